@@ -1,0 +1,88 @@
+"""Run one peer on one job: ``python worker.py PEER JOBDIR``, in the environment that holds the peer.
+
+JOBDIR holds train.npy and test.npy (float32, people x features), train.tsv and test.tsv (age, sex as F or M, site).
+The worker writes test_out.npy (float64) and result.json. Only numpy, pandas and the peer are needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+
+class PeerSpec(NamedTuple):
+    """Where a peer lives and how it is set: environment, adapter module, arguments of the adapter's Peer."""
+
+    environment: str
+    module: str
+    settings: dict[str, object]
+
+
+PEERS: dict[str, PeerSpec] = {
+    "combatlearn": PeerSpec("combatlearn", "with_combatlearn", {"method": "fortin"}),
+    "combatlearn-gam": PeerSpec("combatlearn", "with_combatlearn", {"method": "gam"}),
+    "combatlearn-covbat-gam": PeerSpec("combatlearn", "with_combatlearn", {"method": "covbat_gam"}),
+    "neuroharmonize": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": []}),
+    "neuroharmonize-smooth": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": ["AGE"]}),
+}
+
+
+def run_job(name: str, job: Path) -> None:
+    """Fit the peer on the job's training people, apply it to its test people, write both results.
+
+    Features that are constant in training are passed through as they came: a pooled variance of zero turns
+    every feature of some peers to NaN. Their number is in result.json.
+
+    Args:
+        name: A key of PEERS.
+        job: The folder of the job.
+    """
+    spec = PEERS[name]
+    module = import_module(spec.module)
+    train, test = np.load(job / "train.npy", allow_pickle=False), np.load(job / "test.npy", allow_pickle=False)
+    train_table, test_table = _read_table(job / "train.tsv"), _read_table(job / "test.tsv")
+    ages = pd.concat([train_table["age"], test_table["age"]])
+    varies = train.min(axis=0) < train.max(axis=0)
+    train, used = train[:, varies], test[:, varies]
+
+    peer = module.Peer(age_bounds=(float(ages.min()), float(ages.max())), **spec.settings)
+    start = time.perf_counter()
+    peer.fit(train, train_table)
+    fitted = time.perf_counter()
+    harmonised = peer.apply(used, test_table)
+    applied = time.perf_counter()
+    memory = _peak_rss_mb()
+
+    output = test.astype(np.float64)
+    output[:, varies] = harmonised
+    np.save(job / "test_out.npy", output, allow_pickle=False)
+    result = {
+        "seconds_fit": fitted - start,
+        "seconds_apply": applied - fitted,
+        "peak_rss_mb": memory,
+        "version": module.VERSION,
+        "passed_through": int((~varies).sum()),
+    }
+    (job / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", dtype={"age": float, "sex": str, "site": str}, keep_default_na=False)
+
+
+def _peak_rss_mb() -> float:
+    # not getrusage: ru_maxrss of a child starts at the peak of the process that started it
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+if __name__ == "__main__":
+    run_job(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,47 @@
+"""medrep: separate who a person is from what age, sex, diagnosis, scanner and site do to anybody's image.
+
+The layers, in reading order, each importing only from those before it:
+
+- ``errors``, ``atomic``: what can go wrong; how files are written.
+- ``cohort``: table and files -> checked people, covariates and matrices.
+- ``simulate``: cohorts with known effects.
+- ``training``: model folders.
+- ``models``: each file's docstring is its model sheet.
+- ``audit``, ``export``: what is left to read in the data; what is written.
+- ``config``, ``commands``, ``cli``: YAML, one file a command, the command line.
+
+The names below are loaded when first used, so that ``medrep --help`` stays quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Columns": "medrep.models",
+    "Covariate": "medrep.cohort.covariates",
+    "CovariateSchema": "medrep.cohort.covariates",
+    "Grid": "medrep.cohort.grid",
+    "Input": "medrep.cohort.inputs",
+    "LinearModel": "medrep.models",
+    "LinearSettings": "medrep.models",
+    "MedrepError": "medrep.errors",
+    "probe_leakage": "medrep.audit.leakage",
+    "read_cohort": "medrep.cohort.cohort",
+    "read_config": "medrep.config",
+    "read_covariates": "medrep.cohort.columns",
+    "split_people": "medrep.cohort.splits",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'medrep' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""``python -m medrep``."""
+
+import sys
+
+from medrep.cli import main
+
+sys.exit(main())

@@ -1,0 +1,81 @@
+"""Which covariates tell which: the strength of every pair's association, and small or empty levels."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
+
+ALIASED, STRONG, MODERATE = 0.999, 0.7, 0.4
+
+
+def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
+    """Measure the association of every pair of covariates.
+
+    Args:
+        frame: The people's covariates.
+        schema: What they are.
+
+    Returns:
+        Tidy table, strongest first: first, second, measure (``|r|``, ``eta`` or ``V``, each 0 to 1; eta and V corrected for
+        the number of levels), n, estimate, verdict (``aliased``, ``strong``, ``moderate``, ``weak``).
+    """
+    rows = []
+    for first, second in combinations(schema.fitted, 2):
+        a, b = frame[first.declared.name], frame[second.declared.name]
+        if isinstance(first, Continuous) and isinstance(second, Continuous):
+            measure, estimate = "|r|", abs(float(np.corrcoef(a.astype(float), b.astype(float))[0, 1]))
+        elif isinstance(first, Categorical) and isinstance(second, Categorical):
+            measure, estimate = "V", _cramers_v(a.astype(str), b.astype(str))
+        else:
+            numbers, levels = (a, b) if isinstance(first, Continuous) else (b, a)
+            measure, estimate = "eta", _eta(numbers.to_numpy(float), levels.astype(str))
+        names = (first.declared.name, second.declared.name)
+        rows.append((*names, measure, len(frame), estimate, _verdict(estimate)))
+    table = pd.DataFrame(rows, columns=["first", "second", "measure", "n", "estimate", "verdict"])
+    return table.sort_values("estimate", ascending=False, ignore_index=True)
+
+
+def small_levels(schema: CovariateSchema, least: int = 10) -> list[str]:
+    """Return one line for each level with fewer people than ``least``."""
+    return [
+        f"{covariate.declared.name} {level!r} has {count} {'person' if count == 1 else 'people'}"
+        for covariate in schema.fitted
+        if isinstance(covariate, Categorical)
+        for level, count in zip(covariate.levels, covariate.counts, strict=True)
+        if count < least
+    ]
+
+
+def _eta(numbers: np.ndarray, levels: pd.Series) -> float:
+    """Correlation ratio, squared value adjusted like R2 (epsilon squared), so that many small levels do not inflate it."""
+    groups = pd.Series(numbers).groupby(levels.to_numpy())
+    total = float(((numbers - numbers.mean()) ** 2).sum())
+    within = float(((numbers - groups.transform("mean").to_numpy()) ** 2).sum())
+    n, k = len(numbers), groups.ngroups
+    if n <= k:
+        return 1.0
+    adjusted = 1 - (within / (n - k)) / (total / (n - 1))
+    return float(np.sqrt(np.clip(adjusted, 0, 1)))
+
+
+def _cramers_v(a: pd.Series, b: pd.Series) -> float:
+    """Cramer's V with the bias correction of Bergsma (2013)."""
+    counts = pd.crosstab(a.to_numpy(), b.to_numpy()).to_numpy(float)
+    n, (r, k) = counts.sum(), counts.shape
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / n
+    phi2 = float(((counts - expected) ** 2 / expected).sum() / n)
+    if n <= 1 or min(r, k) < 2:
+        return 0.0
+    if np.isclose(phi2, min(r, k) - 1):
+        return 1.0
+    corrected = max(0.0, phi2 - (r - 1) * (k - 1) / (n - 1))
+    rows, columns = r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)
+    return float(np.sqrt(min(1.0, corrected / max(min(rows, columns) - 1, 1e-9))))
+
+
+def _verdict(estimate: float) -> str:
+    if estimate >= ALIASED:
+        return "aliased"
+    return "strong" if estimate >= STRONG else "moderate" if estimate >= MODERATE else "weak"

@@ -1,0 +1,1 @@
+"""Reading: a table and its files -> checked people, covariates and matrices."""

@@ -1,0 +1,104 @@
+"""Cohort: the participants table joined to its files or features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from medrep.cohort.bids import checked_inside, find_images, refuse_problems
+from medrep.cohort.datalist import read_datalist
+from medrep.cohort.features import FeatureTable, match_keys, read_features
+from medrep.cohort.inputs import Input
+from medrep.cohort.participants import keys, label, read_participants
+from medrep.cohort.sessions import with_sessions
+from medrep.errors import CohortError, listed
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """People, their table, and where their data are.
+
+    Attributes:
+        root: The folder everything lies in.
+        table: Text cells, one row a person or session; index: key.
+        units: Column -> unit from participants.json.
+        files: One image a row (``volume``), else None; index: key.
+        features: The matched feature table (``features``), else None.
+        notes: What was tidied while reading.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    units: dict[str, str]
+    files: "pd.Series | None"
+    features: FeatureTable | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def select(self, wanted: pd.Index) -> "Cohort":
+        """Return the cohort of the wanted keys, in that order."""
+        return replace(
+            self,
+            table=self.table.loc[wanted],
+            files=None if self.files is None else self.files.loc[wanted],
+            features=None if self.features is None else self.features.rows(wanted),
+        )
+
+
+def read_cohort(
+    root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Cohort:
+    """Read a cohort: a BIDS folder, a folder with features.tsv, or a MONAI datalist JSON.
+
+    Args:
+        root: The folder, or the JSON file.
+        wanted: Which images or table.
+        only: Participant ids (with or without ``sub-``) to read; all if empty.
+        exclude: Participant ids to leave out.
+
+    Raises:
+        CohortError: What is missing or contradictory; everybody it concerns is listed.
+    """
+    if root.is_file() and root.suffix == ".json":
+        return _datalist_cohort(root, wanted, only, exclude)
+    if not root.is_dir():
+        raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
+    people = read_participants(root / "participants.tsv")
+    table = _choose(people.table, only, exclude)
+    features = read_features(root / "features.tsv") if wanted.kind == "features" else None
+    table, session_notes = with_sessions(root, table, None if features is None else features.ids)
+    cohort = Cohort(root, table, people.units, None, None, (*people.notes, *session_notes))
+    if features is not None:
+        return replace(cohort, features=match_keys(features, table.index))
+    sessions = table.get("session_id", pd.Series("", index=table.index))
+    pairs = [(str(who), str(visit) if label(str(visit), "ses") else "") for who, visit in zip(table["participant_id"], sessions, strict=True)]
+    found, problems = find_images(root, pairs, wanted)
+    refuse_problems(root, problems)
+    files = [checked_inside(root, found[position]) for position in range(len(table))]
+    return replace(cohort, files=pd.Series(files, index=table.index, dtype=object))
+
+
+def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str]) -> Cohort:
+    if wanted.kind != "volume":
+        raise CohortError(f"{path}: a datalist names images; set input.kind to volume, or give a folder with features.tsv")
+    table, images = read_datalist(path)
+    table.index = pd.Index(keys(table), name="key")
+    files = pd.Series(images, index=table.index, dtype=object)
+    chosen = _choose(table, only, exclude)
+    return Cohort(path.parent, chosen, {}, files.loc[chosen.index], None, ())
+
+
+def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
+    bare = table["participant_id"].map(lambda who: label(str(who), "sub"))
+    asked = {label(who, "sub") for who in only}
+    left_out = {label(who, "sub") for who in exclude}
+    strangers = sorted((asked | left_out) - set(bare))
+    if strangers:
+        raise CohortError(listed("participants that the table does not have", strangers, "check the ids"))
+    kept = table[(bare.isin(asked) if asked else True) & ~bare.isin(left_out)]
+    if kept.empty:
+        raise CohortError("nobody is left after --participant-label and --exclude")
+    return kept

@@ -1,0 +1,144 @@
+"""The columns of a participants table -> the values of declared covariates, or one message with all that is wrong."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from medrep.cohort.covariates import Covariate
+from medrep.cohort.values import merge_levels, parse_level, parse_number
+from medrep.errors import CovariateError, listed
+
+_SYNONYMS = {"sex": ("gender",), "site": ("center", "centre"), "diagnosis": ("dx", "diag")}
+_SEX_WORDS = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F"}
+
+
+@dataclass(frozen=True)
+class CovariateTable:
+    """Checked covariates of some people.
+
+    Attributes:
+        frame: Index: key; one column a covariate, float (NaN where missing) or str (None where missing).
+        notes: What had to be interpreted.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_covariates(
+    table: pd.DataFrame, declared: Sequence[Covariate], units: Mapping[str, str] | None = None
+) -> CovariateTable:
+    """Read declared covariates out of a table of text.
+
+    Args:
+        table: Text cells, index: key (see `participants.read_participants`).
+        declared: The covariates wanted.
+        units: Column -> unit that participants.json states; a contradiction with the declared unit is an error.
+
+    Returns:
+        Values, with people dropped whom the policy ``drop`` leaves out; missing cells only under the policy ``impute``.
+
+    Raises:
+        CovariateError: No such column, unreadable or missing cells: participant, column, value and cure, all of them.
+    """
+    notes: list[str] = []
+    offenders: list[str] = []
+    columns = {covariate.name: _find_column(table, covariate, notes, offenders) for covariate in declared}
+    if offenders:
+        raise CovariateError(listed("covariates without a column", offenders))
+    frame = pd.DataFrame(index=table.index)
+    dropped: set[str] = set()
+    for covariate in declared:
+        column = columns[covariate.name]
+        _check_unit(covariate, column, dict(units or {}), offenders)
+        cells = table[column].fillna("")
+        reader = _read_numbers if covariate.kind == "continuous" else _read_levels
+        frame[covariate.name] = reader(cells, covariate, column, notes, offenders)
+        empty = frame.index[frame[covariate.name].isna()]
+        if covariate.missing == "drop" and len(empty):
+            dropped.update(empty)
+            notes.append(f"{column}: missing; left out {', '.join(str(key) for key in empty)}")
+        elif covariate.missing == "impute" and len(empty):
+            notes.append(f"{column}: missing; training value used for {', '.join(str(key) for key in empty)}")
+    if offenders:
+        raise CovariateError(listed("covariates that cannot be used as they stand", offenders))
+    frame = frame.drop(index=list(dropped))
+    if frame.empty:
+        raise CovariateError("every person lacks a covariate; nobody is left")
+    return CovariateTable(frame, tuple(notes))
+
+
+def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], offenders: list[str]) -> str:
+    names = [str(column) for column in table.columns]
+    wanted = covariate.column or covariate.name
+    if wanted in names:
+        return wanted
+    if not covariate.column:
+        words = {wanted.casefold(), *_SYNONYMS.get(wanted, ())}
+        close = [name for name in names if name.casefold() in words]
+        if len(close) == 1:
+            notes.append(f"column {close[0]!r} is read as {covariate.name}")
+            return close[0]
+    others = [name for name in names if name not in {"participant_id", "session_id"}]
+    hint = next((name for name in others if covariate.name in name.casefold()), "COLUMN")
+    offenders.append(
+        f"{wanted!r} (columns: {', '.join(others) or 'none'}); name it with --set covariates.{covariate.name}.column={hint}"
+        f" or leave it out with --set covariates.{covariate.name}=null"
+    )
+    return ""
+
+
+def _check_unit(covariate: Covariate, column: str, units: dict[str, str], offenders: list[str]) -> None:
+    stated, wanted = units.get(column, "").strip().casefold(), covariate.unit.strip().casefold()
+    if covariate.kind == "continuous" and stated and wanted and stated.rstrip("s") != wanted.rstrip("s"):
+        offenders.append(
+            f"column {column}: participants.json says {units[column]!r}, the configuration {covariate.unit!r};"
+            f" convert the column or set covariates.{covariate.name}.unit"
+        )
+
+
+def _read_numbers(
+    cells: pd.Series, covariate: Covariate, column: str, notes: list[str], offenders: list[str]
+) -> list[float]:
+    values = []
+    cures = {
+        "unreadable": "write a number",
+        "missing": f"fill it in, or set covariates.{covariate.name}.missing to drop or impute",
+        "range": f"write a number, or set covariates.{covariate.name}.inexact to midpoint",
+        "bound": f"write a number, or set covariates.{covariate.name}.inexact to midpoint",
+    }
+    accepted = {"exact", "tidied"} | ({"range", "bound"} if covariate.inexact == "midpoint" else set())
+    accepted |= {"missing"} if covariate.missing != "error" else set()
+    for key, text in cells.items():
+        number = parse_number(str(text))
+        if number.reading not in accepted:
+            what = "is a censored value" if number.reading == "bound" else f"is {_article(number.reading)}"
+            offenders.append(f"{key}: {column} {text!r} {what}; {cures[number.reading]}")
+        elif number.reading in {"tidied", "range", "bound"}:
+            notes.append(f"{key}: {column} {text!r} is read as {number.value:g}")
+        values.append(number.value)
+    return values
+
+
+def _read_levels(
+    cells: pd.Series, covariate: Covariate, column: str, notes: list[str], offenders: list[str]
+) -> list[str | None]:
+    parsed = [parse_level(str(text)) for text in cells]
+    if covariate.name == "sex":
+        parsed = [None if level is None else _SEX_WORDS.get(level.casefold(), level) for level in parsed]
+    spelling = merge_levels([level for level in parsed if level is not None])
+    levels = [None if level is None else spelling[level] for level in parsed]
+    if covariate.missing == "error":
+        offenders += [
+            f"{key}: {column} {text!r} is missing; fill it in, or set covariates.{covariate.name}.missing to drop or impute"
+            for (key, text), level in zip(cells.items(), levels, strict=True)
+            if level is None
+        ]
+    tidied = sorted({(str(t), level) for t, level in zip(cells, levels, strict=True) if level is not None and t != level})
+    notes += [f"{column}: {text!r} is read as {level!r}" for text, level in tidied]
+    return levels
+
+
+def _article(reading: str) -> str:
+    return {"range": "a range", "unreadable": "no number", "missing": "missing"}.get(reading, reading)

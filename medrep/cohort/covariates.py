@@ -1,0 +1,247 @@
+"""Covariates: checked values -> a vector, with one frozen schema fitted on training people.
+
+The schema is the covariates' state. It is fitted once, saved with the weights, and re-applied to new people by name, so
+that neither the order of columns nor a missing level can change a result in silence.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.values import merge_levels, parse_number
+from medrep.errors import CovariateError, listed
+
+POOLED = "(pooled)"
+"""The reference level of a batch covariate that stands for the pooled cohort rather than for one of its levels."""
+
+@dataclass(frozen=True)
+class Covariate:
+    """What the user declares about one covariate.
+
+    Attributes:
+        name: The name used everywhere; also the column, unless ``column`` says otherwise.
+        kind: ``continuous`` or ``categorical``.
+        role: ``effect`` moves the mean; ``batch`` (categorical only) moves location and scale, as a scanner does.
+        unit: Unit of a continuous covariate, for people to read.
+        column: Column of participants.tsv.
+        reference: Where removal moves to; default: training mean, most frequent level, or the pooled cohort for a batch.
+        missing: ``error``; ``drop`` leaves the person out; ``impute`` uses the training mean or most frequent level.
+        inexact: ``error``; ``midpoint`` reads ``20-25`` as 22.5 and ``89+`` as its bound, 89.
+    """
+
+    name: str
+    kind: Literal["continuous", "categorical"]
+    role: Literal["effect", "batch"] = "effect"
+    unit: str = ""
+    column: str = ""
+    reference: float | str | None = None
+    missing: Literal["error", "drop", "impute"] = "error"
+    inexact: Literal["error", "midpoint"] = "error"
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """A continuous covariate as fitted: statistics in the covariate's own unit."""
+
+    declared: Covariate
+    mean: float
+    sd: float
+    low: float
+    high: float
+    reference: float
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A categorical covariate as fitted: its levels in order, how many people had each, and the reference level."""
+
+    declared: Covariate
+    levels: tuple[str, ...]
+    counts: tuple[int, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class CovariateSchema:
+    """All covariates as fitted on training people; index by name with ``schema[name]``."""
+
+    fitted: tuple[Continuous | Categorical, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Covariate names in the order of the configuration."""
+        return tuple(covariate.declared.name for covariate in self.fitted)
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """Names of the covariates with role ``batch``."""
+        return tuple(c.declared.name for c in self.fitted if c.declared.role == "batch")
+
+    def __getitem__(self, name: str) -> Continuous | Categorical:
+        for covariate in self.fitted:
+            if covariate.declared.name == name:
+                return covariate
+        raise CovariateError(f"no covariate {name!r} in the model; it knows {', '.join(self.names)}")
+
+    @classmethod
+    def fit(cls, frame: pd.DataFrame, declared: Sequence[Covariate]) -> "CovariateSchema":
+        """Learn means, deviations and levels from training people.
+
+        Args:
+            frame: Checked covariates without missing values to be refused; see `columns.read_covariates`.
+            declared: What the user said.
+
+        Raises:
+            CovariateError: A covariate without variation, or a reference that the cohort does not have.
+        """
+        return cls(tuple(_fit_one(frame[covariate.name], covariate) for covariate in declared))
+
+    def transfer(self, frame: pd.DataFrame, *, unseen: Literal["error", "adapt"] = "error") -> pd.DataFrame:
+        """Bring new people's covariates into the form of training.
+
+        Args:
+            frame: Checked covariates (`columns.read_covariates`); further columns are ignored, order does not matter.
+            unseen: ``adapt`` lets unseen levels of batch covariates pass, for a model that can estimate them.
+
+        Returns:
+            A frame with exactly the schema's columns, in its order, without missing values.
+
+        Raises:
+            CovariateError: A covariate is absent, or levels were not in training; all people are listed.
+        """
+        absent = [name for name in self.names if name not in frame]
+        if absent:
+            raise CovariateError(f"covariates the model was trained with are absent: {', '.join(absent)}")
+        moved = frame.loc[:, list(self.names)].copy()
+        offenders: list[str] = []
+        for covariate in self.fitted:
+            name = covariate.declared.name
+            if isinstance(covariate, Continuous):
+                moved[name] = moved[name].astype(float).fillna(covariate.mean)
+                continue
+            column = moved[name].astype(object).where(moved[name].notna(), _mode(covariate))
+            spelling = merge_levels([str(level) for level in column], covariate.levels)
+            column = column.map(lambda level, spelling=spelling: spelling[str(level)])
+            known = {*covariate.levels, POOLED}
+            if not (covariate.declared.role == "batch" and unseen == "adapt"):
+                offenders += [
+                    f"{key}: {name} {level!r} was not in training ({', '.join(covariate.levels)})"
+                    for key, level in column.items()
+                    if level not in known
+                ]
+            moved[name] = column
+        if offenders:
+            batch = any(f": {name} " in text for text in offenders for name in self.batches)
+            cure = "refit with such people" + (", or pass --unseen-site adapt" if batch else ", or leave them out")
+            raise CovariateError(listed("levels the model has not seen", offenders, cure))
+        return moved
+
+    def references(self, removed: Sequence[str], chosen: Mapping[str, str | float] | None = None) -> dict[str, str | float]:
+        """Return the value each removed covariate is moved to.
+
+        Args:
+            removed: Covariates to remove.
+            chosen: References that the user names, by covariate; they win over the schema's.
+
+        Raises:
+            CovariateError: An unknown covariate, a level that training did not have, or a number that is none.
+        """
+        chosen = dict(chosen or {})
+        strangers = sorted({*removed, *chosen} - set(self.names))
+        if strangers:
+            raise CovariateError(f"unknown covariate {', '.join(strangers)}; the model knows {', '.join(self.names)}")
+        kept = sorted(set(chosen) - set(removed))
+        if kept:
+            raise CovariateError(f"a reference is given for {', '.join(kept)}, which is not removed; add it to --remove")
+        return {name: _reference(self[name], chosen.get(name)) for name in removed}
+
+    def moved(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> pd.DataFrame:
+        """Return ``frame`` with the covariates in ``target`` set to one value for everybody."""
+        return frame.assign(**{name: [value] * len(frame) for name, value in target.items()})
+
+    def vector(self, frame: pd.DataFrame) -> Float[np.ndarray, "people width"]:
+        """Return scaled covariates as a matrix: (value - mean)/sd, then one column a level; a pooled level is its shares."""
+        columns: list[np.ndarray] = []
+        for covariate in self.fitted:
+            values = frame[covariate.declared.name]
+            if isinstance(covariate, Continuous):
+                columns.append(((values.to_numpy(float) - covariate.mean) / covariate.sd)[:, None])
+            else:
+                columns.append(membership(values, covariate))
+        return np.concatenate(columns, axis=1) if columns else np.zeros((len(frame), 0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schema as JSON content; `from_json` is its inverse."""
+        return {"covariates": [{"fitted": type(c).__name__.lower(), **asdict(c)} for c in self.fitted]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "CovariateSchema":
+        """Rebuild a schema from the content of `to_json`."""
+        fitted: list[Continuous | Categorical] = []
+        for entry in content["covariates"]:
+            rest = {key: value for key, value in entry.items() if key not in {"fitted", "declared"}}
+            declared = Covariate(**entry["declared"])
+            if entry["fitted"] == "continuous":
+                fitted.append(Continuous(declared=declared, **rest))
+            else:
+                levels, counts = tuple(rest.pop("levels")), tuple(rest.pop("counts"))
+                fitted.append(Categorical(declared=declared, levels=levels, counts=counts, **rest))
+        return cls(tuple(fitted))
+
+
+def membership(values: pd.Series, covariate: Categorical) -> Float[np.ndarray, "people levels"]:
+    """Return one column a level: 1 for the person's own; the shares of training for the pooled level; 0 if unseen."""
+    shares = np.asarray(covariate.counts, float) / sum(covariate.counts)
+    rows = {level: np.eye(len(covariate.levels))[k] for k, level in enumerate(covariate.levels)} | {POOLED: shares}
+    nobody = np.zeros(len(covariate.levels))
+    return np.stack([rows.get(str(level), nobody) for level in values]) if len(values) else nobody[None][:0]
+
+
+def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorical:
+    present = values.dropna()
+    if covariate.kind == "continuous":
+        numbers = present.to_numpy(float)
+        mean, sd = float(numbers.mean()), float(numbers.std())
+        if not sd > 1e-12 * max(1.0, abs(mean)):
+            raise CovariateError(f"{covariate.name} is {mean:g} for all {len(numbers)} people; drop it from covariates")
+        fitted = Continuous(covariate, mean, sd, float(numbers.min()), float(numbers.max()), mean)
+        return Continuous(covariate, mean, sd, fitted.low, fitted.high, float(_reference(fitted, covariate.reference)))
+    counts = present.astype(str).value_counts()
+    levels = tuple(sorted(str(level) for level in counts.index))
+    if len(levels) < 2:
+        raise CovariateError(
+            f"{covariate.name} is {levels[0]!r} for all {len(present)} people;"
+            f" drop it with --set covariates.{covariate.name}=null"
+        )
+    numbers = tuple(int(counts[level]) for level in levels)
+    default = POOLED if covariate.role == "batch" else levels[int(np.argmax(numbers))]
+    fitted_levels = Categorical(covariate, levels, numbers, default)
+    return Categorical(covariate, levels, numbers, str(_reference(fitted_levels, covariate.reference)))
+
+
+def _mode(covariate: Categorical) -> str:
+    return covariate.levels[int(np.argmax(covariate.counts))]
+
+
+def _reference(covariate: Continuous | Categorical, chosen: str | float | None) -> str | float:
+    if chosen is None:
+        return covariate.reference
+    name = covariate.declared.name
+    if isinstance(covariate, Continuous):
+        number = parse_number(str(chosen))
+        if number.reading not in {"exact", "tidied"} or math.isnan(number.value):
+            raise CovariateError(f"reference {name}={chosen!r} is no number; give one in {covariate.declared.unit or 'its unit'}")
+        return number.value
+    level = str(chosen)
+    pooled = covariate.declared.role == "batch" and level in {POOLED, "pooled"}
+    if pooled:
+        return POOLED
+    if level not in covariate.levels:
+        also = ", pooled" if covariate.declared.role == "batch" else ""
+        raise CovariateError(f"reference {name}={level!r} was not in training; allowed: {', '.join(covariate.levels)}{also}")
+    return level

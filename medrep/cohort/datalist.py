@@ -1,0 +1,60 @@
+"""MONAI datalist JSON: a list of ``{"image": path, "participant_id": id, covariates...}``, bare or in named sections."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from medrep.cohort.bids import checked_inside
+from medrep.errors import CohortError, listed
+
+_SECTIONS = ("training", "validation", "test", "testing")
+
+
+def read_datalist(path: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Read a datalist.
+
+    Args:
+        path: The JSON file; image paths in it are relative to its folder.
+
+    Returns:
+        A table of text cells and one image path a row.
+
+    Raises:
+        CohortError: Not a datalist, entries without ``image``, repeated people, or paths that leave the folder.
+    """
+    entries = _entries(path)
+    offenders = [f"entry {n}: {entry}" for n, entry in enumerate(entries) if not isinstance(entry.get("image"), str)]
+    if offenders:
+        raise CohortError(listed(f"{path}: entries without an image path", offenders, 'add "image": "sub-01.nii.gz"'))
+    images = [checked_inside(path.parent, path.parent / entry["image"]) for entry in entries]
+    rows = [
+        {"participant_id": _stem(entry["image"]), **{k: _text(v) for k, v in entry.items() if k not in {"image", "label"}}}
+        for entry in entries
+    ]
+    table = pd.DataFrame(rows).fillna("n/a").astype(str)
+    key = [column for column in ("participant_id", "session_id") if column in table]
+    repeated = sorted(set(table.loc[table.duplicated(key), "participant_id"]))
+    if repeated:
+        raise CohortError(listed(f"{path}: people that occur twice", repeated, "add session_id, or keep one entry each"))
+    return table, images
+
+
+def _entries(path: Path) -> list[dict[str, object]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise CohortError(f"{path}: not a JSON file ({error})") from None
+    if isinstance(content, dict):
+        content = [entry for section in _SECTIONS for entry in content.get(section, [])]
+    if not isinstance(content, list) or not content or not all(isinstance(entry, dict) for entry in content):
+        raise CohortError(f"{path}: not a datalist; it is a list of objects, bare or under {', '.join(_SECTIONS)}")
+    return content
+
+
+def _stem(image: str) -> str:
+    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _text(value: object) -> str:
+    return "n/a" if value is None else str(value)

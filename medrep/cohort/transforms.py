@@ -1,0 +1,88 @@
+"""The MONAI pipeline that brings a volume to the cohort's grid and a change back to the volume's own grid.
+
+What goes back is the change, not the image: resampling is never applied to the person's own voxels, so the null change
+returns the input exactly, and voxels outside the common grid stay as they were.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
+
+from medrep.cohort.grid import Grid
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import Volume
+from medrep.errors import CohortError
+
+_RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A volume in the common grid, and the way back.
+
+    Attributes:
+        values: Intensities on the common grid, axes RAS, in units of ``unit``.
+        spacing: Voxel edges of the common grid in mm.
+        unit: What one unit of ``values`` is in the file's own units.
+        trace: MONAI's record of the operations; its data are not used.
+    """
+
+    values: Float32[np.ndarray, "x y z"]
+    spacing: tuple[float, float, float]
+    unit: float
+    trace: MetaTensor
+
+    @property
+    def grid(self) -> Grid:
+        """The common grid this volume arrived in."""
+        x, y, z = self.values.shape
+        return Grid((x, y, z), self.spacing)
+
+
+class VolumePipeline:
+    """Orientation to RAS, then spacing (mm), then cut or pad to a shape, as far as the input asks for them.
+
+    Padding repeats the border voxel, so that every voxel of the common grid has a plausible value.
+
+    Args:
+        wanted: The ``input`` section.
+    """
+
+    def __init__(self, wanted: Input) -> None:
+        for name, length in (("spacing", len(wanted.spacing)), ("shape", len(wanted.shape))):
+            if length not in {0, 3}:
+                raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")
+        steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
+        if wanted.spacing:
+            steps.append(Spacing(pixdim=wanted.spacing, mode="bilinear", padding_mode="border"))
+        if wanted.shape:
+            steps.append(ResizeWithPadOrCrop(spatial_size=wanted.shape, mode="edge"))
+        self._steps = Compose(steps)
+        self._intensity = wanted.intensity
+
+    def place(self, volume: Volume) -> Placed:
+        """Bring a volume to the common grid."""
+        unit = _percentile_99(volume.data) if self._intensity == "p99" else 1.0
+        image = MetaTensor(torch.from_numpy(volume.data / np.float32(unit))[None], affine=torch.from_numpy(volume.affine))
+        moved = self._steps(image)
+        x, y, z = (float(edge) for edge in moved.pixdim)
+        return Placed(np.ascontiguousarray(moved[0].numpy()), (x, y, z), unit, moved)
+
+    def back(self, change: Float32[np.ndarray, "x y z"], placed: Placed) -> Float32[np.ndarray, "a b c"]:
+        """Bring a change on the common grid to the volume's own grid and units; zero where the grid does not reach."""
+        trace = placed.trace
+        tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=trace.meta)
+        tensor.applied_operations = deepcopy(trace.applied_operations)  # MONAI empties the record it inverts
+        own = self._steps.inverse(tensor)
+        return np.ascontiguousarray(own[0].numpy()).astype(np.float32) * np.float32(placed.unit)
+
+
+def _percentile_99(data: Float32[np.ndarray, "x y z"]) -> float:
+    inside = data[np.isfinite(data) & (data != 0)]
+    scale = float(np.percentile(np.abs(inside), 99)) if len(inside) else 1.0
+    return scale if scale > 0 else 1.0

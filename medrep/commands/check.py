@@ -1,0 +1,110 @@
+"""``medrep check``: lint a cohort before anything is fitted; every problem is listed, nothing is written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medrep.audit.confounding import confounding, small_levels
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.features import FeatureTable, missing_cells
+from medrep.cohort.inputs import Input
+from medrep.config import Config
+from medrep.console import Console
+from medrep.errors import CovariateError, MedrepError
+from medrep.models.design import Design
+
+
+def check(root: Path, config: Config, console: Console, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> int:
+    """Report on the table, the data and the confounding of a cohort.
+
+    Args:
+        root: The cohort.
+        config: What would be fitted.
+        console: Where to speak.
+        only: Participants to look at; all if empty.
+        exclude: Participants to leave out.
+
+    Returns:
+        The number of problems that would stop a training.
+    """
+    problems: list[str] = []
+    cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
+    if cohort is None:
+        return _report(console, problems)
+    console.say(f"{len(cohort)} people in {root}")
+    console.notes(cohort.notes)
+    covariates = _attempt(problems, lambda: read_covariates(cohort.table, config.covariates, cohort.units))
+    if covariates is not None:
+        console.notes(covariates.notes)
+        schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, config.covariates))
+        if schema is not None:
+            _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
+    problems += _data_problems(cohort, config.input, console)
+    return _report(console, problems)
+
+
+def _attempt(problems: list[str], step):
+    try:
+        return step()
+    except MedrepError as error:
+        problems.append(str(error))
+        return None
+
+
+def _confounding(console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]) -> None:
+    table = confounding(frame, schema)
+    rows = [(f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()]
+    if rows:
+        console.table("Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows)
+    for line in small_levels(schema):
+        console.say(f"  warning: {line}; its effect is estimated from few people")
+    degrees = getattr(config.settings, "spline_degrees", 1)
+    try:
+        Design.fit(schema, frame, degrees, getattr(config.settings, "interactions", ())).check_aliases(frame)
+    except CovariateError as error:
+        problems.append(str(error))
+
+
+def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]:
+    if cohort.features is not None:
+        return _feature_problems(cohort.features, wanted, console)
+    from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
+
+    problems, grid = [], None
+    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
+    with console.track("read volumes", len(files)) as advance:
+        for loaded in load_volumes(files, wanted):
+            if loaded.placed is None:
+                problems.append(f"{loaded.key}: {loaded.error}")
+            else:
+                grid = grid or loaded.placed.grid
+                difference = grid_problem(loaded.placed.grid, grid)
+                problems += [f"{loaded.key}: {difference}"] if difference else []
+            advance(1)
+    if grid is not None:
+        edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
+        console.say(f"{len(files) - len(problems)} images on a grid of {' x '.join(map(str, grid.shape))} voxels of {edges} mm")
+    return problems
+
+
+def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -> list[str]:
+    console.say(f"{len(features.names)} features")
+    constant = [n for n, c in zip(features.names, features.values.T, strict=True) if np.nanmax(c) == np.nanmin(c)]
+    if constant:
+        console.say(f"  note: constant and left as they are: {', '.join(constant)}")
+    holes = missing_cells(features)
+    if holes and wanted.missing == "keep":
+        console.say(f"  note: {len(holes)} missing cells are left out of the fit and stay missing")
+        return []
+    return [f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes]
+
+
+def _report(console: Console, problems: list[str]) -> int:
+    for problem in problems:
+        console.say(f"problem: {problem}")
+    console.say(f"{len(problems)} problem(s) to mend before training" if problems else "nothing stands in the way of training")
+    return len(problems)

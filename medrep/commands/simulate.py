@@ -1,0 +1,218 @@
+"""``medrep simulate``: a cohort with known effects, generated or planted into a user's own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medrep.atomic import atomic_folder
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import Covariate
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import Volume, read_image
+from medrep.commands.folders import check_output
+from medrep.config import read_config
+from medrep.console import Console
+from medrep.errors import CohortError, listed
+from medrep.export.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
+from medrep.simulate import (
+    CovariateEffect,
+    SiteEffect,
+    apply_covariate_effect,
+    apply_feature_covariate_effect,
+    apply_feature_site_effects,
+    apply_site_effect,
+    brain_truth,
+    draw_brains,
+    draw_covariate_effect,
+    draw_feature_covariate_effect,
+    draw_feature_site_effects,
+    draw_site_effects,
+    render_brain,
+    simulate_features,
+    simulate_participants,
+)
+
+BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
+_KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
+
+
+def simulate_cohort(
+    out: Path, kind: str, people: int, sites: int, seed: int, console: Console, *, overwrite: bool = False
+) -> None:
+    """Generate a cohort: participants.tsv with features.tsv or T1w images, and the truth.
+
+    Args:
+        out: Where to write.
+        kind: ``features`` or ``volume``.
+        people: How many.
+        sites: How many; the first is untouched.
+        seed: Seed of every draw.
+        console: Where to speak.
+        overwrite: Whether OUT may be replaced.
+    """
+    check_output(out, overwrite=overwrite)
+    participants = simulate_participants(people, n_sites=sites, seed=seed)
+    with atomic_folder(out) as partial:
+        if kind == "features":
+            simulated = simulate_features(participants, seed=seed)
+            write_feature_cohort(partial, participants, simulated.features, simulated.clean, simulated.truth)
+        else:
+            brains = draw_brains(participants, seed=seed)
+            effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
+            truth = {**brain_truth(brains), "site": {site: effect.to_json() for site, effect in effects.items()}}
+
+            def volumes() -> Iterator[tuple[str, Volume, Volume]]:
+                for position, (brain, row) in enumerate(zip(brains, participants.itertuples(), strict=True)):
+                    data = render_brain(brain, BRAIN_SHAPE, BRAIN_SPACING)
+                    effect = effects[str(row.site)]
+                    scanned = apply_site_effect(data, (BRAIN_SPACING,) * 3, effect, seed=_own_seed(seed, position))
+                    name = f"{row.participant_id}/anat/{row.participant_id}_T1w.nii.gz"
+                    yield name, Volume(scanned, _brain_affine()), Volume(data, _brain_affine())
+
+            with console.track("generate", people) as advance:
+                write_volume_cohort(partial, participants, volumes(), truth, advance)
+    console.say(f"{people} people at {sites} sites in {out}; the truth is in {out / TRUTH}")
+
+
+def plant_effects(
+    source: Path, out: Path, effects: Sequence[str], sites: int, seed: int, console: Console, *,
+    kind: str | None = None, overrides: Sequence[str] = (), overwrite: bool = False,
+) -> None:
+    """Plant known effects into a user's own cohort.
+
+    A covariate that participants.tsv has is used as it is; one that it lacks is drawn at random and added. Sites get gain,
+    gamma, bias field, blur and noise of their own (features: location and scale); the first site stays untouched.
+
+    Args:
+        source: The cohort.
+        out: Where to write the planted one.
+        effects: Of ``site``, ``age``, ``sex``, ``diagnosis``.
+        sites: How many sites to draw where the table has no ``site``.
+        seed: Seed of every draw.
+        console: Where to speak.
+        kind: What the cohort holds; by default features if there is a features.tsv, else volumes.
+        overrides: ``input.*`` overrides for finding the images.
+        overwrite: Whether OUT may be replaced.
+    """
+    check_output(out, overwrite=overwrite, inputs=(source,))
+    unknown = sorted(set(effects) - {"site", *_KINDS})
+    if unknown or not effects:
+        raise CohortError(f"--effects {','.join(effects) or '(none)'}: allowed are site, {', '.join(_KINDS)}")
+    found = kind or ("features" if (source / "features.tsv").is_file() else "volume")
+    wanted = read_config("linear.yaml", [f"input.kind={found}", *overrides]).input
+    cohort = read_cohort(source, wanted)
+    console.say(f"{len(cohort)} people from {source}")
+    console.notes(cohort.notes)
+    table, values = _covariates(cohort, effects, sites, seed)
+    with atomic_folder(out) as partial:
+        if cohort.features is not None:
+            _plant_features(partial, cohort, table, values, seed)
+        else:
+            with console.track("plant", len(cohort)) as advance:
+                _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
+    untouched = f"; site {sorted(set(values['site']))[0]!r} is untouched" if "site" in values else ""
+    console.say(f"planted {', '.join(effects)} into {len(cohort)} people in {out}{untouched}; the truth is in {out / TRUTH}")
+
+
+def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the table with drawn columns added, and the values of the planted covariates."""
+    rng = np.random.default_rng([seed, 1])
+    people = len(cohort)
+    draws = {
+        "age": [f"{age:.1f}" for age in rng.uniform(20, 85, people)],
+        "sex": [str(s) for s in rng.choice(["F", "M"], people)],
+        "diagnosis": [str(d) for d in rng.choice(["control", "patient"], people, p=[0.7, 0.3])],
+        "site": [f"S{k}" for k in rng.permutation(np.arange(people) % sites)],
+    }
+    table = cohort.table.copy()
+    for name in effects:
+        if name not in table:
+            table[name] = draws[name]
+    kinds = {"site": "categorical", **_KINDS}
+    declared = [Covariate(name, "continuous" if kinds[name] == "continuous" else "categorical") for name in effects]
+    return table, read_covariates(table, declared, cohort.units).frame
+
+
+def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int) -> None:
+    if cohort.features is None:
+        raise CohortError("no features")
+    clean = pd.DataFrame(cohort.features.values, columns=list(cohort.features.names), index=table["participant_id"].to_list())
+    truth: dict[str, Any] = {}
+    for number, name in enumerate(name for name in values if name != "site"):
+        own = [_plain(value) for value in values[name]]
+        effect = draw_feature_covariate_effect(name, own, list(clean.columns), seed=_own_seed(seed, -2 - number))
+        clean = apply_feature_covariate_effect(clean, effect, own)
+        truth[name] = effect.to_json()
+    planted = clean
+    if "site" in values:
+        names = sorted(set(values["site"]))
+        effects = draw_feature_site_effects(names, list(clean.columns), seed=seed, untouched=names[0])
+        planted = apply_feature_site_effects(clean, list(values["site"]), effects)
+        truth["site"] = {name: effect.to_json() for name, effect in effects.items()}
+    write_feature_cohort(folder, table, planted, clean, truth)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Drawn effects, ready to be applied."""
+
+    covariates: dict[str, CovariateEffect]
+    sites: dict[str, SiteEffect]
+
+    def to_json(self) -> dict[str, Any]:
+        truth: dict[str, Any] = {name: effect.to_json() for name, effect in self.covariates.items()}
+        return truth | ({"site": {name: effect.to_json() for name, effect in self.sites.items()}} if self.sites else {})
+
+
+def _plant_volumes(
+    folder: Path, cohort: Cohort, wanted: Input, table: pd.DataFrame, values: pd.DataFrame, seed: int, advance: Any
+) -> None:
+    if cohort.files is None:
+        raise CohortError("no images")
+    covariates = {
+        name: draw_covariate_effect(name, [_plain(v) for v in values[name]], seed=_own_seed(seed, -2 - number))
+        for number, name in enumerate(name for name in values if name != "site")
+    }
+    names = sorted(set(values["site"])) if "site" in values else []
+    plan = _Plan(covariates, draw_site_effects(names, seed=seed, untouched=names[0]) if names else {})
+    problems: list[str] = []
+
+    def volumes() -> Iterator[tuple[str, Volume, Volume]]:
+        for position, (key, path) in enumerate(cohort.files.items() if cohort.files is not None else ()):
+            try:
+                volume = read_image(path)
+            except CohortError as error:
+                problems.append(f"{key}: {error}")
+                continue
+            data = volume.data
+            for name, effect in plan.covariates.items():
+                data = apply_covariate_effect(data, effect, _plain(values.loc[key, name]))
+            clean = Volume(data, volume.affine)
+            if plan.sites:
+                site = plan.sites[str(values.loc[key, "site"])]
+                data = apply_site_effect(data, volume.spacing, site, seed=_own_seed(seed, position))
+            yield path.relative_to(cohort.root).as_posix(), Volume(data, volume.affine), clean
+
+    write_volume_cohort(folder, table, volumes(), plan.to_json(), advance)
+    if problems:
+        raise CohortError(listed("images that cannot be used", problems, f"mend them (suffix looked for: {wanted.suffix})"))
+
+
+def _own_seed(seed: int, position: int) -> int:
+    """Return a seed of its own for each person or effect, the same whatever else is drawn."""
+    return int(np.random.SeedSequence([seed, position + 1000]).generate_state(1)[0])
+
+
+def _plain(value: Any) -> float | str:
+    return value if isinstance(value, str) else float(value)
+
+
+def _brain_affine() -> np.ndarray:
+    affine = np.diag([BRAIN_SPACING, BRAIN_SPACING, BRAIN_SPACING, 1.0])
+    affine[:3, 3] = -(np.asarray(BRAIN_SHAPE) - 1) / 2 * BRAIN_SPACING
+    return affine

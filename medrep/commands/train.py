@@ -1,0 +1,95 @@
+"""``medrep train``: cohort + configuration -> a model folder."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medrep.atomic import atomic_folder, write_text
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.features import missing_cells
+from medrep.commands.folders import check_output
+from medrep.config import Config
+from medrep.console import Console
+from medrep.errors import CohortError, listed
+from medrep.export.derivative import write_tsv
+from medrep.models import MODELS, Columns, Model
+from medrep.training.checkpoint import save_checkpoint
+
+
+def train(
+    root: Path, out: Path, config: Config, console: Console, *,
+    only: Sequence[str] = (), exclude: Sequence[str] = (), overwrite: bool = False, workers: int = 0,
+) -> Model:
+    """Fit the configured model and write OUT/model, OUT/history.tsv and OUT/config.yaml.
+
+    Args:
+        root: The cohort.
+        out: Where to write; replaced as a whole.
+        config: What to fit.
+        console: Where to speak.
+        only: Participants to use; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+        workers: Processes that read volumes ahead.
+
+    Returns:
+        The model.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    check_output(out, overwrite=overwrite, inputs=(root,))
+    cohort = read_cohort(root, config.input, only=only, exclude=exclude)
+    covariates = read_covariates(cohort.table, config.covariates, cohort.units)
+    cohort = cohort.select(covariates.frame.index)
+    console.say(f"{len(cohort)} people from {root}")
+    console.notes((*cohort.notes, *covariates.notes))
+    schema = CovariateSchema.fit(covariates.frame, config.covariates)
+    frame = schema.transfer(covariates.frame)
+    with tempfile.TemporaryDirectory(prefix="medrep-") as scratch:
+        data, columns = training_matrix(cohort, config, console, Path(scratch), workers)
+        with console.track("fit", columns.count) as advance:
+            model, history = MODELS[config.model].fit(
+                data, frame, schema, columns, config.settings, seed=config.seed, advance=advance
+            )
+    with atomic_folder(out) as partial:
+        content, arrays = model.state()
+        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(config.input))
+        write_tsv(partial / "history.tsv", history)
+        write_text(partial / "config.yaml", config.to_yaml())
+    _summary(console, history, out)
+    return model
+
+
+def training_matrix(
+    cohort: Cohort, config: Config, console: Console, scratch: Path, workers: int
+) -> tuple[np.ndarray, Columns]:
+    """Return the people x columns matrix: the feature table, or volumes in a memory-mapped scratch file."""
+    if cohort.features is not None:
+        holes = missing_cells(cohort.features)
+        if holes and config.input.missing == "error":
+            cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
+            raise CohortError(listed("features that are missing", holes, cure))
+        return cohort.features.values, Columns(cohort.features.names, len(cohort.features.names), cohort.features.grid)
+    from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
+
+    def mapped(people: int, voxels: int) -> np.ndarray:
+        return np.lib.format.open_memmap(scratch / "volumes.npy", mode="w+", dtype=np.float32, shape=(people, voxels))
+
+    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
+    with console.track("read volumes", len(files)) as advance:
+        rows, grid = fill_matrix(files, config.input, mapped, advance, workers)
+    return rows, Columns((), grid.size, grid)
+
+
+def _summary(console: Console, history: pd.DataFrame, out: Path) -> None:
+    shares = history[history["metric"] == "variance_share"]
+    rows = [(str(name), f"{100 * value:.1f} %") for name, value in zip(shares["name"], shares["value"], strict=True)]
+    console.table("Variance explained (mean over columns)", ("covariate", "share"), rows)
+    console.say(f"model: {out / 'model'}")

@@ -1,0 +1,221 @@
+"""A configuration: YAML <-> frozen dataclasses. An unknown key is an error that suggests the nearest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from medrep.cohort.covariates import Covariate
+from medrep.cohort.inputs import Input
+from medrep.errors import ConfigError, listed
+from medrep.models import MODELS
+
+SHIPPED = next(
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything `train` needs to know.
+
+    Attributes:
+        model: A key of ``MODELS``.
+        input: What is read.
+        covariates: The covariates, by name.
+        settings: The model's own settings.
+        seed: Seed of every random step.
+    """
+
+    model: str = "linear"
+    input: Input = field(default_factory=Input)
+    covariates: tuple[Covariate, ...] = ()
+    settings: Any = None
+    seed: int = 0
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML that `read_config` reads back."""
+        content = asdict(self)
+        content["covariates"] = {
+            covariate.pop("name"): {key: value for key, value in covariate.items() if value not in ("", None)}
+            for covariate in content["covariates"]
+        }
+        return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
+
+
+def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration and apply overrides.
+
+    Args:
+        path: A file, or the name of a shipped one (``linear.yaml``).
+        overrides: ``dotted.path=value`` with a YAML value; ``null`` drops a covariate.
+
+    Raises:
+        ConfigError: Unreadable YAML, unknown keys (with the nearest known one), or values of the wrong kind; all of them.
+    """
+    source = _find(Path(path))
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{source}: not readable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: holds a {type(content).__name__}, not keys and values")
+    for override in overrides:
+        _override(content, override)
+    return parse_config(content, str(source))
+
+
+def parse_config(content: Mapping[str, Any], source: str = "configuration") -> Config:
+    """Turn plain content into a `Config`.
+
+    Raises:
+        ConfigError: All unknown keys and wrong values.
+    """
+    problems: list[str] = []
+    known = [entry.name for entry in fields(Config)]
+    problems += [_unknown(key, known, "") for key in content if key not in known]
+    kind = content.get("model", "linear")
+    if kind not in MODELS:
+        raise ConfigError(f"{source}: model {kind!r} is unknown; allowed: {', '.join(MODELS)}")
+    covariates = content.get("covariates") or {}
+    if not isinstance(covariates, dict):
+        problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
+        covariates = {}
+    declared = tuple(
+        _build(Covariate, {"name": str(name), **(entry if isinstance(entry, dict) else {"kind": entry})},
+               f"covariates.{name}", problems)
+        for name, entry in covariates.items()
+        if entry is not None
+    )
+    input_section = _build(Input, content.get("input") or {}, "input", problems)
+    settings = _build(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
+    seed = content.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        problems.append(f"seed: {seed!r} is not a whole number")
+    problems += [
+        f"covariates.{c.name}: role batch needs kind categorical"
+        for c in declared
+        if isinstance(c, Covariate) and c.role == "batch" and c.kind != "categorical"
+    ]
+    if not declared:
+        problems.append("covariates: none is left; name at least one")
+    if problems:
+        raise ConfigError(listed(f"{source}: not a valid configuration", problems))
+    return Config(kind, input_section, declared, settings, seed)
+
+
+def parse_input(content: Mapping[str, Any], source: str) -> Input:
+    """Turn a saved ``input`` section back into an `Input`.
+
+    Raises:
+        ConfigError: All unknown keys and wrong values.
+    """
+    problems: list[str] = []
+    section = _build(Input, dict(content), "input", problems)
+    if problems or not isinstance(section, Input):
+        raise ConfigError(listed(f"{source}: not a valid input section", problems))
+    return section
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    shipped = SHIPPED / (path.name if path.suffix else f"{path.name}.yaml")
+    if path.parent in {Path(), Path("configs")} and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(entry.name for entry in SHIPPED.glob("*.yaml")))
+    raise ConfigError(f"{path}: no such configuration; give a file or a shipped one: {names}")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"--set {override}: write it as dotted.path=value, for instance input.kind=volume")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not YAML ({' '.join(str(error).split())})") from None
+    *parents, last = path.split(".")
+    place = content
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            place[parent] = {}
+        place = place[parent]
+    place[last] = value
+
+
+def _build(kind: type[Any], content: object, where: str, problems: list[str]) -> Any:
+    if not isinstance(content, dict):
+        problems.append(f"{where}: {content!r} is not a set of keys and values")
+        return None
+    hints = get_type_hints(kind)
+    known = [entry.name for entry in fields(kind)]
+    problems += [_unknown(str(key), [k for k in known if k != "name"], where) for key in content if key not in known]
+    required = [e.name for e in fields(kind) if e.default is MISSING and e.default_factory is MISSING]
+    absent = [name for name in required if name not in content]
+    problems += [f"{where}.{name}: missing; allowed: {_allowed(hints[name])}" for name in absent]
+    values = {}
+    for key, value in content.items():
+        if key in known:
+            values[key] = converted = _convert(value, hints[key])
+            if converted is _REFUSED:
+                problems.append(f"{where}.{key}: {value!r} is not allowed; allowed: {_allowed(hints[key])}")
+    return None if absent or _REFUSED in values.values() else kind(**values)
+
+
+class _Refused:
+    """Marks a value that does not fit its field."""
+
+
+_REFUSED = _Refused()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value if value in arguments and isinstance(value, str) else _REFUSED
+    if origin in {Union, UnionType}:
+        fits = (converted for option in arguments if (converted := _convert(value, option)) is not _REFUSED)
+        return next(fits, _REFUSED)
+    if origin is tuple:
+        items = [_convert(item, arguments[0]) for item in value] if isinstance(value, list | tuple) else [_REFUSED]
+        return _REFUSED if _REFUSED in items else tuple(items)
+    if origin is dict:
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else _REFUSED
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if hint is type(None):
+        return None if value is None else _REFUSED
+    return value if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)) else _REFUSED
+
+
+def _allowed(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(str(value) for value in arguments)
+    if origin in {Union, UnionType}:
+        return " or ".join(_allowed(option) for option in arguments)
+    if origin is tuple:
+        return f"a list of {_allowed(arguments[0])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(hint, "keys and values")
+
+
+def _unknown(key: str, known: Sequence[str], where: str) -> str:
+    near = get_close_matches(key, known, 1)
+    path = f"{where}.{key}" if where else key
+    return f"{path}: unknown; did you mean {near[0]}?" if near else f"{path}: unknown; known: {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

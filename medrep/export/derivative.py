@@ -1,0 +1,91 @@
+"""What every derivative folder holds beside its data: participants.tsv, latents.tsv and dataset_description.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep import __version__
+from medrep.atomic import write_json, write_text
+from medrep.models import Adaptation
+
+BIDS_VERSION = "1.10.0"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What was done to a cohort, as it stands in every sidecar.
+
+    Attributes:
+        model: The model folder or registered name, as the user gave it.
+        kind: Key of ``MODELS``.
+        removed: Covariates removed.
+        kept: Covariates left in.
+        references: Removed covariate -> the value everybody was moved to.
+        adapted: Batch levels that training did not have and how they were estimated.
+    """
+
+    model: str
+    kind: str
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    references: dict[str, str | float]
+    adapted: tuple[Adaptation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sidecar's content."""
+        return {
+            "Description": f"Effects of {', '.join(self.removed)} removed; {', '.join(self.kept) or 'nothing else'} kept.",
+            "Model": self.model,
+            "ModelKind": self.kind,
+            "MedrepVersion": __version__,
+            "Removed": list(self.removed),
+            "Kept": list(self.kept),
+            "References": self.references,
+            "AdaptedLevels": [asdict(adaptation) for adaptation in self.adapted],
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One person who could not be delivered."""
+
+    participant: str
+    file: str
+    stage: str
+    error: str
+
+
+def write_tsv(path: Path, table: pd.DataFrame) -> None:
+    """Write a tab-separated table atomically; numbers with all the digits that tell them apart, ``n/a`` where missing."""
+    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def write_latents(path: Path, ids: pd.DataFrame, latents: Float[np.ndarray, "people latents"]) -> None:
+    """Write one row a person: the ids, then z1, z2, ..."""
+    columns = [f"z{k + 1}" for k in range(latents.shape[1])]
+    table = pd.concat([ids.reset_index(drop=True), pd.DataFrame(latents, columns=columns)], axis=1)
+    write_tsv(path, table)
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write the people who could not be delivered; no file where there are none."""
+    if failures:
+        rows = [(f.participant, f.file, f.stage, " ".join(f.error.split()), 1) for f in failures]
+        write_tsv(path, pd.DataFrame(rows, columns=["participant_id", "file", "stage", "error", "attempts"]))
+
+
+def write_description(folder: Path, name: str, sources: Sequence[str], content: Mapping[str, Any]) -> None:
+    """Write dataset_description.json; written last, it says that the folder is complete."""
+    description = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "medrep", "Version": __version__, "Description": content.get("Description", "")}],
+        "SourceDatasets": [{"URL": source} for source in sources],
+    }
+    write_json(folder / "dataset_description.json", description)

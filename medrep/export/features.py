@@ -1,0 +1,52 @@
+"""Removal from a feature table: the input's columns, order and ids, with the effects taken out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from medrep.cohort.features import FeatureTable
+from medrep.errors import ModelError, listed
+from medrep.export.derivative import Removal, write_latents, write_tsv
+from medrep.atomic import write_json
+from medrep.models import Model
+
+
+def align_features(model: Model, features: FeatureTable) -> FeatureTable:
+    """Return the features in the order the model was fitted on.
+
+    Raises:
+        ModelError: Columns that the model knows and the table lacks; all are listed. Further columns are an error too,
+            since nothing could be removed from them.
+    """
+    wanted, have = list(model.columns.names), list(features.names)
+    if not wanted:
+        raise ModelError("the model was trained on volumes, the cohort is a feature table; set input.kind as in training")
+    absent, extra = [n for n in wanted if n not in set(have)], [n for n in have if n not in set(wanted)]
+    problems = [f"{name} is absent" for name in absent] + [f"{name} was not in training" for name in extra]
+    if problems:
+        raise ModelError(listed("feature columns that do not match the model", problems, "give the columns of training"))
+    order = [have.index(name) for name in wanted]
+    return FeatureTable(features.ids, features.values[:, order], tuple(wanted), features.grid)
+
+
+def export_features(
+    folder: Path, model: Model, features: FeatureTable, frame: pd.DataFrame, target: Mapping[str, str | float], done: Removal
+) -> None:
+    """Write features.tsv, features.json and latents.tsv.
+
+    Args:
+        folder: Where to.
+        model: The fitted model.
+        features: The people's features, in any column order.
+        frame: Their covariates.
+        target: Removed covariate -> reference.
+        done: For the sidecar.
+    """
+    aligned = align_features(model, features)
+    moved = model.remove(aligned.values, frame, target)
+    table = pd.DataFrame(moved, columns=list(aligned.names))[list(features.names)]
+    write_tsv(folder / "features.tsv", pd.concat([features.ids.reset_index(drop=True), table], axis=1))
+    grid = {} if features.grid is None else {"Grid": features.grid.to_json()}
+    write_json(folder / "features.json", {**done.to_json(), **grid})
+    write_latents(folder / "latents.tsv", features.ids, model.encode(aligned.values, frame))

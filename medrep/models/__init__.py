@@ -1,0 +1,28 @@
+"""Models: each file's docstring is its model sheet. A new model is a class and one line here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medrep.errors import ModelError
+from medrep.models.base import Adaptation, Columns, Model
+from medrep.models.linear import LinearModel, LinearSettings
+
+MODELS: dict[str, type[Model]] = {"linear": LinearModel}
+
+__all__ = ["MODELS", "Adaptation", "Columns", "LinearModel", "LinearSettings", "Model", "restore_model"]
+
+
+def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
+    """Rebuild a model of any kind from its saved state.
+
+    Raises:
+        ModelError: An unknown kind, or content and arrays that do not belong together.
+    """
+    if kind not in MODELS:
+        raise ModelError(f"model {kind!r} is unknown; this medrep knows {', '.join(MODELS)}")
+    try:
+        return MODELS[kind].restore(content, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the description of the {kind} model is damaged ({type(error).__name__}: {error})") from None

@@ -1,0 +1,119 @@
+"""Location and scale of batches (site, scanner), shrunk by empirical Bayes.
+
+In units of each column's residual deviation: residual = gamma_batch + delta_batch * noise, the ComBat family (Johnson 2007,
+Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.models.linear_fit import Moments
+from medrep.models.shrinkage import Bands, shrink
+
+_LOG_SCALE_BOUND = 2.0
+
+
+@dataclass(frozen=True)
+class BatchEffects:
+    """Shrunk location and log scale of every batch level, and what is needed to shrink a new one alike.
+
+    Attributes:
+        location: One row a level, in data units.
+        log_scale: One row a level; natural logarithm of the ratio to the pooled deviation.
+        location_noise: Energy in each band of a location estimate with unit variance in every column.
+        log_scale_noise: The same for a log scale estimate of unit variance.
+    """
+
+    location: Float[np.ndarray, "levels columns"]
+    log_scale: Float[np.ndarray, "levels columns"]
+    location_noise: Float[np.ndarray, " bands"]
+    log_scale_noise: Float[np.ndarray, " bands"]
+
+
+def fit_batches(moments: Moments, bands: Bands, *, scale: bool) -> BatchEffects:
+    """Shrink the raw batch estimates.
+
+    Args:
+        moments: One pass over the training data.
+        bands: How columns share strength.
+        scale: Whether batches differ in scale at all.
+    """
+    levels = len(moments.freedom)
+    per_sd = np.divide(1, moments.sd, out=np.zeros_like(moments.sd), where=moments.sd > 0)
+    raw_location = moments.coefficients[len(moments.coefficients) - levels :]
+    location = raw_location * per_sd
+    standard = moments.residuals * per_sd / np.sqrt(moments.residual_freedom)[:, None]
+    square_noise = _mean_energy(lambda row: (row**2 - 1) / np.sqrt(2), standard, bands)
+    log_scale = np.zeros_like(location)
+    if scale:
+        raw = np.clip(0.5 * np.log(np.maximum(moments.ratio, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)
+        log_scale = shrink(raw, np.outer(_log_scale_variance(moments.freedom), square_noise), bands)[0]
+        standard = standard / np.exp(moments.residual_levels @ log_scale)
+    noise = _mean_energy(lambda row: row, standard, bands)
+    variance = moments.leverage * _mean_square(log_scale)
+    shrunk = shrink(location, np.outer(variance, noise), bands)[0] * moments.sd
+    # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
+    varies = moments.sd > 0
+    return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
+
+
+def shrink_new_level(
+    effects: BatchEffects,
+    bands: Bands,
+    people: int,
+    mean: Float[np.ndarray, " columns"],
+    variance: Float[np.ndarray, " columns"],
+    *,
+    scale: bool,
+) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"], tuple[float, float], tuple[float, float]]:
+    """Estimate a level that training did not have, from its own people, with training's noise spread.
+
+    Args:
+        effects: Training's batch effects.
+        bands: How columns share strength.
+        people: How many people the level has.
+        mean: Their mean standardised residual in each column.
+        variance: Its variance (divisor n - 1); ignored for a single person, whose scale is taken as the pooled one.
+        scale: Whether batches differ in scale at all.
+
+    Returns:
+        Location in units of sd, log scale, their standard errors, and the shares of their raw energy that were kept.
+    """
+    freedom = np.array([people - 1.0])
+    log_scale, log_se, log_kept = np.zeros_like(mean)[None], float(np.sqrt(_log_scale_variance(freedom)[0])), 0.0
+    if scale and people > 1:
+        raw = np.clip(0.5 * np.log(np.maximum(variance, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)[None]
+        log_scale, _ = shrink(raw, np.outer(_log_scale_variance(freedom), effects.log_scale_noise), bands)
+        log_kept = _kept(log_scale, raw)
+    spread = _mean_square(log_scale) / people
+    location, _ = shrink(mean[None], np.outer(spread, effects.location_noise), bands)
+    return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
+
+
+def _log_scale_variance(freedom: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
+    """Variance of log(s) with s^2 a mean square on so many degrees of freedom, to first order; infinite where there are none."""
+    return np.where(freedom > 0.5, 0.5 / np.maximum(freedom, 0.5), np.inf)
+
+
+def _mean_energy(
+    of: Callable[[np.ndarray], np.ndarray], rows: Float[np.ndarray, "some columns"], bands: Bands
+) -> Float[np.ndarray, " bands"]:
+    """Average band energy over people, one at a time to keep memory at one field."""
+    total = np.zeros(bands.count)
+    for row in rows:
+        total += bands.energy(of(row.astype(np.float64))[None])[0]
+    energy: np.ndarray = total / max(len(rows), 1)
+    return energy
+
+
+def _mean_square(log_scale: Float[np.ndarray, "levels columns"]) -> Float[np.ndarray, " levels"]:
+    square: np.ndarray = np.exp(2 * log_scale).mean(axis=1)
+    return square
+
+
+def _kept(shrunk: np.ndarray, raw: np.ndarray) -> float:
+    energy = float((raw**2).sum())
+    return float((shrunk**2).sum()) / energy if energy > 0 else 0.0

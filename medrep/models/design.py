@@ -1,0 +1,170 @@
+"""The design matrix of the mean: smooth continuous effects, levels, interactions, and batch levels.
+
+Columns of effects are centred on the training people, so that the first row of the coefficients is the pooled mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.covariates import POOLED, Categorical, Continuous, CovariateSchema, membership
+from medrep.errors import CovariateError, ModelError, listed
+from medrep.models.splines import natural_spline, spline_knots
+
+
+@dataclass(frozen=True)
+class Term:
+    """One block of columns: a covariate, or the product of several.
+
+    Attributes:
+        covariates: The covariate, or those that interact.
+        centre: Mean of each column over the training people.
+    """
+
+    covariates: tuple[str, ...]
+    centre: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """How covariates become columns; frozen after the fit.
+
+    Attributes:
+        schema: The covariates.
+        knots: Spline knots of each continuous covariate, in its own unit.
+        terms: Blocks of effect columns.
+    """
+
+    schema: CovariateSchema
+    knots: dict[str, tuple[float, ...]]
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def fit(
+        cls, schema: CovariateSchema, frame: pd.DataFrame, degrees: int, interactions: Sequence[Sequence[str]]
+    ) -> "Design":
+        """Place knots and centre the columns on training people.
+
+        Args:
+            schema: The covariates.
+            frame: Training people's values (`CovariateSchema.transfer`).
+            degrees: Degrees of freedom of a continuous effect.
+            interactions: Tuples of effect covariates whose product also enters.
+
+        Raises:
+            CovariateError: An interaction of unknown or batch covariates.
+        """
+        effects = [name for name in schema.names if name not in schema.batches]
+        strangers = sorted({name for group in interactions for name in group} - set(effects))
+        if strangers:
+            raise CovariateError(f"interactions of {', '.join(strangers)}: allowed are {', '.join(effects) or 'none'}")
+        knots = {
+            name: spline_knots(frame[name].to_numpy(float), degrees)
+            for name in effects
+            if isinstance(schema[name], Continuous)
+        }
+        bare = cls(schema, knots, ())
+        groups = [(name,) for name in effects] + [tuple(group) for group in interactions]
+        terms = tuple(Term(group, tuple(bare._raw(group, frame).mean(axis=0).tolist())) for group in groups)
+        return cls(schema, knots, terms)
+
+    def effects(self, frame: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
+        """Return the intercept and the centred effect columns."""
+        blocks = [self._raw(term.covariates, frame) - np.asarray(term.centre) for term in self.terms]
+        return np.concatenate([np.ones((len(frame), 1)), *blocks], axis=1)
+
+    def batches(self, frame: pd.DataFrame) -> Float[np.ndarray, "people levels"]:
+        """Return the memberships of all batch covariates side by side; the pooled reference has no effect: zeros."""
+        blocks = [
+            membership(frame[name], self._levels(name)) * (frame[name] != POOLED).to_numpy()[:, None]
+            for name in self.schema.batches
+        ]
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(frame), 0))
+
+    def batch_slices(self) -> dict[str, slice]:
+        """Return which columns of `batches` belong to which batch covariate."""
+        slices, start = {}, 0
+        for name in self.schema.batches:
+            width = len(self._levels(name).levels)
+            slices[name] = slice(start, start + width)
+            start += width
+        return slices
+
+    def full(self, frame: pd.DataFrame) -> Float[np.ndarray, "people rows"]:
+        """Return the effects and the batch memberships side by side, one column a coefficient."""
+        return np.concatenate([self.effects(frame), self.batches(frame)], axis=1)
+
+    def contrasts(self) -> Float[np.ndarray, "rows columns"]:
+        """Return a basis of the coefficients in which batch effects average to zero over the training people."""
+        width = 1 + sum(len(term.centre) for term in self.terms)
+        blocks = [np.eye(width)]
+        for name in self.schema.batches:
+            counts = np.asarray(self._levels(name).counts, float)
+            # Columns span {g: sum counts * g = 0}: the complement of the counts.
+            blocks.append(np.linalg.svd(counts[None])[2][1:].T)
+        rows, columns = sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)
+        stacked = np.zeros((rows, columns))
+        row = column = 0
+        for block in blocks:
+            stacked[row : row + len(block), column : column + block.shape[1]] = block
+            row, column = row + len(block), column + block.shape[1]
+        return stacked
+
+    def check_aliases(self, frame: pd.DataFrame) -> None:
+        """Refuse covariates whose effects these people cannot tell apart.
+
+        Raises:
+            CovariateError: The covariates by name, and what to do.
+        """
+        design = self.full(frame) @ self.contrasts()
+        diagonal = np.abs(np.diag(np.linalg.qr(design, mode="r")))
+        if len(frame) <= design.shape[1] or diagonal.min() < 1e-8 * diagonal.max():
+            self._explain_alias(frame)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return knots and terms as JSON content; the schema is saved beside it."""
+        return {"knots": {k: list(v) for k, v in self.knots.items()}, "terms": [asdict(term) for term in self.terms]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], schema: CovariateSchema) -> "Design":
+        """Rebuild a design from the content of `to_json`."""
+        terms = tuple(Term(tuple(t["covariates"]), tuple(t["centre"])) for t in content["terms"])
+        return cls(schema, {name: tuple(knots) for name, knots in content["knots"].items()}, terms)
+
+    def _levels(self, name: str) -> Categorical:
+        covariate = self.schema[name]
+        if not isinstance(covariate, Categorical):
+            raise ModelError(f"{name}: a batch covariate is categorical; set covariates.{name}.kind to categorical")
+        return covariate
+
+    def _raw(self, group: Sequence[str], frame: pd.DataFrame) -> np.ndarray:
+        product = np.ones((len(frame), 1))
+        for name in group:
+            covariate = self.schema[name]
+            if isinstance(covariate, Continuous):
+                columns = natural_spline(frame[name].to_numpy(float), self.knots[name])
+            else:
+                columns = membership(frame[name], covariate)[:, 1:]
+            product = (product[:, :, None] * columns[:, None, :]).reshape(len(frame), -1)
+        return product
+
+    def _explain_alias(self, frame: pd.DataFrame) -> None:
+        blocks = {" x ".join(t.covariates): self._raw(t.covariates, frame) - np.asarray(t.centre) for t in self.terms}
+        blocks |= {name: membership(frame[name], self._levels(name))[:, 1:] for name in self.schema.batches}
+        one = np.ones((len(frame), 1))
+
+        def deficient(*names: str) -> bool:
+            columns = np.concatenate([one, *(blocks[name] for name in names)], axis=1)
+            return int(np.linalg.matrix_rank(columns, tol=1e-8 * np.linalg.norm(columns, 2))) < columns.shape[1]
+
+        alone = [f"{name} alone has more columns than its values support" for name in blocks if deficient(name)]
+        pairs = [f"{a} and {b} cannot be told apart" for a, b in combinations(blocks, 2) if deficient(a, b)]
+        people = f"{len(frame)} people for {1 + sum(b.shape[1] for b in blocks.values())} columns"
+        found = alone or pairs or [f"{', '.join(blocks)} together ({people})"]
+        cure = "leave one out with --set covariates.NAME=null, merge levels, or add people in whom they differ"
+        raise CovariateError(listed("aliased covariates: their effects cannot be separated", found, cure))

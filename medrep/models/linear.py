@@ -1,0 +1,340 @@
+"""Linear model: smooth covariate effects, and empirical-Bayes location and scale for batches.
+
+The honest baseline: everything a later model does has to beat it. It works alike on features and, voxel by voxel, on volumes.
+
+Generative process, for person i with covariates c and column v (a feature or a voxel):
+
+    x_iv = alpha_v + f_v(c_i) + sigma_v * (gamma_{b(i),v} + delta_{b(i),v} * e_iv),    e_iv ~ (0, 1)
+
+| symbol | meaning | code name |
+|---|---|---|
+| alpha_v | mean of the pooled cohort | row 0 of ``coefficients`` |
+| f_v(c) | natural splines of continuous covariates, levels, interactions | further rows of ``coefficients`` |
+| sigma_v | residual deviation within batches | ``sd`` |
+| sigma_v gamma_bv | location of batch b, in data units, shrunk | ``batches.location`` |
+| log delta_bv | log scale of batch b, shrunk | ``batches.log_scale`` |
+| e_iv | the person | `encode` gives its leading principal components |
+
+Removal moves c to c* by  x' = mu(c*) + s(c*)/s(c) * (x - mu(c))  with mu = alpha + f + sigma * gamma and s = sigma * delta; with
+``covariance`` the leading components of e are moved in location and scale as well (the CovBat idea, Chen 2022). For c* = c
+nothing changes, exactly.
+
+Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people, one weight a band says how
+much was believed. **Limitations**: effects on a column are additive and shape only mean and scale; what a batch does to the
+relation between columns is moved only with ``covariance``; blur and noise of a scanner are not undone; voxel-wise use assumes
+that voxels correspond between people. A counterfactual from this model is the model's answer near its support, not a causal
+fact.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
+from medrep.cohort.grid import Grid
+from medrep.errors import ModelError
+from medrep.models.base import Adaptation, Columns, Model, check_arrays
+from medrep.models.batch_effects import BatchEffects, fit_batches, shrink_new_level
+from medrep.models.blocks import BlockSource, column_blocks, principal_components
+from medrep.models.design import Design
+from medrep.models.linear_fit import Moments, fit_moments
+from medrep.models.shrinkage import Bands
+
+
+@dataclass(frozen=True)
+class LinearSettings:
+    """Settings of the linear model.
+
+    Attributes:
+        spline_degrees: Degrees of freedom of a continuous effect; 1 is a straight line.
+        interactions: Groups of effect covariates whose product enters too, for instance ``[[age, sex]]``.
+        scale: Whether batches differ in scale.
+        covariance: Whether the leading components of the residual are aligned between batches.
+        components: How many components are kept for ``latents.tsv`` and for ``covariance``.
+        borrow: ``space`` shrinks batch effects by spatial frequency, ``columns`` by the mean over columns; ``auto`` takes
+            space where the columns have a grid.
+    """
+
+    spline_degrees: int = 4
+    interactions: tuple[tuple[str, ...], ...] = ()
+    scale: bool = True
+    covariance: bool = False
+    components: int = 16
+    borrow: str = "auto"
+
+
+@dataclass(frozen=True)
+class LinearModel(Model):
+    """A fitted linear model; see the module's sheet for the symbols."""
+
+    schema: CovariateSchema
+    columns: Columns
+    settings: LinearSettings
+    design: Design
+    coefficients: Float[np.ndarray, "rows columns"]
+    sd: Float[np.ndarray, " columns"]
+    batches: BatchEffects
+    components: Float[np.ndarray, "components columns"]
+    score_batches: BatchEffects
+    seed: int = 0
+
+    kind = "linear"
+    settings_type = LinearSettings
+
+    @classmethod
+    def fit(
+        cls,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        schema: CovariateSchema,
+        columns: Columns,
+        settings: LinearSettings | None = None,
+        *,
+        seed: int = 0,
+        advance: Callable[[int], None] = lambda columns: None,
+    ) -> tuple["LinearModel", pd.DataFrame]:
+        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
+        settings = settings or LinearSettings()
+        bands = _bands(settings, columns)
+        design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
+        moments = fit_moments(data, design, frame, advance)
+        effects = len(moments.coefficients) - len(moments.freedom)
+        empty = np.zeros((0, data.shape[1]))
+        model = cls(
+            schema, columns, settings, design, moments.coefficients[:effects], moments.sd,
+            fit_batches(moments, bands, scale=settings.scale), empty, _no_scores(len(moments.freedom), 0), seed,
+        )
+        if settings.components:
+            model = model._with_components(data, frame)
+        return model, _history(model, moments, frame)
+
+    def remove(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move covariates to ``target``; see `Model.remove`."""
+        self._check_width(data)
+        moved = np.empty_like(data)
+        for part, block in self.removed_blocks(data, frame, target):
+            moved[:, part] = block
+        return moved
+
+    def removed_blocks(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+    ) -> Iterable[tuple[slice, Float[np.ndarray, "people block"]]]:
+        """Yield the result of `remove` a block of columns at a time, in float64."""
+        there = self.schema.moved(frame, target)
+        here_x, there_x = self.design.full(frame), self.design.full(there)
+        here_b, there_b = self.design.batches(frame), self.design.batches(there)
+        shift = self._score_shift(data, frame, here_b, there_b)
+        for part in column_blocks(*data.shape):
+            block = np.asarray(data[:, part], dtype=np.float64)
+            coefficients = np.concatenate([self.coefficients[:, part], self.batches.location[:, part]])
+            before, after = (self._scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
+            change = (there_x - here_x) @ coefficients
+            if shift is not None:
+                change += self.sd[part] * after * (shift @ self.components[:, part])
+            after /= before
+            after -= 1
+            after *= block - here_x @ coefficients
+            change += after
+            change += block
+            yield part, change
+
+    def encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people latents"]:
+        """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
+        self._check_width(data)
+        scores = np.zeros((len(frame), len(self.components)))
+        for part, block in self._residuals(data, frame).blocks():
+            scores += block @ self.components[:, part].T
+        return scores
+
+    def adapt(
+        self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
+    ) -> tuple["LinearModel", tuple[Adaptation, ...]]:
+        """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
+        sums: dict[tuple[str, str], list[Any]] = {}
+        for data, frame in people:
+            self._check_width(data)
+            residual = np.concatenate([block for _, block in self._residuals(data, frame).blocks()], axis=1)
+            for name in self.schema.batches:
+                known = {*_levels(self.schema, name), POOLED}
+                for row, level in enumerate(str(level) for level in frame[name]):
+                    if level not in known:
+                        entry = sums.setdefault((name, level), [0, np.zeros(len(self.sd)), np.zeros(len(self.sd))])
+                        entry[0] += 1
+                        entry[1] += residual[row]
+                        entry[2] += residual[row] ** 2
+        model, notes = self, []
+        for (name, level), (count, total, squares) in sorted(sums.items()):
+            mean = total / count
+            variance = np.maximum(squares - count * mean**2, 0) / max(count - 1, 1)
+            location, log_scale, errors, kept = shrink_new_level(
+                self.batches, _bands(self.settings, self.columns), count, mean, variance, scale=self.settings.scale
+            )
+            model = model._with_level(name, level, location * self.sd, np.where(self.sd > 0, log_scale, 0))
+            notes.append(Adaptation(name, level, count, *errors, *kept))
+        return model, tuple(notes)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return JSON content and arrays; see `Model.state`."""
+        content = {
+            "settings": asdict(self.settings),
+            "schema": self.schema.to_json(),
+            "design": self.design.to_json(),
+            "names": list(self.columns.names),
+            "grid": None if self.columns.grid is None else self.columns.grid.to_json(),
+            "seed": self.seed,
+        }
+        arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
+        for group, effects in (("batches", self.batches), ("scores", self.score_batches)):
+            arrays |= {f"{group}.{field.name}": getattr(effects, field.name) for field in fields(effects)}
+        return content, arrays
+
+    @classmethod
+    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "LinearModel":
+        """Rebuild a model from `state`; see `Model.restore`."""
+        schema = CovariateSchema.from_json(content["schema"])
+        design = Design.from_json(content["design"], schema)
+        raw = {**content["settings"], "interactions": tuple(map(tuple, content["settings"]["interactions"]))}
+        settings = LinearSettings(**raw)
+        grid = None if content["grid"] is None else Grid.from_json(content["grid"])
+        names = tuple(content["names"])
+        columns = Columns(names, grid.size if grid else len(names), grid)
+        rows = 1 + sum(len(term.centre) for term in design.terms)
+        levels = sum(len(_levels(schema, name)) for name in schema.batches)
+        bands, scores = _bands(settings, columns).count, len(arrays.get("components", ()))
+        wanted = {"coefficients": (rows, columns.count), "sd": (columns.count,), "components": (scores, columns.count)}
+        for group, width, count in (("batches", columns.count, bands), ("scores", scores, 2)):
+            wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
+            wanted |= {f"{group}.{name}": (count,) for name in ("location_noise", "log_scale_noise")}
+        check_arrays(arrays, wanted)
+        batches, score_batches = (
+            BatchEffects(**{field.name: arrays[f"{group}.{field.name}"] for field in fields(BatchEffects)})
+            for group in ("batches", "scores")
+        )
+        kept = {name: arrays[name] for name in ("coefficients", "sd", "components")}
+        return cls(
+            schema, columns, settings, design, kept["coefficients"], kept["sd"], batches, kept["components"],
+            score_batches, int(content["seed"]),
+        )
+
+    def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
+        source = self._residuals(data, frame)
+        components, scores = principal_components(source, self.settings.components, self.seed)
+        model = replace(self, components=components)
+        if not self.settings.covariance:
+            return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
+        moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), frame)
+        effects = fit_batches(moments, Bands(len(components), None), scale=True)
+        return replace(model, score_batches=effects)
+
+    def _residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
+        """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
+        full, levels = self.design.full(frame), self.design.batches(frame)
+        per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
+
+        def block(part: slice) -> np.ndarray:
+            centred = full @ np.concatenate([self.coefficients[:, part], self.batches.location[:, part]])
+            np.subtract(data[:, part], centred, out=centred)
+            centred *= per_sd[part]
+            centred /= self._scale(levels, self.batches.log_scale[:, part])
+            # The sum tells in one read whether any cell is NaN or infinite.
+            if not np.isfinite(centred.sum()):
+                np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            return centred
+
+        return BlockSource((len(frame), len(self.sd)), block)
+
+    def _score_shift(
+        self, data: np.ndarray, frame: pd.DataFrame, here: np.ndarray, there: np.ndarray
+    ) -> "Float[np.ndarray, 'people components'] | None":
+        """Return how the component scores move between batches; None where covariance is left alone."""
+        if not (self.settings.covariance and len(self.components)):
+            return None
+        location, log_scale = self.score_batches.location, self.score_batches.log_scale
+        scores = self.encode(data, frame) - here @ location
+        ratio = self._scale(there, log_scale) / self._scale(here, log_scale)
+        shift: np.ndarray = (there - here) @ location + (ratio - 1) * scores
+        return shift
+
+    def _scale(
+        self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
+    ) -> Float[np.ndarray, "people block"]:
+        """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
+        scale = np.ones((len(levels), log_scale.shape[1]))
+        for part in self.design.batch_slices().values():
+            own = levels[:, part]
+            scale *= own @ np.exp(log_scale[part]) + (1 - own.sum(axis=1))[:, None]
+        return scale
+
+    def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
+        row = self.design.batch_slices()[name].stop
+        covariate = self.schema[name]
+        if not isinstance(covariate, Categorical):
+            raise ModelError(f"{name}: only levels of a batch covariate can be adapted")
+        wider = replace(covariate, levels=(*covariate.levels, level), counts=(*covariate.counts, 0))
+        schema = CovariateSchema(tuple(wider if c is covariate else c for c in self.schema.fitted))
+        batches = replace(
+            self.batches,
+            location=np.insert(self.batches.location, row, location, axis=0),
+            log_scale=np.insert(self.batches.log_scale, row, log_scale, axis=0),
+        )
+        scores = replace(
+            self.score_batches,
+            location=np.insert(self.score_batches.location, row, 0.0, axis=0),
+            log_scale=np.insert(self.score_batches.log_scale, row, 0.0, axis=0),
+        )
+        design = replace(self.design, schema=schema)
+        return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
+
+    def _check_width(self, data: np.ndarray) -> None:
+        if data.shape[1] != self.columns.count:
+            raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
+
+
+def _bands(settings: LinearSettings, columns: Columns) -> Bands:
+    if settings.borrow not in {"auto", "space", "columns"}:
+        raise ModelError(f"settings.borrow is {settings.borrow!r}; allowed: auto, space, columns")
+    if settings.borrow == "space" and columns.grid is None:
+        raise ModelError("settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid")
+    return Bands(columns.count, None if settings.borrow == "columns" else columns.grid)
+
+
+def _levels(schema: CovariateSchema, name: str) -> tuple[str, ...]:
+    covariate = schema[name]
+    return covariate.levels if isinstance(covariate, Categorical) else ()
+
+
+def _no_scores(levels: int, components: int) -> BatchEffects:
+    nothing = np.zeros((levels, components))
+    return BatchEffects(nothing, nothing, np.zeros(2), np.zeros(2))
+
+
+def _history(model: LinearModel, moments: Moments, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return how much of the columns' variance each part explains (mean over columns that vary), and each level's size."""
+    varies = moments.total > 0
+    effects, batches = model.design.effects(frame), model.design.batches(frame)
+
+    def share(design: np.ndarray, coefficients: np.ndarray) -> float:
+        covariance = np.atleast_2d(np.cov(design.T, bias=True))
+        explained = (coefficients * (covariance @ coefficients)).sum(axis=0)[varies]
+        return float((explained / moments.total[varies]).mean()) if varies.any() else 0.0
+
+    rows, start = [], 1
+    for term in model.design.terms:
+        part = slice(start, start + len(term.centre))
+        rows.append(("variance_share", " x ".join(term.covariates), share(effects[:, part], model.coefficients[part])))
+        start = part.stop
+    for name, part in model.design.batch_slices().items():
+        rows.append(("variance_share", name, share(batches[:, part], model.batches.location[part])))
+        for level, log_scale in zip(_levels(model.schema, name), model.batches.log_scale[part], strict=True):
+            rows.append(("mean_scale", f"{name}={level}", float(np.exp(log_scale).mean())))
+    rows.append(("columns_constant", "", float(np.count_nonzero(model.sd == 0) - len(moments.unfitted))))
+    rows.append(("columns_unfitted", "", float(len(moments.unfitted))))
+    return pd.DataFrame(rows, columns=["metric", "name", "value"])

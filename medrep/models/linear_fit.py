@@ -1,0 +1,164 @@
+"""Least squares and batch moments, a block of columns at a time; NaN cells are left out column by column."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from medrep.models.blocks import column_blocks
+from medrep.models.design import Design
+
+_CALIBRATORS = 48
+_FLAT = 1e-7
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What one pass over the data leaves: everything else is computed from these.
+
+    Attributes:
+        coefficients: Intercept and effects, then one row a batch level, in data units.
+        sd: Residual standard deviation of each column within batches; 0 where a column is constant or cannot be fitted.
+        total: Variance of each column over people.
+        ratio: Mean squared residual of each level over sd squared; 1 where it cannot be estimated.
+        freedom: Residual degrees of freedom of each level.
+        leverage: Variance of each level's location estimate over sd squared.
+        residuals: Residuals of a few people, in data units, to measure how noise is spread over columns.
+        residual_levels: Batch memberships of those people.
+        residual_freedom: 1 - leverage of those people.
+        unfitted: Columns with NaN in which some effect cannot be estimated.
+    """
+
+    coefficients: Float[np.ndarray, "rows columns"]
+    sd: Float[np.ndarray, " columns"]
+    total: Float[np.ndarray, " columns"]
+    ratio: Float[np.ndarray, "levels columns"]
+    freedom: Float[np.ndarray, " levels"]
+    leverage: Float[np.ndarray, " levels"]
+    residuals: Float[np.ndarray, "some columns"]
+    residual_levels: Float[np.ndarray, "some levels"]
+    residual_freedom: Float[np.ndarray, " some"]
+    unfitted: Int[np.ndarray, " unfitted"]
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """Least squares for one set of people: the map from data to coefficients and what it costs."""
+
+    solve: Float[np.ndarray, "rows people"]
+    full: Float[np.ndarray, "people rows"]
+    levels: Float[np.ndarray, "people levels"]
+    freedom: Float[np.ndarray, " people"]
+
+    @classmethod
+    def of(cls, design: Design, frame: pd.DataFrame, contrasts: Float[np.ndarray, "rows free"]) -> "_Solver | None":
+        full, levels = design.full(frame), design.batches(frame)
+        reduced = full @ contrasts
+        if len(frame) <= reduced.shape[1]:
+            return None
+        q, r = np.linalg.qr(reduced)
+        diagonal = np.abs(np.diag(r))
+        if diagonal.min() < 1e-8 * diagonal.max():
+            return None
+        return cls(contrasts @ np.linalg.solve(r, q.T), full, levels, np.maximum(1 - (q**2).sum(axis=1), 0))
+
+
+def fit_moments(
+    data: Float[np.ndarray, "people columns"],
+    design: Design,
+    frame: pd.DataFrame,
+    advance: Callable[[int], None] = lambda columns: None,
+) -> Moments:
+    """Fit mean effects and measure residual moments in one pass.
+
+    Args:
+        data: People x columns, in memory or memory-mapped; read once, a block of columns at a time.
+        design: The design matrix.
+        frame: The people's covariates.
+        advance: Called with the number of columns done.
+
+    Returns:
+        The moments.
+
+    Raises:
+        CovariateError: Aliased covariates, by name.
+    """
+    design.check_aliases(frame)
+    contrasts = design.contrasts()
+    solver = _Solver.of(design, frame, contrasts)
+    if solver is None:
+        raise AssertionError("check_aliases passes only solvable designs")
+    people, width = data.shape
+    rows, levels = solver.full.shape[1], solver.levels.shape[1]
+    chosen = _calibrators(frame.index, solver.freedom)
+    coefficients, ratio = np.zeros((rows, width)), np.ones((levels, width))
+    sd, total = np.zeros(width), np.zeros(width)
+    residuals = np.zeros((len(chosen), width), dtype=np.float32)
+    unfitted: list[int] = []
+    for part in column_blocks(people, width):
+        block = np.asarray(data[:, part], dtype=np.float64)
+        for columns, known in _patterns(block):
+            own = solver if known is None else _Solver.of(design, frame[known], contrasts)
+            if own is None:
+                unfitted += [part.start + int(column) for column in columns]
+                continue
+            inside = block[:, columns] if known is None else block[np.ix_(known, columns)]
+            found = _solve(own, inside)
+            where = part.start + columns
+            coefficients[:, where], sd[where], total[where], ratio[:, where] = found[:4]
+            kept = np.zeros((people, len(columns)))
+            kept[slice(None) if known is None else known] = found[4]
+            residuals[:, where] = kept[chosen]
+        advance(part.stop - part.start)
+    return Moments(
+        coefficients,
+        sd,
+        total,
+        ratio,
+        solver.levels.T @ solver.freedom,
+        (solver.solve[rows - levels :] ** 2).sum(axis=1),
+        residuals,
+        solver.levels[chosen],
+        solver.freedom[chosen],
+        np.asarray(unfitted, dtype=np.int64),
+    )
+
+
+def _solve(solver: _Solver, block: Float[np.ndarray, "people block"]) -> tuple[np.ndarray, ...]:
+    coefficients = solver.solve @ block
+    residual = solver.full @ coefficients
+    np.subtract(block, residual, out=residual)
+    squares = residual**2
+    sums, level_sums = squares.sum(axis=0), solver.levels.T @ squares
+    sd = np.sqrt(sums / solver.freedom.sum())
+    sd[sd <= _FLAT * np.maximum(block.max(axis=0), -block.min(axis=0))] = 0
+    # Least squares splits the variance exactly, so the total needs no further pass over the block.
+    explained = (coefficients * (np.atleast_2d(np.cov(solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
+    level_freedom = solver.levels.T @ solver.freedom
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = level_sums / level_freedom[:, None] / sd**2
+    estimable = (level_freedom[:, None] > 0.5) & (sd > 0)
+    return coefficients, sd, explained + sums / len(block), np.where(estimable, ratio, 1.0), residual
+
+
+def _patterns(block: Float[np.ndarray, "people block"]) -> list[tuple[np.ndarray, "Bool[np.ndarray, ' people'] | None"]]:
+    """Group columns by who has a value: the complete ones first (None), then one group a pattern of missing people."""
+    finite = np.isfinite(block)
+    complete = finite.all(axis=0)
+    groups: list[tuple[np.ndarray, np.ndarray | None]] = []
+    if complete.any():
+        groups.append((np.flatnonzero(complete), None))
+    holes = np.flatnonzero(~complete)
+    if len(holes):
+        patterns, which = np.unique(finite[:, holes], axis=1, return_inverse=True)
+        groups += [(holes[np.ravel(which) == k], patterns[:, k]) for k in range(patterns.shape[1])]
+    return groups
+
+
+def _calibrators(keys: pd.Index, freedom: Float[np.ndarray, " people"]) -> Int[np.ndarray, " some"]:
+    """Choose people spread evenly over the sorted keys, so that the order of rows does not matter."""
+    usable = [int(position) for position in np.argsort(keys.to_numpy(str)) if freedom[position] > 0.2]
+    picks = np.unique(np.linspace(0, len(usable) - 1, min(_CALIBRATORS, len(usable))).round().astype(int))
+    return np.asarray([usable[pick] for pick in picks], dtype=np.int64)

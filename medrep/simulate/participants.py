@@ -1,0 +1,100 @@
+"""People with covariates that hang together the way they do in pooled studies: sites recruit different ages."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+from scipy.stats import truncnorm
+
+from medrep.errors import CohortError, CovariateError, listed
+from medrep.simulate.seeding import stream
+
+YOUNGEST, OLDEST = 20.0, 85.0
+SITE_MEAN_AGES = (40.0, 64.0)
+AGE_SD_WITHIN_SITE = 12.0
+FEMALE_SHARES = (0.4, 0.6)
+PATIENT_SHARE = 0.3
+LEVELS = {"sex": ("F", "M"), "diagnosis": ("control", "patient")}
+
+
+def simulate_participants(n: int, *, n_sites: int = 4, seed: int = 0) -> pd.DataFrame:
+    """Draw a table of participants in which site and age are entangled.
+
+    The sites' mean ages lie evenly between 40 and 64 years in an order that the seed decides; within a site the sd is
+    12 years, so that the sites overlap. Their shares of women run from 0.4 to 0.6. About three in ten are patients, in
+    every site of two or more.
+
+    Args:
+        n: Number of people.
+        n_sites: Number of sites, named ``S0``, ``S1`` and so on. Each gets at least two people if n allows.
+        seed: Any integer from 0; the same seed gives the same table.
+
+    Returns:
+        A table of n rows: participant_id (``sub-0001`` on), age (years, one decimal, 20 to 85), sex (F or M), site and
+        diagnosis (control or patient).
+
+    Raises:
+        CohortError: If there are fewer people than sites, or no site.
+    """
+    if n_sites < 1 or n < n_sites:
+        raise CohortError(f"{n} people cannot fill {n_sites} sites; ask for at least one site and one person for each")
+    rng = stream(seed, "participants")
+    site = rng.permutation(_sites(n, n_sites, rng))
+    mean_age = rng.permutation(np.linspace(*SITE_MEAN_AGES, n_sites)) if n_sites > 1 else np.array([52.0])
+    female = rng.permutation(np.linspace(*FEMALE_SHARES, n_sites)) if n_sites > 1 else np.array([0.5])
+    low, high = ((edge - mean_age[site]) / AGE_SD_WITHIN_SITE for edge in (YOUNGEST, OLDEST))
+    age = mean_age[site] + AGE_SD_WITHIN_SITE * truncnorm.ppf(rng.random(n), low, high)
+    sex = np.where(rng.random(n) < female[site], "F", "M")
+    patient = np.zeros(n, dtype=bool)
+    for index in range(n_sites):
+        people = np.flatnonzero(site == index)
+        # Rounding at random keeps the share at 0.3 however small the sites are.
+        wanted = int(np.floor(PATIENT_SHARE * len(people) + rng.random()))
+        wanted = min(max(wanted, 1), len(people) - 1)
+        patient[rng.choice(people, size=wanted, replace=False)] = True
+    width = max(4, len(str(n)))
+    return pd.DataFrame(
+        {
+            "participant_id": [f"sub-{number:0{width}d}" for number in range(1, n + 1)],
+            "age": np.round(age, 1),
+            "sex": sex.astype(str).tolist(),
+            "site": [f"S{index}" for index in site],
+            "diagnosis": np.where(patient, "patient", "control").tolist(),
+        }
+    )
+
+
+def _sites(n: int, n_sites: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    sure = np.tile(np.arange(n_sites), min(2, n // n_sites))
+    shares = rng.dirichlet(np.full(n_sites, 20.0))
+    return np.concatenate([sure, rng.choice(n_sites, size=n - len(sure), p=shares)])
+
+
+def require_columns(participants: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table whose covariates a simulator could not use.
+
+    Args:
+        participants: One row a person.
+        columns: Which of participant_id, age, sex, site and diagnosis are needed.
+
+    Raises:
+        CovariateError: If columns are missing, values are missing, ids repeat or a level is unknown; all are listed.
+    """
+    absent = [f"column {column!r}" for column in columns if column not in participants.columns]
+    if absent:
+        present = ", ".join(map(str, participants.columns))
+        raise CovariateError(listed("the participants table lacks", absent, f"its columns are: {present}"))
+    ids = participants["participant_id"].astype(str)
+    offenders = [f"{person}: more than one row" for person in ids[ids.duplicated()].unique()]
+    for column in columns:
+        values = participants[column]
+        missing = values.isna()
+        offenders += [f"{person}: no {column}" for person in ids[missing]]
+        if column == "age" and not pd.api.types.is_numeric_dtype(values):
+            offenders.append(f"age holds {values.dtype}, not numbers of years")
+        for level in values[~missing].unique() if column in LEVELS else ():
+            if level not in LEVELS[column]:
+                offenders.append(f"{column} {level!r} is not one of {', '.join(LEVELS[column])}")
+    if offenders:
+        raise CovariateError(listed("these participants cannot be simulated", offenders, "mend or drop these rows"))

@@ -1,0 +1,72 @@
+"""Model folders: safetensors and JSON, never pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from medrep.atomic import atomic_folder, write_json
+from medrep.errors import ModelError
+
+FORMAT = 1
+_FILES = {"model.json", "model.safetensors"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model folder holds.
+
+    Attributes:
+        kind: Key of ``MODELS``.
+        content: The model's own JSON content.
+        arrays: Its weights and statistics.
+        input: The ``input`` section it was trained with.
+        versions: Package -> version at training.
+    """
+
+    kind: str
+    content: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    input: dict[str, Any]
+    versions: dict[str, str]
+
+
+def save_checkpoint(
+    folder: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], input_section: Mapping[str, Any]
+) -> None:
+    """Write a model folder as a whole, or not at all."""
+    with atomic_folder(folder) as partial:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors")
+        versions = {package: version(package) for package in ("medrep", "numpy", "torch", "monai")}
+        described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
+        write_json(partial / "model.json", {**described, "versions": versions})
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a model folder without running anything that is in it.
+
+    Raises:
+        ModelError: Not a model folder, foreign files in it, a newer format, or damaged weights.
+    """
+    if not (folder / "model.json").is_file():
+        raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    if strangers:
+        raise ModelError(f"{folder}: holds files that no model folder has ({', '.join(strangers)}); remove them or retrain")
+    outside = sorted(name for name in _FILES if not (folder / name).resolve().is_relative_to(folder.resolve()))
+    if outside:
+        raise ModelError(f"{folder}: {', '.join(outside)} leads out of the folder; copy the file in")
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if described["format"] != FORMAT:
+            raise ModelError(f"{folder}: format {described['format']}, this medrep reads {FORMAT}; train again")
+        arrays = load_file(folder / "model.safetensors")
+        return Checkpoint(described["kind"], described["content"], arrays, described["input"], described["versions"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again") from None
