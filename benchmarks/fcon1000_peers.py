@@ -21,7 +21,7 @@ import pandas as pd
 from benchmarks.data import ROOT, fcon1000, split_half_by_site
 from benchmarks.peers.run import PeerError, PeerResult, run_peer
 from benchmarks.peers.worker import PEERS
-from benchmarks.probes import age_r2, sex_auc, site_auc
+from medrep.audit.leakage import age_r2, sex_auc, site_auc
 
 MIN_SITE = 16  # 20 sites, at least 8 people on either side
 MIN_PEOPLE = 5  # one a fold: all 20 sites are probed
@@ -73,7 +73,9 @@ def measure(seed: int, max_share: float) -> list[dict[str, object]]:
     share = features[train].apply(lambda column: column.value_counts(normalize=True).iloc[0])
     X, people = features.loc[:, share <= max_share].to_numpy(dtype=np.float32), table[test]
     covariates = np.column_stack([people["age"], people["sex"] == "M"])
-    rows: list[dict[str, object]] = [{"seed": seed, "method": "age and sex alone"} | _site(covariates, people, seed)]
+    rows: list[dict[str, object]] = [
+        {"seed": seed, "method": "age and sex alone", "features": 2} | _site(covariates, people, seed)
+    ]
     for name, method in METHODS.items():
         row: dict[str, object] = {"seed": seed, "method": name, "features": X.shape[1]}
         try:

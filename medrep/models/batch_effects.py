@@ -17,6 +17,14 @@ _LOG_SCALE_BOUND = 2.0
 
 
 @dataclass(frozen=True)
+class Borrowing:
+    """How locations and log scales share strength over columns."""
+
+    location: Bands
+    log_scale: Bands
+
+
+@dataclass(frozen=True)
 class BatchEffects:
     """Shrunk location and log scale of every batch level, and what is needed to shrink a new one alike.
 
@@ -33,12 +41,12 @@ class BatchEffects:
     log_scale_noise: Float[np.ndarray, " bands"]
 
 
-def fit_batches(moments: Moments, bands: Bands, *, scale: bool) -> BatchEffects:
+def fit_batches(moments: Moments, borrowing: Borrowing, *, scale: bool) -> BatchEffects:
     """Shrink the raw batch estimates.
 
     Args:
         moments: One pass over the training data.
-        bands: How columns share strength.
+        borrowing: How columns share strength.
         scale: Whether batches differ in scale at all.
     """
     levels = len(moments.freedom)
@@ -46,15 +54,15 @@ def fit_batches(moments: Moments, bands: Bands, *, scale: bool) -> BatchEffects:
     raw_location = moments.coefficients[len(moments.coefficients) - levels :]
     location = raw_location * per_sd
     standard = moments.residuals * per_sd / np.sqrt(moments.residual_freedom)[:, None]
-    square_noise = _mean_energy(lambda row: (row**2 - 1) / np.sqrt(2), standard, bands)
+    square_noise = _mean_energy(lambda row: (row**2 - 1) / np.sqrt(2), standard, borrowing.log_scale)
     log_scale = np.zeros_like(location)
     if scale:
         raw = np.clip(0.5 * np.log(np.maximum(moments.ratio, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)
-        log_scale = shrink(raw, np.outer(_log_scale_variance(moments.freedom), square_noise), bands)[0]
+        log_scale = shrink(raw, np.outer(_log_scale_variance(moments.freedom), square_noise), borrowing.log_scale)[0]
         standard = standard / np.exp(moments.residual_levels @ log_scale)
-    noise = _mean_energy(lambda row: row, standard, bands)
+    noise = _mean_energy(lambda row: row, standard, borrowing.location)
     variance = moments.leverage * _mean_square(log_scale)
-    shrunk = shrink(location, np.outer(variance, noise), bands)[0] * moments.sd
+    shrunk = shrink(location, np.outer(variance, noise), borrowing.location)[0] * moments.sd
     # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
     varies = moments.sd > 0
     return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
@@ -62,7 +70,7 @@ def fit_batches(moments: Moments, bands: Bands, *, scale: bool) -> BatchEffects:
 
 def shrink_new_level(
     effects: BatchEffects,
-    bands: Bands,
+    borrowing: Borrowing,
     people: int,
     mean: Float[np.ndarray, " columns"],
     variance: Float[np.ndarray, " columns"],
@@ -73,7 +81,7 @@ def shrink_new_level(
 
     Args:
         effects: Training's batch effects.
-        bands: How columns share strength.
+        borrowing: How columns share strength.
         people: How many people the level has.
         mean: Their mean standardised residual in each column.
         variance: Its variance (divisor n - 1); ignored for a single person, whose scale is taken as the pooled one.
@@ -86,10 +94,10 @@ def shrink_new_level(
     log_scale, log_se, log_kept = np.zeros_like(mean)[None], float(np.sqrt(_log_scale_variance(freedom)[0])), 0.0
     if scale and people > 1:
         raw = np.clip(0.5 * np.log(np.maximum(variance, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)[None]
-        log_scale, _ = shrink(raw, np.outer(_log_scale_variance(freedom), effects.log_scale_noise), bands)
+        log_scale, _ = shrink(raw, np.outer(_log_scale_variance(freedom), effects.log_scale_noise), borrowing.log_scale)
         log_kept = _kept(log_scale, raw)
     spread = _mean_square(log_scale) / people
-    location, _ = shrink(mean[None], np.outer(spread, effects.location_noise), bands)
+    location, _ = shrink(mean[None], np.outer(spread, effects.location_noise), borrowing.location)
     return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
 
 

@@ -28,7 +28,7 @@ fact.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,11 +38,11 @@ from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, Columns, Model, check_arrays
-from medrep.models.batch_effects import BatchEffects, fit_batches, shrink_new_level
+from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, column_blocks, principal_components
 from medrep.models.design import Design
 from medrep.models.linear_fit import Moments, fit_moments
-from medrep.models.shrinkage import Bands
+from medrep.models.shrinkage import Bands, column_bands, scanner_bands
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class LinearSettings:
         scale: Whether batches differ in scale.
         covariance: Whether the leading components of the residual are aligned between batches.
         components: How many components are kept for ``latents.tsv`` and for ``covariance``.
-        borrow: ``space`` shrinks batch effects by spatial frequency, ``columns`` by the mean over columns; ``auto`` takes
-            space where the columns have a grid.
+        borrow: ``space`` expects a slowly varying offset and gain and shrinks the rest by spatial frequency, ``columns``
+            shrinks towards the mean over columns; ``auto`` takes space where the columns have a grid.
     """
 
     spline_degrees: int = 4
@@ -64,7 +64,7 @@ class LinearSettings:
     scale: bool = True
     covariance: bool = False
     components: int = 16
-    borrow: str = "auto"
+    borrow: Literal["auto", "space", "columns"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class LinearModel(Model):
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         settings = settings or LinearSettings()
-        bands = _bands(settings, columns)
+        _check_borrow(settings, columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
         moments = fit_moments(data, design, frame, advance)
         effects = len(moments.coefficients) - len(moments.freedom)
         empty = np.zeros((0, data.shape[1]))
         model = cls(
             schema, columns, settings, design, moments.coefficients[:effects], moments.sd,
-            fit_batches(moments, bands, scale=settings.scale), empty, _no_scores(len(moments.freedom), 0), seed,
+            fit_batches(moments, _borrowing(settings, columns, moments.coefficients[0], moments.sd), scale=settings.scale), empty, _no_scores(len(moments.freedom), 0), seed,
         )
         if settings.components:
             model = model._with_components(data, frame)
@@ -170,12 +170,15 @@ class LinearModel(Model):
                         entry[0] += 1
                         entry[1] += residual[row]
                         entry[2] += residual[row] ** 2
+        if not sums:
+            return self, ()
         model, notes = self, []
+        borrowing = _borrowing(self.settings, self.columns, self.coefficients[0], self.sd)
         for (name, level), (count, total, squares) in sorted(sums.items()):
             mean = total / count
             variance = np.maximum(squares - count * mean**2, 0) / max(count - 1, 1)
             location, log_scale, errors, kept = shrink_new_level(
-                self.batches, _bands(self.settings, self.columns), count, mean, variance, scale=self.settings.scale
+                self.batches, borrowing, count, mean, variance, scale=self.settings.scale
             )
             model = model._with_level(name, level, location * self.sd, np.where(self.sd > 0, log_scale, 0))
             notes.append(Adaptation(name, level, count, *errors, *kept))
@@ -208,11 +211,11 @@ class LinearModel(Model):
         columns = Columns(names, grid.size if grid else len(names), grid)
         rows = 1 + sum(len(term.centre) for term in design.terms)
         levels = sum(len(_levels(schema, name)) for name in schema.batches)
-        bands, scores = _bands(settings, columns).count, len(arrays.get("components", ()))
+        scores = len(arrays.get("components", ()))
         wanted = {"coefficients": (rows, columns.count), "sd": (columns.count,), "components": (scores, columns.count)}
-        for group, width, count in (("batches", columns.count, bands), ("scores", scores, 2)):
+        for group, width, bands in (("batches", columns.count, _band_count(settings, columns)), ("scores", scores, 2)):
             wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
-            wanted |= {f"{group}.{name}": (count,) for name in ("location_noise", "log_scale_noise")}
+            wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
         check_arrays(arrays, wanted)
         batches, score_batches = (
             BatchEffects(**{field.name: arrays[f"{group}.{field.name}"] for field in fields(BatchEffects)})
@@ -230,8 +233,9 @@ class LinearModel(Model):
         model = replace(self, components=components)
         if not self.settings.covariance:
             return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
+        plain = column_bands(len(components))
         moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), frame)
-        effects = fit_batches(moments, Bands(len(components), None), scale=True)
+        effects = fit_batches(moments, Borrowing(plain, plain), scale=True)
         return replace(model, score_batches=effects)
 
     def _residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
@@ -298,12 +302,27 @@ class LinearModel(Model):
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
 
 
-def _bands(settings: LinearSettings, columns: Columns) -> Bands:
-    if settings.borrow not in {"auto", "space", "columns"}:
-        raise ModelError(f"settings.borrow is {settings.borrow!r}; allowed: auto, space, columns")
+def _check_borrow(settings: LinearSettings, columns: Columns) -> None:
     if settings.borrow == "space" and columns.grid is None:
         raise ModelError("settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid")
-    return Bands(columns.count, None if settings.borrow == "columns" else columns.grid)
+
+
+def _spatial(settings: LinearSettings, columns: Columns) -> Grid | None:
+    return None if settings.borrow == "columns" else columns.grid
+
+
+def _band_count(settings: LinearSettings, columns: Columns) -> int:
+    return Bands(np.zeros((0, 0)), _spatial(settings, columns)).count
+
+
+def _borrowing(
+    settings: LinearSettings, columns: Columns, mean: Float[np.ndarray, " columns"], sd: Float[np.ndarray, " columns"]
+) -> Borrowing:
+    grid = _spatial(settings, columns)
+    if grid is None:
+        plain = column_bands(columns.count)
+        return Borrowing(plain, plain)
+    return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))
 
 
 def _levels(schema: CovariateSchema, name: str) -> tuple[str, ...]:

@@ -6,14 +6,16 @@ James-Stein, in space an empirical Wiener filter):
 
     w_b = max(0, 1 - noise_b / energy_b),    field' = sum_b w_b * band_b(field)
 
-For features the bands are the mean over columns and the rest, which is ComBat's normal prior N(mean, variance) a level. For
-voxels they are shells of spatial frequency of the cosine transform, so smooth scanner effects keep their strength and
-voxel-wise noise does not. How much energy noise has in each band is measured on the training residuals, so correlation
-between columns is accounted for.
+The first band is the span of what a batch plausibly does; the rest of the field falls into further bands. For features the
+span is the mean over columns and the rest is one band, which is ComBat's normal prior N(mean, variance) a level. For voxels the
+span is what a scanner does, an offset and a gain that vary slowly over the field of view, and the rest falls into shells of
+spatial frequency of the cosine transform, so that smooth effects keep their strength and voxel-wise noise does not. How much
+energy noise has in each band is measured on the training residuals, so correlation between columns is accounted for.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,44 +24,77 @@ from scipy.fft import dctn, idctn
 from medrep.cohort.grid import Grid
 
 _SHELLS = 24
+_ORDER = 2
 
 
 @dataclass(frozen=True)
 class Bands:
-    """An orthonormal basis over the columns, sorted into bands.
+    """A span of expected effects, and bands for the rest.
 
     Attributes:
-        size: Number of columns.
-        grid: The columns' voxel grid, or None where columns have no order.
+        span: Orthonormal columns; band 0.
+        grid: The columns' voxel grid; the rest falls into shells of spatial frequency. None: the rest is one band.
     """
 
-    size: int
+    span: Float[np.ndarray, "columns span"]
     grid: Grid | None
 
     @property
     def count(self) -> int:
-        """Number of bands; band 0 is the mean over all columns."""
-        return 2 if self.grid is None else _SHELLS + 1
+        """Number of bands."""
+        return 2 if self.grid is None else _SHELLS + 2
 
     def energy(self, fields: Float[np.ndarray, "fields columns"]) -> Float[np.ndarray, "fields bands"]:
         """Return the summed squares of each field in each band."""
+        coefficients = fields @ self.span
+        rest = fields - coefficients @ self.span.T
         if self.grid is None:
-            mean = self.size * fields.mean(axis=1) ** 2
-            return np.stack([mean, np.maximum((fields**2).sum(axis=1) - mean, 0)], axis=1)
-        shells = _shells(self.grid)
-        return np.stack([np.bincount(shells, _cosine(field, self.grid) ** 2, self.count) for field in fields])
+            outside = (rest**2).sum(axis=1, keepdims=True)
+        else:
+            shells = _shells(self.grid)
+            outside = np.stack([np.bincount(shells, _cosine(row, self.grid) ** 2, self.count - 1) for row in rest])
+        return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
 
     def weigh(
         self, fields: Float[np.ndarray, "fields columns"], weights: Float[np.ndarray, "fields bands"]
     ) -> Float[np.ndarray, "fields columns"]:
         """Return each field with its bands multiplied by its weights."""
+        inside = fields @ self.span @ self.span.T
+        rest = fields - inside
         if self.grid is None:
-            mean = fields.mean(axis=1, keepdims=True)
-            return weights[:, :1] * mean + weights[:, 1:] * (fields - mean)
-        shells = _shells(self.grid)
-        shape = self.grid.shape
-        weighed = [_cosine(field, self.grid) * w[shells] for field, w in zip(fields, weights, strict=True)]
-        return np.stack([idctn(coefficients.reshape(shape), norm="ortho").ravel() for coefficients in weighed])
+            return weights[:, :1] * inside + weights[:, 1:] * rest
+        shells, shape = _shells(self.grid), self.grid.shape
+        weighed = [_cosine(row, self.grid) * w[1:][shells] for row, w in zip(rest, weights, strict=True)]
+        kept = [idctn(coefficients.reshape(shape), norm="ortho").ravel() for coefficients in weighed]
+        return weights[:, :1] * inside + np.stack(kept)
+
+
+def column_bands(columns: int) -> Bands:
+    """Return the bands of columns without order: their mean, and the rest."""
+    return Bands(np.full((columns, 1), columns**-0.5), None)
+
+
+def scanner_bands(
+    grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]
+) -> Bands:
+    """Return the bands of voxels: slowly varying offset and gain, and shells of spatial frequency for the rest.
+
+    Args:
+        grid: Where the columns lie.
+        mean: The pooled mean image; a gain moves a voxel in proportion to it.
+        unit: What one unit of the field is in data units at each voxel: the residual deviation for locations, which are
+            shrunk in its units, 1 for log scales; 0 leaves the voxel out of the span.
+    """
+    axes = [[np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in range(_ORDER + 1)] for n in grid.shape]
+    slow = [
+        np.einsum("i,j,k->ijk", axes[0][a], axes[1][b], axes[2][c]).ravel()
+        for a, b, c in product(range(_ORDER + 1), repeat=3)
+        if a + b + c <= _ORDER
+    ]
+    per_unit = np.divide(1, unit, out=np.zeros_like(unit), where=unit > 0)
+    level = mean / max(float(np.abs(mean).max(initial=0)), 1e-300)
+    left, values, _ = np.linalg.svd(np.stack([w * f * per_unit for f in slow for w in (1, level)], axis=1), full_matrices=False)
+    return Bands(left[:, values > 1e-6 * values.max(initial=0)], grid)
 
 
 def _cosine(field: Float[np.ndarray, " columns"], grid: Grid) -> Float[np.ndarray, " columns"]:
