@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from medrep import __version__
 from medrep.errors import MedrepError
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _terminate(number: int, frame: object) -> None:
+def _terminate(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -48,10 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _command(commands: "_Commands", name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+def _command(
+    commands: _Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
@@ -59,9 +62,15 @@ def _command(commands: "_Commands", name: str, text: str, run: Callable[[argpars
 
 
 def _add_cohort(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cohort", metavar="COHORT", type=Path,
-                        help="BIDS folder, folder with participants.tsv and features.tsv, or MONAI datalist JSON")
-    parser.add_argument("--participant-label", nargs="+", default=(), metavar="ID", help="only these people, with or without sub-")
+    parser.add_argument(
+        "cohort",
+        metavar="COHORT",
+        type=Path,
+        help="BIDS folder, folder with participants.tsv and features.tsv, or MONAI datalist JSON",
+    )
+    parser.add_argument(
+        "--participant-label", nargs="+", default=(), metavar="ID", help="only these people, with or without sub-"
+    )
     parser.add_argument("--exclude", nargs="+", default=(), metavar="ID", help="all but these people")
 
 
@@ -71,56 +80,93 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", default="linear.yaml", metavar="C", help="YAML file, or a shipped one (default: linear.yaml)")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                        help="override by dotted path with a YAML value, e.g. covariates.site=null")
+    parser.add_argument(
+        "--config", default="linear.yaml", metavar="C", help="YAML file, or a shipped one (default: linear.yaml)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override by dotted path with a YAML value, e.g. covariates.site=null",
+    )
 
 
-def _add_demo(commands: "_Commands") -> None:
+def _add_demo(commands: _Commands) -> None:
     parser = _command(commands, "demo", "run the whole job on a generated cohort, in minutes", _demo)
     _add_out(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated cohort (default: 0)")
 
 
-def _add_simulate(commands: "_Commands") -> None:
-    parser = _command(commands, "simulate", "generate a cohort with planted effects, or plant effects into your own", _simulate)
+def _add_simulate(commands: _Commands) -> None:
+    parser = _command(
+        commands, "simulate", "generate a cohort with planted effects, or plant effects into your own", _simulate
+    )
     _add_out(parser)
-    parser.add_argument("--kind", choices=("volume", "features"), help="what to generate (with --from: what the cohort holds)")
+    parser.add_argument(
+        "--kind", choices=("volume", "features"), help="what to generate (with --from: what the cohort holds)"
+    )
     parser.add_argument("--n", type=int, default=100, help="people to generate (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
-    parser.add_argument("--sites", type=int, default=4, help="sites to generate or to plant; the first is left untouched (default: 4)")
-    parser.add_argument("--from", dest="source", type=Path, metavar="COHORT", help="plant into this cohort instead of generating one")
-    parser.add_argument("--effects", default="site", metavar="A,B",
-                        help="with --from: effects to plant, of site, age, sex, diagnosis (default: site)")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                        help="with --from: override the input section, e.g. input.suffix=T2w")
+    parser.add_argument(
+        "--sites", type=int, default=4, help="sites to generate or to plant; the first is left untouched (default: 4)"
+    )
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="COHORT", help="plant into this cohort instead of generating one"
+    )
+    parser.add_argument(
+        "--effects",
+        default="site",
+        metavar="A,B",
+        help="with --from: effects to plant, of site, age, sex, diagnosis (default: site)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --from: override the input section, e.g. input.suffix=T2w",
+    )
 
 
-def _add_check(commands: "_Commands") -> None:
+def _add_check(commands: _Commands) -> None:
     parser = _command(commands, "check", "look for problems in a cohort: table, files, geometry, confounding", _check)
     _add_cohort(parser)
     _add_config(parser)
 
 
-def _add_train(commands: "_Commands") -> None:
+def _add_train(commands: _Commands) -> None:
     parser = _command(commands, "train", "fit a model to a cohort", _train)
     _add_cohort(parser)
     _add_out(parser)
     _add_config(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
+    )
 
 
-def _add_export(commands: "_Commands") -> None:
+def _add_export(commands: _Commands) -> None:
     parser = _command(commands, "export", "write the cohort without the effects of chosen covariates", _export)
     _add_cohort(parser)
     _add_out(parser)
     parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
     parser.add_argument("--remove", required=True, metavar="A,B", help="covariates to remove, separated by commas")
     parser.add_argument("--keep", default="", metavar="C,D", help="covariates to keep; whatever is not removed is kept")
-    parser.add_argument("--reference", action="append", default=[], metavar="NAME=VALUE",
-                        help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)")
-    parser.add_argument("--unseen-site", choices=("error", "adapt"), default="error",
-                        help="sites that training did not have: refuse, or estimate from their own people (default: error)")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
+    )
+    parser.add_argument(
+        "--unseen-site",
+        choices=("error", "adapt"),
+        default="error",
+        help="sites that training did not have: refuse, or estimate from their own people (default: error)",
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -141,8 +187,15 @@ def _simulate(options: argparse.Namespace) -> int:
         simulate_cohort(options.out, kind, options.n, options.sites, options.seed, console, overwrite=options.overwrite)
         return OK
     plant_effects(
-        options.source, options.out, _names(options.effects), options.sites, options.seed, console,
-        kind=options.kind, overrides=options.overrides, overwrite=options.overwrite,
+        options.source,
+        options.out,
+        _names(options.effects),
+        options.sites,
+        options.seed,
+        console,
+        kind=options.kind,
+        overrides=options.overrides,
+        overwrite=options.overwrite,
     )
     return OK
 
@@ -166,8 +219,14 @@ def _train(options: argparse.Namespace) -> int:
 
     config = read_config(options.config, options.overrides)
     train(
-        options.cohort, options.out, config, Console(quiet=options.quiet), only=options.participant_label,
-        exclude=options.exclude, overwrite=options.overwrite, workers=options.workers,
+        options.cohort,
+        options.out,
+        config,
+        Console(quiet=options.quiet),
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+        workers=options.workers,
     )
     return OK
 

@@ -86,8 +86,12 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
         problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
         covariates = {}
     declared = tuple(
-        _build(Covariate, {"name": str(name), **(entry if isinstance(entry, dict) else {"kind": entry})},
-               f"covariates.{name}", problems)
+        _build(
+            Covariate,
+            {"name": str(name), **(entry if isinstance(entry, dict) else {"kind": entry})},
+            f"covariates.{name}",
+            problems,
+        )
         for name, entry in covariates.items()
         if entry is not None
     )

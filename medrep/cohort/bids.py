@@ -53,7 +53,9 @@ def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tup
             found[position] = candidates[0]
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
-            problems.append(f"{who}: {len(candidates)} images match ({names}); choose with input.entities or input.desc")
+            problems.append(
+                f"{who}: {len(candidates)} images match ({names}); choose with input.entities or input.desc"
+            )
         else:
             problems.append(f"{who}: no {_pattern(wanted)} under {folder.name}/")
     return found, problems

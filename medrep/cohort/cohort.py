@@ -48,9 +48,7 @@ class Cohort:
         )
 
 
-def read_cohort(
-    root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Cohort:
+def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> Cohort:
     """Read a cohort: a BIDS folder, a folder with features.tsv, or a MONAI datalist JSON.
 
     Args:
@@ -74,7 +72,10 @@ def read_cohort(
     if features is not None:
         return replace(cohort, features=match_keys(features, table.index))
     sessions = table.get("session_id", pd.Series("", index=table.index))
-    pairs = [(str(who), str(visit) if label(str(visit), "ses") else "") for who, visit in zip(table["participant_id"], sessions, strict=True)]
+    pairs = [
+        (str(who), str(visit) if label(str(visit), "ses") else "")
+        for who, visit in zip(table["participant_id"], sessions, strict=True)
+    ]
     found, problems = find_images(root, pairs, wanted)
     refuse_problems(root, problems)
     files = [checked_inside(root, found[position]) for position in range(len(table))]
@@ -83,7 +84,9 @@ def read_cohort(
 
 def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str]) -> Cohort:
     if wanted.kind != "volume":
-        raise CohortError(f"{path}: a datalist names images; set input.kind to volume, or give a folder with features.tsv")
+        raise CohortError(
+            f"{path}: a datalist names images; set input.kind to volume, or give a folder with features.tsv"
+        )
     table, images = read_datalist(path)
     table.index = pd.Index(keys(table), name="key")
     files = pd.Series(images, index=table.index, dtype=object)

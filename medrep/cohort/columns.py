@@ -135,7 +135,9 @@ def _read_levels(
             for (key, text), level in zip(cells.items(), levels, strict=True)
             if level is None
         ]
-    tidied = sorted({(str(t), level) for t, level in zip(cells, levels, strict=True) if level is not None and t != level})
+    tidied = sorted(
+        {(str(t), level) for t, level in zip(cells, levels, strict=True) if level is not None and t != level}
+    )
     notes += [f"{column}: {text!r} is read as {level!r}" for text, level in tidied]
     return levels
 

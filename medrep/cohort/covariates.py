@@ -19,6 +19,7 @@ from medrep.errors import CovariateError, listed
 POOLED = "(pooled)"
 """The reference level of a batch covariate that stands for the pooled cohort rather than for one of its levels."""
 
+
 @dataclass(frozen=True)
 class Covariate:
     """What the user declares about one covariate.
@@ -141,7 +142,9 @@ class CovariateSchema:
             raise CovariateError(listed("levels the model has not seen", offenders, cure))
         return moved
 
-    def references(self, removed: Sequence[str], chosen: Mapping[str, str | float] | None = None) -> dict[str, str | float]:
+    def references(
+        self, removed: Sequence[str], chosen: Mapping[str, str | float] | None = None
+    ) -> dict[str, str | float]:
         """Return the value each removed covariate is moved to.
 
         Args:
@@ -157,7 +160,9 @@ class CovariateSchema:
             raise CovariateError(f"unknown covariate {', '.join(strangers)}; the model knows {', '.join(self.names)}")
         kept = sorted(set(chosen) - set(removed))
         if kept:
-            raise CovariateError(f"a reference is given for {', '.join(kept)}, which is not removed; add it to --remove")
+            raise CovariateError(
+                f"a reference is given for {', '.join(kept)}, which is not removed; add it to --remove"
+            )
         return {name: _reference(self[name], chosen.get(name)) for name in removed}
 
     def moved(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> pd.DataFrame:
@@ -235,7 +240,9 @@ def _reference(covariate: Continuous | Categorical, chosen: str | float | None) 
     if isinstance(covariate, Continuous):
         number = parse_number(str(chosen))
         if number.reading not in {"exact", "tidied"} or math.isnan(number.value):
-            raise CovariateError(f"reference {name}={chosen!r} is no number; give one in {covariate.declared.unit or 'its unit'}")
+            raise CovariateError(
+                f"reference {name}={chosen!r} is no number; give one in {covariate.declared.unit or 'its unit'}"
+            )
         return number.value
     level = str(chosen)
     pooled = covariate.declared.role == "batch" and level in {POOLED, "pooled"}
@@ -243,5 +250,7 @@ def _reference(covariate: Continuous | Categorical, chosen: str | float | None) 
         return POOLED
     if level not in covariate.levels:
         also = ", pooled" if covariate.declared.role == "batch" else ""
-        raise CovariateError(f"reference {name}={level!r} was not in training; allowed: {', '.join(covariate.levels)}{also}")
+        raise CovariateError(
+            f"reference {name}={level!r} was not in training; allowed: {', '.join(covariate.levels)}{also}"
+        )
     return level

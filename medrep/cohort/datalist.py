@@ -27,16 +27,21 @@ def read_datalist(path: Path) -> tuple[pd.DataFrame, list[Path]]:
     offenders = [f"entry {n}: {entry}" for n, entry in enumerate(entries) if not isinstance(entry.get("image"), str)]
     if offenders:
         raise CohortError(listed(f"{path}: entries without an image path", offenders, 'add "image": "sub-01.nii.gz"'))
-    images = [checked_inside(path.parent, path.parent / entry["image"]) for entry in entries]
+    images = [checked_inside(path.parent, path.parent / str(entry["image"])) for entry in entries]
     rows = [
-        {"participant_id": _stem(entry["image"]), **{k: _text(v) for k, v in entry.items() if k not in {"image", "label"}}}
+        {
+            "participant_id": _stem(str(entry["image"])),
+            **{k: _text(v) for k, v in entry.items() if k not in {"image", "label"}},
+        }
         for entry in entries
     ]
     table = pd.DataFrame(rows).fillna("n/a").astype(str)
     key = [column for column in ("participant_id", "session_id") if column in table]
     repeated = sorted(set(table.loc[table.duplicated(key), "participant_id"]))
     if repeated:
-        raise CohortError(listed(f"{path}: people that occur twice", repeated, "add session_id, or keep one entry each"))
+        raise CohortError(
+            listed(f"{path}: people that occur twice", repeated, "add session_id, or keep one entry each")
+        )
     return table, images
 
 

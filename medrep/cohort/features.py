@@ -43,14 +43,22 @@ def read_features(path: Path) -> FeatureTable:
         CohortError: Missing file, no id column, repeated people, or cells that are neither a number nor ``n/a``.
     """
     try:
-        table = pd.read_csv(path, sep="\t", dtype={"participant_id": str, "session_id": str}, encoding="utf-8-sig",
-                            keep_default_na=False, na_values=sorted({*MISSING_WORDS, "N/A", "NA", "NaN", "nan"}))
+        table = pd.read_csv(
+            path,
+            sep="\t",
+            dtype={"participant_id": str, "session_id": str},
+            encoding="utf-8-sig",
+            keep_default_na=False,
+            na_values=sorted({*MISSING_WORDS, "N/A", "NA", "NaN", "nan"}),
+        )
     except OSError as error:
         raise CohortError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise CohortError(f"{path}: not a tab-separated table ({error})") from None
     if "participant_id" not in table:
-        raise CohortError(f"{path}: no column participant_id; the first columns are {', '.join(map(str, table.columns[:4]))}")
+        raise CohortError(
+            f"{path}: no column participant_id; the first columns are {', '.join(map(str, table.columns[:4]))}"
+        )
     key_columns = [column for column in KEY_COLUMNS if column in table]
     table.index = pd.Index(keys(table), name="key")
     repeated = sorted(set(table.index[table.index.duplicated()]))
@@ -61,7 +69,9 @@ def read_features(path: Path) -> FeatureTable:
     if measured.shape[1] == 0:
         raise CohortError(f"{path}: no feature columns beside the ids")
     names = tuple(str(name) for name in measured.columns)
-    return FeatureTable(table[key_columns], measured.to_numpy(float), names, _grid(path.with_suffix(".json"), len(names)))
+    return FeatureTable(
+        table[key_columns], measured.to_numpy(float), names, _grid(path.with_suffix(".json"), len(names))
+    )
 
 
 def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
@@ -73,8 +83,13 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     bare = {label(str(key), "sub"): position for position, key in enumerate(features.ids.index)}
     absent = [str(key) for key in wanted if label(str(key), "sub") not in bare]
     if absent:
-        raise CohortError(listed("people of participants.tsv without a row in features.tsv", absent,
-                                 "add the rows, or leave the people out with --exclude"))
+        raise CohortError(
+            listed(
+                "people of participants.tsv without a row in features.tsv",
+                absent,
+                "add the rows, or leave the people out with --exclude",
+            )
+        )
     positions = [bare[label(str(key), "sub")] for key in wanted]
     ids = features.ids.iloc[positions].set_axis(wanted)
     return FeatureTable(ids, features.values[positions], features.names, features.grid)
@@ -83,7 +98,10 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
 def missing_cells(features: FeatureTable) -> list[str]:
     """Return one line for each cell that is NaN or infinite: the person and the column."""
     rows, columns = np.nonzero(~np.isfinite(features.values))
-    return [f"{features.ids.index[i]}: {features.names[j]} is {features.values[i, j]:g}" for i, j in zip(rows, columns, strict=True)]
+    return [
+        f"{features.ids.index[i]}: {features.names[j]} is {features.values[i, j]:g}"
+        for i, j in zip(rows, columns, strict=True)
+    ]
 
 
 def _refuse_text(path: Path, measured: pd.DataFrame) -> None:
@@ -105,5 +123,7 @@ def _grid(path: Path, width: int) -> Grid | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CohortError(f"{path}: unusable ({error}); Grid needs shape (3 counts) and spacing (3 mm)") from None
     if grid is not None and grid.size != width:
-        raise CohortError(f"{path}: Grid {grid.shape} has {grid.size} voxels, features.tsv {width} columns; make them agree")
+        raise CohortError(
+            f"{path}: Grid {grid.shape} has {grid.size} voxels, features.tsv {width} columns; make them agree"
+        )
     return grid

@@ -52,7 +52,11 @@ def load_volumes(files: pd.Series, wanted: Input, *, workers: int = 0) -> Iterat
 
 
 def fill_matrix(
-    files: pd.Series, wanted: Input, matrix: Callable[[int, int], np.ndarray], advance: Callable[[int], None], workers: int = 0
+    files: pd.Series,
+    wanted: Input,
+    matrix: Callable[[int, int], np.ndarray],
+    advance: Callable[[int], None],
+    workers: int = 0,
 ) -> tuple[Float32[np.ndarray, "people voxels"], Grid]:
     """Read all volumes of a cohort into one matrix, a row a person.
 
@@ -85,7 +89,9 @@ def fill_matrix(
                 rows[position] = loaded.placed.values.ravel()
         advance(1)
     if problems or rows is None or grid is None:
-        raise CohortError(listed("images that cannot be used", problems, "mend them, or leave the people out with --exclude"))
+        raise CohortError(
+            listed("images that cannot be used", problems, "mend them, or leave the people out with --exclude")
+        )
     return rows, grid
 
 

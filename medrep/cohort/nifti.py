@@ -92,13 +92,17 @@ def _open(path: Path) -> nib.spatialimages.SpatialImage:
     try:
         image = nib.load(path)
     except FileNotFoundError:
-        raise CohortError(f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii") from None
+        raise CohortError(
+            f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii"
+        ) from None
     except (ImageFileError, HeaderDataError, ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
         raise CohortError(f"{path}: not a readable image ({_first_line(error)}); convert it to NIfTI again") from None
     if isinstance(image, nib.Cifti2Image):
         raise CohortError(f"{path}: a CIFTI matrix has no voxel grid; export it as features.tsv")
     if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
-        raise CohortError(f"{path}: ANALYZE files do not say which side is left; convert to NIfTI with a known orientation")
+        raise CohortError(
+            f"{path}: ANALYZE files do not say which side is left; convert to NIfTI with a known orientation"
+        )
     if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair | nib.MGHImage):
         raise CohortError(f"{path}: {type(image).__name__} is not read; convert it to NIfTI")
     return image
@@ -123,9 +127,13 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
     if not shape or voxels == 0 or min(shape) < 1:
         raise CohortError(f"{path}: the header gives the shape {shape}, which holds no voxel; convert it again")
     if voxels > MOST_VOXELS or voxels * image.get_data_dtype().itemsize > _most_bytes(path, image):
-        raise CohortError(f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold; convert it again")
+        raise CohortError(
+            f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold; convert it again"
+        )
     if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
-        raise CohortError(f"{path}: colour or complex voxels ({image.get_data_dtype()}); one real number a voxel is needed")
+        raise CohortError(
+            f"{path}: colour or complex voxels ({image.get_data_dtype()}); one real number a voxel is needed"
+        )
     spatial = shape[:3] if all(length == 1 for length in shape[3:]) else shape
     if len(spatial) != 3:
         cure = "take one volume or the mean of it" if len(spatial) > 3 else "a 3-D image is needed"
@@ -142,7 +150,9 @@ def _most_bytes(path: Path, image: nib.spatialimages.SpatialImage) -> int:
 def _checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> np.ndarray:
     header = image.header
     if isinstance(header, nib.Nifti1Header) and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
-        raise CohortError(f"{path}: no orientation (sform and qform codes are 0); set the affine with a tool that knows it")
+        raise CohortError(
+            f"{path}: no orientation (sform and qform codes are 0); set the affine with a tool that knows it"
+        )
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise CohortError(f"{path}: the affine {affine[:3].tolist()} cannot be inverted; set a valid one")
@@ -153,7 +163,9 @@ def _read_data(path: Path, image: nib.spatialimages.SpatialImage) -> Shaped[np.n
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
     except FileNotFoundError:
-        raise CohortError(f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii") from None
+        raise CohortError(
+            f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii"
+        ) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CohortError(f"{path}: the data are cut off or damaged ({_first_line(error)}); fetch it again") from None
 
@@ -166,7 +178,9 @@ def _refuse_labels(path: Path, data: Float32[np.ndarray, "x y z"]) -> None:
     same = np.count_nonzero((data[1:] == data[:-1]) & inside) / np.count_nonzero(inside)
     if same > _SMOOTHEST_IMAGE or len(np.unique(data)) == 2:
         levels = len(np.unique(data))
-        raise CohortError(f"{path}: looks like a label map ({levels} whole-number values), not an image; choose another suffix")
+        raise CohortError(
+            f"{path}: looks like a label map ({levels} whole-number values), not an image; choose another suffix"
+        )
 
 
 def _first_line(error: BaseException) -> str:

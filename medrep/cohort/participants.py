@@ -75,7 +75,9 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CohortError(f"{path}: line {line} is not UTF-8 text; save the table as UTF-8") from None
-    lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)]
+    lines = [
+        row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)
+    ]
     if not lines:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
     header, rows = [name.strip() for name in lines[0]], lines[1:]
@@ -92,7 +94,9 @@ def keys(table: pd.DataFrame) -> list[str]:
     if "session_id" not in table:
         return [str(participant) for participant in table["participant_id"]]
     pairs = zip(table["participant_id"], table["session_id"], strict=True)
-    return [f"{who}_ses-{label(str(session), 'ses')}" if label(str(session), "ses") else str(who) for who, session in pairs]
+    return [
+        f"{who}_ses-{label(str(session), 'ses')}" if label(str(session), "ses") else str(who) for who, session in pairs
+    ]
 
 
 def label(text: str, prefix: str) -> str:
@@ -126,7 +130,9 @@ def _check_ids(path: Path, table: pd.DataFrame) -> None:
     for column in KEY_COLUMNS:
         texts = [str(text) for text in table.get(column, ())]
         allowed = {"n/a"} if column == "session_id" else set()
-        bad = [f"line {n}: {text!r}" for n, text in enumerate(texts, 2) if not _ID.fullmatch(text) and text not in allowed]
+        bad = [
+            f"line {n}: {text!r}" for n, text in enumerate(texts, 2) if not _ID.fullmatch(text) and text not in allowed
+        ]
         if bad:
             cure = "use letters, digits and _ . + - only, for instance sub-01"
             raise CohortError(listed(f"{path}: {column} that cannot name a file", bad, cure))

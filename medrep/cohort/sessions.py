@@ -8,7 +8,9 @@ from medrep.cohort.participants import keys, label, read_tsv
 from medrep.errors import CohortError
 
 
-def with_sessions(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None") -> tuple[pd.DataFrame, list[str]]:
+def with_sessions(
+    root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None"
+) -> tuple[pd.DataFrame, list[str]]:
     """Give a table of people one row a session where the data have sessions and the table has not.
 
     A covariate that changes between visits (age) is taken from ``sub-X/sub-X_sessions.tsv`` where that file has it.
@@ -30,7 +32,9 @@ def with_sessions(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | 
     for _, row in table.iterrows():
         own = visits[str(row["participant_id"])]
         details = _sessions_table(root, str(row["participant_id"])) if own else {}
-        rows += [{**row.to_dict(), "session_id": visit, **details.get(label(visit, "ses"), {})} for visit in own or ["n/a"]]
+        rows += [
+            {**row.to_dict(), "session_id": visit, **details.get(label(visit, "ses"), {})} for visit in own or ["n/a"]
+        ]
     expanded = pd.DataFrame(rows).astype(str)
     expanded.index = pd.Index(keys(expanded), name="key")
     return expanded, [f"{len(expanded)} sessions of {len(table)} people"]
@@ -39,7 +43,10 @@ def with_sessions(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | 
 def _visits(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None") -> dict[str, list[str]]:
     people = [str(who) for who in table["participant_id"]]
     if feature_ids is None:
-        return {who: sorted(p.name for p in (root / f"sub-{label(who, 'sub')}").glob("ses-*") if p.is_dir()) for who in people}
+        return {
+            who: sorted(p.name for p in (root / f"sub-{label(who, 'sub')}").glob("ses-*") if p.is_dir())
+            for who in people
+        }
     if "session_id" not in feature_ids:
         return {who: [] for who in people}
     bare = feature_ids["participant_id"].map(lambda who: label(str(who), "sub"))

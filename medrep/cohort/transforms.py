@@ -68,7 +68,9 @@ class VolumePipeline:
     def place(self, volume: Volume) -> Placed:
         """Bring a volume to the common grid."""
         unit = _percentile_99(volume.data) if self._intensity == "p99" else 1.0
-        image = MetaTensor(torch.from_numpy(volume.data / np.float32(unit))[None], affine=torch.from_numpy(volume.affine))
+        image = MetaTensor(
+            torch.from_numpy(volume.data / np.float32(unit))[None], affine=torch.from_numpy(volume.affine)
+        )
         moved = self._steps(image)
         x, y, z = (float(edge) for edge in moved.pixdim)
         return Placed(np.ascontiguousarray(moved[0].numpy()), (x, y, z), unit, moved)

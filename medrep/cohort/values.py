@@ -16,7 +16,7 @@ Reading = Literal["exact", "tidied", "range", "bound", "missing", "unreadable"]
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _PLAIN = re.compile(_NUMBER)
 _COMMA = re.compile(r"[-+]?\d+,\d{1,2}")
-_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:-|–|to|\.\.)\s*(\d+(?:\.\d+)?)")
+_RANGE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:-|\u2013|to|\.\.)\s*(\d+(?:\.\d+)?)")
 _BOUND = re.compile(rf"(?:({_NUMBER})\s*\+|[<>]=?\s*({_NUMBER})|≥\s*({_NUMBER})|≤\s*({_NUMBER}))")
 
 

@@ -1,7 +1,8 @@
 """``medrep check``: lint a cohort before anything is fitted; every problem is listed, nothing is written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,12 @@ from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
 from medrep.models.design import Design
 
+_Result = TypeVar("_Result")
 
-def check(root: Path, config: Config, console: Console, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> int:
+
+def check(
+    root: Path, config: Config, console: Console, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> int:
     """Report on the table, the data and the confounding of a cohort.
 
     Args:
@@ -47,7 +52,7 @@ def check(root: Path, config: Config, console: Console, *, only: Sequence[str] =
     return _report(console, problems)
 
 
-def _attempt(problems: list[str], step):
+def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None:
     try:
         return step()
     except MedrepError as error:
@@ -55,11 +60,17 @@ def _attempt(problems: list[str], step):
         return None
 
 
-def _confounding(console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]) -> None:
+def _confounding(
+    console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]
+) -> None:
     table = confounding(frame, schema)
-    rows = [(f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()]
+    rows = [
+        (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
+    ]
     if rows:
-        console.table("Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows)
+        console.table(
+            "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
+        )
     for line in small_levels(schema):
         console.say(f"  warning: {line}; its effect is estimated from few people")
     degrees = getattr(config.settings, "spline_degrees", 1)
@@ -87,7 +98,9 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
             advance(1)
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
-        console.say(f"{len(files) - len(problems)} images on a grid of {' x '.join(map(str, grid.shape))} voxels of {edges} mm")
+        console.say(
+            f"{len(files) - len(problems)} images on a grid of {' x '.join(map(str, grid.shape))} voxels of {edges} mm"
+        )
     return problems
 
 
@@ -106,5 +119,7 @@ def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -
 def _report(console: Console, problems: list[str]) -> int:
     for problem in problems:
         console.say(f"problem: {problem}")
-    console.say(f"{len(problems)} problem(s) to mend before training" if problems else "nothing stands in the way of training")
+    console.say(
+        f"{len(problems)} problem(s) to mend before training" if problems else "nothing stands in the way of training"
+    )
     return len(problems)

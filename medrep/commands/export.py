@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -40,7 +41,7 @@ class ExportRequest:
     remove: tuple[str, ...]
     keep: tuple[str, ...] = ()
     references: Mapping[str, str] | None = None
-    unseen_site: str = "error"
+    unseen_site: Literal["error", "adapt"] = "error"
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
@@ -66,7 +67,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
     model, wanted = load_model(model_folder)
     target = checked_target(model.schema, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
-    model, adapted = _adapted(model, cohort, frame, wanted, request, console)
+    model, adapted = _adapted(model, cohort, frame, wanted, console)
     frame = model.schema.transfer(frame)
     kept = tuple(name for name in model.schema.names if name not in request.remove)
     done = Removal(str(model_folder), model.kind, request.remove, kept, target, adapted)
@@ -79,7 +80,9 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         if adapted:
             write_tsv(partial / "adapted.tsv", pd.DataFrame([vars(adaptation) for adaptation in adapted]))
         write_failures(partial / "failures.tsv", failures)
-        write_description(partial, f"{root.resolve().name} without {', '.join(request.remove)}", [root.name], done.to_json())
+        write_description(
+            partial, f"{root.resolve().name} without {', '.join(request.remove)}", [root.name], done.to_json()
+        )
     _summary(console, out, len(cohort), failures, done)
     return len(failures)
 
@@ -91,7 +94,9 @@ def load_model(folder: Path) -> tuple[Model, Input]:
         ModelError: Damaged or foreign.
     """
     checkpoint = load_checkpoint(folder)
-    return restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays), parse_input(checkpoint.input, str(folder))
+    return restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays), parse_input(
+        checkpoint.input, str(folder)
+    )
 
 
 def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str, str | float]:
@@ -102,7 +107,9 @@ def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str,
     """
     unknown = [name for name in (*request.remove, *request.keep) if name not in schema.names]
     if unknown:
-        raise CovariateError(f"the model does not know {', '.join(unknown)}; it was trained with {', '.join(schema.names)}")
+        raise CovariateError(
+            f"the model does not know {', '.join(unknown)}; it was trained with {', '.join(schema.names)}"
+        )
     both = sorted(set(request.remove) & set(request.keep))
     if both:
         raise CovariateError(f"{', '.join(both)}: both in --remove and in --keep; name each once")
@@ -119,12 +126,11 @@ def _people(
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
     console.notes((*cohort.notes, *covariates.notes))
-    unseen = "adapt" if request.unseen_site == "adapt" else "error"
-    return cohort, schema.transfer(covariates.frame, unseen="adapt" if unseen == "adapt" else "error")
+    return cohort, schema.transfer(covariates.frame, unseen=request.unseen_site)
 
 
 def _adapted(
-    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, request: ExportRequest, console: Console
+    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     strange = pd.Series(False, index=frame.index)
     for name in model.schema.batches:
@@ -147,13 +153,21 @@ def _adapted(
 
 
 def _write_data(
-    folder: Path, model: Model, cohort: Cohort, frame: pd.DataFrame, target: Mapping[str, str | float], wanted: Input,
-    done: Removal, console: Console,
+    folder: Path,
+    model: Model,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    target: Mapping[str, str | float],
+    wanted: Input,
+    done: Removal,
+    console: Console,
 ) -> list[Failure]:
     if cohort.features is not None:
         holes = missing_cells(cohort.features)
         if holes and wanted.missing == "error":
-            raise CohortError(listed("features that are missing", holes, "mend them, or leave the people out with --exclude"))
+            raise CohortError(
+                listed("features that are missing", holes, "mend them, or leave the people out with --exclude")
+            )
         export_features(folder, model, cohort.features, frame, target, done)
         return []
     from medrep.export.volumes import export_volumes  # MONAI takes seconds to import and only volumes need it
@@ -176,8 +190,12 @@ def _files(cohort: Cohort) -> pd.Series:
 
 
 def _summary(console: Console, out: Path, people: int, failures: list[Failure], done: Removal) -> None:
-    moved = ", ".join(f"{name} -> {value:.4g}" if isinstance(value, float) else f"{name} -> {value}"
-                      for name, value in done.references.items())
-    console.say(f"{people - len(failures)} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})")
+    moved = ", ".join(
+        f"{name} -> {value:.4g}" if isinstance(value, float) else f"{name} -> {value}"
+        for name, value in done.references.items()
+    )
+    console.say(
+        f"{people - len(failures)} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})"
+    )
     if failures:
         console.say(listed("failed", [f"{f.participant}: {f.error}" for f in failures], f"see {out / 'failures.tsv'}"))

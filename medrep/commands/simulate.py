@@ -80,8 +80,16 @@ def simulate_cohort(
 
 
 def plant_effects(
-    source: Path, out: Path, effects: Sequence[str], sites: int, seed: int, console: Console, *,
-    kind: str | None = None, overrides: Sequence[str] = (), overwrite: bool = False,
+    source: Path,
+    out: Path,
+    effects: Sequence[str],
+    sites: int,
+    seed: int,
+    console: Console,
+    *,
+    kind: str | None = None,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> None:
     """Plant known effects into a user's own cohort.
 
@@ -116,7 +124,9 @@ def plant_effects(
             with console.track("plant", len(cohort)) as advance:
                 _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
     untouched = f"; site {sorted(set(values['site']))[0]!r} is untouched" if "site" in values else ""
-    console.say(f"planted {', '.join(effects)} into {len(cohort)} people in {out}{untouched}; the truth is in {out / TRUTH}")
+    console.say(
+        f"planted {', '.join(effects)} into {len(cohort)} people in {out}{untouched}; the truth is in {out / TRUTH}"
+    )
 
 
 def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -141,7 +151,9 @@ def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -
 def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int) -> None:
     if cohort.features is None:
         raise CohortError("no features")
-    clean = pd.DataFrame(cohort.features.values, columns=list(cohort.features.names), index=table["participant_id"].to_list())
+    clean = pd.DataFrame(
+        cohort.features.values, columns=list(cohort.features.names), index=table["participant_id"].to_list()
+    )
     truth: dict[str, Any] = {}
     for number, name in enumerate(name for name in values if name != "site"):
         own = [_plain(value) for value in values[name]]
@@ -200,7 +212,9 @@ def _plant_volumes(
 
     write_volume_cohort(folder, table, volumes(), plan.to_json(), advance)
     if problems:
-        raise CohortError(listed("images that cannot be used", problems, f"mend them (suffix looked for: {wanted.suffix})"))
+        raise CohortError(
+            listed("images that cannot be used", problems, f"mend them (suffix looked for: {wanted.suffix})")
+        )
 
 
 def _own_seed(seed: int, position: int) -> int:

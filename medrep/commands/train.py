@@ -23,8 +23,15 @@ from medrep.training.checkpoint import save_checkpoint
 
 
 def train(
-    root: Path, out: Path, config: Config, console: Console, *,
-    only: Sequence[str] = (), exclude: Sequence[str] = (), overwrite: bool = False, workers: int = 0,
+    root: Path,
+    out: Path,
+    config: Config,
+    console: Console,
+    *,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    overwrite: bool = False,
+    workers: int = 0,
 ) -> Model:
     """Fit the configured model and write OUT/model, OUT/history.tsv and OUT/config.yaml.
 

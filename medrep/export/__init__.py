@@ -1,0 +1,1 @@
+"""What is written: derivatives of a cohort, cohorts with planted effects, pictures."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from medrep.atomic import write_json
 from medrep.cohort.features import FeatureTable
 from medrep.errors import ModelError, listed
 from medrep.export.derivative import Removal, write_latents, write_tsv
-from medrep.atomic import write_json
 from medrep.models import Model
 
 
@@ -21,17 +21,26 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
     """
     wanted, have = list(model.columns.names), list(features.names)
     if not wanted:
-        raise ModelError("the model was trained on volumes, the cohort is a feature table; set input.kind as in training")
+        raise ModelError(
+            "the model was trained on volumes, the cohort is a feature table; set input.kind as in training"
+        )
     absent, extra = [n for n in wanted if n not in set(have)], [n for n in have if n not in set(wanted)]
     problems = [f"{name} is absent" for name in absent] + [f"{name} was not in training" for name in extra]
     if problems:
-        raise ModelError(listed("feature columns that do not match the model", problems, "give the columns of training"))
+        raise ModelError(
+            listed("feature columns that do not match the model", problems, "give the columns of training")
+        )
     order = [have.index(name) for name in wanted]
     return FeatureTable(features.ids, features.values[:, order], tuple(wanted), features.grid)
 
 
 def export_features(
-    folder: Path, model: Model, features: FeatureTable, frame: pd.DataFrame, target: Mapping[str, str | float], done: Removal
+    folder: Path,
+    model: Model,
+    features: FeatureTable,
+    frame: pd.DataFrame,
+    target: Mapping[str, str | float],
+    done: Removal,
 ) -> None:
     """Write features.tsv, features.json and latents.tsv.
 

@@ -73,7 +73,11 @@ def export_volumes(
 
 
 def adapt_volumes(
-    model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None] = lambda people: None
+    model: Model,
+    files: pd.Series,
+    frame: pd.DataFrame,
+    wanted: Input,
+    advance: Callable[[int], None] = lambda people: None,
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     """Estimate unseen batch levels from the volumes of the people who have them; unusable files are left to the export."""
 
@@ -104,7 +108,9 @@ def _problem(model: Model, loaded: Loaded) -> str:
     if loaded.placed is None:
         return loaded.error
     if model.columns.grid is None:
-        raise ModelError("the model was trained on a feature table, the cohort has images; set input.kind as in training")
+        raise ModelError(
+            "the model was trained on a feature table, the cohort has images; set input.kind as in training"
+        )
     return grid_problem(loaded.placed.grid, model.columns.grid)
 
 

@@ -19,11 +19,11 @@ Removal moves c to c* by  x' = mu(c*) + s(c*)/s(c) * (x - mu(c))  with mu = alph
 ``covariance`` the leading components of e are moved in location and scale as well (the CovBat idea, Chen 2022). For c* = c
 nothing changes, exactly.
 
-Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people, one weight a band says how
-much was believed. **Limitations**: effects on a column are additive and shape only mean and scale; what a batch does to the
-relation between columns is moved only with ``covariance``; blur and noise of a scanner are not undone; voxel-wise use assumes
-that voxels correspond between people. A counterfactual from this model is the model's answer near its support, not a causal
-fact.
+Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
+in which more than half of the people share one value is left as it is, and so is a constant one; effects on a column are
+additive and shape only mean and scale; what a batch does to the relation between columns is moved only with ``covariance``;
+blur and noise of a scanner are not undone; voxel-wise use assumes that voxels correspond between people. A counterfactual from
+this model is the model's answer near its support, not a causal fact.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -105,8 +105,18 @@ class LinearModel(Model):
         effects = len(moments.coefficients) - len(moments.freedom)
         empty = np.zeros((0, data.shape[1]))
         model = cls(
-            schema, columns, settings, design, moments.coefficients[:effects], moments.sd,
-            fit_batches(moments, _borrowing(settings, columns, moments.coefficients[0], moments.sd), scale=settings.scale), empty, _no_scores(len(moments.freedom), 0), seed,
+            schema,
+            columns,
+            settings,
+            design,
+            moments.coefficients[:effects],
+            moments.sd,
+            fit_batches(
+                moments, _borrowing(settings, columns, moments.coefficients[0], moments.sd), scale=settings.scale
+            ),
+            empty,
+            _no_scores(len(moments.freedom), 0),
+            seed,
         )
         if settings.components:
             model = model._with_components(data, frame)
@@ -223,8 +233,16 @@ class LinearModel(Model):
         )
         kept = {name: arrays[name] for name in ("coefficients", "sd", "components")}
         return cls(
-            schema, columns, settings, design, kept["coefficients"], kept["sd"], batches, kept["components"],
-            score_batches, int(content["seed"]),
+            schema,
+            columns,
+            settings,
+            design,
+            kept["coefficients"],
+            kept["sd"],
+            batches,
+            kept["components"],
+            score_batches,
+            int(content["seed"]),
         )
 
     def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
@@ -304,7 +322,9 @@ class LinearModel(Model):
 
 def _check_borrow(settings: LinearSettings, columns: Columns) -> None:
     if settings.borrow == "space" and columns.grid is None:
-        raise ModelError("settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid")
+        raise ModelError(
+            "settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid"
+        )
 
 
 def _spatial(settings: LinearSettings, columns: Columns) -> Grid | None:
@@ -354,6 +374,8 @@ def _history(model: LinearModel, moments: Moments, frame: pd.DataFrame) -> pd.Da
         rows.append(("variance_share", name, share(batches[:, part], model.batches.location[part])))
         for level, log_scale in zip(_levels(model.schema, name), model.batches.log_scale[part], strict=True):
             rows.append(("mean_scale", f"{name}={level}", float(np.exp(log_scale).mean())))
-    rows.append(("columns_constant", "", float(np.count_nonzero(model.sd == 0) - len(moments.unfitted))))
-    rows.append(("columns_unfitted", "", float(len(moments.unfitted))))
+    left = len(moments.unfitted) + len(moments.atoms)
+    rows.append(("columns", "constant", float(np.count_nonzero(model.sd == 0) - left)))
+    rows.append(("columns", "mostly one value", float(len(moments.atoms))))
+    rows.append(("columns", "too few values", float(len(moments.unfitted))))
     return pd.DataFrame(rows, columns=["metric", "name", "value"])

@@ -12,6 +12,8 @@ from medrep.models.design import Design
 
 _CALIBRATORS = 48
 _FLAT = 1e-7
+_MOST_EQUAL = 0.5
+_SAMPLE = 101
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,10 @@ class Moments:
         residuals: Residuals of a few people, in data units, to measure how noise is spread over columns.
         residual_levels: Batch memberships of those people.
         residual_freedom: 1 - leverage of those people.
-        unfitted: Columns with NaN in which some effect cannot be estimated.
+        unfitted: Columns with NaN in which some effect cannot be estimated; they have no coefficients and sd 0.
+        atoms: Columns where more than half of the people share one value (a zero-inflated measure, background): location
+            and scale would turn that one value into a different one for every batch, age and sex, which writes labels
+            into the data, so they are left as they are: no coefficients, sd 0.
     """
 
     coefficients: Float[np.ndarray, "rows columns"]
@@ -41,6 +46,7 @@ class Moments:
     residual_levels: Float[np.ndarray, "some levels"]
     residual_freedom: Float[np.ndarray, " some"]
     unfitted: Int[np.ndarray, " unfitted"]
+    atoms: Int[np.ndarray, " atoms"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ def fit_moments(
     sd, total = np.zeros(width), np.zeros(width)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
     unfitted: list[int] = []
+    atoms: list[int] = []
+    sample = _spread(np.argsort(frame.index.to_numpy(str)), _SAMPLE)
     for part in column_blocks(people, width):
         block = np.asarray(data[:, part], dtype=np.float64)
         for columns, known in _patterns(block):
@@ -108,6 +116,9 @@ def fit_moments(
             found = _solve(own, inside)
             where = part.start + columns
             coefficients[:, where], sd[where], total[where], ratio[:, where] = found[:4]
+            stuck = where[_atomic(block[:, columns], sample) & (sd[where] > 0)]
+            coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
+            atoms += stuck.tolist()
             kept = np.zeros((people, len(columns)))
             kept[slice(None) if known is None else known] = found[4]
             residuals[:, where] = kept[chosen]
@@ -123,6 +134,7 @@ def fit_moments(
         solver.levels[chosen],
         solver.freedom[chosen],
         np.asarray(unfitted, dtype=np.int64),
+        np.asarray(atoms, dtype=np.int64),
     )
 
 
@@ -143,7 +155,9 @@ def _solve(solver: _Solver, block: Float[np.ndarray, "people block"]) -> tuple[n
     return coefficients, sd, explained + sums / len(block), np.where(estimable, ratio, 1.0), residual
 
 
-def _patterns(block: Float[np.ndarray, "people block"]) -> list[tuple[np.ndarray, "Bool[np.ndarray, ' people'] | None"]]:
+def _patterns(
+    block: Float[np.ndarray, "people block"],
+) -> list[tuple[np.ndarray, "Bool[np.ndarray, ' people'] | None"]]:
     """Group columns by who has a value: the complete ones first (None), then one group a pattern of missing people."""
     finite = np.isfinite(block)
     complete = finite.all(axis=0)
@@ -157,8 +171,25 @@ def _patterns(block: Float[np.ndarray, "people block"]) -> list[tuple[np.ndarray
     return groups
 
 
+def _atomic(block: Float[np.ndarray, "people block"], sample: Int[np.ndarray, " some"]) -> Bool[np.ndarray, " block"]:
+    """Tell the columns where more than half of the people share one value.
+
+    If there is such a value it is the median, so the median of a sample is the only candidate.
+    """
+    few = block[sample]
+    candidate = np.sort(few, axis=0)[len(sample) // 2]
+    likely = np.flatnonzero((few == candidate).mean(axis=0) > _MOST_EQUAL / 2)
+    atomic = np.zeros(block.shape[1], dtype=bool)
+    atomic[likely] = (block[:, likely] == candidate[likely]).mean(axis=0) > _MOST_EQUAL
+    return atomic
+
+
 def _calibrators(keys: pd.Index, freedom: Float[np.ndarray, " people"]) -> Int[np.ndarray, " some"]:
     """Choose people spread evenly over the sorted keys, so that the order of rows does not matter."""
-    usable = [int(position) for position in np.argsort(keys.to_numpy(str)) if freedom[position] > 0.2]
-    picks = np.unique(np.linspace(0, len(usable) - 1, min(_CALIBRATORS, len(usable))).round().astype(int))
-    return np.asarray([usable[pick] for pick in picks], dtype=np.int64)
+    order = np.argsort(keys.to_numpy(str))
+    return _spread(order[freedom[order] > 0.2], _CALIBRATORS)
+
+
+def _spread(positions: Int[np.ndarray, " people"], most: int) -> Int[np.ndarray, " some"]:
+    picks = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
+    return positions[picks]

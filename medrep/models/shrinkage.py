@@ -74,9 +74,7 @@ def column_bands(columns: int) -> Bands:
     return Bands(np.full((columns, 1), columns**-0.5), None)
 
 
-def scanner_bands(
-    grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]
-) -> Bands:
+def scanner_bands(grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
     """Return the bands of voxels: slowly varying offset and gain, and shells of spatial frequency for the rest.
 
     Args:
@@ -93,7 +91,9 @@ def scanner_bands(
     ]
     per_unit = np.divide(1, unit, out=np.zeros_like(unit), where=unit > 0)
     level = mean / max(float(np.abs(mean).max(initial=0)), 1e-300)
-    left, values, _ = np.linalg.svd(np.stack([w * f * per_unit for f in slow for w in (1, level)], axis=1), full_matrices=False)
+    left, values, _ = np.linalg.svd(
+        np.stack([w * f * per_unit for f in slow for w in (1, level)], axis=1), full_matrices=False
+    )
     return Bands(left[:, values > 1e-6 * values.max(initial=0)], grid)
 
 

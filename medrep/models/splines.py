@@ -22,7 +22,9 @@ def spline_knots(values: Float[np.ndarray, " people"], degrees: int) -> tuple[fl
     return tuple(float(knot) for knot in knots)
 
 
-def natural_spline(values: Float[np.ndarray, " people"], knots: tuple[float, ...]) -> Float[np.ndarray, "people degrees"]:
+def natural_spline(
+    values: Float[np.ndarray, " people"], knots: tuple[float, ...]
+) -> Float[np.ndarray, "people degrees"]:
     """Evaluate the natural cubic spline basis without its constant.
 
     With K knots xi_k scaled to [0, 1]: N_1 = x, N_{k+1} = d_k - d_{K-1}, d_k = ((x - xi_k)^3_+ - (x - xi_K)^3_+)/(xi_K - xi_k)

@@ -38,7 +38,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], input_section: Mapping[str, Any]
+    folder: Path,
+    kind: str,
+    content: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    input_section: Mapping[str, Any],
 ) -> None:
     """Write a model folder as a whole, or not at all."""
     with atomic_folder(folder) as partial:
@@ -58,7 +62,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
     if strangers:
-        raise ModelError(f"{folder}: holds files that no model folder has ({', '.join(strangers)}); remove them or retrain")
+        raise ModelError(
+            f"{folder}: holds files that no model folder has ({', '.join(strangers)}); remove them or retrain"
+        )
     outside = sorted(name for name in _FILES if not (folder / name).resolve().is_relative_to(folder.resolve()))
     if outside:
         raise ModelError(f"{folder}: {', '.join(outside)} leads out of the folder; copy the file in")
@@ -69,4 +75,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         arrays = load_file(folder / "model.safetensors")
         return Checkpoint(described["kind"], described["content"], arrays, described["input"], described["versions"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again") from None
+        raise ModelError(
+            f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"
+        ) from None
