@@ -77,18 +77,23 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     """
     problems: list[str] = []
     known = [entry.name for entry in fields(Config)]
-    problems += [_unknown(key, known, "") for key in content if key not in known]
+    problems += [_unknown(str(key), known, "") for key in content if key not in known]
     kind = content.get("model", "linear")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise ConfigError(f"{source}: model {kind!r} is unknown; allowed: {', '.join(MODELS)}")
     covariates = content.get("covariates") or {}
     if not isinstance(covariates, dict):
         problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
         covariates = {}
+    problems += [
+        f"covariates.{name}.name: the name is the key; for another column give column"
+        for name, entry in covariates.items()
+        if isinstance(entry, dict) and "name" in entry
+    ]
     declared = tuple(
         _build(
             Covariate,
-            {"name": str(name), **(entry if isinstance(entry, dict) else {"kind": entry})},
+            {**(entry if isinstance(entry, dict) else {"kind": entry}), "name": str(name)},
             f"covariates.{name}",
             problems,
         )
@@ -98,8 +103,8 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     input_section = _build(Input, content.get("input") or {}, "input", problems)
     settings = _build(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
     seed = content.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        problems.append(f"seed: {seed!r} is not a whole number")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        problems.append(f"seed: {seed!r} is not a whole number from 0")
     problems += [
         f"covariates.{c.name}: role batch needs kind categorical"
         for c in declared
@@ -181,7 +186,9 @@ _REFUSED = _Refused()
 def _convert(value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return value if value in arguments and isinstance(value, str) else _REFUSED
+        # YAML reads the bare words yes and no as booleans.
+        word = ("yes" if value else "no") if isinstance(value, bool) else value
+        return word if isinstance(word, str) and word in arguments else _REFUSED
     if origin in {Union, UnionType}:
         fits = (converted for option in arguments if (converted := _convert(value, option)) is not _REFUSED)
         return next(fits, _REFUSED)

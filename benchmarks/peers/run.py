@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.peers.envs import peer_python
-from benchmarks.peers.worker import PEERS
+from benchmarks.peers.worker import COLUMNS, PEERS
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 THREADS = "2"
@@ -45,16 +45,22 @@ class PeerResult:
 
 
 def run_peer(
-    name: str, train: np.ndarray, train_table: pd.DataFrame, test: np.ndarray, test_table: pd.DataFrame
+    name: str,
+    train: np.ndarray,
+    train_table: pd.DataFrame,
+    test: np.ndarray,
+    test_table: pd.DataFrame,
+    reference: str | None = None,
 ) -> PeerResult:
     """Fit a peer on the training people and apply it to the test people, in the peer's own environment.
 
     Args:
         name: A key of PEERS.
-        train: People x features to fit on.
-        train_table: Their age (years), sex (F or M) and site, in the same order.
+        train: People x features to fit on; the peer gets them in the precision given.
+        train_table: Their site, and what is kept, of age (years) and sex (F or M); in the same order.
         test: People x features that the peer has not seen.
-        test_table: Their age, sex and site; the index names them in errors.
+        test_table: The same columns; the index names them in errors.
+        reference: The site everybody is moved to; by default the pooled sites.
 
     Returns:
         The harmonised test people, with time and memory.
@@ -68,8 +74,9 @@ def run_peer(
     with tempfile.TemporaryDirectory(prefix=f"peer-{name}-") as folder:
         job = Path(folder)
         for part, features, table in (("train", train, train_table), ("test", test, test_table)):
-            np.save(job / f"{part}.npy", np.asarray(features, dtype=np.float32), allow_pickle=False)
-            table[["age", "sex", "site"]].to_csv(job / f"{part}.tsv", sep="\t", index=False)
+            np.save(job / f"{part}.npy", features, allow_pickle=False)
+            table[[column for column in COLUMNS if column in table]].to_csv(job / f"{part}.tsv", sep="\t", index=False)
+        (job / "job.json").write_text(json.dumps({"reference": reference}), encoding="utf-8")
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), THREADS)
         done = subprocess.run(
             [python, WORKER, name, job], env=os.environ | threads, capture_output=True, text=True, check=False

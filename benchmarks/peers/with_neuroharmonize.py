@@ -12,24 +12,25 @@ VERSION = f"neuroHarmonize {version('neuroHarmonize')}"
 
 
 class Peer:
-    """harmonizationLearn on one set of people, harmonizationApply to another; age and sex are kept.
+    """harmonizationLearn on some people, harmonizationApply to others; age and sex are kept as far as the table has them.
 
     Args:
         age_bounds: Boundary knots of the age spline, years. The linear model has none and ignores them.
         smooth_terms: Covariates that get a penalised spline: [] or ["AGE"].
+        reference: The site everybody is moved to; None for the pooled sites.
     """
 
-    def __init__(self, age_bounds: tuple[float, float], smooth_terms: list[str]) -> None:
-        self._smooth_terms = smooth_terms
-        self._bounds = age_bounds
+    def __init__(
+        self, age_bounds: tuple[float, float] | None, smooth_terms: list[str], reference: str | None = None
+    ) -> None:
+        self._settings = {"smooth_terms": smooth_terms, "smooth_term_bounds": age_bounds, "ref_batch": reference}
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:
         """Estimate site effects from people x features and their age, sex and site."""
         self._model, _ = harmonizationLearn(
             features,
             _covariates(table),
-            smooth_terms=self._smooth_terms,
-            smooth_term_bounds=self._bounds,
+            **self._settings,
             seed=0,  # the folds that choose each spline's penalty are drawn at random
         )
 
@@ -39,4 +40,9 @@ class Peer:
 
 
 def _covariates(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"SITE": table["site"], "AGE": table["age"], "SEX": (table["sex"] == "M").astype(float)})
+    covariates = pd.DataFrame({"SITE": table["site"]})
+    if "age" in table:
+        covariates["AGE"] = table["age"]
+    if "sex" in table:
+        covariates["SEX"] = (table["sex"] == "M").astype(float)
+    return covariates

@@ -1,6 +1,7 @@
 """Run one peer on one job: ``python worker.py PEER JOBDIR``, in the environment that holds the peer.
 
-JOBDIR holds train.npy and test.npy (float32, people x features), train.tsv and test.tsv (age, sex as F or M, site).
+JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv (site, and what is kept: age, sex as F
+or M) and job.json (the site everybody is moved to, or null).
 The worker writes test_out.npy (float64) and result.json. Only numpy, pandas and the peer are needed here.
 """
 
@@ -16,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+COLUMNS = ("age", "sex", "site")
 
 
 class PeerSpec(NamedTuple):
@@ -48,18 +51,18 @@ def run_job(name: str, job: Path) -> None:
     spec = PEERS[name]
     module = import_module(spec.module)
     train, test = np.load(job / "train.npy", allow_pickle=False), np.load(job / "test.npy", allow_pickle=False)
-    train_table, test_table = _read_table(job / "train.tsv"), _read_table(job / "test.tsv")
-    ages = pd.concat([train_table["age"], test_table["age"]])
+    train_table, test_table = read_table(job / "train.tsv"), read_table(job / "test.tsv")
+    settings = spec.settings | json.loads((job / "job.json").read_text(encoding="utf-8"))
     varies = train.min(axis=0) < train.max(axis=0)
     train, used = train[:, varies], test[:, varies]
 
-    peer = module.Peer(age_bounds=(float(ages.min()), float(ages.max())), **spec.settings)
+    peer = module.Peer(age_bounds=age_bounds(train_table, test_table), **settings)
     start = time.perf_counter()
     peer.fit(train, train_table)
     fitted = time.perf_counter()
     harmonised = peer.apply(used, test_table)
     applied = time.perf_counter()
-    memory = _peak_rss_mb()
+    memory = peak_rss_mb()
 
     output = test.astype(np.float64)
     output[:, varies] = harmonised
@@ -74,11 +77,19 @@ def run_job(name: str, job: Path) -> None:
     (job / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Read the covariates that a job keeps, and site."""
     return pd.read_csv(path, sep="\t", dtype={"age": float, "sex": str, "site": str}, keep_default_na=False)
 
 
-def _peak_rss_mb() -> float:
+def age_bounds(*tables: pd.DataFrame) -> tuple[float, float] | None:
+    """Return the youngest and the oldest age; None where age is not kept."""
+    ages = [float(age) for table in tables if "age" in table for age in table["age"]]
+    return (min(ages), max(ages)) if ages else None
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident memory of this process so far, MiB, memory-mapped pages included."""
     # not getrusage: ru_maxrss of a child starts at the peak of the process that started it
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024

@@ -25,7 +25,7 @@ def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     for first, second in combinations(schema.fitted, 2):
         a, b = frame[first.declared.name], frame[second.declared.name]
         if isinstance(first, Continuous) and isinstance(second, Continuous):
-            measure, estimate = "|r|", abs(float(np.corrcoef(a.astype(float), b.astype(float))[0, 1]))
+            measure, estimate = "|r|", _correlation(a.to_numpy(float), b.to_numpy(float))
         elif isinstance(first, Categorical) and isinstance(second, Categorical):
             measure, estimate = "V", _cramers_v(a.astype(str), b.astype(str))
         else:
@@ -48,8 +48,15 @@ def small_levels(schema: CovariateSchema, least: int = 10) -> list[str]:
     ]
 
 
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Absolute correlation; 0 where one of them has the same value for everybody."""
+    return abs(float(np.corrcoef(a, b)[0, 1])) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
+
+
 def _eta(numbers: np.ndarray, levels: pd.Series) -> float:
     """Correlation ratio, squared value adjusted like R2 (epsilon squared), so that many small levels do not inflate it."""
+    if not np.ptp(numbers) > 0:
+        return 0.0
     groups = pd.Series(numbers).groupby(levels.to_numpy())
     total = float(((numbers - numbers.mean()) ** 2).sum())
     within = float(((numbers - groups.transform("mean").to_numpy()) ** 2).sum())

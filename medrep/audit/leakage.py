@@ -80,7 +80,7 @@ def sex_auc(X: np.ndarray, sex: np.ndarray, seed: int, jobs: int = 2) -> Probed:
 
 
 def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
-    """Out-of-fold R2 of age; negative where a probe does worse than the mean. Folds are stratified by tenths of age.
+    """Out-of-fold R2 of age; negative where a probe does worse than the mean. Folds are stratified by tenths of age (wider bands in small samples).
 
     Args:
         X: People x columns, or one value a person.
@@ -89,7 +89,8 @@ def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
         jobs: Processes.
     """
     X, age = _columns(X), np.asarray(age, dtype=float)
-    tenths = (10 * (rankdata(age, method="ordinal") - 1) / len(age)).astype(int)
+    strata = min(10, max(1, len(age) // FOLDS))
+    bands = (strata * (rankdata(age, method="ordinal") - 1) / len(age)).astype(int)
     rbf = TransformedTargetRegressor(KernelRidge(kernel="rbf"), transformer=StandardScaler())
     grid = {"regressor__gamma": _widths(X), "regressor__alpha": [0.01, 0.1, 1.0]}
     inner = KFold(INNER_FOLDS, shuffle=True, random_state=seed)
@@ -98,7 +99,7 @@ def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
         "rbf": (GridSearchCV(rbf, grid, scoring="r2", cv=inner), "predict"),
         "boosting": (HistGradientBoostingRegressor(max_iter=200, **_trees(seed)), "predict"),
     }
-    predictions = _out_of_fold(probes, X, age, tenths, seed, jobs)
+    predictions = _out_of_fold(probes, X, age, bands, seed, jobs)
     return _strongest({name: float(r2_score(age, p)) for name, p in predictions.items()}, len(age), ())
 
 

@@ -1,6 +1,7 @@
 """Finding a person's image in a BIDS folder, raw or derivative, by suffix and entities."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,19 +62,30 @@ def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tup
     return found, problems
 
 
-def checked_inside(root: Path, path: Path) -> Path:
-    """Return ``path`` if it stays inside ``root`` after links and dots are resolved.
+def refuse_outside(root: Path, paths: Iterable[tuple[str, Path]]) -> None:
+    """Refuse paths that do not stay inside ``root`` after links and dots are resolved.
+
+    Args:
+        root: The cohort's folder.
+        paths: Whose file, and the file.
 
     Raises:
-        CohortError: It leads out of the folder.
+        CohortError: All that lead out of the folder.
     """
+    problems = [f"{who}: {problem}" for who, path in paths if (problem := _outside(root, path))]
+    if problems:
+        cure = "copy the files into the cohort's folder"
+        raise CohortError(listed("paths that are no file of the cohort", problems, cure))
+
+
+def _outside(root: Path, path: Path) -> str:
     try:
         resolved = path.resolve()
+    except ValueError as error:
+        return f"{str(path)!r} is no path ({error})"
     except (OSError, RuntimeError):
-        raise CohortError(f"{path}: a loop of links; point it at the file") from None
-    if not resolved.is_relative_to(root.resolve()):
-        raise CohortError(f"{path}: leads out of {root}; copy the file into the cohort's folder")
-    return path
+        return f"{path} is a loop of links"
+    return "" if resolved.is_relative_to(root.resolve()) else f"{path} leads out of {root}"
 
 
 def suffixes(root: Path) -> list[str]:

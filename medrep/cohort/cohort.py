@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medrep.cohort.bids import checked_inside, find_images, refuse_problems
+from medrep.cohort.bids import find_images, refuse_outside, refuse_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.features import FeatureTable, match_keys, read_features
 from medrep.cohort.inputs import Input
@@ -60,9 +60,13 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
     Raises:
         CohortError: What is missing or contradictory; everybody it concerns is listed.
     """
-    if root.is_file() and root.suffix == ".json":
+    try:
+        is_file, is_folder = root.is_file(), root.is_dir()
+    except (OSError, ValueError) as error:
+        raise CohortError(f"{root}: cannot be opened ({error}); COHORT is a folder or a datalist JSON") from None
+    if is_file and root.suffix == ".json":
         return _datalist_cohort(root, wanted, only, exclude)
-    if not root.is_dir():
+    if not is_folder:
         raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
     people = read_participants(root / "participants.tsv")
     table = _choose(people.table, only, exclude)
@@ -78,7 +82,8 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
     ]
     found, problems = find_images(root, pairs, wanted)
     refuse_problems(root, problems)
-    files = [checked_inside(root, found[position]) for position in range(len(table))]
+    files = [found[position] for position in range(len(table))]
+    refuse_outside(root, zip(map(str, table.index), files, strict=True))
     return replace(cohort, files=pd.Series(files, index=table.index, dtype=object))
 
 

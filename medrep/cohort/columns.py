@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from medrep.cohort.covariates import Covariate
+from medrep.cohort.covariates import POOLED, Covariate
 from medrep.cohort.values import merge_levels, parse_level, parse_number
 from medrep.errors import CovariateError, listed
 
@@ -65,7 +65,10 @@ def read_covariates(
         raise CovariateError(listed("covariates that cannot be used as they stand", offenders))
     frame = frame.drop(index=list(dropped))
     if frame.empty:
-        raise CovariateError("every person lacks a covariate; nobody is left")
+        lacking = ", ".join(sorted({columns[c.name] for c in declared if c.missing == "drop"}))
+        raise CovariateError(
+            f"nobody is left: every person lacks one of {lacking}; leave a covariate out, or set its missing to impute"
+        )
     return CovariateTable(frame, tuple(notes))
 
 
@@ -81,7 +84,11 @@ def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], of
             notes.append(f"column {close[0]!r} is read as {covariate.name}")
             return close[0]
     others = [name for name in names if name not in {"participant_id", "session_id"}]
-    hint = next((name for name in others if covariate.name in name.casefold()), "COLUMN")
+    word = covariate.name.casefold()
+    similar = sorted(
+        (name for name in others if word in name.casefold()), key=lambda n: not n.casefold().startswith(word)
+    )
+    hint = next(iter(similar), "COLUMN")
     offenders.append(
         f"{wanted!r} (columns: {', '.join(others) or 'none'}); name it with --set covariates.{covariate.name}.column={hint}"
         f" or leave it out with --set covariates.{covariate.name}=null"
@@ -135,6 +142,11 @@ def _read_levels(
             for (key, text), level in zip(cells.items(), levels, strict=True)
             if level is None
         ]
+    offenders += [
+        f"{key}: {column} {level!r} stands for the pooled cohort in a model; rename the level"
+        for key, level in zip(cells.index, levels, strict=True)
+        if level == POOLED
+    ]
     tidied = sorted(
         {(str(t), level) for t, level in zip(cells, levels, strict=True) if level is not None and t != level}
     )

@@ -40,7 +40,7 @@ class Covariate:
     role: Literal["effect", "batch"] = "effect"
     unit: str = ""
     column: str = ""
-    reference: float | str | None = None
+    reference: float | int | str | None = None
     missing: Literal["error", "drop", "impute"] = "error"
     inexact: Literal["error", "midpoint"] = "error"
 
@@ -98,8 +98,11 @@ class CovariateSchema:
             declared: What the user said.
 
         Raises:
-            CovariateError: A covariate without variation, or a reference that the cohort does not have.
+            CovariateError: A covariate without values or variation, or a reference that the cohort does not have.
         """
+        absent = [covariate.name for covariate in declared if covariate.name not in frame]
+        if absent:
+            raise CovariateError(f"covariates the table does not have: {', '.join(absent)}; read them with the others")
         return cls(tuple(_fit_one(frame[covariate.name], covariate) for covariate in declared))
 
     def transfer(self, frame: pd.DataFrame, *, unseen: Literal["error", "adapt"] = "error") -> pd.DataFrame:
@@ -113,12 +116,21 @@ class CovariateSchema:
             A frame with exactly the schema's columns, in its order, without missing values.
 
         Raises:
-            CovariateError: A covariate is absent, or levels were not in training; all people are listed.
+            CovariateError: A covariate is absent, values are missing without the policy ``impute``, or levels were not
+                in training; all people are listed.
         """
         absent = [name for name in self.names if name not in frame]
         if absent:
             raise CovariateError(f"covariates the model was trained with are absent: {', '.join(absent)}")
         moved = frame.loc[:, list(self.names)].copy()
+        empty = [
+            f"{key}: {c.declared.name} is missing"
+            for c in self.fitted
+            if c.declared.missing != "impute"
+            for key in moved.index[moved[c.declared.name].isna()]
+        ]
+        if empty:
+            raise CovariateError(listed("people without a covariate", empty, "fill it in, or leave them out"))
         offenders: list[str] = []
         for covariate in self.fitted:
             name = covariate.declared.name
@@ -143,7 +155,7 @@ class CovariateSchema:
         return moved
 
     def references(
-        self, removed: Sequence[str], chosen: Mapping[str, str | float] | None = None
+        self, removed: Sequence[str], chosen: Mapping[str, str | float | int] | None = None
     ) -> dict[str, str | float]:
         """Return the value each removed covariate is moved to.
 
@@ -209,6 +221,8 @@ def membership(values: pd.Series, covariate: Categorical) -> Float[np.ndarray, "
 
 def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorical:
     present = values.dropna()
+    if present.empty:
+        raise CovariateError(f"{covariate.name} is missing for all {len(values)} people; drop it from covariates")
     if covariate.kind == "continuous":
         numbers = present.to_numpy(float)
         mean, sd = float(numbers.mean()), float(numbers.std())
@@ -233,7 +247,7 @@ def _mode(covariate: Categorical) -> str:
     return covariate.levels[int(np.argmax(covariate.counts))]
 
 
-def _reference(covariate: Continuous | Categorical, chosen: str | float | None) -> str | float:
+def _reference(covariate: Continuous | Categorical, chosen: str | float | int | None) -> str | float:
     if chosen is None:
         return covariate.reference
     name = covariate.declared.name

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medrep.cohort.bids import checked_inside
+from medrep.cohort.bids import refuse_outside
+from medrep.cohort.participants import check_ids, refuse_doubles
 from medrep.errors import CohortError, listed
 
 _SECTIONS = ("training", "validation", "test", "testing")
@@ -21,37 +22,37 @@ def read_datalist(path: Path) -> tuple[pd.DataFrame, list[Path]]:
         A table of text cells and one image path a row.
 
     Raises:
-        CohortError: Not a datalist, entries without ``image``, repeated people, or paths that leave the folder.
+        CohortError: Not a datalist, entries without ``image``, unusable ids, repeated people, or paths that leave the
+            folder.
     """
     entries = _entries(path)
     offenders = [f"entry {n}: {entry}" for n, entry in enumerate(entries) if not isinstance(entry.get("image"), str)]
     if offenders:
         raise CohortError(listed(f"{path}: entries without an image path", offenders, 'add "image": "sub-01.nii.gz"'))
-    images = [checked_inside(path.parent, path.parent / str(entry["image"])) for entry in entries]
+    places = [f"entry {n}" for n in range(len(entries))]
+    images = [path.parent / str(entry["image"]) for entry in entries]
+    refuse_outside(path.parent, zip(places, images, strict=True))
     rows = [
         {
             "participant_id": _stem(str(entry["image"])),
-            **{k: _text(v) for k, v in entry.items() if k not in {"image", "label"}},
+            **{_text(k): _text(v) for k, v in entry.items() if k not in {"image", "label"}},
         }
         for entry in entries
     ]
     table = pd.DataFrame(rows).fillna("n/a").astype(str)
-    key = [column for column in ("participant_id", "session_id") if column in table]
-    repeated = sorted(set(table.loc[table.duplicated(key), "participant_id"]))
-    if repeated:
-        raise CohortError(
-            listed(f"{path}: people that occur twice", repeated, "add session_id, or keep one entry each")
-        )
+    check_ids(path, table, places)
+    refuse_doubles(path, table)
     return table, images
 
 
 def _entries(path: Path) -> list[dict[str, object]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: not a JSON file ({error})") from None
     if isinstance(content, dict):
-        content = [entry for section in _SECTIONS for entry in content.get(section, [])]
+        sections = [content.get(section, []) for section in _SECTIONS]
+        content = [entry for section in sections for entry in (section if isinstance(section, list) else [section])]
     if not isinstance(content, list) or not content or not all(isinstance(entry, dict) for entry in content):
         raise CohortError(f"{path}: not a datalist; it is a list of objects, bare or under {', '.join(_SECTIONS)}")
     return content
@@ -62,4 +63,4 @@ def _stem(image: str) -> str:
 
 
 def _text(value: object) -> str:
-    return "n/a" if value is None else str(value)
+    return "n/a" if value is None else str(value).encode("utf-8", "replace").decode()

@@ -1,6 +1,8 @@
 """Feature tables: features.tsv -> a matrix keyed like participants.tsv."""
 
 import json
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.grid import Grid
-from medrep.cohort.participants import KEY_COLUMNS, keys, label
+from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles
 from medrep.cohort.values import MISSING_WORDS
 from medrep.errors import CohortError, listed
 
@@ -43,14 +45,18 @@ def read_features(path: Path) -> FeatureTable:
         CohortError: Missing file, no id column, repeated people, or cells that are neither a number nor ``n/a``.
     """
     try:
-        table = pd.read_csv(
-            path,
-            sep="\t",
-            dtype={"participant_id": str, "session_id": str},
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            na_values=sorted({*MISSING_WORDS, "N/A", "NA", "NaN", "nan"}),
-        )
+        _check_cells(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # a column of numbers and text is refused below
+            table = pd.read_csv(
+                path,
+                sep="\t",
+                dtype={"participant_id": str, "session_id": str},
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                na_values=sorted({*MISSING_WORDS, "N/A", "NA", "NaN", "nan"}),
+                index_col=False,
+            )
     except OSError as error:
         raise CohortError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, pd.errors.ParserError) as error:
@@ -60,10 +66,14 @@ def read_features(path: Path) -> FeatureTable:
             f"{path}: no column participant_id; the first columns are {', '.join(map(str, table.columns[:4]))}"
         )
     key_columns = [column for column in KEY_COLUMNS if column in table]
+    nameless = [f"row {n}" for n, missing in enumerate(table["participant_id"].isna(), 1) if missing]
+    if nameless:
+        raise CohortError(
+            listed(f"{path}: rows without a participant_id", nameless, "name the person, or remove the row")
+        )
+    table[key_columns] = table[key_columns].fillna("n/a").apply(lambda column: column.str.strip())
+    refuse_doubles(path, table[key_columns])
     table.index = pd.Index(keys(table), name="key")
-    repeated = sorted(set(table.index[table.index.duplicated()]))
-    if repeated:
-        raise CohortError(listed(f"{path}: people with several rows", repeated, "keep one row a person or session"))
     measured = table.drop(columns=key_columns)
     _refuse_text(path, measured)
     if measured.shape[1] == 0:
@@ -104,11 +114,35 @@ def missing_cells(features: FeatureTable) -> list[str]:
     ]
 
 
+def _check_cells(path: Path) -> None:
+    """Refuse what pandas would shift, fill in or rename in silence: ragged lines, and columns without a name of their own.
+
+    Raises:
+        CohortError: All such lines or columns.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        lines = ((number, line.rstrip("\n")) for number, line in enumerate(file, 1) if line.strip())
+        names = next(lines, (0, ""))[1].split("\t")
+        ragged = [
+            f"line {number}: {cells} cells ({line[:40].split(chr(9))[0]!r} ...)"
+            for number, line in lines
+            if (cells := line.count("\t") + 1) != len(names)
+        ]
+    if ragged:
+        cure = "one tab between two cells, n/a in an empty one"
+        raise CohortError(listed(f"{path}: rows that do not have the header's {len(names)} cells", ragged, cure))
+    counts = Counter(names)
+    twice = [f"column {n}: {name!r}" for n, name in enumerate(names, 1) if counts[name] > 1 or not name.strip()]
+    if twice and len(names) > 1:
+        raise CohortError(listed(f"{path}: columns without a name of their own", twice, "name each column once"))
+
+
 def _refuse_text(path: Path, measured: pd.DataFrame) -> None:
     offenders = []
-    for name in measured.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in measured.dtypes]]:
+    for name in measured.columns[[not pd.api.types.is_any_real_numeric_dtype(dtype) for dtype in measured.dtypes]]:
         column = measured[name]
-        bad = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        numbers = pd.to_numeric(column.astype(str), errors="coerce")
+        bad = column[numbers.isna() & column.notna()]
         offenders += [f"{key}: {name} {value!r} is no number" for key, value in bad.items()]
     if offenders:
         raise CohortError(listed(f"{path}: cells that are no numbers", offenders, "write a number or n/a"))
@@ -120,7 +154,7 @@ def _grid(path: Path, width: int) -> Grid | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         grid = Grid.from_json(content["Grid"]) if isinstance(content, dict) and "Grid" in content else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CohortError(f"{path}: unusable ({error}); Grid needs shape (3 counts) and spacing (3 mm)") from None
     if grid is not None and grid.size != width:
         raise CohortError(

@@ -1,5 +1,6 @@
 """A voxel grid: how the columns of a matrix lie in space."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,7 +29,15 @@ class Grid:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Grid":
-        """Rebuild a grid from the content of `to_json`."""
+        """Rebuild a grid from the content of `to_json`.
+
+        Raises:
+            ValueError: Counts or lengths that are none.
+        """
         x, y, z = (int(length) for length in content["shape"])
         a, b, c = (float(edge) for edge in content["spacing"])
+        if [x, y, z] != list(content["shape"]) or min(x, y, z) < 1:
+            raise ValueError(f"shape {content['shape']} is not three counts of voxels")
+        if not all(math.isfinite(edge) and edge > 0 for edge in (a, b, c)):
+            raise ValueError(f"spacing {content['spacing']} is not three lengths in mm")
         return cls((x, y, z), (a, b, c))

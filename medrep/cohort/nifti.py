@@ -5,23 +5,28 @@ code vouches for, a header without its image, a header that claims more than the
 """
 
 import gzip
-import zlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
-from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger as nibabel_logger
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from medrep.atomic import atomic_file
 from medrep.errors import CohortError
 
+nibabel_logger.setLevel(logging.CRITICAL)  # it tells what it mended in a header without telling in which file
+
 MOST_VOXELS = 2**31
 """Volumes above this are refused before anything is allocated."""
 
 _DEFLATE_LIMIT = 1032  # no deflate stream expands further than this, so a header can be checked before decompression
+_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".mgh", ".mgz")
+_UNITS = {1: "metres", 3: "micrometres"}
 _SMOOTHEST_IMAGE = 0.5  # equal neighbours: real images 0.00-0.08, label maps 0.76-0.91 (hippocampus, IXI)
 
 
@@ -66,11 +71,13 @@ def read_image(path: Path) -> Volume:
 
 
 def write_image(path: Path, volume: Volume) -> None:
-    """Write a float32 NIfTI-1 file atomically; affine in both sform and qform where a qform can hold it.
+    """Write a float32 NIfTI-1 file (NIfTI-2 above 32767 voxels along an axis) atomically.
 
-    The same volume gives the same bytes: no time stamp enters the gzip header.
+    The affine goes into both sform and qform where a qform can hold it. The same volume gives the same bytes: no time
+    stamp enters the gzip header.
     """
-    image = nib.Nifti1Image(np.asarray(volume.data, dtype=np.float32), volume.affine)
+    form = nib.Nifti1Image if max(volume.data.shape) < 2**15 else nib.Nifti2Image
+    image = form(np.asarray(volume.data, dtype=np.float32), volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_sform(volume.affine, code="scanner")
     try:
@@ -89,13 +96,12 @@ def missing_voxels(volume: Volume) -> int:
 
 def _open(path: Path) -> nib.spatialimages.SpatialImage:
     _check_file(path)
+    if not path.name.lower().endswith(_ENDINGS):
+        raise CohortError(f"{path}: not a file that is read ({', '.join(_ENDINGS)}); convert it to NIfTI")
     try:
-        image = nib.load(path)
-    except FileNotFoundError:
-        raise CohortError(
-            f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii"
-        ) from None
-    except (ImageFileError, HeaderDataError, ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
+        with np.errstate(all="ignore"):
+            image = nib.load(path)
+    except Exception as error:  # nibabel lets through whatever a damaged header trips over: KeyError, TypeError, ...
         raise CohortError(f"{path}: not a readable image ({_first_line(error)}); convert it to NIfTI again") from None
     if isinstance(image, nib.Cifti2Image):
         raise CohortError(f"{path}: a CIFTI matrix has no voxel grid; export it as features.tsv")
@@ -117,6 +123,17 @@ def _check_file(path: Path) -> None:
         raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
     if not path.is_file():
         raise CohortError(f"{path}: not a file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
+    for own, other, what in ((".hdr", ".img", "a header without its image"), (".img", ".hdr", "no header beside it")):
+        for packed in ("", ".gz"):
+            ending = own + packed
+            if path.name.endswith(ending):
+                partner = path.name.removesuffix(ending) + other + packed
+                if not path.with_name(partner).is_file():
+                    raise CohortError(f"{path}: {what}; put {partner} there or convert to .nii")
     if size == 0:
         raise CohortError(f"{path}: the file is empty (0 bytes); fetch or convert it again")
 
@@ -144,7 +161,7 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
 def _most_bytes(path: Path, image: nib.spatialimages.SpatialImage) -> int:
     holder = Path(image.file_map["image"].filename or path)
     size = holder.stat().st_size if holder.exists() else 0
-    return size * _DEFLATE_LIMIT if holder.suffix in {".gz", ".mgz"} else size
+    return size * _DEFLATE_LIMIT if holder.suffix.lower() in {".gz", ".mgz"} else size
 
 
 def _checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> np.ndarray:
@@ -153,25 +170,44 @@ def _checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> np.nda
         raise CohortError(
             f"{path}: no orientation (sform and qform codes are 0); set the affine with a tool that knows it"
         )
+    if isinstance(image, nib.MGHImage) and not _mgh_has_orientation(path):
+        raise CohortError(f"{path}: no orientation (goodRASFlag is 0); set the affine with a tool that knows it")
+    unit = _UNITS.get(int(header["xyzt_units"]) % 8, "") if isinstance(header, nib.Nifti1Header) else ""
+    if unit:
+        raise CohortError(f"{path}: the header gives lengths in {unit}; convert the affine and the header to mm")
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _invertible(affine):
         raise CohortError(f"{path}: the affine {affine[:3].tolist()} cannot be inverted; set a valid one")
     return affine
 
 
+def _mgh_has_orientation(path: Path) -> bool:
+    with ImageOpener(str(path)) as file:  # read again, since nibabel fills in an orientation and sets the flag itself
+        return any(file.read(30)[28:30])
+
+
+def _invertible(affine: Float[np.ndarray, "4 4"]) -> bool:
+    largest = np.abs(affine[:3, :3]).max(axis=0)
+    if not (np.isfinite(affine).all() and largest.min() > 1e-9 and np.abs(affine).max() < 1e9):
+        return False
+    unit = affine[:3, :3] / largest
+    return bool(abs(np.linalg.det(unit / np.linalg.norm(unit, axis=0))) > 1e-6)
+
+
 def _read_data(path: Path, image: nib.spatialimages.SpatialImage) -> Shaped[np.ndarray, "..."]:
     try:
-        return np.asarray(image.dataobj, dtype=np.float32)
-    except FileNotFoundError:
-        raise CohortError(
-            f"{path}: a header without its image; put the .img beside the .hdr or convert to .nii"
-        ) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is counted as such
+            return np.asarray(image.dataobj, dtype=np.float32)
+    except MemoryError:
+        raise CohortError(f"{path}: {image.shape} voxels do not fit into memory; resample it first") from None
+    except Exception as error:  # as in _open
         raise CohortError(f"{path}: the data are cut off or damaged ({_first_line(error)}); fetch it again") from None
 
 
 def _refuse_labels(path: Path, data: Float32[np.ndarray, "x y z"]) -> None:
     """Refuse a label map: whole numbers that hardly ever change from one voxel to the next inside the object."""
+    data = np.where(np.isfinite(data), data, 0) if missing_voxels(Volume(data, np.eye(4))) else data
+    data = np.moveaxis(data, int(np.argmax(data.shape)), 0) if len(data) == 1 else data
     inside = data[1:] != 0
     if not inside.any() or not np.array_equal(data, np.round(data)):
         return

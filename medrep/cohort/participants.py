@@ -47,14 +47,17 @@ def read_participants(path: Path) -> Participants:
         CohortError: The file is missing, is not a UTF-8 tab-separated table, has no ``participant_id``, has ragged rows,
             unusable ids, or one person in several rows that disagree.
     """
-    header, rows, notes = read_tsv(path)
-    columns, rows, notes = _named_columns(path, header, rows, notes)
+    header, numbered, notes = _read_lines(path)
+    columns, rows, notes = _named_columns(path, header, list(numbered.values()), notes)
     table = pd.DataFrame(rows, columns=columns, dtype=str)
     table["participant_id"] = table["participant_id"].str.strip()
     if "session_id" in table:
         table["session_id"] = table["session_id"].str.strip()
-    _check_ids(path, table)
+    if table.empty:
+        raise CohortError(f"{path}: a header and no people; add one line a person")
+    check_ids(path, table, [f"line {number}" for number in numbered])
     table, repeated = _merge_repeats(path, table)
+    refuse_doubles(path, table)
     table.index = pd.Index(keys(table), name="key")
     return Participants(table, tuple(notes + repeated), _units(path.with_suffix(".json")))
 
@@ -65,6 +68,12 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     Raises:
         CohortError: Missing, empty, not UTF-8, separated by something else, or ragged (all lines are listed).
     """
+    header, numbered, notes = _read_lines(path)
+    return header, list(numbered.values()), notes
+
+
+def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
+    """Return the header, line number -> cells, and notes."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -75,18 +84,25 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CohortError(f"{path}: line {line} is not UTF-8 text; save the table as UTF-8") from None
-    lines = [
-        row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE) if any(row)
-    ]
-    if not lines:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    numbered: dict[int, list[str]] = {}
+    try:
+        for row in reader:
+            numbered |= {reader.line_num: row} if any(row) else {}
+    except csv.Error as error:
+        raise CohortError(f"{path}: line {reader.line_num}: {error}; save the table as tab-separated text") from None
+    if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
-    header, rows = [name.strip() for name in lines[0]], lines[1:]
-    if len(header) == 1 and re.search(r"[,;]", header[0]):
+    header = [name.strip() for name in numbered.pop(min(numbered))]
+    if len(header) == 1 and re.search(r"[,;\s]", header[0]):
         raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
-    ragged = [f"line {n}: {len(row)} cells" for n, row in enumerate(rows, 2) if len(row) != len(header)]
+    if any(name.startswith('"') for name in header):
+        raise CohortError(f"{path}: the header is in quotes ({', '.join(header[:3])}); save the table without quotes")
+    ragged = [f"line {n}: {len(row)} cells ({row[0]!r} ...)" for n, row in numbered.items() if len(row) != len(header)]
     if ragged:
-        raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged))
-    return header, rows, notes
+        cure = "one tab between two cells, n/a in an empty one"
+        raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
+    return header, numbered, notes
 
 
 def keys(table: pd.DataFrame) -> list[str]:
@@ -124,18 +140,47 @@ def _named_columns(
     return [names[position] for position in kept], [[row[position] for position in kept] for row in rows], notes
 
 
-def _check_ids(path: Path, table: pd.DataFrame) -> None:
-    if table.empty:
-        raise CohortError(f"{path}: a header and no people")
+def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
+    """Refuse participant and session ids that cannot be part of a file name.
+
+    Args:
+        path: The file, for the message.
+        table: Text cells with the key columns.
+        places: Where each row stands in the file, for instance ``line 2``.
+
+    Raises:
+        CohortError: All such ids.
+    """
     for column in KEY_COLUMNS:
-        texts = [str(text) for text in table.get(column, ())]
+        if column not in table:
+            continue
         allowed = {"n/a"} if column == "session_id" else set()
         bad = [
-            f"line {n}: {text!r}" for n, text in enumerate(texts, 2) if not _ID.fullmatch(text) and text not in allowed
+            f"{place}: {text!r}"
+            for place, text in zip(places, table[column], strict=True)
+            if not _ID.fullmatch(str(text)) and text not in allowed
         ]
         if bad:
             cure = "use letters, digits and _ . + - only, for instance sub-01"
             raise CohortError(listed(f"{path}: {column} that cannot name a file", bad, cure))
+
+
+def refuse_doubles(path: Path, table: pd.DataFrame) -> None:
+    """Refuse rows that one key or one folder would stand for: ``01`` and ``sub-01``, ``1`` and ``ses-1``.
+
+    Raises:
+        CohortError: All of them.
+    """
+    written = [
+        " ".join(str(row[column]) for column in KEY_COLUMNS if column in row) for row in table.to_dict("records")
+    ]
+    rows: dict[str, list[str]] = {}
+    for key, text in zip(keys(table), written, strict=True):
+        rows.setdefault(label(key, "sub"), []).append(text)
+    doubles = [", ".join(map(repr, texts)) for texts in rows.values() if len(texts) > 1]
+    if doubles:
+        cure = "keep one row a person, or tell visits apart with a session_id column"
+        raise CohortError(listed(f"{path}: rows that stand for the same person or session", doubles, cure))
 
 
 def _merge_repeats(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -161,7 +206,7 @@ def _units(path: Path) -> dict[str, str]:
         return {}
     try:
         described = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: not a JSON file ({error}); mend it or remove it") from None
     if not isinstance(described, dict):
         raise CohortError(f"{path}: holds a {type(described).__name__}, not an object of columns; mend it or remove it")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from medrep.cohort.participants import keys, label, read_tsv
-from medrep.errors import CohortError
+from medrep.errors import CohortError, listed
 
 
 def with_sessions(
@@ -62,4 +62,11 @@ def _sessions_table(root: Path, participant: str) -> dict[str, dict[str, str]]:
     if "session_id" not in header:
         raise CohortError(f"{path}: no column session_id; name the column of visits session_id")
     entries = [dict(zip(header, row, strict=True)) for row in rows]
-    return {label(entry.pop("session_id"), "ses"): entry for entry in entries}
+    visits = [label(entry.pop("session_id"), "ses") for entry in entries]
+    twice = sorted({visit for visit in visits if visits.count(visit) > 1})
+    if twice:
+        raise CohortError(listed(f"{path}: sessions that occur twice", twice, "keep one row a session"))
+    return {
+        visit: {column: text for column, text in entry.items() if column and column != "participant_id"}
+        for visit, entry in zip(visits, entries, strict=True)
+    }

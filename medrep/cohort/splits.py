@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from medrep.cohort.values import MISSING_WORDS
 from medrep.errors import CohortError, listed
 
 
@@ -31,20 +32,29 @@ def split_people(
         The part of each row, 0 to ``len(fractions) - 1``.
 
     Raises:
-        CohortError: Fractions that do not sum to 1, an unknown column, or fewer groups than parts.
+        CohortError: Fractions that do not sum to 1, an unknown column, or parts that nobody falls into.
     """
-    if min(fractions, default=0) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+    if not (min(fractions, default=0) > 0 and abs(sum(fractions) - 1) <= 1e-9):
         raise CohortError(f"fractions {list(fractions)} must be positive and sum to 1")
     absent = [column for column in (stratify, group) if column and column not in table]
     if absent:
         raise CohortError(listed("split columns that the table does not have", absent, f"columns: {', '.join(table)}"))
     unit = _units(table, group)
     strata = table[stratify].astype(str) if stratify else pd.Series("", index=table.index)
-    stratum_of = {name: rows.value_counts().index[0] for name, rows in strata.groupby(unit.to_numpy())}
+    stratum_of = {str(name): _most_frequent(rows) for name, rows in strata.groupby(unit.to_numpy())}
     if len(stratum_of) < len(fractions):
         raise CohortError(f"{len(stratum_of)} participants or groups cannot fill {len(fractions)} parts")
     part_of = _assign(stratum_of, np.cumsum(fractions), np.random.default_rng(seed))
+    vacant = [f"part {k} of {share:g}" for k, share in enumerate(fractions) if k not in part_of.values()]
+    if vacant:
+        cure = "give it a larger share, try another seed, or stratify by less"
+        raise CohortError(listed(f"{len(stratum_of)} participants or groups leave a part empty", vacant, cure))
     return np.array([part_of[name] for name in unit], dtype=np.int64)
+
+
+def _most_frequent(levels: pd.Series) -> str:
+    counts = levels.value_counts()
+    return min(str(level) for level in counts.index[counts == counts.max()])
 
 
 def _units(table: pd.DataFrame, group: str | None) -> pd.Series:
@@ -59,7 +69,7 @@ def _units(table: pd.DataFrame, group: str | None) -> pd.Series:
             name = root[name]
         return name
 
-    missing = table[group].isna() | table[group].astype(str).str.lower().isin({"", "n/a", "nan"})
+    missing = table[group].isna() | table[group].astype(str).str.strip().str.lower().isin(MISSING_WORDS)
     for person, tie, alone in zip(people, table[group].astype(str), missing, strict=True):
         a, b = find(f"person {person}"), find(f"person {person}" if alone else f"group {tie}")
         root[max(a, b)] = min(a, b)

@@ -4,14 +4,15 @@ What goes back is the change, not the image: resampling is never applied to the 
 returns the input exactly, and voxels outside the common grid stay as they were.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
+from monai.utils.enums import TraceKeys
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.inputs import Input
@@ -57,6 +58,8 @@ class VolumePipeline:
         for name, length in (("spacing", len(wanted.spacing)), ("shape", len(wanted.shape))):
             if length not in {0, 3}:
                 raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")
+        if not all(0 < number < np.inf for number in (*wanted.spacing, *wanted.shape)):
+            raise CohortError(f"input.spacing {wanted.spacing} and shape {wanted.shape} must be above zero")
         steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
         if wanted.spacing:
             steps.append(Spacing(pixdim=wanted.spacing, mode="bilinear", padding_mode="border"))
@@ -79,9 +82,18 @@ class VolumePipeline:
         """Bring a change on the common grid to the volume's own grid and units; zero where the grid does not reach."""
         trace = placed.trace
         tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=trace.meta)
-        tensor.applied_operations = deepcopy(trace.applied_operations)  # MONAI empties the record it inverts
+        tensor.applied_operations = [_unbound(step) for step in trace.applied_operations]
         own = self._steps.inverse(tensor)
         return np.ascontiguousarray(own[0].numpy()).astype(np.float32) * np.float32(placed.unit)
+
+
+def _unbound(step: Any) -> Any:
+    """Copy one record (MONAI empties the record it inverts) and free it from the pipeline object that made it."""
+    if isinstance(step, dict):
+        return {key: TraceKeys.NONE if key == TraceKeys.ID else _unbound(value) for key, value in step.items()}
+    if isinstance(step, list):
+        return [_unbound(entry) for entry in step]
+    return step
 
 
 def _percentile_99(data: Float32[np.ndarray, "x y z"]) -> float:

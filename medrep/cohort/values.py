@@ -42,19 +42,22 @@ def parse_number(text: str) -> Number:
     if word.lower() in MISSING_WORDS:
         return Number(math.nan, "missing")
     if _PLAIN.fullmatch(word):
-        value = float(word)
-        return Number(value, "exact") if math.isfinite(value) else Number(math.nan, "unreadable")
+        return _finite(float(word), "exact")
     trimmed = word.rstrip(",;")
     if trimmed != word and _PLAIN.fullmatch(trimmed):
-        return Number(float(trimmed), "tidied")
+        return _finite(float(trimmed), "tidied")
     if _COMMA.fullmatch(word):
-        return Number(float(word.replace(",", ".")), "tidied")
+        return _finite(float(word.replace(",", ".")), "tidied")
     if match := _RANGE.fullmatch(word):
         low, high = float(match[1]), float(match[2])
-        return Number((low + high) / 2, "range") if low <= high else Number(math.nan, "unreadable")
+        return _finite((low + high) / 2, "range") if low <= high else Number(math.nan, "unreadable")
     if match := _BOUND.fullmatch(word):
-        return Number(float(next(group for group in match.groups() if group)), "bound")
+        return _finite(float(next(group for group in match.groups() if group)), "bound")
     return Number(math.nan, "unreadable")
+
+
+def _finite(value: float, reading: Reading) -> Number:
+    return Number(value, reading) if math.isfinite(value) else Number(math.nan, "unreadable")
 
 
 def parse_level(text: str) -> str | None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medrep.atomic import write_json
 from medrep.cohort.nifti import Volume, write_image
-from medrep.export.derivative import write_description, write_tsv
+from medrep.export.derivative import write_description, write_matrix, write_tsv
 
 TRUTH = Path("derivatives") / "truth"
 
@@ -27,7 +27,8 @@ def write_feature_cohort(
     """
     for place, table in ((folder, features), (folder / TRUTH, clean)):
         write_tsv(place / "participants.tsv", participants)
-        write_tsv(place / "features.tsv", table.rename_axis("participant_id").reset_index())
+        ids = pd.DataFrame({"participant_id": table.index.astype(str)})
+        write_matrix(place / "features.tsv", ids, [str(name) for name in table.columns], table.to_numpy(float))
     _finish(folder, truth)
 
 

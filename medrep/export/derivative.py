@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep import __version__
-from medrep.atomic import write_json, write_text
+from medrep.atomic import atomic_file, write_json, write_text
 from medrep.models import Adaptation
 
 BIDS_VERSION = "1.10.0"
@@ -65,11 +65,17 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
+def write_matrix(path: Path, ids: pd.DataFrame, names: Sequence[str], values: Float[np.ndarray, "people columns"]) -> None:
+    """Write one row a person: the ids, then the numbers; a row at a time, so that wide tables stay cheap."""
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join([*ids.columns, *names]) + "\n")
+        for who, row in zip(ids.itertuples(index=False), values.tolist(), strict=True):
+            file.write("\t".join([*map(str, who), *("n/a" if cell != cell else repr(cell) for cell in row)]) + "\n")
+
+
 def write_latents(path: Path, ids: pd.DataFrame, latents: Float[np.ndarray, "people latents"]) -> None:
     """Write one row a person: the ids, then z1, z2, ..."""
-    columns = [f"z{k + 1}" for k in range(latents.shape[1])]
-    table = pd.concat([ids.reset_index(drop=True), pd.DataFrame(latents, columns=columns)], axis=1)
-    write_tsv(path, table)
+    write_matrix(path, ids, [f"z{k + 1}" for k in range(latents.shape[1])], latents)
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from medrep.atomic import write_json
 from medrep.cohort.features import FeatureTable
 from medrep.errors import ModelError, listed
-from medrep.export.derivative import Removal, write_latents, write_tsv
+from medrep.export.derivative import Removal, write_latents, write_matrix
 from medrep.models import Model
 
 
@@ -24,13 +24,15 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
         raise ModelError(
             "the model was trained on volumes, the cohort is a feature table; set input.kind as in training"
         )
-    absent, extra = [n for n in wanted if n not in set(have)], [n for n in have if n not in set(wanted)]
+    place = {name: position for position, name in enumerate(have)}
+    known = set(wanted)
+    absent, extra = [name for name in wanted if name not in place], [name for name in have if name not in known]
     problems = [f"{name} is absent" for name in absent] + [f"{name} was not in training" for name in extra]
     if problems:
         raise ModelError(
             listed("feature columns that do not match the model", problems, "give the columns of training")
         )
-    order = [have.index(name) for name in wanted]
+    order = [place[name] for name in wanted]
     return FeatureTable(features.ids, features.values[:, order], tuple(wanted), features.grid)
 
 
@@ -54,8 +56,9 @@ def export_features(
     """
     aligned = align_features(model, features)
     moved = model.remove(aligned.values, frame, target)
-    table = pd.DataFrame(moved, columns=list(aligned.names))[list(features.names)]
-    write_tsv(folder / "features.tsv", pd.concat([features.ids.reset_index(drop=True), table], axis=1))
+    place = {name: position for position, name in enumerate(aligned.names)}
+    in_input_order = moved[:, [place[name] for name in features.names]]
+    write_matrix(folder / "features.tsv", features.ids, features.names, in_input_order)
     grid = {} if features.grid is None else {"Grid": features.grid.to_json()}
     write_json(folder / "features.json", {**done.to_json(), **grid})
     write_latents(folder / "latents.tsv", features.ids, model.encode(aligned.values, frame))

@@ -38,7 +38,7 @@ class Adaptation:
         level: The unseen level.
         people: How many people it was estimated from.
         location_se: Standard error of its location in a column, in units of the column's within-batch deviation.
-        log_scale_se: Standard error of its log scale in a column.
+        log_scale_se: Standard error of its log scale in a column; None for a single person, whose scale is not known.
         location_kept: Share of the raw location estimate's energy that shrinkage kept.
         log_scale_kept: The same for the log scale.
     """
@@ -47,7 +47,7 @@ class Adaptation:
     level: str
     people: int
     location_se: float
-    log_scale_se: float
+    log_scale_se: float | None
     location_kept: float
     log_scale_kept: float
 

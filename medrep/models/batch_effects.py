@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.special import digamma, polygamma
 
 from medrep.models.linear_fit import Moments
 from medrep.models.shrinkage import Bands, shrink
@@ -54,17 +55,19 @@ def fit_batches(moments: Moments, borrowing: Borrowing, *, scale: bool) -> Batch
     raw_location = moments.coefficients[len(moments.coefficients) - levels :]
     location = raw_location * per_sd
     standard = moments.residuals * per_sd / np.sqrt(moments.residual_freedom)[:, None]
-    square_noise = _mean_energy(lambda row: (row**2 - 1) / np.sqrt(2), standard, borrowing.log_scale)
+    varies = moments.sd > 0
+    raw = _log_scale(moments.ratio, moments.freedom)
+    # What all columns of a batch share is no noise: people are compared with their own batch.
+    within = standard / np.exp(moments.residual_levels @ _first_band(raw, borrowing.log_scale)) if scale else standard
+    square_noise = _mean_energy(lambda row: varies * (row**2 - 1) / np.sqrt(2), within, borrowing.log_scale)
     log_scale = np.zeros_like(location)
     if scale:
-        raw = np.clip(0.5 * np.log(np.maximum(moments.ratio, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)
-        log_scale = shrink(raw, np.outer(_log_scale_variance(moments.freedom), square_noise), borrowing.log_scale)[0]
+        log_scale = shrink(raw, _noise(_log_scale_variance(moments.freedom), square_noise), borrowing.log_scale)[0]
         standard = standard / np.exp(moments.residual_levels @ log_scale)
     noise = _mean_energy(lambda row: row, standard, borrowing.location)
-    variance = moments.leverage * _mean_square(log_scale)
-    shrunk = shrink(location, np.outer(variance, noise), borrowing.location)[0] * moments.sd
+    variance = moments.leverage * _mean_square(log_scale, varies)
+    shrunk = shrink(location, _noise(variance, noise), borrowing.location)[0] * moments.sd
     # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
-    varies = moments.sd > 0
     return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
 
 
@@ -74,9 +77,12 @@ def shrink_new_level(
     people: int,
     mean: Float[np.ndarray, " columns"],
     variance: Float[np.ndarray, " columns"],
+    varies: Bool[np.ndarray, " columns"],
     *,
     scale: bool,
-) -> tuple[Float[np.ndarray, " columns"], Float[np.ndarray, " columns"], tuple[float, float], tuple[float, float]]:
+) -> tuple[
+    Float[np.ndarray, " columns"], Float[np.ndarray, " columns"], tuple[float, float | None], tuple[float, float]
+]:
     """Estimate a level that training did not have, from its own people, with training's noise spread.
 
     Args:
@@ -84,26 +90,57 @@ def shrink_new_level(
         borrowing: How columns share strength.
         people: How many people the level has.
         mean: Their mean standardised residual in each column.
-        variance: Its variance (divisor n - 1); ignored for a single person, whose scale is taken as the pooled one.
+        variance: Its variance (divisor n - 1), 1 where it cannot be told; ignored for a single person, whose scale is
+            taken as the pooled one.
+        varies: Columns whose deviation is not 0.
         scale: Whether batches differ in scale at all.
 
     Returns:
-        Location in units of sd, log scale, their standard errors, and the shares of their raw energy that were kept.
+        Location in units of sd, log scale, their standard errors (None: a single person's scale is not known), and the
+        shares of their raw energy that were kept.
     """
     freedom = np.array([people - 1.0])
-    log_scale, log_se, log_kept = np.zeros_like(mean)[None], float(np.sqrt(_log_scale_variance(freedom)[0])), 0.0
+    log_variance = _log_scale_variance(freedom)
+    log_scale, log_kept = np.zeros_like(mean)[None], 0.0
+    log_se = float(np.sqrt(log_variance[0])) if people > 1 else None
     if scale and people > 1:
-        raw = np.clip(0.5 * np.log(np.maximum(variance, 1e-6)), -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND)[None]
-        log_scale, _ = shrink(raw, np.outer(_log_scale_variance(freedom), effects.log_scale_noise), borrowing.log_scale)
+        raw = _log_scale(np.where(varies, variance, 1)[None], freedom)
+        log_scale, _ = shrink(raw, _noise(log_variance, effects.log_scale_noise), borrowing.log_scale)
         log_kept = _kept(log_scale, raw)
-    spread = _mean_square(log_scale) / people
-    location, _ = shrink(mean[None], np.outer(spread, effects.location_noise), borrowing.location)
+    spread = _mean_square(log_scale, varies) / people
+    location, _ = shrink(mean[None], _noise(spread, effects.location_noise), borrowing.location)
     return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
 
 
+def _first_band(fields: Float[np.ndarray, "levels columns"], bands: Bands) -> Float[np.ndarray, "levels columns"]:
+    weights = np.zeros((len(fields), bands.count))
+    weights[:, 0] = 1
+    return bands.weigh(fields, weights)
+
+
+def _log_scale(
+    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, "levels columns"]:
+    """Return log(s) without its bias: E log(s^2) = digamma(nu/2) - log(nu/2), the same in all columns, so no average mends it.
+
+    A ratio of exactly 1 stands for one that cannot be told: 0.
+    """
+    half = np.maximum(freedom, 0.5)[:, None] / 2
+    raw = 0.5 * (np.log(np.maximum(ratio, 1e-6)) - digamma(half) + np.log(half))
+    return np.where(ratio == 1, 0.0, np.clip(raw, -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND))
+
+
 def _log_scale_variance(freedom: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
-    """Variance of log(s) with s^2 a mean square on so many degrees of freedom, to first order; infinite where there are none."""
-    return np.where(freedom > 0.5, 0.5 / np.maximum(freedom, 0.5), np.inf)
+    """Variance of log(s) with s^2 a mean square on nu degrees of freedom, trigamma(nu/2)/4; infinite where there are none."""
+    return np.where(freedom > 0.5, polygamma(1, np.maximum(freedom, 0.5) / 2) / 4, np.inf)
+
+
+def _noise(
+    variance: Float[np.ndarray, " levels"], energy: Float[np.ndarray, " bands"]
+) -> Float[np.ndarray, "levels bands"]:
+    """Return the noise energy of each level in each band; infinite variance is noise in every band, empty ones too."""
+    finite = np.isfinite(variance)
+    return np.where(finite[:, None], np.outer(np.where(finite, variance, 0), energy), np.inf)
 
 
 def _mean_energy(
@@ -117,9 +154,11 @@ def _mean_energy(
     return energy
 
 
-def _mean_square(log_scale: Float[np.ndarray, "levels columns"]) -> Float[np.ndarray, " levels"]:
-    square: np.ndarray = np.exp(2 * log_scale).mean(axis=1)
-    return square
+def _mean_square(
+    log_scale: Float[np.ndarray, "levels columns"], varies: Bool[np.ndarray, " columns"]
+) -> Float[np.ndarray, " levels"]:
+    total: np.ndarray = np.exp(2 * log_scale[:, varies]).sum(axis=1)
+    return total / max(int(varies.sum()), 1)
 
 
 def _kept(shrunk: np.ndarray, raw: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medrep.cohort.covariates import POOLED, Categorical, Continuous, CovariateSchema, membership
 from medrep.errors import CovariateError, ModelError, listed
@@ -63,6 +63,9 @@ class Design:
         strangers = sorted({name for group in interactions for name in group} - set(effects))
         if strangers:
             raise CovariateError(f"interactions of {', '.join(strangers)}: allowed are {', '.join(effects) or 'none'}")
+        odd = [f"[{', '.join(group)}]" for group in interactions if len(set(group)) < max(2, len(group))]
+        if odd:
+            raise CovariateError(f"interactions {', '.join(odd)}: name two or more different covariates in each")
         knots = {
             name: spline_knots(frame[name].to_numpy(float), degrees)
             for name in effects
@@ -99,14 +102,21 @@ class Design:
         """Return the effects and the batch memberships side by side, one column a coefficient."""
         return np.concatenate([self.effects(frame), self.batches(frame)], axis=1)
 
-    def contrasts(self) -> Float[np.ndarray, "rows columns"]:
-        """Return a basis of the coefficients in which batch effects average to zero over the training people."""
+    def contrasts(self, present: "Bool[np.ndarray, ' levels'] | None" = None) -> Float[np.ndarray, "rows columns"]:
+        """Return a basis of the coefficients in which batch effects average to zero over the training people.
+
+        Args:
+            present: Batch levels that somebody has; the others get no effect. All of them, if None.
+        """
         width = 1 + sum(len(term.centre) for term in self.terms)
         blocks = [np.eye(width)]
-        for name in self.schema.batches:
+        for name, part in self.batch_slices().items():
             counts = np.asarray(self._levels(name).counts, float)
+            here = counts > 0 if present is None else present[part]
             # Columns span {g: sum counts * g = 0}: the complement of the counts.
-            blocks.append(np.linalg.svd(counts[None])[2][1:].T)
+            block = np.zeros((len(counts), max(int(here.sum()) - 1, 0)))
+            block[here] = np.linalg.svd(counts[here][None])[2][1:].T
+            blocks.append(block)
         rows, columns = sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)
         stacked = np.zeros((rows, columns))
         row = column = 0
@@ -150,7 +160,8 @@ class Design:
                 columns = natural_spline(frame[name].to_numpy(float), self.knots[name])
             else:
                 columns = membership(frame[name], covariate)[:, 1:]
-            product = (product[:, :, None] * columns[:, None, :]).reshape(len(frame), -1)
+            width = product.shape[1] * columns.shape[1]
+            product = (product[:, :, None] * columns[:, None, :]).reshape(len(frame), width)
         return product
 
     def _explain_alias(self, frame: pd.DataFrame) -> None:

@@ -15,6 +15,9 @@ Generative process, for person i with covariates c and column v (a feature or a 
 | log delta_bv | log scale of batch b, shrunk | ``batches.log_scale`` |
 | e_iv | the person | `encode` gives its leading principal components |
 
+Where the batch scale is a scanner's gain (``gain``, the default for volumes), it multiplies f too, and what removing a batch
+returns depends on nothing but the data and the batch: kept labels cannot be written into it.
+
 Removal moves c to c* by  x' = mu(c*) + s(c*)/s(c) * (x - mu(c))  with mu = alpha + f + sigma * gamma and s = sigma * delta; with
 ``covariance`` the leading components of e are moved in location and scale as well (the CovBat idea, Chen 2022). For c* = c
 nothing changes, exactly.
@@ -36,7 +39,7 @@ from jaxtyping import Float
 
 from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
 from medrep.cohort.grid import Grid
-from medrep.errors import ModelError
+from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.base import Adaptation, Columns, Model, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, column_blocks, principal_components
@@ -53,6 +56,8 @@ class LinearSettings:
         spline_degrees: Degrees of freedom of a continuous effect; 1 is a straight line.
         interactions: Groups of effect covariates whose product enters too, for instance ``[[age, sex]]``.
         scale: Whether batches differ in scale.
+        gain: Whether a batch's scale multiplies covariate effects too, as a scanner's gain does; ``no`` is ComBat's
+            assumption, that only the residual is scaled. ``auto`` takes yes where the columns have a grid.
         covariance: Whether the leading components of the residual are aligned between batches.
         components: How many components are kept for ``latents.tsv`` and for ``covariance``.
         borrow: ``space`` expects a slowly varying offset and gain and shrinks the rest by spatial frequency, ``columns``
@@ -62,6 +67,7 @@ class LinearSettings:
     spline_degrees: int = 4
     interactions: tuple[tuple[str, ...], ...] = ()
     scale: bool = True
+    gain: Literal["auto", "yes", "no"] = "auto"
     covariance: bool = False
     components: int = 16
     borrow: Literal["auto", "space", "columns"] = "auto"
@@ -99,7 +105,7 @@ class LinearModel(Model):
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         settings = settings or LinearSettings()
-        _check_borrow(settings, columns)
+        _check_settings(settings, columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
         moments = fit_moments(data, design, frame, advance)
         effects = len(moments.coefficients) - len(moments.freedom)
@@ -137,19 +143,19 @@ class LinearModel(Model):
     ) -> Iterable[tuple[slice, Float[np.ndarray, "people block"]]]:
         """Yield the result of `remove` a block of columns at a time, in float64."""
         there = self.schema.moved(frame, target)
-        here_x, there_x = self.design.full(frame), self.design.full(there)
+        here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
         shift = self._score_shift(data, frame, here_b, there_b)
         for part in column_blocks(*data.shape):
             block = np.asarray(data[:, part], dtype=np.float64)
-            coefficients = np.concatenate([self.coefficients[:, part], self.batches.location[:, part]])
             before, after = (self._scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
-            change = (there_x - here_x) @ coefficients
+            mean = self._mean(here_x, here_b, before, part)
+            change = self._mean(there_x, there_b, after, part) - mean
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
             after /= before
             after -= 1
-            after *= block - here_x @ coefficients
+            after *= np.subtract(block, mean, out=mean)
             change += after
             change += block
             yield part, change
@@ -172,23 +178,22 @@ class LinearModel(Model):
         for data, frame in people:
             self._check_width(data)
             residual = np.concatenate([block for _, block in self._residuals(data, frame).blocks()], axis=1)
-            for name in self.schema.batches:
-                known = {*_levels(self.schema, name), POOLED}
-                for row, level in enumerate(str(level) for level in frame[name]):
-                    if level not in known:
-                        entry = sums.setdefault((name, level), [0, np.zeros(len(self.sd)), np.zeros(len(self.sd))])
-                        entry[0] += 1
-                        entry[1] += residual[row]
-                        entry[2] += residual[row] ** 2
+            for row, (name, level) in self._unseen(frame):
+                entry = sums.setdefault((name, level), [0, *np.zeros((3, len(self.sd)))])
+                entry[0] += 1
+                entry[1] += np.isfinite(data[row])
+                entry[2] += residual[row]
+                entry[3] += residual[row] ** 2
         if not sums:
             return self, ()
         model, notes = self, []
         borrowing = _borrowing(self.settings, self.columns, self.coefficients[0], self.sd)
-        for (name, level), (count, total, squares) in sorted(sums.items()):
-            mean = total / count
-            variance = np.maximum(squares - count * mean**2, 0) / max(count - 1, 1)
+        for (name, level), (count, known, total, squares) in sorted(sums.items()):
+            mean = total / np.maximum(known, 1)
+            spread = np.maximum(squares - known * mean**2, 0) / np.maximum(known - 1, 1)
+            variance = np.where(known > 1, spread, 1)
             location, log_scale, errors, kept = shrink_new_level(
-                self.batches, borrowing, count, mean, variance, scale=self.settings.scale
+                self.batches, borrowing, count, mean, variance, self.sd > 0, scale=self.settings.scale
             )
             model = model._with_level(name, level, location * self.sd, np.where(self.sd > 0, log_scale, 0))
             notes.append(Adaptation(name, level, count, *errors, *kept))
@@ -245,27 +250,46 @@ class LinearModel(Model):
             int(content["seed"]),
         )
 
+    def _unseen(self, frame: pd.DataFrame) -> list[tuple[int, tuple[str, str]]]:
+        """Return the row, covariate and level of everybody with a batch level that is not known."""
+        found: dict[int, list[tuple[str, str]]] = {}
+        for name in self.schema.batches:
+            known = {*_levels(self.schema, name), POOLED}
+            for row, level in enumerate(str(level) for level in frame[name]):
+                if level not in known:
+                    found.setdefault(row, []).append((name, level))
+        twice = [
+            f"{frame.index[row]}: {' and '.join(f'{name} {level!r}' for name, level in own)}"
+            for row, own in found.items()
+            if len(own) > 1
+        ]
+        if twice:
+            cure = "their effects cannot be told apart from these people; refit with them"
+            raise CovariateError(listed("several batch covariates are unseen at once", twice, cure))
+        return [(row, own[0]) for row, own in found.items()]
+
     def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
         source = self._residuals(data, frame)
         components, scores = principal_components(source, self.settings.components, self.seed)
         model = replace(self, components=components)
-        if not self.settings.covariance:
+        if not self.settings.covariance or not len(components):
             return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
-        plain = column_bands(len(components))
+        plain = column_bands(np.ones(len(components), dtype=bool))
         moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), frame)
         effects = fit_batches(moments, Borrowing(plain, plain), scale=True)
         return replace(model, score_batches=effects)
 
     def _residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
-        full, levels = self.design.full(frame), self.design.batches(frame)
+        effects, levels = self.design.effects(frame), self.design.batches(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
 
         def block(part: slice) -> np.ndarray:
-            centred = full @ np.concatenate([self.coefficients[:, part], self.batches.location[:, part]])
+            scale = self._scale(levels, self.batches.log_scale[:, part])
+            centred = self._mean(effects, levels, scale, part)
             np.subtract(data[:, part], centred, out=centred)
             centred *= per_sd[part]
-            centred /= self._scale(levels, self.batches.log_scale[:, part])
+            centred /= scale
             # The sum tells in one read whether any cell is NaN or infinite.
             if not np.isfinite(centred.sum()):
                 np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
@@ -284,6 +308,19 @@ class LinearModel(Model):
         ratio = self._scale(there, log_scale) / self._scale(here, log_scale)
         shift: np.ndarray = (there - here) @ location + (ratio - 1) * scores
         return shift
+
+    def _mean(
+        self, effects: np.ndarray, levels: np.ndarray, scale: np.ndarray, part: slice
+    ) -> Float[np.ndarray, "people block"]:
+        """Return mu of each person in a block of columns."""
+        coefficients, location = self.coefficients[:, part], self.batches.location[:, part]
+        if not _has_gain(self.settings, self.columns):
+            whole: np.ndarray = np.concatenate([effects, levels], axis=1) @ np.concatenate([coefficients, location])
+            return whole
+        mean: np.ndarray = effects[:, 1:] @ coefficients[1:]
+        mean *= scale
+        mean += np.concatenate([effects[:, :1], levels], axis=1) @ np.concatenate([coefficients[:1], location])
+        return mean
 
     def _scale(
         self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
@@ -316,11 +353,17 @@ class LinearModel(Model):
         return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
 
     def _check_width(self, data: np.ndarray) -> None:
+        if data.dtype.kind != "f":
+            raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
         if data.shape[1] != self.columns.count:
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
 
 
-def _check_borrow(settings: LinearSettings, columns: Columns) -> None:
+def _check_settings(settings: LinearSettings, columns: Columns) -> None:
+    if settings.spline_degrees < 1:
+        raise ModelError(f"settings.spline_degrees is {settings.spline_degrees}; give 1 (a straight line) or more")
+    if settings.components < 0:
+        raise ModelError(f"settings.components is {settings.components}; give 0 (none) or more")
     if settings.borrow == "space" and columns.grid is None:
         raise ModelError(
             "settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid"
@@ -329,6 +372,10 @@ def _check_borrow(settings: LinearSettings, columns: Columns) -> None:
 
 def _spatial(settings: LinearSettings, columns: Columns) -> Grid | None:
     return None if settings.borrow == "columns" else columns.grid
+
+
+def _has_gain(settings: LinearSettings, columns: Columns) -> bool:
+    return settings.gain == "yes" or (settings.gain == "auto" and columns.grid is not None)
 
 
 def _band_count(settings: LinearSettings, columns: Columns) -> int:
@@ -340,7 +387,7 @@ def _borrowing(
 ) -> Borrowing:
     grid = _spatial(settings, columns)
     if grid is None:
-        plain = column_bands(columns.count)
+        plain = column_bands(sd > 0)
         return Borrowing(plain, plain)
     return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))
 

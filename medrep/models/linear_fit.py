@@ -14,6 +14,7 @@ _CALIBRATORS = 48
 _FLAT = 1e-7
 _MOST_EQUAL = 0.5
 _SAMPLE = 101
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Moments:
         coefficients: Intercept and effects, then one row a batch level, in data units.
         sd: Residual standard deviation of each column within batches; 0 where a column is constant or cannot be fitted.
         total: Variance of each column over people.
-        ratio: Mean squared residual of each level over sd squared; 1 where it cannot be estimated.
+        ratio: Mean squared residual of each level over sd squared, that of other batch covariates taken out; 1 where it
+            cannot be estimated.
         freedom: Residual degrees of freedom of each level.
         leverage: Variance of each level's location estimate over sd squared.
         residuals: Residuals of a few people, in data units, to measure how noise is spread over columns.
@@ -57,10 +59,13 @@ class _Solver:
     full: Float[np.ndarray, "people rows"]
     levels: Float[np.ndarray, "people levels"]
     freedom: Float[np.ndarray, " people"]
+    parts: tuple[slice, ...]
 
     @classmethod
-    def of(cls, design: Design, frame: pd.DataFrame, contrasts: Float[np.ndarray, "rows free"]) -> "_Solver | None":
+    def of(cls, design: Design, frame: pd.DataFrame) -> "_Solver | None":
         full, levels = design.full(frame), design.batches(frame)
+        # A column can be missing in a whole site: its other sites are fitted all the same.
+        contrasts = design.contrasts(levels.sum(axis=0) > 0)
         reduced = full @ contrasts
         if len(frame) <= reduced.shape[1]:
             return None
@@ -68,7 +73,8 @@ class _Solver:
         diagonal = np.abs(np.diag(r))
         if diagonal.min() < 1e-8 * diagonal.max():
             return None
-        return cls(contrasts @ np.linalg.solve(r, q.T), full, levels, np.maximum(1 - (q**2).sum(axis=1), 0))
+        freedom = np.maximum(1 - (q**2).sum(axis=1), 0)
+        return cls(contrasts @ np.linalg.solve(r, q.T), full, levels, freedom, tuple(design.batch_slices().values()))
 
 
 def fit_moments(
@@ -92,8 +98,7 @@ def fit_moments(
         CovariateError: Aliased covariates, by name.
     """
     design.check_aliases(frame)
-    contrasts = design.contrasts()
-    solver = _Solver.of(design, frame, contrasts)
+    solver = _Solver.of(design, frame)
     if solver is None:
         raise AssertionError("check_aliases passes only solvable designs")
     people, width = data.shape
@@ -104,11 +109,11 @@ def fit_moments(
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
     unfitted: list[int] = []
     atoms: list[int] = []
-    sample = _spread(np.argsort(frame.index.to_numpy(str)), _SAMPLE)
+    sample = _sample(frame.index)
     for part in column_blocks(people, width):
         block = np.asarray(data[:, part], dtype=np.float64)
         for columns, known in _patterns(block):
-            own = solver if known is None else _Solver.of(design, frame[known], contrasts)
+            own = solver if known is None else _Solver.of(design, frame[known])
             if own is None:
                 unfitted += [part.start + int(column) for column in columns]
                 continue
@@ -116,7 +121,8 @@ def fit_moments(
             found = _solve(own, inside)
             where = part.start + columns
             coefficients[:, where], sd[where], total[where], ratio[:, where] = found[:4]
-            stuck = where[_atomic(block[:, columns], sample) & (sd[where] > 0)]
+            few = sample if known is None else _sample(frame.index[known])
+            stuck = where[_atomic(inside, few) & (sd[where] > 0)]
             coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
             atoms += stuck.tolist()
             kept = np.zeros((people, len(columns)))
@@ -143,16 +149,37 @@ def _solve(solver: _Solver, block: Float[np.ndarray, "people block"]) -> tuple[n
     residual = solver.full @ coefficients
     np.subtract(block, residual, out=residual)
     squares = residual**2
-    sums, level_sums = squares.sum(axis=0), solver.levels.T @ squares
+    sums = squares.sum(axis=0)
     sd = np.sqrt(sums / solver.freedom.sum())
     sd[sd <= _FLAT * np.maximum(block.max(axis=0), -block.min(axis=0))] = 0
     # Least squares splits the variance exactly, so the total needs no further pass over the block.
     explained = (coefficients * (np.atleast_2d(np.cov(solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
-    level_freedom = solver.levels.T @ solver.freedom
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = level_sums / level_freedom[:, None] / sd**2
-    estimable = (level_freedom[:, None] > 0.5) & (sd > 0)
-    return coefficients, sd, explained + sums / len(block), np.where(estimable, ratio, 1.0), residual
+    return coefficients, sd, explained + sums / len(block), _ratios(solver, squares, sd), residual
+
+
+def _ratios(
+    solver: _Solver, squares: Float[np.ndarray, "people block"], sd: Float[np.ndarray, " block"]
+) -> Float[np.ndarray, "levels block"]:
+    """Return each level's mean square over sd squared.
+
+    Several batch covariates share the credit: each is estimated with the others' ratios divided out, in turn, since the
+    scale of a person is their product.
+    """
+    ratio = np.ones((solver.levels.shape[1], squares.shape[1]))
+    for _ in range(_ROUNDS if len(solver.parts) > 1 else 1):
+        for part in solver.parts:
+            own, others = solver.levels[:, part], ratio.copy()
+            others[part] = 1
+            left = squares / np.exp(solver.levels @ np.log(others)) if len(solver.parts) > 1 else squares
+            freedom = (own.T @ solver.freedom)[:, None]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found = own.T @ left / freedom / sd**2
+            estimable = (freedom > 0.5) & (sd > 0)
+            found = np.where(estimable, np.maximum(found, 1e-6), 1.0)
+            if len(solver.parts) > 1:
+                found = np.where(estimable, found / ((freedom * found).sum(axis=0) / freedom.sum()), 1.0)
+            ratio[part] = found
+    return ratio
 
 
 def _patterns(
@@ -174,14 +201,19 @@ def _patterns(
 def _atomic(block: Float[np.ndarray, "people block"], sample: Int[np.ndarray, " some"]) -> Bool[np.ndarray, " block"]:
     """Tell the columns where more than half of the people share one value.
 
-    If there is such a value it is the median, so the median of a sample is the only candidate.
+    In a sample such a value can fall short of half, but hardly of a quarter, and then it is one of the quartiles.
     """
-    few = block[sample]
-    candidate = np.sort(few, axis=0)[len(sample) // 2]
-    likely = np.flatnonzero((few == candidate).mean(axis=0) > _MOST_EQUAL / 2)
+    few = np.sort(block[sample], axis=0)
     atomic = np.zeros(block.shape[1], dtype=bool)
-    atomic[likely] = (block[:, likely] == candidate[likely]).mean(axis=0) > _MOST_EQUAL
+    for quarter in (1, 2, 3):
+        candidate = few[quarter * len(sample) // 4]
+        likely = np.flatnonzero(~atomic & ((few == candidate).mean(axis=0) > _MOST_EQUAL / 2))
+        atomic[likely] = (block[:, likely] == candidate[likely]).mean(axis=0) > _MOST_EQUAL
     return atomic
+
+
+def _sample(keys: pd.Index) -> Int[np.ndarray, " some"]:
+    return _spread(np.argsort(keys.to_numpy(str)), _SAMPLE)
 
 
 def _calibrators(keys: pd.Index, freedom: Float[np.ndarray, " people"]) -> Int[np.ndarray, " some"]:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.fft import dctn, idctn
 
 from medrep.cohort.grid import Grid
@@ -52,7 +52,9 @@ class Bands:
             outside = (rest**2).sum(axis=1, keepdims=True)
         else:
             shells = _shells(self.grid)
-            outside = np.stack([np.bincount(shells, _cosine(row, self.grid) ** 2, self.count - 1) for row in rest])
+            outside = np.zeros((len(rest), self.count - 1))
+            for k, row in enumerate(rest):
+                outside[k] = np.bincount(shells, _cosine(row, self.grid) ** 2, self.count - 1)
         return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
 
     def weigh(
@@ -64,14 +66,16 @@ class Bands:
         if self.grid is None:
             return weights[:, :1] * inside + weights[:, 1:] * rest
         shells, shape = _shells(self.grid), self.grid.shape
-        weighed = [_cosine(row, self.grid) * w[1:][shells] for row, w in zip(rest, weights, strict=True)]
-        kept = [idctn(coefficients.reshape(shape), norm="ortho").ravel() for coefficients in weighed]
-        return weights[:, :1] * inside + np.stack(kept)
+        kept = np.empty_like(rest)
+        for k, row in enumerate(rest):
+            weighed = _cosine(row, self.grid) * weights[k, 1:][shells]
+            kept[k] = idctn(weighed.reshape(shape), norm="ortho").ravel()
+        return weights[:, :1] * inside + kept
 
 
-def column_bands(columns: int) -> Bands:
-    """Return the bands of columns without order: their mean, and the rest."""
-    return Bands(np.full((columns, 1), columns**-0.5), None)
+def column_bands(varies: Bool[np.ndarray, " columns"]) -> Bands:
+    """Return the bands of columns without order: the mean over those that vary, and the rest."""
+    return Bands(varies[:, None] / max(int(varies.sum()), 1) ** 0.5, None)
 
 
 def scanner_bands(grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
@@ -108,9 +112,11 @@ def _shells(grid: Grid) -> Int[np.ndarray, " columns"]:
     axes = [np.arange(n) / (2 * n * edge) for n, edge in zip(grid.shape, grid.spacing, strict=True)]
     frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij"))).ravel()
     inside = frequency > 0
-    low, high = frequency[inside].min(initial=np.inf), frequency.max()
-    steps = max(float(np.log(high / low)), 1e-12)
     shells = np.zeros(grid.size, dtype=np.int64)
+    if not inside.any():
+        return shells
+    low, high = frequency[inside].min(), frequency.max()
+    steps = max(float(np.log(high / low)), 1e-12)
     shells[inside] = 1 + np.minimum(_SHELLS - 1, (_SHELLS * np.log(frequency[inside] / low) / steps).astype(np.int64))
     return shells
 

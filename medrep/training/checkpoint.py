@@ -72,9 +72,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ModelError(f"{folder}: format {described['format']}, this medrep reads {FORMAT}; train again")
+        kinds = {"kind": str, "content": dict, "input": dict, "versions": dict}
+        wrong = [f"{key} is no {kind.__name__}" for key, kind in kinds.items() if not isinstance(described[key], kind)]
+        if wrong:
+            raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
         return Checkpoint(described["kind"], described["content"], arrays, described["input"], described["versions"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"
         ) from None

@@ -1,0 +1,42 @@
+"""Run the benchmarks one after another: ``python -m benchmarks [--only NAME] [--quick] [--slow]``.
+
+Each prints its tables and writes them to bench-out/; at the end stands what was asked, what was measured, and whether
+that passed. The exit code is 1 where a line did not pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks import equality, fcon1000, hippocampus, scale
+from benchmarks.data import ROOT
+from benchmarks.report import Line, Options, Report, say, write_lines, write_report
+
+BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "equality": equality.run,
+    "fcon1000": fcon1000.run,
+    "hippocampus": hippocampus.run,
+    "scale": scale.run,
+}
+
+
+def main() -> int:
+    """Run what was asked for; return 0 if every line passed, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="only these")
+    parser.add_argument("--quick", action="store_true", help="one seed, one repeat")
+    parser.add_argument("--slow", action="store_true", help="peers that take minutes a seed too")
+    arguments = parser.parse_args()
+    lines: list[Line] = []
+    for name in arguments.only:
+        say(f"{name} ...")
+        report = BENCHMARKS[name](Options(quick=arguments.quick, slow=arguments.slow))
+        write_report(report, ROOT / "bench-out")
+        lines += report.lines
+    return 0 if write_lines(lines, ROOT / "bench-out" / "asked.tsv") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medrep.cohort.features import match_keys, missing_cells, read_features
+from medrep.cohort.grid import Grid
+from medrep.errors import CohortError, MedrepError
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def write(folder, text, grid=None):
+    path = folder / "features.tsv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    if grid is not None:
+        path.with_suffix(".json").write_text(grid)
+    return path
+
+
+@given(st.lists(st.tuples(finite, st.integers(-(2**40), 2**40)), min_size=1, max_size=5))
+def test_numbers_are_read_back(tmp_path_factory, rows):
+    lines = ["participant_id\ta\tb", *(f"sub-{n}\t{a!r}\t{b}" for n, (a, b) in enumerate(rows))]
+    table = read_features(write(tmp_path_factory.mktemp("f"), "\n".join(lines)))
+    assert table.names == ("a", "b")
+    assert table.values.dtype == np.float64
+    np.testing.assert_allclose(table.values, rows, rtol=1e-14)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["participant_id", "a", "sub-1", "sub-2", "\t", "\n", "\r\n", "\r", '"', "\0", " ", "1", "n/a"])
+        | st.text(st.characters(blacklist_categories=["Cs"]), max_size=4),
+        max_size=14,
+    ),
+    st.binary(max_size=4),
+)
+def test_any_text_is_read_or_refused_by_name(tmp_path_factory, soup, raw):
+    folder = tmp_path_factory.mktemp("f")
+    for text in ("".join(soup).encode() + raw, b"participant_id\ta\nsub-1\t" + "".join(soup).encode() + raw):
+        path = write(folder, text)
+        try:
+            table = read_features(path)
+        except MedrepError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        else:
+            assert table.values.shape == (len(table.ids), len(table.names))
+
+
+def test_missing_words_become_nan_and_are_listed(tmp_path):
+    table = read_features(write(tmp_path, "participant_id\ta\tb\nsub-1\tn/a\t1\nsub-2\t2\tinf\nsub-3\t\tNaN\n"))
+    np.testing.assert_array_equal(table.values, [[np.nan, 1], [2, np.inf], [np.nan, np.nan]])
+    assert missing_cells(table) == ["sub-1: a is nan", "sub-2: b is inf", "sub-3: a is nan", "sub-3: b is nan"]
+
+
+def test_all_cells_that_are_no_numbers_are_listed(tmp_path):
+    path = write(tmp_path, "participant_id\ta\tb\tc\nsub-1\tx\t1\tTrue\nsub-2\t2\t2,5\tFalse\n")
+    with pytest.raises(CohortError) as refusal:
+        read_features(path)
+    assert str(refusal.value).splitlines() == [
+        f"{path}: cells that are no numbers (4):",
+        "  sub-1: a 'x' is no number",
+        "  sub-2: b '2,5' is no number",
+        "  sub-1: c True is no number",
+        "  sub-2: c False is no number",
+        "  write a number or n/a",
+    ]
+
+
+@pytest.mark.parametrize("final", ["", "\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_line_ends_and_marks_do_not_change_the_table(tmp_path, end, mark, final):
+    table = read_features(write(tmp_path, mark + end.join(["participant_id\ta", "sub-1\t1", "sub-2\t2"]) + final))
+    assert list(table.ids.index) == ["sub-1", "sub-2"]
+    np.testing.assert_array_equal(table.values, [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a tab-separated table"),
+        ("subject\ta\nsub-1\t1\n", "no column participant_id; the first columns are subject, a"),
+        ("participant_id\nsub-1\n", "no feature columns beside the ids"),
+        ("participant_id,a\nsub-1,1\n", "no column participant_id"),
+        (b"participant_id\ta\nsub-1\t\xff\n", "not a tab-separated table .*utf-8"),
+        ("participant_id\ta\nsub-1\t1\nsub-1\t2\n", "same person or session: 'sub-1', 'sub-1'; keep one row"),
+        ("participant_id\ta\nsub-1\t1\n1\t2\n", "same person or session: 'sub-1', '1'"),
+        ("participant_id\ta\n\t1\n", "rows without a participant_id: row 1; name the person"),
+        ("participant_id\ta\nsub-1\t1\t2\n", r"the header's 2 cells: line 2: 3 cells \('sub-1' ...\); one tab between"),
+        ("participant_id\ta\tb\nsub-1\t1\t2\n\nsub-2\t1\n", r"the header's 3 cells: line 4: 2 cells \('sub-2' ...\)"),
+        (
+            "participant_id\ta\ta\nsub-1\t1\t2\n",
+            r"name of their own \(2\):\n  column 2: 'a'\n  column 3: 'a'\n  name each",
+        ),
+        ("participant_id\ta\t\nsub-1\t1\t\n", "without a name of their own: column 3: ''; name each column once"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(CohortError, match=message) as refusal:
+        read_features(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(CohortError, match=r"features.tsv: cannot be read \(No such file or directory\)"):
+        read_features(tmp_path / "features.tsv")
+    (tmp_path / "features.tsv").mkdir()
+    with pytest.raises(CohortError, match=r"cannot be read \(Is a directory\)"):
+        read_features(tmp_path / "features.tsv")
+
+
+def test_sessions_are_part_of_the_key_and_no_session_is_none(tmp_path):
+    text = "participant_id\tsession_id\ta\nsub-1\tses-1\t1\nsub-1\t2\t2\nsub-2\tn/a\t3\n"
+    table = read_features(write(tmp_path, text))
+    assert list(table.ids.index) == ["sub-1_ses-1", "sub-1_ses-2", "sub-2"]
+    assert list(table.ids["session_id"]) == ["ses-1", "2", "n/a"]
+
+
+def test_ids_that_look_like_numbers_stay_text(tmp_path):
+    assert list(read_features(write(tmp_path, "participant_id\ta\n007\t1\n08\t2\n")).ids.index) == ["007", "08"]
+
+
+def test_people_are_matched_with_and_without_the_prefix_in_the_order_asked(tmp_path):
+    table = read_features(write(tmp_path, "participant_id\ta\n1\t10\nsub-2\t20\nsub-3\t30\n"))
+    matched = match_keys(table, pd.Index(["2", "sub-1"]))
+    np.testing.assert_array_equal(matched.values, [[20], [10]])
+    assert list(matched.ids.index) == ["2", "sub-1"]
+    np.testing.assert_array_equal(matched.rows(pd.Index(["sub-1"])).values, [[10]])
+
+
+def test_all_people_without_features_are_listed(tmp_path):
+    table = read_features(write(tmp_path, "participant_id\ta\nsub-1\t10\n"))
+    with pytest.raises(CohortError) as refusal:
+        match_keys(table, pd.Index(["sub-1", "sub-2", "sub-3"]))
+    assert str(refusal.value).splitlines() == [
+        "people of participants.tsv without a row in features.tsv (2):",
+        "  sub-2",
+        "  sub-3",
+        "  add the rows, or leave the people out with --exclude",
+    ]
+
+
+TWO = "participant_id\ta\tb\nsub-1\t1\t2\n"
+
+
+def test_a_grid_is_read_from_the_description(tmp_path):
+    grid = Grid((1, 2, 1), (1.0, 2.5, 3.0))
+    assert read_features(write(tmp_path, TWO, json.dumps({"Grid": grid.to_json()}))).grid == grid
+    assert read_features(write(tmp_path, TWO, json.dumps({"a": {"Units": "mm"}}))).grid is None
+    assert read_features(write(tmp_path, TWO, "[]")).grid is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "unusable"),
+        ("[" * 100_000, "unusable"),
+        ('{"Grid": 3}', "unusable"),
+        ('{"Grid": {"shape": [1, 2]}}', "unusable"),
+        ('{"Grid": {"shape": [1, 2, 1]}}', "unusable"),
+        ('{"Grid": {"shape": [1, 2, 1], "spacing": [1, 1, 0]}}', "spacing .* is not three lengths in mm"),
+        ('{"Grid": {"shape": [1, 2, 1], "spacing": [1, 1, NaN]}}', "is not three lengths in mm"),
+        ('{"Grid": {"shape": [1e999, 2, 1], "spacing": [1, 1, 1]}}', "unusable"),
+        ('{"Grid": {"shape": [1, 2.5, 1], "spacing": [1, 1, 1]}}', "is not three counts of voxels"),
+        ('{"Grid": {"shape": [-1, -2, 1], "spacing": [1, 1, 1]}}', "is not three counts of voxels"),
+        ('{"Grid": {"shape": [3, 1, 1], "spacing": [1, 1, 1]}}', r"\(3, 1, 1\) has 3 voxels, features.tsv 2 columns"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(tmp_path, content, message):
+    with pytest.raises(CohortError, match=f"features.json: .*{message}"):
+        read_features(write(tmp_path, TWO, content))
+
+
+@given(st.tuples(*[st.integers(1, 99)] * 3), st.tuples(*[st.floats(0.01, 10)] * 3))
+def test_a_grid_survives_json(shape, spacing):
+    grid = Grid(shape, spacing)
+    assert Grid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
+    assert grid.size == np.prod(shape)

@@ -1,0 +1,135 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.cohort.grid import Grid
+from medrep.cohort.inputs import Input
+from medrep.cohort.loaders import fill_matrix, grid_problem, load_volumes
+from medrep.cohort.nifti import Volume, write_image
+from medrep.errors import CohortError
+
+WANTED = Input("volume")
+
+
+def cohort(folder, **volumes):
+    files = {}
+    for key, (shape, spacing) in volumes.items():
+        seed = sum(key.encode())
+        data = np.random.default_rng(seed).gamma(4, 100, shape).astype(np.float32)
+        files[key] = folder / f"{key}.nii.gz"
+        write_image(files[key], Volume(data, np.diag([*spacing, 1.0])))
+    return pd.Series(files, dtype=object)
+
+
+SAME = dict.fromkeys("abc", ((4, 5, 6), (2.0, 2.0, 2.0)))
+
+
+def filled(files, wanted=WANTED, workers=0):
+    steps = []
+    matrix, grid = fill_matrix(files, wanted, lambda n, m: np.zeros((n, m), np.float32), steps.append, workers)
+    assert steps == [1] * len(files)
+    return matrix, grid
+
+
+def test_a_row_of_the_matrix_is_a_person_in_the_order_of_the_files(tmp_path):
+    files = cohort(tmp_path, **SAME)
+    matrix, grid = filled(files)
+    assert grid == Grid((4, 5, 6), (2.0, 2.0, 2.0))
+    assert matrix.shape == (3, 120)
+    backwards, _ = filled(files.iloc[::-1])
+    np.testing.assert_array_equal(backwards, matrix[::-1])
+    for row, loaded in zip(matrix, load_volumes(files, WANTED), strict=True):
+        np.testing.assert_array_equal(row, loaded.placed.values.ravel())
+        np.testing.assert_array_equal(row, loaded.volume.data.ravel())
+
+
+def test_reading_ahead_in_other_processes_changes_nothing(tmp_path):
+    files = cohort(tmp_path, **SAME)
+    (tmp_path / "b.nii.gz").write_bytes(b"")
+    here, there = ([*load_volumes(files, WANTED, workers=workers)] for workers in (0, 2))
+    for one, two in zip(here, there, strict=True):
+        assert (one.key, one.path, one.error) == (two.key, two.path, two.error)
+        if one.volume is None:
+            assert two.volume is None
+        else:
+            np.testing.assert_array_equal(one.placed.values, two.placed.values)
+            np.testing.assert_array_equal(one.volume.data, two.volume.data)
+
+
+def test_a_file_that_cannot_be_used_is_an_entry_with_an_error(tmp_path):
+    files = cohort(tmp_path, **SAME)
+    (tmp_path / "b.nii.gz").unlink()
+    entries = list(load_volumes(files, WANTED))
+    assert [entry.key for entry in entries] == ["a", "b", "c"]
+    assert [bool(entry.error) for entry in entries] == [False, True, False]
+    assert entries[1].error == f"{tmp_path}/b.nii.gz: no such file"
+    assert entries[1].volume is None
+    assert entries[1].placed is None
+
+
+def test_every_file_that_cannot_be_used_is_listed(tmp_path):
+    files = cohort(tmp_path, **SAME, d=((4, 5, 7), (2.0, 2.0, 2.0)), e=((4, 5, 6), (2.0, 2.0, 3.0)))
+    (tmp_path / "b.nii.gz").write_bytes(b"")
+    write_image(tmp_path / "c.nii.gz", Volume(np.full((4, 5, 6), np.nan, np.float32), np.diag([2.0, 2.0, 2.0, 1.0])))
+    with pytest.raises(CohortError) as refusal:
+        filled(files)
+    assert str(refusal.value).splitlines() == [
+        "images that cannot be used (4):",
+        f"  b: {tmp_path}/b.nii.gz: the file is empty (0 bytes); fetch or convert it again",
+        f"  c: {tmp_path}/c.nii.gz: 120 of 120 voxels are NaN or infinite; mend the image, or set input.missing to keep",
+        "  d: grid (4, 5, 7) differs from (4, 5, 6); set input.shape to cut or pad to one grid",
+        "  e: voxels of (2.0, 2.0, 3.0) mm differ from (2.0, 2.0, 2.0) mm; set input.spacing to resample",
+        "  mend them, or leave the people out with --exclude",
+    ]
+
+
+def test_a_cohort_without_a_usable_image_is_refused(tmp_path):
+    with pytest.raises(CohortError, match=r"images that cannot be used: a: .*no such file"):
+        filled(pd.Series({"a": tmp_path / "a.nii"}, dtype=object))
+
+
+def test_shape_and_spacing_bring_people_to_one_grid(tmp_path):
+    files = cohort(tmp_path, a=((4, 5, 6), (2.0, 2.0, 2.0)), b=((8, 9, 3), (1.0, 1.0, 4.0)))
+    matrix, grid = filled(files, Input("volume", spacing=(2.0, 2.0, 2.0), shape=(4, 4, 4)))
+    assert grid == Grid((4, 4, 4), (2.0, 2.0, 2.0))
+    assert matrix.shape == (2, 64)
+    assert np.isfinite(matrix).all()
+
+
+def test_nan_voxels_are_kept_if_asked(tmp_path):
+    files = cohort(tmp_path, **SAME)
+    data = np.ones((4, 5, 6), np.float32) * np.linspace(1, 2, 6, dtype=np.float32)
+    data[0, 0, 0] = np.nan
+    write_image(tmp_path / "b.nii.gz", Volume(data, np.diag([2.0, 2.0, 2.0, 1.0])))
+    matrix, _ = filled(files, Input("volume", missing="keep"))
+    assert np.isnan(matrix).sum() == 1
+    assert np.isnan(matrix[1, 0])
+
+
+def test_input_that_cannot_be_is_an_error_of_each_file_not_a_crash(tmp_path):
+    entries = list(load_volumes(cohort(tmp_path, **SAME), Input("volume", shape=(1, 2))))
+    assert [entry.error for entry in entries] == ["input.shape has 2 numbers; give three, or leave it empty"] * 3
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        (Grid((4, 5, 6), (1.0, 1.0, 1.005)), ""),
+        (Grid((4, 5, 7), (1.0, 1.0, 1.0)), "grid (4, 5, 7) differs from (4, 5, 6); set input.shape"),
+        (Grid((4, 5, 6), (1.0, 1.0, 1.2)), "voxels of (1.0, 1.0, 1.2) mm differ from (1.0, 1.0, 1.0) mm; set input.sp"),
+    ],
+)
+def test_grids_are_compared_in_voxels_and_mm(own, problem):
+    assert grid_problem(own, Grid((4, 5, 6), (1.0, 1.0, 1.0))).startswith(problem)
+    assert bool(problem) == bool(grid_problem(own, Grid((4, 5, 6), (1.0, 1.0, 1.0))))
+
+
+@pytest.mark.real_data
+def test_real_people_with_their_own_grids_come_to_one(shared_data):
+    paths = sorted((shared_data / "hippocampus" / "images").iterdir())[:6]
+    files = pd.Series({path.name.split(".")[0]: path for path in paths}, dtype=object)
+    with pytest.raises(CohortError, match=r"hippocampus_\d+: grid \(.*\) differs from .*; set input.shape"):
+        filled(files)
+    matrix, grid = filled(files, Input("volume", shape=(40, 56, 40)))
+    assert grid.shape == (40, 56, 40)
+    assert np.isfinite(matrix).all()

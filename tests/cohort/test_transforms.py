@@ -1,0 +1,188 @@
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import Volume, read_image
+from medrep.cohort.transforms import VolumePipeline
+from medrep.errors import CohortError
+
+edges = st.sampled_from([0.5, 0.8, 1.0, 1.2, 2.0, 3.3])
+
+
+@st.composite
+def volumes(draw, oblique=False):
+    """A volume with flipped and permuted axes, anisotropic voxels, and (oblique) turned out of the axes."""
+    shape = draw(st.tuples(*[st.integers(2, 9)] * 3))
+    axes = np.eye(3)[list(draw(st.sampled_from(list(itertools.permutations(range(3))))))]
+    signs = np.diag(draw(st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3)))
+    turned = np.eye(3)
+    if oblique:
+        for plane in ((0, 1), (1, 2)):
+            angle = draw(st.floats(-0.6, 0.6))
+            turn = np.eye(3)
+            turn[np.ix_(plane, plane)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+            turned = turned @ turn
+    affine = np.eye(4)
+    affine[:3, :3] = turned @ axes @ signs @ np.diag(draw(st.tuples(*[edges] * 3)))
+    affine[:3, 3] = draw(st.tuples(*[st.floats(-100, 100)] * 3))
+    seed = draw(st.integers(0, 2**32))
+    return Volume(np.random.default_rng(seed).gamma(4, 100, shape).astype(np.float32), affine)
+
+
+boxes = st.tuples(*[st.integers(1, 12)] * 3)
+choices = st.fixed_dictionaries(
+    {
+        "shape": st.just(()) | boxes,
+        "spacing": st.just(()) | st.tuples(*[edges] * 3),
+        "intensity": st.sampled_from(["raw", "p99"]),
+    }
+)
+
+
+def world(volume, voxel):
+    return volume.affine[:3, :3] @ voxel + volume.affine[:3, 3]
+
+
+@given(volumes(oblique=True), choices)
+def test_the_null_change_is_exactly_zero_on_the_own_grid(volume, choice):
+    wanted = Input("volume", **choice)
+    pipeline = VolumePipeline(wanted)
+    placed = pipeline.place(volume)
+    change = pipeline.back(np.zeros_like(placed.values), placed)
+    assert change.shape == volume.data.shape
+    assert change.dtype == np.float32
+    assert not change.any()
+    np.testing.assert_array_equal(volume.data + change, volume.data)
+
+
+@given(volumes(oblique=True), choices)
+def test_placing_leaves_the_volume_as_it_was_and_gives_the_grid_asked_for(volume, choice):
+    wanted = Input("volume", **choice)
+    data, affine = volume.data.copy(), volume.affine.copy()
+    placed = VolumePipeline(wanted).place(volume)
+    np.testing.assert_array_equal(volume.data, data)
+    np.testing.assert_array_equal(volume.affine, affine)
+    assert placed.values.dtype == np.float32
+    assert placed.values.flags.c_contiguous
+    assert placed.grid.shape == placed.values.shape
+    assert not wanted.shape or placed.values.shape == wanted.shape
+    assert not wanted.spacing or np.allclose(placed.spacing, wanted.spacing, rtol=1e-5)
+
+
+@given(volumes(oblique=True), st.integers(0, 4))
+def test_turning_to_ras_and_padding_is_undone_exactly(volume, margin):
+    box = tuple(length + margin for length in [max(volume.data.shape)] * 3)
+    for shape in ((), box):
+        pipeline = VolumePipeline(Input("volume", shape=shape))
+        placed = pipeline.place(volume)
+        np.testing.assert_array_equal(pipeline.back(placed.values, placed), volume.data)
+
+
+@given(volumes(), boxes)
+def test_cutting_returns_what_was_kept_and_zero_where_the_grid_does_not_reach(volume, box):
+    pipeline = VolumePipeline(Input("volume", shape=box))
+    placed = pipeline.place(volume)
+    own = pipeline.back(placed.values, placed)
+    inside = own != 0
+    np.testing.assert_array_equal(own[inside], volume.data[inside])
+    turned = VolumePipeline(Input("volume")).place(volume).values.shape
+    assert np.count_nonzero(inside) == np.prod(np.minimum(turned, box))
+
+
+@given(volumes(), choices)
+def test_a_pipeline_keeps_nothing_of_one_volume_for_the_next(volume, choice):
+    wanted = Input("volume", **choice)
+    pipeline = VolumePipeline(wanted)
+    other = Volume(np.ones((3, 4, 5), np.float32), np.diag([-1.0, 2.0, 1.0, 1.0]))
+    first, between = pipeline.place(volume), pipeline.place(other)
+    change = np.ones_like(first.values)
+    once, twice, fresh = (
+        pipeline.back(change, first),
+        pipeline.back(change, first),
+        VolumePipeline(wanted).back(change, VolumePipeline(wanted).place(volume)),
+    )
+    np.testing.assert_array_equal(once, twice)
+    np.testing.assert_array_equal(once, fresh)
+    assert pipeline.back(np.ones_like(between.values), between).shape == other.data.shape
+
+
+@given(volumes())
+def test_axes_come_out_as_right_anterior_superior(volume):
+    placed = VolumePipeline(Input("volume")).place(volume)
+    voxels = np.argwhere(volume.data == volume.data.max())[0], np.argwhere(volume.data == volume.data.min())[0]
+    there = np.argwhere(placed.values == placed.values.max())[0], np.argwhere(placed.values == placed.values.min())[0]
+    step = world(volume, voxels[0]) - world(volume, voxels[1])
+    np.testing.assert_allclose((there[0] - there[1]) * placed.spacing, step, atol=1e-4)
+
+
+def test_the_same_object_stored_in_two_orientations_arrives_the_same():
+    data = np.random.default_rng(0).gamma(4, 100, (6, 7, 8)).astype(np.float32)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    turned = nib.Nifti1Image(data, affine).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    other = Volume(np.ascontiguousarray(turned.get_fdata(dtype=np.float32)), turned.affine)
+    for wanted in (Input("volume"), Input("volume", spacing=(2.0, 2.0, 2.0), shape=(5, 8, 9))):
+        one, two = (VolumePipeline(wanted).place(volume) for volume in (Volume(data, affine), other))
+        np.testing.assert_allclose(one.values, two.values, rtol=1e-5)
+        np.testing.assert_allclose(one.spacing, two.spacing, rtol=1e-6)
+
+
+def test_p99_gives_units_of_the_own_percentile_and_goes_back_in_the_files_units():
+    data = np.random.default_rng(0).gamma(4, 100, (9, 9, 9)).astype(np.float32)
+    data[0] = 0
+    data[1, 1, 1] = np.nan
+    pipeline = VolumePipeline(Input("volume", intensity="p99"))
+    placed = pipeline.place(Volume(data, np.eye(4)))
+    inside = data[np.isfinite(data) & (data != 0)]
+    assert placed.unit == pytest.approx(np.percentile(inside, 99))
+    np.testing.assert_allclose(placed.values, data / placed.unit, rtol=1e-6)
+    np.testing.assert_allclose(pipeline.back(np.ones_like(placed.values), placed), placed.unit, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_p99_of_nothing_is_one(value):
+    volume = Volume(np.full((3, 3, 3), value, np.float32), np.eye(4))
+    assert VolumePipeline(Input("volume", intensity="p99")).place(volume).unit == 1.0
+
+
+def test_a_smooth_change_survives_resampling():
+    x = np.linspace(0, np.pi, 16)
+    bump = (np.sin(x)[:, None, None] * np.sin(x)[None, :, None] * np.sin(x)[None, None, :]).astype(np.float32)
+    volume = Volume(bump, np.diag([-1.0, 1.0, 1.0, 1.0]))
+    pipeline = VolumePipeline(Input("volume", spacing=(1.25, 1.25, 1.25)))
+    placed = pipeline.place(volume)
+    back = pipeline.back(placed.values, placed)
+    assert back.shape == bump.shape
+    assert np.abs(back - bump)[2:-2, 2:-2, 2:-2].max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Input("volume", spacing=(1.0, 1.0)), "input.spacing has 2 numbers; give three, or leave it empty"),
+        (Input("volume", shape=(4, 4, 4, 4)), "input.shape has 4 numbers; give three"),
+        (
+            Input("volume", spacing=(1.0, 0.0, 1.0)),
+            r"input.spacing \(1.0, 0.0, 1.0\) and shape \(\) must be above zero",
+        ),
+        (Input("volume", spacing=(1.0, np.nan, 1.0)), "must be above zero"),
+        (Input("volume", shape=(4, -4, 4)), "must be above zero"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(wanted, message):
+    with pytest.raises(CohortError, match=message):
+        VolumePipeline(wanted)
+
+
+@pytest.mark.real_data
+def test_a_real_head_that_is_not_ras_comes_back_exactly(shared_data):
+    volume = read_image(sorted((shared_data / "ixi" / "t1w").iterdir())[0])
+    assert "".join(nib.aff2axcodes(volume.affine)) == "PSR"
+    pipeline = VolumePipeline(Input("volume", shape=(100, 130, 130)))
+    placed = pipeline.place(volume)
+    assert placed.values.shape == (100, 130, 130)
+    np.testing.assert_array_equal(pipeline.back(placed.values, placed), volume.data)

@@ -1,0 +1,26 @@
+"""Every test runs with the documented shapes and types checked over the whole package, and warnings as errors."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
+
+install_import_hook("medrep", "beartype.beartype")
+
+settings.register_profile(
+    "medrep", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("medrep")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The public data for tests; see MEDREP_DATA in CONTRIBUTING.md."""
+    folder = Path(os.environ.get("MEDREP_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data at {folder}; set MEDREP_DATA")
+    return folder

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medrep.models.blocks import BlockSource, column_blocks, principal_components
+
+
+def source(matrix: np.ndarray) -> BlockSource:
+    return BlockSource(matrix.shape, lambda part: matrix[:, part])
+
+
+@given(people=st.integers(0, 100_000), columns=st.integers(0, 5000))
+def test_blocks_cover_every_column_once(people, columns):
+    blocks = list(column_blocks(people, columns))
+    assert [k for part in blocks for k in range(part.start, part.stop)] == list(range(columns))
+
+
+def test_blocks_stay_small():
+    widths = [part.stop - part.start for part in column_blocks(1000, 100_000)]
+    assert max(widths) * 1000 * 8 <= 6 * 2**20
+
+
+@pytest.mark.parametrize("shape", [(60, 300), (200, 30), (40, 2500)])
+def test_components_are_those_of_the_singular_value_decomposition(shape):
+    rng = np.random.default_rng(0)
+    strong = rng.normal(size=(shape[0], 4)) * [20, 12, 7, 4] @ rng.normal(size=(4, shape[1]))
+    matrix = strong + 0.1 * rng.normal(size=shape)
+    components, scores = principal_components(source(matrix), 4, seed=0)
+    right = np.linalg.svd(matrix, full_matrices=False)[2][:4]
+    np.testing.assert_allclose(np.abs((components * right).sum(axis=1)), 1, atol=1e-6)
+    np.testing.assert_allclose(scores, matrix @ components.T, atol=1e-5 * np.abs(scores).max())
+
+
+@given(rank=st.integers(0, 6), wanted=st.integers(1, 12), columns=st.integers(1, 40), seed=st.integers(0, 999))
+def test_components_are_orthonormal_and_no_more_than_the_rank(rank, wanted, columns, seed):
+    rng = np.random.default_rng(seed)
+    matrix = rng.normal(size=(30, rank)) @ rng.normal(size=(rank, columns))
+    components, scores = principal_components(source(matrix), wanted, seed)
+    assert len(components) <= min(rank, wanted, columns)
+    np.testing.assert_allclose(components @ components.T, np.eye(len(components)), atol=1e-8)
+    if wanted >= rank:
+        np.testing.assert_allclose(scores @ components, matrix, atol=1e-8)
+
+
+def test_the_largest_entry_of_each_component_is_positive():
+    matrix = np.random.default_rng(1).normal(size=(50, 20))
+    components, _ = principal_components(source(matrix), 5, seed=0)
+    assert (components[np.arange(5), np.abs(components).argmax(axis=1)] > 0).all()
+
+
+def test_the_order_of_people_does_not_matter():
+    rng = np.random.default_rng(2)
+    matrix, order = rng.normal(size=(50, 20)) * np.linspace(3, 0.1, 20), rng.permutation(50)
+    components, scores = principal_components(source(matrix), 5, seed=0)
+    shuffled, shuffled_scores = principal_components(source(matrix[order]), 5, seed=0)
+    np.testing.assert_allclose(shuffled, components, atol=1e-8)
+    np.testing.assert_allclose(shuffled_scores, scores[order], atol=1e-8)

@@ -1,0 +1,60 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medrep.cli import main
+
+
+def test_help_does_not_import_what_takes_seconds() -> None:
+    heavy = "torch monai nibabel sklearn pandas numpy matplotlib rich yaml"
+    script = (
+        "import sys\nfrom medrep.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")
+    for command in ("demo", "simulate", "check", "train", "export"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["train"], ["export", "a", "b"], ["simulate", "o", "--kind", "x"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: medrep" in capsys.readouterr().err
+
+
+def test_no_such_cohort_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no such folder" in said
+
+
+def test_no_such_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c").mkdir()
+    assert main(["export", str(tmp_path / "c"), str(tmp_path / "o"), "--model", str(tmp_path), "--remove", "site"]) == 1
+    assert "no model.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_work_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "medrep", "simulate", str(out), "--kind", "volume", "--n", "5000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.nii.gz")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,248 @@
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from medrep.cohort.grid import Grid
+from medrep.errors import ModelError
+from medrep.models import Columns, LinearModel, LinearSettings, Model, restore_model
+from medrep.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.models.planted import Case, draw_data, draw_people
+
+FRAME = draw_people(60, 3, 0)
+DATA = draw_data(FRAME, 12, 0)
+TARGET = {"age": 50.0, "site": "S1"}
+
+
+def fitted(grid: Grid | None = None) -> LinearModel:
+    case = Case(FRAME, DATA)
+    columns = Columns(tuple(f"region_{k}" for k in range(12)) if grid is None else (), 12, grid)
+    settings = LinearSettings(covariance=True, components=3, interactions=(("age", "sex"),))
+    return LinearModel.fit(DATA, FRAME, case.schema, columns, settings, seed=7)[0]
+
+
+def save(model: Model, folder: Path) -> Path:
+    save_checkpoint(folder, model.kind, *model.state(), {"kind": "features"})
+    return folder
+
+
+def load(folder: Path) -> Model:
+    checkpoint = load_checkpoint(folder)
+    return restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save(fitted(), tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def refused(folder: Path) -> str:
+    """Return the message of the refusal: one line that a person can read."""
+    with pytest.raises(ModelError) as error:
+        load(folder)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "TypeCheckError" not in message
+    return message
+
+
+def describe(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+def weigh(folder: Path, change: dict[str, np.ndarray | None]) -> None:
+    arrays = {**load_file(folder / "model.safetensors"), **change}
+    save_file({name: array for name, array in arrays.items() if array is not None}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("grid", [None, Grid((3, 2, 2), (1.0, 1.5, 2.0))])
+def test_a_loaded_model_gives_identical_results(tmp_path, grid):
+    model = fitted(grid)
+    again = load(save(model, tmp_path / "model"))
+    np.testing.assert_array_equal(again.remove(DATA, FRAME, TARGET), model.remove(DATA, FRAME, TARGET))
+    np.testing.assert_array_equal(again.encode(DATA, FRAME), model.encode(DATA, FRAME))
+    assert again.schema == model.schema
+    assert again.columns == model.columns
+    assert again.state()[0] == model.state()[0]
+
+
+def test_an_adapted_model_is_stored_too(tmp_path):
+    strangers = FRAME.assign(site="X")
+    model, notes = fitted().adapt([(DATA + 1, strangers)])
+    assert notes[0].people == 60
+    again = load(save(model, tmp_path / "model"))
+    np.testing.assert_array_equal(again.remove(DATA, strangers, TARGET), model.remove(DATA, strangers, TARGET))
+
+
+def test_the_folder_says_what_made_it(saved):
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.kind == "linear"
+    assert checkpoint.input == {"kind": "features"}
+    assert {"medrep", "numpy", "torch"} <= set(checkpoint.versions)
+    assert sorted(path.name for path in saved.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_saving_again_replaces_the_folder_as_a_whole(folder):
+    (folder / "stale.txt").write_text("old")
+    save(fitted(), folder)
+    assert isinstance(load(folder), LinearModel)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_save_leaves_the_old_folder(folder):
+    before = (folder / "model.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        save_checkpoint(folder, "linear", {"bad": float("nan")}, {"a": np.zeros(1)}, {})
+    assert (folder / "model.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_no_folder(tmp_path):
+    assert "no model.json; give the folder that train wrote to OUT/model" in refused(tmp_path / "nothing")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "weights.pt", "model.py", ".hidden", "__init__.py"])
+def test_a_planted_file(folder, name, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    assert f"holds files that no model folder has ({name})" in refused(folder)
+    assert not (folder.parent / "exploded").exists()
+
+
+def test_a_pickle_in_place_of_the_weights(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    assert "damaged" in refused(folder)
+    assert not (folder.parent / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_link_that_leaves_the_folder(folder, name):
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    assert f"{name} leads out of the folder; copy the file in" in refused(folder)
+
+
+def test_a_folder_reached_through_a_link(folder):
+    link = folder.parent / "latest"
+    link.symlink_to(folder)
+    assert isinstance(load(link), LinearModel)
+
+
+def test_weights_of_another_shape(folder):
+    weigh(folder, {"sd": np.ones(5)})
+    assert "sd has the shape (5,), not (12,)" in refused(folder)
+
+
+def test_weights_that_are_absent(folder):
+    weigh(folder, {"batches.location": None})
+    assert "batches.location is absent" in refused(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(folder, value):
+    arrays = load_file(folder / "model.safetensors")
+    arrays["coefficients"][0, 0] = value
+    weigh(folder, arrays)
+    assert "coefficients holds values that are not finite; train again or fetch it again" in refused(folder)
+
+
+def test_all_wrong_weights_are_listed(folder):
+    weigh(folder, {"sd": np.ones(5), "batches.location": None})
+    with pytest.raises(
+        ModelError, match=r"\(2\):\n  batches.location is absent\n  sd has the shape \(5,\), not \(12,\)\n"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "damaged" in refused(folder)
+
+
+def test_a_header_that_claims_more_than_there_is(folder):
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 10**15) + b"{}")
+    assert "damaged" in refused(folder)
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    assert "damaged (FileNotFoundError" in refused(folder)
+
+
+@pytest.mark.parametrize("number", [2, 0, "1", None])
+def test_another_format(folder, number):
+    describe(folder, {"format": number})
+    assert f"format {number}, this medrep reads 1; train again" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '"model"', "\x00", '{"format": 1}', "[" * 5000, '{"format": NaN}']
+)
+def test_damaged_json(folder, text):
+    (folder / "model.json").write_text(text)
+    assert str(folder) in refused(folder)
+
+
+def test_json_in_another_encoding(folder):
+    (folder / "model.json").write_bytes(b"\xff\xfe{}")
+    assert "damaged" in refused(folder)
+
+
+@pytest.mark.parametrize("key", ["kind", "content", "input", "versions"])
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_parts_of_the_wrong_kind(folder, key, value):
+    describe(folder, {key: value})
+    assert f"{key} is no" in refused(folder)
+
+
+def test_a_model_of_an_unknown_kind(folder):
+    describe(folder, {"kind": "diffusion"})
+    assert "model 'diffusion' is unknown; this medrep knows linear" in refused(folder)
+
+
+def damages(node: Any) -> list[Any]:
+    """Return copies of JSON content with one node each replaced by something else or removed."""
+    copies: list[Any] = [None, 3, "text", [], {}]
+    if isinstance(node, dict):
+        for key in node:
+            copies += [{**node, key: damaged} for damaged in damages(node[key])]
+            copies.append({other: value for other, value in node.items() if other != key})
+    if isinstance(node, list) and node:
+        copies += [[damaged, *node[1:]] for damaged in damages(node[0])]
+        copies.append(node[1:])
+    return copies
+
+
+def test_content_damaged_anywhere_is_refused_or_harmless(saved):
+    checkpoint = load_checkpoint(saved)
+    outcomes = {"refused": 0, "restored": 0}
+    for content in damages(checkpoint.content):
+        if not isinstance(content, dict):
+            continue
+        try:
+            restore_model("linear", content, checkpoint.arrays)
+            outcomes["restored"] += 1
+        except ModelError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 100
