@@ -1,7 +1,6 @@
 """Feature tables: features.tsv -> a matrix keyed like participants.tsv."""
 
 import json
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,44 +43,15 @@ def read_features(path: Path) -> FeatureTable:
     Raises:
         CohortError: Missing file, no id column, repeated people, or cells that are neither a number nor ``n/a``.
     """
-    try:
-        _check_cells(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # a column of numbers and text is refused below
-            table = pd.read_csv(
-                path,
-                sep="\t",
-                dtype={"participant_id": str, "session_id": str},
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                na_values=sorted({*MISSING_WORDS, "N/A", "NA", "NaN", "nan"}),
-                index_col=False,
-            )
-    except OSError as error:
-        raise CohortError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise CohortError(f"{path}: not a tab-separated table ({error})") from None
-    if "participant_id" not in table:
-        raise CohortError(
-            f"{path}: no column participant_id; the first columns are {', '.join(map(str, table.columns[:4]))}"
-        )
-    key_columns = [column for column in KEY_COLUMNS if column in table]
-    nameless = [f"row {n}" for n, missing in enumerate(table["participant_id"].isna(), 1) if missing]
+    names, ids, values = _read_rows(path)
+    nameless = [f"row {n}" for n, who in enumerate(ids["participant_id"], 1) if who.lower() in MISSING_WORDS]
     if nameless:
         raise CohortError(
             listed(f"{path}: rows without a participant_id", nameless, "name the person, or remove the row")
         )
-    table[key_columns] = table[key_columns].fillna("n/a").apply(lambda column: column.str.strip())
-    refuse_doubles(path, table[key_columns])
-    table.index = pd.Index(keys(table), name="key")
-    measured = table.drop(columns=key_columns)
-    _refuse_text(path, measured)
-    if measured.shape[1] == 0:
-        raise CohortError(f"{path}: no feature columns beside the ids")
-    names = tuple(str(name) for name in measured.columns)
-    return FeatureTable(
-        table[key_columns], measured.to_numpy(float), names, _grid(path.with_suffix(".json"), len(names))
-    )
+    refuse_doubles(path, ids)
+    ids.index = pd.Index(keys(ids), name="key")
+    return FeatureTable(ids, values, names, _grid(path.with_suffix(".json"), len(names)))
 
 
 def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
@@ -114,38 +84,73 @@ def missing_cells(features: FeatureTable) -> list[str]:
     ]
 
 
-def _check_cells(path: Path) -> None:
-    """Refuse what pandas would shift, fill in or rename in silence: ragged lines, and columns without a name of their own.
+def _read_rows(path: Path) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndarray, "people features"]]:
+    """Read the file a line at a time: a table of 100,000 columns costs its numbers and one line of text.
 
-    Raises:
-        CohortError: All such lines or columns.
+    Returns:
+        The names of the features, the key columns, and the values.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        lines = ((number, line.rstrip("\n")) for number, line in enumerate(file, 1) if line.strip())
-        names = next(lines, (0, ""))[1].split("\t")
-        ragged = [
-            f"line {number}: {cells} cells ({line[:40].split(chr(9))[0]!r} ...)"
-            for number, line in lines
-            if (cells := line.count("\t") + 1) != len(names)
-        ]
+    people: list[list[str]] = []
+    rows: list[np.ndarray] = []
+    ragged: list[str] = []
+    texts: list[str] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            lines = ((number, line.rstrip("\n").split("\t")) for number, line in enumerate(file, 1) if line.strip())
+            header = [name.strip() for name in next(lines, (0, [""]))[1]]
+            key_columns, features = _columns(path, header)
+            for number, cells in lines:
+                if len(cells) != len(header):
+                    ragged.append(f"line {number}: {len(cells)} cells ({cells[0][:40]!r} ...)")
+                    continue
+                people.append([cells[position].strip() or "n/a" for position in key_columns])
+                rows.append(_numbers(people[-1], [header[k] for k in features], [cells[k] for k in features], texts))
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise CohortError(f"{path}: not UTF-8 text; save the table as UTF-8, separated by tabs") from None
     if ragged:
         cure = "one tab between two cells, n/a in an empty one"
-        raise CohortError(listed(f"{path}: rows that do not have the header's {len(names)} cells", ragged, cure))
-    counts = Counter(names)
-    twice = [f"column {n}: {name!r}" for n, name in enumerate(names, 1) if counts[name] > 1 or not name.strip()]
-    if twice and len(names) > 1:
-        raise CohortError(listed(f"{path}: columns without a name of their own", twice, "name each column once"))
+        raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
+    if texts:
+        raise CohortError(listed(f"{path}: cells that are no numbers", texts, "write a number or n/a"))
+    if not rows:
+        raise CohortError(f"{path}: a header and no people; add one line a person")
+    ids = pd.DataFrame(people, columns=[header[k] for k in key_columns], dtype=str)
+    return tuple(header[k] for k in features), ids, np.stack(rows)
 
 
-def _refuse_text(path: Path, measured: pd.DataFrame) -> None:
-    offenders = []
-    for name in measured.columns[[not pd.api.types.is_any_real_numeric_dtype(dtype) for dtype in measured.dtypes]]:
-        column = measured[name]
-        numbers = pd.to_numeric(column.astype(str), errors="coerce")
-        bad = column[numbers.isna() & column.notna()]
-        offenders += [f"{key}: {name} {value!r} is no number" for key, value in bad.items()]
-    if offenders:
-        raise CohortError(listed(f"{path}: cells that are no numbers", offenders, "write a number or n/a"))
+def _columns(path: Path, header: list[str]) -> tuple[list[int], list[int]]:
+    """Return the positions of the key columns and of the features."""
+    if not any(header):
+        raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
+    if "participant_id" not in header:
+        raise CohortError(f"{path}: no column participant_id; the first columns are {', '.join(header[:4])}")
+    counts = Counter(header)
+    unclear = [f"column {n}: {name!r}" for n, name in enumerate(header, 1) if counts[name] > 1 or not name]
+    if unclear:
+        raise CohortError(listed(f"{path}: columns without a name of their own", unclear, "name each column once"))
+    key_columns = [header.index(name) for name in KEY_COLUMNS if name in header]
+    features = [position for position, name in enumerate(header) if name not in KEY_COLUMNS]
+    if not features:
+        raise CohortError(f"{path}: no feature columns beside the ids")
+    return key_columns, features
+
+
+def _numbers(who: list[str], names: list[str], cells: list[str], texts: list[str]) -> Float[np.ndarray, " features"]:
+    """Return a row's numbers, NaN for a missing word; cells that are neither are added to ``texts``."""
+    try:
+        return np.array(cells, dtype=np.float64)
+    except ValueError:
+        pass
+    row = np.full(len(cells), np.nan)
+    for position, cell in enumerate(cells):
+        if cell.strip().lower() not in MISSING_WORDS:
+            try:
+                row[position] = float(cell)
+            except ValueError:
+                texts.append(f"{' '.join(who)}: {names[position]} {cell!r} is no number")
+    return row
 
 
 def _grid(path: Path, width: int) -> Grid | None:

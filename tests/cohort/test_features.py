@@ -63,9 +63,9 @@ def test_all_cells_that_are_no_numbers_are_listed(tmp_path):
     assert str(refusal.value).splitlines() == [
         f"{path}: cells that are no numbers (4):",
         "  sub-1: a 'x' is no number",
+        "  sub-1: c 'True' is no number",
         "  sub-2: b '2,5' is no number",
-        "  sub-1: c True is no number",
-        "  sub-2: c False is no number",
+        "  sub-2: c 'False' is no number",
         "  write a number or n/a",
     ]
 
@@ -82,11 +82,11 @@ def test_line_ends_and_marks_do_not_change_the_table(tmp_path, end, mark, final)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not a tab-separated table"),
+        ("", "the file is empty; it needs a header line"),
         ("subject\ta\nsub-1\t1\n", "no column participant_id; the first columns are subject, a"),
         ("participant_id\nsub-1\n", "no feature columns beside the ids"),
         ("participant_id,a\nsub-1,1\n", "no column participant_id"),
-        (b"participant_id\ta\nsub-1\t\xff\n", "not a tab-separated table .*utf-8"),
+        (b"participant_id\ta\nsub-1\t\xff\n", "not UTF-8 text; save the table as UTF-8"),
         ("participant_id\ta\nsub-1\t1\nsub-1\t2\n", "same person or session: 'sub-1', 'sub-1'; keep one row"),
         ("participant_id\ta\nsub-1\t1\n1\t2\n", "same person or session: 'sub-1', '1'"),
         ("participant_id\ta\n\t1\n", "rows without a participant_id: row 1; name the person"),
