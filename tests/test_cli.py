@@ -23,7 +23,9 @@ def test_help_does_not_import_what_takes_seconds() -> None:
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["train"], ["export", "a", "b"], ["simulate", "o", "--kind", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["train"], ["export", "a", "b"], ["simulate", "o", "--kind", "x"]]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -80,7 +80,9 @@ def sex_auc(X: np.ndarray, sex: np.ndarray, seed: int, jobs: int = 2) -> Probed:
 
 
 def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
-    """Out-of-fold R2 of age; negative where a probe does worse than the mean. Folds are stratified by tenths of age (wider bands in small samples).
+    """Out-of-fold R2 of age; negative where a probe does worse than the mean.
+
+    Folds are stratified by tenths of age, by wider bands in small samples.
 
     Args:
         X: People x columns, or one value a person.

@@ -1,5 +1,6 @@
 """``medrep train``: cohort + configuration -> a model folder."""
 
+import inspect
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
+from medrep.audit.confounding import confounding, describe_covariates
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
@@ -18,6 +20,7 @@ from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CohortError, listed
 from medrep.export.derivative import write_tsv
+from medrep.export.report import Section, write_report
 from medrep.models import MODELS, Columns, Model
 from medrep.training.checkpoint import save_checkpoint
 
@@ -33,7 +36,7 @@ def train(
     overwrite: bool = False,
     workers: int = 0,
 ) -> Model:
-    """Fit the configured model and write OUT/model, OUT/history.tsv and OUT/config.yaml.
+    """Fit the configured model and write OUT/model, OUT/history.tsv, OUT/config.yaml and OUT/report.html.
 
     Args:
         root: The cohort.
@@ -70,6 +73,11 @@ def train(
         save_checkpoint(partial / "model", model.kind, content, arrays, asdict(config.input))
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
+        write_report(
+            partial / "report.html",
+            f"{config.model} model of {root.resolve().name}",
+            _report(cohort, schema, frame, config, history, model, (*cohort.notes, *covariates.notes)),
+        )
     _summary(console, history, out)
     return model
 
@@ -93,6 +101,26 @@ def training_matrix(
     with console.track("read volumes", len(files)) as advance:
         rows, grid = fill_matrix(files, config.input, mapped, advance, workers)
     return rows, Columns((), grid.size, grid)
+
+
+def _report(
+    cohort: Cohort,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    config: Config,
+    history: pd.DataFrame,
+    model: Model,
+    notes: Sequence[str],
+) -> list[Section]:
+    read = f"{len(cohort)} people or sessions from {cohort.root}, {model.columns.count} columns."
+    return [
+        Section("Cohort", read, describe_covariates(schema)),
+        Section("Which covariates tell which", "0: not at all, 1: completely.", confounding(frame, schema)),
+        Section("What the model found", "Variance shares are means over columns.", history),
+        Section("Read with care", "What was interpreted while reading.", code="\n".join(notes) or "nothing"),
+        Section("Configuration", code=config.to_yaml()),
+        Section("Model sheet", code=inspect.getdoc(inspect.getmodule(type(model))) or ""),
+    ]
 
 
 def _summary(console: Console, history: pd.DataFrame, out: Path) -> None:

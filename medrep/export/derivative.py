@@ -65,7 +65,9 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
 
 
-def write_matrix(path: Path, ids: pd.DataFrame, names: Sequence[str], values: Float[np.ndarray, "people columns"]) -> None:
+def write_matrix(
+    path: Path, ids: pd.DataFrame, names: Sequence[str], values: Float[np.ndarray, "people columns"]
+) -> None:
     """Write one row a person: the ids, then the numbers; a row at a time, so that wide tables stay cheap."""
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join([*ids.columns, *names]) + "\n")

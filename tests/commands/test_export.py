@@ -24,11 +24,17 @@ def test_features_keep_their_columns_order_and_ids(table_cohort: Path, table_mod
     people, latents = read(out / "participants.tsv"), read(out / "latents.tsv")
     assert people["participant_id"].equals(latents["participant_id"])
     sidecar = json.loads((out / "features.json").read_text())
-    assert (sidecar["Removed"], sidecar["Kept"], sidecar["References"]) == (["site"], ["age", "sex"], {"site": "(pooled)"})
+    assert (sidecar["Removed"], sidecar["Kept"], sidecar["References"]) == (
+        ["site"],
+        ["age", "sex"],
+        {"site": "(pooled)"},
+    )
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
 
 
-def test_people_at_the_reference_site_come_back_as_they_were(table_cohort: Path, table_model: Path, tmp_path: Path) -> None:
+def test_people_at_the_reference_site_come_back_as_they_were(
+    table_cohort: Path, table_model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "clean"
     assert run("export", table_cohort, out, "--model", table_model, "--remove", "site", "--reference", "site=S0") == 0
     at_reference = read(table_cohort / "participants.tsv")["site"] == "S0"
@@ -42,11 +48,24 @@ def test_planted_site_effect_is_removed_from_unseen_people(table_cohort: Path, t
     train, new = people[::2], people[1::2]
     assert run("train", table_cohort, tmp_path / "m", "--participant-label", *train) == 0
     model = tmp_path / "m" / "model"
-    arguments = ("--remove", "site", "--reference", "site=S0", "--participant-label", *[p.removeprefix("sub-") for p in new])
+    arguments = (
+        "--remove",
+        "site",
+        "--reference",
+        "site=S0",
+        "--participant-label",
+        *[p.removeprefix("sub-") for p in new],
+    )
     assert run("export", table_cohort, tmp_path / "clean", "--model", model, *arguments) == 0
     truth = read(table_cohort / "derivatives" / "truth" / "features.tsv").iloc[1::2, 1:]
-    raw, clean = read(table_cohort / "features.tsv").iloc[1::2, 1:], read(tmp_path / "clean" / "features.tsv").iloc[:, 1:]
-    assert np.square(clean.to_numpy() - truth.to_numpy()).mean() < 0.4 * np.square(raw.to_numpy() - truth.to_numpy()).mean()
+    raw, clean = (
+        read(table_cohort / "features.tsv").iloc[1::2, 1:],
+        read(tmp_path / "clean" / "features.tsv").iloc[:, 1:],
+    )
+    assert (
+        np.square(clean.to_numpy() - truth.to_numpy()).mean()
+        < 0.4 * np.square(raw.to_numpy() - truth.to_numpy()).mean()
+    )
 
 
 def test_columns_in_another_order_give_the_same_result(table_cohort: Path, table_model: Path, tmp_path: Path) -> None:
@@ -156,7 +175,10 @@ def test_the_volume_path_equals_the_table_path(bids_cohort: Path, tmp_path: Path
         (("--remove", "scanner"), "does not know scanner; it was trained with age, sex, site"),
         (("--remove", "site", "--keep", "site"), "site: both in --remove and in --keep"),
         (("--remove", ","), "nothing to remove"),
-        (("--remove", "site", "--reference", "site=Mars"), "'Mars' was not in training; allowed: S0, S1, S2, S3, pooled"),
+        (
+            ("--remove", "site", "--reference", "site=Mars"),
+            "'Mars' was not in training; allowed: S0, S1, S2, S3, pooled",
+        ),
         (("--remove", "age", "--reference", "age=old"), "'old' is no number; give one in year"),
         (("--remove", "site", "--reference", "age=40"), "a reference is given for age, which is not removed"),
         (("--remove", "site", "--reference", "site"), "write it as NAME=VALUE"),
@@ -164,8 +186,12 @@ def test_the_volume_path_equals_the_table_path(bids_cohort: Path, tmp_path: Path
     ],
 )
 def test_wrong_requests_say_what_is_allowed(
-    table_cohort: Path, table_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...], expected: str,
+    table_cohort: Path,
+    table_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    expected: str,
 ) -> None:
     capsys.readouterr()
     assert run("export", table_cohort, tmp_path / "out", "--model", table_model, *arguments) == 1

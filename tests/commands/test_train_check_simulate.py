@@ -20,7 +20,7 @@ def edited(cohort: Path, folder: Path, name: str, edit) -> Path:
 
 def test_train_leaves_a_model_its_history_and_its_configuration(table_cohort: Path, tmp_path: Path) -> None:
     assert run("train", table_cohort, tmp_path / "m", "--set", "settings.spline_degrees=1") == 0
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.yaml", "history.tsv", "model"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.yaml", "history.tsv", "model", "report.html"]
     again = ("train", table_cohort, tmp_path / "again", "--config", tmp_path / "m" / "config.yaml")
     assert run(*again) == 0
     first, second = ((tmp_path / m / "model" / "model.safetensors").read_bytes() for m in ("m", "again"))
@@ -142,3 +142,11 @@ def test_demo_ends_with_a_cohort_a_picture_and_a_table(
     leakage = pd.read_csv(tmp_path / "out" / "leakage.tsv", sep="\t", index_col=0)
     assert leakage.loc["site (AUC)", "before"] > 0.9
     assert leakage.loc["site (AUC)", "after"] < leakage.loc["site (AUC)", "before"] - 0.1
+
+
+def test_the_report_opens_from_disk_and_says_what_was_fitted(table_cohort: Path, table_model: Path) -> None:
+    page = (table_model.parent / "report.html").read_text(encoding="utf-8")
+    for part in ("160 people", "Which covariates tell which", "S0 (", "spline_degrees: 4", "Limitations", "(pooled)"):
+        assert part in page
+    assert "http" not in page
+    assert "<script" not in page
