@@ -98,7 +98,11 @@ class Model(ABC):
 
     @abstractmethod
     def remove(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+        self,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        target: Mapping[str, str | float],
+        out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move the covariates in ``target`` to the given values and leave everything else of the person as it is.
 
@@ -106,6 +110,7 @@ class Model(ABC):
             data: The people's data, in their own units; NaN stays NaN.
             frame: Their covariates.
             target: Removed covariate -> reference (`CovariateSchema.references`).
+            out: Where to write, for instance memory-mapped, or ``data`` itself; a new array by default.
 
         Returns:
             Data of the same shape and dtype. Where ``target`` is what the person has already, the data come back as they are.

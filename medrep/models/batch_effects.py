@@ -4,7 +4,7 @@ In units of each column's residual deviation: residual = gamma_batch + delta_bat
 Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,17 +54,16 @@ def fit_batches(moments: Moments, borrowing: Borrowing, *, scale: bool) -> Batch
     per_sd = np.divide(1, moments.sd, out=np.zeros_like(moments.sd), where=moments.sd > 0)
     raw_location = moments.coefficients[len(moments.coefficients) - levels :]
     location = raw_location * per_sd
-    standard = moments.residuals * per_sd / np.sqrt(moments.residual_freedom)[:, None]
     varies = moments.sd > 0
     raw = _log_scale(moments.ratio, moments.freedom)
     # What all columns of a batch share is no noise: people are compared with their own batch.
-    within = standard / np.exp(moments.residual_levels @ _first_band(raw, borrowing.log_scale)) if scale else standard
-    square_noise = _mean_energy(lambda row: varies * (row**2 - 1) / np.sqrt(2), within, borrowing.log_scale)
     log_scale = np.zeros_like(location)
+    shared = _first_band(raw, borrowing.log_scale) if scale else log_scale
+    within = _standard_residuals(moments, per_sd, shared)
+    square_noise = _mean_energy((varies * (row**2 - 1) / np.sqrt(2) for row in within), borrowing.log_scale)
     if scale:
         log_scale = shrink(raw, _noise(_log_scale_variance(moments.freedom), square_noise), borrowing.log_scale)[0]
-        standard = standard / np.exp(moments.residual_levels @ log_scale)
-    noise = _mean_energy(lambda row: row, standard, borrowing.location)
+    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), borrowing.location)
     variance = moments.leverage * _mean_square(log_scale, varies)
     shrunk = shrink(location, _noise(variance, noise), borrowing.location)[0] * moments.sd
     # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
@@ -143,14 +142,23 @@ def _noise(
     return np.where(finite[:, None], np.outer(np.where(finite, variance, 0), energy), np.inf)
 
 
-def _mean_energy(
-    of: Callable[[np.ndarray], np.ndarray], rows: Float[np.ndarray, "some columns"], bands: Bands
-) -> Float[np.ndarray, " bands"]:
-    """Average band energy over people, one at a time to keep memory at one field."""
-    total = np.zeros(bands.count)
+def _standard_residuals(
+    moments: Moments, per_sd: Float[np.ndarray, " columns"], log_scale: Float[np.ndarray, "levels columns"]
+) -> Iterator[Float[np.ndarray, " columns"]]:
+    """Yield the residuals of a few people in units of their own batch's deviation, one at a time to keep memory low."""
+    for residual, levels, freedom in zip(
+        moments.residuals, moments.residual_levels, moments.residual_freedom, strict=True
+    ):
+        yield residual * per_sd * np.exp(-levels @ log_scale) / np.sqrt(freedom)
+
+
+def _mean_energy(rows: Iterable[Float[np.ndarray, " columns"]], bands: Bands) -> Float[np.ndarray, " bands"]:
+    """Average the energy in each band over people."""
+    total, people = np.zeros(bands.count), 0
     for row in rows:
-        total += bands.energy(of(row.astype(np.float64))[None])[0]
-    energy: np.ndarray = total / max(len(rows), 1)
+        total += bands.energy(row[None])[0]
+        people += 1
+    energy: np.ndarray = total / max(people, 1)
     return energy
 
 

@@ -1,11 +1,22 @@
-"""Going through a people x columns matrix a block of columns at a time, so that it is never held twice."""
+"""Going through a people x columns matrix a block of columns at a time, so that it is never held twice.
 
+Blocks are worked on by as many threads as the linear algebra library may use, which is held to one thread a block meanwhile:
+its own threads are of no use on matrices this small, and fight with each other on a busy machine.
+"""
+
+import mmap
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_info, threadpool_limits
 
 _BLOCK_BYTES = 6 * 2**20
+
+_Result = TypeVar("_Result")
 
 
 def column_blocks(people: int, columns: int) -> Iterator[slice]:
@@ -13,6 +24,49 @@ def column_blocks(people: int, columns: int) -> Iterator[slice]:
     width = max(16, _BLOCK_BYTES // (8 * max(people, 1)))
     for start in range(0, columns, width):
         yield slice(start, min(start + width, columns))
+
+
+def map_blocks(people: int, columns: int, work: Callable[[slice], _Result]) -> Iterator[tuple[slice, _Result]]:
+    """Apply ``work`` to every block of columns, several at a time, and yield the results in order.
+
+    Args:
+        people: Rows of the matrix.
+        columns: Columns of the matrix.
+        work: Takes a slice of columns; called from several threads.
+    """
+    parts = list(column_blocks(people, columns))
+    threads = min(len(parts), _blas_threads())
+    if threads < 2:
+        yield from ((part, work(part)) for part in parts)
+        return
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[slice, Future[_Result]]] = deque()
+        for part in parts:
+            waiting.append((part, pool.submit(work, part)))
+            if len(waiting) > threads + 1:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        yield from ((done, future.result()) for done, future in waiting)
+
+
+def read_block(data: Float[np.ndarray, "people columns"], part: slice) -> Float[np.ndarray, "people block"]:
+    """Return a float64 copy of a block; pages of a memory-mapped matrix are given back at once."""
+    block = np.array(data[:, part], dtype=np.float64)
+    release_pages(data)
+    return block
+
+
+def release_pages(data: np.ndarray) -> None:
+    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are."""
+    base: object = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def _blas_threads() -> int:
+    return max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
 def principal_components(
@@ -36,8 +90,9 @@ def principal_components(
     width = min(2 * count + 8, people, columns)
     rng = np.random.default_rng(seed)
     sketch = np.zeros((people, width))
-    for part, block in matrix.blocks():
-        sketch += block @ rng.standard_normal((part.stop - part.start, width))
+    start = rng.standard_normal((columns, width), dtype=np.float32)
+    for _, product in matrix.map(lambda part, block: block @ start[part]):
+        sketch += product
     sketch = _back(matrix, _forth(matrix, np.linalg.qr(sketch)[0]))
     basis = np.linalg.qr(sketch)[0]
     projected = _forth(matrix, basis)
@@ -63,21 +118,20 @@ class BlockSource:
         self.shape = shape
         self._compute = compute
 
-    def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "people block"]]]:
-        """Yield each slice of columns with its block."""
-        for part in column_blocks(*self.shape):
-            yield part, self._compute(part)
+    def map(self, work: Callable[[slice, np.ndarray], _Result]) -> Iterator[tuple[slice, _Result]]:
+        """Apply ``work`` to every slice of columns and its block, and yield the results in order."""
+        return map_blocks(*self.shape, lambda part: work(part, self._compute(part)))
 
 
 def _forth(matrix: BlockSource, basis: Float[np.ndarray, "people width"]) -> Float[np.ndarray, "width columns"]:
     projected = np.empty((basis.shape[1], matrix.shape[1]))
-    for part, block in matrix.blocks():
-        projected[:, part] = basis.T @ block
+    for part, product in matrix.map(lambda part, block: basis.T @ block):
+        projected[:, part] = product
     return projected
 
 
 def _back(matrix: BlockSource, projected: Float[np.ndarray, "width columns"]) -> Float[np.ndarray, "people width"]:
     sketch = np.zeros((matrix.shape[0], len(projected)))
-    for part, block in matrix.blocks():
-        sketch += block @ projected[:, part].T
+    for _, product in matrix.map(lambda part, block: block @ projected[:, part].T):
+        sketch += product
     return sketch

@@ -29,6 +29,7 @@ blur and noise of a scanner are not undone; voxel-wise use assumes that voxels c
 this model is the model's answer near its support, not a causal fact.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -42,7 +43,7 @@ from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.base import Adaptation, Columns, Model, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
-from medrep.models.blocks import BlockSource, column_blocks, principal_components
+from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.design import Design
 from medrep.models.linear_fit import Moments, fit_moments
 from medrep.models.shrinkage import Bands, column_bands, scanner_bands
@@ -129,25 +130,22 @@ class LinearModel(Model):
         return model, _history(model, moments, frame)
 
     def remove(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+        self,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        target: Mapping[str, str | float],
+        out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates to ``target``; see `Model.remove`."""
         self._check_width(data)
-        moved = np.empty_like(data)
-        for part, block in self.removed_blocks(data, frame, target):
-            moved[:, part] = block
-        return moved
-
-    def removed_blocks(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
-    ) -> Iterable[tuple[slice, Float[np.ndarray, "people block"]]]:
-        """Yield the result of `remove` a block of columns at a time, in float64."""
+        moved = np.empty(data.shape, data.dtype) if out is None else out
         there = self.schema.moved(frame, target)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
         shift = self._score_shift(data, frame, here_b, there_b)
-        for part in column_blocks(*data.shape):
-            block = np.asarray(data[:, part], dtype=np.float64)
+
+        def move(part: slice) -> None:
+            block = read_block(data, part)
             before, after = (self._scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self._mean(here_x, here_b, before, part)
             change = self._mean(there_x, there_b, after, part) - mean
@@ -157,8 +155,12 @@ class LinearModel(Model):
             after -= 1
             after *= np.subtract(block, mean, out=mean)
             change += after
-            change += block
-            yield part, change
+            block += change
+            moved[:, part] = block
+            release_pages(moved)
+
+        deque(map_blocks(*data.shape, move), maxlen=0)
+        return moved
 
     def encode(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
@@ -166,8 +168,8 @@ class LinearModel(Model):
         """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
         self._check_width(data)
         scores = np.zeros((len(frame), len(self.components)))
-        for part, block in self._residuals(data, frame).blocks():
-            scores += block @ self.components[:, part].T
+        for _, product in self._residuals(data, frame).map(lambda part, block: block @ self.components[:, part].T):
+            scores += product
         return scores
 
     def adapt(
@@ -177,7 +179,7 @@ class LinearModel(Model):
         sums: dict[tuple[str, str], list[Any]] = {}
         for data, frame in people:
             self._check_width(data)
-            residual = np.concatenate([block for _, block in self._residuals(data, frame).blocks()], axis=1)
+            residual = np.concatenate([block for _, block in self._residuals(data, frame).map(_whole)], axis=1)
             for row, (name, level) in self._unseen(frame):
                 entry = sums.setdefault((name, level), [0, *np.zeros((3, len(self.sd)))])
                 entry[0] += 1
@@ -287,7 +289,7 @@ class LinearModel(Model):
         def block(part: slice) -> np.ndarray:
             scale = self._scale(levels, self.batches.log_scale[:, part])
             centred = self._mean(effects, levels, scale, part)
-            np.subtract(data[:, part], centred, out=centred)
+            np.subtract(read_block(data, part), centred, out=centred)
             centred *= per_sd[part]
             centred /= scale
             # The sum tells in one read whether any cell is NaN or infinite.
@@ -390,6 +392,10 @@ def _borrowing(
         plain = column_bands(sd > 0)
         return Borrowing(plain, plain)
     return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))
+
+
+def _whole(_part: slice, block: np.ndarray) -> np.ndarray:
+    return block
 
 
 def _levels(schema: CovariateSchema, name: str) -> tuple[str, ...]:

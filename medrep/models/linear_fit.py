@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from medrep.models.blocks import column_blocks
+from medrep.models.blocks import map_blocks, read_block
 from medrep.models.design import Design
 
 _CALIBRATORS = 48
@@ -110,24 +110,29 @@ def fit_moments(
     unfitted: list[int] = []
     atoms: list[int] = []
     sample = _sample(frame.index)
-    for part in column_blocks(people, width):
-        block = np.asarray(data[:, part], dtype=np.float64)
+
+    def fit_block(part: slice) -> None:
+        block = read_block(data, part)
         for columns, known in _patterns(block):
             own = solver if known is None else _Solver.of(design, frame[known])
-            if own is None:
-                unfitted += [part.start + int(column) for column in columns]
-                continue
-            inside = block[:, columns] if known is None else block[np.ix_(known, columns)]
-            found = _solve(own, inside)
             where = part.start + columns
-            coefficients[:, where], sd[where], total[where], ratio[:, where] = found[:4]
+            if own is None:
+                unfitted.extend(where.tolist())
+                continue
+            whole = known is None and len(columns) == block.shape[1]
+            inside = block if whole else block[:, columns] if known is None else block[np.ix_(known, columns)]
+            coefficients[:, where], sd[where], total[where], ratio[:, where], residual = _solve(own, inside)
             few = sample if known is None else _sample(frame.index[known])
             stuck = where[_atomic(inside, few) & (sd[where] > 0)]
             coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
-            atoms += stuck.tolist()
-            kept = np.zeros((people, len(columns)))
-            kept[slice(None) if known is None else known] = found[4]
-            residuals[:, where] = kept[chosen]
+            atoms.extend(stuck.tolist())
+            if known is not None:
+                kept = np.zeros((people, len(columns)))
+                kept[known] = residual
+                residual = kept
+            residuals[:, where] = residual[chosen]
+
+    for part, _ in map_blocks(people, width, fit_block):
         advance(part.stop - part.start)
     return Moments(
         coefficients,
@@ -139,8 +144,8 @@ def fit_moments(
         residuals,
         solver.levels[chosen],
         solver.freedom[chosen],
-        np.asarray(unfitted, dtype=np.int64),
-        np.asarray(atoms, dtype=np.int64),
+        np.asarray(sorted(unfitted), dtype=np.int64),
+        np.asarray(sorted(atoms), dtype=np.int64),
     )
 
 
