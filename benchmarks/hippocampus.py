@@ -114,7 +114,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {"medrep": (), "medrep borrow=columns": (
 def run(options: Options) -> Report:
     """Plant, split, train, export and compare for every seed."""
     rows: list[dict[str, object]] = []
-    checks: list[dict[str, bool]] = []
+    checks: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="bench-hippocampus-") as name:
         originals = prepare_cohort(Path(name) / "cohort")
         for seed in options.seeds(SEEDS):

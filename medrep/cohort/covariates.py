@@ -83,6 +83,11 @@ class CovariateSchema:
         """Names of the covariates with role ``batch``."""
         return tuple(c.declared.name for c in self.fitted if c.declared.role == "batch")
 
+    def levels(self, name: str) -> tuple[str, ...]:
+        """Return the levels of a categorical covariate; none of a continuous one."""
+        covariate = self[name]
+        return covariate.levels if isinstance(covariate, Categorical) else ()
+
     def __getitem__(self, name: str) -> Continuous | Categorical:
         for covariate in self.fitted:
             if covariate.declared.name == name:

@@ -134,7 +134,7 @@ def _adapted(
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     strange = pd.Series(False, index=frame.index)
     for name in model.schema.batches:
-        strange |= ~frame[name].isin(_levels(model.schema, name))
+        strange |= ~frame[name].isin(model.schema.levels(name))
     if not strange.any():
         return model, ()
     keys = frame.index[strange]
@@ -177,10 +177,6 @@ def _write_data(
         return export_volumes(
             folder, cohort.root, model, _files(cohort), frame, target, wanted, done, ids, advance=advance
         )
-
-
-def _levels(schema: CovariateSchema, name: str) -> list[str]:
-    return list(getattr(schema[name], "levels", ()))
 
 
 def _files(cohort: Cohort) -> pd.Series:

@@ -7,7 +7,8 @@ import numpy as np
 
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, Columns, Model
-from medrep.models.linear import LinearModel, LinearSettings
+from medrep.models.linear import LinearModel
+from medrep.models.linear_settings import LinearSettings
 
 MODELS: dict[str, type[Model]] = {"linear": LinearModel}
 

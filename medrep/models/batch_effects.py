@@ -78,6 +78,7 @@ def shrink_new_level(
     variance: Float[np.ndarray, " columns"],
     varies: Bool[np.ndarray, " columns"],
     *,
+    scaled: Float[np.ndarray, " columns"],
     scale: bool,
 ) -> tuple[
     Float[np.ndarray, " columns"], Float[np.ndarray, " columns"], tuple[float, float | None], tuple[float, float]
@@ -92,6 +93,8 @@ def shrink_new_level(
         variance: Its variance (divisor n - 1), 1 where it cannot be told; ignored for a single person, whose scale is
             taken as the pooled one.
         varies: Columns whose deviation is not 0.
+        scaled: Mean covariate effect of these people, in units of sd, where the level's scale multiplies it; else 0.
+            The mean residual was taken at scale 1, so it still holds (scale - 1) times this.
         scale: Whether batches differ in scale at all.
 
     Returns:
@@ -107,6 +110,7 @@ def shrink_new_level(
         log_scale, _ = shrink(raw, _noise(log_variance, effects.log_scale_noise), borrowing.log_scale)
         log_kept = _kept(log_scale, raw)
     spread = _mean_square(log_scale, varies) / people
+    mean = mean - (np.exp(log_scale[0]) - 1) * scaled
     location, _ = shrink(mean[None], _noise(spread, effects.location_noise), borrowing.location)
     return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
 

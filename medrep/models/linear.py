@@ -32,7 +32,7 @@ this model is the model's answer near its support, not a causal fact.
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,37 +41,15 @@ from jaxtyping import Float
 from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError, listed
+from medrep.models.adaptation import LevelSums
 from medrep.models.base import Adaptation, Columns, Model, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.design import Design
-from medrep.models.linear_fit import Moments, fit_moments
-from medrep.models.shrinkage import Bands, column_bands, scanner_bands
-
-
-@dataclass(frozen=True)
-class LinearSettings:
-    """Settings of the linear model.
-
-    Attributes:
-        spline_degrees: Degrees of freedom of a continuous effect; 1 is a straight line.
-        interactions: Groups of effect covariates whose product enters too, for instance ``[[age, sex]]``.
-        scale: Whether batches differ in scale.
-        gain: Whether a batch's scale multiplies covariate effects too, as a scanner's gain does; ``no`` is ComBat's
-            assumption, that only the residual is scaled. ``auto`` takes yes where the columns have a grid.
-        covariance: Whether the leading components of the residual are aligned between batches.
-        components: How many components are kept for ``latents.tsv`` and for ``covariance``.
-        borrow: ``space`` expects a slowly varying offset and gain and shrinks the rest by spatial frequency, ``columns``
-            shrinks towards the mean over columns; ``auto`` takes space where the columns have a grid.
-    """
-
-    spline_degrees: int = 4
-    interactions: tuple[tuple[str, ...], ...] = ()
-    scale: bool = True
-    gain: Literal["auto", "yes", "no"] = "auto"
-    covariance: bool = False
-    components: int = 16
-    borrow: Literal["auto", "space", "columns"] = "auto"
+from medrep.models.linear_fit import fit_moments
+from medrep.models.linear_history import linear_history
+from medrep.models.linear_settings import LinearSettings
+from medrep.models.shrinkage import column_bands
 
 
 @dataclass(frozen=True)
@@ -106,7 +84,7 @@ class LinearModel(Model):
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         settings = settings or LinearSettings()
-        _check_settings(settings, columns)
+        settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
         moments = fit_moments(data, design, frame, advance)
         effects = len(moments.coefficients) - len(moments.freedom)
@@ -119,7 +97,7 @@ class LinearModel(Model):
             moments.coefficients[:effects],
             moments.sd,
             fit_batches(
-                moments, _borrowing(settings, columns, moments.coefficients[0], moments.sd), scale=settings.scale
+                moments, settings.borrowing(columns, moments.coefficients[0], moments.sd), scale=settings.scale
             ),
             empty,
             _no_scores(len(moments.freedom), 0),
@@ -127,7 +105,7 @@ class LinearModel(Model):
         )
         if settings.components:
             model = model._with_components(data, frame)
-        return model, _history(model, moments, frame)
+        return model, linear_history(design, moments, model.batches, frame)
 
     def remove(
         self,
@@ -159,7 +137,7 @@ class LinearModel(Model):
             moved[:, part] = block
             release_pages(moved)
 
-        deque(map_blocks(*data.shape, move), maxlen=0)
+        deque(map_blocks(len(frame), self.columns.count, move), maxlen=0)
         return moved
 
     def encode(
@@ -176,29 +154,32 @@ class LinearModel(Model):
         self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
     ) -> tuple["LinearModel", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
-        sums: dict[tuple[str, str], list[Any]] = {}
+        sums: dict[tuple[str, str], LevelSums] = {}
         for data, frame in people:
             self._check_width(data)
+            effects = self.design.effects(frame)
             residual = np.concatenate([block for _, block in self._residuals(data, frame).map(_whole)], axis=1)
-            for row, (name, level) in self._unseen(frame):
-                entry = sums.setdefault((name, level), [0, *np.zeros((3, len(self.sd)))])
-                entry[0] += 1
-                entry[1] += np.isfinite(data[row])
-                entry[2] += residual[row]
-                entry[3] += residual[row] ** 2
+            for row, unseen in self._unseen(frame):
+                sums.setdefault(unseen, LevelSums(len(self.sd))).add(data[row], residual[row], effects[row])
         if not sums:
             return self, ()
         model, notes = self, []
-        borrowing = _borrowing(self.settings, self.columns, self.coefficients[0], self.sd)
-        for (name, level), (count, known, total, squares) in sorted(sums.items()):
-            mean = total / np.maximum(known, 1)
-            spread = np.maximum(squares - known * mean**2, 0) / np.maximum(known - 1, 1)
-            variance = np.where(known > 1, spread, 1)
+        borrowing = self.settings.borrowing(self.columns, self.coefficients[0], self.sd)
+        varies = self.sd > 0
+        for (name, level), found in sorted(sums.items()):
+            scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self._gain else np.zeros(len(self.sd))
             location, log_scale, errors, kept = shrink_new_level(
-                self.batches, borrowing, count, mean, variance, self.sd > 0, scale=self.settings.scale
+                self.batches,
+                borrowing,
+                found.people,
+                found.mean(),
+                found.variance(),
+                varies,
+                scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
+                scale=self.settings.scale,
             )
-            model = model._with_level(name, level, location * self.sd, np.where(self.sd > 0, log_scale, 0))
-            notes.append(Adaptation(name, level, count, *errors, *kept))
+            model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
+            notes.append(Adaptation(name, level, found.people, *errors, *kept))
         return model, tuple(notes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -227,10 +208,10 @@ class LinearModel(Model):
         names = tuple(content["names"])
         columns = Columns(names, grid.size if grid else len(names), grid)
         rows = 1 + sum(len(term.centre) for term in design.terms)
-        levels = sum(len(_levels(schema, name)) for name in schema.batches)
+        levels = sum(len(schema.levels(name)) for name in schema.batches)
         scores = len(arrays.get("components", ()))
         wanted = {"coefficients": (rows, columns.count), "sd": (columns.count,), "components": (scores, columns.count)}
-        for group, width, bands in (("batches", columns.count, _band_count(settings, columns)), ("scores", scores, 2)):
+        for group, width, bands in (("batches", columns.count, settings.band_count(columns)), ("scores", scores, 2)):
             wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
             wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
         check_arrays(arrays, wanted)
@@ -252,11 +233,15 @@ class LinearModel(Model):
             int(content["seed"]),
         )
 
+    @property
+    def _gain(self) -> bool:
+        return self.settings.has_gain(self.columns)
+
     def _unseen(self, frame: pd.DataFrame) -> list[tuple[int, tuple[str, str]]]:
         """Return the row, covariate and level of everybody with a batch level that is not known."""
         found: dict[int, list[tuple[str, str]]] = {}
         for name in self.schema.batches:
-            known = {*_levels(self.schema, name), POOLED}
+            known = {*self.schema.levels(name), POOLED}
             for row, level in enumerate(str(level) for level in frame[name]):
                 if level not in known:
                     found.setdefault(row, []).append((name, level))
@@ -316,7 +301,7 @@ class LinearModel(Model):
     ) -> Float[np.ndarray, "people block"]:
         """Return mu of each person in a block of columns."""
         coefficients, location = self.coefficients[:, part], self.batches.location[:, part]
-        if not _has_gain(self.settings, self.columns):
+        if not self._gain:
             whole: np.ndarray = np.concatenate([effects, levels], axis=1) @ np.concatenate([coefficients, location])
             return whole
         mean: np.ndarray = effects[:, 1:] @ coefficients[1:]
@@ -361,74 +346,10 @@ class LinearModel(Model):
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
 
 
-def _check_settings(settings: LinearSettings, columns: Columns) -> None:
-    if settings.spline_degrees < 1:
-        raise ModelError(f"settings.spline_degrees is {settings.spline_degrees}; give 1 (a straight line) or more")
-    if settings.components < 0:
-        raise ModelError(f"settings.components is {settings.components}; give 0 (none) or more")
-    if settings.borrow == "space" and columns.grid is None:
-        raise ModelError(
-            "settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid"
-        )
-
-
-def _spatial(settings: LinearSettings, columns: Columns) -> Grid | None:
-    return None if settings.borrow == "columns" else columns.grid
-
-
-def _has_gain(settings: LinearSettings, columns: Columns) -> bool:
-    return settings.gain == "yes" or (settings.gain == "auto" and columns.grid is not None)
-
-
-def _band_count(settings: LinearSettings, columns: Columns) -> int:
-    return Bands(np.zeros((0, 0)), _spatial(settings, columns)).count
-
-
-def _borrowing(
-    settings: LinearSettings, columns: Columns, mean: Float[np.ndarray, " columns"], sd: Float[np.ndarray, " columns"]
-) -> Borrowing:
-    grid = _spatial(settings, columns)
-    if grid is None:
-        plain = column_bands(sd > 0)
-        return Borrowing(plain, plain)
-    return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))
-
-
 def _whole(_part: slice, block: np.ndarray) -> np.ndarray:
     return block
-
-
-def _levels(schema: CovariateSchema, name: str) -> tuple[str, ...]:
-    covariate = schema[name]
-    return covariate.levels if isinstance(covariate, Categorical) else ()
 
 
 def _no_scores(levels: int, components: int) -> BatchEffects:
     nothing = np.zeros((levels, components))
     return BatchEffects(nothing, nothing, np.zeros(2), np.zeros(2))
-
-
-def _history(model: LinearModel, moments: Moments, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return how much of the columns' variance each part explains (mean over columns that vary), and each level's size."""
-    varies = moments.total > 0
-    effects, batches = model.design.effects(frame), model.design.batches(frame)
-
-    def share(design: np.ndarray, coefficients: np.ndarray) -> float:
-        covariance = np.atleast_2d(np.cov(design.T, bias=True))
-        explained = (coefficients * (covariance @ coefficients)).sum(axis=0)[varies]
-        return float((explained / moments.total[varies]).mean()) if varies.any() else 0.0
-
-    rows, start = [], 1
-    for term in model.design.terms:
-        part = slice(start, start + len(term.centre))
-        rows.append(("variance_share", " x ".join(term.covariates), share(effects[:, part], model.coefficients[part])))
-        start = part.stop
-    for name, part in model.design.batch_slices().items():
-        rows.append(("variance_share", name, share(batches[:, part], model.batches.location[part])))
-        for level, log_scale in zip(_levels(model.schema, name), model.batches.log_scale[part], strict=True):
-            rows.append(("mean_scale", f"{name}={level}", float(np.exp(log_scale).mean())))
-    left = len(moments.unfitted) + len(moments.atoms)
-    rows.append(("columns", "constant", float(np.count_nonzero(model.sd == 0) - left)))
-    rows.append(("columns", "mostly one value", float(len(moments.atoms))))
-    rows.append(("columns", "too few values", float(len(moments.unfitted))))
-    return pd.DataFrame(rows, columns=["metric", "name", "value"])

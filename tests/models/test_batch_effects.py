@@ -120,7 +120,9 @@ def new_level(people: int, seed: int = 0) -> tuple:
     rows = 1 + 2 * rng.normal(size=(people, 80))
     variance = rows.var(axis=0, ddof=1) if people > 1 else np.ones(80)
     varies = np.ones(80, dtype=bool)
-    return shrink_new_level(trained, borrowing(80), people, rows.mean(axis=0), variance, varies, scale=True)
+    return shrink_new_level(
+        trained, borrowing(80), people, rows.mean(axis=0), variance, varies, scaled=np.zeros(80), scale=True
+    )
 
 
 @pytest.mark.parametrize("people", [3, 20, 500])
@@ -148,7 +150,9 @@ def test_columns_that_do_not_vary_do_not_touch_a_new_level():
     varies = np.arange(80) < 40
     bands = column_bands(varies)
     mean, variance = np.where(varies, rng.normal(1, 0.1, 80), 0), np.where(varies, rng.normal(4, 0.3, 80), 0)
-    one = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, variance, varies, scale=True)
-    other = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, variance + 9 * ~varies, varies, scale=True)
+    scaled = np.zeros(len(mean))
+    one = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, variance, varies, scaled=scaled, scale=True)
+    spread = variance + 9 * ~varies
+    other = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, spread, varies, scaled=scaled, scale=True)
     np.testing.assert_array_equal(one[1], other[1])
     assert np.exp(one[1][varies]).mean() == pytest.approx(2, abs=0.15)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.models import Columns, LinearModel, LinearSettings
 from tests.models.planted import AGE, DIAGNOSIS, SETTINGS, SEX, SITE, draw_people, fit, simulate
@@ -288,3 +288,33 @@ def test_nobody_new_changes_nothing(newcomers):
     model, notes = newcomers.model.adapt([(newcomers.data[known][:5], newcomers.frame[known].iloc[:5])])
     assert model is newcomers.model
     assert notes == ()
+
+
+def test_an_unseen_scanner_with_gain_is_told_from_the_age_of_its_people():
+    rng = np.random.default_rng(3)
+    n, width = 400, 60
+    site = np.repeat(["A", "B", "new"], [150, 150, 100])
+    age = np.where(site == "new", rng.uniform(60, 80, n), rng.uniform(20, 80, n))
+    frame = pd.DataFrame({"age": age, "site": site}, index=[f"sub-{k:03d}" for k in range(n)])
+    slope = rng.normal(0, 0.05, width)
+    own = 10 + (age - 50)[:, None] * slope + rng.standard_normal((n, width))
+    # The new scanner has a gain of 1.5 about the pooled mean and no offset of its own.
+    pooled = own[site != "new"].mean(axis=0)
+    data = np.where((site == "new")[:, None], pooled + 1.5 * (own - pooled), own)
+    known = site != "new"
+    declared = [Covariate("age", "continuous"), Covariate("site", "categorical", role="batch")]
+    schema = CovariateSchema.fit(frame[known], declared)
+    settings = LinearSettings(gain="yes", spline_degrees=1, components=0)
+    model, _ = LinearModel.fit(
+        data[known],
+        schema.transfer(frame[known]),
+        schema,
+        Columns(tuple(f"v{k}" for k in range(width)), width, None),
+        settings,
+    )
+    new = schema.transfer(frame[~known], unseen="adapt")
+    adapted, _ = model.adapt([(data[~known], new)])
+    clean = adapted.remove(data[~known], new, adapted.schema.references(["site"]))
+    before, after = (np.abs(x.mean(axis=0) - own[~known].mean(axis=0)).mean() for x in (data[~known], clean))
+    assert after < 0.3 * before
+    assert np.abs(clean.std(axis=0) / own[~known].std(axis=0) - 1).mean() < 0.1
