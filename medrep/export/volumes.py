@@ -64,7 +64,7 @@ def export_volumes(
         moved = loaded.volume.data + pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
         place = folder / described_name(_relative(loaded.path, root), desc)
         write_image(place, Volume(moved, loaded.volume.affine))
-        write_json(sidecar(place), {**done.to_json(), "Sources": [f"bids:raw:{_relative(loaded.path, root)}"]})
+        write_json(sidecar(place), {**done.to_json(), "Sources": [_relative(loaded.path, root)]})
         latents[loaded.key] = model.encode(row, own)[0]
         advance(1)
     if latents:
@@ -93,7 +93,9 @@ def adapt_volumes(
 def described_name(relative: str, desc: str) -> PurePosixPath:
     """Return the path of a derivative: the same place, ``desc-...`` before the suffix, always .nii.gz."""
     path = PurePosixPath(relative)
-    stem = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".mgz")
+    stem = path.name.removesuffix(".gz")
+    for ending in (".nii", ".mgz", ".mgh", ".hdr", ".img"):
+        stem = stem.removesuffix(ending)
     *entities, suffix = stem.split("_")
     kept = [entity for entity in entities if not entity.startswith("desc-")]
     return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + ".nii.gz")
