@@ -1,10 +1,13 @@
 """``medrep train``: cohort + configuration -> a model folder."""
 
 import inspect
+import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -62,8 +65,10 @@ def train(
     console.notes((*cohort.notes, *covariates.notes))
     schema = CovariateSchema.fit(covariates.frame, config.covariates)
     frame = schema.transfer(covariates.frame)
-    with tempfile.TemporaryDirectory(prefix="medrep-") as scratch:
-        data, columns = training_matrix(cohort, config, console, Path(scratch), workers)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A file without a name, beside OUT: it is gone with the process, however that ends.
+    with tempfile.TemporaryFile(dir=out.parent) as scratch:
+        data, columns = training_matrix(cohort, config, console, scratch, workers)
         with console.track("fit", columns.count) as advance:
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, advance=advance
@@ -83,7 +88,7 @@ def train(
 
 
 def training_matrix(
-    cohort: Cohort, config: Config, console: Console, scratch: Path, workers: int
+    cohort: Cohort, config: Config, console: Console, scratch: IO[bytes], workers: int
 ) -> tuple[np.ndarray, Columns]:
     """Return the people x columns matrix: the feature table, or volumes in a memory-mapped scratch file."""
     if cohort.features is not None:
@@ -95,12 +100,24 @@ def training_matrix(
     from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
 
     def mapped(people: int, voxels: int) -> np.ndarray:
-        return np.lib.format.open_memmap(scratch / "volumes.npy", mode="w+", dtype=np.float32, shape=(people, voxels))
+        _take_room(scratch, 4 * people * voxels)
+        return np.memmap(scratch, mode="r+", dtype=np.float32, shape=(people, voxels))
 
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     with console.track("read volumes", len(files)) as advance:
         rows, grid = fill_matrix(files, config.input, mapped, advance, workers)
     return rows, Columns((), grid.size, grid)
+
+
+def _take_room(scratch: IO[bytes], size: int) -> None:
+    """Take disk space before it is mapped: writing to a mapped page on a full disk would kill the process."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(scratch.fileno(), 0, size)
+        else:
+            scratch.truncate(size)
+    except OSError as error:
+        raise CohortError(f"{size / 1e9:.2g} GB of scratch space are needed beside OUT: {error.strerror}") from None
 
 
 def _report(

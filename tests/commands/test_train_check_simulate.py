@@ -150,3 +150,15 @@ def test_the_report_opens_from_disk_and_says_what_was_fitted(table_cohort: Path,
         assert part in page
     assert "http" not in page
     assert "<script" not in page
+
+
+def test_no_room_for_scratch_is_one_line(
+    bids_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    assert run("train", bids_cohort, tmp_path / "m", "--set", "input.kind=volume") == 1
+    assert "0.012 GB of scratch space are needed beside OUT: No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
