@@ -57,9 +57,14 @@ def read_block(data: Float[np.ndarray, "people columns"], part: slice) -> Float[
 
 
 def release_pages(data: np.ndarray) -> None:
-    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are."""
+    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
+
+    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
+    """
     base: object = data
     while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "c":
+            return
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

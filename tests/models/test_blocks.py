@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.models.blocks import BlockSource, column_blocks, principal_components
+from medrep.errors import ModelError
+from medrep.models.blocks import BlockSource, column_blocks, map_blocks, principal_components, release_pages
 
 
 def source(matrix: np.ndarray) -> BlockSource:
@@ -56,3 +57,28 @@ def test_the_order_of_people_does_not_matter():
     shuffled, shuffled_scores = principal_components(source(matrix[order]), 5, seed=0)
     np.testing.assert_allclose(shuffled, components, atol=1e-8)
     np.testing.assert_allclose(shuffled_scores, scores[order], atol=1e-8)
+
+
+@pytest.mark.parametrize("view", [lambda mapped: mapped, np.asarray, lambda mapped: mapped[2:]])
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_pages_that_are_given_back_keep_their_content(tmp_path, mode, view):
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(40_000.0).reshape(8, -1))
+    mapped = np.load(path, mmap_mode=mode)
+    if mode != "r":
+        mapped[:, 0] = -1.0
+    expected = mapped.copy()
+    release_pages(view(mapped))
+    np.testing.assert_array_equal(mapped, expected)
+
+
+def test_blocks_come_back_in_order_and_errors_reach_the_caller():
+    seen = list(map_blocks(4000, 5000, lambda part: part.start))
+    assert [part.start for part, _ in seen] == [start for _, start in seen] == sorted(start for _, start in seen)
+    assert len(seen) > 10
+
+    def fail(part):
+        raise ModelError(f"block {part.start}")
+
+    with pytest.raises(ModelError, match="block 0"):
+        list(map_blocks(4000, 5000, fail))

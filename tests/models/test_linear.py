@@ -1,5 +1,7 @@
 """What holds for every cohort: exactness at the ends, indifference to order and units, faithful storage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -236,3 +238,16 @@ def test_nobody_to_export():
     model = fit(frame, draw_data(frame, 4, 0))
     empty = pd.DataFrame({"age": [], "sex": [], "site": []})
     assert model.remove(np.zeros((0, 4)), empty, TARGETS | {"site": POOLED}).shape == (0, 4)
+
+
+@given(case=cases(), seed=st.integers(0, 2**16))
+def test_under_gain_kept_labels_cannot_be_written_into_the_data(case, seed):
+    settings = replace(case.settings, gain="yes", covariance=False)
+    model = fit(case.frame, case.data, settings, case.declared)
+    shuffled = case.frame.copy()
+    order = np.random.default_rng(seed).permutation(len(shuffled))
+    for name in set(case.schema.names) - set(case.schema.batches):
+        shuffled[name] = shuffled[name].to_numpy()[order]
+    target = case.schema.references(case.schema.batches)
+    told, mixed = (model.remove(case.data, frame, target) for frame in (case.frame, shuffled))
+    np.testing.assert_allclose(mixed, told, rtol=1e-9, atol=1e-9 * np.abs(told).max())
