@@ -68,7 +68,8 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
     target = checked_target(model.schema, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
     model, adapted = _adapted(model, cohort, frame, wanted, console)
-    frame = model.schema.transfer(frame)
+    # A level nobody of whom could be read stays unknown; those people stand in failures.tsv.
+    frame = model.schema.transfer(frame, unseen=request.unseen_site)
     kept = tuple(name for name in model.schema.names if name not in request.remove)
     done = Removal(str(model_folder), model.kind, request.remove, kept, target, adapted)
     with atomic_folder(out) as partial:

@@ -213,3 +213,21 @@ def test_output_is_never_mixed_with_what_is_there(
     assert (table_cohort / "features.tsv").exists()
     assert run(*command, "--overwrite") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_broken_image_of_an_unseen_site_fails_alone(bids_cohort: Path, tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    shutil.copytree(bids_cohort, cohort)
+    people = read(cohort / "participants.tsv")
+    known = people["participant_id"][:-1]
+    people.loc[len(people) - 1, "site"] = "new"
+    people.to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    stranger = str(people["participant_id"].iloc[-1])
+    train = ("train", cohort, tmp_path / "m", "--set", "input.kind=volume", "--participant-label", *known)
+    assert run(*train, "--quiet") == 0
+    next(iter((cohort / stranger / "anat").iterdir())).write_bytes(b"")
+    export = ("export", cohort, tmp_path / "o", "--model", tmp_path / "m" / "model", "--remove", "site", "--quiet")
+    assert run(*export) == 1
+    assert run(*export, "--unseen-site", "adapt") == 3
+    assert read(tmp_path / "o" / "failures.tsv")["participant_id"].tolist() == [stranger]
+    assert read(tmp_path / "o" / "participants.tsv")["participant_id"].tolist() == known.tolist()
