@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.audit.confounding import confounding, small_levels
+from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
@@ -86,16 +87,21 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
     from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
 
     problems, grid = [], None
+    levels: dict[str, float] = {}
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     with console.track("read volumes", len(files)) as advance:
         for loaded in load_volumes(files, wanted):
             if loaded.placed is None:
                 problems.append(f"{loaded.key}: {loaded.error}")
             else:
+                levels[loaded.key] = mean_level(loaded.placed.values)
                 grid = grid or loaded.placed.grid
                 difference = grid_problem(loaded.placed.grid, grid)
                 problems += [f"{loaded.key}: {difference}"] if difference else []
             advance(1)
+    warning = uneven_brightness(levels)
+    if warning:
+        console.say(f"  warning: {warning}")
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         console.say(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
 from medrep.audit.confounding import confounding, describe_covariates
+from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
@@ -106,6 +107,9 @@ def training_matrix(
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     with console.track("read volumes", len(files)) as advance:
         rows, grid = fill_matrix(files, config.input, mapped, advance, workers)
+    warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
+    if warning:
+        console.say(f"  warning: {warning}")
     return rows, Columns((), grid.size, grid)
 
 
