@@ -8,7 +8,7 @@ The layers, in reading order, each importing only from those before it:
 - ``training``: model folders.
 - ``models``: each file's docstring is its model sheet.
 - ``audit``, ``export``: what is left to read in the data; what is written.
-- ``config``, ``commands``, ``cli``: YAML, one file a command, the command line.
+- ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.
 """

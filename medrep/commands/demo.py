@@ -68,8 +68,7 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
 
 def _images(cohort: Cohort) -> np.ndarray:
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
-    wanted = _LABELLED if "clean" in cohort.root.parts else Input(kind="volume")
-    return fill_matrix(files, wanted, lambda n, v: np.empty((n, v), np.float32), lambda people: None)[0]
+    return fill_matrix(files, Input(kind="volume"), lambda n, v: np.empty((n, v), np.float32), lambda people: None)[0]
 
 
 def _picture(path: Path, table: pd.DataFrame, images: dict[str, np.ndarray]) -> None:
