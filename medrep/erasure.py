@@ -1,0 +1,215 @@
+"""Closed-form guards: an oblique projection of latents that erases some covariates and leaves what the kept ones say untouched.
+
+With W whitening the latents, A = W Cov(z, removed | kept) and K = W Cov(z, kept), the guard subtracts M z with
+
+    M A = A,    M K = 0,    M = A (Q^T A)^-1 Q^T,    Q an orthonormal basis of the part of A that is orthogonal to K.
+
+Of all linear maps that satisfy the two it changes the latents least, in every inner product at once (M is the least-norm
+solution of M [A K] = [A 0], row by row). With nothing kept it is LEACE (Belrose et al. 2023), I - W^+ U U^T W. No linear probe
+reads anything along A afterwards; what the kept covariates themselves tell of the removed ones stays. A covariate is a block
+of columns: a smooth basis, or one column a level.
+
+The certificate forecasts what linear probes read on new people, whose covariance with the covariates differs from that of the
+training people by noise. Let g be the squared Mahalanobis length of a canonical direction of the effects and r the rank of the
+guard. The estimated direction is off by noise of variance v = (d - r) / (n - 1) over all others together, and the guard leaves
+
+    g v / (g + v),
+
+the part of the true direction outside the estimated one. For two levels and rank 1 this is, with d2 = g n^2 / (n0 n1) the
+squared gap of the means, AUC = Phi(sqrt(d2 v / (2 (d2 + v)))), v = (d - 1)(1 / n0 + 1 / n1). For a continuous covariate what is
+left is R2 / (1 - R2). The estimate of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero:
+where there is no effect at all, the forecast is above chance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr
+
+from medrep.errors import CovariateError, ModelError, listed
+from medrep.moments import Canonical, GuardMoments, Rank, whitener
+
+__all__ = ["Certificate", "Guard", "GuardMoments", "Rank", "certify", "fit_guard"]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A fitted projection of latents.
+
+    Attributes:
+        removed: Covariates that are erased.
+        kept: Covariates whose covariance with the latents is left as it is.
+        entangled: Directions of the removed covariates that were left in, because they lie within those of the kept ones.
+        centre: Mean of the latents, which stays where it is.
+        left: What is read from the centred latents.
+        right: The directions that are taken out.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    entangled: int
+    centre: Float[np.ndarray, " latents"]
+    left: Float[np.ndarray, "latents rank"]
+    right: Float[np.ndarray, "rank latents"]
+
+    @property
+    def rank(self) -> int:
+        """Number of directions taken out."""
+        return len(self.right)
+
+    def apply(self, z: Float[np.ndarray, "people latents"]) -> Float[np.ndarray, "people latents"]:
+        """Return z - (z - centre) left right."""
+        return z - (z - self.centre) @ self.left @ self.right
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays to save."""
+        return {"centre": self.centre, "left": self.left, "right": self.right}
+
+
+def fit_guard(
+    moments: GuardMoments,
+    removed: Sequence[str],
+    kept: Sequence[str],
+    *,
+    rank: Rank = "significant",
+    kept_rank: Rank = "full",
+    min_share: float = 0.05,
+) -> Guard:
+    """Fit the projection that erases the removed covariates and leaves the covariance with the kept ones as it is.
+
+    Args:
+        moments: Training people.
+        removed: Covariates to erase; none gives the identity.
+        kept: Covariates to leave; what they tell of the removed ones stays, too.
+        rank: How many directions to erase: those beyond noise, a number, or all (exact on the training people).
+        kept_rank: How many directions of the kept covariates to leave exactly as they are. With many kept levels and few latents,
+            "significant" leaves room that "full" gives to noise.
+        min_share: A direction to erase is left in, and counted as entangled, if less than this share of its variance
+            (latents whitened) lies outside the kept directions. Taking it out inflates the rest by up to min_share^-1/2.
+
+    Raises:
+        CovariateError: Unknown names, or names both removed and kept.
+        ModelError: A rank or share that is not allowed, or too few people for "significant".
+    """
+    both = [name for name in removed if name in kept]
+    if both:
+        raise CovariateError(listed("both removed and kept", both, "name each covariate once"))
+    if not 0 < min_share <= 1:
+        raise ModelError(f"min_share {min_share} of a guard: it is above 0 and at most 1")
+    pairs = Canonical.of(moments, removed, kept)
+    count = pairs.count(rank)
+    whiten = whitener(pairs.latents)
+    loadings = pairs.loadings[:, :count] / pairs.correlations[:count]
+    targets, mixing = np.linalg.qr(whiten.T @ loadings)
+    fixed = np.linalg.svd(whiten.T @ pairs.given, full_matrices=False)[0]
+    fixed = fixed[:, : Canonical.of(moments, kept, ()).count(kept_rank)]
+    outside, sines, turn = np.linalg.svd(targets - fixed @ (fixed.T @ targets), full_matrices=False)
+    free = sines**2 >= min_share
+    left = whiten @ outside[:, free] / sines[free]
+    right = np.linalg.solve(mixing.T, loadings.T).T @ turn[free].T
+    return Guard(
+        tuple(removed),
+        tuple(kept),
+        int((~free).sum()),
+        moments.mean[: moments.latents],
+        left / pairs.scale[:, None],
+        (right * pairs.scale[:, None]).T,
+    )
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a guard does to one covariate, on its own people and, as forecast, on others.
+
+    With covariates kept, all of it is about what the latents tell beyond those: the guard leaves in what these tell.
+
+    Attributes:
+        covariate: The covariate.
+        n: Training people.
+        latents: Number of latents.
+        rank: Directions that the guard takes out.
+        largest_correlation: On the training people after the guard, the largest correlation of any direction of the latents
+            with any combination of the covariate's columns, given the kept covariates.
+        predicted_auc: Of the best linear probe on new people, each level against the rest, averaged over levels; None where
+            a column has more than two values.
+        predicted_r2: Of the best linear probe on new people, for that combination of the columns that it reads best; None
+            for levels.
+    """
+
+    covariate: str
+    n: int
+    latents: int
+    rank: int
+    largest_correlation: float
+    predicted_auc: float | None
+    predicted_r2: float | None
+
+
+def certify(moments: GuardMoments, guard: Guard, covariate: str) -> Certificate:
+    """Say what a guard leaves of one removed covariate; the module's docstring has the derivation.
+
+    With too few people to estimate the effects, those that are erased count as endless: the forecast is then an upper bound.
+
+    Raises:
+        CovariateError: A covariate that this guard does not remove.
+    """
+    if covariate not in guard.removed:
+        allowed = ", ".join(guard.removed) or "none"
+        raise CovariateError(f"{covariate}: this guard does not remove it; it removes {allowed}")
+    own = Canonical.of(moments, [covariate], guard.kept)
+    projection = np.eye(moments.latents) - (guard.left @ guard.right).T * (own.scale[None, :] / own.scale[:, None])
+    after = whitener(projection @ own.partial @ projection.T).T @ projection @ own.loadings
+    columns = moments.columns([covariate])
+    place = np.flatnonzero(np.isin(moments.columns(guard.removed), columns))
+    shares = moments.shares[columns - moments.latents]
+    left = _left_over(moments, guard)[np.ix_(place, place)]
+    two = bool(np.isfinite(shares).all())
+    return Certificate(
+        covariate=covariate,
+        n=moments.n,
+        latents=moments.latents,
+        rank=guard.rank,
+        largest_correlation=float(np.linalg.norm(after, 2)) if after.size else 0.0,
+        predicted_auc=_auc(np.diag(left), np.diag(own.residual), shares) if two else None,
+        predicted_r2=None if two else _r2(left, own.residual),
+    )
+
+
+def _left_over(moments: GuardMoments, guard: Guard) -> Float[np.ndarray, "columns columns"]:
+    """Return what B^T S^-1 B the guard leaves, B the true covariance of latents and columns, S that of the latents' rest."""
+    pairs = Canonical.of(moments, guard.removed, guard.kept)
+    whiten, n = whitener(pairs.partial), moments.n - 1
+    squared = np.minimum(pairs.correlations**2, 1 - 1e-15)
+    spare = pairs.people - pairs.degrees - pairs.dimensions - 2
+    seen = squared / (1 - squared) * spare / n - pairs.dimensions / n
+    effect = np.maximum(seen, 1e-300) if spare > 0 else np.full(len(squared), 1e12)
+    taken = np.linalg.qr(whiten.T @ (guard.right / pairs.scale).T)[0]
+    directions = whiten.T @ pairs.loadings / np.maximum(pairs.correlations, 1e-10)
+    erased = ((taken.T @ directions) ** 2).sum(axis=0)
+    noise = max(pairs.dimensions - guard.rank, 0) / n
+    remaining = np.zeros(len(erased))
+    np.multiply(1 - erased, effect, where=erased < 1 - 1e-9, out=remaining)
+    left = erased * noise / (1 + noise / effect) + remaining
+    return pairs.variates * left @ pairs.variates.T
+
+
+def _auc(
+    left: Float[np.ndarray, " levels"], variance: Float[np.ndarray, " levels"], shares: Float[np.ndarray, " levels"]
+) -> float | None:
+    """Return the mean AUC of the levels; with `variance` that of a level given the kept covariates, its gap is b / variance."""
+    known = variance > 1e-9
+    if not known.any():
+        return None
+    squared_gap = left[known] / variance[known] ** 2 / (shares[known] * (1 - shares[known]))
+    return float(ndtr(np.sqrt(np.maximum(squared_gap, 0) / 2)).mean())
+
+
+def _r2(left: Float[np.ndarray, "columns columns"], variance: Float[np.ndarray, "columns columns"]) -> float | None:
+    """Return the largest l / (1 + l) over unit-variance combinations of the columns, l their signal in units of noise."""
+    whiten = whitener(variance)
+    if not whiten.size:
+        return None
+    largest = float(np.linalg.eigvalsh(whiten.T @ left @ whiten)[-1])
+    return max(largest, 0.0) / (1 + max(largest, 0.0))
