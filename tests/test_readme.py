@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from medrep.cli import main
+from tests.bold_cohorts import save_atlas, write_bold_cohort
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,6 +21,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     assert main(["simulate", str(folder / "my_bids"), "--kind", "volume", "--n", "32", "--quiet"]) == 0
     assert main(["simulate", str(folder / "my_table"), "--kind", "features", "--n", "80", "--quiet"]) == 0
+    write_bold_cohort(folder / "my_rest")
+    save_atlas(folder / "atlas.nii.gz")
     return folder
 
 

@@ -10,7 +10,7 @@ from medrep.cohort.bids import find_images, refuse_outside, refuse_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.features import FeatureTable, match_keys, read_features
 from medrep.cohort.inputs import Input
-from medrep.cohort.participants import keys, label, read_participants
+from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.errors import CohortError, listed
 
@@ -24,8 +24,9 @@ class Cohort:
         table: Text cells, one row a person or session; index: key.
         units: Column -> unit from participants.json.
         files: One image a row (``volume``), else None; index: key.
-        features: The matched feature table (``features``), else None.
+        features: The matched feature table (``features``, ``connectivity``), else None.
         notes: What was tidied while reading.
+        input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
     """
 
     root: Path
@@ -34,6 +35,7 @@ class Cohort:
     files: "pd.Series | None"
     features: FeatureTable | None
     notes: tuple[str, ...]
+    input: Input
 
     def __len__(self) -> int:
         return len(self.table)
@@ -72,7 +74,7 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
     table = _choose(people.table, only, exclude)
     features = read_features(root / "features.tsv") if wanted.kind == "features" else None
     table, session_notes = with_sessions(root, table, None if features is None else features.ids)
-    cohort = Cohort(root, table, people.units, None, None, (*people.notes, *session_notes))
+    cohort = Cohort(root, table, people.units, None, None, (*people.notes, *session_notes), wanted)
     if features is not None:
         return replace(cohort, features=match_keys(features, table.index))
     sessions = table.get("session_id", pd.Series("", index=table.index))
@@ -84,11 +86,21 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
     refuse_problems(root, problems)
     files = [found[position] for position in range(len(table))]
     refuse_outside(root, zip(map(str, table.index), files, strict=True))
-    return replace(cohort, files=pd.Series(files, index=table.index, dtype=object))
+    return _with_images(cohort, pd.Series(files, index=table.index, dtype=object))
+
+
+def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
+    if cohort.input.kind == "volume":
+        return replace(cohort, files=files)
+    from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import and only this needs it
+
+    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
+    features, done = read_connectivity(cohort.root, files, ids, cohort.input)
+    return replace(cohort, features=features, input=done)
 
 
 def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str]) -> Cohort:
-    if wanted.kind != "volume":
+    if wanted.kind == "features":
         raise CohortError(
             f"{path}: a datalist names images; set input.kind to volume, or give a folder with features.tsv"
         )
@@ -96,7 +108,7 @@ def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Se
     table.index = pd.Index(keys(table), name="key")
     files = pd.Series(images, index=table.index, dtype=object)
     chosen = _choose(table, only, exclude)
-    return Cohort(path.parent, chosen, {}, files.loc[chosen.index], None, ())
+    return _with_images(Cohort(path.parent, chosen, {}, None, None, (), wanted), files.loc[chosen.index])
 
 
 def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:

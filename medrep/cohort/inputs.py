@@ -9,7 +9,8 @@ class Input:
     """The ``input`` section of a configuration.
 
     Attributes:
-        kind: ``features`` (features.tsv) or ``volume`` (one NIfTI image a row of participants.tsv).
+        kind: ``features`` (features.tsv), ``volume`` (one NIfTI image a row of participants.tsv), or ``connectivity``
+            (one 4-D NIfTI image a row; its features are the edges between the regions of an atlas).
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
         entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
@@ -17,9 +18,18 @@ class Input:
         shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree.
         intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
         missing: What NaN cells and voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+        atlas: Label map of the regions, absolute or from the current folder; a table ``index``, ``name`` of the same name
+            (atlas.nii.gz: atlas.tsv) names them.
+        atlas_sha256: What the atlas must hold; filled in by training, so that no other atlas is applied to the model.
+        measure: ``correlation`` (Fisher z), ``partial`` (partial correlation, Ledoit-Wolf) or ``covariance``.
+        confounds: Columns of the confounds table to regress out.
+        confounds_file: How the name of that table ends, which lies beside the image.
+        low_pass: Hz above which the signal is cut; 0 for no cut.
+        high_pass: Hz below which the signal is cut; 0 for no cut.
+        t_r: Seconds between volumes, for the cuts; 0 takes the header's.
     """
 
-    kind: Literal["features", "volume"] = "features"
+    kind: Literal["features", "volume", "connectivity"] = "features"
     suffix: str = "T1w"
     desc: str = ""
     entities: dict[str, str] = field(default_factory=dict)
@@ -27,3 +37,11 @@ class Input:
     shape: tuple[int, ...] = ()
     intensity: Literal["raw", "p99"] = "raw"
     missing: Literal["error", "keep"] = "error"
+    atlas: str = ""
+    atlas_sha256: str = ""
+    measure: Literal["correlation", "partial", "covariance"] = "correlation"
+    confounds: tuple[str, ...] = ()
+    confounds_file: str = "desc-confounds_timeseries.tsv"
+    low_pass: float = 0.0
+    high_pass: float = 0.0
+    t_r: float = 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32, Int32, Shaped
 from nibabel.imageglobals import logger as nibabel_logger
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
@@ -27,6 +27,9 @@ MOST_VOXELS = 2**31
 _DEFLATE_LIMIT = 1032  # no deflate stream expands further than this, so a header can be checked before decompression
 _ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".mgh", ".mgz")
 _UNITS = {1: "metres", 3: "micrometres"}
+_SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # the time units of a NIfTI header
+_AXES_CURES = {3: "take one volume or the mean of it", 4: "a time series is needed: its volumes along a fourth axis"}
+_MOST_LABEL = 2**24  # float32, in which images are read, tells whole numbers apart up to here
 _SMOOTHEST_IMAGE = 0.5  # equal neighbours: real images 0.00-0.08, label maps 0.76-0.91 (hippocampus, IXI)
 
 
@@ -49,6 +52,34 @@ class Volume:
         return float(x), float(y), float(z)
 
 
+@dataclass(frozen=True)
+class Series:
+    """A 4-D image: volumes of one grid, one after another.
+
+    Attributes:
+        data: Intensities in scanner units, float32, axes as stored, time last.
+        affine: Voxel index -> world, millimetres, RAS+.
+        repetition: Seconds from one volume to the next as the header states them; 0 where it does not.
+    """
+
+    data: Float32[np.ndarray, "x y z volumes"]
+    affine: Float[np.ndarray, "4 4"]
+    repetition: float
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A 3-D image of regions: each voxel holds its region's number, 0 outside of all.
+
+    Attributes:
+        data: Region numbers, axes as stored.
+        affine: Voxel index -> world, millimetres, RAS+.
+    """
+
+    data: Int32[np.ndarray, "x y z"]
+    affine: Float[np.ndarray, "4 4"]
+
+
 def read_image(path: Path) -> Volume:
     """Read a 3-D intensity image (NIfTI-1, NIfTI-2 or MGH; a fourth axis of length one is dropped).
 
@@ -68,6 +99,42 @@ def read_image(path: Path) -> Volume:
     volume = Volume(np.ascontiguousarray(data, dtype=np.float32), affine)
     _refuse_labels(path, volume.data)
     return volume
+
+
+def read_series(path: Path) -> Series:
+    """Read a 4-D image; NaN voxels are returned as they are.
+
+    Raises:
+        CohortError: One line: what is wrong with the file and what to do about it.
+    """
+    image = _open(path)
+    shape = _checked_shape(path, image, axes=4)
+    affine = _checked_affine(path, image)
+    data = np.ascontiguousarray(_read_data(path, image).reshape(shape))
+    return Series(data, affine, _repetition(image))
+
+
+def read_labels(path: Path) -> LabelMap:
+    """Read a 3-D label map.
+
+    Raises:
+        CohortError: One line: an unusable file, or voxels that are no whole number from 0.
+    """
+    image = _open(path)
+    shape = _checked_shape(path, image)
+    affine = _checked_affine(path, image)
+    data = _read_data(path, image).reshape(shape)
+    strange = data[~((data >= 0) & (data < _MOST_LABEL) & (data == np.round(data)))]
+    if len(strange):
+        raise CohortError(
+            f"{path}: {len(strange)} voxels are no region number ({strange[0]:g}, ...); a label map holds whole numbers from 0"
+        )
+    return LabelMap(np.ascontiguousarray(data, dtype=np.int32), affine)
+
+
+def in_memory(data: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> nib.Nifti1Image:
+    """Return an array as the image object that neuroimaging libraries take."""
+    return nib.Nifti1Image(data, affine)
 
 
 def write_image(path: Path, volume: Volume) -> None:
@@ -138,7 +205,7 @@ def _check_file(path: Path) -> None:
         raise CohortError(f"{path}: the file is empty (0 bytes); fetch or convert it again")
 
 
-def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[int, ...]:
+def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage, axes: int = 3) -> tuple[int, ...]:
     shape = tuple(int(length) for length in image.shape)
     voxels = int(np.prod([max(length, 0) for length in shape], dtype=object))
     if not shape or voxels == 0 or min(shape) < 1:
@@ -151,11 +218,11 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
         raise CohortError(
             f"{path}: colour or complex voxels ({image.get_data_dtype()}); one real number a voxel is needed"
         )
-    spatial = shape[:3] if all(length == 1 for length in shape[3:]) else shape
-    if len(spatial) != 3:
-        cure = "take one volume or the mean of it" if len(spatial) > 3 else "a 3-D image is needed"
-        raise CohortError(f"{path}: has {len(spatial)} axes {spatial}, not 3; {cure}")
-    return spatial
+    kept = shape[:axes] if all(length == 1 for length in shape[axes:]) else shape
+    if len(kept) != axes:
+        cure = "a 3-D image is needed" if len(kept) < 3 else _AXES_CURES[axes]
+        raise CohortError(f"{path}: has {len(kept)} axes {kept}, not {axes}; {cure}")
+    return kept
 
 
 def _most_bytes(path: Path, image: nib.spatialimages.SpatialImage) -> int:
@@ -179,6 +246,13 @@ def _checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> np.nda
     if not _invertible(affine):
         raise CohortError(f"{path}: the affine {affine[:3].tolist()} cannot be inverted; set a valid one")
     return affine
+
+
+def _repetition(image: nib.spatialimages.SpatialImage) -> float:
+    header = image.header
+    unit = _SECONDS.get(int(header["xyzt_units"]) & 0x38, 0.0) if isinstance(header, nib.Nifti1Header) else 1e-3
+    seconds = unit * float((*header.get_zooms(), 0, 0, 0, 0)[3])
+    return seconds if 0 < seconds < np.inf else 0.0
 
 
 def _mgh_has_orientation(path: Path) -> bool:

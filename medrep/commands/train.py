@@ -76,7 +76,7 @@ def train(
             )
     with atomic_folder(out) as partial:
         content, arrays = model.state()
-        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(config.input))
+        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input))
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
         write_report(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from medrep.cohort.nifti import Volume, missing_voxels, read_image, write_image
+from medrep.cohort.nifti import Volume, in_memory, missing_voxels, read_image, read_labels, read_series, write_image
 from medrep.errors import CohortError
 
 OPENED = {
@@ -372,3 +372,53 @@ def test_a_header_with_any_bytes_changed_is_read_or_refused(tmp_path_factory, ch
     else:
         write_image(path.with_name("again.nii"), volume)
         assert read_image(path.with_name("again.nii")).data.shape == volume.data.shape
+
+
+@pytest.mark.parametrize(
+    ("unit", "zoom", "seconds"),
+    [("sec", 2.5, 2.5), ("msec", 2500, 2.5), ("usec", 2.5e6, 2.5), ("unknown", 2.5, 0), ("sec", 0, 0), ("hz", 2, 0)],
+)
+def test_a_series_comes_with_the_seconds_between_its_volumes(tmp_path, unit, zoom, seconds):
+    data = np.random.default_rng(0).normal(size=(*SHAPE, 6)).astype(np.float32)
+    data[0, 0, 0, 2] = np.nan
+    made = image(data)
+    made.header.set_xyzt_units("mm", unit)
+    made.header["pixdim"][4] = zoom
+    series = read_series(saved(tmp_path, made))
+    np.testing.assert_array_equal(series.data, data)
+    np.testing.assert_array_equal(series.affine, SCALE)
+    assert series.repetition == pytest.approx(seconds)
+
+
+def test_a_series_needs_four_axes(tmp_path):
+    one, five = saved(tmp_path, image()), saved(tmp_path, image(np.zeros((*SHAPE, 2, 2), np.float32)), "five.nii")
+    with pytest.raises(CohortError, match=r"has 3 axes \(5, 4, 3\), not 4; a time series is needed"):
+        read_series(one)
+    with pytest.raises(CohortError, match=r"has 5 axes \(5, 4, 3, 2, 2\), not 4"):
+        read_series(five)
+    assert read_series(saved(tmp_path, image(NOISE[..., None, None]), "trailing.nii")).data.shape == (*SHAPE, 1)
+
+
+def test_labels_are_whole_numbers_whatever_they_are_stored_as(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 12_000, SHAPE)
+    for kind in (np.uint16, np.int32, np.float32, np.float64):
+        read = read_labels(saved(tmp_path, image(labels.astype(kind))))
+        np.testing.assert_array_equal(read.data, labels)
+        assert read.data.dtype == np.int32
+    with pytest.raises(CohortError, match=r"60 voxels are no region number .* a label map holds whole numbers from 0"):
+        read_labels(saved(tmp_path, image()))
+
+
+def test_an_array_becomes_an_image_that_says_where_it_lies():
+    made = in_memory(NOISE, SCALE)
+    np.testing.assert_array_equal(made.affine, SCALE)
+    np.testing.assert_array_equal(made.get_fdata(dtype=np.float32), NOISE)
+    assert made.header["sform_code"] > 0
+
+
+@pytest.mark.real_data
+def test_a_real_series_is_read(shared_data):
+    path = shared_data / "nifti_edge_cases" / "functional.nii"
+    series = read_series(path)
+    np.testing.assert_allclose(series.data, nib.load(path).get_fdata(), rtol=1e-6)
+    assert series.data.shape == (17, 21, 3, 20)

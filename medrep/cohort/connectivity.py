@@ -1,0 +1,244 @@
+"""Functional connectivity: 4-D images and an atlas -> one row of edges a person. The one place that imports nilearn.
+
+The atlas is brought to each image's grid (nearest neighbour), a region's signal is the mean of its voxels, confounds and
+frequencies are taken out, and what remains is compared between regions. A region that cannot be measured in one person is
+refused by name: an edge that is missing or constant for some people would be taken for an effect.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int32
+from nilearn.connectome import ConnectivityMeasure
+from nilearn.image import resample_img
+from nilearn.image.resampling import BoundingBoxError
+from nilearn.maskers import NiftiLabelsMasker
+from nilearn.signal import clean, standardize_signal
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+
+from medrep.cohort.atlas import Atlas, read_atlas
+from medrep.cohort.bids import refuse_outside
+from medrep.cohort.confounds import find_confounds, read_confounds
+from medrep.cohort.features import FeatureTable
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import Series, in_memory, read_series
+from medrep.errors import CohortError, listed
+
+LEAST_FREE = 4
+"""Volumes needed beyond the number of confounds: the Fisher z of n free volumes has the variance 1 / (n - 3)."""
+
+_STILL = 1e-6  # relative change below which a float32 signal is constant
+_SAME = 1 - 1e-9
+
+
+def read_connectivity(root: Path, files: pd.Series, ids: pd.DataFrame, wanted: Input) -> tuple[FeatureTable, Input]:
+    """Measure the edges of everybody.
+
+    Args:
+        root: The cohort's folder, which tables of confounds may not leave.
+        files: Index: key; values: paths of 4-D images.
+        ids: The key columns, index: key.
+        wanted: The ``input`` section.
+
+    Returns:
+        One column an edge, named ``REGION~REGION``, and the input section with the atlas's fingerprint.
+
+    Raises:
+        CohortError: Unusable settings, an unusable atlas or another one than in training, or everybody whose images or
+            confounds cannot be used.
+    """
+    _refuse_settings(wanted)
+    path = Path(wanted.atlas)
+    atlas = read_atlas(path)
+    if wanted.atlas_sha256 not in {"", atlas.sha256}:
+        raise CohortError(
+            f"{path}: not the atlas of training (sha256 {atlas.sha256[:12]}..., not {wanted.atlas_sha256[:12]}...); "
+            "its label map, its place in space and its region names must be as they were"
+        )
+    rows: list[np.ndarray] = []
+    problems: list[str] = []
+    for key, file in files.items():
+        try:
+            rows.append(_row(root, Path(file), atlas, wanted))
+        except CohortError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        cure = "mend them, choose others with input.entities, or leave the people out with --exclude"
+        raise CohortError(listed(f"time series that cannot be used with {path}", problems, cure))
+    return FeatureTable(ids, np.stack(rows), atlas.edges, None), replace(wanted, atlas_sha256=atlas.sha256)
+
+
+@dataclass(frozen=True)
+class RegionSignals:
+    """The mean signal of each region of an atlas in one image.
+
+    Attributes:
+        changes: Around the mean over time; NaN where a voxel of the region is NaN or the region has no voxel.
+        levels: The means over time.
+        voxels: Voxels of each region on the image's grid.
+    """
+
+    changes: Float[np.ndarray, "volumes regions"]
+    levels: Float[np.ndarray, " regions"]
+    voxels: Float[np.ndarray, " regions"]
+
+
+def region_signals(series: Series, atlas: Atlas) -> RegionSignals:
+    """Return the signals of the regions, each the mean of its voxels on the image's grid."""
+    labels = _on_grid(atlas, series)
+    place = np.searchsorted(atlas.numbers, labels)
+    inside = labels > 0
+    voxels = np.bincount(place[inside], minlength=len(atlas.numbers)).astype(np.float64)
+    known = np.isfinite(series.data).all(axis=3)
+    spoilt = np.zeros(len(atlas.numbers), dtype=bool)
+    spoilt[place[inside & ~known]] = True
+    whole = (voxels > 0) & ~spoilt
+    changes = np.full((series.data.shape[3], len(whole)), np.nan)
+    levels = np.full(len(whole), np.nan)
+    if whole.any():
+        kept = np.where(whole[place] & inside, labels, 0).astype(np.int32)
+        with np.errstate(invalid="ignore"):
+            means = np.where(known, series.data.mean(axis=3, dtype=np.float64), 0)
+        # Around the mean, float32 has digits to spare for small changes on a high level.
+        around = series.data - means[..., None].astype(np.float32)
+        around[~known] = 0
+        masker = NiftiLabelsMasker(
+            in_memory(kept, series.affine), resampling_target=None, standardize=None, reports=False
+        )
+        changes[:, whole] = masker.fit_transform(in_memory(around, series.affine))
+        levels[whole] = np.bincount(place[kept > 0], means[kept > 0], len(whole))[whole] / voxels[whole]
+    return RegionSignals(changes, levels, voxels)
+
+
+def _on_grid(atlas: Atlas, series: Series) -> Int32[np.ndarray, "x y z"]:
+    grid = series.data.shape[:3]
+    regions = in_memory(atlas.regions.data, atlas.regions.affine)
+    try:
+        moved = resample_img(regions, target_affine=series.affine, target_shape=grid, interpolation="nearest")
+    except BoundingBoxError:
+        return np.zeros(grid, dtype=np.int32)
+    return np.asarray(moved.dataobj, dtype=np.int32)
+
+
+def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> Float[np.ndarray, " edges"]:
+    """Compare regions pairwise: the upper triangle, row by row, without the diagonal.
+
+    Args:
+        signals: One column a region, none of them constant.
+        measure: ``correlation``: Fisher z, artanh(r). ``partial``: the correlation given all other regions, out of the
+            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``covariance``: in squared units
+            of the image, divided by the number of volumes.
+    """
+    kind = "partial correlation" if measure == "partial" else measure
+    estimator = LedoitWolf() if measure == "partial" else EmpiricalCovariance()
+    used = standardize_signal(signals, standardize="zscore_sample") if measure == "partial" else signals
+    matrix = ConnectivityMeasure(estimator, kind=kind).fit_transform([used])[0]
+    upper = np.asarray(matrix[np.triu_indices(len(matrix), 1)], dtype=np.float64)
+    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure == "correlation" else upper
+
+
+def _row(root: Path, path: Path, atlas: Atlas, wanted: Input) -> Float[np.ndarray, " edges"]:
+    confounds_path = find_confounds(path, wanted.confounds_file) if wanted.confounds else None
+    if confounds_path is not None:
+        refuse_outside(root, [("confounds", confounds_path)])
+    series = read_series(path)
+    volumes = series.data.shape[3]
+    needed = LEAST_FREE + len(wanted.confounds)
+    if volumes < needed:
+        raise CohortError(f"{path}: {volumes} volumes, fewer than the {needed} that these edges need")
+    confounds = None if confounds_path is None else read_confounds(confounds_path, wanted.confounds, volumes)
+    seconds = _seconds(path, series, wanted)
+    signals = region_signals(series, atlas)
+    _refuse_regions(path, signals, atlas)
+    kept = _cleaned(path, signals.changes, confounds, seconds, wanted)
+    spread = kept.std(axis=0)
+    least = _STILL * (np.abs(signals.levels) + signals.changes.std(axis=0))
+    _refuse(path, atlas, spread <= least, "nothing left after confounds and cuts in")
+    if wanted.measure != "covariance":
+        scaled = (kept - kept.mean(axis=0)) / spread
+        same = np.abs(np.triu(scaled.T @ scaled / volumes, 1)) >= _SAME
+        _refuse(path, atlas, same.any(axis=0), "the signal of another region, up to scale, in")
+    return edge_values(kept, wanted.measure)
+
+
+def _cleaned(
+    path: Path,
+    changes: Float[np.ndarray, "volumes regions"],
+    confounds: Float[np.ndarray, "volumes columns"] | None,
+    seconds: float,
+    wanted: Input,
+) -> Float[np.ndarray, "volumes regions"]:
+    cut = bool(wanted.low_pass or wanted.high_pass)
+    if not cut and confounds is None:
+        return changes
+    try:
+        return clean(
+            changes,
+            detrend=False,
+            standardize=None,
+            confounds=confounds,
+            filter="butterworth" if cut else False,
+            low_pass=wanted.low_pass or None,
+            high_pass=wanted.high_pass or None,
+            t_r=seconds or None,
+        )
+    except ValueError as error:  # scipy, for a series that is shorter than its filter
+        raise CohortError(f"{path}: {len(changes)} volumes cannot be filtered ({error})") from None
+
+
+def _seconds(path: Path, series: Series, wanted: Input) -> float:
+    """Return the seconds between volumes where a filter needs them, else 0."""
+    if not (wanted.low_pass or wanted.high_pass):
+        return 0.0
+    seconds = wanted.t_r or series.repetition
+    if not seconds:
+        raise CohortError(f"{path}: the header does not say the seconds between volumes; set input.t_r")
+    highest = 0.5 / seconds
+    too_high = [f"input.{n} {getattr(wanted, n):g}" for n in ("low_pass", "high_pass") if getattr(wanted, n) >= highest]
+    if too_high:
+        raise CohortError(
+            f"{path}: {' and '.join(too_high)} Hz must be below {highest:g} Hz, half the rate of a volume in {seconds:g} s"
+        )
+    return seconds
+
+
+def _refuse_regions(path: Path, signals: RegionSignals, atlas: Atlas) -> None:
+    absent = signals.voxels == 0
+    if absent.all():
+        raise CohortError(f"{path}: no region of the atlas lies in the image; are both in the same space?")
+    spoilt = np.isnan(signals.levels) & ~absent
+    still = ~absent & ~spoilt
+    still[still] = np.ptp(signals.changes[:, still], axis=0) <= _STILL * np.abs(signals.levels[still])
+    found = {"no voxel in": absent, "NaN or infinite voxels in": spoilt, "a constant signal in": still}
+    lines = [f"{what} {_regions(atlas, which)}" for what, which in found.items() if which.any()]
+    if lines:
+        raise CohortError(f"{path}: {'; '.join(lines)}")
+
+
+def _refuse(path: Path, atlas: Atlas, which: np.ndarray, what: str) -> None:
+    if which.any():
+        raise CohortError(f"{path}: {what} {_regions(atlas, which)}")
+
+
+def _regions(atlas: Atlas, which: np.ndarray) -> str:
+    names = [name for name, bad in zip(atlas.names, which, strict=True) if bad]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"region{'s' if len(names) > 1 else ''} {', '.join(names[:12])}{more}"
+
+
+def _refuse_settings(wanted: Input) -> None:
+    problems = []
+    if not wanted.atlas or "\0" in wanted.atlas:
+        problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map")
+    numbers = {name: getattr(wanted, name) for name in ("low_pass", "high_pass", "t_r")}
+    problems += [
+        f"input.{name} {value:g}: give a number above zero, or leave it out"
+        for name, value in numbers.items()
+        if not 0 <= value < np.inf
+    ]
+    if 0 < wanted.low_pass <= wanted.high_pass:
+        problems.append(f"input.high_pass {wanted.high_pass:g}: must be below input.low_pass {wanted.low_pass:g}")
+    if problems:
+        raise CohortError(listed("connectivity cannot be measured with these settings", problems))
