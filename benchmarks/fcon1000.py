@@ -65,7 +65,7 @@ def medrep_linear(
 
 
 METHODS: dict[str, Method] = {"raw": raw, "medrep": medrep_linear}
-METHODS |= {name: partial(run_peer, name) for name in PEERS}
+METHODS |= {name: partial(run_peer, name) for name in PEERS if not name.startswith("demovae")}  # see `disentangle`
 
 
 def measure(seed: int, max_share: float, methods: dict[str, Method]) -> list[dict[str, object]]:
@@ -92,7 +92,7 @@ def measure(seed: int, max_share: float, methods: dict[str, Method]) -> list[dic
         except PeerError as error:
             rows.append(row | {"note": str(error)})
             continue
-        costs = {key: value for key, value in vars(result).items() if key != "output"}
+        costs = {key: value for key, value in vars(result).items() if key not in {"output", "extras"}}
         note = f"{result.passed_through} features left as they are" if result.passed_through else ""
         rows.append(row | _probe(result.output, people, seed) | costs | {"note": note})
     return rows

@@ -18,9 +18,16 @@ class Peer:
         age_bounds: Boundary knots of the age spline, years. The linear method has none and ignores them.
         method: combatlearn's name of the method: fortin, gam or covbat_gam.
         reference: The site everybody is moved to; None for the pooled sites.
+        seed: Ignored: nothing is drawn.
     """
 
-    def __init__(self, age_bounds: tuple[float, float] | None, method: str, reference: str | None = None) -> None:
+    def __init__(
+        self,
+        age_bounds: tuple[float, float] | None,
+        method: str,
+        reference: str | None = None,
+        seed: int = 0,  # noqa: ARG002
+    ) -> None:
         self._settings = {"method": method, "smooth_term_bounds": age_bounds, "reference_batch": reference}
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:

@@ -18,21 +18,26 @@ class Peer:
         age_bounds: Boundary knots of the age spline, years. The linear model has none and ignores them.
         smooth_terms: Covariates that get a penalised spline: [] or ["AGE"].
         reference: The site everybody is moved to; None for the pooled sites.
+        seed: Of the folds that choose each spline's penalty.
     """
 
     def __init__(
-        self, age_bounds: tuple[float, float] | None, smooth_terms: list[str], reference: str | None = None
+        self,
+        age_bounds: tuple[float, float] | None,
+        smooth_terms: list[str],
+        reference: str | None = None,
+        seed: int = 0,
     ) -> None:
-        self._settings = {"smooth_terms": smooth_terms, "smooth_term_bounds": age_bounds, "ref_batch": reference}
+        self._settings = {
+            "smooth_terms": smooth_terms,
+            "smooth_term_bounds": age_bounds,
+            "ref_batch": reference,
+            "seed": seed,
+        }
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:
         """Estimate site effects from people x features and their age, sex and site."""
-        self._model, _ = harmonizationLearn(
-            features,
-            _covariates(table),
-            **self._settings,
-            seed=0,  # the folds that choose each spline's penalty are drawn at random
-        )
+        self._model, _ = harmonizationLearn(features, _covariates(table), **self._settings)
 
     def apply(self, features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         """Return new people's features without the estimated site effects."""

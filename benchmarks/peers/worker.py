@@ -1,8 +1,9 @@
 """Run one peer on one job: ``python worker.py PEER JOBDIR``, in the environment that holds the peer.
 
 JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv (site, and what is kept: age, sex as F
-or M) and job.json (the site everybody is moved to, or null).
-The worker writes test_out.npy (float64) and result.json. Only numpy, pandas and the peer are needed here.
+or M) and job.json (reference, the site everybody is moved to, or null; seed; settings that differ from those of PEERS).
+The worker writes test_out.npy (float64), result.json and, where the fit gives more than one output, extras/NAME.npy: as
+wide as test.npy, but for the latents. Only numpy, pandas and the peer are needed here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ("age", "sex", "site")
+LATENTS = "latents"
 
 
 class PeerSpec(NamedTuple):
@@ -35,6 +37,8 @@ PEERS: dict[str, PeerSpec] = {
     "combatlearn-covbat-gam": PeerSpec("combatlearn", "with_combatlearn", {"method": "covbat_gam"}),
     "neuroharmonize": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": []}),
     "neuroharmonize-smooth": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": ["AGE"]}),
+    "demovae": PeerSpec("demovae", "with_demovae", {"scaled": False}),
+    "demovae-scaled": PeerSpec("demovae", "with_demovae", {"scaled": True}),
 }
 
 
@@ -42,7 +46,7 @@ def run_job(name: str, job: Path) -> None:
     """Fit the peer on the job's training people, apply it to its test people, write both results.
 
     Features that are constant in training are passed through as they came: a pooled variance of zero turns
-    every feature of some peers to NaN. Their number is in result.json.
+    every feature of some peers to NaN. Their number is in result.json. Extras are made after the clock has stopped.
 
     Args:
         name: A key of PEERS.
@@ -63,10 +67,13 @@ def run_job(name: str, job: Path) -> None:
     harmonised = peer.apply(used, test_table)
     applied = time.perf_counter()
     memory = peak_rss_mb()
+    extras = peer.extras(used, test_table) if hasattr(peer, "extras") else {}
 
-    output = test.astype(np.float64)
-    output[:, varies] = harmonised
-    np.save(job / "test_out.npy", output, allow_pickle=False)
+    np.save(job / "test_out.npy", _full_width(harmonised, test, varies), allow_pickle=False)
+    (job / "extras").mkdir(exist_ok=True)
+    for extra, values in extras.items():
+        full = values if extra == LATENTS else _full_width(values, test, varies)
+        np.save(job / "extras" / f"{extra}.npy", full, allow_pickle=False)
     result = {
         "seconds_fit": fitted - start,
         "seconds_apply": applied - fitted,
@@ -80,6 +87,12 @@ def run_job(name: str, job: Path) -> None:
 def read_table(path: Path) -> pd.DataFrame:
     """Read the covariates that a job keeps, and site."""
     return pd.read_csv(path, sep="\t", dtype={"age": float, "sex": str, "site": str}, keep_default_na=False)
+
+
+def _full_width(values: np.ndarray, test: np.ndarray, varies: np.ndarray) -> np.ndarray:
+    output = test.astype(np.float64)
+    output[:, varies] = values
+    return output
 
 
 def age_bounds(*tables: pd.DataFrame) -> tuple[float, float] | None:
