@@ -4,10 +4,11 @@ The layers, in reading order, each importing only from those before it:
 
 - ``errors``, ``atomic``: what can go wrong; how files are written.
 - ``cohort``: table and files -> checked people, covariates and matrices.
-- ``simulate``: cohorts with known effects.
-- ``training``: model folders.
-- ``models``: each file's docstring is its model sheet.
+- ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
+- ``nn``: networks. ``training``: the loop, its state, and model folders.
+- ``models``: each model's file has its model sheet as docstring.
 - ``audit``, ``export``: what is left to read in the data; what is written.
+- ``tracking``: runs in MLflow.
 - ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Columns": "medrep.models",
+    "ConditionalVae": "medrep.models",
     "Covariate": "medrep.cohort.covariates",
     "CovariateSchema": "medrep.cohort.covariates",
     "Grid": "medrep.cohort.grid",
@@ -27,10 +29,10 @@ _PUBLIC = {
     "LinearModel": "medrep.models",
     "LinearSettings": "medrep.models",
     "MedrepError": "medrep.errors",
-    "probe_leakage": "medrep.audit.leakage",
     "read_cohort": "medrep.cohort.cohort",
     "read_config": "medrep.config",
     "read_covariates": "medrep.cohort.columns",
+    "VaeSettings": "medrep.models",
     "split_people": "medrep.cohort.splits",
 }
 

@@ -1,6 +1,7 @@
 """The command line. Parsing only: each command is a file in ``commands``, imported when it is called."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medrep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_simulate, _add_check, _add_train, _add_export):
+    for add in (_add_demo, _add_simulate, _add_check, _add_train, _add_export, _add_counterfactual, _add_sample):
         add(commands)
     return parser
 
@@ -145,13 +146,26 @@ def _add_train(commands: _Commands) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the state that an interrupted training left beside OUT; with the same weights at the end",
+    )
+    parser.add_argument(
+        "--tracking",
+        default=os.environ.get("MEDREP_TRACKING") or "auto",
+        metavar="auto|none|URI",
+        help="where the run is logged with MLflow; auto: MLFLOW_TRACKING_URI, or else mlflow.db beside OUT (default: auto, "
+        "or what MEDREP_TRACKING says)",
+    )
+    parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
 
 
 def _add_export(commands: _Commands) -> None:
     parser = _command(commands, "export", "write the cohort without the effects of chosen covariates", _export)
     _add_cohort(parser)
     _add_out(parser)
-    parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
+    _add_model(parser)
     parser.add_argument("--remove", required=True, metavar="A,B", help="covariates to remove, separated by commas")
     parser.add_argument("--keep", default="", metavar="C,D", help="covariates to keep; whatever is not removed is kept")
     parser.add_argument(
@@ -161,6 +175,55 @@ def _add_export(commands: _Commands) -> None:
         metavar="NAME=VALUE",
         help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
     )
+    _add_unseen_site(parser)
+    parser.add_argument(
+        "--label-free",
+        action="store_true",
+        help="people whose covariates nobody knows: a conditional VAE's guard erases without looking at labels",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
+    )
+
+
+def _add_counterfactual(commands: _Commands) -> None:
+    parser = _command(
+        commands, "counterfactual", "write the cohort as the model expects it with other covariates", _counterfactual
+    )
+    _add_cohort(parser)
+    _add_out(parser)
+    _add_model(parser)
+    parser.add_argument(
+        "--set",
+        dest="wanted",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a covariate and the value everybody gets, e.g. age=80; several times for several",
+    )
+    parser.add_argument(
+        "--extrapolate", action="store_true", help="allow values outside the range of the people of training"
+    )
+    _add_unseen_site(parser)
+
+
+def _add_sample(commands: _Commands) -> None:
+    parser = _command(commands, "sample", "draw new people for given demographics", _sample)
+    _add_out(parser)
+    _add_model(parser)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--table", type=Path, metavar="T.tsv", help="demographics, one row a person")
+    who.add_argument("--n", type=int, metavar="N", help="how many people, with demographics drawn as in training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
+
+
+def _add_unseen_site(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unseen-site",
         choices=("error", "adapt"),
@@ -227,6 +290,9 @@ def _train(options: argparse.Namespace) -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
         workers=options.workers,
+        resume=options.resume,
+        tracking=options.tracking,
+        experiment=options.experiment,
     )
     return OK
 
@@ -238,8 +304,10 @@ def _export(options: argparse.Namespace) -> int:
     request = ExportRequest(
         remove=_names(options.remove),
         keep=_names(options.keep),
-        references=_pairs(options.reference),
+        references=_pairs("--reference", options.reference),
         unseen_site=options.unseen_site,
+        label_free=options.label_free,
+        probe=options.probe,
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,
@@ -248,15 +316,50 @@ def _export(options: argparse.Namespace) -> int:
     return SOME_FAILED if failed else OK
 
 
+def _counterfactual(options: argparse.Namespace) -> int:
+    from medrep.commands.counterfactual import counterfactual
+    from medrep.console import Console
+
+    failed = counterfactual(
+        options.cohort,
+        options.out,
+        options.model,
+        _pairs("--set", options.wanted),
+        Console(quiet=options.quiet),
+        extrapolate=options.extrapolate,
+        unseen_site=options.unseen_site,
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+    )
+    return SOME_FAILED if failed else OK
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from medrep.commands.sample import sample
+    from medrep.console import Console
+
+    sample(
+        options.out,
+        options.model,
+        Console(quiet=options.quiet),
+        table=options.table,
+        people=options.n,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    return OK
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _pairs(entries: Sequence[str]) -> dict[str, str]:
+def _pairs(switch: str, entries: Sequence[str]) -> dict[str, str]:
     pairs = dict(entry.partition("=")[::2] for entry in entries)
     bad = [entry for entry in entries if not all(entry.partition("="))]
     if bad:
-        raise MedrepError(f"--reference {', '.join(bad)}: write it as NAME=VALUE, for instance site=S0")
+        raise MedrepError(f"{switch} {', '.join(bad)}: write it as NAME=VALUE, for instance site=S0")
     return {name.strip(): value.strip() for name, value in pairs.items()}
 
 

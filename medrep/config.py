@@ -169,7 +169,10 @@ def _build(kind: type[Any], content: object, where: str, problems: list[str]) ->
     problems += [f"{where}.{name}: missing; allowed: {_allowed(hints[name])}" for name in absent]
     values = {}
     for key, value in content.items():
-        if key in known:
+        if key in known and is_dataclass(hints[key]):
+            built = _build(hints[key], value, f"{where}.{key}", problems)
+            values[key] = _REFUSED if built is None else built
+        elif key in known:
             values[key] = converted = _convert(value, hints[key])
             if converted is _REFUSED:
                 problems.append(f"{where}.{key}: {value!r} is not allowed; allowed: {_allowed(hints[key])}")

@@ -14,6 +14,11 @@ settings.register_profile(
 )
 settings.load_profile("medrep")
 
+# Logging every training of the suite would take seconds each; the tests of tracking turn it on.
+os.environ["MEDREP_TRACKING"] = "none"
+# Test files import MLflow before medrep.tracking can say so.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -14,14 +14,17 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import missing_cells
 from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
 from medrep.config import parse_input
 from medrep.console import Console
-from medrep.errors import CohortError, CovariateError, MedrepError, listed
+from medrep.erasure import Certificate
+from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
 from medrep.export.derivative import Failure, Removal, write_description, write_failures, write_tsv
 from medrep.export.features import align_features, export_features
-from medrep.models import Adaptation, Model, restore_model
-from medrep.training.checkpoint import load_checkpoint
+from medrep.export.mover import Mover
+from medrep.models import Adaptation, ConditionalVae, Model, restore_model
+from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class ExportRequest:
         keep: Covariates named as kept; everything that is not removed is kept, named or not.
         references: Removed covariate -> value to move to, where it is not the model's default.
         unseen_site: ``error``, or ``adapt`` to estimate batch levels that training did not have.
+        label_free: Whether people come without covariates: the model's guard erases without looking at labels.
+        probe: Whether to measure what probes read from what is written; means something for people that training lacked.
+        purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
         only: Participants to export; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -42,6 +48,9 @@ class ExportRequest:
     keep: tuple[str, ...] = ()
     references: Mapping[str, str] | None = None
     unseen_site: Literal["error", "adapt"] = "error"
+    label_free: bool = False
+    probe: bool = False
+    purpose: Literal["removal", "counterfactual"] = "removal"
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
@@ -64,16 +73,21 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         MedrepError: Anything about the input that cannot be used, by name.
     """
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    model, wanted = load_model(model_folder)
+    checkpoint, model, wanted = _load(model_folder)
     target = checked_target(model.schema, request)
+    if request.label_free:
+        _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
-    model, adapted = _adapted(model, cohort, frame, wanted, console)
-    # A level nobody of whom could be read stays unknown; those people stand in failures.tsv.
-    frame = model.schema.transfer(frame, unseen=request.unseen_site)
-    kept = tuple(name for name in model.schema.names if name not in request.remove)
-    done = Removal(str(model_folder), model.kind, request.remove, kept, target, adapted)
+    adapted: tuple[Adaptation, ...] = ()
+    if not request.label_free:
+        model, adapted = _adapted(model, cohort, frame, wanted, console)
+        # A level nobody of whom could be read stays unknown; those people stand in failures.tsv.
+        frame = model.schema.transfer(frame, unseen=request.unseen_site)
+    done = _described(model_folder, model, checkpoint, request, target, adapted)
     with atomic_folder(out) as partial:
-        failures = _write_data(partial, model, cohort, frame, target, wanted, done, console)
+        failures = _write_data(
+            partial, Mover(model, target, request.label_free), cohort, frame, wanted, done, request, console
+        )
         if len(failures) == len(cohort):
             raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures]))
         lost = {failure.participant for failure in failures}
@@ -81,11 +95,62 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         if adapted:
             write_tsv(partial / "adapted.tsv", pd.DataFrame([vars(adaptation) for adaptation in adapted]))
         write_failures(partial / "failures.tsv", failures)
-        write_description(
-            partial, f"{root.resolve().name} without {', '.join(request.remove)}", [root.name], done.to_json()
-        )
+        joined = ", ".join(request.remove)
+        title = f"without {joined}" if done.purpose == "removal" else f"with other {joined}"
+        write_description(partial, f"{root.resolve().name} {title}", [root.name], done.to_json())
     _summary(console, out, len(cohort), failures, done)
     return len(failures)
+
+
+def _load(folder: Path) -> tuple[Checkpoint, Model, Input]:
+    checkpoint = load_checkpoint(folder)
+    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+    return checkpoint, model, parse_input(checkpoint.input, str(folder))
+
+
+def _check_label_free(model: Model, request: ExportRequest) -> None:
+    if not isinstance(model, ConditionalVae):
+        raise ModelError(
+            f"--label-free: a {model.kind} model needs everybody's covariates; train with --config vae_features.yaml"
+        )
+    if model.parts.scanner.harmoniser is not None:
+        raise ModelError(
+            "--label-free: this model undoes each scanner by its own name; give the site,"
+            " or train with --set settings.scanner=no"
+        )
+    if request.references or request.probe:
+        raise ModelError(
+            "--label-free: erases without a reference and without labels; leave out --reference and --probe"
+        )
+
+
+def _described(
+    folder: Path,
+    model: Model,
+    checkpoint: Checkpoint,
+    request: ExportRequest,
+    target: dict[str, str | float],
+    adapted: tuple[Adaptation, ...],
+) -> Removal:
+    kept = tuple(name for name in model.schema.names if name not in request.remove)
+    near = None
+    if request.purpose == "counterfactual" and checkpoint.support:
+        near = Support.from_json(checkpoint.support).near(model.schema, target)
+    certificates: tuple[Certificate, ...] = ()
+    if isinstance(model, ConditionalVae) and request.purpose == "removal":
+        certificates = model.certificates(request.remove, kept)
+    return Removal(
+        str(folder),
+        model.kind,
+        request.remove,
+        kept,
+        target,
+        adapted,
+        request.purpose,
+        near,
+        request.label_free,
+        certificates,
+    )
 
 
 def load_model(folder: Path) -> tuple[Model, Input]:
@@ -94,10 +159,7 @@ def load_model(folder: Path) -> tuple[Model, Input]:
     Raises:
         ModelError: Damaged or foreign.
     """
-    checkpoint = load_checkpoint(folder)
-    return restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays), parse_input(
-        checkpoint.input, str(folder)
-    )
+    return _load(folder)[1:]
 
 
 def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str, str | float]:
@@ -123,6 +185,10 @@ def _people(
     root: Path, schema: CovariateSchema, wanted: Input, request: ExportRequest, console: Console
 ) -> tuple[Cohort, pd.DataFrame]:
     cohort = read_cohort(root, wanted, only=request.only, exclude=request.exclude)
+    if request.label_free:
+        console.say(f"{len(cohort)} people from {root}; their covariates are not looked at")
+        console.notes(cohort.notes)
+        return cohort, pd.DataFrame(index=cohort.table.index)
     covariates = read_covariates(cohort.table, [fitted.declared for fitted in schema.fitted], cohort.units)
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
@@ -155,12 +221,12 @@ def _adapted(
 
 def _write_data(
     folder: Path,
-    model: Model,
+    mover: Mover,
     cohort: Cohort,
     frame: pd.DataFrame,
-    target: Mapping[str, str | float],
     wanted: Input,
     done: Removal,
+    request: ExportRequest,
     console: Console,
 ) -> list[Failure]:
     if cohort.features is not None:
@@ -169,15 +235,27 @@ def _write_data(
             raise CohortError(
                 listed("features that are missing", holes, "mend them, or leave the people out with --exclude")
             )
-        export_features(folder, model, cohort.features, frame, target, done)
+        moved, latents = export_features(folder, mover, cohort.features, frame, done)
+        if request.probe:
+            from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
+
+            console.say("measure what probes read (means something for people that training did not have)")
+            measured = probe_export(mover.model.schema, frame, {"features": moved, "latents": latents}, request.remove)
+            write_tsv(folder / "leakage.tsv", measured)
+            rows = [
+                tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()
+            ]
+            console.table("What probes read from what was written", tuple(measured.columns), rows)
         return []
+    if request.probe:
+        raise MedrepError(
+            "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
+        )
     from medrep.export.volumes import export_volumes  # MONAI takes seconds to import and only volumes need it
 
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     with console.track("export", len(cohort)) as advance:
-        return export_volumes(
-            folder, cohort.root, model, _files(cohort), frame, target, wanted, done, ids, advance=advance
-        )
+        return export_volumes(folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids, advance=advance)
 
 
 def _files(cohort: Cohort) -> pd.Series:
@@ -194,5 +272,14 @@ def _summary(console: Console, out: Path, people: int, failures: list[Failure], 
     console.say(
         f"{people - len(failures)} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})"
     )
+    if done.near is not None:
+        console.say(f"{done.near} people of training were near these values")
+    for certificate in done.certificates:
+        auc, r2 = certificate.predicted_auc, certificate.predicted_r2
+        forecast = f"AUC {auc:.2f}" if auc is not None else f"R2 {r2:.2f}" if r2 is not None else "not to be told"
+        console.say(
+            f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
+            f" people, forecast: {forecast}"
+        )
     if failures:
         console.say(listed("failed", [f"{f.participant}: {f.error}" for f in failures], f"see {out / 'failures.tsv'}"))

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,14 +20,18 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import missing_cells
+from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
+from medrep.commands.tracked import track_training
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CohortError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.report import Section, write_report
-from medrep.models import MODELS, Columns, Model
+from medrep.models import MODELS, Columns, Model, Workplace
+from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import save_checkpoint
+from medrep.training.processes import join, leave, rank
 
 
 def train(
@@ -39,6 +44,9 @@ def train(
     exclude: Sequence[str] = (),
     overwrite: bool = False,
     workers: int = 0,
+    resume: bool = False,
+    tracking: str | None = None,
+    experiment: str = "medrep",
 ) -> Model:
     """Fit the configured model and write OUT/model, OUT/history.tsv, OUT/config.yaml and OUT/report.html.
 
@@ -51,6 +59,9 @@ def train(
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
         workers: Processes that read volumes ahead.
+        resume: Whether to go on from the state that an interrupted training left beside OUT.
+        tracking: Where the run is logged once OUT is written: ``auto``, ``none`` or a URI, see `find_store`; None: nowhere.
+        experiment: The MLflow experiment it is logged to.
 
     Returns:
         The model.
@@ -59,6 +70,7 @@ def train(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     check_output(out, overwrite=overwrite, inputs=(root,))
+    store = find_store(tracking, out)
     cohort = read_cohort(root, config.input, only=only, exclude=exclude)
     covariates = read_covariates(cohort.table, config.covariates, cohort.units)
     cohort = cohort.select(covariates.frame.index)
@@ -70,13 +82,22 @@ def train(
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         data, columns = training_matrix(cohort, config, console, scratch, workers)
+        state = state_folder(out)
+        if not resume:
+            shutil.rmtree(state, ignore_errors=True)
+        join()
         with console.track("fit", columns.count) as advance:
+            work = Workplace(advance, console.say, state, resume)
             model, history = MODELS[config.model].fit(
-                data, frame, schema, columns, config.settings, seed=config.seed, advance=advance
+                data, frame, schema, columns, config.settings, seed=config.seed, work=work
             )
+        leave()
+    if rank() > 0:
+        return model
     with atomic_folder(out) as partial:
         content, arrays = model.state()
-        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input))
+        support = Support.fit(schema, frame).to_json()
+        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support)
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
         write_report(
@@ -84,8 +105,16 @@ def train(
             f"{config.model} model of {root.resolve().name}",
             _report(cohort, schema, frame, config, history, model, (*cohort.notes, *covariates.notes)),
         )
+    shutil.rmtree(state, ignore_errors=True)
     _summary(console, history, out)
+    if store is not None:
+        track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
+
+
+def state_folder(out: Path) -> Path:
+    """Return where a training keeps its state until it is done: hidden, beside OUT."""
+    return out.parent / f".{out.name}.training"
 
 
 def training_matrix(

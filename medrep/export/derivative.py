@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from medrep import __version__
 from medrep.atomic import atomic_file, write_json, write_text
+from medrep.erasure import Certificate
 from medrep.models import Adaptation
 
 BIDS_VERSION = "1.10.0"
@@ -27,6 +28,10 @@ class Removal:
         kept: Covariates left in.
         references: Removed covariate -> the value everybody was moved to.
         adapted: Batch levels that training did not have and how they were estimated.
+        purpose: ``removal``, or ``counterfactual``.
+        near: For a counterfactual: how many training people had such covariates; None where the model does not say.
+        label_free: Whether nobody's covariates were looked at.
+        certificates: What the model's guard leaves of each removed covariate in the latents.
     """
 
     model: str
@@ -35,17 +40,42 @@ class Removal:
     kept: tuple[str, ...]
     references: dict[str, str | float]
     adapted: tuple[Adaptation, ...]
+    purpose: Literal["removal", "counterfactual"] = "removal"
+    near: int | None = None
+    label_free: bool = False
+    certificates: tuple[Certificate, ...] = ()
+
+    @property
+    def desc(self) -> str:
+        """BIDS ``desc`` of what is written."""
+        return "residualized" if self.purpose == "removal" else "counterfactual"
 
     def to_json(self) -> dict[str, Any]:
         """Return the sidecar's content."""
+        kept = ", ".join(self.kept) or "nothing else"
+        if self.purpose == "counterfactual":
+            values = ", ".join(f"{name}={value}" for name, value in self.references.items())
+            return {
+                "Description": f"What a model expects with {values}; {kept} as they are. A model's answer, not a causal fact.",
+                **self._shared(),
+                "Covariates": self.references,
+                "TrainingPeopleNear": self.near,
+            }
         return {
-            "Description": f"Effects of {', '.join(self.removed)} removed; {', '.join(self.kept) or 'nothing else'} kept.",
+            "Description": f"Effects of {', '.join(self.removed)} removed; {kept} kept.",
+            **self._shared(),
+            "Removed": list(self.removed),
+            "References": self.references,
+            "LabelFree": self.label_free,
+            "Certificates": [asdict(certificate) for certificate in self.certificates],
+        }
+
+    def _shared(self) -> dict[str, Any]:
+        return {
             "Model": self.model,
             "ModelKind": self.kind,
             "MedrepVersion": __version__,
-            "Removed": list(self.removed),
             "Kept": list(self.kept),
-            "References": self.references,
             "AdaptedLevels": [asdict(adaptation) for adaptation in self.adapted],
         }
 

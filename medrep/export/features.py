@@ -1,14 +1,16 @@
 """Removal from a feature table: the input's columns, order and ids, with the effects taken out."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from medrep.atomic import write_json
 from medrep.cohort.features import FeatureTable
 from medrep.errors import ModelError, listed
 from medrep.export.derivative import Removal, write_latents, write_matrix
+from medrep.export.mover import Mover
 from medrep.models import Model
 
 
@@ -37,28 +39,27 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
 
 
 def export_features(
-    folder: Path,
-    model: Model,
-    features: FeatureTable,
-    frame: pd.DataFrame,
-    target: Mapping[str, str | float],
-    done: Removal,
-) -> None:
+    folder: Path, mover: Mover, features: FeatureTable, frame: pd.DataFrame, done: Removal
+) -> tuple[Float[np.ndarray, "people columns"], Float[np.ndarray, "people latents"]]:
     """Write features.tsv, features.json and latents.tsv.
 
     Args:
         folder: Where to.
-        model: The fitted model.
+        mover: The model and what to do with it.
         features: The people's features, in any column order.
-        frame: Their covariates.
-        target: Removed covariate -> reference.
+        frame: Their covariates; not looked at where the mover is label-free.
         done: For the sidecar.
+
+    Returns:
+        What was written: features in the model's order, and latents.
     """
-    aligned = align_features(model, features)
-    moved = model.remove(aligned.values, frame, target)
+    aligned = align_features(mover.model, features)
+    moved = mover.move(aligned.values, frame)
     place = {name: position for position, name in enumerate(aligned.names)}
     in_input_order = moved[:, [place[name] for name in features.names]]
     write_matrix(folder / "features.tsv", features.ids, features.names, in_input_order)
     grid = {} if features.grid is None else {"Grid": features.grid.to_json()}
     write_json(folder / "features.json", {**done.to_json(), **grid})
-    write_latents(folder / "latents.tsv", features.ids, model.encode(aligned.values, frame))
+    latents = mover.encode(aligned.values, frame)
+    write_latents(folder / "latents.tsv", features.ids, latents)
+    return moved, latents

@@ -1,6 +1,6 @@
 """Removal from volumes, a person at a time: every voxel's change is brought back to the input's own grid and added."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,21 +13,20 @@ from medrep.cohort.nifti import Volume, write_image
 from medrep.cohort.transforms import VolumePipeline
 from medrep.errors import ModelError
 from medrep.export.derivative import Failure, Removal, write_latents
+from medrep.export.mover import Mover
 from medrep.models import Adaptation, Model
 
 
 def export_volumes(
     folder: Path,
     root: Path,
-    model: Model,
+    mover: Mover,
     files: pd.Series,
     frame: pd.DataFrame,
-    target: Mapping[str, str | float],
     wanted: Input,
     done: Removal,
     ids: pd.DataFrame,
     *,
-    desc: str = "residualized",
     advance: Callable[[int], None] = lambda people: None,
 ) -> list[Failure]:
     """Write one image and sidecar a person, and latents.tsv.
@@ -35,14 +34,12 @@ def export_volumes(
     Args:
         folder: Where to; the cohort's own layout is kept below it.
         root: The cohort's folder.
-        model: The fitted model.
+        mover: The model and what to do with it.
         files: Index: key; values: paths.
         frame: Covariates, index: key.
-        target: Removed covariate -> reference.
         wanted: The ``input`` section of training.
-        done: For the sidecars.
+        done: For the sidecars; says how the images are named.
         ids: Key columns of the people, index: key.
-        desc: BIDS ``desc`` of the images written.
         advance: Called with the number of people done.
 
     Returns:
@@ -52,20 +49,20 @@ def export_volumes(
     failures: list[Failure] = []
     latents: dict[str, np.ndarray] = {}
     for loaded in load_volumes(files, wanted):
-        problem = _problem(model, loaded)
+        problem = _problem(mover.model, loaded)
         if problem or loaded.placed is None or loaded.volume is None:
             failures.append(Failure(loaded.key, _relative(loaded.path, root), "read", problem))
             advance(1)
             continue
         own = frame.loc[[loaded.key]]
         row = loaded.placed.values.reshape(1, -1)
-        change = (model.remove(row, own, target) - row).reshape(loaded.placed.values.shape)
+        change = (mover.move(row, own) - row).reshape(loaded.placed.values.shape)
         # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
         moved = loaded.volume.data + pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
-        place = folder / described_name(_relative(loaded.path, root), desc)
+        place = folder / described_name(_relative(loaded.path, root), done.desc)
         write_image(place, Volume(moved, loaded.volume.affine))
         write_json(sidecar(place), {**done.to_json(), "Sources": [_relative(loaded.path, root)]})
-        latents[loaded.key] = model.encode(row, own)[0]
+        latents[loaded.key] = mover.encode(row, own)[0]
         advance(1)
     if latents:
         write_latents(folder / "latents.tsv", ids.loc[list(latents)], np.stack(list(latents.values())))

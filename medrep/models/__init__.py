@@ -6,13 +6,26 @@ from typing import Any
 import numpy as np
 
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Columns, Model
+from medrep.models.base import Adaptation, Columns, Model, Workplace
+from medrep.models.conditional_vae import ConditionalVae
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.vae_settings import VaeSettings
 
-MODELS: dict[str, type[Model]] = {"linear": LinearModel}
+MODELS: dict[str, type[Model]] = {"linear": LinearModel, "conditional_vae": ConditionalVae}
 
-__all__ = ["MODELS", "Adaptation", "Columns", "LinearModel", "LinearSettings", "Model", "restore_model"]
+__all__ = [
+    "MODELS",
+    "Adaptation",
+    "Columns",
+    "ConditionalVae",
+    "LinearModel",
+    "LinearSettings",
+    "Model",
+    "VaeSettings",
+    "Workplace",
+    "restore_model",
+]
 
 
 def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:

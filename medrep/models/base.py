@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,23 @@ class Adaptation:
     log_scale_kept: float
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """Where a fit speaks, and where it keeps what it could go on from.
+
+    Attributes:
+        advance: Called with the number of columns done, of one pass over them.
+        say: Called with a line for the person who waits.
+        folder: For the state of an interrupted training; None keeps none.
+        resume: Whether to go on from a state that is there.
+    """
+
+    advance: Callable[[int], None] = lambda columns: None
+    say: Callable[[str], None] = lambda line: None
+    folder: Path | None = None
+    resume: bool = False
+
+
 class Model(ABC):
     """A fitted model. Instances are frozen: fitting and adapting return new ones.
 
@@ -75,7 +93,7 @@ class Model(ABC):
         settings: Any,
         *,
         seed: int = 0,
-        advance: Callable[[int], None] = lambda columns: None,
+        work: Workplace | None = None,
     ) -> tuple["Model", pd.DataFrame]:
         """Fit on training people.
 
@@ -86,10 +104,10 @@ class Model(ABC):
             columns: What the columns are.
             settings: An instance of ``settings_type``.
             seed: Seed of every random step.
-            advance: Called with the number of columns done.
+            work: Where to speak and to keep an interrupted training's state; nowhere by default.
 
         Returns:
-            The model, and a tidy history: metric, name, value.
+            The model, and a tidy history: metric, name, value; what changes over epochs has an epoch too.
 
         Raises:
             CovariateError: Covariates that cannot be told apart, or settings that name unknown ones.

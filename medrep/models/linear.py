@@ -30,7 +30,7 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.adaptation import LevelSums
-from medrep.models.base import Adaptation, Columns, Model, check_arrays
+from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.design import Design
@@ -80,13 +80,13 @@ class LinearModel(Model):
         settings: LinearSettings | None = None,
         *,
         seed: int = 0,
-        advance: Callable[[int], None] = lambda columns: None,
+        work: Workplace | None = None,
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-        moments = fit_moments(data, design, frame, advance)
+        moments = fit_moments(data, design, frame, (work or Workplace()).advance)
         effects = len(moments.coefficients) - len(moments.freedom)
         empty = np.zeros((0, data.shape[1]))
         model = cls(
@@ -115,7 +115,7 @@ class LinearModel(Model):
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates to ``target``; see `Model.remove`."""
-        self._check_width(data)
+        self.check_width(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = self.schema.moved(frame, target)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
@@ -124,9 +124,9 @@ class LinearModel(Model):
 
         def move(part: slice) -> None:
             block = read_block(data, part)
-            before, after = (self._scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
-            mean = self._mean(here_x, here_b, before, part)
-            change = self._mean(there_x, there_b, after, part) - mean
+            before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
+            mean = self.mean(here_x, here_b, before, part)
+            change = self.mean(there_x, there_b, after, part) - mean
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
             after /= before
@@ -144,9 +144,9 @@ class LinearModel(Model):
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
-        self._check_width(data)
+        self.check_width(data)
         scores = np.zeros((len(frame), len(self.components)))
-        for _, product in self._residuals(data, frame).map(lambda part, block: block @ self.components[:, part].T):
+        for _, product in self.residuals(data, frame).map(lambda part, block: block @ self.components[:, part].T):
             scores += product
         return scores
 
@@ -156,9 +156,9 @@ class LinearModel(Model):
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
         sums: dict[tuple[str, str], LevelSums] = {}
         for data, frame in people:
-            self._check_width(data)
+            self.check_width(data)
             effects = self.design.effects(frame)
-            residual = np.concatenate([block for _, block in self._residuals(data, frame).map(_whole)], axis=1)
+            residual = np.concatenate([block for _, block in self.residuals(data, frame).map(_whole)], axis=1)
             for row, unseen in self._unseen(frame):
                 sums.setdefault(unseen, LevelSums(len(self.sd))).add(data[row], residual[row], effects[row])
         if not sums:
@@ -167,7 +167,7 @@ class LinearModel(Model):
         borrowing = self.settings.borrowing(self.columns, self.coefficients[0], self.sd)
         varies = self.sd > 0
         for (name, level), found in sorted(sums.items()):
-            scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self._gain else np.zeros(len(self.sd))
+            scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self.gain else np.zeros(len(self.sd))
             location, log_scale, errors, kept = shrink_new_level(
                 self.batches,
                 borrowing,
@@ -234,7 +234,8 @@ class LinearModel(Model):
         )
 
     @property
-    def _gain(self) -> bool:
+    def gain(self) -> bool:
+        """Whether a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
     def _unseen(self, frame: pd.DataFrame) -> list[tuple[int, tuple[str, str]]]:
@@ -256,7 +257,7 @@ class LinearModel(Model):
         return [(row, own[0]) for row, own in found.items()]
 
     def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
-        source = self._residuals(data, frame)
+        source = self.residuals(data, frame)
         components, scores = principal_components(source, self.settings.components, self.seed)
         model = replace(self, components=components)
         if not self.settings.covariance or not len(components):
@@ -266,14 +267,14 @@ class LinearModel(Model):
         effects = fit_batches(moments, Borrowing(plain, plain), scale=True)
         return replace(model, score_batches=effects)
 
-    def _residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
+    def residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
         effects, levels = self.design.effects(frame), self.design.batches(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
 
         def block(part: slice) -> np.ndarray:
-            scale = self._scale(levels, self.batches.log_scale[:, part])
-            centred = self._mean(effects, levels, scale, part)
+            scale = self.scale(levels, self.batches.log_scale[:, part])
+            centred = self.mean(effects, levels, scale, part)
             np.subtract(read_block(data, part), centred, out=centred)
             centred *= per_sd[part]
             centred /= scale
@@ -292,16 +293,16 @@ class LinearModel(Model):
             return None
         location, log_scale = self.score_batches.location, self.score_batches.log_scale
         scores = self.encode(data, frame) - here @ location
-        ratio = self._scale(there, log_scale) / self._scale(here, log_scale)
+        ratio = self.scale(there, log_scale) / self.scale(here, log_scale)
         shift: np.ndarray = (there - here) @ location + (ratio - 1) * scores
         return shift
 
-    def _mean(
+    def mean(
         self, effects: np.ndarray, levels: np.ndarray, scale: np.ndarray, part: slice
     ) -> Float[np.ndarray, "people block"]:
         """Return mu of each person in a block of columns."""
         coefficients, location = self.coefficients[:, part], self.batches.location[:, part]
-        if not self._gain:
+        if not self.gain:
             whole: np.ndarray = np.concatenate([effects, levels], axis=1) @ np.concatenate([coefficients, location])
             return whole
         mean: np.ndarray = effects[:, 1:] @ coefficients[1:]
@@ -309,7 +310,7 @@ class LinearModel(Model):
         mean += np.concatenate([effects[:, :1], levels], axis=1) @ np.concatenate([coefficients[:1], location])
         return mean
 
-    def _scale(
+    def scale(
         self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
     ) -> Float[np.ndarray, "people block"]:
         """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
@@ -339,7 +340,12 @@ class LinearModel(Model):
         design = replace(self.design, schema=schema)
         return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
 
-    def _check_width(self, data: np.ndarray) -> None:
+    def check_width(self, data: np.ndarray) -> None:
+        """Refuse data that are no floats, or have another width than the model's.
+
+        Raises:
+            ModelError: What they are and what the model was fitted on.
+        """
         if data.dtype.kind != "f":
             raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
         if data.shape[1] != self.columns.count:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Checkpoint:
         arrays: Its weights and statistics.
         input: The ``input`` section it was trained with.
         versions: Package -> version at training.
+        support: Where training people lie among the covariates; empty in models of earlier versions.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
     input: dict[str, Any]
     versions: dict[str, str]
+    support: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -43,12 +45,14 @@ def save_checkpoint(
     content: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     input_section: Mapping[str, Any],
+    support: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model folder as a whole, or not at all."""
     with atomic_folder(folder) as partial:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors")
         versions = {package: version(package) for package in ("medrep", "numpy", "torch", "monai")}
         described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
+        described["support"] = dict(support or {})
         write_json(partial / "model.json", {**described, "versions": versions})
 
 
@@ -77,7 +81,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if wrong:
             raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
-        return Checkpoint(described["kind"], described["content"], arrays, described["input"], described["versions"])
+        support = described.get("support", {})
+        return Checkpoint(
+            described["kind"], described["content"], arrays, described["input"], described["versions"], support
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"

@@ -1,0 +1,61 @@
+"""``medrep counterfactual``: the cohort as the model expects it with other covariates, within the people it has seen."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from medrep.cohort.support import refuse_extrapolation
+from medrep.commands.export import ExportRequest, export, load_model
+from medrep.console import Console
+from medrep.errors import CovariateError
+
+
+def counterfactual(
+    root: Path,
+    out: Path,
+    model_folder: Path,
+    wanted: Mapping[str, str],
+    console: Console,
+    *,
+    extrapolate: bool = False,
+    unseen_site: Literal["error", "adapt"] = "error",
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    overwrite: bool = False,
+) -> int:
+    """Write the cohort with covariates moved to other values; everything else of a person stays.
+
+    Args:
+        root: The cohort.
+        out: Where to write.
+        model_folder: What `train` wrote to OUT/model.
+        wanted: Covariate -> value.
+        console: Where to speak.
+        extrapolate: Whether values outside the range of training are allowed.
+        unseen_site: What sites that training did not have do.
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+
+    Returns:
+        How many people could not be delivered.
+
+    Raises:
+        CovariateError: Unknown covariates or levels, or values beyond training.
+    """
+    model, _ = load_model(model_folder)
+    if not wanted:
+        raise CovariateError(f"nothing to set; name one or more of {', '.join(model.schema.names)}, e.g. --set age=80")
+    target = model.schema.references(list(wanted), wanted)
+    if not extrapolate:
+        refuse_extrapolation(model.schema, target)
+    request = ExportRequest(
+        remove=tuple(wanted),
+        references=wanted,
+        unseen_site=unseen_site,
+        only=only,
+        exclude=exclude,
+        overwrite=overwrite,
+        purpose="counterfactual",
+    )
+    return export(root, out, model_folder, request, console)

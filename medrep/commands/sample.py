@@ -1,0 +1,96 @@
+"""``medrep sample``: new people for given demographics, drawn by a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medrep import __version__
+from medrep.atomic import atomic_folder
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
+from medrep.commands.export import load_model
+from medrep.commands.folders import check_output
+from medrep.console import Console
+from medrep.errors import CohortError, ModelError
+from medrep.export.samples import write_samples
+from medrep.models import ConditionalVae
+
+
+def sample(
+    out: Path,
+    model_folder: Path,
+    console: Console,
+    *,
+    table: Path | None = None,
+    people: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Draw people and write them as a cohort.
+
+    Args:
+        out: Where to write.
+        model_folder: What `train` wrote to OUT/model.
+        console: Where to speak.
+        table: Demographics, one row a person; ``participant_id`` is optional.
+        people: Without a table: how many people, with covariates drawn one by one from those of training.
+        seed: Of every draw.
+        overwrite: Whether OUT may be replaced.
+
+    Raises:
+        MedrepError: A model that cannot sample, or a table that cannot be read.
+    """
+    inputs = (model_folder,) if table is None else (model_folder, table)
+    check_output(out, overwrite=overwrite, inputs=inputs)
+    model, wanted = load_model(model_folder)
+    if not isinstance(model, ConditionalVae):
+        raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
+    drawn = _drawn(model.schema, people or 0, seed) if table is None else _read(table)
+    if drawn.empty:
+        raise CohortError(f"nobody to draw; give --table or --n above 0 (covariates: {', '.join(model.schema.names)})")
+    covariates = read_covariates(drawn, [fitted.declared for fitted in model.schema.fitted])
+    console.notes(covariates.notes)
+    frame = model.schema.transfer(covariates.frame)
+    content = {
+        "Description": "Drawn by a model; not real people.",
+        "Model": str(model_folder),
+        "ModelKind": model.kind,
+        "MedrepVersion": __version__,
+        "Seed": seed,
+    }
+    with atomic_folder(out) as partial, console.track("draw", len(frame)) as advance:
+        write_samples(partial, model, drawn.loc[frame.index], frame, seed, wanted.suffix, content, advance)
+    console.say(f"{len(frame)} people drawn to {out}")
+
+
+def _drawn(schema: CovariateSchema, people: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng([seed, 29])
+    columns: dict[str, list[str]] = {"participant_id": _ids(people)}
+    for covariate in schema.fitted:
+        column = covariate.declared.column or covariate.declared.name
+        if isinstance(covariate, Continuous):
+            values = np.clip(rng.normal(covariate.mean, covariate.sd, people), covariate.low, covariate.high)
+            columns[column] = [f"{value:.4g}" for value in values]
+        else:
+            shares = np.asarray(covariate.counts, float) / sum(covariate.counts)
+            columns[column] = [str(level) for level in rng.choice(covariate.levels, people, p=shares)]
+    table = pd.DataFrame(columns, dtype=str)
+    table.index = pd.Index(keys(table), name="key")
+    return table
+
+
+def _read(path: Path) -> pd.DataFrame:
+    header, rows, _ = read_tsv(path)
+    table = pd.DataFrame(rows, columns=header, dtype=str)
+    if "participant_id" not in table:
+        table.insert(0, "participant_id", _ids(len(table)))
+    check_ids(path, table, [f"row {number}" for number in range(1, len(table) + 1)])
+    refuse_doubles(path, table)
+    table.index = pd.Index(keys(table), name="key")
+    return table
+
+
+def _ids(people: int) -> list[str]:
+    return [f"sub-{number:0{max(4, len(str(people)))}d}" for number in range(1, people + 1)]

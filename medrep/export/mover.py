@@ -1,0 +1,41 @@
+"""What happens to a few rows on their way to an export: the same for tables and images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.models import ConditionalVae, Model
+
+
+@dataclass(frozen=True)
+class Mover:
+    """A model and what to do with it.
+
+    Attributes:
+        model: The fitted model.
+        target: Removed covariate -> reference.
+        label_free: Whether nobody's covariates are looked at; needs a conditional VAE.
+    """
+
+    model: Model
+    target: Mapping[str, str | float]
+    label_free: bool = False
+
+    def move(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return the rows without the removed effects."""
+        if self.label_free and isinstance(self.model, ConditionalVae):
+            return self.model.remove_blind(data, list(self.target))
+        return self.model.remove(data, frame, self.target)
+
+    def encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people latents"]:
+        """Return the latents."""
+        if self.label_free and isinstance(self.model, ConditionalVae):
+            return self.model.encode_blind(data)
+        return self.model.encode(data, frame)

@@ -1,0 +1,311 @@
+"""Conditional VAE: what a person is without the covariates, and what any covariates do to anybody.
+
+It stands on the linear model: smooth effects, and location and scale of batches, are taken out first (on volumes after a
+scanner layer, `scanner/harmoniser.py`), and the network models what is left. It starts at the closed-form optimum of the
+linear conditional VAE and is trained from there; with ``body: linear`` it stays there and needs no training.
+
+Generative process, for person i with covariates c, of which the set S is known (h as in `residuals.py`):
+
+    z_i ~ N(0, I) or Dirichlet(1),    h_iv = m_v(z_i, c_S) + s_v(z_i, c_S) * e_iv,    e_iv ~ (0, 1)
+    x_iv = alpha_v + sum_{k in S} f_kv(c_ik) + sigma_v gamma_bv + sigma_v delta_bv * h_iv
+
+| symbol | meaning | code name |
+|---|---|---|
+| z | the person without the covariates in S | `encode` (all known) |
+| q(z given h, c_S) | encoder | ``network.encoder`` |
+| m, s | decoder: mean and scale | ``network.decoder`` |
+| f, gamma, delta | linear layer | ``linear`` |
+| L, psi | factor model of h: closed-form start, and metric of what is kept | ``factors`` |
+| location, scale and guard of z | what is done to latents on the way out | ``latents`` |
+
+Inference: evidence bound with weight beta on the KL term, a penalty on the dependence of z and c in each batch of people, and one
+on the distance of the batch's latents from N(0, I) (`vae_objective.py`).
+
+**Removal** of R, keeping K. Where somebody may already be at the reference, everybody is transported there, and for c* = c
+nothing changes, exactly:
+
+    z' = location and scale of z moved;    h' = m(z', c*) + s(z', c*) / s(z, c) * (h - m(z, c))
+
+Where nobody is there (the pooled batch), z is also guarded: directions that tell R are erased, the weakest are left out
+(`suppression.py`), and of what the decoder does not model a share is carried (``carry``), and the part that tells K, read
+from the data (`kept.py`). Labels of K are not looked at, so they cannot be written into the data. A second removal
+finds everybody at the reference and changes nothing.
+
+Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
+model; works for people whose covariates are unknown (`remove_blind`). A column that the linear layer
+leaves as it is (mostly one value) gets its median where everything is removed, since it could tell anything. **Limitations**:
+on features, removal towards the
+pooled batch gives back what the decoder models, about as many directions as latents, not the person's own noise; the
+error of location estimates of small batches stays readable (`suppression.py` has the forecast); latents of unseen batches
+are moved with the pooled ones' scale until `adapt`; nonlinear traces of covariates in single features can outlive the
+guard, which is linear. A counterfactual is the model's answer near its support, not a causal fact.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.covariates import POOLED, CovariateSchema
+from medrep.erasure import Certificate, Guard
+from medrep.models.base import Adaptation, Columns, Model, Workplace
+from medrep.models.context import context_vector
+from medrep.models.kept import KeptReadout
+from medrep.models.residuals import batch_scale, standardise, unstandardise
+from medrep.models.vae_fit import fit_parts
+from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
+from medrep.models.vae_settings import VaeSettings
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalVae(Model):
+    """A fitted conditional VAE; see the module's sheet for the symbols."""
+
+    schema: CovariateSchema
+    columns: Columns
+    settings: VaeSettings
+    parts: VaeParts
+    seed: int = 0
+
+    kind = "conditional_vae"
+    settings_type = VaeSettings
+
+    @classmethod
+    def fit(
+        cls,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        schema: CovariateSchema,
+        columns: Columns,
+        settings: VaeSettings | None = None,
+        *,
+        seed: int = 0,
+        work: Workplace | None = None,
+    ) -> tuple["ConditionalVae", pd.DataFrame]:
+        """Fit on training people; see `Model.fit`."""
+        settings = settings or VaeSettings()
+        parts, history = fit_parts(data, frame, schema, columns, settings, seed, work or Workplace())
+        return cls(schema, columns, settings, parts, seed), history
+
+    def remove(
+        self,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        target: Mapping[str, str | float],
+        out: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move covariates to ``target``; see `Model.remove`."""
+        self.parts.linear.check_width(data)
+        moved = np.empty(data.shape, data.dtype) if out is None else out
+        there = self.schema.moved(frame, target)
+        home = (frame[list(target)] == there[list(target)]).all(axis=1).to_numpy()
+        moved[home] = data[home]
+        away = np.flatnonzero(~home)
+        # What the scanner layer moves, the layers above leave alone.
+        above = {name: value for name, value in target.items() if name != self.parts.scanner.covariate}
+        removal = _Removal.of(self, above)
+        for start in range(0, len(away), _AT_ONCE):
+            rows = away[start : start + _AT_ONCE]
+            moved[rows] = removal.apply(data[rows], frame.iloc[rows], there.iloc[rows])
+        return moved
+
+    def remove_blind(
+        self, data: Float[np.ndarray, "people columns"], removed: Sequence[str], kept: Sequence[str] | None = None
+    ) -> Float[np.ndarray, "people columns"]:
+        """Erase covariates of people none of whose covariates is known, by the guard alone.
+
+        Args:
+            data: Their data, in their own units.
+            removed: Covariates to erase.
+            kept: Covariates whose covariance with the latents is left as it is; by default all others.
+        """
+        parts, nobody = self.parts, self._unknown(len(data))
+        parts.linear.check_width(data)
+        kept = [name for name in self.schema.names if name not in removed] if kept is None else list(kept)
+        h = standardise(parts.linear, data, nobody, ())
+        context = context_vector(self.schema, nobody, ())
+        z = parts.network.encode(h, context)
+        before, after = (
+            parts.network.decode(own, context)[0] for own in (z, parts.latents.guard(list(removed), kept).apply(z))
+        )
+        readout = KeptReadout.of(parts.linear, parts.factors, parts.effect_covariance, kept)
+        share = 1.0 if self.columns.grid is not None else self.settings.carry if kept else 0.0
+        cleaned = readout.restore(after + share * (h - before), h, self.settings.kept)
+        return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
+
+    def encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people latents"]:
+        """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
+        names = list(self.schema.names)
+        there = self.schema.moved(frame, self.schema.references(names))
+        z = self._encoded(self.parts.scanner.to_anchor(data, frame), frame, names)
+        return self._handed_out(self.parts.latents.move(z, frame, there, names), names)
+
+    def encode_blind(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people latents"]:
+        """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
+        return self._handed_out(self._encoded(data, self._unknown(len(data)), ()), list(self.schema.names))
+
+    def reconstruct(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
+        names, parts = self.schema.names, self.parts
+        own = parts.scanner.to_anchor(data, frame)
+        context = context_vector(self.trained_schema, frame, names)
+        mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
+        expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
+        return parts.scanner.render(expected, frame, data)
+
+    def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
+        """Draw new people, one for each row of covariates.
+
+        z comes from its prior, and what the decoder leaves from the factors beyond the latents and each column's own
+        noise; each column is then bent to its distribution in training. Volumes are as the anchor's scanner makes them,
+        rendered by the scanner of each row.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            seed: Of every draw.
+        """
+        parts, names = self.parts, self.schema.names
+        rng = np.random.default_rng(seed)
+        context = context_vector(self.trained_schema, frame, names)
+        h = parts.marginals.bend(parts.draw(context, rng))
+        plain = parts.linear.sd == 0
+        data = np.zeros(h.shape)
+        data[:, plain] = parts.marginals.draw_plain(rng, len(frame), plain)
+        drawn = unstandardise(parts.linear, h, frame, names, data, np.empty_like(data))
+        return parts.scanner.render(np.where(parts.marginals.whole, np.round(drawn), drawn), frame)
+
+    def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
+        """Say what the guard leaves of each removed covariate in the latents, as forecast for new people."""
+        return self.parts.latents.certificates(list(removed), list(kept))
+
+    def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
+        """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""
+        if self.settings.directions > 0:
+            return self.settings.directions
+        target = self.settings.target_auc
+        return self.parts.latents.directions(removed, kept, self.guard(removed, kept), self.trained_schema, target)
+
+    def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard | None:
+        """Return the guard, or None where the settings have none."""
+        return self.parts.latents.guard(removed, kept) if self.settings.guard else None
+
+    def adapt(
+        self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
+    ) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
+        """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
+
+        The people are held in memory at once: the scanner has to be known before what it leaves can be.
+        """
+        rows = [(np.asarray(data), frame) for data, frame in people]
+        scanner, scanner_notes = self.parts.scanner.adapt(rows, self.parts.linear)
+        anchored = [(scanner.to_anchor(data, frame), frame) for data, frame in rows]
+        linear, notes = self.parts.linear.adapt(anchored)
+        wider = replace(self, schema=linear.schema, parts=replace(self.parts, scanner=scanner, linear=linear))
+        codes = [(wider._encoded(data, frame, self.schema.names), frame) for data, frame in anchored]
+        effects, _ = self.parts.latents.effects.adapt(codes)
+        latents = replace(self.parts.latents, effects=effects)
+        return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return JSON content and arrays; see `Model.state`."""
+        content, arrays = parts_state(self.parts, self.schema, self.columns, self.settings)
+        return {**content, "seed": self.seed}, arrays
+
+    @classmethod
+    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "ConditionalVae":
+        """Rebuild a model from `state`; see `Model.restore`."""
+        return cls(*restore_parts(content, arrays), int(content["seed"]))
+
+    @property
+    def trained_schema(self) -> CovariateSchema:
+        """The schema without levels adapted to later: what the network's covariate vector is made of."""
+        return self.parts.latents.trained_schema(self.schema)
+
+    def _encoded(
+        self, data: np.ndarray, frame: pd.DataFrame, known: Sequence[str]
+    ) -> Float[np.ndarray, "people latents"]:
+        h = standardise(self.parts.linear, data, frame, known)
+        return self.parts.network.encode(h, context_vector(self.trained_schema, frame, known))
+
+    def _handed_out(
+        self, z: Float[np.ndarray, "people latents"], removed: list[str]
+    ) -> Float[np.ndarray, "people latents"]:
+        return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
+
+    def _unknown(self, people: int) -> pd.DataFrame:
+        references = self.schema.references(self.schema.names)
+        return pd.DataFrame({name: [value] * people for name, value in references.items()}, index=range(people))
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """One removal, prepared for any number of people who are not at the target.
+
+    Attributes:
+        model: The model.
+        removed: Covariates that move.
+        readout: What tells the kept ones.
+        pooled: Whether nobody is at the target, so that latents are guarded and the weakest left out.
+        guard: The guard, if any.
+        count: How many directions are handed out.
+    """
+
+    model: ConditionalVae
+    removed: tuple[str, ...]
+    readout: KeptReadout
+    pooled: bool
+    guard: Guard | None
+    count: int
+
+    @classmethod
+    def of(cls, model: ConditionalVae, target: Mapping[str, str | float]) -> "_Removal":
+        removed, parts = tuple(target), model.parts
+        kept = [name for name in model.schema.names if name not in target]
+        readout = KeptReadout.of(parts.linear, parts.factors, parts.effect_covariance, kept)
+        pooled = POOLED in target.values() and model.columns.grid is None
+        guard = model.guard(removed, kept) if pooled else None
+        return cls(model, removed, readout, pooled, guard, model.directions(removed, kept) if pooled else 0)
+
+    def apply(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, there: pd.DataFrame
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move people from ``frame`` to ``there``; labels of what is kept are not looked at."""
+        parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
+        own = parts.scanner.to_anchor(data, frame)
+        if not removed:
+            return parts.scanner.back(data, own, own, frame, there)
+        h = standardise(parts.linear, own, frame, removed)
+        # A batch's scale is that of the residual: the kept effects, read from h, are not to be scaled with it.
+        before, after = (batch_scale(parts.linear, own_frame, removed) for own_frame in (frame, there))
+        effect = self.readout.effect(h * before) * (not parts.linear.gain)
+        h = h + (1 - 1 / before) * effect
+        here, away = (context_vector(schema, own_frame, removed) for own_frame in (frame, there))
+        z = parts.network.encode(h, here)
+        settled = parts.latents.move(z, frame, there, removed)
+        if self.pooled:
+            settled = parts.latents.clean(settled, self.guard, self.count)
+        mean, log_scale = parts.network.decode(z, here)
+        new_mean, new_log_scale = parts.network.decode(settled, away)
+        left = np.exp(new_log_scale - log_scale) * (h - mean)
+        settings = self.model.settings
+        carry = settings.carry if self.readout.functionals.shape[1] else 0.0
+        h = self.readout.restore(new_mean + carry * left, h, settings.kept) if self.pooled else new_mean + left
+        h = h + (1 / after - 1) * effect
+        moved = unstandardise(parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype))
+        return parts.scanner.back(data, own, moved, frame, there)
+
+    def _unmodelled(self, own: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+        """Return the values of columns without a fit: as they are, or the usual one where everything is removed."""
+        if not self.pooled or len(self.removed) < len(self.model.schema.names):
+            return own
+        usual = self.model.parts.marginals.usual().astype(own.dtype)
+        return np.where(self.model.parts.linear.sd > 0, own, np.where(np.isfinite(own), usual, own))

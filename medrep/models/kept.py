@@ -1,0 +1,107 @@
+"""What of a person tells the kept covariates: read from the data, never from labels.
+
+With B the effects of the kept covariates on the residual h (rows: effect columns), C the covariance of those columns among the
+training people and S = Cov(h | all covariates), the functionals w = S^-1 B^T are all that a linear probe uses (Fisher's
+discriminants). From them follow the part of h that the kept covariates are expected to explain, and a correction that gives
+any other h' the same values of these functionals.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.cohort.covariates import Categorical
+from medrep.models.factors import FactorModel
+from medrep.models.linear import LinearModel
+from medrep.models.residuals import term_columns
+
+_SMALLEST = 1e-6
+_RIDGE = 0.1
+
+
+@dataclass(frozen=True)
+class KeptReadout:
+    """Functionals that tell kept covariates.
+
+    Attributes:
+        functionals: w, a column each; none where nothing is kept.
+        carriers: Regression of h on the functionals: h changes along these when a functional changes.
+        expected: Expected effect of the kept covariates on h for a unit of each functional.
+    """
+
+    functionals: Float[np.ndarray, "columns kept"]
+    carriers: Float[np.ndarray, "kept columns"]
+    expected: Float[np.ndarray, "kept columns"]
+
+    @classmethod
+    def of(
+        cls,
+        linear: LinearModel,
+        factors: FactorModel,
+        effect_covariance: Float[np.ndarray, "effects effects"],
+        kept: Collection[str],
+    ) -> "KeptReadout":
+        """Derive the functionals of some kept covariates.
+
+        Args:
+            linear: The layer with the effects.
+            factors: Cov(h | all covariates).
+            effect_covariance: Covariance of the effect columns among training people, the intercept not counted.
+            kept: The covariates.
+        """
+        effects, covariance = _effects(linear, effect_covariance, kept)
+        _, values, right = np.linalg.svd(_root(covariance) @ effects, full_matrices=False)
+        strong = values**2 > _SMALLEST * max(float((values**2).sum()), 1e-300)
+        directions = (values[:, None] * right)[strong]  # unit-variance covariate scores times their effect
+        functionals = factors.solve(directions.T, _RIDGE)
+        spread = factors.times(functionals) + directions.T @ (directions @ functionals)
+        variance = functionals.T @ spread
+        inverse = np.linalg.pinv(variance, rcond=1e-8, hermitian=True)
+        return cls(functionals, inverse @ spread.T, inverse @ (functionals.T @ directions.T) @ directions)
+
+    def effect(self, h: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+        """Return the part of h that the kept covariates are expected to explain, read from h itself."""
+        return (h @ self.functionals) @ self.expected
+
+    def restore(
+        self,
+        moved: Float[np.ndarray, "people columns"],
+        h: Float[np.ndarray, "people columns"],
+        share: float = 1.0,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return ``moved``, changed along the carriers towards the functionals of h.
+
+        Args:
+            moved: Residuals after a removal.
+            h: Before it.
+            share: How far: at 1 the functionals are those of h.
+        """
+        return moved + share * ((h - moved) @ self.functionals) @ self.carriers
+
+
+def _effects(
+    linear: LinearModel, effect_covariance: Float[np.ndarray, "effects effects"], kept: Collection[str]
+) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows rows"]]:
+    """Return the kept covariates' effects in units of h and the covariance of the columns they multiply."""
+    per_sd = np.divide(1, linear.sd, out=np.zeros_like(linear.sd), where=linear.sd > 0)
+    inside = term_columns(linear, kept)
+    rows, covariances = [linear.coefficients[1:][inside]], [effect_covariance[np.ix_(inside, inside)]]
+    for name, part in linear.design.batch_slices().items():
+        covariate = linear.schema[name]
+        if name in kept and isinstance(covariate, Categorical):
+            shares = np.asarray(covariate.counts, float) / sum(covariate.counts)
+            rows.append(linear.batches.location[part])
+            covariances.append(np.diag(shares) - np.outer(shares, shares))
+    width = sum(len(own) for own in rows)
+    whole, start = np.zeros((width, width)), 0
+    for own in covariances:
+        whole[start : start + len(own), start : start + len(own)] = own
+        start += len(own)
+    return np.concatenate(rows) * per_sd, whole
+
+
+def _root(covariance: Float[np.ndarray, "rows rows"]) -> Float[np.ndarray, "rows rows"]:
+    values, vectors = np.linalg.eigh(covariance) if len(covariance) else (np.zeros(0), np.zeros((0, 0)))
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

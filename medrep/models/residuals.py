@@ -1,0 +1,114 @@
+"""Between data and what is left of them once some covariates are accounted for by the linear layer.
+
+With S the covariates that count as known, b the batches among them and f their effects (`linear.py` has the symbols):
+
+    h = (x - alpha - sum_{k in S} f_k(c_k) - sigma gamma_b) / (sigma delta_b)
+
+What is not in S stays in h, as a part of the person: whoever removes S alone never looks at the labels of the others.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from medrep.models.blocks import map_blocks, read_block, release_pages
+from medrep.models.linear import LinearModel
+
+
+def standardise(
+    linear: LinearModel,
+    data: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    known: Collection[str],
+    out: Float[np.ndarray, "people columns"] | None = None,
+) -> Float[np.ndarray, "people columns"]:
+    """Return h; 0 where a cell is NaN and in columns that are left as they are.
+
+    Args:
+        linear: The fitted layer.
+        data: In their own units.
+        frame: Covariates; the columns outside ``known`` are not looked at.
+        known: S.
+        out: Where to write; by default a new float32 matrix.
+    """
+    h = np.empty(data.shape, np.float32) if out is None else out
+    effects, levels = _designs(linear, frame, known)
+
+    def work(part: slice) -> None:
+        mean, scale = _moments(linear, effects, levels, part)
+        sd = linear.sd[part]
+        block = (read_block(data, part) - mean) / scale * np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+        h[:, part] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        release_pages(h)
+
+    for _ in map_blocks(len(frame), linear.columns.count, work):
+        pass
+    return h
+
+
+def unstandardise(
+    linear: LinearModel,
+    h: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    known: Collection[str],
+    data: Float[np.ndarray, "people columns"],
+    out: Float[np.ndarray, "people columns"],
+) -> Float[np.ndarray, "people columns"]:
+    """Return the data that have the residual h under ``frame``: the inverse of `standardise`.
+
+    Args:
+        linear: The fitted layer.
+        h: Residuals.
+        frame: Covariates, for instance moved to the reference.
+        known: S.
+        data: What the people had; columns without a fit and NaN cells are taken from here.
+        out: Where to write; ``data`` itself is allowed.
+    """
+    effects, levels = _designs(linear, frame, known)
+
+    def work(part: slice) -> None:
+        mean, scale = _moments(linear, effects, levels, part)
+        own = read_block(data, part)
+        moved = np.where(linear.sd[part] > 0, mean + linear.sd[part] * scale * h[:, part], own)
+        out[:, part] = np.where(np.isfinite(own), moved, own)
+        release_pages(out)
+
+    for _ in map_blocks(len(frame), linear.columns.count, work):
+        pass
+    return out
+
+
+def batch_scale(
+    linear: LinearModel, frame: pd.DataFrame, known: Collection[str]
+) -> Float[np.ndarray, "people columns"]:
+    """Return delta_b of everybody in every column; 1 for batches that do not count as known."""
+    _, levels = _designs(linear, frame, known)
+    return linear.scale(levels, linear.batches.log_scale)
+
+
+def term_columns(linear: LinearModel, known: Collection[str]) -> Bool[np.ndarray, " effects"]:
+    """Return which effect columns (the intercept not counted) belong to terms of known covariates alone."""
+    flags = [[set(term.covariates) <= set(known)] * len(term.centre) for term in linear.design.terms]
+    return np.array([flag for own in flags for flag in own], dtype=bool)
+
+
+def _designs(linear: LinearModel, frame: pd.DataFrame, known: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+    people = len(frame)
+    neutral = frame
+    for name in linear.schema.names:
+        if name not in known:
+            neutral = neutral.assign(**{name: [linear.schema[name].reference] * people})
+    effects, levels = linear.design.effects(neutral), linear.design.batches(neutral)
+    effects[:, 1:] *= term_columns(linear, known)
+    for name, part in linear.design.batch_slices().items():
+        levels[:, part] *= name in known
+    return effects, levels
+
+
+def _moments(
+    linear: LinearModel, effects: np.ndarray, levels: np.ndarray, part: slice
+) -> tuple[Float[np.ndarray, "people block"], Float[np.ndarray, "people block"]]:
+    scale = linear.scale(levels, linear.batches.log_scale[:, part])
+    return linear.mean(effects, levels, scale, part), scale

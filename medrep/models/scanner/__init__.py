@@ -1,0 +1,5 @@
+"""Scanners as a layer of the volume models: what each does to an image, estimated, and the way back; see `harmoniser`."""
+
+from medrep.models.scanner.harmoniser import ScannerHarmoniser
+
+__all__ = ["ScannerHarmoniser"]

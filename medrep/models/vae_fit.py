@@ -1,0 +1,309 @@
+"""Fitting a conditional VAE, a layer at a time: scanner, linear effects, factors, network, latents, marginals."""
+
+import hashlib
+import tempfile
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from typing import IO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.splits import split_people
+from medrep.errors import CohortError, CovariateError, ModelError
+from medrep.losses import gaussian_kl
+from medrep.models.base import Columns, Workplace
+from medrep.models.context import context_vector
+from medrep.models.copula import FEWEST_KNOTS, KNOTS, Marginals
+from medrep.models.design import Design
+from medrep.models.factors import FactorModel
+from medrep.models.latent_layer import LatentLayer
+from medrep.models.linear import LinearModel
+from medrep.models.residuals import standardise
+from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner_layer import ScannerLayer
+from medrep.models.vae_network import Plan, build_network, search, start_at_optimum, train
+from medrep.models.vae_parts import VaeParts
+from medrep.models.vae_settings import VaeSettings
+from medrep.models.vae_task import Task
+from medrep.nn.autoencoder import Autoencoder
+
+_COLLAPSED_NATS = 0.01
+_BEYOND = 64
+_DRAWS = 2000
+_FEWEST_JUDGES = 8
+
+
+def fit_parts(
+    data: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    columns: Columns,
+    settings: VaeSettings,
+    seed: int,
+    work: Workplace,
+) -> tuple[VaeParts, pd.DataFrame]:
+    """Fit every layer on training people.
+
+    Returns:
+        The parts, and the history: metric, name, value, epoch (0 where there is none).
+
+    Raises:
+        CovariateError: Covariates that cannot be told apart.
+        ModelError: Settings that do not fit, or a training that fails.
+    """
+    started = time.perf_counter()
+    settings.check(columns)
+    with tempfile.TemporaryFile() as scratch:
+        scanner = _fit_scanner(data, frame, schema, columns, settings, seed, work)
+        data = _anchored(scanner, data, frame, scratch)
+        below, history = _fit_below(data, frame, schema, columns, settings, seed, work)
+        linear, factors = below
+        judges = _judges(frame, schema, settings, seed)
+        blind = _fit_blind(data, frame, schema, columns, settings, seed, judges)
+        latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
+        latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
+        if latents < 1:
+            raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
+        forecast = min(latents, factors.active(settings.beta))
+        work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
+
+        def start(own: _Below) -> Autoencoder:
+            network = build_network(schema, columns, latents, settings)
+            _seed_weights(network, seed)
+            start_at_optimum(network, own.factors, latents, settings)
+            return network
+
+        network = start(below)
+        plan = Plan(0.0, 0, 0.0, 0.0, [])
+        rows: list[tuple[int, str, float]] = []
+        if settings.body_of(columns) != "linear":
+            fingerprint = {"settings": asdict(settings), "seed": seed, "people": _fingerprint(frame, columns)}
+            device = settings.training.placed()
+            # Without judges the closed-form start is not risked; a Dirichlet prior has none.
+            plan = replace(plan, epochs=settings.training.epochs if settings.prior == "dirichlet" else 0)
+            if blind is not None:
+                task = Task.of(blind.linear, data, frame, device)
+                plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+                del task
+            work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
+            task = Task.of(linear, data, frame, device)
+            rows = train(network, task, settings, plan, seed, work, fingerprint)
+        layer = _fit_latents(linear, network, data, frame, schema, columns, settings, seed)
+        active = _active(network, linear, data, frame)
+        if active < forecast:
+            work.say(
+                f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
+            )
+        effects = np.atleast_2d(np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
+        effects = effects.reshape(len(linear.coefficients) - 1, len(linear.coefficients) - 1)
+        bare = np.zeros((0, columns.count))
+        nothing = np.zeros(columns.count)
+        marginals = Marginals(bare, nothing, nothing, np.zeros((2, columns.count)), nothing.astype(bool))
+        parts = VaeParts(scanner, linear, network, factors, layer, marginals, effects)
+        parts = replace(parts, marginals=_fit_marginals(parts, data, frame, columns, seed))
+    found = [
+        ("latents", "forecast", float(forecast)),
+        ("latents", "active", float(active)),
+        ("latents", "width", float(latents)),
+        ("independence", "strength", plan.strength),
+        ("independence", "validation", plan.dependence),
+        ("independence", "floor", plan.floor),
+        ("training", "epochs", float(plan.epochs)),
+        ("seconds", "fit", time.perf_counter() - started),
+    ]
+    summary = pd.concat([history, pd.DataFrame(found, columns=["metric", "name", "value"])], ignore_index=True)
+    epochs = pd.DataFrame(
+        [("loss", name, value, epoch) for epoch, name, value in rows],
+        columns=["metric", "name", "value", "epoch"],
+    )
+    return parts, pd.concat([summary.assign(epoch=0), epochs], ignore_index=True).astype({"epoch": int})
+
+
+def _fit_scanner(
+    data: np.ndarray,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    columns: Columns,
+    settings: VaeSettings,
+    seed: int,
+    work: Workplace,
+) -> ScannerLayer:
+    wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
+    if columns.grid is None or not wanted:
+        return ScannerLayer()
+    if len(schema.batches) != 1:
+        raise ModelError(
+            f"settings.scanner needs one batch covariate, there are {len(schema.batches)}; set scanner to no"
+        )
+    name = schema.batches[0]
+    design = Design.fit(schema, frame, settings.linear.spline_degrees, settings.linear.interactions)
+    design.check_aliases(frame)
+    reference = str(schema[name].reference)
+    harmoniser = ScannerHarmoniser.fit(
+        data,
+        frame,
+        schema,
+        columns.grid,
+        design.effects(frame)[:, 1:],
+        covariate=name,
+        anchor=reference if reference in schema.levels(name) else None,
+        seed=seed,
+    )
+    work.say(f"scanner: {name} {harmoniser.anchor!r} is the anchor")
+    for note in harmoniser.notes:
+        work.say(f"  note: {note}")
+    return ScannerLayer(harmoniser)
+
+
+def _anchored(scanner: ScannerLayer, data: np.ndarray, frame: pd.DataFrame, scratch: IO[bytes]) -> np.ndarray:
+    """Return the data as the anchor's scanner would have made them, memory-mapped where there is a scanner."""
+    if scanner.harmoniser is None:
+        return data
+    moved = np.memmap(scratch, dtype=np.float32, mode="w+", shape=data.shape)
+    for row in range(len(data)):
+        moved[row] = scanner.to_anchor(np.asarray(data[row : row + 1]), frame.iloc[row : row + 1])[0]
+    return np.asarray(moved)
+
+
+class _Below(NamedTuple):
+    """The layers below the network."""
+
+    linear: LinearModel
+    factors: FactorModel
+
+
+def _fit_below(
+    data: np.ndarray,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    columns: Columns,
+    settings: VaeSettings,
+    seed: int,
+    work: Workplace | None = None,
+) -> tuple[_Below, pd.DataFrame]:
+    plain = replace(settings.linear, components=0)
+    linear, history = LinearModel.fit(data, frame, schema, columns, plain, seed=seed, work=work)
+    freedom = max(len(frame) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    count = settings.latents + (_BEYOND if columns.grid is None else 0)
+    factors = FactorModel.fit(linear.residuals(data, frame), freedom, count, seed=seed, noise=settings.noise)
+    return _Below(linear, factors), history
+
+
+def _fit_blind(
+    data: np.ndarray,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    columns: Columns,
+    settings: VaeSettings,
+    seed: int,
+    judges: Int[np.ndarray, " people"],
+) -> "_Below | None":
+    """Fit the layers below without the judges, so that what they judge is not what they were fitted to; None without judges."""
+    if settings.body_of(columns) == "linear" or not judges.any():
+        return None
+    fitted = np.flatnonzero(judges == 0)
+    with tempfile.TemporaryFile() as scratch:
+        some = np.memmap(scratch, data.dtype, mode="w+", shape=(len(fitted), data.shape[1]))
+        for place, row in enumerate(fitted):
+            some[place] = data[row]
+        try:
+            return _fit_below(some, frame.iloc[fitted], schema, columns, settings, seed)[0]
+        except CovariateError:
+            return None  # without the judges covariates cannot be told apart
+
+
+def _seed_weights(network: Autoencoder, seed: int) -> None:
+    """Draw the weights that do not start at zero; the order of parameters is the order of the draws."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and parameter.ndim > 1 and bool((parameter != 0).any()):
+                bound = (3 / parameter[0].numel()) ** 0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+            elif parameter.requires_grad and name.endswith("bias"):
+                parameter.zero_()
+
+
+def _judges(
+    frame: pd.DataFrame, schema: CovariateSchema, settings: VaeSettings, seed: int
+) -> Int[np.ndarray, " people"]:
+    """Choose the people who judge: a share of each batch; nobody where they would be too few. Sessions stay together."""
+    if settings.validation * len(frame) < _FEWEST_JUDGES:
+        return np.zeros(len(frame), dtype=np.int64)
+    people = pd.Series([str(key).split("_ses-")[0] for key in frame.index], index=frame.index)
+    table = frame.assign(participant_id=people.to_numpy())
+    stratify = schema.batches[0] if schema.batches else None
+    try:
+        return split_people(table, (1 - settings.validation, settings.validation), stratify=stratify, seed=seed)
+    except CohortError:
+        return np.zeros(len(frame), dtype=np.int64)
+
+
+def _fit_latents(
+    linear: LinearModel,
+    network: Autoencoder,
+    data: np.ndarray,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    columns: Columns,
+    settings: VaeSettings,
+    seed: int,
+) -> LatentLayer:
+    """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
+
+    def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
+        some = frame.iloc[rows]
+        return network.encode(standardise(layer, data[rows], some, known), context_vector(schema, some, known))
+
+    everybody = np.arange(len(frame))
+    blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
+    weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
+    parts = settings.folds if columns.grid is None else 0
+    for fold in _folds(frame, parts, seed):
+        try:
+            others, _ = LinearModel.fit(
+                data[~fold], frame[~fold], schema, columns, replace(settings.linear, components=0), seed=seed
+            )
+        except (CovariateError, ModelError):
+            continue  # too few others to tell effects apart: these people keep their latents
+        z[fold] = encode(others, np.flatnonzero(fold), schema.names)
+    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight)
+
+
+def _folds(frame: pd.DataFrame, parts: int, seed: int) -> list[np.ndarray]:
+    if parts < 2 or len(frame) < 4 * parts:
+        return []
+    order = np.random.default_rng(seed).permutation(len(frame))
+    part_of = np.empty(len(frame), dtype=np.int64)
+    part_of[order] = np.arange(len(frame)) % parts
+    return [part_of == part for part in range(parts)]
+
+
+@torch.no_grad()
+def _active(network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: pd.DataFrame) -> int:
+    """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
+    names = linear.schema.names
+    h = torch.as_tensor(standardise(linear, data, frame, names))
+    context = torch.as_tensor(context_vector(linear.schema, frame, names), dtype=torch.float32)
+    mean, log_variance = network.encoder(h, context)
+    return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
+
+
+def _fit_marginals(parts: VaeParts, data: np.ndarray, frame: pd.DataFrame, columns: Columns, seed: int) -> Marginals:
+    rng = np.random.default_rng([seed, 17])
+    features = columns.grid is None
+    rows = rng.integers(len(frame), size=_DRAWS if features else len(frame))
+    draws = parts.draw(context_vector(parts.linear.schema, frame.iloc[rows], parts.linear.schema.names), rng)
+    h = standardise(parts.linear, data, frame, parts.linear.schema.names)
+    found = Marginals.fit(data, h, draws, knots=KNOTS if features else FEWEST_KNOTS)
+    return found if features else replace(found, whole=np.zeros(columns.count, dtype=bool))
+
+
+def _fingerprint(frame: pd.DataFrame, columns: Columns) -> str:
+    text = frame.to_csv(sep="\t") + "\t".join(columns.names) + str(columns.count)
+    return hashlib.sha256(text.encode()).hexdigest()

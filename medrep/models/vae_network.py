@@ -1,0 +1,185 @@
+"""Building the network of a conditional VAE, starting it at the closed-form optimum, and training it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from medrep.cohort.covariates import CovariateSchema
+from medrep.losses import concatenated_distance_covariance
+from medrep.models.base import Columns, Workplace
+from medrep.models.context import context_width
+from medrep.models.factors import FactorModel
+from medrep.models.vae_objective import VaeObjective
+from medrep.models.vae_settings import VaeSettings
+from medrep.models.vae_task import Task
+from medrep.nn.autoencoder import Autoencoder
+from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+_PERMUTATIONS = 60
+_SPOKEN_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the network is trained on everybody, and how that was found.
+
+    Attributes:
+        strength: Weight of the independence penalty.
+        epochs: Epochs until the judges stopped gaining; 0 leaves the start as it is.
+        dependence: Distance covariance of z and the covariates among the judges.
+        floor: 95% quantile of its permutations.
+        rows: History of the search: epoch, name, value.
+    """
+
+    strength: float
+    epochs: int
+    dependence: float
+    floor: float
+    rows: list[tuple[int, str, float]]
+
+
+def build_network(schema: CovariateSchema, columns: Columns, latents: int, settings: VaeSettings) -> Autoencoder:
+    """Return a network of the right shape."""
+    return Autoencoder(
+        columns.count,
+        latents,
+        context_width(schema),
+        body=settings.body_of(columns),
+        hidden=settings.hidden,
+        conditioning=settings.conditioning,
+        heteroscedastic=settings.heteroscedastic and settings.noise == 0,
+        shape=None if columns.grid is None else columns.grid.shape,
+        prior=settings.prior,
+    ).eval()
+
+
+def start_at_optimum(network: Autoencoder, factors: FactorModel, latents: int, settings: VaeSettings) -> None:
+    """Set the linear maps to the optimum of the linear conditional VAE; a Dirichlet prior has none and starts at random."""
+    if settings.prior == "dirichlet":
+        return
+    encode, variance = factors.posterior(latents, settings.beta)
+    loadings = factors.loadings[:latents]
+    noise = factors.noise + (factors.loadings[latents:] ** 2).sum(axis=0)
+    scale = settings.noise if settings.noise > 0 else np.sqrt(np.maximum(noise, 1e-6))
+    with torch.no_grad():
+        for parameter, value in (
+            (network.encoder.linear.weight, encode),
+            (network.encoder.linear.bias, 0.0),
+            (network.encoder.log_variance, np.log(variance)),
+            (network.decoder.linear.weight, loadings.T),
+            (network.decoder.linear.bias, 0.0),
+            (network.decoder.log_scale, np.log(scale)),
+        ):
+            parameter.copy_(torch.as_tensor(np.broadcast_to(value, tuple(parameter.shape)).copy()))
+
+
+def search(
+    make: Callable[[], Autoencoder],
+    task: Task,
+    settings: VaeSettings,
+    judges: Int[np.ndarray, " people"],
+    seed: int,
+    work: Workplace,
+    fingerprint: Mapping[str, object],
+) -> Plan:
+    """Find the strength of the independence penalty and the number of epochs, on people whom no layer was fitted to.
+
+    The rule: strengths go up from `STRENGTHS`, each trained from the start until the judges stop gaining; the first is taken
+    at which the distance covariance of z and all covariates among the judges does not exceed the 95% quantile of its
+    permutations, or, if none does, the one with the lowest value.
+
+    Args:
+        make: Returns a network at its start; the layers below have not seen the judges.
+        task: Training data of everybody.
+        settings: All settings.
+        judges: 1 for people who judge, 0 for people who are fitted.
+        seed: Of every draw.
+        work: Where to keep the state and to speak.
+        fingerprint: What the training depends on.
+    """
+    device = settings.training.placed()
+    chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
+    fixed = settings.strength >= 0 or settings.independence == "none"
+    plans: list[Plan] = []
+    rows: list[tuple[int, str, float]] = []
+    for stage, strength in enumerate((max(settings.strength, 0.0),) if fixed else STRENGTHS):
+        network = make().to(device)
+        objective = VaeObjective(network, task, settings, strength)
+        name = f"search {stage + 1}"
+        state = fit_loop(
+            Trainee(network, objective, fitted, chosen),
+            settings.training,
+            seed,
+            _bench(work, name, {**fingerprint, "strength": strength}),
+        )
+        rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
+        network.eval()
+        z = network.encode(*(t[chosen.to(device)].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
+        dependence, floor = judged_dependence(z, [part[chosen.to(device)].cpu() for part in task.parts], seed)
+        plans.append(Plan(strength, state.best_epoch, dependence, floor, rows))
+        if dependence <= floor:
+            return plans[-1]
+    best = min(plans, key=lambda plan: plan.dependence)
+    return replace(best, rows=rows)
+
+
+def train(
+    network: Autoencoder,
+    task: Task,
+    settings: VaeSettings,
+    plan: Plan,
+    seed: int,
+    work: Workplace,
+    fingerprint: Mapping[str, object],
+) -> list[tuple[int, str, float]]:
+    """Train the network in place on everybody, as planned; return the history."""
+    network.to(settings.training.placed())
+    objective = VaeObjective(network, task, settings, plan.strength)
+    everybody, nobody = torch.arange(len(task.contexts[0])), torch.zeros(0, dtype=torch.int64)
+    state = fit_loop(
+        Trainee(network, objective, everybody, nobody),
+        settings.training,
+        seed,
+        _bench(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}),
+        until=plan.epochs,
+    )
+    network.to("cpu").eval()
+    return [*plan.rows, *((epoch, f"final/{part}", value) for epoch, part, value in state.rows)]
+
+
+def _bench(work: Workplace, name: str, fingerprint: Mapping[str, object]) -> Bench:
+    folder = None if work.folder is None else work.folder / name.replace(" ", "-")
+    return Bench(folder, work.resume, fingerprint, _Reporter(work, name))
+
+
+def judged_dependence(
+    z: Float[np.ndarray, "people latents"], parts: list[Float[torch.Tensor, "people _"]], seed: int
+) -> tuple[float, float]:
+    """Return the distance covariance of z and all covariates, and the 95% quantile of its permutations."""
+    rng = np.random.default_rng(seed)
+    latents = torch.as_tensor(z, dtype=torch.float32) / max(z.shape[1], 1) ** 0.5
+    if len(latents) < 4 or not parts:
+        return 0.0, 0.0
+    shuffled = [
+        float(concatenated_distance_covariance(latents[torch.as_tensor(rng.permutation(len(latents)))], parts))
+        for _ in range(_PERMUTATIONS)
+    ]
+    return float(concatenated_distance_covariance(latents, parts)), float(np.quantile(shuffled, 0.95))
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    work: Workplace
+    name: str
+
+    def __call__(self, epoch: int, parts: Mapping[str, float]) -> None:
+        if epoch > 1 and epoch % _SPOKEN_EVERY:
+            return
+        shown = {name.removeprefix("train/"): v for name, v in parts.items() if name.startswith("train/") and v != 0}
+        judged = parts.get(f"validation/{TOTAL}")
+        tail = "" if judged is None else f"; validation {judged:.4f}"
+        self.work.say(f"{self.name}, epoch {epoch}: {', '.join(f'{k} {v:.4f}' for k, v in shown.items())}{tail}")

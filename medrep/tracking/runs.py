@@ -1,0 +1,198 @@
+"""One training as one MLflow run: parameters, metrics by epoch, and files that hold no person's data.
+
+The client is the plain one, not ``mlflow.start_run``: that would add the user's name, the command line and the Git commit
+as tags.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+import sqlalchemy
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import (
+    MAX_ENTITY_KEY_LENGTH,
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAM_VAL_LENGTH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+)
+
+from medrep.tracking.stores import Store
+
+_LOCK_S = 60
+_CONNECT_S = 5
+_CONNECT_ARGUMENT = {
+    "psycopg": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pymysql": "connect_timeout",
+    "mysqldb": "connect_timeout",
+    "mysqlconnector": "connection_timeout",
+    "pg8000": "timeout",
+    "pyodbc": "timeout",
+}
+# MLflow's own defaults keep at it for minutes; the model is written already, and somebody waits for the command to end.
+_IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_CUT = "..."
+
+
+def log_training(
+    store: Store,
+    experiment: str,
+    run_name: str,
+    *,
+    parameters: Mapping[str, object],
+    history: pd.DataFrame,
+    artifacts: Sequence[Path] = (),
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Log a finished training. Whatever is given is logged as it is: give nothing that tells one person from another.
+
+    Args:
+        store: Where to.
+        experiment: The experiment's name; made if there is none.
+        run_name: The run's name.
+        parameters: Nested names and values; logged under dotted names, long values cut.
+        history: Columns metric, name, value, and ``epoch`` if there is one: its rows become steps.
+        artifacts: Files to keep a copy of.
+        tags: Names and values.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        Exception: Whatever MLflow, its database or its server raise, after seconds.
+    """
+    with _impatient(), _alone(store):
+        _answers(store)
+        client = MlflowClient(tracking_uri=store.uri)
+        experiment_id = _experiment(client, experiment, store)
+        run_id = str(client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {})).info.run_id)
+        try:
+            params = [Param(key, value) for key, value in flat_parameters(parameters).items()]
+            for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
+                client.log_batch(run_id, params=params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
+            metrics = _metrics(history)
+            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            for path in artifacts:
+                client.log_artifact(run_id, str(path))
+        except BaseException:
+            with suppress(Exception):
+                client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+    return run_id
+
+
+def metric_key(metric: str, name: str) -> str:
+    """Return MLflow's name for a row of a history table: ``mean_scale``, ``site=S0`` -> ``mean_scale/site:S0``.
+
+    MLflow takes letters, digits and ``_-. :/``. ``=`` becomes ``:``, anything else ``::HEX:``, so that two rows never share
+    a name.
+    """
+    return _bounded("/".join([_escaped(metric, "/"), *([_escaped(name)] if name else [])]))
+
+
+def flat_parameters(parameters: Mapping[str, object]) -> dict[str, str]:
+    """Return nested parameters under dotted names, values as text of a length that MLflow takes."""
+    flat: dict[str, str] = {}
+
+    def add(path: tuple[str, ...], value: object) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, entry in value.items():
+                add((*path, str(key)), entry)
+            return
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        cut = text if len(text) <= MAX_PARAM_VAL_LENGTH else text[: MAX_PARAM_VAL_LENGTH - len(_CUT)] + _CUT
+        flat[_bounded(".".join(_escaped(key, ".") for key in path))] = cut
+
+    for key, value in parameters.items():
+        add((str(key),), value)
+    return flat
+
+
+def _escaped(text: str, also: str = "") -> str:
+    """Escape what MLflow refuses, and what would make two texts one or change the path that a name must also be."""
+    refused = rf"[^\w\-. =/]|=(?==)|(?<![^/])[./]|/\Z{f'|[{also}]' if also else ''}"
+    return re.sub(refused, lambda found: f"::{ord(found[0]):X}:", text).replace("=", ":")
+
+
+def _bounded(key: str) -> str:
+    if len(key) <= MAX_ENTITY_KEY_LENGTH:
+        return key
+    digest = f"::h{sha256(key.encode()).hexdigest()[:16]}:"
+    return key[: MAX_ENTITY_KEY_LENGTH - len(digest)] + digest
+
+
+def _metrics(history: pd.DataFrame) -> list[Metric]:
+    now = int(time.time() * 1000)
+    epochs = history["epoch"] if "epoch" in history else pd.Series(0, index=history.index)
+    rows = zip(history["metric"], history["name"], history["value"], epochs, strict=True)
+    return [
+        Metric(metric_key(str(metric), str(name)), float(value), now, 0 if math.isnan(epoch) else int(epoch))
+        for metric, name, value, epoch in rows
+    ]
+
+
+def _experiment(client: MlflowClient, name: str, store: Store) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, store.artifacts.as_uri() if store.artifacts else None))
+        except MlflowException as error:
+            # Another process made it in between.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
+def _answers(store: Store) -> None:
+    """Connect once: MLflow would try a database that is away ten times, at growing intervals."""
+    if store.artifacts is None:
+        return
+    url = sqlalchemy.make_url(store.uri)
+    argument = _CONNECT_ARGUMENT.get(url.get_driver_name())
+    engine = sqlalchemy.create_engine(url, connect_args={argument: _CONNECT_S} if argument else {})
+    engine.connect().close()
+    engine.dispose()
+
+
+def _alone(store: Store) -> AbstractContextManager[object]:
+    """Let one process at a time make an SQLite file's tables and write to it; others wait."""
+    if store.file is None:
+        return nullcontext()
+    store.file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(store.file.with_name(f".{store.file.name}.lock"), timeout=_LOCK_S)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give up after seconds and keep MLflow's log off the terminal; a user's own settings stay."""
+    set_here = [name for name in _IMPATIENT if name not in os.environ]
+    os.environ.update({name: _IMPATIENT[name] for name in set_here})
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        for name in set_here:
+            os.environ.pop(name, None)

@@ -1,0 +1,73 @@
+"""Settings of a training run, and how they resolve on this machine."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from medrep.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: At most; training stops earlier when validation people stop gaining.
+        batch: People a step; also how many the independence penalty sees at once.
+        learning_rate: Of Adam, falling to a tenth along a cosine.
+        clip: Largest norm of the gradient; larger ones are scaled down before the step.
+        patience: Epochs without a better validation loss before training stops.
+        warmup: Epochs over which beta rises from 0 in a straight line; a closed-form start needs none.
+        threads: CPU threads; 0 leaves the machine's default.
+        device: ``auto`` takes CUDA where there is one.
+        precision: ``auto`` is bfloat16 on CUDA that has it, else float32.
+    """
+
+    epochs: int = 120
+    batch: int = 128
+    learning_rate: float = 3e-4
+    clip: float = 5.0
+    patience: int = 15
+    warmup: int = 0
+    threads: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def check(self) -> None:
+        """Refuse numbers that cannot be.
+
+        Raises:
+            ModelError: All of them, and a device that this machine does not have.
+        """
+        least = {"epochs": 0, "batch": 8, "patience": 1, "warmup": 0, "threads": 0}
+        wrong = [
+            f"{name} is {getattr(self, name)}; give {low} or more"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        wrong += [
+            f"{name} is {getattr(self, name)}; give more than 0"
+            for name in ("learning_rate", "clip")
+            if not getattr(self, name) > 0
+        ]
+        if self.device == "cuda" and not torch.cuda.is_available():
+            wrong.append("device is cuda, but this machine has none; give auto or cpu")
+        if wrong:
+            raise ModelError("settings.training: " + "; ".join(wrong))
+
+    def beta_share(self, epoch: int) -> float:
+        """Return the share of beta that counts in an epoch (from 0): a straight line that reaches 1 after `warmup`."""
+        return min(1.0, (epoch + 1) / (self.warmup + 1))
+
+    def placed(self) -> torch.device:
+        """Return the device to train on."""
+        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which losses are computed."""
+        half = self.precision == "bfloat16" or (
+            self.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        return torch.autocast(device.type, torch.bfloat16, enabled=half)
