@@ -10,11 +10,12 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import equality, fcon1000, hippocampus, scale
+from benchmarks import disentangle, equality, fcon1000, hippocampus, scale
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "disentangle": disentangle.run,
     "equality": equality.run,
     "fcon1000": fcon1000.run,
     "hippocampus": hippocampus.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pandas as pd
 
 
 def medrep(*arguments: str | Path) -> float:
-    """Run ``medrep ARGUMENTS --quiet``.
+    """Run ``medrep ARGUMENTS --quiet``, logged nowhere.
 
     Returns:
         Wall time in seconds, start-up and files included.
@@ -21,7 +22,8 @@ def medrep(*arguments: str | Path) -> float:
     """
     start = time.perf_counter()
     command = [sys.executable, "-m", "medrep", *map(str, arguments), "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"MEDREP_TRACKING": "none"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"medrep {arguments[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return time.perf_counter() - start

@@ -20,22 +20,29 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from scipy.ndimage import uniform_filter
 
 from benchmarks.commands import medrep, write_table
 from benchmarks.data import data_folder
 from benchmarks.peers.run import PeerError, run_peer
 from benchmarks.report import Line, Options, Report, Table, say
+from medrep.audit.leakage import site_auc
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.inputs import Input
 from medrep.cohort.loaders import Loaded, load_volumes
+from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
 from medrep.cohort.transforms import VolumePipeline
 
 SEEDS = 4
+AGE_SEEDS = 2
 REFERENCE = "S0"
 SHAPE = (48, 64, 48)
 PEERS = ("combatlearn", "neuroharmonize")
 ASKED_DB = 7.0
+SHOWN = ("psnr_before", "psnr_after", "gain", "worst_gain", "ssim", "site", "seconds")
+BLOCK = 4  # voxels along an edge of the blocks whose means the site probe reads
+BEYOND_DB = 1.5
 SMALLEST_SD = 1e-3  # of the per-voxel baseline, in units of the 99th percentile: where a site does not vary
 
 Matrix = np.ndarray
@@ -68,6 +75,32 @@ def psnr(image: np.ndarray, original: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio in dB; the peak is the original's maximum."""
     error = float(np.mean((image.astype(np.float64) - original) ** 2))
     return float(10 * np.log10(float(original.max()) ** 2 / error)) if error else float("inf")
+
+
+def ssim(image: np.ndarray, original: np.ndarray, width: int = 7) -> float:
+    """Return the mean structural similarity (Wang 2004) in cubes of 7 voxels; the dynamic range is the original's."""
+    a, b = image.astype(np.float64), original.astype(np.float64)
+    small, large = ((k * np.ptp(b)) ** 2 for k in (0.01, 0.03))
+    mean_a, mean_b = uniform_filter(a, width), uniform_filter(b, width)
+    unbiased = width**3 / (width**3 - 1)
+    var_a, var_b = (unbiased * (uniform_filter(x * x, width) - m * m) for x, m in ((a, mean_a), (b, mean_b)))
+    shared = unbiased * (uniform_filter(a * b, width) - mean_a * mean_b)
+    similarity = (2 * mean_a * mean_b + small) * (2 * shared + large)
+    similarity /= (mean_a**2 + mean_b**2 + small) * (var_a + var_b + large)
+    inside = slice(width // 2, -(width // 2))
+    return float(similarity[inside, inside, inside].mean())
+
+
+def read_site(outputs: dict[str, np.ndarray], site: pd.Series, wanted: Input, seed: int) -> float:
+    """Return the AUC of the strongest probe for site on block means of the unseen people's images."""
+    pipeline = VolumePipeline(wanted)
+    rows = []
+    for person in site.index:
+        placed = pipeline.place(Volume(outputs[person].astype(np.float32), np.eye(4))).values
+        x, y, z = (edge // BLOCK for edge in placed.shape)
+        cut = placed[: x * BLOCK, : y * BLOCK, : z * BLOCK]
+        rows.append(cut.reshape(x, BLOCK, y, BLOCK, z, BLOCK).mean(axis=(1, 3, 5)).ravel())
+    return site_auc(np.stack(rows), site.to_numpy(str), seed, min_people=5).strongest
 
 
 def one_gain_and_offset(train: Matrix, train_table: pd.DataFrame, test: Matrix, test_table: pd.DataFrame) -> Matrix:
@@ -108,7 +141,12 @@ CORRECTORS: dict[str, Corrector] = {
     "voxel means and deviations": voxel_means_and_deviations,
     **{name: partial(_peer, name) for name in PEERS},
 }
-VARIANTS: dict[str, tuple[str, ...]] = {"medrep": (), "medrep borrow=columns": ("--set", "settings.borrow=columns")}
+VAE = "medrep vae"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "medrep": (),
+    "medrep borrow=columns": ("--set", "settings.borrow=columns"),
+    VAE: ("--config", "vae_volume.yaml"),
+}
 
 
 def run(options: Options) -> Report:
@@ -121,12 +159,17 @@ def run(options: Options) -> Report:
             say(f"hippocampus: seed {seed}")
             found, checked = _measure(Path(name), originals, seed)
             rows, checks = rows + found, checks + checked
+        say("hippocampus: age kept")
+        ages = pd.DataFrame([age_slope(Path(name), seed) for seed in options.seeds(AGE_SEEDS)])
     frame, checked_frame = pd.DataFrame(rows), pd.DataFrame(checks)
-    means = frame.groupby("method", sort=False)[["psnr_before", "psnr_after", "gain", "worst_gain", "seconds"]].mean()
+    means = frame.groupby("method", sort=False)[list(SHOWN)].mean()
     means = means.reset_index().assign(note=frame.groupby("method", sort=False)["note"].first().to_list())
     title = "Hippocampus, planted sites: PSNR (dB) of unseen people of the touched sites to their originals"
     tables = {
         "hippocampus": Table(frame, tuple(frame), title),
+        "hippocampus_age": Table(
+            ages, tuple(ages), "Planted age effect: its slope in exported over its slope in clean images"
+        ),
         "hippocampus_mean": Table(means, tuple(means), f"{title}; mean over {frame['seed'].nunique()} seeds"),
     }
     gains = frame.loc[frame["method"] == "medrep", "gain"]
@@ -135,6 +178,8 @@ def run(options: Options) -> Report:
     lines = [
         Line("hippocampus", f"gain of PSNR >= {ASKED_DB:g} dB, mean", f"{mean:.2f} (seeds {each})", mean >= ASKED_DB)
     ]
+    lines += _vae_lines(frame)
+    lines.append(_age_line(ages))
     for column, asked in (
         ("unchanged", f"unseen people of {REFERENCE} come back exactly"),
         ("geometry", "outputs open in nibabel with the input's affine and shape"),
@@ -144,6 +189,58 @@ def run(options: Options) -> Report:
         held = int(counted.sum())
         lines.append(Line("hippocampus", asked, f"{held} of {len(counted)} images", held == len(counted)))
     return Report(tables, tuple(lines))
+
+
+def age_slope(work: Path, seed: int) -> dict[str, object]:
+    """Plant site and age, remove site, and compare the age effect of unseen people with that in their clean images.
+
+    The planted map is the regression of the clean training images on age; a person's share of it is the projection on it.
+    """
+    planted = work / f"aged-{seed}"
+    medrep("simulate", planted, "--from", work / "cohort", "--effects", "site,age", "--seed", str(seed))
+    wanted = Input(kind="volume", suffix="T1w", shape=SHAPE)
+    cohort, truth = (read_cohort(folder, wanted) for folder in (planted, planted / "derivatives" / "truth"))
+    part = split_people(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
+    people = list(cohort.table.index[part == 0])
+    row: dict[str, object] = {"seed": seed}
+    age = cohort.table["age"].astype(float)
+    clean = {entry.key: entry.placed.values.ravel() for entry in load_volumes(truth.files, wanted)}
+    centred = (age[people] - age[people].mean()).to_numpy()
+    effect = sum(a * clean[person].astype(np.float64) for a, person in zip(centred, people, strict=True))
+    effect /= (centred**2).sum()
+    unseen = [p for p in cohort.table.index[part == 1] if cohort.table.loc[p, "site"] != REFERENCE]
+    for method in ("medrep", VAE):
+        cleaned, _ = _by_command_line(
+            work / f"aged-{method}-{seed}", planted, people, VARIANTS[method], ("--set", "covariates.sex=null")
+        )
+        out = read_cohort(cleaned, Input(kind="volume", suffix="T1w", desc="residualized", shape=SHAPE))
+        moved = {entry.key: entry.placed.values.ravel() for entry in load_volumes(out.files.loc[unseen], wanted)}
+        slopes = [np.polyfit(age[unseen], [float(rows[p] @ effect) for p in unseen], 1)[0] for rows in (moved, clean)]
+        row[method] = slopes[0] / slopes[1]
+    return row
+
+
+def _vae_lines(frame: pd.DataFrame) -> list[Line]:
+    by_method = {method: rows.set_index("seed") for method, rows in frame.groupby("method")}
+    vae, linear, originals = by_method[VAE], by_method["medrep"], by_method["originals"]
+    gain, similar = vae["psnr_after"] - linear["psnr_after"], vae["ssim"] - linear["ssim"]
+    site = vae["site"] - originals["site"]
+
+    def line(asked: str, differences: pd.Series, passed: bool, digits: int) -> Line:
+        each = ", ".join(f"{value:+.{digits}f}" for value in differences)
+        return Line("hippocampus", asked, f"{differences.mean():+.{digits}f} (seeds {each})", passed)
+
+    return [
+        line(f"VAE: PSNR >= the linear model's + {BEYOND_DB:g} dB, mean", gain, bool(gain.mean() >= BEYOND_DB), 2),
+        line("VAE: SSIM above the linear model's, every seed", similar, bool((similar > 0).all()), 4),
+        line("VAE: site AUC within 0.05 of the originals', mean", site, bool(abs(site.mean()) <= 0.05), 3),
+    ]
+
+
+def _age_line(ages: pd.DataFrame) -> Line:
+    each = ", ".join(f"{value:.3f}" for value in ages[VAE])
+    passed = bool((ages[VAE] - 1).abs().max() <= 0.1)
+    return Line("hippocampus", "VAE: planted age slope kept within 10%, every seed", each, passed)
 
 
 def _measure(
@@ -165,8 +262,11 @@ def _measure(
         after = np.array([psnr(outputs[person], originals[person]) for person in touched])
         row = {"seed": seed, "method": method, "n": len(touched), "psnr_before": before.mean()}
         row |= {"psnr_after": after.mean(), "gain": (after - before).mean(), "worst_gain": (after - before).min()}
+        row |= {"ssim": float(np.mean([ssim(outputs[person], originals[person]) for person in touched]))}
+        row |= {"site": read_site(outputs, test_table["site"], wanted, seed)}
         rows.append(row | {"seconds": seconds, "note": ""})
 
+    add("originals", {person: originals[person] for person in test_table.index}, 0.0)
     checks: list[dict[str, object]] = []
     for method, settings in VARIANTS.items():
         cleaned, seconds = _by_command_line(work / f"{method}-{seed}", planted, list(train_table.index), settings)
@@ -189,9 +289,14 @@ def _measure(
     return rows, checks
 
 
-def _by_command_line(work: Path, planted: Path, people: list[str], settings: tuple[str, ...]) -> tuple[Path, float]:
+def _by_command_line(
+    work: Path,
+    planted: Path,
+    people: list[str],
+    settings: tuple[str, ...],
+    drop: tuple[str, ...] = ("--set", "covariates.age=null", "--set", "covariates.sex=null"),
+) -> tuple[Path, float]:
     volume = f"input={{kind: volume, suffix: T1w, shape: {list(SHAPE)}}}"
-    drop = ("--set", "covariates.age=null", "--set", "covariates.sex=null")
     seconds = medrep(
         "train", planted, work / "fitted", "--set", volume, *drop, *settings, "--participant-label", *people
     )

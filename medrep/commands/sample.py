@@ -47,7 +47,7 @@ def sample(
     model, wanted = load_model(model_folder)
     if not isinstance(model, ConditionalVae):
         raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
-    drawn = _drawn(model.schema, people or 0, seed) if table is None else _read(table)
+    drawn = _drawn(model.schema, max(people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
         raise CohortError(f"nobody to draw; give --table or --n above 0 (covariates: {', '.join(model.schema.names)})")
     covariates = read_covariates(drawn, [fitted.declared for fitted in model.schema.fitted])

@@ -31,14 +31,16 @@ Where nobody is there (the pooled batch), z is also guarded: directions that tel
 from the data (`kept.py`). Labels of K are not looked at, so they cannot be written into the data. A second removal
 finds everybody at the reference and changes nothing.
 
+A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
+tell anything. What the scanner layer moves, the layers above leave alone.
+
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
-model; works for people whose covariates are unknown (`remove_blind`). A column that the linear layer
-leaves as it is (mostly one value) gets its median where everything is removed, since it could tell anything. **Limitations**:
-on features, removal towards the
+model; works for people whose covariates are unknown (`remove_blind`). **Limitations**: on features, removal towards the
 pooled batch gives back what the decoder models, about as many directions as latents, not the person's own noise; the
 error of location estimates of small batches stays readable (`suppression.py` has the forecast); latents of unseen batches
 are moved with the pooled ones' scale until `adapt`; nonlinear traces of covariates in single features can outlive the
-guard, which is linear. A counterfactual is the model's answer near its support, not a causal fact.
+guard, which is linear; towards the pooled scanner volumes keep their detail, so their latents are cleaner than they are. A
+counterfactual is the model's answer near its support, not a causal fact.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -165,23 +167,17 @@ class ConditionalVae(Model):
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new people, one for each row of covariates.
 
-        z comes from its prior, and what the decoder leaves from the factors beyond the latents and each column's own
-        noise; each column is then bent to its distribution in training. Volumes are as the anchor's scanner makes them,
-        rendered by the scanner of each row.
+        z comes from its prior, and what the decoder leaves from the factors beyond the latents and each column's own noise;
+        each column is then bent to its distribution in training, so that no value is one that nobody could have.
+        Volumes are rendered by the scanner of each row.
 
         Args:
             frame: Covariates (`CovariateSchema.transfer`).
             seed: Of every draw.
         """
-        parts, names = self.parts, self.schema.names
-        rng = np.random.default_rng(seed)
-        context = context_vector(self.trained_schema, frame, names)
-        h = parts.marginals.bend(parts.draw(context, rng))
-        plain = parts.linear.sd == 0
-        data = np.zeros(h.shape)
-        data[:, plain] = parts.marginals.draw_plain(rng, len(frame), plain)
-        drawn = unstandardise(parts.linear, h, frame, names, data, np.empty_like(data))
-        return parts.scanner.render(np.where(parts.marginals.whole, np.round(drawn), drawn), frame)
+        return self.parts.scanner.render(
+            self.parts.marginals.bend(self.parts.draw(self.trained_schema, frame, np.random.default_rng(seed))), frame
+        )
 
     def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
         """Say what the guard leaves of each removed covariate in the latents, as forecast for new people."""
@@ -238,7 +234,7 @@ class ConditionalVae(Model):
 
     def _handed_out(
         self, z: Float[np.ndarray, "people latents"], removed: list[str]
-    ) -> Float[np.ndarray, "people latents"]:
+    ) -> Float[np.ndarray, "people directions"]:
         return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
 
     def _unknown(self, people: int) -> pd.DataFrame:

@@ -1,103 +1,88 @@
-"""Marginal distributions of residuals, column by column: what the decoder's normal draws are bent to."""
+"""Marginal distributions of the data, column by column: what the model's draws are bent to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import ndtr
 
-KNOTS = 65
+KNOTS = 129
 FEWEST_KNOTS = 3
+_STEPS = (1.0, 0.5, 0.1, 0.01, 0.001)
 
 
 @dataclass(frozen=True)
 class Marginals:
-    """Quantiles of training people, no person's own row.
+    """Quantiles of training people and of the model's draws for the same covariates; no person's own row.
 
     Attributes:
-        residual: Quantiles of each column's residual, at the midpoints of equal steps of probability and the two ends.
-        centre: Mean of the draws that are bent.
-        spread: Their standard deviation; 0 where a column never varies.
-        plain: Quantiles of the data of each column that has no residual (constant, mostly one value).
-        whole: Columns that hold whole numbers.
+        drawn: Quantiles of the draws, at the midpoints of equal steps of probability and the two ends; no row where draws
+            are left as they are.
+        real: The same quantiles of the data.
+        step: The largest of 1, 0.5, 0.1, 0.01, 0.001 of which all values of a column are multiples; 0 for none.
     """
 
-    residual: Float[np.ndarray, "knots columns"]
-    centre: Float[np.ndarray, " columns"]
-    spread: Float[np.ndarray, " columns"]
-    plain: Float[np.ndarray, "plain_knots columns"]
-    whole: Bool[np.ndarray, " columns"]
+    drawn: Float[np.ndarray, "drawn columns"]
+    real: Float[np.ndarray, "knots columns"]
+    step: Float[np.ndarray, " columns"]
 
     @classmethod
     def fit(
-        cls,
-        data: Float[np.ndarray, "people columns"],
-        h: Float[np.ndarray, "people columns"],
-        draws: Float[np.ndarray, "draws columns"],
-        *,
-        knots: int = KNOTS,
+        cls, data: Float[np.ndarray, "people columns"], draws: "Float[np.ndarray, 'draws columns'] | None"
     ) -> "Marginals":
         """Learn the marginals.
 
         Args:
             data: Training people, in their own units; NaN is left out.
-            h: Their residuals.
-            draws: Residuals drawn by the model for the same people.
-            knots: Quantiles a column; 3 keep only the ends and the median, and draws stay normal.
+            draws: What the model draws for them; None leaves draws as they are, and keeps only ends and median of the data.
         """
-        probabilities = _probabilities(knots)
-        seen = np.isfinite(data).any(axis=0)
-        whole = seen & np.array([bool(np.all(own[np.isfinite(own)] % 1 == 0)) for own in data.T])
-        plain = np.zeros((knots, data.shape[1]))
-        plain[:, seen] = np.nanquantile(data if seen.all() else data[:, seen], probabilities, axis=0)
-        return cls(
-            np.quantile(h, probabilities if knots > FEWEST_KNOTS else [], axis=0).astype(np.float64),
-            draws.mean(axis=0).astype(np.float64),
-            draws.std(axis=0).astype(np.float64),
-            np.nan_to_num(plain),
-            whole,
-        )
+        knots = FEWEST_KNOTS if draws is None else KNOTS
+        probabilities = np.concatenate([[0.0], (np.arange(knots - 2) + 0.5) / (knots - 2), [1.0]])
+        real = np.nan_to_num(np.nanquantile(data, probabilities, axis=0))
+        if draws is None:
+            return cls(np.zeros((0, data.shape[1])), real, np.zeros(data.shape[1]))
+        return cls(np.quantile(draws, probabilities, axis=0), real, np.array([_step(column) for column in data.T]))
 
     def bend(self, draws: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
-        """Give normal draws the residuals' marginals, keeping ranks; where none were learnt they stay as they are."""
-        if not len(self.residual):
+        """Give draws the marginals of training, keeping ranks; where none were learnt they stay as they are."""
+        if not len(self.drawn):
             return draws
-        per_spread = np.divide(1, self.spread, out=np.zeros_like(self.spread), where=self.spread > 0)
-        return _look_up(self.residual, ndtr((draws - self.centre) * per_spread))
+        columns = zip(draws.T, self.drawn.T, self.real.T, strict=True)
+        return self._stepped(np.stack([np.interp(own, drawn, real) for own, drawn, real in columns], axis=1))
 
-    def draw_plain(
+    def draw(
         self, rng: np.random.Generator, people: int, columns: Bool[np.ndarray, " columns"]
-    ) -> Float[np.ndarray, "people some"]:
-        """Draw values for columns without a residual: training's quantiles, whole where training's are."""
-        values = _look_up(self.plain[:, columns], rng.uniform(size=(people, int(columns.sum()))))
-        return np.where(self.whole[columns], np.round(values), values)
+    ) -> Float[np.ndarray, "people columns"]:
+        """Draw some columns, each on its own, from training's quantiles; 0 in the others."""
+        drawn = np.zeros((people, len(columns)))
+        uniform = rng.uniform(size=(people, int(columns.sum())))
+        place = np.clip(uniform * (len(self.real) - 2) + 0.5, 0, len(self.real) - 1)
+        for own, column in enumerate(np.flatnonzero(columns)):
+            drawn[:, column] = np.interp(place[:, own], np.arange(len(self.real)), self.real[:, column])
+        return self._stepped(drawn)
 
     def usual(self) -> Float[np.ndarray, " columns"]:
         """Return the median of each column in training."""
-        return self.plain[len(self.plain) // 2]
+        return self.real[len(self.real) // 2]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays to save."""
-        return {**vars(self), "whole": self.whole.astype(np.uint8)}
+        return dict(vars(self))
 
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray]) -> "Marginals":
         """Rebuild from `arrays`."""
-        return cls(**{**arrays, "whole": arrays["whole"].astype(bool)})
+        return cls(arrays["drawn"], arrays["real"], arrays["step"])
+
+    def _stepped(self, values: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+        steps = np.where(self.step > 0, self.step, 1.0)
+        return np.where(self.step > 0, np.round(values / steps) * steps, values)
 
 
-def _probabilities(knots: int) -> Float[np.ndarray, " knots"]:
-    return np.concatenate([[0.0], (np.arange(knots - 2) + 0.5) / max(knots - 2, 1), [1.0]])
-
-
-def _look_up(
-    quantiles: Float[np.ndarray, "knots columns"], uniform: Float[np.ndarray, "people columns"]
-) -> Float[np.ndarray, "people columns"]:
-    """Return the quantile of each uniform number in its column, linear in between."""
-    place = np.interp(uniform, _probabilities(len(quantiles)), np.arange(len(quantiles)))
-    low = np.minimum(place.astype(np.int64), len(quantiles) - 2)
-    columns = np.arange(quantiles.shape[1])
-    below, above = quantiles[low, columns], quantiles[low + 1, columns]
-    values: np.ndarray = below + (place - low) * (above - below)
-    return values
+def _step(column: Float[np.ndarray, " people"]) -> float:
+    finite = column[np.isfinite(column)]
+    for step in _STEPS:
+        multiples = finite / step
+        if np.allclose(multiples, np.round(multiples), rtol=1e-9, atol=1e-6):
+            return step
+    return 0.0

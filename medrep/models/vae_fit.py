@@ -18,7 +18,7 @@ from medrep.errors import CohortError, CovariateError, ModelError
 from medrep.losses import gaussian_kl
 from medrep.models.base import Columns, Workplace
 from medrep.models.context import context_vector
-from medrep.models.copula import FEWEST_KNOTS, KNOTS, Marginals
+from medrep.models.copula import Marginals
 from medrep.models.design import Design
 from medrep.models.factors import FactorModel
 from medrep.models.latent_layer import LatentLayer
@@ -101,11 +101,9 @@ def fit_parts(
             )
         effects = np.atleast_2d(np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
         effects = effects.reshape(len(linear.coefficients) - 1, len(linear.coefficients) - 1)
-        bare = np.zeros((0, columns.count))
-        nothing = np.zeros(columns.count)
-        marginals = Marginals(bare, nothing, nothing, np.zeros((2, columns.count)), nothing.astype(bool))
-        parts = VaeParts(scanner, linear, network, factors, layer, marginals, effects)
-        parts = replace(parts, marginals=_fit_marginals(parts, data, frame, columns, seed))
+        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(data, None), effects)
+        if columns.grid is None:
+            parts = replace(parts, marginals=_fit_marginals(parts, data, frame, seed))
     found = [
         ("latents", "forecast", float(forecast)),
         ("latents", "active", float(active)),
@@ -294,14 +292,10 @@ def _active(network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: 
     return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
 
 
-def _fit_marginals(parts: VaeParts, data: np.ndarray, frame: pd.DataFrame, columns: Columns, seed: int) -> Marginals:
+def _fit_marginals(parts: VaeParts, data: np.ndarray, frame: pd.DataFrame, seed: int) -> Marginals:
     rng = np.random.default_rng([seed, 17])
-    features = columns.grid is None
-    rows = rng.integers(len(frame), size=_DRAWS if features else len(frame))
-    draws = parts.draw(context_vector(parts.linear.schema, frame.iloc[rows], parts.linear.schema.names), rng)
-    h = standardise(parts.linear, data, frame, parts.linear.schema.names)
-    found = Marginals.fit(data, h, draws, knots=KNOTS if features else FEWEST_KNOTS)
-    return found if features else replace(found, whole=np.zeros(columns.count, dtype=bool))
+    rows = rng.permutation(np.arange(_DRAWS) % len(frame))
+    return Marginals.fit(data, parts.draw(parts.linear.schema, frame.iloc[rows], rng))
 
 
 def _fingerprint(frame: pd.DataFrame, columns: Columns) -> str:

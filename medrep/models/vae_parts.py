@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -12,11 +13,13 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
 from medrep.models.base import Columns, check_arrays
+from medrep.models.context import context_vector
 from medrep.models.copula import Marginals
 from medrep.models.factors import FactorModel
 from medrep.models.latent_layer import LatentLayer, prefixed
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.residuals import unstandardise
 from medrep.models.scanner_layer import ScannerLayer
 from medrep.models.vae_network import build_network
 from medrep.models.vae_settings import VaeSettings
@@ -47,18 +50,18 @@ class VaeParts:
     effect_covariance: Float[np.ndarray, "effects effects"]
 
     def draw(
-        self, context: Float[np.ndarray, "people context"], rng: np.random.Generator
+        self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
     ) -> Float[np.ndarray, "people columns"]:
-        """Draw residuals: z from its prior, the decoder's mean, and noise in the shape of what latents leave."""
-        latents = len(self.latents.gram)
-        z = self.network.prior.sample(len(context), latents, rng)
-        mean, log_scale = self.network.decode(z, context)
+        """Draw people: z from its prior, the decoder's mean, noise in the shape of what latents leave, and the effects."""
+        context, latents = context_vector(schema, frame, schema.names), len(self.latents.gram)
+        mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
         beyond = self.factors.loadings[latents:]
-        noise = rng.standard_normal((len(context), len(beyond))) @ beyond
+        noise = rng.standard_normal((len(frame), len(beyond))) @ beyond
         noise += rng.standard_normal(mean.shape) * np.sqrt(self.factors.noise)
         usual = np.sqrt((beyond**2).sum(axis=0) + self.factors.noise)
-        ratio = np.divide(np.exp(log_scale), usual, out=np.zeros_like(log_scale, dtype=np.float64), where=usual > 0)
-        return mean + ratio * noise
+        ratio = np.divide(np.exp(log_scale), usual, out=np.zeros(mean.shape), where=usual > 0)
+        data = self.marginals.draw(rng, len(frame), self.linear.sd == 0)
+        return unstandardise(self.linear, mean + ratio * noise, frame, schema.names, data, np.empty_like(data))
 
 
 def parts_state(
@@ -106,16 +109,15 @@ def restore_parts(
     latents = LatentLayer.restore(content["latents"], prefixed(arrays, "latents."))
     width, effects = len(latents.gram), len(linear.coefficients) - 1
     factors = len(arrays.get("factors.loadings", ()))
-    knots = len(arrays.get("marginals.residual", ()))
-    plain = len(arrays.get("marginals.plain", ()))
+    drawn, real = (len(arrays.get(f"marginals.{name}", ())) for name in ("drawn", "real"))
     wanted = {
         "factors.loadings": (factors, columns.count),
         "factors.noise": (columns.count,),
         "effects.covariance": (effects, effects),
         "latents.gram": (width, width),
-        "marginals.residual": (knots, columns.count),
-        "marginals.plain": (plain, columns.count),
-        **{f"marginals.{name}": (columns.count,) for name in ("centre", "spread", "whole")},
+        "marginals.drawn": (drawn, columns.count),
+        "marginals.real": (real, columns.count),
+        "marginals.step": (columns.count,),
         # Their shapes are checked where they are loaded; that they are finite is not.
         "latents.moments.mean": latents.moments.mean.shape,
         "latents.moments.covariance": latents.moments.covariance.shape,

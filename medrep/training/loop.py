@@ -140,7 +140,7 @@ def _epoch(
         for name, value in parts.items():
             found.setdefault(name, []).append(float(value.detach()))
     state.epoch += 1
-    # Not every batch has every part: people of whom nothing is known have no prior.
+    # Not every batch has every part.
     state.rows += [(state.epoch, f"train/{name}", sum(values) / len(values)) for name, values in found.items()]
     _judge(trainee, schedule, seed, state, device)
 
