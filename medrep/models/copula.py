@@ -38,7 +38,9 @@ class Marginals:
         """
         knots = FEWEST_KNOTS if draws is None else KNOTS
         probabilities = np.concatenate([[0.0], (np.arange(knots - 2) + 0.5) / (knots - 2), [1.0]])
-        real = np.nan_to_num(np.nanquantile(data, probabilities, axis=0))
+        empty = ~np.isfinite(data).any(axis=0)
+        real = np.zeros((knots, data.shape[1]))
+        real[:, ~empty] = np.nanquantile(data[:, ~empty] if empty.any() else data, probabilities, axis=0)
         if draws is None:
             return cls(np.zeros((0, data.shape[1])), real, np.zeros(data.shape[1]))
         return cls(np.quantile(draws, probabilities, axis=0), real, np.array([_step(column) for column in data.T]))
