@@ -6,7 +6,8 @@ import yaml
 from medrep.cohort.covariates import Covariate
 from medrep.config import SHIPPED, Config, parse_config, parse_input, read_config
 from medrep.errors import ConfigError
-from medrep.models import LinearSettings
+from medrep.models import LinearSettings, VaeSettings
+from medrep.training.schedule import Schedule
 
 MINIMAL = "covariates: {age: {kind: continuous}, site: {kind: categorical, role: batch}}\n"
 
@@ -139,6 +140,65 @@ def test_all_problems_are_listed(tmp_path):
 )
 def test_values_of_the_wrong_kind(tmp_path, override, message):
     assert message in refused(MINIMAL, tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("settings.latent=3", "settings.latent: unknown; did you mean latents?"),
+        ("settings.training.epoch=3", "settings.training.epoch: unknown; did you mean epochs?"),
+        ("settings.training.learning-rate=3", "settings.training.learning-rate: unknown; did you mean learning_rate?"),
+        ("settings.linear.spline_degree=3", "settings.linear.spline_degree: unknown; did you mean spline_degrees?"),
+        ("settings.linear.zzz=3", "settings.linear.zzz: unknown; known: "),
+    ],
+)
+@pytest.mark.parametrize("name", ["vae_features", "vae_volume"])
+def test_unknown_nested_settings_suggest_the_nearest_with_their_full_path(name, override, suggestion):
+    with pytest.raises(ConfigError) as error:
+        read_config(name, [override])
+    assert suggestion in str(error.value)
+
+
+def test_all_problems_of_nested_settings_are_listed():
+    overrides = [
+        "settings.latnets=4",
+        "settings.body=tree",
+        "settings.hidden=[wide]",
+        "settings.training={epohcs: 3, batch: many, device: tpu, threads: true}",
+        "settings.linear={scale: 3, interactions: [age]}",
+        "settings.noise=null",
+        "seed=x",
+    ]
+    with pytest.raises(ConfigError) as error:
+        read_config("vae_features", overrides)
+    message = str(error.value)
+    for part in (
+        "settings.latnets: unknown; did you mean latents?",
+        "settings.body: 'tree' is not allowed; allowed: auto, linear, mlp, conv",
+        "settings.hidden: ['wide'] is not allowed; allowed: a list of a whole number",
+        "settings.training.epohcs: unknown; did you mean epochs?",
+        "settings.training.batch: 'many' is not allowed; allowed: a whole number",
+        "settings.training.device: 'tpu' is not allowed; allowed: auto, cpu, cuda",
+        "settings.training.threads: True is not allowed",
+        "settings.linear.scale: 3 is not allowed; allowed: true or false",
+        "settings.linear.interactions: ['age'] is not allowed",
+        "settings.noise: None is not allowed; allowed: a number",
+        "seed: 'x' is not a whole number from 0",
+    ):
+        assert part in message
+    assert "(11):" in message
+
+
+@pytest.mark.parametrize("section", ["training", "linear"])
+@pytest.mark.parametrize("value", ["3", "null", "[epochs]"])
+def test_a_nested_section_that_is_none(section, value):
+    with pytest.raises(ConfigError, match=rf"settings\.{section}: .* is not a set of keys and values"):
+        read_config("vae_features", [f"settings.{section}={value}"])
+
+
+def test_nested_settings_that_are_not_named_have_their_defaults(path):
+    settings = read_config(path, ["model=conditional_vae", "settings.training.epochs=3"]).settings
+    assert settings == VaeSettings(training=Schedule(epochs=3))
 
 
 def test_overrides_take_yaml(path):

@@ -142,7 +142,7 @@ class Model(ABC):
 
     @abstractmethod
     def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
+        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
     ) -> tuple["Model", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels from the people who have them.
 

@@ -26,10 +26,10 @@ nothing changes, exactly:
 
     z' = location and scale of z moved;    h' = m(z', c*) + s(z', c*) / s(z, c) * (h - m(z, c))
 
-Where nobody is there (the pooled batch), z is also guarded: directions that tell R are erased, the weakest are left out
-(`suppression.py`), and of what the decoder does not model a share is carried (``carry``), and the part that tells K, read
-from the data (`kept.py`). Labels of K are not looked at, so they cannot be written into the data. A second removal
-finds everybody at the reference and changes nothing.
+Where nobody is there (the pooled batch), the weakest directions of z are left out (`suppression.py`), where nothing is kept z is
+also guarded (directions that tell R are erased), and of what the decoder does not model a share is carried (``carry``), and all
+of it in the span of K's effects (`kept.py`). Labels of K are not looked at, so they cannot be written into the data. A second
+removal finds everybody at the reference and changes nothing.
 
 A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
 tell anything. What the scanner layer moves, the layers above leave alone.
@@ -137,7 +137,7 @@ class ConditionalVae(Model):
         )
         readout = KeptReadout.of(parts.linear, parts.factors, parts.effect_covariance, kept)
         share = 1.0 if self.columns.grid is not None else self.settings.carry if kept else 0.0
-        cleaned = readout.restore(after + share * (h - before), h, self.settings.kept)
+        cleaned = readout.restore(after + share * (h - before), h)
         return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
 
     def encode(
@@ -180,8 +180,8 @@ class ConditionalVae(Model):
         )
 
     def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
-        """Say what the guard leaves of each removed covariate in the latents, as forecast for new people."""
-        return self.parts.latents.certificates(list(removed), list(kept))
+        """Say what is left of each removed covariate in the latents, as forecast for new people; none without a guard."""
+        return () if self.guard(removed, kept) is None else self.parts.latents.certificates(list(removed), list(kept))
 
     def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
         """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""
@@ -191,11 +191,16 @@ class ConditionalVae(Model):
         return self.parts.latents.directions(removed, kept, self.guard(removed, kept), self.trained_schema, target)
 
     def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard | None:
-        """Return the guard, or None where the settings have none."""
-        return self.parts.latents.guard(removed, kept) if self.settings.guard else None
+        """Return the guard, or None where the settings have none.
+
+        By default nothing is erased where something is kept: what erasing takes from it is more than what it adds to the
+        location and scale that are moved already.
+        """
+        wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
+        return self.parts.latents.guard(removed, kept) if wanted else None
 
     def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
+        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
     ) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
 
@@ -294,7 +299,7 @@ class _Removal:
         left = np.exp(new_log_scale - log_scale) * (h - mean)
         settings = self.model.settings
         carry = settings.carry if self.readout.functionals.shape[1] else 0.0
-        h = self.readout.restore(new_mean + carry * left, h, settings.kept) if self.pooled else new_mean + left
+        h = self.readout.restore(new_mean + carry * left, h) if self.pooled else new_mean + left
         h = h + (1 / after - 1) * effect
         moved = unstandardise(parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype))
         return parts.scanner.back(data, own, moved, frame, there)

@@ -2,8 +2,8 @@
 
 With B the effects of the kept covariates on the residual h (rows: effect columns), C the covariance of those columns among the
 training people and S = Cov(h | all covariates), the functionals w = S^-1 B^T are all that a linear probe uses (Fisher's
-discriminants). From them follow the part of h that the kept covariates are expected to explain, and a correction that gives
-any other h' the same values of these functionals.
+discriminants). From them follows the part of h that the kept covariates are expected to explain. In the span of the effects
+themselves h is left as it is, noise included: kept effects keep their slopes, and are as easy to read as they were.
 """
 
 from collections.abc import Collection
@@ -27,13 +27,13 @@ class KeptReadout:
 
     Attributes:
         functionals: w, a column each; none where nothing is kept.
-        carriers: Regression of h on the functionals: h changes along these when a functional changes.
         expected: Expected effect of the kept covariates on h for a unit of each functional.
+        span: Orthonormal directions of the kept covariates' effects.
     """
 
     functionals: Float[np.ndarray, "columns kept"]
-    carriers: Float[np.ndarray, "kept columns"]
     expected: Float[np.ndarray, "kept columns"]
+    span: Float[np.ndarray, "kept columns"]
 
     @classmethod
     def of(
@@ -59,26 +59,22 @@ class KeptReadout:
         spread = factors.times(functionals) + directions.T @ (directions @ functionals)
         variance = functionals.T @ spread
         inverse = np.linalg.pinv(variance, rcond=1e-8, hermitian=True)
-        return cls(functionals, inverse @ spread.T, inverse @ (functionals.T @ directions.T) @ directions)
+        return cls(functionals, inverse @ (functionals.T @ directions.T) @ directions, right[strong])
 
     def effect(self, h: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
         """Return the part of h that the kept covariates are expected to explain, read from h itself."""
         return (h @ self.functionals) @ self.expected
 
     def restore(
-        self,
-        moved: Float[np.ndarray, "people columns"],
-        h: Float[np.ndarray, "people columns"],
-        share: float = 1.0,
+        self, moved: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
     ) -> Float[np.ndarray, "people columns"]:
-        """Return ``moved``, changed along the carriers towards the functionals of h.
+        """Return ``moved`` with what h is in the span of the kept covariates' effects.
 
         Args:
             moved: Residuals after a removal.
             h: Before it.
-            share: How far: at 1 the functionals are those of h.
         """
-        return moved + share * ((h - moved) @ self.functionals) @ self.carriers
+        return moved + ((h - moved) @ self.span.T) @ self.span
 
 
 def _effects(

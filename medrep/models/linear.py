@@ -151,7 +151,7 @@ class LinearModel(Model):
         return scores
 
     def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]]
+        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
     ) -> tuple["LinearModel", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
         sums: dict[tuple[str, str], LevelSums] = {}

@@ -72,7 +72,7 @@ class ScannerLayer:
         return anchored if self.harmoniser is None else self.harmoniser.render(anchored, self._levels(frame), like)
 
     def adapt(
-        self, people: Sequence[tuple[Float[np.ndarray, "some columns"], pd.DataFrame]], linear: LinearModel
+        self, people: Sequence[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]], linear: LinearModel
     ) -> tuple["ScannerLayer", tuple[Adaptation, ...]]:
         """Estimate unseen levels from their own people."""
         if self.harmoniser is None:

@@ -295,7 +295,7 @@ def _active(network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: 
 def _fit_marginals(parts: VaeParts, data: np.ndarray, frame: pd.DataFrame, seed: int) -> Marginals:
     rng = np.random.default_rng([seed, 17])
     rows = rng.permutation(np.arange(_DRAWS) % len(frame))
-    return Marginals.fit(data, parts.draw(parts.linear.schema, frame.iloc[rows], rng))
+    return Marginals.fit(data, parts.draw(parts.linear.schema, frame.iloc[rows], rng), parts.linear.sd == 0)
 
 
 def _fingerprint(frame: pd.DataFrame, columns: Columns) -> str:

@@ -31,15 +31,13 @@ class VaeSettings:
         strength: Weight of that penalty; below 0: chosen on validation people (`vae_fit.choose_strength`).
         aggregate: Weight of the penalty on the distance of the batch's latents from N(0, I).
         validation: Share of people that judge, and are not fitted.
-        guard: Whether directions of z that tell removed covariates are erased.
+        guard: Whether directions of z that tell removed covariates are erased; ``auto``: where nothing is kept.
         directions: How many directions of the latents are handed out where nobody is at the reference; 0: as many as the
             forecast allows (`suppression.py`).
         target_auc: What a linear probe for a removed batch may reach, by that forecast.
         folds: Parts of the people for cross-fitting the latents' location and scale; below 2 none.
         carry: Share of what the decoder does not model that is carried along where nobody is at the reference and something
-            is kept.
-        kept: Share of the rest of it that is carried in the directions that tell kept covariates. With less noise around
-            them these are easier to read: at 1 a probe reads age better than in the raw data, at 0 worse.
+            is kept; in the span of the kept effects all of it is. 0 leaks least, 1 gives back every detail.
         scanner: Whether a batch acts on volumes as a scanner does (shading, contrast, blur, noise); ``auto`` is yes where
             the columns have a grid and there is one batch covariate.
         linear: The layer below: smooth effects, and location and scale of batches.
@@ -58,12 +56,11 @@ class VaeSettings:
     strength: float = -1.0
     aggregate: float = 0.1
     validation: float = 0.15
-    guard: bool = True
+    guard: Literal["auto", "yes", "no"] = "auto"
     directions: int = 0
     target_auc: float = 0.65
     folds: int = 5
-    carry: float = 0.2
-    kept: float = 0.15
+    carry: float = 0.0
     scanner: Literal["auto", "yes", "no"] = "auto"
     linear: LinearSettings = field(default_factory=LinearSettings)
     training: Schedule = field(default_factory=Schedule)
@@ -89,11 +86,8 @@ class VaeSettings:
             wrong.append(f"validation is {self.validation}; give a share from 0 to 0.9")
         if self.directions < 0:
             wrong.append(f"directions is {self.directions}; give a number above 0, or 0 for the forecast's")
-        wrong += [
-            f"{name} is {getattr(self, name)}; give a share from 0 to 1"
-            for name in ("carry", "kept")
-            if not 0 <= getattr(self, name) <= 1
-        ]
+        if not 0 <= self.carry <= 1:
+            wrong.append(f"carry is {self.carry}; give a share from 0 to 1")
         if not 0.5 < self.target_auc <= 1:
             wrong.append(f"target_auc is {self.target_auc}; give more than 0.5, at most 1")
         if self.scanner == "yes" and columns.grid is None:

@@ -18,6 +18,7 @@ from medrep.models.scanner.known import KnownScanners
 from medrep.models.scanner.point_spread import common_window
 from medrep.models.scanner.restoration import Restoration
 from medrep.models.scanner.scanner import Scanner
+from medrep.models.scanner.verdict import brings_nearer
 from medrep.models.scanner.way_back import fit_way_back, pooled_scanner
 
 
@@ -74,6 +75,12 @@ def fit_levels(
     frame = Frame.fit(groups[anchor], everybody, *axes) if groups[anchor] else Frame.plain(*axes)
     comparison = Comparison(frame, window, groups[anchor], np.random.default_rng(seed))
     scanners, evidence = _fit_scanners(comparison, groups, anchor, effects.shape[1], advance)
+    for level in levels:
+        check = Comparison(frame, window, groups[anchor], np.random.default_rng([seed, 2]))
+        way_back = fit_way_back(check, scanners[level], groups[level])
+        if level != anchor and not brings_nearer(frame, scanners[level], way_back, groups[level], groups[anchor]):
+            scanners[level] = Scanner.identity(frame)
+            notes.append(f"{level}: what was estimated takes its mean image away from the anchor's; left as it is")
     scanners[POOLED] = pooled_scanner(frame, [scanners[level] for level in levels], list(counts.values()))
     comparison = Comparison(frame, window, groups[anchor], np.random.default_rng([seed, 1]))
     ways_back = {}
