@@ -82,7 +82,14 @@ def fit_parts(
         plan = Plan(0.0, 0, 0.0, 0.0, [])
         rows: list[tuple[int, str, float]] = []
         if settings.body_of(columns) != "linear":
-            fingerprint = {"settings": asdict(settings), "seed": seed, "people": _fingerprint(frame, columns)}
+            fingerprint: dict[str, object] = {
+                "settings": asdict(settings),
+                "seed": seed,
+                "people": _fingerprint(frame, columns),
+            }
+            # Sums over the data, rounded: other values under the same names are another training.
+            sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
+            fingerprint["data"] = [f"{float(value):.6g}" for value in sums]
             device = settings.training.placed()
             # Without judges the closed-form start is not risked; a Dirichlet prior has none.
             plan = replace(plan, epochs=settings.training.epochs if settings.prior == "dirichlet" else 0)
