@@ -138,7 +138,9 @@ def _described(
         near = Support.from_json(checkpoint.support).near(model.schema, target)
     certificates: tuple[Certificate, ...] = ()
     if isinstance(model, ConditionalVae) and request.purpose == "removal":
-        certificates = model.certificates(request.remove, kept)
+        # Without labels the guard is all there is; with them it depends on the settings whether it is used.
+        source = model.parts.latents if request.label_free else model
+        certificates = source.certificates(request.remove, kept)
     return Removal(
         str(folder),
         model.kind,
