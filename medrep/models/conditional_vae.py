@@ -32,7 +32,7 @@ of it in the span of K's effects (`kept.py`). Labels of K are not looked at, so 
 removal finds everybody at the reference and changes nothing.
 
 A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
-tell anything. What the scanner layer moves, the layers above leave alone.
+tell anything. What the scanner layer moves, the layers above leave alone; levels without a believed scanner are theirs.
 
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
 model; works for people whose covariates are unknown (`remove_blind`). **Limitations**: on features, removal towards the
@@ -107,13 +107,15 @@ class ConditionalVae(Model):
         there = self.schema.moved(frame, target)
         home = (frame[list(target)] == there[list(target)]).all(axis=1).to_numpy()
         moved[home] = data[home]
-        away = np.flatnonzero(~home)
-        # What the scanner layer moves, the layers above leave alone.
-        above = {name: value for name, value in target.items() if name != self.parts.scanner.covariate}
-        removal = _Removal.of(self, above)
-        for start in range(0, len(away), _AT_ONCE):
-            rows = away[start : start + _AT_ONCE]
-            moved[rows] = removal.apply(data[rows], frame.iloc[rows], there.iloc[rows])
+        # What the scanner layer moves, the layers above leave alone; where it has no scanner for a level, they do it.
+        batch = self.parts.scanner.covariate
+        above = {name: value for name, value in target.items() if name != batch}
+        handled = np.array([self.parts.scanner.handles(str(level)) for level in frame[batch]] if batch else home)
+        for rest, wanted in ((~home & ~handled, target), (~home & handled, above)):
+            removal = _Removal.of(self, wanted) if rest.any() else None
+            for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
+                if removal is not None:
+                    moved[rows] = removal.apply(data[rows], frame.iloc[rows], there.iloc[rows])
         return moved
 
     def remove_blind(

@@ -24,6 +24,15 @@ class ScannerLayer:
         """The batch covariate it handles; empty without a layer."""
         return "" if self.harmoniser is None else self.harmoniser.covariate
 
+    def handles(self, level: str) -> bool:
+        """Return whether a level's scanner is known, so that the layers above have nothing to do with it."""
+        if self.harmoniser is None:
+            return False
+        scanner = self.harmoniser.known.scanners.get(level)
+        if level == self.harmoniser.anchor:
+            return True
+        return scanner is not None and not scanner.does_nothing
+
     def to_anchor(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people columns"]:

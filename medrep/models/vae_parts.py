@@ -57,7 +57,10 @@ class VaeParts:
         mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
         beyond = self.factors.loadings[latents:]
         noise = rng.standard_normal((len(frame), len(beyond))) @ beyond
-        noise += rng.standard_normal(mean.shape) * np.sqrt(self.factors.noise)
+        if (
+            self.linear.columns.grid is None
+        ):  # neighbouring voxels share their noise: drawn one by one it is none of a scan
+            noise += rng.standard_normal(mean.shape) * np.sqrt(self.factors.noise)
         usual = np.sqrt((beyond**2).sum(axis=0) + self.factors.noise)
         ratio = np.divide(np.exp(log_scale), usual, out=np.zeros(mean.shape), where=usual > 0)
         data = self.marginals.draw(rng, len(frame), self.linear.sd == 0)

@@ -1,6 +1,6 @@
 """One conditional VAE of generated brains, from training to samples, on the command line and in Python."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +11,8 @@ import pytest
 from medrep.cohort.covariates import POOLED
 from medrep.errors import ModelError
 from medrep.models import ConditionalVae, restore_model
+from medrep.models.scanner.restoration import Restoration
+from medrep.models.scanner.scanner import Scanner
 from medrep.training.checkpoint import load_checkpoint
 from tests.commands.conftest import run
 
@@ -167,3 +169,20 @@ def test_a_scanner_cannot_be_undone_without_the_site(brains, tmp_path, capsys):
     arguments = ("--model", brains.model_folder, "--remove", "site", "--label-free")
     assert run("export", brains.cohort, tmp_path / "o", *arguments) == 1
     assert "undoes each scanner by its own name; give the site" in capsys.readouterr().err
+
+
+def test_a_level_without_a_believed_scanner_is_moved_by_the_linear_layer(brains):
+    parts = brains.model.parts
+    harmoniser = parts.scanner.harmoniser
+    assert harmoniser is not None
+    level = next(own for own in ("S0", "S1", "S2") if own != harmoniser.anchor)
+    scanners = harmoniser.known.scanners | {level: Scanner.identity(harmoniser.known.frame)}
+    ways_back = harmoniser.known.ways_back | {level: Restoration.idle()}
+    known = replace(harmoniser.known, scanners=scanners, ways_back=ways_back)
+    layer = replace(parts.scanner, harmoniser=replace(harmoniser, known=known))
+    assert layer.handles(harmoniser.anchor)
+    assert not layer.handles(level)
+    model = replace(brains.model, parts=replace(parts, scanner=layer))
+    own = (brains.table["site"] == level).to_numpy()
+    moved = model.remove(brains.data[own], brains.frame[own], {"site": harmoniser.anchor})
+    assert (moved != brains.data[own]).any(axis=1).all()
