@@ -132,7 +132,7 @@ class ConditionalVae(Model):
         parts.linear.check_width(data)
         kept = [name for name in self.schema.names if name not in removed] if kept is None else list(kept)
         h = standardise(parts.linear, data, nobody, ())
-        context = context_vector(self.schema, nobody, ())
+        context = context_vector(self.trained_schema, nobody, ())
         z = parts.network.encode(h, context)
         before, after = (
             parts.network.decode(own, context)[0] for own in (z, parts.latents.guard(list(removed), kept).apply(z))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema, membership
-from medrep.erasure import Certificate, Guard, GuardMoments, certify, fit_guard
+from medrep.erasure import Certificate, Guard, GuardMoments, Rank, certify, fit_guard
 from medrep.models.base import Columns
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
@@ -76,8 +76,8 @@ class LatentLayer:
         """Return the guard; it erases nothing where there are too few people to tell effects from noise."""
         degrees = sum(self.moments.widths)
         few = self.moments.n <= self.moments.latents + degrees + 2
-        kept_rank: Any = "significant" if not few else "full"
-        return fit_guard(self.moments, removed, kept, rank=0 if few else "significant", kept_rank=kept_rank)
+        rank: Rank = 0 if few else "significant"
+        return fit_guard(self.moments, removed, kept, rank=rank, kept_rank="full" if few else "significant")
 
     def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
         """Say what the guard leaves of each removed covariate."""

@@ -101,7 +101,7 @@ def fit_parts(
             task = Task.of(linear, data, frame, device)
             rows = train(network, task, settings, plan, seed, work, fingerprint)
         layer = _fit_latents(linear, network, data, frame, schema, columns, settings, seed)
-        active = _active(network, linear, data, frame)
+        active = _active(network, linear, data, frame, settings)
         if active < forecast:
             work.say(
                 f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
@@ -290,8 +290,12 @@ def _folds(frame: pd.DataFrame, parts: int, seed: int) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def _active(network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: pd.DataFrame) -> int:
+def _active(
+    network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: pd.DataFrame, settings: VaeSettings
+) -> int:
     """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
+    if settings.prior == "dirichlet":
+        return len(network.encoder.log_variance)
     names = linear.schema.names
     h = torch.as_tensor(standardise(linear, data, frame, names))
     context = torch.as_tensor(context_vector(linear.schema, frame, names), dtype=torch.float32)

@@ -58,7 +58,10 @@ def build_network(schema: CovariateSchema, columns: Columns, latents: int, setti
 
 
 def start_at_optimum(network: Autoencoder, factors: FactorModel, latents: int, settings: VaeSettings) -> None:
-    """Set the linear maps to the optimum of the linear conditional VAE; a Dirichlet prior has none and starts at random."""
+    """Set the linear maps to the optimum of the linear conditional VAE.
+
+    It is the optimum for beta 1, and a start near it for another beta; a Dirichlet prior has none and starts at random.
+    """
     if settings.prior == "dirichlet":
         return
     encode, variance = factors.posterior(latents, settings.beta)

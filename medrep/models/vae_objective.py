@@ -25,7 +25,7 @@ _FEWEST = 4
 class VaeObjective:
     """Loss parts of the evidence bound and its penalties, per column.
 
-    In training every batch counts a set of covariates as known, half of the time all of them; in validation all of them.
+    In training every batch counts a set of covariates as known, more than half of the time all of them; in validation all.
 
     Args:
         network: The network.

@@ -28,7 +28,7 @@ class VaeSettings:
         heteroscedastic: Whether a learned eta depends on z and the covariates.
         independence: The penalty on z and the covariates in a batch: distance covariance, HSIC, joint distance covariance
             (intersections included), or distance covariance with all covariates side by side.
-        strength: Weight of that penalty; below 0: chosen on validation people (`vae_fit.choose_strength`).
+        strength: Weight of that penalty; below 0: chosen on validation people (`vae_network.search`).
         aggregate: Weight of the penalty on the distance of the batch's latents from N(0, I).
         validation: Share of people that judge, and are not fitted.
         guard: Whether directions of z that tell removed covariates are erased; ``auto``: where nothing is kept.
