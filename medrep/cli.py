@@ -279,13 +279,14 @@ def _train(options: argparse.Namespace) -> int:
     from medrep.commands.train import train
     from medrep.config import read_config
     from medrep.console import Console
+    from medrep.training.processes import rank
 
     config = read_config(options.config, options.overrides)
     train(
         options.cohort,
         options.out,
         config,
-        Console(quiet=options.quiet),
+        Console(quiet=options.quiet or rank() > 0),
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from medrep.errors import ModelError
 
-_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-
 
 def gaussian_kl(
     mean: Float[Tensor, "people latents"], log_variance: Float[Tensor, "people latents"]
@@ -149,42 +147,9 @@ def moment_gap(z: Float[Tensor, "people latents"]) -> Float[Tensor, ""]:
     return (squared_mean + _mean_product(centred, centred) - 2 * variance + latents) / latents
 
 
-def maximum_mean_discrepancy(
-    z: Float[Tensor, "people latents"], reference: Float[Tensor, "others latents"]
-) -> Float[Tensor, ""]:
-    """Return the unbiased squared maximum mean discrepancy of two samples (Gretton et al. 2012).
-
-    The kernel is the mean of inverse multiquadrics s / (s + |x - y|^2), s from 0.1 to 10 times the mean squared distance within
-    the reference, as in Wasserstein auto-encoders.
-
-    Args:
-        z: Latents of a batch.
-        reference: A draw from the distribution that z should have.
-
-    Raises:
-        ModelError: Fewer than two rows on a side.
-    """
-    if min(len(z), len(reference)) < 2:
-        raise ModelError(
-            f"maximum mean discrepancy of {len(z)} and {len(reference)} rows: 2 or more are needed of each"
-        )
-    own, cross, other = _squared(z, z), _squared(z, reference), _squared(reference, reference)
-    base = _between_people(other).detach()
-    base = torch.where(base > 0, base, torch.ones_like(base))
-
-    def kernel(squared: Tensor) -> Tensor:
-        return torch.stack([scale * base / (scale * base + squared) for scale in _SCALES]).mean(dim=0)
-
-    return _between_people(kernel(own)) + _between_people(kernel(other)) - 2 * kernel(cross).mean()
-
-
 def _distances(a: Float[Tensor, "people columns"]) -> Float[Tensor, "people people"]:
     # Not through matrix products: these lose close pairs in float32. The gradient of a zero distance is zero.
     return torch.cdist(a, a, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _squared(a: Float[Tensor, "rows columns"], b: Float[Tensor, "others columns"]) -> Float[Tensor, "rows others"]:
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") ** 2
 
 
 def _gaussian_kernel(a: Float[Tensor, "people columns"]) -> Float[Tensor, "people people"]:
@@ -207,8 +172,3 @@ def _u_centred(pairs: Float[Tensor, "people people"]) -> Float[Tensor, "people p
 def _mean_product(left: Float[Tensor, "people people"], right: Float[Tensor, "people people"]) -> Float[Tensor, ""]:
     people = len(left)
     return (left * right).sum() / (people * (people - 3))
-
-
-def _between_people(pairs: Float[Tensor, "people people"]) -> Float[Tensor, ""]:
-    people = len(pairs)
-    return (pairs.sum() - pairs.diagonal().sum()) / (people * (people - 1))

@@ -45,6 +45,7 @@ counterfactual is the model's answer near its support, not a causal fact.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -119,27 +120,25 @@ class ConditionalVae(Model):
         return moved
 
     def remove_blind(
-        self, data: Float[np.ndarray, "people columns"], removed: Sequence[str], kept: Sequence[str] | None = None
+        self, data: Float[np.ndarray, "people columns"], removed: Sequence[str]
     ) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
 
         Args:
             data: Their data, in their own units.
-            removed: Covariates to erase.
-            kept: Covariates whose covariance with the latents is left as it is; by default all others.
+            removed: Covariates to erase; the covariance of the others with the latents is left as it is.
         """
         parts, nobody = self.parts, self._unknown(len(data))
         parts.linear.check_width(data)
-        kept = [name for name in self.schema.names if name not in removed] if kept is None else list(kept)
+        kept = [name for name in self.schema.names if name not in removed]
         h = standardise(parts.linear, data, nobody, ())
         context = context_vector(self.trained_schema, nobody, ())
         z = parts.network.encode(h, context)
         before, after = (
             parts.network.decode(own, context)[0] for own in (z, parts.latents.guard(list(removed), kept).apply(z))
         )
-        readout = KeptReadout.of(parts.linear, parts.factors, parts.effect_covariance, kept)
         share = 1.0 if self.columns.grid is not None else self.settings.carry if kept else 0.0
-        cleaned = readout.restore(after + share * (h - before), h)
+        cleaned = self.readout(kept).restore(after + share * (h - before), h)
         return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
 
     def encode(
@@ -201,6 +200,10 @@ class ConditionalVae(Model):
         wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
         return self.parts.latents.guard(removed, kept) if wanted else None
 
+    def readout(self, kept: Sequence[str]) -> KeptReadout:
+        """Return what tells kept covariates in the data."""
+        return KeptReadout.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
+
     def adapt(
         self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
     ) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
@@ -256,7 +259,7 @@ class _Removal:
     Attributes:
         model: The model.
         removed: Covariates that move.
-        readout: What tells the kept ones.
+        kept: The others.
         pooled: Whether nobody is at the target, so that latents are guarded and the weakest left out.
         guard: The guard, if any.
         count: How many directions are handed out.
@@ -264,19 +267,23 @@ class _Removal:
 
     model: ConditionalVae
     removed: tuple[str, ...]
-    readout: KeptReadout
+    kept: tuple[str, ...]
     pooled: bool
     guard: Guard | None
     count: int
 
     @classmethod
     def of(cls, model: ConditionalVae, target: Mapping[str, str | float]) -> "_Removal":
-        removed, parts = tuple(target), model.parts
-        kept = [name for name in model.schema.names if name not in target]
-        readout = KeptReadout.of(parts.linear, parts.factors, parts.effect_covariance, kept)
+        removed = tuple(target)
+        kept = tuple(name for name in model.schema.names if name not in target)
         pooled = POOLED in target.values() and model.columns.grid is None
         guard = model.guard(removed, kept) if pooled else None
-        return cls(model, removed, readout, pooled, guard, model.directions(removed, kept) if pooled else 0)
+        return cls(model, removed, kept, pooled, guard, model.directions(removed, kept) if pooled else 0)
+
+    @cached_property
+    def readout(self) -> KeptReadout:
+        """What tells the kept covariates; on many voxels it costs more than the rest of a removal that does not need it."""
+        return self.model.readout(self.kept)
 
     def apply(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, there: pd.DataFrame
@@ -288,8 +295,9 @@ class _Removal:
             return parts.scanner.back(data, own, own, frame, there)
         h = standardise(parts.linear, own, frame, removed)
         # A batch's scale is that of the residual: the kept effects, read from h, are not to be scaled with it.
+        unscaled = not parts.linear.gain and any(name in schema.batches for name in removed)
         before, after = (batch_scale(parts.linear, own_frame, removed) for own_frame in (frame, there))
-        effect = self.readout.effect(h * before) * (not parts.linear.gain)
+        effect = self.readout.effect(h * before) if unscaled else np.zeros_like(h)
         h = h + (1 - 1 / before) * effect
         here, away = (context_vector(schema, own_frame, removed) for own_frame in (frame, there))
         z = parts.network.encode(h, here)
@@ -300,7 +308,7 @@ class _Removal:
         new_mean, new_log_scale = parts.network.decode(settled, away)
         left = np.exp(new_log_scale - log_scale) * (h - mean)
         settings = self.model.settings
-        carry = settings.carry if self.readout.functionals.shape[1] else 0.0
+        carry = settings.carry if self.kept else 0.0
         h = self.readout.restore(new_mean + carry * left, h) if self.pooled else new_mean + left
         h = h + (1 / after - 1) * effect
         moved = unstandardise(parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype))

@@ -75,18 +75,20 @@ def fit_levels(
     frame = Frame.fit(groups[anchor], everybody, *axes) if groups[anchor] else Frame.plain(*axes)
     comparison = Comparison(frame, window, groups[anchor], np.random.default_rng(seed))
     scanners, evidence = _fit_scanners(comparison, groups, anchor, effects.shape[1], advance)
-    for level in levels:
-        check = Comparison(frame, window, groups[anchor], np.random.default_rng([seed, 2]))
-        way_back = fit_way_back(check, scanners[level], groups[level])
-        if level != anchor and not brings_nearer(frame, scanners[level], way_back, groups[level], groups[anchor]):
-            scanners[level] = Scanner.identity(frame)
-            notes.append(f"{level}: what was estimated takes its mean image away from the anchor's; left as it is")
-    scanners[POOLED] = pooled_scanner(frame, [scanners[level] for level in levels], list(counts.values()))
     comparison = Comparison(frame, window, groups[anchor], np.random.default_rng([seed, 1]))
     ways_back = {}
-    for level in (*levels, POOLED):
-        ways_back[level] = fit_way_back(comparison, scanners[level], groups.get(level, []))
+    for level in levels:
+        ways_back[level] = fit_way_back(comparison, scanners[level], groups[level])
+        believed = scanners[level].does_nothing or brings_nearer(
+            frame, scanners[level], ways_back[level], groups[level], groups[anchor]
+        )
+        if not believed:
+            scanners[level], ways_back[level] = Scanner.identity(frame), Restoration.idle()
+            notes.append(f"{level}: what was estimated takes its mean image away from the anchor's; left as it is")
         advance(1)
+    scanners[POOLED] = pooled_scanner(frame, [scanners[level] for level in levels], list(counts.values()))
+    ways_back[POOLED] = fit_way_back(comparison, scanners[POOLED], [])
+    advance(1)
     residual = sum(count * ways_back[level].residual for level, count in counts.items()) / max(len(own), 1)
     ways_back[POOLED] = Restoration(ways_back[POOLED].edges, ways_back[POOLED].weights, residual)
     volumes = _kept_volumes(groups[anchor], kept, frame)
