@@ -64,7 +64,7 @@ class FactorModel:
         variance = (self.loadings**2).sum(axis=0) + self.noise
         added = ridge * float(variance.sum()) / max(int((variance > 0).sum()), 1)
         noise = np.where(self.noise > 0, self.noise + added, 0.0)
-        precision = np.divide(1, noise, out=np.zeros_like(noise), where=noise > 0)
+        precision = _inverse(noise)
         scaled = precision[:, None] * columns
         inner = np.eye(len(self.loadings)) + (self.loadings * precision) @ self.loadings.T
         return scaled - precision[:, None] * (self.loadings.T @ np.linalg.solve(inner, self.loadings @ scaled))
@@ -84,13 +84,13 @@ class FactorModel:
         """
         loadings = self.loadings[:latents]
         noise = self.noise + (self.loadings[latents:] ** 2).sum(axis=0)
-        precision = np.divide(1, noise, out=np.zeros_like(noise), where=noise > 0)
+        precision = _inverse(noise)
         covariance = np.linalg.inv(np.eye(len(loadings)) + (loadings * precision) @ loadings.T / max(beta, 1e-6))
         return covariance @ (loadings * precision) / max(beta, 1e-6), np.diag(covariance)
 
     def precision(self) -> Float[np.ndarray, " columns"]:
         """Return 1 / psi; 0 where a column never varies."""
-        return np.divide(1, self.noise, out=np.zeros_like(self.noise), where=self.noise > 0)
+        return _inverse(self.noise)
 
     def active(self, beta: float) -> int:
         """Forecast how many latents training will use: conditional eigenvalues above beta times the decoder's variance.
@@ -99,3 +99,7 @@ class FactorModel:
         """
         gains = np.linalg.svd(self.loadings * np.sqrt(self.precision()), compute_uv=False)
         return int((1 + gains**2 > beta + 1e-9).sum())
+
+
+def _inverse(variances: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " columns"]:
+    return np.divide(1, variances, out=np.zeros_like(variances), where=variances > 0)

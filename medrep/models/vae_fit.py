@@ -59,58 +59,31 @@ def fit_parts(
     started = time.perf_counter()
     settings.check(columns)
     with tempfile.TemporaryFile() as scratch:
-        scanner = _fit_scanner(data, frame, schema, columns, settings, seed, work)
-        data = _anchored(scanner, data, frame, scratch)
-        below, history = _fit_below(data, frame, schema, columns, settings, seed, work)
+        given = _Given(data, frame, schema, columns, settings, seed)
+        scanner = _fit_scanner(given, work)
+        given = given._replace(data=_anchored(scanner, data, frame, scratch))
+        below, history = _fit_below(given, work)
         linear, factors = below
-        judges = _judges(frame, schema, settings, seed)
-        blind = _fit_blind(data, frame, schema, columns, settings, seed, judges)
+        judges = _judges(given)
+        blind = _fit_blind(given, judges)
         latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
         latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
         forecast = min(latents, factors.active(settings.beta))
         work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
-
-        def start(own: _Below) -> Autoencoder:
-            network = build_network(schema, columns, latents, settings)
-            _seed_weights(network, seed)
-            start_at_optimum(network, own.factors, latents, settings)
-            return network
-
-        network = start(below)
-        plan = Plan(0.0, 0, 0.0, 0.0, [])
-        rows: list[tuple[int, str, float]] = []
-        if settings.body_of(columns) != "linear":
-            fingerprint: dict[str, object] = {
-                "settings": asdict(settings),
-                "seed": seed,
-                "people": _fingerprint(frame, columns),
-            }
-            # Sums over the data, rounded: other values under the same names are another training.
-            sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
-            fingerprint["data"] = [f"{float(value):.6g}" for value in sums]
-            device = settings.training.placed()
-            # Without judges the closed-form start is not risked; a Dirichlet prior has none.
-            plan = replace(plan, epochs=settings.training.epochs if settings.prior == "dirichlet" else 0)
-            if blind is not None:
-                task = Task.of(blind.linear, data, frame, device)
-                plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
-                del task
-            work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
-            task = Task.of(linear, data, frame, device)
-            rows = train(network, task, settings, plan, seed, work, fingerprint)
-        layer = _fit_latents(linear, network, data, frame, schema, columns, settings, seed)
-        active = _active(network, linear, data, frame, settings)
+        network, plan, rows = _fit_network(given, below, blind, judges, latents, work)
+        layer = _fit_latents(given, linear, network)
+        active = _active(given, linear, network)
         if active < forecast:
             work.say(
                 f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
             )
         effects = np.atleast_2d(np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
         effects = effects.reshape(len(linear.coefficients) - 1, len(linear.coefficients) - 1)
-        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(data, None), effects)
+        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.data, None), effects)
         if columns.grid is None:
-            parts = replace(parts, marginals=_fit_marginals(parts, data, frame, seed))
+            parts = replace(parts, marginals=_fit_marginals(given, parts))
     found = [
         ("latents", "forecast", float(forecast)),
         ("latents", "active", float(active)),
@@ -129,17 +102,33 @@ def fit_parts(
     return parts, pd.concat([summary.assign(epoch=0), epochs], ignore_index=True).astype({"epoch": int})
 
 
-def _fit_scanner(
-    data: np.ndarray,
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    columns: Columns,
-    settings: VaeSettings,
-    seed: int,
-    work: Workplace,
-) -> ScannerLayer:
+class _Given(NamedTuple):
+    """What every layer is fitted on."""
+
+    data: np.ndarray
+    frame: pd.DataFrame
+    schema: CovariateSchema
+    columns: Columns
+    settings: VaeSettings
+    seed: int
+
+    def fit_linear(self, work: Workplace | None = None) -> tuple[LinearModel, pd.DataFrame]:
+        """Fit the linear layer to these people."""
+        plain = replace(self.settings.linear, components=0)
+        return LinearModel.fit(self.data, self.frame, self.schema, self.columns, plain, seed=self.seed, work=work)
+
+
+class _Below(NamedTuple):
+    """The layers below the network."""
+
+    linear: LinearModel
+    factors: FactorModel
+
+
+def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
+    schema, settings, frame = given.schema, given.settings, given.frame
     wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
-    if columns.grid is None or not wanted:
+    if given.columns.grid is None or not wanted:
         return ScannerLayer()
     if len(schema.batches) != 1:
         raise ModelError(
@@ -150,14 +139,14 @@ def _fit_scanner(
     design.check_aliases(frame)
     reference = str(schema[name].reference)
     harmoniser = ScannerHarmoniser.fit(
-        data,
+        given.data,
         frame,
         schema,
-        columns.grid,
+        given.columns.grid,
         design.effects(frame)[:, 1:],
         covariate=name,
         anchor=reference if reference in schema.levels(name) else None,
-        seed=seed,
+        seed=given.seed,
     )
     work.say(f"scanner: {name} {harmoniser.anchor!r} is the anchor")
     for note in harmoniser.notes:
@@ -175,51 +164,61 @@ def _anchored(scanner: ScannerLayer, data: np.ndarray, frame: pd.DataFrame, scra
     return np.asarray(moved)
 
 
-class _Below(NamedTuple):
-    """The layers below the network."""
-
-    linear: LinearModel
-    factors: FactorModel
-
-
-def _fit_below(
-    data: np.ndarray,
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    columns: Columns,
-    settings: VaeSettings,
-    seed: int,
-    work: Workplace | None = None,
-) -> tuple[_Below, pd.DataFrame]:
-    plain = replace(settings.linear, components=0)
-    linear, history = LinearModel.fit(data, frame, schema, columns, plain, seed=seed, work=work)
-    freedom = max(len(frame) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
-    count = settings.latents + (_BEYOND if columns.grid is None else 0)
-    factors = FactorModel.fit(linear.residuals(data, frame), freedom, count, seed=seed, noise=settings.noise)
+def _fit_below(given: _Given, work: Workplace | None = None) -> tuple[_Below, pd.DataFrame]:
+    linear, history = given.fit_linear(work)
+    freedom = max(len(given.frame) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    count = given.settings.latents + (_BEYOND if given.columns.grid is None else 0)
+    residuals = linear.residuals(given.data, given.frame)
+    factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
     return _Below(linear, factors), history
 
 
-def _fit_blind(
-    data: np.ndarray,
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    columns: Columns,
-    settings: VaeSettings,
-    seed: int,
-    judges: Int[np.ndarray, " people"],
-) -> "_Below | None":
+def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | None":
     """Fit the layers below without the judges, so that what they judge is not what they were fitted to; None without judges."""
-    if settings.body_of(columns) == "linear" or not judges.any():
+    if given.settings.body_of(given.columns) == "linear" or not judges.any():
         return None
     fitted = np.flatnonzero(judges == 0)
     with tempfile.TemporaryFile() as scratch:
-        some = np.memmap(scratch, data.dtype, mode="w+", shape=(len(fitted), data.shape[1]))
+        some = np.memmap(scratch, given.data.dtype, mode="w+", shape=(len(fitted), given.data.shape[1]))
         for place, row in enumerate(fitted):
-            some[place] = data[row]
+            some[place] = given.data[row]
         try:
-            return _fit_below(some, frame.iloc[fitted], schema, columns, settings, seed)[0]
+            return _fit_below(given._replace(data=some, frame=given.frame.iloc[fitted]))[0]
         except CovariateError:
             return None  # without the judges covariates cannot be told apart
+
+
+def _fit_network(
+    given: _Given,
+    below: _Below,
+    blind: "_Below | None",
+    judges: Int[np.ndarray, " people"],
+    latents: int,
+    work: Workplace,
+) -> tuple[Autoencoder, Plan, list[tuple[int, str, float]]]:
+    """Start the network at the closed form, and train it as the judges say; return it, the plan and the history."""
+    settings, seed = given.settings, given.seed
+
+    def start(own: _Below) -> Autoencoder:
+        network = build_network(given.schema, given.columns, latents, settings)
+        _seed_weights(network, seed)
+        start_at_optimum(network, own.factors, latents, settings)
+        return network
+
+    # Without judges the closed-form start is not risked; a Dirichlet prior has none.
+    plan = Plan(0.0, settings.training.epochs if settings.prior == "dirichlet" else 0, 0.0, 0.0, [])
+    network = start(below)
+    if settings.body_of(given.columns) == "linear":
+        return network, plan, []
+    fingerprint = _fingerprint(given, below.linear)
+    device = settings.training.placed()
+    if blind is not None:
+        task = Task.of(blind.linear, given.data, given.frame, device)
+        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+        del task
+    work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
+    task = Task.of(below.linear, given.data, given.frame, device)
+    return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 
 def _seed_weights(network: Autoencoder, seed: int) -> None:
@@ -234,32 +233,23 @@ def _seed_weights(network: Autoencoder, seed: int) -> None:
                 parameter.zero_()
 
 
-def _judges(
-    frame: pd.DataFrame, schema: CovariateSchema, settings: VaeSettings, seed: int
-) -> Int[np.ndarray, " people"]:
+def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     """Choose the people who judge: a share of each batch; nobody where they would be too few. Sessions stay together."""
-    if settings.validation * len(frame) < _FEWEST_JUDGES:
+    frame, share = given.frame, given.settings.validation
+    if share * len(frame) < _FEWEST_JUDGES:
         return np.zeros(len(frame), dtype=np.int64)
     people = pd.Series([str(key).split("_ses-")[0] for key in frame.index], index=frame.index)
     table = frame.assign(participant_id=people.to_numpy())
-    stratify = schema.batches[0] if schema.batches else None
+    stratify = given.schema.batches[0] if given.schema.batches else None
     try:
-        return split_people(table, (1 - settings.validation, settings.validation), stratify=stratify, seed=seed)
+        return split_people(table, (1 - share, share), stratify=stratify, seed=given.seed)
     except CohortError:
         return np.zeros(len(frame), dtype=np.int64)
 
 
-def _fit_latents(
-    linear: LinearModel,
-    network: Autoencoder,
-    data: np.ndarray,
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    columns: Columns,
-    settings: VaeSettings,
-    seed: int,
-) -> LatentLayer:
+def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> LatentLayer:
     """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
+    data, frame, schema = given.data, given.frame, given.schema
 
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
         some = frame.iloc[rows]
@@ -268,12 +258,9 @@ def _fit_latents(
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
-    parts = settings.folds if columns.grid is None else 0
-    for fold in _folds(frame, parts, seed):
+    for fold in _folds(frame, given.settings.folds if given.columns.grid is None else 0, given.seed):
         try:
-            others, _ = LinearModel.fit(
-                data[~fold], frame[~fold], schema, columns, replace(settings.linear, components=0), seed=seed
-            )
+            others, _ = given._replace(data=data[~fold], frame=frame[~fold]).fit_linear()
         except (CovariateError, ModelError):
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), schema.names)
@@ -290,25 +277,30 @@ def _folds(frame: pd.DataFrame, parts: int, seed: int) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def _active(
-    network: Autoencoder, linear: LinearModel, data: np.ndarray, frame: pd.DataFrame, settings: VaeSettings
-) -> int:
+def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
     """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
-    if settings.prior == "dirichlet":
+    if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
-    names = linear.schema.names
-    h = torch.as_tensor(standardise(linear, data, frame, names))
-    context = torch.as_tensor(context_vector(linear.schema, frame, names), dtype=torch.float32)
+    names = given.schema.names
+    h = torch.as_tensor(standardise(linear, given.data, given.frame, names))
+    context = torch.as_tensor(context_vector(given.schema, given.frame, names), dtype=torch.float32)
     mean, log_variance = network.encoder(h, context)
     return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
 
 
-def _fit_marginals(parts: VaeParts, data: np.ndarray, frame: pd.DataFrame, seed: int) -> Marginals:
-    rng = np.random.default_rng([seed, 17])
-    rows = rng.permutation(np.arange(_DRAWS) % len(frame))
-    return Marginals.fit(data, parts.draw(parts.linear.schema, frame.iloc[rows], rng), parts.linear.sd == 0)
+def _fit_marginals(given: _Given, parts: VaeParts) -> Marginals:
+    rng = np.random.default_rng([given.seed, 17])
+    rows = rng.permutation(np.arange(_DRAWS) % len(given.frame))
+    return Marginals.fit(given.data, parts.draw(given.schema, given.frame.iloc[rows], rng), parts.linear.sd == 0)
 
 
-def _fingerprint(frame: pd.DataFrame, columns: Columns) -> str:
-    text = frame.to_csv(sep="\t") + "\t".join(columns.names) + str(columns.count)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
+    """Return what the training depends on: settings, people and columns by name, and sums over the data, rounded."""
+    names = given.frame.to_csv(sep="\t") + "\t".join(given.columns.names) + str(given.columns.count)
+    sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
+    return {
+        "settings": asdict(given.settings),
+        "seed": given.seed,
+        "people": hashlib.sha256(names.encode()).hexdigest(),
+        "data": [f"{float(value):.6g}" for value in sums],
+    }
