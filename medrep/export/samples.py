@@ -31,7 +31,7 @@ def write_samples(
         model: The model.
         people: Table to write, with participant_id.
         frame: Their covariates.
-        seed: Of every draw; person i of the table has a seed of its own, so that more people change nobody.
+        seed: Of every draw; each image has a seed of its own, by its place in the table.
         suffix: BIDS suffix of images.
         content: For the sidecars.
         advance: Called with the number of people done.

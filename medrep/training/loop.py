@@ -1,5 +1,6 @@
 """The training loop: a network and an objective -> the best weights on validation people, and the history."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def _epoch(
 ) -> None:
     epoch, network = state.epoch, trainee.network
     torch.manual_seed(_mixed(seed, epoch))
-    share = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * epoch / max(schedule.epochs, 1))).item())
+    share = 0.5 * (1 + math.cos(math.pi * epoch / max(schedule.epochs, 1)))
     for group in optimiser.param_groups:
         group["lr"] = schedule.learning_rate * (0.1 + 0.9 * share)
     order = trainee.train[torch.randperm(len(trainee.train))]
