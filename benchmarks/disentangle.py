@@ -103,7 +103,9 @@ def measure(seed: int, methods: dict[str, Method], measured: Measured, no_diagno
         except PeerError as error:
             measured.outputs.append(row | {"note": str(error)})
             continue
-        measured.outputs.extend(row | found for found in probes(plain, made, planted, ill))
+        found = probes(plain, made, planted, ill)
+        measured.outputs.extend(row | own for own in found)
+        say(pd.DataFrame(found).to_string(index=False, header=False, float_format="%.3f"))
         measured.injections.append(row | _injected(plain, made) | floor)
         measured.decoders.append(row | _decoded(plain, made) | {"seconds_fit": made.seconds_fit})
 

@@ -58,7 +58,7 @@ class VaeSettings:
     validation: float = 0.15
     guard: Literal["auto", "yes", "no"] = "auto"
     directions: int = 0
-    target_auc: float = 0.65
+    target_auc: float = 0.68
     folds: int = 5
     carry: float = 0.0
     scanner: Literal["auto", "yes", "no"] = "auto"
