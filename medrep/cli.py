@@ -106,7 +106,7 @@ def _add_simulate(commands: _Commands) -> None:
     )
     _add_out(parser)
     parser.add_argument(
-        "--kind", choices=("volume", "features"), help="what to generate (with --from: what the cohort holds)"
+        "--kind", choices=("volume", "shape", "features"), help="what to generate (with --from: what the cohort holds)"
     )
     parser.add_argument("--n", type=int, default=100, help="people to generate (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")

@@ -23,7 +23,7 @@ class Cohort:
         root: The folder everything lies in.
         table: Text cells, one row a person or session; index: key.
         units: Column -> unit from participants.json.
-        files: One image a row (``volume``), else None; index: key.
+        files: One image or label map a row (``volume``, ``shape``), else None; index: key.
         features: The matched feature table (``features``, ``connectivity``), else None.
         notes: What was tidied while reading.
         input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
@@ -90,7 +90,7 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
 
 
 def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
-    if cohort.input.kind == "volume":
+    if cohort.input.kind in {"volume", "shape"}:
         return replace(cohort, files=files)
     from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import and only this needs it
 
@@ -102,7 +102,7 @@ def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
 def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str]) -> Cohort:
     if wanted.kind == "features":
         raise CohortError(
-            f"{path}: a datalist names images; set input.kind to volume, or give a folder with features.tsv"
+            f"{path}: a datalist names images; set input.kind to volume or shape, or give a folder with features.tsv"
         )
     table, images = read_datalist(path)
     table.index = pd.Index(keys(table), name="key")

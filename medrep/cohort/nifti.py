@@ -1,4 +1,6 @@
-"""Volumes with their geometry, read and written. The one place that imports nibabel.
+"""Volumes with their geometry, read and written.
+
+The one place that imports nibabel for images; `medrep.export.meshes` does for surfaces, and nothing else does.
 
 A file is opened whole or refused with one line. What would force a guess about geometry is refused: an affine that no
 code vouches for, a header without its image, a header that claims more than the file can hold.
@@ -143,22 +145,33 @@ def write_image(path: Path, volume: Volume) -> None:
     The affine goes into both sform and qform where a qform can hold it. The same volume gives the same bytes: no time
     stamp enters the gzip header.
     """
-    form = nib.Nifti1Image if max(volume.data.shape) < 2**15 else nib.Nifti2Image
-    image = form(np.asarray(volume.data, dtype=np.float32), volume.affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_sform(volume.affine, code="scanner")
-    try:
-        image.header.set_qform(volume.affine, code="scanner", strip_shears=False)
-    except HeaderDataError:
-        image.header.set_qform(None, code="unknown")
-    content = image.to_bytes()
-    with atomic_file(path) as partial:
-        partial.write_bytes(gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
+    _write(path, np.asarray(volume.data, dtype=np.float32), volume.affine)
+
+
+def write_label_map(path: Path, labels: LabelMap) -> None:
+    """Write region numbers as `write_image` does intensities, in the smallest of uint8, int16 and int32 that holds them."""
+    kinds = (np.uint8, np.int16, np.int32)
+    kind = next(kind for kind in kinds if labels.data.max() <= np.iinfo(kind).max)
+    _write(path, labels.data.astype(kind), labels.affine)
 
 
 def missing_voxels(volume: Volume) -> int:
     """Return how many voxels are NaN or infinite."""
     return int(np.count_nonzero(~np.isfinite(volume.data)))
+
+
+def _write(path: Path, data: Shaped[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4"]) -> None:
+    form = nib.Nifti1Image if max(data.shape) < 2**15 else nib.Nifti2Image
+    image = form(data, affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_sform(affine, code="scanner")
+    try:
+        image.header.set_qform(affine, code="scanner", strip_shears=False)
+    except HeaderDataError:
+        image.header.set_qform(None, code="unknown")
+    content = image.to_bytes()
+    with atomic_file(path) as partial:
+        partial.write_bytes(gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _open(path: Path) -> nib.spatialimages.SpatialImage:

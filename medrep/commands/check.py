@@ -84,6 +84,8 @@ def _confounding(
 def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]:
     if cohort.features is not None:
         return _feature_problems(cohort.features, wanted, console)
+    if wanted.kind == "shape":
+        return _shape_problems(cohort, console)
     from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
 
     problems, grid = [], None
@@ -108,6 +110,23 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
             f"{len(files) - len(problems)} images on a grid of {' x '.join(map(str, grid.shape))} voxels of {edges} mm"
         )
     return problems
+
+
+def _shape_problems(cohort: Cohort, console: Console) -> list[str]:
+    from medrep.cohort.shapes import measure_shapes  # libigl and scikit-image, which only shapes need
+
+    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
+    with console.track("measure organs", len(files)) as advance:
+        found = measure_shapes(files, cohort.input, advance)
+    console.notes(found.notes)
+    if found.measured is not None:
+        size = found.measured.size
+        edges, shape = found.measured.spacing, found.measured.shape
+        console.say(
+            f"{len(files) - len(found.problems)} organs of {size:.1f} mm (root mean square distance of the surface from its"
+            f" centre), to be looked at on {' x '.join(map(str, shape))} points {edges[0]:.3g} mm apart"
+        )
+    return list(found.problems)
 
 
 def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -> list[str]:

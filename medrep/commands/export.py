@@ -1,6 +1,6 @@
 """``medrep export``: cohort + model -> the same cohort without the effects of chosen covariates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -211,10 +211,8 @@ def _adapted(
         aligned = align_features(model, cohort.features).rows(keys)
         model, notes = model.adapt([(aligned.values, frame.loc[keys])])
     else:
-        from medrep.export.volumes import adapt_volumes  # MONAI takes seconds to import and only volumes need it
-
         with console.track("adapt to unseen sites", len(keys)) as advance:
-            model, notes = adapt_volumes(model, _files(cohort).loc[keys], frame, wanted, advance)
+            model, notes = _adapt_images(model, _files(cohort).loc[keys], frame, wanted, advance)
     for note in notes:
         error = f"location known to {note.location_se:.2f} sd"
         console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
@@ -253,11 +251,26 @@ def _write_data(
         raise MedrepError(
             "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
         )
-    from medrep.export.volumes import export_volumes  # MONAI takes seconds to import and only volumes need it
-
+    # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
+    if wanted.kind == "shape":
+        from medrep.export.shapes import export_shapes as export_images
+    else:
+        from medrep.export.volumes import export_volumes as export_images
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     with console.track("export", len(cohort)) as advance:
-        return export_volumes(folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids, advance=advance)
+        return export_images(folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids, advance=advance)
+
+
+def _adapt_images(
+    model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None]
+) -> tuple[Model, tuple[Adaptation, ...]]:
+    if wanted.kind == "shape":
+        from medrep.export.shapes import adapt_shapes
+
+        return adapt_shapes(model, files, frame, wanted, advance)
+    from medrep.export.volumes import adapt_volumes
+
+    return adapt_volumes(model, files, frame, wanted, advance)
 
 
 def _files(cohort: Cohort) -> pd.Series:

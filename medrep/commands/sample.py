@@ -15,7 +15,7 @@ from medrep.commands.folders import check_output
 from medrep.console import Console
 from medrep.errors import CohortError, ModelError
 from medrep.export.samples import write_samples
-from medrep.models import ConditionalVae
+from medrep.models import AdditiveShape, ConditionalVae
 
 
 def sample(
@@ -45,7 +45,7 @@ def sample(
     inputs = (model_folder,) if table is None else (model_folder, table)
     check_output(out, overwrite=overwrite, inputs=inputs)
     model, wanted = load_model(model_folder)
-    if not isinstance(model, ConditionalVae):
+    if not isinstance(model, ConditionalVae | AdditiveShape):
         raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
     drawn = _drawn(model.schema, max(people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
@@ -61,7 +61,13 @@ def sample(
         "Seed": seed,
     }
     with atomic_folder(out) as partial, console.track("draw", len(frame)) as advance:
-        write_samples(partial, model, drawn.loc[frame.index], frame, seed, wanted.suffix, content, advance)
+        chosen = drawn.loc[frame.index]
+        if isinstance(model, AdditiveShape):
+            from medrep.export.shape_cohorts import write_shape_samples  # libigl, which only shapes need
+
+            write_shape_samples(partial, model, chosen, frame, seed, wanted.suffix, wanted.centre, content, advance)
+        else:
+            write_samples(partial, model, chosen, frame, seed, wanted.suffix, content, advance)
     console.say(f"{len(frame)} people drawn to {out}")
 
 

@@ -13,44 +13,54 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.inputs import Input
-from medrep.cohort.nifti import Volume, read_image
+from medrep.cohort.nifti import LabelMap, Volume, read_image, read_labels
 from medrep.commands.folders import check_output
 from medrep.config import read_config
 from medrep.console import Console
-from medrep.errors import CohortError, listed
+from medrep.errors import CohortError, CovariateError, listed
 from medrep.export.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
 from medrep.simulate import (
+    SHAPE_EFFECT,
     CovariateEffect,
     SiteEffect,
     apply_covariate_effect,
     apply_feature_covariate_effect,
     apply_feature_site_effects,
+    apply_shape_effect,
     apply_site_effect,
     brain_truth,
     draw_brains,
     draw_covariate_effect,
     draw_feature_covariate_effect,
     draw_feature_site_effects,
+    draw_organs,
     draw_site_effects,
+    organ_grid,
+    organ_truth,
+    pad_for_shape_effect,
     render_brain,
+    render_organ,
     simulate_features,
     simulate_participants,
 )
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
+TRUE_AGES = (30.0, 75.0)
+"""Years at which everybody's organ is written beside, as the truth of counterfactuals."""
+SHAPE_EFFECT_AGE = 50.0
 _KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
 
 
 def simulate_cohort(
     out: Path, kind: str, people: int, sites: int, seed: int, console: Console, *, overwrite: bool = False
 ) -> None:
-    """Generate a cohort: participants.tsv with features.tsv or T1w images, and the truth.
+    """Generate a cohort: participants.tsv with features.tsv, T1w images or organs, and the truth.
 
     Args:
         out: Where to write.
-        kind: ``features`` or ``volume``.
+        kind: ``features``, ``volume`` or ``shape``.
         people: How many.
-        sites: How many; the first is untouched.
+        sites: How many; the first is untouched. Sites do nothing to shapes.
         seed: Seed of every draw.
         console: Where to speak.
         overwrite: Whether OUT may be replaced.
@@ -61,6 +71,8 @@ def simulate_cohort(
         if kind == "features":
             simulated = simulate_features(participants, seed=seed)
             write_feature_cohort(partial, participants, simulated.features, simulated.clean, simulated.truth)
+        elif kind == "shape":
+            _simulate_organs(partial, participants, seed, console)
         else:
             brains = draw_brains(participants, seed=seed)
             effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
@@ -77,6 +89,26 @@ def simulate_cohort(
             with console.track("generate", people) as advance:
                 write_volume_cohort(partial, participants, volumes(), truth, advance)
     console.say(f"{people} people at {sites} sites in {out}; the truth is in {out / TRUTH}")
+
+
+def _simulate_organs(folder: Path, participants: pd.DataFrame, seed: int, console: Console) -> None:
+    from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
+
+    cohort = draw_organs(participants, seed=seed)
+    grid, affine = organ_grid()
+
+    def organs() -> Iterator[tuple[str, LabelMap, dict[str, LabelMap]]]:
+        for person, row in zip(cohort.people, participants.to_dict("records"), strict=True):
+            others = {f"age{age:g}": {**row, "age": age} for age in TRUE_AGES}
+            who = row["participant_id"]
+            yield (
+                f"{who}/anat/{who}_desc-organ_mask.nii.gz",
+                render_organ(person, row, grid, affine),
+                {desc: render_organ(person, other, grid, affine) for desc, other in others.items()},
+            )
+
+    with console.track("generate", len(participants)) as advance:
+        write_shape_cohort(folder, participants, organs(), organ_truth(cohort.family), advance)
 
 
 def plant_effects(
@@ -103,7 +135,7 @@ def plant_effects(
         sites: How many sites to draw where the table has no ``site``.
         seed: Seed of every draw.
         console: Where to speak.
-        kind: What the cohort holds; by default features if there is a features.tsv, else volumes.
+        kind: What the cohort holds: features, volume or shape; by default features if there is a features.tsv, else volumes.
         overrides: ``input.*`` overrides for finding the images.
         overwrite: Whether OUT may be replaced.
     """
@@ -120,6 +152,9 @@ def plant_effects(
     with atomic_folder(out) as partial:
         if cohort.features is not None:
             _plant_features(partial, cohort, table, values, seed)
+        elif wanted.kind == "shape":
+            with console.track("plant", len(cohort)) as advance:
+                _plant_shapes(partial, cohort, table, values, advance)
         else:
             with console.track("plant", len(cohort)) as advance:
                 _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
@@ -167,6 +202,35 @@ def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: p
         planted = apply_feature_site_effects(clean, list(values["site"]), effects)
         truth["site"] = {name: effect.to_json() for name, effect in effects.items()}
     write_feature_cohort(folder, table, planted, clean, truth)
+
+
+def _plant_shapes(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, advance: Any) -> None:
+    from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
+
+    strange = sorted(set(values) - {"age", "sex"})
+    if strange:
+        raise CohortError(f"--effects {','.join(strange)}: into shapes age and sex are planted")
+    problems: list[str] = []
+
+    def organs() -> Iterator[tuple[str, LabelMap, dict[str, LabelMap]]]:
+        for key, path in cohort.files.items() if cohort.files is not None else ():
+            try:
+                own = values.loc[key]
+                age = float(own["age"]) if "age" in values else SHAPE_EFFECT_AGE
+                sex = str(own["sex"]) if "sex" in values else "F"
+                padded = pad_for_shape_effect(read_labels(path), SHAPE_EFFECT, [age, *TRUE_AGES])
+                others = {f"age{a:g}": apply_shape_effect(padded, SHAPE_EFFECT, age=a, sex=sex) for a in TRUE_AGES}
+                planted = apply_shape_effect(padded, SHAPE_EFFECT, age=age, sex=sex)
+            except (CohortError, CovariateError) as error:
+                problems.append(f"{key}: {error}")
+                continue
+            relative = path.relative_to(cohort.root)
+            who = relative.name.split("_")[0]
+            yield f"{relative.parent.as_posix()}/{who}_desc-organ_mask.nii.gz", planted, others
+
+    write_shape_cohort(folder, table, organs(), {"shape": SHAPE_EFFECT.to_json()}, advance)
+    if problems:
+        raise CohortError(listed("label maps that cannot be used", problems, "mend them, or choose another suffix"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +28,7 @@ from medrep.console import Console
 from medrep.errors import CohortError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.report import Section, write_report
-from medrep.models import MODELS, Columns, Model, Workplace
+from medrep.models import MODELS, AdditiveShape, Columns, Model, Workplace
 from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import save_checkpoint
 from medrep.training.processes import join, leave, rank
@@ -78,10 +78,11 @@ def train(
     console.notes((*cohort.notes, *covariates.notes))
     schema = CovariateSchema.fit(covariates.frame, config.covariates)
     frame = schema.transfer(covariates.frame)
+    cohort = _measured(cohort, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
-        data, columns = training_matrix(cohort, config, console, scratch, workers)
+        data, columns = training_matrix(cohort, console, scratch, workers)
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
@@ -100,6 +101,11 @@ def train(
         save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support)
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
+        if isinstance(model, AdditiveShape) and config.settings.field == "displacement":
+            from medrep.export.effects import write_effects  # libigl and scikit-image, which only shapes need
+
+            effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
+            _effect_summary(console, effects)
         write_report(
             partial / "report.html",
             f"{config.model} model of {root.resolve().name}",
@@ -117,25 +123,43 @@ def state_folder(out: Path) -> Path:
     return out.parent / f".{out.name}.training"
 
 
-def training_matrix(
-    cohort: Cohort, config: Config, console: Console, scratch: IO[bytes], workers: int
-) -> tuple[np.ndarray, Columns]:
-    """Return the people x columns matrix: the feature table, or volumes in a memory-mapped scratch file."""
+def _measured(cohort: Cohort, console: Console) -> Cohort:
+    """Return the cohort with the grid of its organs filled in (``shape``)."""
+    if cohort.input.kind != "shape" or cohort.files is None:
+        return cohort
+    from medrep.cohort.shapes import measure_shapes, refuse_unusable  # libigl and scikit-image, which only shapes need
+
+    with console.track("measure organs", len(cohort.files)) as advance:
+        found = measure_shapes(cohort.files, cohort.input, advance)
+    console.notes(found.notes)
+    refuse_unusable(found.problems)
+    return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
+
+
+def training_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers: int) -> tuple[np.ndarray, Columns]:
+    """Return the people x columns matrix: the feature table, or volumes or distances in a memory-mapped scratch file."""
     if cohort.features is not None:
         holes = missing_cells(cohort.features)
-        if holes and config.input.missing == "error":
+        if holes and cohort.input.missing == "error":
             cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
             raise CohortError(listed("features that are missing", holes, cure))
         return cohort.features.values, Columns(cohort.features.names, len(cohort.features.names), cohort.features.grid)
-    from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
 
     def mapped(people: int, voxels: int) -> np.ndarray:
         _take_room(scratch, 4 * people * voxels)
         return np.memmap(scratch, mode="r+", dtype=np.float32, shape=(people, voxels))
 
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
+    if cohort.input.kind == "shape":
+        from medrep.cohort.shapes import fill_shapes, shape_grid
+
+        grid = shape_grid(cohort.input)
+        with console.track("measure distances", len(files)) as advance:
+            return fill_shapes(files, cohort.input, mapped, advance), Columns((), grid.size, grid)
+    from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
+
     with console.track("read volumes", len(files)) as advance:
-        rows, grid = fill_matrix(files, config.input, mapped, advance, workers)
+        rows, grid = fill_matrix(files, cohort.input, mapped, advance, workers)
     warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
     if warning:
         console.say(f"  warning: {warning}")
@@ -176,5 +200,24 @@ def _report(
 def _summary(console: Console, history: pd.DataFrame, out: Path) -> None:
     shares = history[history["metric"] == "variance_share"]
     rows = [(str(name), f"{100 * value:.1f} %") for name, value in zip(shares["name"], shares["value"], strict=True)]
-    console.table("Variance explained (mean over columns)", ("covariate", "share"), rows)
+    if rows:
+        console.table("Variance explained (mean over columns)", ("covariate", "share"), rows)
     console.say(f"model: {out / 'model'}")
+
+
+def _effect_summary(console: Console, effects: pd.DataFrame) -> None:
+    rows = [
+        (
+            f"{row['covariate']} {_short(row['before'])} -> {_short(row['after'])}",
+            f"{row['mean_mm']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})",
+            f"{row['volume_change_percent']:+.1f} %",
+            f"{100 * row['surface_share_not_zero']:.0f} %",
+        )
+        for row in effects.to_dict("records")
+    ]
+    headings = ("covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
+    console.table("What covariates do to the organ", headings, rows)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,22 +6,30 @@ from typing import Any
 import numpy as np
 
 from medrep.errors import ModelError
+from medrep.models.additive_shape import AdditiveShape
 from medrep.models.base import Adaptation, Columns, Model, Workplace
 from medrep.models.conditional_vae import ConditionalVae
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.shape.settings import ShapeSettings
 from medrep.models.vae_settings import VaeSettings
 
-MODELS: dict[str, type[Model]] = {"linear": LinearModel, "conditional_vae": ConditionalVae}
+MODELS: dict[str, type[Model]] = {
+    "linear": LinearModel,
+    "conditional_vae": ConditionalVae,
+    "additive_shape": AdditiveShape,
+}
 
 __all__ = [
     "MODELS",
     "Adaptation",
+    "AdditiveShape",
     "Columns",
     "ConditionalVae",
     "LinearModel",
     "LinearSettings",
     "Model",
+    "ShapeSettings",
     "VaeSettings",
     "Workplace",
     "restore_model",

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from medrep.cohort.nifti import Volume, in_memory, missing_voxels, read_image, read_labels, read_series, write_image
+from medrep.cohort.nifti import (
+    LabelMap,
+    Volume,
+    in_memory,
+    missing_voxels,
+    read_image,
+    read_labels,
+    read_series,
+    write_image,
+    write_label_map,
+)
 from medrep.errors import CohortError
 
 OPENED = {
@@ -407,6 +417,27 @@ def test_labels_are_whole_numbers_whatever_they_are_stored_as(tmp_path):
         assert read.data.dtype == np.int32
     with pytest.raises(CohortError, match=r"60 voxels are no region number .* a label map holds whole numbers from 0"):
         read_labels(saved(tmp_path, image()))
+
+
+@pytest.mark.parametrize(("most", "kind"), [(255, np.uint8), (256, np.int16), (32767, np.int16), (32768, np.int32)])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_label_map_is_written_in_the_smallest_whole_number_type(tmp_path, most, kind, ending):
+    data = np.random.default_rng(0).integers(0, most, SHAPE, dtype=np.int32)
+    data[0, 0, 0] = most
+    oblique = np.array([[0.0, -2, 0, 10], [1.5, 0, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]])
+    paths = [tmp_path / name / f"a{ending}" for name in ("one", "two")]
+    for path in paths:
+        write_label_map(path, LabelMap(data, oblique))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    seen = nib.load(paths[0])
+    assert seen.get_data_dtype() == kind
+    assert seen.header.get_slope_inter() == (None, None)
+    for form, code in (seen.header.get_sform(coded=True), seen.header.get_qform(coded=True)):
+        assert code == 1
+        np.testing.assert_allclose(form, oblique, atol=1e-5)
+    read = read_labels(paths[0])
+    np.testing.assert_array_equal(read.data, data)
+    np.testing.assert_array_equal(read.affine, oblique)
 
 
 def test_an_array_becomes_an_image_that_says_where_it_lies():

@@ -1,0 +1,257 @@
+"""Label maps -> signed distances on one grid, where all organs lie alike, and the way back to each person's own grid.
+
+The grid lies around ``centre`` in aligned millimetres; what the cohort's grid, centre and size are is measured on training people
+once and stays in the ``input`` section of the model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float32
+
+from medrep.cohort.alignment import Alignment, align_surface, second_moments
+from medrep.cohort.grid import Grid
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import LabelMap, read_labels
+from medrep.cohort.surfaces import Organ, Surface, extract_surface, organ_mask, signed_distance
+from medrep.errors import CohortError, listed
+
+MARGIN = 0.5
+"""Room around the organs of training, a share of their mean size (root mean square distance of the surface from its centre)."""
+EXACT = 0.4
+"""Distances are exact up to this share of the size; beyond it they are interpolated between every fourth point."""
+_FINEST = 25.0  # grid points over the size, unless input.spacing says otherwise
+_STRIDE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedShape:
+    """A person's organ where all organs lie alike.
+
+    Attributes:
+        row: Signed distance on the grid, mm of the aligned organ, negative inside.
+        alignment: World -> aligned millimetres.
+        labels: The label map as read.
+        organ: The organ in it.
+    """
+
+    row: Float32[np.ndarray, " points"]
+    alignment: Alignment
+    labels: LabelMap
+    organ: Organ
+
+    def voxels(self, centre: Float[np.ndarray, "3"]) -> Float[np.ndarray, "voxels 3"]:
+        """Return where the label map's voxels are in the coordinates of the grid, mm, in C order."""
+        index = np.indices(self.labels.data.shape).reshape(3, -1).T
+        world = index @ self.labels.affine[:3, :3].T + self.labels.affine[:3, 3]
+        return self.alignment.apply(world) - centre
+
+
+@dataclass(frozen=True)
+class LoadedShape:
+    """One person's organ, or why there is none.
+
+    Attributes:
+        key: The person (and session).
+        path: The file.
+        placed: The organ; None after a failure.
+        error: One line, empty if all went well.
+    """
+
+    key: str
+    path: Path
+    placed: PlacedShape | None
+    error: str
+
+
+@dataclass(frozen=True)
+class MeasuredShapes:
+    """What a cohort's organs are like.
+
+    Attributes:
+        measured: The ``input`` section with spacing, shape, centre and size filled in; None if no organ could be used.
+        notes: What was mended in the label maps.
+        problems: Every label map that cannot be used.
+    """
+
+    measured: Input | None
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def measure_shapes(files: pd.Series, wanted: Input, advance: Callable[[int], None]) -> MeasuredShapes:
+    """Find the grid, its centre and the size on which a cohort's organs are looked at.
+
+    Args:
+        files: Index: key; values: paths of label maps.
+        wanted: The ``input`` section; spacing and shape that are given stay.
+        advance: Called with the number of people read.
+    """
+    corners, sizes, edges, problems, notes = [], [], [], [], []
+    for key, path in files.items():
+        try:
+            labels = read_labels(Path(str(path)))
+            organ = organ_mask(labels, wanted.labels, Path(str(path)))
+            surface = extract_surface(organ.mask, organ.affine)
+            size = float(np.sqrt(np.trace(second_moments(surface))))
+            aligned = surface.moved(align_surface(surface, wanted.align, size=size).matrix)
+            corners.append(np.stack([aligned.vertices.min(axis=0), aligned.vertices.max(axis=0)]))
+            sizes.append(size)
+            edges.append(float(np.linalg.norm(labels.affine[:3, :3], axis=0).min()))
+            notes += [f"{key}: {note}" for note in organ.notes]
+        except CohortError as error:
+            problems.append(f"{key}: {error}")
+        advance(1)
+    if not sizes:
+        return MeasuredShapes(None, tuple(notes), tuple(problems))
+    size = float(np.mean(sizes))
+    boxes = np.stack(corners)
+    if wanted.align == "similarity":
+        boxes = boxes * (size / np.asarray(sizes))[:, None, None]
+    low, high = boxes[:, 0].min(axis=0) - MARGIN * size, boxes[:, 1].max(axis=0) + MARGIN * size
+    spacing = wanted.spacing or (max(float(np.median(edges)), size / _FINEST),) * 3
+    shape = wanted.shape or tuple(int(n) for n in np.ceil((high - low) / np.asarray(spacing)) + 1)
+    centre = tuple(float(x) for x in (low + high) / 2)
+    measured = replace(wanted, spacing=tuple(spacing), shape=shape, centre=centre, size=size)
+    return MeasuredShapes(measured, tuple(notes), tuple(problems))
+
+
+def shape_grid(wanted: Input) -> Grid:
+    """Return the grid of a measured ``input`` section.
+
+    Raises:
+        CohortError: A section without it.
+    """
+    if not (len(wanted.spacing) == len(wanted.shape) == len(wanted.centre) == 3 and wanted.size > 0):
+        raise CohortError("input.spacing, shape, centre and size of a shape model are filled in by training")
+    x, y, z = wanted.shape
+    a, b, c = wanted.spacing
+    return Grid((x, y, z), (a, b, c))
+
+
+def load_shapes(files: pd.Series, wanted: Input) -> Iterator[LoadedShape]:
+    """Read organs one after another, in the order of ``files``.
+
+    Args:
+        files: Index: key; values: paths of label maps.
+        wanted: A measured ``input`` section.
+
+    Yields:
+        One entry a file. A file that cannot be used is an entry with an error, never an exception.
+    """
+    points = grid_points(shape_grid(wanted))
+    for key, path in files.items():
+        try:
+            placed = place_shape(Path(str(path)), wanted, points)
+            yield LoadedShape(str(key), Path(str(path)), placed, "")
+        except CohortError as error:
+            yield LoadedShape(str(key), Path(str(path)), None, str(error))
+
+
+def fill_shapes(
+    files: pd.Series, wanted: Input, matrix: Callable[[int, int], np.ndarray], advance: Callable[[int], None]
+) -> Float32[np.ndarray, "people points"]:
+    """Read all organs of a cohort into one matrix, a row a person.
+
+    Args:
+        files: Index: key; values: paths of label maps.
+        wanted: A measured ``input`` section.
+        matrix: Makes the float32 matrix (people, points), for instance memory-mapped.
+        advance: Called with the number of people read.
+
+    Raises:
+        CohortError: Every label map that cannot be used.
+    """
+    rows = matrix(len(files), shape_grid(wanted).size)
+    problems: list[str] = []
+    for position, loaded in enumerate(load_shapes(files, wanted)):
+        if loaded.placed is None:
+            problems.append(f"{loaded.key}: {loaded.error}")
+        else:
+            rows[position] = loaded.placed.row
+        advance(1)
+    refuse_unusable(problems)
+    return rows
+
+
+def refuse_unusable(problems: Sequence[str]) -> None:
+    """Raise one error that lists every label map that cannot be used.
+
+    Raises:
+        CohortError: If there is any problem.
+    """
+    if problems:
+        cure = "mend them, or leave the people out with --exclude"
+        raise CohortError(listed("label maps that cannot be used", list(problems), cure))
+
+
+def place_shape(path: Path, wanted: Input, points: Float[np.ndarray, "points 3"]) -> PlacedShape:
+    """Read one label map and measure its signed distance on the grid.
+
+    Args:
+        path: The file.
+        wanted: A measured ``input`` section.
+        points: `grid_points` of its grid.
+
+    Raises:
+        CohortError: One line: an unusable file, or an organ that does not lie within the grid.
+    """
+    labels = read_labels(path)
+    organ = organ_mask(labels, wanted.labels, path)
+    surface = extract_surface(organ.mask, organ.affine)
+    alignment = align_surface(surface, wanted.align, size=wanted.size)
+    move = np.eye(4)
+    move[:3, 3] = -np.asarray(wanted.centre)
+    aligned = surface.moved(move @ alignment.matrix)
+    room = points[-1] - 2 * np.asarray(wanted.spacing)
+    over = np.abs(aligned.vertices).max(axis=0) - room
+    if (over > 0).any():
+        raise CohortError(
+            f"{path}: the organ lies up to {over.max():.1f} mm beyond the model's grid; bring images to one space"
+            " first, or train with --set input.align=centre (or rigid)"
+        )
+    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ)
+
+
+def grid_points(grid: Grid) -> Float[np.ndarray, "points 3"]:
+    """Return the points of a grid around the origin, mm, in C order."""
+    axes = [(np.arange(n) - (n - 1) / 2) * edge for n, edge in zip(grid.shape, grid.spacing, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def distances_on(
+    surface: Surface, wanted: Input, points: Float[np.ndarray, "points 3"]
+) -> Float32[np.ndarray, " points"]:
+    """Return signed distances, mm: exact near the surface, interpolated further away.
+
+    Args:
+        surface: The organ in the coordinates of the grid.
+        wanted: A measured ``input`` section.
+        points: `grid_points` of its grid.
+    """
+    shape = wanted.shape
+    grid = points.reshape(*shape, 3)
+    coarse_axes = [np.unique([*range(0, n, _STRIDE), n - 1]) for n in shape]
+    coarse = signed_distance(grid[np.ix_(*coarse_axes)].reshape(-1, 3), surface)
+    values = coarse.reshape([len(axis) for axis in coarse_axes])
+    for axis, nodes in enumerate(coarse_axes):
+        values = _stretched(values, axis, nodes, shape[axis])
+    values = values.ravel()
+    reach = EXACT * wanted.size + _STRIDE * float(np.linalg.norm(wanted.spacing)) / 2
+    near = np.abs(values) < reach
+    values[near] = signed_distance(points[near], surface)
+    return values.astype(np.float32)
+
+
+def _stretched(values: np.ndarray, axis: int, nodes: np.ndarray, count: int) -> np.ndarray:
+    """Interpolate linearly along an axis from some positions to all."""
+    place = np.arange(count)
+    upper = np.clip(np.searchsorted(nodes, place, side="right"), 1, len(nodes) - 1)
+    share = (place - nodes[upper - 1]) / (nodes[upper] - nodes[upper - 1])
+    shape = [1] * values.ndim
+    shape[axis] = count
+    share = share.reshape(shape)
+    return values.take(upper - 1, axis=axis) * (1 - share) + values.take(upper, axis=axis) * share

@@ -1,0 +1,102 @@
+"""Writing generated, planted or drawn organs: label maps, with the truth or a mesh beside them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medrep.atomic import write_json
+from medrep.cohort.grid import Grid
+from medrep.cohort.meshing import mesh_field
+from medrep.cohort.nifti import LabelMap, write_label_map
+from medrep.errors import ModelError
+from medrep.export.cohorts import TRUTH
+from medrep.export.derivative import write_description, write_tsv
+from medrep.export.meshes import write_mesh
+from medrep.models import AdditiveShape
+from medrep.models.shape.population import grid_lattice
+from medrep.models.shape.template import LevelFunction
+
+_MESH_CELLS = 96
+
+
+def write_shape_cohort(
+    folder: Path,
+    participants: pd.DataFrame,
+    organs: Iterable[tuple[str, LabelMap, Mapping[str, LabelMap]]],
+    truth: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write one label map a person, and the same person's organ at other covariates as the truth.
+
+    Args:
+        folder: Where to.
+        participants: With ``participant_id``.
+        organs: Path below the folder, the map, and maps at other covariates by their ``desc``; one person at a time.
+        truth: Parameters of every planted effect.
+        advance: Called with the number of people written.
+    """
+    for relative, labels, others in organs:
+        write_label_map(folder / relative, labels)
+        place = folder / TRUTH / relative
+        for desc, other in others.items():
+            write_label_map(place.with_name(place.name.replace("desc-organ", f"desc-{desc}")), other)
+        advance(1)
+    for place in (folder, folder / TRUTH):
+        write_tsv(place / "participants.tsv", participants)
+    write_json(folder / TRUTH / "truth.json", truth)
+    write_description(folder / TRUTH, "the same people at other covariates", [], {})
+    write_description(folder, "organs with known effects", [], {"Description": "generated; not real people"})
+
+
+def write_shape_samples(
+    folder: Path,
+    model: AdditiveShape,
+    people: pd.DataFrame,
+    frame: pd.DataFrame,
+    seed: int,
+    suffix: str,
+    centre: tuple[float, ...],
+    content: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write a label map and a mesh with ``desc-sampled`` for each drawn person.
+
+    Args:
+        folder: Where to.
+        model: The model.
+        people: Table to write, with participant_id.
+        frame: Their covariates.
+        seed: Of every draw; each person has a seed of their own, by the place in the table.
+        suffix: BIDS suffix of the label maps.
+        centre: Of the model's grid, mm.
+        content: For the sidecars.
+        advance: Called with the number of people done.
+    """
+    grid = model.columns.grid
+    if grid is None:
+        raise ModelError("a shape model needs a grid")
+    for position, who in enumerate(people["participant_id"]):
+        own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+        row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
+        place = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}.nii.gz"
+        affine = _affine(grid, centre)
+        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), affine))
+        level = LevelFunction.through(grid_lattice(grid), row)
+        nodes = level.lattice.nodes()
+        surface = mesh_field(level.values, nodes[0], nodes[-1], cells=_MESH_CELLS, slope=1.5).surface
+        shift = np.eye(4)
+        shift[:3, 3] = centre
+        write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface.moved(shift))
+        write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(content))
+        advance(1)
+    write_tsv(folder / "participants.tsv", people)
+    write_description(folder, "people drawn by a model", [], content)
+
+
+def _affine(grid: Grid, centre: tuple[float, ...]) -> np.ndarray:
+    affine = np.diag([*grid.spacing, 1.0])
+    affine[:3, 3] = np.asarray(centre) - (np.asarray(grid.shape) - 1) / 2 * np.asarray(grid.spacing)
+    return affine

@@ -1,0 +1,124 @@
+"""What a change of covariates does to the organ's surface: millimetres along its normal, with intervals over people."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.errors import ModelError
+from medrep.models.additive_shape import AdditiveShape
+from medrep.models.shape.pullback import pull_back
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two values of one covariate; the others are at their reference.
+
+    Attributes:
+        covariate: Which.
+        before: From this value.
+        after: To this one.
+    """
+
+    covariate: str
+    before: float | str
+    after: float | str
+
+    @property
+    def name(self) -> str:
+        """Short text: ``age 38 -> 66``."""
+        shown = [f"{value:.4g}" if isinstance(value, float) else value for value in (self.before, self.after)]
+        return f"{self.covariate} {shown[0]} -> {shown[1]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How the surface moves, outward positive.
+
+    Attributes:
+        contrast: What changes.
+        millimetres: Along the outward normal at each point.
+        draws: The same for effects learned from resampled people.
+    """
+
+    contrast: Contrast
+    millimetres: Float[np.ndarray, " points"]
+    draws: Float[np.ndarray, "draws points"]
+
+    def interval(self) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """Return lower and upper bounds at each point; the estimate itself without draws."""
+        return _bounds(self.draws, self.millimetres)
+
+    def mean(self, areas: Float[np.ndarray, " points"]) -> tuple[float, float, float]:
+        """Return the mean over the surface and its interval, mm.
+
+        Args:
+            areas: What each point counts.
+        """
+        share = areas / areas.sum()
+        mean = self.millimetres @ share[:, None]
+        low, high = _bounds(self.draws @ share[:, None], mean)
+        return float(mean[0]), float(low[0]), float(high[0])
+
+
+def contrasts(schema: CovariateSchema) -> tuple[Contrast, ...]:
+    """Return one contrast for a continuous covariate, a deviation either side of its mean, and one for each further level."""
+    found: list[Contrast] = []
+    for covariate in schema.fitted:
+        name = covariate.declared.name
+        if isinstance(covariate, Continuous):
+            low = max(covariate.mean - covariate.sd, covariate.low)
+            found.append(Contrast(name, low, min(covariate.mean + covariate.sd, covariate.high)))
+            continue
+        levels = [level for level in covariate.levels if level != covariate.reference]
+        found += [Contrast(name, covariate.reference, level) for level in levels]
+    return tuple(found)
+
+
+def surface_motion(
+    model: AdditiveShape,
+    contrast: Contrast,
+    points: Float[np.ndarray, "points dims"],
+    normals: Float[np.ndarray, "points dims"],
+) -> Motion:
+    """Return how points of the organ before the change move along its normal.
+
+    Args:
+        model: With fields that displace.
+        contrast: The change.
+        points: On the surface of the organ before it, mm.
+        normals: Outward unit normals there.
+
+    Raises:
+        ModelError: A model whose fields do not displace.
+    """
+    population = model.population
+    if population.moves != "displacement":
+        raise ModelError("settings.field is distance: such a model does not say how points move")
+    before, after = (columns_at(model, {contrast.covariate: value}) for value in (contrast.before, contrast.after))
+    own, moved = population.mean(after), population.mean(before)
+    went = ((pull_back(points, population.modes, own, moved) - points) * normals).sum(axis=1)
+    across = (population.modes.at(points)[:, :, None] * normals[:, None, :]).reshape(len(points), -1)
+    # To first order, what other effects would move differently.
+    changes = (before - after) @ (model.resampled - population.effects)
+    return Motion(contrast, went, went + changes @ across.T)
+
+
+def columns_at(model: AdditiveShape, values: dict[str, float | str]) -> Float[np.ndarray, " columns"]:
+    """Return the design's columns at some values, the other covariates at their reference."""
+    if model.effect_columns is None:
+        return np.zeros(0)
+    home = model.schema.references(model.schema.names)
+    frame = pd.DataFrame({name: [value] for name, value in {**home, **values}.items()})
+    return model.effect_columns.of(frame)[0]
+
+
+def _bounds(draws: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not len(draws):
+        return estimate, estimate
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high

@@ -1,0 +1,193 @@
+"""Learning a population of shapes: template, effects of covariates, and how people differ besides.
+
+    a_i ~ N(X_i G, C),    s_i = signed distance of person i, seen through `registration.py`
+
+by rounds of expectation (everybody's a_i and its covariance, Laplace) and maximisation (G by `effects.py`, C as the mean of what
+is left and of what is not known, shrunk towards the smooth prior). What everybody shares goes into the template: T(p) becomes
+T(p + mean field), so that at the reference and without identity the organ is the template's zero level.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from threadpoolctl import threadpool_limits
+
+from medrep.cohort.grid import Grid
+from medrep.errors import ModelError
+from medrep.models.shape.effects import Effects, across, fit_effects
+from medrep.models.shape.evidence import Evidence
+from medrep.models.shape.lattice import Lattice
+from medrep.models.shape.modes import SmoothModes
+from medrep.models.shape.registration import Moves, Posterior, Prior, register
+from medrep.models.shape.settings import ShapeSettings
+from medrep.models.shape.template import LevelFunction
+
+_FIRST_NOISE, _LEAST_NOISE = 0.03, 0.01  # shares of the organ's size
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """What was learned; the coefficients of a field are those of one mode side by side (mode-major).
+
+    Attributes:
+        template: T.
+        modes: What fields are made of.
+        moves: What fields do.
+        effects: G, a row a column of the design.
+        covariance: C.
+        noise: Standard deviation of a signed distance, mm.
+        size: The organ's size, mm: root mean square distance of its surface from its centre.
+    """
+
+    template: LevelFunction
+    modes: SmoothModes
+    moves: Moves
+    effects: Float[np.ndarray, "columns coefficients"]
+    covariance: Float[np.ndarray, "coefficients coefficients"]
+    noise: float
+    size: float
+
+    @property
+    def outputs(self) -> int:
+        """Numbers a field has at a point."""
+        return self.template.lattice.dims if self.moves == "displacement" else 1
+
+    def precision(self) -> Float[np.ndarray, "coefficients coefficients"]:
+        """Return the inverse of C."""
+        return np.linalg.inv(self.covariance)
+
+    def mean(self, columns: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " coefficients"]:
+        """Return X G: what the covariates of one person do."""
+        return columns @ self.effects
+
+
+def grid_lattice(grid: Grid) -> Lattice:
+    """Return the grid's points as a lattice around the origin, mm; an axis of one voxel is left out."""
+    axes = [k for k in range(3) if grid.shape[k] > 1]
+    shape, spacing = tuple(grid.shape[k] for k in axes), tuple(grid.spacing[k] for k in axes)
+    if len(axes) < 2 or min(shape) < 4:
+        raise ModelError(f"a grid of {grid.shape} voxels is too small for shapes; give at least 4 along two axes")
+    origin = tuple(-(count - 1) / 2 * step for count, step in zip(shape, spacing, strict=True))
+    return Lattice(origin, spacing, shape)
+
+
+def start_population(
+    data: Float[np.ndarray, "people nodes"], lattice: Lattice, columns: int, settings: ShapeSettings
+) -> Population:
+    """Return what is believed before the first round: the mean signed distance, and smooth fields."""
+    mean = np.zeros(data.shape[1])
+    for row in data:
+        mean += np.asarray(row, np.float64) / len(data)
+    nodes = lattice.nodes()
+    surface = nodes[np.abs(mean) < max(lattice.spacing)]
+    if not len(surface) or mean.min() > 0:
+        raise ModelError("the people's organs do not overlap; set input.align to centre or rigid")
+    size = float(np.sqrt(((surface - surface.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    template = LevelFunction.through(lattice, mean)
+    modes = SmoothModes.around(nodes[0], nodes[-1], template.values, size, settings.modes)
+    moves: Moves = settings.field
+    width = modes.count * (lattice.dims if moves == "displacement" else 1)
+    return Population(template, modes, moves, np.zeros((columns, width)), np.eye(width), _FIRST_NOISE * size, size)
+
+
+def fit_population(
+    data: Float[np.ndarray, "people nodes"],
+    lattice: Lattice,
+    columns: Float[np.ndarray, "people columns"],
+    groups: list[slice],
+    settings: ShapeSettings,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[
+    Population, Float[np.ndarray, "people coefficients"], Float[np.ndarray, " columns"], list[tuple[int, float]]
+]:
+    """Learn from training people.
+
+    Args:
+        data: Signed distances on the lattice, mm.
+        lattice: Their points.
+        columns: X.
+        groups: Columns of one strength (`effects.py`).
+        settings: Of the model.
+        seed: Of the points that are looked at.
+        say: Called with a line a round.
+
+    Returns:
+        What was learned, everybody's coefficients, the strength of each effect, and the registration error, mm, by round.
+    """
+    population = start_population(data, lattice, columns.shape[1], settings)
+    errors: list[tuple[int, float]] = []
+    codes = np.zeros((len(data), population.covariance.shape[0]))
+    for number in range(1, settings.rounds + 1):
+        precision = population.precision()
+
+        def one(person: int, now: Population = population, precision: np.ndarray = precision) -> Posterior:
+            rng = np.random.default_rng([seed, 41, person])
+            own = LevelFunction.through(lattice, data[person])
+            evidence = Evidence.of(own, data[person], now.size, settings.points, rng)
+            prior = Prior(now.mean(columns[person]), precision)
+            return register(evidence, now.template, now.modes, prior, now.noise, now.moves)
+
+        unknown = np.zeros_like(population.covariance)
+        squares = 0.0
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
+            for person, posterior in enumerate(pool.map(one, range(len(data)))):
+                codes[person] = posterior.mean
+                unknown += posterior.covariance()
+                squares += posterior.error**2
+        error = float(np.sqrt(squares / len(data)))
+        errors.append((number, error))
+        say(f"round {number} of {settings.rounds}: {error:.3f} mm between template and people")
+        population, effects = _learn(population, codes, unknown, columns, groups, settings, error)
+        codes = codes - effects.mean
+    return population, codes, effects.strengths, errors
+
+
+def _learn(
+    population: Population,
+    codes: Float[np.ndarray, "people coefficients"],
+    unknown: Float[np.ndarray, "coefficients coefficients"],
+    columns: Float[np.ndarray, "people columns"],
+    groups: list[slice],
+    settings: ShapeSettings,
+    error: float,
+) -> tuple[Population, Effects]:
+    """Return the population after a round, and the regression it came from."""
+    full = np.concatenate([np.ones((len(codes), 1)), columns], axis=1)
+    rest = codes - full @ np.linalg.lstsq(full, codes, rcond=1e-10)[0]
+    free = max(len(codes) - full.shape[1], 1)
+    effects = fit_effects(columns, codes, _covariance(rest, unknown, free, settings.shrinkage), groups)
+    rest = codes - effects.mean - columns @ effects.rows
+    rows = effects.rows
+    template = _absorbed(population, effects.mean)
+    if population.moves == "displacement" and len(rows):
+        rows = rows @ across(population.modes, template, population.size)
+    learned = replace(
+        population,
+        template=template,
+        effects=rows,
+        covariance=_covariance(rest, unknown, len(rest), settings.shrinkage),
+        noise=max(error, _LEAST_NOISE * population.size),
+    )
+    return learned, effects
+
+
+def _covariance(rest: np.ndarray, unknown: np.ndarray, people: int, shrinkage: float) -> np.ndarray:
+    """Return C: what is left of people's codes and what is not known of them, shrunk towards the smooth prior."""
+    squares = rest.T @ rest + unknown * (people / len(rest))
+    width = len(squares)
+    smooth = shrinkage * np.trace(squares) / (people * width) * np.eye(width)
+    return (squares + smooth) / (people + shrinkage)
+
+
+def _absorbed(population: Population, shared: Float[np.ndarray, " coefficients"]) -> LevelFunction:
+    """Return the template after the field that everybody shares."""
+    lattice, modes = population.template.lattice, population.modes
+    nodes = lattice.nodes()
+    field = modes.field(nodes, shared.reshape(modes.count, -1))
+    if population.moves == "displacement":
+        return LevelFunction.through(lattice, population.template.values(nodes + field))
+    return LevelFunction.through(lattice, population.template.values(nodes) + field[:, 0])

@@ -1,0 +1,152 @@
+"""Finding the field that brings the template onto a person: the most probable one under its prior, and how sure it is.
+
+With F(p) the modes at p, d(p) = F(p) a, and what is predicted of the signed distance at p
+
+    displacement: T(p + d(p)),      distance: T(p) + d(p),
+
+a is the maximum of -1/2 sum_j w_j rho((predicted_j - s_j) / noise) - 1/2 (a - mean)^T precision (a - mean) with Cauchy's rho,
+found by Gauss-Newton steps that are halved until they gain. The precision of the posterior is that of the last step (Laplace).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import cho_factor, cho_solve
+
+from medrep.models.shape.evidence import Evidence
+from medrep.models.shape.modes import SmoothModes
+from medrep.models.shape.template import LevelFunction
+
+Moves = Literal["displacement", "distance"]
+OUTLIER = 4.0
+"""Residuals beyond this many times the noise count less and less."""
+STEPS = 12
+STILL = 2e-3
+"""A step that moves no point by more than this share of the band ends the search."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """A normal distribution of a field's coefficients.
+
+    Attributes:
+        mean: Of each coefficient.
+        precision: Inverse of their covariance.
+    """
+
+    mean: Float[np.ndarray, " coefficients"]
+    precision: Float[np.ndarray, "coefficients coefficients"]
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What is known of a person's field.
+
+    Attributes:
+        mean: The most probable coefficients.
+        precision: Inverse of their covariance.
+        error: Weighted root mean square residual near the surface, mm.
+        steps: Gauss-Newton steps taken.
+    """
+
+    mean: Float[np.ndarray, " coefficients"]
+    precision: Float[np.ndarray, "coefficients coefficients"]
+    error: float
+    steps: int
+
+    def covariance(self) -> Float[np.ndarray, "coefficients coefficients"]:
+        """Return the covariance of the coefficients."""
+        return cho_solve(cho_factor(self.precision), np.eye(len(self.mean)))
+
+
+def register(
+    evidence: Evidence,
+    template: LevelFunction,
+    modes: SmoothModes,
+    prior: Prior,
+    noise: float,
+    moves: Moves,
+    start: Float[np.ndarray, " coefficients"] | None = None,
+) -> Posterior:
+    """Find a person's field.
+
+    Args:
+        evidence: The person.
+        template: T.
+        modes: F.
+        prior: Of the coefficients a, those of one mode side by side (mode-major).
+        noise: Standard deviation of a signed distance, mm.
+        moves: What the field does.
+        start: Coefficients to start from; the prior's mean by default.
+    """
+    basis = modes.at(evidence.points)
+    search = _Search(evidence, template, basis, prior, noise, moves)
+    a = prior.mean if start is None else start
+    now = search.at(a)
+    steps = 0
+    precision = prior.precision
+    for steps in range(1, STEPS + 1):  # noqa: B007
+        step, precision = now.step()
+        length = 1.0
+        while (then := search.at(a + length * step)).loss > now.loss and length > 0.1:
+            length /= 2
+        if then.loss > now.loss:
+            break
+        a, now = a + length * step, then
+        moved = np.abs(basis @ (length * step).reshape(basis.shape[1], -1)).max(initial=0.0)
+        if moved < STILL * evidence.band:
+            break
+    return Posterior(a, precision, now.error(), steps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    evidence: Evidence
+    template: LevelFunction
+    basis: Float[np.ndarray, "points modes"]
+    prior: Prior
+    noise: float
+    moves: Moves
+
+    def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
+        points, band = self.evidence.points, self.evidence.band
+        field = self.basis @ a.reshape(self.basis.shape[1], -1)
+        if self.moves == "displacement":
+            level, slope = self.template.slopes(points + field)
+        else:
+            level, slope = self.template.values(points) + field[:, 0], np.ones((len(points), 1))
+        residual = np.clip(level, -band, band) - self.evidence.distances
+        # Beyond the band on both sides nothing can be said about where the surface is.
+        seen = (np.abs(level) < band) | (np.abs(self.evidence.distances) < band)
+        away = a - self.prior.mean
+        scaled = (residual / (OUTLIER * self.noise)) ** 2
+        data = self.evidence.weights @ (OUTLIER**2 * np.log1p(scaled))
+        return _Point(
+            self, away, residual, slope * seen[:, None], scaled, float(data + away @ self.prior.precision @ away)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    search: _Search
+    away: Float[np.ndarray, " coefficients"]
+    residual: Float[np.ndarray, " points"]
+    slope: Float[np.ndarray, "points outputs"]
+    scaled: Float[np.ndarray, " points"]
+    loss: float
+
+    def step(self) -> tuple[Float[np.ndarray, " coefficients"], Float[np.ndarray, "coefficients coefficients"]]:
+        """Return the Gauss-Newton step and the matrix it was solved with."""
+        basis, prior = self.search.basis, self.search.prior
+        weight = self.search.evidence.weights / self.search.noise**2 / (1 + self.scaled)
+        jacobian = (basis[:, :, None] * self.slope[:, None, :]).reshape(len(basis), -1)
+        precision = jacobian.T @ (jacobian * weight[:, None]) + prior.precision
+        pull = jacobian.T @ (weight * self.residual) + prior.precision @ self.away
+        return -cho_solve(cho_factor(precision), pull), precision
+
+    def error(self) -> float:
+        """Return the root mean square residual, mm, weighted as in the search."""
+        weights = self.search.evidence.weights / (1 + self.scaled)
+        return float(np.sqrt((weights @ self.residual**2) / weights.sum()))

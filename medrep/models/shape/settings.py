@@ -1,0 +1,64 @@
+"""Settings of the additive shape model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medrep.errors import ModelError, listed
+from medrep.models.base import Columns
+
+
+@dataclass(frozen=True)
+class ShapeSettings:
+    """Settings of the additive shape model.
+
+    Attributes:
+        field: What fields do: ``displacement`` moves points (mm); ``distance`` adds to the template's signed distance, as models
+            without correspondence do, for comparison.
+        composition: ``additive``: each covariate has a field of its own; ``joint``: one field for all values together, for
+            comparison.
+        conditioned: Whether covariates have fields; ``false`` leaves all to the identity, for comparison.
+        identity: Whether people have a field of their own; ``false`` for comparison.
+        spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
+        modes: Smooth modes of a field at most.
+        latents: Numbers that are handed out of what a person is, the most variable first.
+        rounds: Rounds of registering everybody and learning from it.
+        points: Points looked at a person in training, around the surface.
+        careful_points: The same when people are encoded.
+        shrinkage: People that the smooth prior counts for in the covariance of identities.
+        threads: People registered at a time.
+        bootstrap: Resamplings of people for the intervals of effect maps.
+    """
+
+    field: Literal["displacement", "distance"] = "displacement"
+    composition: Literal["additive", "joint"] = "additive"
+    conditioned: bool = True
+    identity: bool = True
+    spline_degrees: int = 3
+    modes: int = 120
+    latents: int = 64
+    rounds: int = 4
+    points: int = 3000
+    careful_points: int = 6000
+    shrinkage: float = 30.0
+    threads: int = 2
+    bootstrap: int = 200
+
+    def check(self, columns: Columns) -> None:
+        """Refuse settings that cannot be, or data without a grid.
+
+        Raises:
+            ModelError: Every offending setting, its value and what is allowed.
+        """
+        if columns.grid is None:
+            raise ModelError("a shape model needs label maps on a grid; set input.kind to shape")
+        least = {"spline_degrees": 1, "modes": 4, "latents": 1, "rounds": 1, "points": 100, "careful_points": 100}
+        least |= {"threads": 1, "bootstrap": 0}
+        wrong = [
+            f"{name} is {getattr(self, name)}; give {low} or more"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        if not self.shrinkage > 0:
+            wrong.append(f"shrinkage is {self.shrinkage:g}; give more than 0")
+        if wrong:
+            raise ModelError(listed("settings that cannot be", wrong))

@@ -1,0 +1,197 @@
+"""A model of flat figures with known fields."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.errors import ModelError
+from medrep.models import AdditiveShape, Columns, restore_model
+from medrep.models.shape.motion import Contrast, contrasts, surface_motion
+from medrep.simulate import displacement
+from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
+
+
+def close_to_zero(data: np.ndarray) -> np.ndarray:
+    return np.abs(data) < 2.0
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float(((a < 0) & (b < 0)).sum()) / float((a < 0).sum() + (b < 0).sum())
+
+
+def test_every_effect_is_exactly_zero_at_the_reference(starmen: Starmen) -> None:
+    home = pd.DataFrame({"arms": [0.0], "legs": [0.0]})
+    assert (starmen.model.mean(home) == 0).all()
+    assert np.abs(starmen.model.mean(home.assign(arms=0.5))).max() > 0
+
+
+def test_effects_add_up(starmen: Starmen) -> None:
+    def of(arms: float, legs: float) -> np.ndarray:
+        return starmen.model.mean(pd.DataFrame({"arms": [arms], "legs": [legs]}))
+
+    np.testing.assert_allclose(of(0.7, -0.4), of(0.7, 0.0) + of(0.0, -0.4), atol=1e-12)
+
+
+def test_the_null_intervention_gives_everybody_back_bit_for_bit(starmen: Starmen) -> None:
+    own = starmen.frame.iloc[:1]
+    target = {"arms": float(own["arms"].iloc[0]), "legs": float(own["legs"].iloc[0])}
+    np.testing.assert_array_equal(starmen.model.remove(starmen.data[:1], own, target), starmen.data[:1])
+
+
+def test_removing_twice_is_removing_once(starmen: Starmen) -> None:
+    target = starmen.schema.references(["arms", "legs"])
+    once = starmen.model.remove(starmen.data[:3], starmen.frame.iloc[:3], target)
+    there = starmen.schema.moved(starmen.frame.iloc[:3], target)
+    np.testing.assert_array_equal(starmen.model.remove(once, there, target), once)
+
+
+def test_the_order_of_people_does_not_matter(starmen: Starmen) -> None:
+    target = starmen.schema.references(["arms"])
+    order = [2, 0, 1]
+    straight = starmen.model.remove(starmen.data[:3], starmen.frame.iloc[:3], target)
+    turned = starmen.model.remove(starmen.data[order], starmen.frame.iloc[order], target)
+    np.testing.assert_array_equal(turned, straight[order])
+
+
+def test_people_are_reconstructed_and_registration_gets_better(starmen: Starmen) -> None:
+    errors = starmen.history.query("name == 'error_mm'")["value"].to_numpy()
+    assert errors[-1] < 0.5 * errors[0]
+    made = starmen.model.reconstruct(starmen.data[:8], starmen.frame.iloc[:8])
+    assert min(overlap(a, b) for a, b in zip(made, starmen.data[:8], strict=True)) > 0.97
+
+
+def test_a_moved_person_is_the_true_one_at_other_covariates(starmen: Starmen) -> None:
+    """People who are moved far: the model comes nearer to the truth than leaving them as they are."""
+    people = np.argsort(starmen.frame["arms"].to_numpy())[:4]
+    cohort = replace(starmen.cohort, people=tuple(starmen.cohort.people[k] for k in people))
+    wanted = starmen.frame.iloc[people].assign(arms=0.8)
+    assert starmen.columns.grid is not None
+    truth = flat_distances(cohort, wanted, starmen.columns.grid)
+    moved = starmen.model.remove(starmen.data[people], starmen.frame.iloc[people], {"arms": 0.8})
+    for own, made, true in zip(starmen.data[people], moved, truth, strict=True):
+        assert overlap(made, true) > max(0.95, overlap(own, true) + 0.02)
+
+
+def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starmen) -> None:
+    population = starmen.model.population
+    points, normals, level = population.template.shell(1.0)
+    points = points - level[:, None] * normals
+    motion = surface_motion(starmen.model, Contrast("arms", 0.0, 0.5), points, normals)
+    truth = -(displacement(starmen.cohort.family, "arms", 0.5, points) * normals).sum(axis=1)
+    assert np.corrcoef(motion.millimetres, truth)[0, 1] > 0.9
+    low, high = motion.interval()
+    assert (low <= high).all()
+    assert ((low < motion.millimetres) & (motion.millimetres < high)).mean() > 0.9
+    mean, lower, upper = motion.mean(np.ones(len(points)))
+    assert lower < mean < upper
+    assert [contrast.covariate for contrast in contrasts(starmen.schema)] == ["arms", "legs"]
+
+
+def test_latents_are_of_unit_variance_and_come_with_their_uncertainty(starmen: Starmen) -> None:
+    z, sd = starmen.model.encode_with_sd(starmen.data, starmen.frame)
+    assert z.shape == sd.shape == (60, SETTINGS.latents)
+    assert 0.5 < z[:, 0].std() < 1.5
+    assert ((sd > 0) & (sd <= 1.001)).all()
+    assert sd[:, 0].mean() < sd[:, -1].mean()
+    np.testing.assert_array_equal(z[:2], starmen.model.encode(starmen.data[:2], starmen.frame.iloc[:2]))
+
+
+def test_a_saved_model_is_the_same_model(starmen: Starmen) -> None:
+    content, arrays = starmen.model.state()
+    again = restore_model("additive_shape", content, arrays)
+    target = {"legs": 0.3}
+    np.testing.assert_array_equal(
+        again.remove(starmen.data[:1], starmen.frame.iloc[:1], target),
+        starmen.model.remove(starmen.data[:1], starmen.frame.iloc[:1], target),
+    )
+    with pytest.raises(ModelError, match=r"covariance has the shape \(1,\)"):
+        restore_model("additive_shape", content, {**arrays, "covariance": np.zeros(1)})
+    with pytest.raises(ModelError, match=r"modes\.nodes lie beyond"):
+        restore_model("additive_shape", content, {**arrays, "modes.nodes": arrays["modes.nodes"] + 10**6})
+
+
+def test_the_same_seed_learns_the_same_whatever_the_threads(starmen: Starmen) -> None:
+    few = slice(0, 20)
+    fits = [
+        AdditiveShape.fit(
+            starmen.data[few],
+            starmen.frame.iloc[few],
+            starmen.schema,
+            starmen.columns,
+            replace(SETTINGS, threads=threads, rounds=1, modes=20),
+            seed=3,
+        )[0]
+        for threads in (1, 3)
+    ]
+    np.testing.assert_array_equal(fits[0].population.effects, fits[1].population.effects)
+
+
+def test_drawn_people_vary_and_follow_their_covariates(starmen: Starmen) -> None:
+    frame = pd.DataFrame({"arms": [-0.9, 0.9] * 10, "legs": 0.0})
+    drawn = starmen.model.sample(frame, seed=1)
+    sizes = (drawn < 0).sum(axis=1)
+    assert sizes[1::2].mean() > sizes[::2].mean()
+    assert len(np.unique(sizes)) > 15
+    np.testing.assert_array_equal(drawn, starmen.model.sample(frame, seed=1))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"field": "distance"}, {"composition": "joint"}, {"conditioned": False}, {"identity": False}]
+)
+def test_ablations_fit_and_keep_the_null_intervention(starmen: Starmen, changes: dict[str, object]) -> None:
+    settings = replace(SETTINGS, rounds=1, modes=20, **changes)
+    model, _ = AdditiveShape.fit(starmen.data, starmen.frame, starmen.schema, starmen.columns, settings, seed=0)
+    own, data = starmen.frame.iloc[:2], starmen.data[:2]
+    moved = model.remove(data, own, {"arms": 0.9})
+    assert np.isfinite(moved).all()
+    assert (np.abs(moved - data).max() > 0.1) == settings.conditioned
+    same = float(own["arms"].iloc[0])
+    np.testing.assert_array_equal(model.remove(data[:1], own.iloc[:1], {"arms": same}), data[:1])
+    assert model.encode(data, own).shape[1] == (20 if settings.identity else 0)
+    content, arrays = model.state()
+    np.testing.assert_array_equal(restore_model(model.kind, content, arrays).remove(data, own, {"arms": 0.9}), moved)
+
+
+def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
+    sites = np.array(["A", "B"] * 30)
+    declared = [Covariate("arms", "continuous"), Covariate("site", "categorical", role="batch")]
+    frame = starmen.frame.assign(site=sites)
+    schema = CovariateSchema.fit(frame, declared)
+    known = schema.transfer(frame)
+    settings = replace(SETTINGS, rounds=1, modes=20)
+    model, _ = AdditiveShape.fit(starmen.data, known, schema, starmen.columns, settings, seed=0)
+    strange = schema.transfer(frame.iloc[:5].assign(site="C"), unseen="adapt")
+    wider, notes = model.adapt([(starmen.data[:5], strange)])
+    assert [(note.level, note.people) for note in notes] == [("C", 5)]
+    assert 0 < notes[0].location_kept < 1
+    assert wider.schema.levels("site") == ("A", "B", "C")
+    moved = wider.remove(starmen.data[:1], strange.iloc[:1], schema.references(["site"]))
+    assert np.abs(moved - starmen.data[:1]).max() > 0
+    content, arrays = wider.state()
+    assert restore_model(wider.kind, content, arrays).schema == wider.schema
+
+
+def test_settings_and_data_that_cannot_be_are_refused(starmen: Starmen) -> None:
+    with pytest.raises(ModelError, match=r"(?s)modes is 1.*threads is 0.*shrinkage is 0"):
+        replace(SETTINGS, modes=1, threads=0, shrinkage=0.0).check(starmen.columns)
+    with pytest.raises(ModelError, match=r"set input\.kind to shape"):
+        SETTINGS.check(Columns(("a",), 1, None))
+    with pytest.raises(ModelError, match="the data have 5 voxels"):
+        starmen.model.encode(np.zeros((1, 5)), starmen.frame.iloc[:1])
+    far = np.full((4, starmen.columns.count), 30.0)
+    with pytest.raises(ModelError, match="organs do not overlap"):
+        AdditiveShape.fit(
+            far, starmen.frame.iloc[:4], starmen.schema, starmen.columns, replace(SETTINGS, conditioned=False)
+        )
+    model, _ = AdditiveShape.fit(
+        starmen.data,
+        starmen.frame,
+        starmen.schema,
+        starmen.columns,
+        replace(SETTINGS, field="distance", rounds=1, modes=8),
+    )
+    with pytest.raises(ModelError, match="does not say how points move"):
+        surface_motion(model, Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))
