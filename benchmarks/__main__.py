@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import disentangle, equality, fcon1000, hippocampus, scale
+from benchmarks import disentangle, equality, fcon1000, hippocampus, scale, shapes
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "fcon1000": fcon1000.run,
     "hippocampus": hippocampus.run,
     "scale": scale.run,
+    "shapes": shapes.run,
 }
 
 

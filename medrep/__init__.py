@@ -20,6 +20,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AdditiveShape": "medrep.models",
     "Columns": "medrep.models",
     "ConditionalVae": "medrep.models",
     "Covariate": "medrep.cohort.covariates",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "read_cohort": "medrep.cohort.cohort",
     "read_config": "medrep.config",
     "read_covariates": "medrep.cohort.columns",
+    "ShapeSettings": "medrep.models",
     "VaeSettings": "medrep.models",
     "split_people": "medrep.cohort.splits",
 }

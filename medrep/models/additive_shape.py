@@ -12,7 +12,7 @@ Generative process, for person i with covariates c (s is a signed distance, nega
 | g_k | what covariate k does; exactly zero at its reference | `population.effects` |
 | h | identity: what no covariate does | `Person.rest` |
 | C | covariance of identities | `population.covariance` |
-| z | identity in units of its own deviation, most variable first | `encode` |
+| z | identity, N(0, I) among people, what shapes tell best first | `encode` |
 
 Fields are smooth by construction (`shape/modes.py`) and linear in their coefficients, so a person is encoded by a handful of
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
@@ -61,6 +61,7 @@ class AdditiveShape(Model):
         population: What was learned.
         effect_columns: How covariates become columns; None for a model without them.
         resampled: Effects learned from resampled people, for intervals.
+        latent_basis: What the coefficients of an identity are multiplied with to get z.
         seed: Of every draw in training.
     """
 
@@ -70,6 +71,7 @@ class AdditiveShape(Model):
     population: Population
     effect_columns: EffectColumns | None
     resampled: Float[np.ndarray, "draws columns coefficients"]
+    latent_basis: Float[np.ndarray, "coefficients latents"]
     seed: int = 0
 
     kind = "additive_shape"
@@ -99,15 +101,17 @@ class AdditiveShape(Model):
         )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
-        population, codes, strengths, errors = fit_population(
+        population, codes, regression, errors = fit_population(
             data, grid_lattice(columns.grid), X, groups, settings, seed, work.say
         )
-        draws = _resample(population, X, codes, strengths, settings.bootstrap, seed)
+        draws = _resample(population, X, codes, regression.strengths, settings.bootstrap, seed)
         history = [("registration", "error_mm", error, number) for number, error in errors]
         history += [("shape", "size_mm", population.size, 0), ("shape", "noise_mm", population.noise, 0)]
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
-        return cls(schema, columns, settings, population, effects, draws, seed), table
+        rest = codes - X @ regression.rows
+        basis = _best_known(rest, population.covariance, settings.latents if settings.identity else 0)
+        return cls(schema, columns, settings, population, effects, draws, basis, seed), table
 
     def remove(
         self,
@@ -133,7 +137,7 @@ class AdditiveShape(Model):
     def encode(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
-        """Return z, what is a person's own, in units of its deviation among people; the most variable first."""
+        """Return z, what is a person's own, N(0, I) among people; what shapes tell best comes first."""
         return self.encode_with_sd(data, frame)[0]
 
     def encode_with_sd(
@@ -141,7 +145,7 @@ class AdditiveShape(Model):
     ) -> tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"]]:
         """Return z, and the standard deviation with which each is known of each person."""
         self._check(data)
-        z = np.zeros((len(data), self._whiten.shape[1]))
+        z = np.zeros((len(data), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
         for row in range(len(data)):
             z[row], sd[row] = self.latents(self.person(data[row], frame.iloc[[row]]))
@@ -149,8 +153,8 @@ class AdditiveShape(Model):
 
     def latents(self, person: Person) -> tuple[Float[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
         """Return z of a registered person, and the standard deviation with which each is known."""
-        spread = np.einsum("ij,ij->j", self._whiten, person.posterior.covariance() @ self._whiten)
-        return person.rest @ self._whiten, np.sqrt(spread)
+        spread = np.einsum("ij,ij->j", self.latent_basis, person.posterior.covariance() @ self.latent_basis)
+        return person.rest @ self.latent_basis, np.sqrt(spread)
 
     def person(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Person:
         """Register one person.
@@ -234,6 +238,7 @@ class AdditiveShape(Model):
             "effects": population.effects,
             "covariance": population.covariance,
             "resampled": self.resampled,
+            "latent_basis": self.latent_basis,
         }
         return content, arrays
 
@@ -253,6 +258,7 @@ class AdditiveShape(Model):
             "effects": (rows, width),
             "covariance": (width, width),
             "resampled": (len(arrays["resampled"]), rows, width),
+            "latent_basis": (width, arrays["latent_basis"].shape[-1]),
         }
         check_arrays(arrays, wanted)
         if not (arrays["modes.nodes"] < coarse.size).all():
@@ -267,20 +273,12 @@ class AdditiveShape(Model):
             float(content["size"]),
         )
         columns = Columns((), grid.size, grid)
-        return cls(schema, columns, settings, population, effects, arrays["resampled"], int(content["seed"]))
+        draws, basis = arrays["resampled"], arrays["latent_basis"]
+        return cls(schema, columns, settings, population, effects, draws, basis, int(content["seed"]))
 
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:
         return self.population.precision()
-
-    @cached_property
-    def _whiten(self) -> Float[np.ndarray, "coefficients latents"]:
-        """What a field's coefficients are multiplied with to get z."""
-        values, vectors = np.linalg.eigh(self.population.covariance)
-        count = min(self.settings.latents, len(values)) if self.settings.identity else 0
-        values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
-        signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(count)])
-        return vectors * signs / np.sqrt(values)
 
     def _shrunk(
         self, name: str, mean: Float[np.ndarray, " coefficients"], people: int
@@ -315,6 +313,22 @@ class AdditiveShape(Model):
             effect_columns=columns,
             resampled=resampled,
         )
+
+
+def _best_known(
+    rest: Float[np.ndarray, "people coefficients"],
+    covariance: Float[np.ndarray, "coefficients coefficients"],
+    count: int,
+) -> Float[np.ndarray, "coefficients latents"]:
+    """Return the directions of identities, of unit variance under C and uncorrelated, that people's shapes tell best.
+
+    What no shape tells, such as motion along the surface, comes last.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    whiten = vectors / np.sqrt(values)
+    right = np.linalg.svd((rest - rest.mean(axis=0)) @ whiten, full_matrices=False)[2][:count]
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    return whiten @ (right * signs[:, None]).T
 
 
 def _resample(

@@ -21,8 +21,8 @@ from medrep.errors import CovariateError
 from medrep.simulate.bumps import Bumps, bump_field, draw_bumps, draw_weights
 from medrep.simulate.level_functions import LevelFunction, Levels, Points, outward_normal, surface_points
 
-IDENTITY_SD_MM = 0.5
-TRANSLATION_SD_MM = 0.25
+IDENTITY_SD_MM = 0.3
+TRANSLATION_SD_MM = 0.15
 _SURFACE_POINTS = 2000
 
 
@@ -108,14 +108,14 @@ def draw_family(
         rng: Where their places and widths come from.
 
     Returns:
-        The family; each component of a person's bumps has a standard deviation of 0.5 mm on the surface.
+        The family; each component of a person's bumps has a standard deviation of 0.3 mm on the surface.
     """
     surface = surface_points(template, half_extent, _SURFACE_POINTS, rng)
     return Displaced(template, fields, draw_bumps(surface, bumps, IDENTITY_SD_MM, rng), half_extent)
 
 
 def draw_shape(family: Displaced, participant_id: str, rng: np.random.Generator) -> DisplacedShape:
-    """Draw one person: weights of the bumps, and a translation with a standard deviation of 0.25 mm along each axis."""
+    """Draw one person: weights of the bumps, and a translation with a standard deviation of 0.15 mm along each axis."""
     weights = draw_weights(family.bumps, rng)
     translation = TRANSLATION_SD_MM * rng.standard_normal(weights.shape[1:])
     return DisplacedShape(participant_id, family, weights, translation)

@@ -20,13 +20,13 @@ ARM_DEGREES = (18.0, 162.0)
 LEG_DEGREES = (234.0, 306.0)
 
 _RADIUS_MM = 16.0
-_STAR = 0.25  # the radius changes by this fraction between the limbs
+_STAR = 0.18  # the radius changes by this fraction between the limbs
 _SOFT_MM = 5.0  # keeps the template smooth in its middle
-_LIMB_MM = 5.0
+_LIMB_MM = 8.0
 
 
 def starman_template(points: Float[np.ndarray, "points 2"]) -> Levels:
-    """Measure about the signed distance to ``|p| = 16 mm (1 + 0.25 cos(5 (theta - 90 degrees)))``.
+    """Measure about the signed distance to ``|p| = 16 mm (1 + 0.18 cos(5 (theta - 90 degrees)))``.
 
     The difference of the two sides, softened in the middle, is divided by its own slope on the surface.
 
@@ -49,8 +49,8 @@ def starman_family(*, seed: int) -> Displaced:
 
     Along the outward normal, which makes a limb longer where the amplitude is negative::
 
-        arms: -3 mm arms                   around the tips of both arms
-        legs: -2 mm legs - 0.8 mm legs^2   around the tips of both legs
+        arms: -2 mm arms                   around the tips of both arms
+        legs: -1.6 mm legs - 0.6 mm legs^2   around the tips of both legs
 
     Args:
         seed: Any integer from 0; it decides where the bumps of the people's own displacement sit.
@@ -91,11 +91,11 @@ def draw_starmen(n: int, *, seed: int) -> DisplacedCohort:
 
 
 def _arms_mm(arms: float) -> float:
-    return -3.0 * arms
+    return -2.0 * arms
 
 
 def _legs_mm(legs: float) -> float:
-    return -2.0 * legs - 0.8 * legs**2
+    return -1.6 * legs - 0.6 * legs**2
 
 
 def _tips(points: Float[np.ndarray, "points 2"], degrees: tuple[float, ...]) -> Levels:

@@ -101,9 +101,7 @@ def fit_population(
     settings: ShapeSettings,
     seed: int,
     say: Callable[[str], None],
-) -> tuple[
-    Population, Float[np.ndarray, "people coefficients"], Float[np.ndarray, " columns"], list[tuple[int, float]]
-]:
+) -> tuple[Population, Float[np.ndarray, "people coefficients"], Effects, list[tuple[int, float]]]:
     """Learn from training people.
 
     Args:
@@ -116,7 +114,7 @@ def fit_population(
         say: Called with a line a round.
 
     Returns:
-        What was learned, everybody's coefficients, the strength of each effect, and the registration error, mm, by round.
+        What was learned, everybody's coefficients, their regression, and the registration error, mm, by round.
     """
     population = start_population(data, lattice, columns.shape[1], settings)
     errors: list[tuple[int, float]] = []
@@ -143,7 +141,7 @@ def fit_population(
         say(f"round {number} of {settings.rounds}: {error:.3f} mm between template and people")
         population, effects = _learn(population, codes, unknown, columns, groups, settings, error)
         codes = codes - effects.mean
-    return population, codes, effects.strengths, errors
+    return population, codes, effects, errors
 
 
 def _learn(

@@ -20,7 +20,7 @@ class ShapeSettings:
         identity: Whether people have a field of their own; ``false`` for comparison.
         spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
         modes: Smooth modes of a field at most.
-        latents: Numbers that are handed out of what a person is, the most variable first.
+        latents: Numbers that are handed out of what a person is, those that shapes tell best.
         rounds: Rounds of registering everybody and learning from it.
         points: Points looked at a person in training, around the surface.
         careful_points: The same when people are encoded.
