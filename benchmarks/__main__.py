@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import disentangle, equality, fcon1000, hippocampus, scale, shapes
+from benchmarks import disentangle, equality, fcon1000, hippocampus, scale, shape_fields, shapes
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "fcon1000": fcon1000.run,
     "hippocampus": hippocampus.run,
     "scale": scale.run,
+    "shape_fields": shape_fields.run,
     "shapes": shapes.run,
 }
 

@@ -174,8 +174,12 @@ class AdditiveShape(Model):
 
     def mean(self, frame: pd.DataFrame) -> Float[np.ndarray, " coefficients"]:
         """Return what the covariates of one row do: coefficients of a field, zero at the reference."""
-        columns = np.zeros(0) if self.effect_columns is None else self.effect_columns.of(frame)[0]
-        return self.population.mean(columns)
+        return self.means(frame)[0]
+
+    def means(self, frame: pd.DataFrame) -> Float[np.ndarray, "people coefficients"]:
+        """Return `mean` of several rows."""
+        columns = np.zeros((len(frame), 0)) if self.effect_columns is None else self.effect_columns.of(frame)
+        return columns @ self.population.effects
 
     def reconstruct(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame

@@ -1,0 +1,168 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import LabelMap, write_label_map
+from medrep.cohort.shapes import (
+    EXACT,
+    distances_on,
+    fill_shapes,
+    grid_points,
+    load_shapes,
+    measure_shapes,
+    place_shape,
+    shape_grid,
+)
+from medrep.cohort.surfaces import Surface
+from medrep.errors import CohortError
+
+RADII = np.array([8.0, 11.0, 6.0])
+
+
+def ellipsoid(shape: tuple[int, int, int], affine: np.ndarray, shift: np.ndarray) -> LabelMap:
+    index = np.indices(shape).reshape(3, -1).T
+    world = index @ affine[:3, :3].T + affine[:3, 3] - shift
+    inside = ((world / RADII) ** 2).sum(axis=1) < 1
+    return LabelMap(inside.astype(np.int32).reshape(shape), affine)
+
+
+def plain_affine(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0), shape: int = 36) -> np.ndarray:
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -np.asarray(spacing) * (shape - 1) / 2
+    return affine
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> pd.Series:
+    paths = []
+    for number, shift in enumerate(np.array([[0, 0, 0], [1, -2, 0.5], [-1, 1, 0]], dtype=float)):
+        path = tmp_path / f"sub-{number}_mask.nii.gz"
+        write_label_map(path, ellipsoid((36, 36, 36), plain_affine(), shift))
+        paths.append(path)
+    return pd.Series(paths, index=["sub-0", "sub-1", "sub-2"])
+
+
+def measured(files: pd.Series, **changes: object) -> Input:
+    found = measure_shapes(files, replace(Input(kind="shape", suffix="mask"), **changes), lambda people: None)
+    assert found.measured is not None
+    assert found.problems == ()
+    return found.measured
+
+
+def test_the_grid_lies_around_everybody_and_its_size_is_the_organ_s(files: pd.Series) -> None:
+    section = measured(files)
+    points = grid_points(shape_grid(section))
+    assert 7.5 < section.size < 9.5
+    assert (points.max(axis=0) > RADII + 4).all()
+    np.testing.assert_allclose(points + points[::-1], 0, atol=1e-9)
+    np.testing.assert_allclose(section.centre, [0, -0.5, 0.25], atol=0.6)
+
+
+def test_rows_are_signed_distances_of_the_person_where_they_lie(files: pd.Series) -> None:
+    section = measured(files)
+    points = grid_points(shape_grid(section)) + np.asarray(section.centre)
+    rows = fill_shapes(files, section, lambda people, count: np.zeros((people, count), np.float32), lambda people: None)
+    assert rows.shape == (3, shape_grid(section).size)
+    truth = np.linalg.norm((points - [1, -2, 0.5]) / RADII, axis=1) - 1
+    near = np.abs(rows[1]) > 1.0
+    np.testing.assert_array_equal(np.sign(rows[1][near]), np.sign(truth[near]))
+    # The long axis pierces the surface at 11 mm.
+    on_axis = np.argmin(np.linalg.norm(points - [1, 9, 0.5], axis=1))
+    assert rows[1][on_axis] == pytest.approx(0.0, abs=0.7)
+
+
+def test_distances_are_exact_near_the_surface_and_interpolated_beyond(files: pd.Series) -> None:
+    section = measured(files)
+    points = grid_points(shape_grid(section))
+    radius = 9.0
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    heights = np.linspace(-1, 1, 33)
+    rings = [
+        radius * np.stack([np.sqrt(1 - h * h) * np.cos(angles), np.sqrt(1 - h * h) * np.sin(angles), 0 * angles + h], 1)
+        for h in heights
+    ]
+    vertices = np.concatenate(rings)
+    faces = []
+    for ring in range(len(heights) - 1):
+        for k in range(64):
+            a, b = ring * 64 + k, ring * 64 + (k + 1) % 64
+            faces += [[a, b, a + 64], [b, b + 64, a + 64]]
+    ball = Surface(vertices, np.asarray(faces))
+    row = distances_on(ball, section, points)
+    truth = np.linalg.norm(points, axis=1) - radius
+    near = np.abs(truth) < EXACT * section.size
+    assert np.abs(row - truth)[near].max() < 0.2  # the facets of the ball
+    assert np.abs(row - truth).max() < 1.5
+    assert (np.sign(row[~near]) == np.sign(truth[~near])).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.tuples(*[st.floats(0.8, 1.6)] * 3),
+    st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3),
+    st.floats(-0.4, 0.4),
+)
+def test_voxel_world_and_grid_agree_for_any_affine(
+    tmp_path_factory: pytest.TempPathFactory,
+    spacing: tuple[float, float, float],
+    flips: tuple[float, float, float],
+    angle: float,
+) -> None:
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    scale = np.diag([*(np.asarray(spacing) * flips), 1.0])
+    affine = turn @ scale
+    affine[:3, 3] = -affine[:3, :3] @ np.full(3, 17.5)
+    path = tmp_path_factory.mktemp("m") / "sub-0_mask.nii.gz"
+    write_label_map(path, ellipsoid((36, 36, 36), affine, np.array([0.5, 0.0, 0.0])))
+    section = measured(pd.Series([path], index=["sub-0"]), spacing=(1.0, 1.0, 1.0), align="centre")
+    placed = place_shape(path, section, grid_points(shape_grid(section)))
+    index = np.indices((36, 36, 36)).reshape(3, -1).T
+    voxels = placed.voxels(np.asarray(section.centre)) + np.asarray(section.centre)
+    back = (placed.alignment.back(voxels) - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    np.testing.assert_allclose(back, index, atol=1e-4)
+
+
+def test_labels_choose_the_organ(tmp_path: Path) -> None:
+    both = ellipsoid((36, 36, 36), plain_affine(), np.zeros(3))
+    front = np.where((both.data > 0) & (np.indices(both.data.shape)[1] > 17), 2, both.data)
+    path = tmp_path / "sub-0_mask.nii.gz"
+    write_label_map(path, LabelMap(front.astype(np.int32), both.affine))
+    whole = measured(pd.Series([path], index=["a"]))
+    part = measured(pd.Series([path], index=["a"]), labels=(2,))
+    assert part.size < whole.size
+
+
+def test_unusable_maps_are_all_named(files: pd.Series, tmp_path: Path) -> None:
+    empty = tmp_path / "sub-3_mask.nii.gz"
+    write_label_map(empty, LabelMap(np.zeros((10, 10, 10), np.int32), plain_affine()))
+    everybody = pd.concat([files, pd.Series([empty, tmp_path / "gone.nii.gz"], index=["sub-3", "sub-4"])])
+    found = measure_shapes(everybody, Input(kind="shape", suffix="mask"), lambda people: None)
+    assert len(found.problems) == 2
+    assert found.problems[0].startswith("sub-3: ")
+    with pytest.raises(CohortError, match=r"(?s)sub-3: .*sub-4: "):
+        fill_shapes(everybody, measured(files), lambda n, m: np.zeros((n, m), np.float32), lambda people: None)
+    assert [loaded.error == "" for loaded in load_shapes(everybody, measured(files))] == [True] * 3 + [False] * 2
+
+
+def test_an_organ_beyond_the_grid_is_refused_with_the_cure(files: pd.Series, tmp_path: Path) -> None:
+    section = measured(files)
+    affine = plain_affine()
+    affine[:3, 3] += 30
+    path = tmp_path / "sub-9_mask.nii.gz"
+    write_label_map(path, ellipsoid((36, 36, 36), affine, np.full(3, 30.0)))
+    with pytest.raises(CohortError, match=r"beyond the model's grid.*input\.align=centre"):
+        place_shape(path, section, grid_points(shape_grid(section)))
+    aligned = measured(files, align="centre")
+    place_shape(path, aligned, grid_points(shape_grid(aligned)))
+
+
+def test_a_section_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(CohortError, match="filled in by training"):
+        shape_grid(Input(kind="shape"))
