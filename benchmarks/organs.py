@@ -11,11 +11,11 @@ from scipy.spatial import cKDTree
 from medrep.cohort.alignment import second_moments
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
-from medrep.cohort.meshing import mesh_field
+from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap
-from medrep.cohort.shapes import MARGIN, distances_on, grid_points, shape_grid
+from medrep.cohort.shapes import MARGIN, distances_on, shape_grid
 from medrep.cohort.surfaces import Surface, extract_surface, sample_surface
-from medrep.models.shape.population import grid_lattice
 from medrep.models.shape.template import LevelFunction
 
 SAMPLES = 20000
@@ -56,7 +56,7 @@ def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
     shift = np.eye(4)
     shift[:3, 3] = -np.asarray(section.centre)
     surfaces = [surface.moved(shift) for surface in world]
-    points = grid_points(shape_grid(section))
+    points = grid_lattice(shape_grid(section)).nodes()
     rows = np.stack([distances_on(surface, section, points) for surface in surfaces])
     return Organs(section, masks, surfaces, rows)
 
@@ -64,8 +64,7 @@ def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
 def mesh_row(row: np.ndarray, section: Input, cells: int = CELLS) -> Surface:
     """Return the zero level of a row, in the coordinates of the grid."""
     level = LevelFunction.through(grid_lattice(shape_grid(section)), row)
-    nodes = level.lattice.nodes()
-    return mesh_field(level.values, nodes[0], nodes[-1], cells=cells, slope=1.5).surface
+    return mesh_lattice(level.values, level.lattice, cells)
 
 
 def surface_distances(first: Surface, second: Surface, seed: int = 0) -> tuple[float, float]:

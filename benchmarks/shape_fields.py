@@ -24,9 +24,9 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.cohort.inputs import Input
+from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.shapes import shape_grid
 from medrep.models import AdditiveShape, Columns, ShapeSettings
-from medrep.models.shape.population import grid_lattice
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import (
     Displaced,

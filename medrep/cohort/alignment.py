@@ -82,7 +82,7 @@ def align_surface(
     least, R = argmax trace R, so that nobody is mirrored or put upside down; ``similarity`` also scales it, so that the
     root mean square distance of the surface from its centroid is ``size``.
 
-    Where two principal moments are nearly equal, those two axes follow noise: see `axis_gap`.
+    Where two principal moments are nearly equal, those two axes follow noise.
 
     Args:
         surface: The organ, world millimetres.
@@ -120,12 +120,3 @@ def second_moments(surface: Surface) -> Float64[np.ndarray, "3 3"]:
     weights = surface.face_areas / 12
     whole = np.einsum("f,fx,fy->xy", weights, sums, sums) + np.einsum("f,fcx,fcy->xy", weights, corners, corners)
     return whole / surface.area
-
-
-def axis_gap(surface: Surface) -> float:
-    """Return the smallest relative gap between neighbouring principal moments, 1 - smaller / larger.
-
-    At 0 two principal axes are undetermined; below about 0.1 they turn with segmentation noise.
-    """
-    moments = np.linalg.eigvalsh(second_moments(surface))
-    return float(np.min(1 - moments[:-1] / moments[1:]))

@@ -6,7 +6,7 @@ that neither the order of columns nor a missing level can change a result in sil
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -185,6 +185,36 @@ class CovariateSchema:
     def moved(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> pd.DataFrame:
         """Return ``frame`` with the covariates in ``target`` set to one value for everybody."""
         return frame.assign(**{name: [value] * len(frame) for name, value in target.items()})
+
+    def unseen(self, frame: pd.DataFrame) -> list[tuple[int, tuple[str, str]]]:
+        """Return the row, covariate and level of everybody with a batch level that is not known.
+
+        Raises:
+            CovariateError: People with two such levels, whose effects cannot be told apart.
+        """
+        found: dict[int, list[tuple[str, str]]] = {}
+        for name in self.batches:
+            known = {*self.levels(name), POOLED}
+            for row, level in enumerate(str(level) for level in frame[name]):
+                if level not in known:
+                    found.setdefault(row, []).append((name, level))
+        twice = [
+            f"{frame.index[row]}: {' and '.join(f'{name} {level!r}' for name, level in own)}"
+            for row, own in found.items()
+            if len(own) > 1
+        ]
+        if twice:
+            cure = "their effects cannot be told apart from these people; refit with them"
+            raise CovariateError(listed("several batch covariates are unseen at once", twice, cure))
+        return [(row, own[0]) for row, own in found.items()]
+
+    def with_level(self, name: str, level: str) -> "CovariateSchema":
+        """Return the schema with one more level, which nobody of training had, of a batch covariate."""
+        covariate = self[name]
+        if not isinstance(covariate, Categorical):
+            raise CovariateError(f"{name}: only levels of a batch covariate can be adapted")
+        wider = replace(covariate, levels=(*covariate.levels, level), counts=(*covariate.counts, 0))
+        return CovariateSchema(tuple(wider if c is covariate else c for c in self.fitted))
 
     def vector(self, frame: pd.DataFrame) -> Float[np.ndarray, "people width"]:
         """Return scaled covariates as a matrix: (value - mean)/sd, then one column a level; a pooled level is its shares."""

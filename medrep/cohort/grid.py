@@ -1,9 +1,12 @@
 """A voxel grid: how the columns of a matrix lie in space."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class Grid:
     def size(self) -> int:
         """Number of voxels, and so of columns."""
         return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def affine(self, centre: Sequence[float] = (0.0, 0.0, 0.0)) -> Float[np.ndarray, "4 4"]:
+        """Return an affine, voxel index -> world, mm, RAS+, in which the middle of the grid lies at a point of the world."""
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = np.asarray(centre) - (np.asarray(self.shape) - 1) / 2 * np.asarray(self.spacing)
+        return affine
 
     def to_json(self) -> dict[str, Any]:
         """Return the grid as JSON content; `from_json` is its inverse."""

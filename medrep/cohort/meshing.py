@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from skimage.measure import marching_cubes
 
+from medrep.cohort.lattice import Lattice
 from medrep.cohort.surfaces import Surface
 from medrep.errors import ModelError
 
@@ -23,6 +24,7 @@ Field = Callable[[Float64[np.ndarray, "points 3"]], Float[np.ndarray, " points"]
 TILE = 65536
 """Points a field is asked for at once, at most."""
 
+_ORGAN_SLOPE = 1.5  # of a level that was carried along; the band is widened where it is steeper
 _FAR = 1e6  # mm; what a point of known sign holds that was never evaluated
 _SAFETY = 0.05  # fine cells that every reach is widened by, against rounding in the field
 _NUDGE = 1e-4  # fine cells; a value nearer to zero gets this one, since a level through lattice points tears the mesh
@@ -40,6 +42,21 @@ class Meshed:
 
     surface: Surface
     evaluations: int
+
+
+def mesh_lattice(field: Field, lattice: Lattice, cells: int) -> Surface:
+    """Mesh the zero level of an organ's level function within a lattice.
+
+    Args:
+        field: About a signed distance, mm, as steep as squeezing and stretching make it.
+        lattice: In three dimensions.
+        cells: Along its longest axis.
+
+    Raises:
+        ModelError: As `mesh_field`.
+    """
+    nodes = lattice.nodes()
+    return mesh_field(field, nodes[0], nodes[-1], cells=cells, slope=_ORGAN_SLOPE).surface
 
 
 def mesh_field(

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 from medrep.cohort.alignment import Alignment, align_surface, second_moments
 from medrep.cohort.grid import Grid
 from medrep.cohort.inputs import Input
+from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.cohort.surfaces import Organ, Surface, extract_surface, organ_mask, signed_distance
 from medrep.errors import CohortError, listed
@@ -142,7 +143,7 @@ def load_shapes(files: pd.Series, wanted: Input) -> Iterator[LoadedShape]:
     Yields:
         One entry a file. A file that cannot be used is an entry with an error, never an exception.
     """
-    points = grid_points(shape_grid(wanted))
+    points = grid_lattice(shape_grid(wanted)).nodes()
     for key, path in files.items():
         try:
             placed = place_shape(Path(str(path)), wanted, points)
@@ -194,7 +195,7 @@ def place_shape(path: Path, wanted: Input, points: Float[np.ndarray, "points 3"]
     Args:
         path: The file.
         wanted: A measured ``input`` section.
-        points: `grid_points` of its grid.
+        points: the points of its grid, mm.
 
     Raises:
         CohortError: One line: an unusable file, or an organ that does not lie within the grid.
@@ -216,12 +217,6 @@ def place_shape(path: Path, wanted: Input, points: Float[np.ndarray, "points 3"]
     return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ)
 
 
-def grid_points(grid: Grid) -> Float[np.ndarray, "points 3"]:
-    """Return the points of a grid around the origin, mm, in C order."""
-    axes = [(np.arange(n) - (n - 1) / 2) * edge for n, edge in zip(grid.shape, grid.spacing, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-
-
 def distances_on(
     surface: Surface, wanted: Input, points: Float[np.ndarray, "points 3"]
 ) -> Float32[np.ndarray, " points"]:
@@ -230,7 +225,7 @@ def distances_on(
     Args:
         surface: The organ in the coordinates of the grid.
         wanted: A measured ``input`` section.
-        points: `grid_points` of its grid.
+        points: the points of its grid, mm.
     """
     shape = wanted.shape
     grid = points.reshape(*shape, 3)

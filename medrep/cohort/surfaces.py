@@ -211,33 +211,6 @@ def sample_surface(
     return points, surface.face_vectors[chosen] / areas[chosen, None]
 
 
-def sample_band(
-    surface: Surface, count: int, width: float, seed: int
-) -> tuple[Float64[np.ndarray, "count 3"], Float64[np.ndarray, " count"]]:
-    """Draw points on both sides of the surface: on it, then moved along the normal by N(0, width^2).
-
-    Args:
-        surface: The organ.
-        count: How many points.
-        width: Standard deviation of the offset in mm.
-        seed: Of the draw.
-
-    Returns:
-        The points (mm) and their exact signed distances (mm, negative inside), which the offset only bounds.
-    """
-    drawing, offsets = np.random.SeedSequence(seed).generate_state(2)
-    points, normals = sample_surface(surface, count, int(drawing))
-    moved = points + normals * np.random.default_rng(int(offsets)).normal(scale=width, size=(count, 1))
-    return moved, signed_distance(moved, surface)
-
-
-def sample_space(
-    low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], count: int, seed: int
-) -> Float64[np.ndarray, "count 3"]:
-    """Draw points uniformly in the box between two corners (mm)."""
-    return np.random.default_rng(seed).uniform(low, high, size=(count, 3))
-
-
 def _refuse_cut(piece: Bool[np.ndarray, "x y z"], path: Path) -> None:
     sides = [
         f"the {side} of axis {axis}"

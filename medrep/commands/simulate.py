@@ -20,7 +20,6 @@ from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, listed
 from medrep.export.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
 from medrep.simulate import (
-    SHAPE_EFFECT,
     CovariateEffect,
     SiteEffect,
     apply_covariate_effect,
@@ -34,6 +33,7 @@ from medrep.simulate import (
     draw_feature_covariate_effect,
     draw_feature_site_effects,
     draw_organs,
+    draw_shape_effect,
     draw_site_effects,
     organ_grid,
     organ_truth,
@@ -43,11 +43,11 @@ from medrep.simulate import (
     simulate_features,
     simulate_participants,
 )
+from medrep.simulate.age import CENTRE_YEARS
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
 TRUE_AGES = (30.0, 75.0)
 """Years at which everybody's organ is written beside, as the truth of counterfactuals."""
-SHAPE_EFFECT_AGE = 50.0
 _KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
 
 
@@ -154,7 +154,7 @@ def plant_effects(
             _plant_features(partial, cohort, table, values, seed)
         elif wanted.kind == "shape":
             with console.track("plant", len(cohort)) as advance:
-                _plant_shapes(partial, cohort, table, values, advance)
+                _plant_shapes(partial, cohort, table, values, seed, advance)
         else:
             with console.track("plant", len(cohort)) as advance:
                 _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
@@ -204,23 +204,25 @@ def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: p
     write_feature_cohort(folder, table, planted, clean, truth)
 
 
-def _plant_shapes(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, advance: Any) -> None:
+def _plant_shapes(
+    folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, advance: Any
+) -> None:
     from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
 
     strange = sorted(set(values) - {"age", "sex"})
     if strange:
         raise CohortError(f"--effects {','.join(strange)}: into shapes age and sex are planted")
-    problems: list[str] = []
+    effect, problems = draw_shape_effect(seed=seed), list[str]()
 
     def organs() -> Iterator[tuple[str, LabelMap, dict[str, LabelMap]]]:
         for key, path in cohort.files.items() if cohort.files is not None else ():
             try:
                 own = values.loc[key]
-                age = float(own["age"]) if "age" in values else SHAPE_EFFECT_AGE
+                age = float(own["age"]) if "age" in values else CENTRE_YEARS
                 sex = str(own["sex"]) if "sex" in values else "F"
-                padded = pad_for_shape_effect(read_labels(path), SHAPE_EFFECT, [age, *TRUE_AGES])
-                others = {f"age{a:g}": apply_shape_effect(padded, SHAPE_EFFECT, age=a, sex=sex) for a in TRUE_AGES}
-                planted = apply_shape_effect(padded, SHAPE_EFFECT, age=age, sex=sex)
+                padded = pad_for_shape_effect(read_labels(path), effect, [age, *TRUE_AGES])
+                others = {f"age{a:g}": apply_shape_effect(padded, effect, age=a, sex=sex) for a in TRUE_AGES}
+                planted = apply_shape_effect(padded, effect, age=age, sex=sex)
             except (CohortError, CovariateError) as error:
                 problems.append(f"{key}: {error}")
                 continue
@@ -228,7 +230,7 @@ def _plant_shapes(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.
             who = relative.name.split("_")[0]
             yield f"{relative.parent.as_posix()}/{who}_desc-organ_mask.nii.gz", planted, others
 
-    write_shape_cohort(folder, table, organs(), {"shape": SHAPE_EFFECT.to_json()}, advance)
+    write_shape_cohort(folder, table, organs(), {"shape": effect.to_json()}, advance)
     if problems:
         raise CohortError(listed("label maps that cannot be used", problems, "mend them, or choose another suffix"))
 

@@ -101,7 +101,7 @@ def train(
         save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support)
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
-        if isinstance(model, AdditiveShape) and config.settings.field == "displacement":
+        if isinstance(model, AdditiveShape) and model.settings.field == "displacement" and model.settings.conditioned:
             from medrep.export.effects import write_effects  # libigl and scikit-image, which only shapes need
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))

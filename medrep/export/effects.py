@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from medrep.atomic import atomic_file
-from medrep.cohort.meshing import mesh_field
+from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.surfaces import Surface
 from medrep.export.derivative import write_tsv
 from medrep.export.meshes import write_mesh, write_shape_map
 from medrep.models import AdditiveShape
 from medrep.models.shape.motion import Contrast, Motion, columns_at, contrasts, surface_motion
-from medrep.models.shape.person import decoded
 
 _CELLS = 96
 _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}
@@ -80,10 +79,7 @@ def _organ(model: AdditiveShape, values: dict[str, float | str]) -> Surface:
     """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
     population = model.population
     coefficients = population.mean(columns_at(model, values))
-    nodes = population.template.lattice.nodes()
-    return mesh_field(
-        lambda points: decoded(population, points, coefficients), nodes[0], nodes[-1], cells=_CELLS, slope=1.5
-    ).surface
+    return mesh_lattice(lambda points: population.decoded(points, coefficients), population.template.lattice, _CELLS)
 
 
 def _shifted(surface: Surface, centre: Float[np.ndarray, "3"]) -> Surface:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import write_json
-from medrep.cohort.grid import Grid
 from medrep.cohort.nifti import Volume, write_image
 from medrep.export.derivative import write_description, write_matrix, write_tsv
 from medrep.models import ConditionalVae
@@ -51,16 +50,9 @@ def write_samples(
             stem = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}"
             write_image(
                 stem.with_name(f"{stem.name}.nii.gz"),
-                Volume(row.astype(np.float32).reshape(grid.shape), _centred(grid)),
+                Volume(row.astype(np.float32).reshape(grid.shape), grid.affine()),
             )
             write_json(stem.with_name(f"{stem.name}.json"), dict(content))
             advance(1)
     write_tsv(folder / "participants.tsv", people)
     write_description(folder, "people drawn by a model", [], content)
-
-
-def _centred(grid: Grid) -> np.ndarray:
-    """Return an affine in RAS whose world origin is the middle of the grid."""
-    affine = np.diag([*grid.spacing, 1.0])
-    affine[:3, 3] = -(np.asarray(grid.shape) - 1) / 2 * np.asarray(grid.spacing)
-    return affine

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import write_json
-from medrep.cohort.grid import Grid
-from medrep.cohort.meshing import mesh_field
+from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
+from medrep.cohort.surfaces import Surface
 from medrep.errors import ModelError
 from medrep.export.cohorts import TRUTH
 from medrep.export.derivative import write_description, write_tsv
 from medrep.export.meshes import write_mesh
 from medrep.models import AdditiveShape
-from medrep.models.shape.population import grid_lattice
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 96
@@ -82,21 +82,12 @@ def write_shape_samples(
         own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
         row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
         place = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}.nii.gz"
-        affine = _affine(grid, centre)
-        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), affine))
+        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), grid.affine(centre)))
         level = LevelFunction.through(grid_lattice(grid), row)
-        nodes = level.lattice.nodes()
-        surface = mesh_field(level.values, nodes[0], nodes[-1], cells=_MESH_CELLS, slope=1.5).surface
-        shift = np.eye(4)
-        shift[:3, 3] = centre
-        write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface.moved(shift))
+        aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
+        surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
+        write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface)
         write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(content))
         advance(1)
     write_tsv(folder / "participants.tsv", people)
     write_description(folder, "people drawn by a model", [], content)
-
-
-def _affine(grid: Grid, centre: tuple[float, ...]) -> np.ndarray:
-    affine = np.diag([*grid.spacing, 1.0])
-    affine[:3, 3] = np.asarray(centre) - (np.asarray(grid.shape) - 1) / 2 * np.asarray(grid.spacing)
-    return affine

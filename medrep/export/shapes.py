@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Float, Int32
 from scipy.ndimage import distance_transform_edt
 
 from medrep.atomic import write_json
 from medrep.cohort.inputs import Input
-from medrep.cohort.meshing import mesh_field
+from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
-from medrep.cohort.shapes import LoadedShape, PlacedShape, load_shapes, shape_grid
+from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.errors import CohortError, ModelError
 from medrep.export.derivative import Failure, Removal, write_latents
@@ -20,11 +21,9 @@ from medrep.export.meshes import write_mesh
 from medrep.export.mover import Mover
 from medrep.export.volumes import described_name, sidecar
 from medrep.models import Adaptation, AdditiveShape, Model
-from medrep.models.shape.population import grid_lattice
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 128
-_SLOPE = 1.5  # of a level that was carried along; the band is widened where it is steeper
 
 
 def export_shapes(
@@ -58,6 +57,7 @@ def export_shapes(
     grid = shape_grid(wanted)
     if mover.model.columns.grid != grid:
         raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+    lattice, centre = grid_lattice(grid), np.asarray(wanted.centre)
     failures: list[Failure] = []
     latents: dict[str, np.ndarray] = {}
     spread: dict[str, np.ndarray] = {}
@@ -66,11 +66,10 @@ def export_shapes(
         try:
             if loaded.placed is None:
                 raise CohortError(loaded.error)
-            own = frame.loc[[loaded.key]]
-            row, z, sd = _moved(mover, loaded.placed, own)
-            level = LevelFunction.through(grid_lattice(grid), row.astype(np.float64))
-            labels = _relabelled(loaded.placed, row, level, np.asarray(wanted.centre))
-            surface = _meshed(level, loaded.placed, np.asarray(wanted.centre))
+            row, z, sd = _moved(mover, loaded.placed, frame.loc[[loaded.key]])
+            level = LevelFunction.through(lattice, row)
+            labels = _relabelled(loaded.placed, row, level, centre)
+            surface = _meshed(level, loaded.placed, centre)
         except (CohortError, ModelError) as error:
             failures.append(Failure(loaded.key, relative, "read" if loaded.placed is None else "move", str(error)))
             advance(1)
@@ -78,7 +77,7 @@ def export_shapes(
         place = folder / described_name(relative, done.desc)
         write_label_map(place, LabelMap(labels, loaded.placed.labels.affine))
         write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface)
-        write_json(sidecar(place), {**done.to_json(), **_facts(loaded, labels, surface), "Sources": [relative]})
+        write_json(sidecar(place), {**done.to_json(), **_facts(loaded.placed, labels, surface), "Sources": [relative]})
         latents[loaded.key], spread[loaded.key] = z, sd
         advance(1)
     for name, values in (("latents.tsv", latents), ("latents_sd.tsv", spread)):
@@ -112,11 +111,8 @@ def _moved(mover: Mover, placed: PlacedShape, frame: pd.DataFrame) -> tuple[np.n
         return mover.move(row, frame)[0], mover.encode(row, frame)[0], np.zeros(0)
     there = mover.model.schema.moved(frame, mover.target)
     person = mover.model.person(placed.row, frame)
-    z, sd = mover.model.latents(person)
-    if (frame[list(mover.target)] == there[list(mover.target)]).all(axis=None):
-        return placed.row, z, sd
     nodes = mover.model.population.template.lattice.nodes()
-    return placed.row + person.change(nodes, mover.model.mean(there)), z, sd
+    return placed.row + person.change(nodes, mover.model.mean(there)), *mover.model.latents(person)
 
 
 def _relabelled(
@@ -132,30 +128,23 @@ def _relabelled(
     inside = (level.values(placed.voxels(centre)) < 0).reshape(labels.shape)
     if not inside.any():
         raise ModelError("nothing is left of the organ in the image's own grid at these covariates")
-    _, nearest = distance_transform_edt(~before, return_indices=True)
-    regions = labels[tuple(nearest)]
-    # A filled cavity has no number of its own: it gets that of the organ around it.
-    _, numbered = distance_transform_edt(labels == 0, return_indices=True)
-    regions = np.where(regions > 0, regions, labels[tuple(numbered)])
-    return np.where(inside, regions, np.where(before, 0, labels)).astype(np.int32)
+    # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
+    nearest = distance_transform_edt(~(before & (labels > 0)), return_distances=False, return_indices=True)
+    return np.where(inside, labels[tuple(nearest)], np.where(before, 0, labels)).astype(np.int32)
 
 
 def _meshed(level: LevelFunction, placed: PlacedShape, centre: Float[np.ndarray, "3"]) -> Surface:
     """Return the moved organ's surface in world millimetres."""
-    nodes = level.lattice.nodes()
-    low, high = nodes[0], nodes[-1]
-    aligned = mesh_field(level.values, low, high, cells=_MESH_CELLS, slope=_SLOPE).surface
+    aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
     return Surface(placed.alignment.back(aligned.vertices + centre), aligned.faces)
 
 
-def _facts(loaded: LoadedShape, labels: Int32[np.ndarray, "x y z"], surface: Surface) -> dict[str, object]:
-    if loaded.placed is None:
-        return {}
-    organ: Bool[np.ndarray, "x y z"] = np.isin(labels, np.unique(loaded.placed.labels.data[loaded.placed.organ.mask]))
+def _facts(placed: PlacedShape, labels: Int32[np.ndarray, "x y z"], surface: Surface) -> dict[str, object]:
+    organ = np.isin(labels, np.unique(placed.labels.data[placed.organ.mask & (placed.labels.data > 0)]))
     sides = [bool(organ.take(index, axis=axis).any()) for axis in range(3) for index in (0, -1)]
     return {
         "VolumeMm3": round(surface.volume, 3),
         "CutByImageBorder": any(sides),
-        "Alignment": loaded.placed.alignment.to_json(),
-        "Notes": list(loaded.placed.organ.notes),
+        "Alignment": placed.alignment.to_json(),
+        "Notes": list(placed.organ.notes),
     }

@@ -22,7 +22,7 @@ organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: t
 
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to everybody at the same place (no interaction with
-identity); motion along the surface cannot be seen in surfaces and is as small as the prior allows; positions and sizes that the
+identity); motion along the surface cannot be seen in surfaces, and effects have none; positions and sizes that the
 alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
 near its support, not a causal fact.
 """
@@ -36,16 +36,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
+from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
+from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
 from medrep.models.shape.covariates import EffectColumns
-from medrep.models.shape.effects import across, refit_effects
-from medrep.models.shape.lattice import Lattice
 from medrep.models.shape.modes import SmoothModes
-from medrep.models.shape.person import Person, decoded
-from medrep.models.shape.population import Population, fit_population, grid_lattice
+from medrep.models.shape.person import Person
+from medrep.models.shape.population import Population, best_known, fit_population, resample_effects
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
@@ -91,9 +90,7 @@ class AdditiveShape(Model):
     ) -> tuple["AdditiveShape", pd.DataFrame]:
         """Fit on signed distances (mm) of training people; see `Model.fit`."""
         settings, work = settings or ShapeSettings(), work or Workplace()
-        settings.check(columns)
-        if columns.grid is None:
-            raise ModelError("a shape model needs a grid")
+        grid = settings.check(columns)
         effects = (
             EffectColumns.fit(schema, frame, settings.spline_degrees, joint=settings.composition == "joint")
             if settings.conditioned
@@ -102,15 +99,15 @@ class AdditiveShape(Model):
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
         population, codes, regression, errors = fit_population(
-            data, grid_lattice(columns.grid), X, groups, settings, seed, work.say
+            data, grid_lattice(grid), X, groups, settings, seed, work.say
         )
-        draws = _resample(population, X, codes, regression.strengths, settings.bootstrap, seed)
+        draws = resample_effects(population, X, codes, regression.strengths, settings.bootstrap, seed)
         history = [("registration", "error_mm", error, number) for number, error in errors]
         history += [("shape", "size_mm", population.size, 0), ("shape", "noise_mm", population.noise, 0)]
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
         rest = codes - X @ regression.rows
-        basis = _best_known(rest, population.covariance, settings.latents if settings.identity else 0)
+        basis = best_known(rest, population.covariance, settings.latents if settings.identity else 0)
         return cls(schema, columns, settings, population, effects, draws, basis, seed), table
 
     def remove(
@@ -198,7 +195,7 @@ class AdditiveShape(Model):
         rows = []
         for row in range(len(frame)):
             own = root @ rng.standard_normal(len(root)) * float(self.settings.identity)
-            rows.append(decoded(self.population, nodes, self.mean(frame.iloc[[row]]) + own))
+            rows.append(self.population.decoded(nodes, self.mean(frame.iloc[[row]]) + own))
         return np.stack(rows)
 
     def adapt(
@@ -207,12 +204,8 @@ class AdditiveShape(Model):
         """Estimate unseen batch levels from what their people share; see `Model.adapt`."""
         rest: dict[tuple[str, str], list[np.ndarray]] = {}
         for data, frame in people:
-            for row in range(len(data)):
-                own = frame.iloc[[row]]
-                unseen = [(name, str(own[name].iloc[0])) for name in self.schema.batches]
-                unseen = [(name, level) for name, level in unseen if level not in (*self.schema.levels(name), POOLED)]
-                if unseen:
-                    rest.setdefault(unseen[0], []).append(self.person(data[row], own).rest)
+            for row, unseen in self.schema.unseen(frame):
+                rest.setdefault(unseen, []).append(self.person(data[row], frame.iloc[[row]]).rest)
         model, notes = self, []
         for (name, level), codes in sorted(rest.items()):
             location, kept = self._shrunk(name, np.mean(codes, axis=0), len(codes))
@@ -222,14 +215,12 @@ class AdditiveShape(Model):
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return JSON content and arrays; see `Model.state`."""
-        if self.columns.grid is None:
-            raise ModelError("a shape model needs a grid")
         population = self.population
         content = {
             "settings": asdict(self.settings),
             "schema": self.schema.to_json(),
             "design": None if self.effect_columns is None else self.effect_columns.to_json(),
-            "grid": self.columns.grid.to_json(),
+            "grid": self.settings.check(self.columns).to_json(),
             "modes": population.modes.lattice.to_json(),
             "noise": population.noise,
             "size": population.size,
@@ -301,11 +292,9 @@ class AdditiveShape(Model):
             raise ModelError(f"the data have {data.shape[1]} voxels, the model was fitted on {self.columns.count}")
 
     def _with_level(self, name: str, level: str, row: Float[np.ndarray, " coefficients"]) -> "AdditiveShape":
-        covariate = self.schema[name]
-        if self.effect_columns is None or not isinstance(covariate, Categorical):
-            raise ModelError(f"{name}: only levels of a batch covariate can be adapted")
-        wider = replace(covariate, levels=(*covariate.levels, level), counts=(*covariate.counts, 0))
-        schema = CovariateSchema(tuple(wider if c is covariate else c for c in self.schema.fitted))
+        if self.effect_columns is None:
+            raise ModelError("settings.conditioned is false: such a model has no levels to adapt")
+        schema = self.schema.with_level(name, level)
         place = self.effect_columns.slices()[(name,)].stop
         effects = np.insert(self.population.effects, place, row, axis=0)
         resampled = np.insert(self.resampled, place, row, axis=1)
@@ -317,44 +306,3 @@ class AdditiveShape(Model):
             effect_columns=columns,
             resampled=resampled,
         )
-
-
-def _best_known(
-    rest: Float[np.ndarray, "people coefficients"],
-    covariance: Float[np.ndarray, "coefficients coefficients"],
-    count: int,
-) -> Float[np.ndarray, "coefficients latents"]:
-    """Return the directions of identities, of unit variance under C and uncorrelated, that people's shapes tell best.
-
-    What no shape tells, such as motion along the surface, comes last.
-    """
-    values, vectors = np.linalg.eigh(covariance)
-    whiten = vectors / np.sqrt(values)
-    right = np.linalg.svd((rest - rest.mean(axis=0)) @ whiten, full_matrices=False)[2][:count]
-    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
-    return whiten @ (right * signs[:, None]).T
-
-
-def _resample(
-    population: Population,
-    X: Float[np.ndarray, "people columns"],
-    codes: Float[np.ndarray, "people coefficients"],
-    strengths: Float[np.ndarray, " columns"],
-    draws: int,
-    seed: int,
-) -> Float[np.ndarray, "draws columns coefficients"]:
-    """Return the effects learned from resampled people, centred on those learned from all: what counts is how they spread."""
-    if not X.shape[1]:
-        return np.zeros((draws, *population.effects.shape))
-    rng = np.random.default_rng([seed, 43])
-    seen = (
-        across(population.modes, population.template, population.size)
-        if population.moves == "displacement"
-        else np.eye(codes.shape[1])
-    )
-    people = [rng.integers(len(X), size=len(X)) for _ in range(draws)]
-    refits = [refit_effects(X[rows], codes[rows], population.covariance, strengths) @ seen for rows in people]
-    if not refits:
-        return np.zeros((0, *population.effects.shape))
-    found = np.stack(refits)
-    return found - found.mean(axis=0) + population.effects

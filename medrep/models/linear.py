@@ -38,9 +38,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import POOLED, Categorical, CovariateSchema
+from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
-from medrep.errors import CovariateError, ModelError, listed
+from medrep.errors import ModelError
 from medrep.models.adaptation import LevelSums
 from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
@@ -159,7 +159,7 @@ class LinearModel(Model):
             self.check_width(data)
             effects = self.design.effects(frame)
             residual = np.concatenate([block for _, block in self.residuals(data, frame).map(_whole)], axis=1)
-            for row, unseen in self._unseen(frame):
+            for row, unseen in self.schema.unseen(frame):
                 sums.setdefault(unseen, LevelSums(len(self.sd))).add(data[row], residual[row], effects[row])
         if not sums:
             return self, ()
@@ -238,24 +238,6 @@ class LinearModel(Model):
         """Whether a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
-    def _unseen(self, frame: pd.DataFrame) -> list[tuple[int, tuple[str, str]]]:
-        """Return the row, covariate and level of everybody with a batch level that is not known."""
-        found: dict[int, list[tuple[str, str]]] = {}
-        for name in self.schema.batches:
-            known = {*self.schema.levels(name), POOLED}
-            for row, level in enumerate(str(level) for level in frame[name]):
-                if level not in known:
-                    found.setdefault(row, []).append((name, level))
-        twice = [
-            f"{frame.index[row]}: {' and '.join(f'{name} {level!r}' for name, level in own)}"
-            for row, own in found.items()
-            if len(own) > 1
-        ]
-        if twice:
-            cure = "their effects cannot be told apart from these people; refit with them"
-            raise CovariateError(listed("several batch covariates are unseen at once", twice, cure))
-        return [(row, own[0]) for row, own in found.items()]
-
     def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
         source = self.residuals(data, frame)
         components, scores = principal_components(source, self.settings.components, self.seed)
@@ -322,11 +304,7 @@ class LinearModel(Model):
 
     def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
         row = self.design.batch_slices()[name].stop
-        covariate = self.schema[name]
-        if not isinstance(covariate, Categorical):
-            raise ModelError(f"{name}: only levels of a batch covariate can be adapted")
-        wider = replace(covariate, levels=(*covariate.levels, level), counts=(*covariate.counts, 0))
-        schema = CovariateSchema(tuple(wider if c is covariate else c for c in self.schema.fitted))
+        schema = self.schema.with_level(name, level)
         batches = replace(
             self.batches,
             location=np.insert(self.batches.location, row, location, axis=0),

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.inputs import Input
+from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.shapes import (
     EXACT,
     distances_on,
     fill_shapes,
-    grid_points,
     load_shapes,
     measure_shapes,
     place_shape,
@@ -57,7 +57,7 @@ def measured(files: pd.Series, **changes: object) -> Input:
 
 def test_the_grid_lies_around_everybody_and_its_size_is_the_organ_s(files: pd.Series) -> None:
     section = measured(files)
-    points = grid_points(shape_grid(section))
+    points = grid_lattice(shape_grid(section)).nodes()
     assert 7.5 < section.size < 9.5
     assert (points.max(axis=0) > RADII + 4).all()
     np.testing.assert_allclose(points + points[::-1], 0, atol=1e-9)
@@ -66,7 +66,7 @@ def test_the_grid_lies_around_everybody_and_its_size_is_the_organ_s(files: pd.Se
 
 def test_rows_are_signed_distances_of_the_person_where_they_lie(files: pd.Series) -> None:
     section = measured(files)
-    points = grid_points(shape_grid(section)) + np.asarray(section.centre)
+    points = grid_lattice(shape_grid(section)).nodes() + np.asarray(section.centre)
     rows = fill_shapes(files, section, lambda people, count: np.zeros((people, count), np.float32), lambda people: None)
     assert rows.shape == (3, shape_grid(section).size)
     truth = np.linalg.norm((points - [1, -2, 0.5]) / RADII, axis=1) - 1
@@ -79,7 +79,7 @@ def test_rows_are_signed_distances_of_the_person_where_they_lie(files: pd.Series
 
 def test_distances_are_exact_near_the_surface_and_interpolated_beyond(files: pd.Series) -> None:
     section = measured(files)
-    points = grid_points(shape_grid(section))
+    points = grid_lattice(shape_grid(section)).nodes()
     radius = 9.0
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     heights = np.linspace(-1, 1, 33)
@@ -122,7 +122,7 @@ def test_voxel_world_and_grid_agree_for_any_affine(
     path = tmp_path_factory.mktemp("m") / "sub-0_mask.nii.gz"
     write_label_map(path, ellipsoid((36, 36, 36), affine, np.array([0.5, 0.0, 0.0])))
     section = measured(pd.Series([path], index=["sub-0"]), spacing=(1.0, 1.0, 1.0), align="centre")
-    placed = place_shape(path, section, grid_points(shape_grid(section)))
+    placed = place_shape(path, section, grid_lattice(shape_grid(section)).nodes())
     index = np.indices((36, 36, 36)).reshape(3, -1).T
     voxels = placed.voxels(np.asarray(section.centre)) + np.asarray(section.centre)
     back = (placed.alignment.back(voxels) - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
@@ -158,9 +158,9 @@ def test_an_organ_beyond_the_grid_is_refused_with_the_cure(files: pd.Series, tmp
     path = tmp_path / "sub-9_mask.nii.gz"
     write_label_map(path, ellipsoid((36, 36, 36), affine, np.full(3, 30.0)))
     with pytest.raises(CohortError, match=r"beyond the model's grid.*input\.align=centre"):
-        place_shape(path, section, grid_points(shape_grid(section)))
+        place_shape(path, section, grid_lattice(shape_grid(section)).nodes())
     aligned = measured(files, align="centre")
-    place_shape(path, aligned, grid_points(shape_grid(aligned)))
+    place_shape(path, aligned, grid_lattice(shape_grid(aligned)).nodes())
 
 
 def test_a_section_that_was_not_measured_is_refused() -> None:

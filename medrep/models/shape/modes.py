@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
-from medrep.models.shape.lattice import Lattice
+from medrep.cohort.lattice import Lattice
 
 SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5))
 """Deviation and length of each scale, as shares of the organ's size."""

@@ -77,7 +77,7 @@ class Person:
             points: mm.
             mean: What the covariates do.
         """
-        return decoded(self.population, points, mean + self.rest)
+        return self.population.decoded(points, mean + self.rest)
 
     def change(
         self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
@@ -93,15 +93,3 @@ class Person:
             return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
         came_from = pull_back(points, population.modes, self.mean + self.rest, mean + self.rest)
         return self.own.values(came_from) - self.own.values(points)
-
-
-def decoded(
-    population: Population,
-    points: Float[np.ndarray, "points dims"],
-    coefficients: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, " points"]:
-    """Return the level at points, mm, of the template under a field."""
-    field = population.modes.field(points, coefficients.reshape(population.modes.count, -1))
-    if population.moves == "distance":
-        return population.template.values(points) + field[:, 0]
-    return population.template.values(points + field)

@@ -15,11 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.lattice import Lattice
 from medrep.errors import ModelError
-from medrep.models.shape.effects import Effects, across, fit_effects
+from medrep.models.shape.effects import Effects, across, fit_effects, refit_effects
 from medrep.models.shape.evidence import Evidence
-from medrep.models.shape.lattice import Lattice
 from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.registration import Moves, Posterior, Prior, register
 from medrep.models.shape.settings import ShapeSettings
@@ -63,15 +62,19 @@ class Population:
         """Return X G: what the covariates of one person do."""
         return columns @ self.effects
 
+    def decoded(
+        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, " coefficients"]
+    ) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm, of the template under a field.
 
-def grid_lattice(grid: Grid) -> Lattice:
-    """Return the grid's points as a lattice around the origin, mm; an axis of one voxel is left out."""
-    axes = [k for k in range(3) if grid.shape[k] > 1]
-    shape, spacing = tuple(grid.shape[k] for k in axes), tuple(grid.spacing[k] for k in axes)
-    if len(axes) < 2 or min(shape) < 4:
-        raise ModelError(f"a grid of {grid.shape} voxels is too small for shapes; give at least 4 along two axes")
-    origin = tuple(-(count - 1) / 2 * step for count, step in zip(shape, spacing, strict=True))
-    return Lattice(origin, spacing, shape)
+        Args:
+            points: mm.
+            coefficients: Of the field.
+        """
+        field = self.modes.field(points, coefficients.reshape(self.modes.count, -1))
+        if self.moves == "distance":
+            return self.template.values(points) + field[:, 0]
+        return self.template.values(points + field)
 
 
 def start_population(
@@ -144,6 +147,49 @@ def fit_population(
     return population, codes, effects, errors
 
 
+def best_known(
+    rest: Float[np.ndarray, "people coefficients"],
+    covariance: Float[np.ndarray, "coefficients coefficients"],
+    count: int,
+) -> Float[np.ndarray, "coefficients latents"]:
+    """Return the directions of identities, of unit variance under C and uncorrelated, that people's shapes tell best.
+
+    What no shape tells, such as motion along the surface, comes last.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    whiten = vectors / np.sqrt(values)
+    right = np.linalg.svd((rest - rest.mean(axis=0)) @ whiten, full_matrices=False)[2][:count]
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
+    return whiten @ (right * signs[:, None]).T
+
+
+def resample_effects(
+    population: Population,
+    columns: Float[np.ndarray, "people columns"],
+    codes: Float[np.ndarray, "people coefficients"],
+    strengths: Float[np.ndarray, " columns"],
+    draws: int,
+    seed: int,
+) -> Float[np.ndarray, "draws columns coefficients"]:
+    """Return the effects learned from resampled people, centred on those learned from all: what counts is how they spread."""
+    if not columns.shape[1] or not draws:
+        return np.zeros((draws, *population.effects.shape))
+    rng = np.random.default_rng([seed, 43])
+    seen = _seen(population, population.template)
+    people = [rng.integers(len(columns), size=len(columns)) for _ in range(draws)]
+    found = np.stack(
+        [refit_effects(columns[rows], codes[rows], population.covariance, strengths) @ seen for rows in people]
+    )
+    return found - found.mean(axis=0) + population.effects
+
+
+def _seen(population: Population, template: LevelFunction) -> Float[np.ndarray, "coefficients coefficients"]:
+    """Return the map from coefficients to those of what can be seen in a surface: of displacements, what moves across it."""
+    if population.moves == "distance":
+        return np.eye(len(population.covariance))
+    return across(population.modes, template, population.size)
+
+
 def _learn(
     population: Population,
     codes: Float[np.ndarray, "people coefficients"],
@@ -159,14 +205,12 @@ def _learn(
     free = max(len(codes) - full.shape[1], 1)
     effects = fit_effects(columns, codes, _covariance(rest, unknown, free, settings.shrinkage), groups)
     rest = codes - effects.mean - columns @ effects.rows
-    rows = effects.rows
-    template = _absorbed(population, effects.mean)
-    if population.moves == "displacement" and len(rows):
-        rows = rows @ across(population.modes, template, population.size)
+    lattice = population.template.lattice
+    template = LevelFunction.through(lattice, population.decoded(lattice.nodes(), effects.mean))
     learned = replace(
         population,
         template=template,
-        effects=rows,
+        effects=effects.rows @ _seen(population, template),
         covariance=_covariance(rest, unknown, len(rest), settings.shrinkage),
         noise=max(error, _LEAST_NOISE * population.size),
     )
@@ -179,13 +223,3 @@ def _covariance(rest: np.ndarray, unknown: np.ndarray, people: int, shrinkage: f
     width = len(squares)
     smooth = shrinkage * np.trace(squares) / (people * width) * np.eye(width)
     return (squares + smooth) / (people + shrinkage)
-
-
-def _absorbed(population: Population, shared: Float[np.ndarray, " coefficients"]) -> LevelFunction:
-    """Return the template after the field that everybody shares."""
-    lattice, modes = population.template.lattice, population.modes
-    nodes = lattice.nodes()
-    field = modes.field(nodes, shared.reshape(modes.count, -1))
-    if population.moves == "displacement":
-        return LevelFunction.through(lattice, population.template.values(nodes + field))
-    return LevelFunction.through(lattice, population.template.values(nodes) + field[:, 0])

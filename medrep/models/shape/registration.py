@@ -48,13 +48,11 @@ class Posterior:
         mean: The most probable coefficients.
         precision: Inverse of their covariance.
         error: Weighted root mean square residual near the surface, mm.
-        steps: Gauss-Newton steps taken.
     """
 
     mean: Float[np.ndarray, " coefficients"]
     precision: Float[np.ndarray, "coefficients coefficients"]
     error: float
-    steps: int
 
     def covariance(self) -> Float[np.ndarray, "coefficients coefficients"]:
         """Return the covariance of the coefficients."""
@@ -68,7 +66,6 @@ def register(
     prior: Prior,
     noise: float,
     moves: Moves,
-    start: Float[np.ndarray, " coefficients"] | None = None,
 ) -> Posterior:
     """Find a person's field.
 
@@ -79,15 +76,13 @@ def register(
         prior: Of the coefficients a, those of one mode side by side (mode-major).
         noise: Standard deviation of a signed distance, mm.
         moves: What the field does.
-        start: Coefficients to start from; the prior's mean by default.
     """
     basis = modes.at(evidence.points)
     search = _Search(evidence, template, basis, prior, noise, moves)
-    a = prior.mean if start is None else start
+    a = prior.mean
     now = search.at(a)
-    steps = 0
     precision = prior.precision
-    for steps in range(1, STEPS + 1):  # noqa: B007
+    for _ in range(STEPS):
         step, precision = now.step()
         length = 1.0
         while (then := search.at(a + length * step)).loss > now.loss and length > 0.1:
@@ -98,7 +93,7 @@ def register(
         moved = np.abs(basis @ (length * step).reshape(basis.shape[1], -1)).max(initial=0.0)
         if moved < STILL * evidence.band:
             break
-    return Posterior(a, precision, now.error(), steps)
+    return Posterior(a, precision, now.error())
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from medrep.cohort.grid import Grid
 from medrep.errors import ModelError, listed
 from medrep.models.base import Columns
 
@@ -43,8 +44,8 @@ class ShapeSettings:
     threads: int = 2
     bootstrap: int = 200
 
-    def check(self, columns: Columns) -> None:
-        """Refuse settings that cannot be, or data without a grid.
+    def check(self, columns: Columns) -> Grid:
+        """Refuse settings that cannot be, or data without a grid; return the grid.
 
         Raises:
             ModelError: Every offending setting, its value and what is allowed.
@@ -62,3 +63,4 @@ class ShapeSettings:
             wrong.append(f"shrinkage is {self.shrinkage:g}; give more than 0")
         if wrong:
             raise ModelError(listed("settings that cannot be", wrong))
+        return columns.grid

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import spline_filter
 
-from medrep.models.shape.lattice import Lattice
+from medrep.cohort.lattice import Lattice
 
 _TILE = 16384
 

@@ -10,8 +10,8 @@ from skimage.measure import find_contours
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
+from medrep.cohort.lattice import grid_lattice
 from medrep.models import AdditiveShape, Columns, ShapeSettings
-from medrep.models.shape.population import grid_lattice
 from medrep.simulate import DisplacedCohort, draw_starmen, level
 
 HALF = 29

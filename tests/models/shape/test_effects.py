@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from medrep.cohort.lattice import Lattice
 from medrep.models.shape.effects import across, fit_effects, refit_effects
-from medrep.models.shape.lattice import Lattice
 from medrep.models.shape.modes import SCALES, SmoothModes
 from medrep.models.shape.template import LevelFunction
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medrep.models.shape.lattice import Lattice
+from medrep.cohort.lattice import Lattice
 from medrep.models.shape.template import LevelFunction
 
 

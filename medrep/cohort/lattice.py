@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from medrep.cohort.grid import Grid
+from medrep.errors import CohortError
+
 _TAPS = np.arange(-1, 3)
 
 
@@ -100,6 +103,20 @@ class Lattice:
             own = (place[:, axis, None] + _TAPS) * strides[axis]
             index = (index[:, :, None] + own[:, None, :]).reshape(len(place), -1)
         return index
+
+
+def grid_lattice(grid: Grid) -> Lattice:
+    """Return the grid's points as a lattice around the origin, mm; an axis of one voxel is left out.
+
+    Raises:
+        CohortError: Fewer than four voxels along an axis, or than two axes.
+    """
+    axes = [k for k in range(3) if grid.shape[k] > 1]
+    shape, spacing = tuple(grid.shape[k] for k in axes), tuple(grid.spacing[k] for k in axes)
+    if len(axes) < 2 or min(shape) < 4:
+        raise CohortError(f"a grid of {grid.shape} voxels is too small for shapes; give at least 4 along two axes")
+    origin = tuple(-(count - 1) / 2 * step for count, step in zip(shape, spacing, strict=True))
+    return Lattice(origin, spacing, shape)
 
 
 def _values(t: Float[np.ndarray, " points"]) -> Float[np.ndarray, "points 4"]:
