@@ -62,8 +62,12 @@ def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
 
 
 def mesh_row(row: np.ndarray, section: Input, cells: int = CELLS) -> Surface:
-    """Return the zero level of a row, in the coordinates of the grid."""
-    level = LevelFunction.through(grid_lattice(shape_grid(section)), row)
+    """Return the zero level of a row, in the coordinates of the grid; what a model lets run out of the box ends at its border."""
+    closed = np.array(row, float).reshape(section.shape)
+    inner = closed[2:-2, 2:-2, 2:-2].copy()
+    closed = np.maximum(closed, max(section.spacing))
+    closed[2:-2, 2:-2, 2:-2] = inner
+    level = LevelFunction.through(grid_lattice(shape_grid(section)), closed.ravel())
     return mesh_lattice(level.values, level.lattice, cells)
 
 

@@ -78,7 +78,7 @@ def _row(
 def _organ(model: AdditiveShape, values: dict[str, float | str]) -> Surface:
     """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
     population = model.population
-    coefficients = population.mean(columns_at(model, values))
+    coefficients = columns_at(model, values) @ population.effects
     return mesh_lattice(lambda points: population.decoded(points, coefficients), population.template.lattice, _CELLS)
 
 

@@ -44,7 +44,7 @@ from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arra
 from medrep.models.shape.covariates import EffectColumns
 from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.person import Person
-from medrep.models.shape.population import Population, best_known, fit_population, resample_effects
+from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
@@ -98,17 +98,14 @@ class AdditiveShape(Model):
         )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
-        population, codes, regression, errors = fit_population(
-            data, grid_lattice(grid), X, groups, settings, seed, work.say
-        )
-        draws = resample_effects(population, X, codes, regression.strengths, settings.bootstrap, seed)
-        history = [("registration", "error_mm", error, number) for number, error in errors]
+        learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say)
+        population = learned.population
+        history = [("registration", "error_mm", error, number) for number, error in enumerate(learned.errors, 1)]
         history += [("shape", "size_mm", population.size, 0), ("shape", "noise_mm", population.noise, 0)]
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
-        rest = codes - X @ regression.rows
-        basis = best_known(rest, population.covariance, settings.latents if settings.identity else 0)
-        return cls(schema, columns, settings, population, effects, draws, basis, seed), table
+        basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
+        return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed), table
 
     def remove(
         self,

@@ -1,6 +1,6 @@
 """Covariates as columns that are zero at the reference, so that every effect is exactly zero there.
 
-The columns of a smooth effect are turned into its straight line and what bends it, which are shrunk apart: `effects.py`.
+The columns of a smooth effect are turned into its straight line and what bends it, of unit variance each.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.covariates import CovariateSchema
 from medrep.models.design import Design
+from medrep.models.shape.effects import Group
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +66,12 @@ class EffectColumns:
             start += len(turn)
         return np.concatenate([*blocks, raw[:, start:]], axis=1)
 
-    def groups(self) -> list[slice]:
-        """Return which columns are expected to be of one strength: lines, bends, levels, batches; all of a joint field."""
+    def groups(self) -> list[Group]:
+        """Return which columns belong to a covariate, to a batch, or to a joint field."""
         if any(len(names) > 1 for names in self.slices()):
-            return [slice(0, self.width)]
-        found: list[slice] = []
-        for names, part in self.slices().items():
-            line = len(names) == 1 and isinstance(self.design.schema[names[0]], Continuous)
-            cut = part.start + 1 if line else part.stop
-            found += [slice(part.start, cut), slice(cut, part.stop)] if cut < part.stop else [part]
-        return found
+            return [Group(slice(0, self.width))]
+        batches = self.design.schema.batches
+        return [Group(part, exchangeable=names[0] in batches) for names, part in self.slices().items()]
 
     @property
     def width(self) -> int:

@@ -1,7 +1,7 @@
 """What is seen of a person: points of the surface, and signed distances at some points of the grid around it.
 
-Where a field squeezes or stretches space, the template's level is no distance any more, except where it is zero. So it is the
-surface that counts; points further off only say where there is none.
+Where a field squeezes or stretches space, the template's level is no distance any more, except where it is zero: points on the
+surface count most. Points off it say on which side they are and how far, which a template needs that is still far away.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,12 @@ from medrep.models.shape.template import LevelFunction
 
 BAND = 0.25
 """Distances are looked at, and clipped, up to this share of the organ's size."""
-AROUND = 0.3
-"""Points of the band around the surface, as a share of those on it; they count a tenth as much, and less further off."""
 TRUST = 0.08
 """At this distance from the surface (a share of the organ's size) a point of the band counts half of that."""
-PATCH = 0.15
+PATCH = 0.08
 """Errors of neighbouring points are alike over this length, a share of the organ's size: a patch of surface counts once."""
-FAR = 0.1
+FAR = 0.4
 """Points beyond the band, as a share of those on the surface: they keep the template from surfaces that nobody has."""
-_LITTLE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class Evidence:
             own: The spline through the person's signed distance, mm.
             row: The distance at the spline's nodes, mm.
             size: The organ's size, mm.
-            count: Points on the surface at most.
+            count: Points on the surface at most, and around it.
             rng: Of the draw.
         """
         band, lattice = BAND * size, own.lattice
@@ -63,11 +60,13 @@ class Evidence:
         close, near = distance < max(lattice.spacing), distance < band
         cell = float(np.prod(lattice.spacing))
         patches = np.count_nonzero(near) * cell / (2 * band) / (PATCH * size) ** (lattice.dims - 1)
-        around, far = (_some(where, int(share * count), rng) for where, share in ((near, AROUND), (~near, FAR)))
+        around, far = (_some(where, int(share * count), rng) for where, share in ((near, 1.0), (~near, FAR)))
         surface = own.onto_surface(nodes[_some(close, count, rng)])
         off = np.concatenate([around, far])
         clipped = np.clip(np.asarray(row, np.float64)[off], -band, band)
-        trust = np.concatenate([np.ones(len(surface)), _LITTLE / (1 + (clipped / (TRUST * size)) ** 2)])
+        less = 1 / (1 + (clipped[: len(around)] / (TRUST * size)) ** 2)
+        # Far points say nothing while the template stays away from them, and all the more where it does not.
+        trust = np.concatenate([np.ones(len(surface)), less, np.ones(len(far))])
         return cls(
             np.concatenate([surface, nodes[off]]),
             np.concatenate([np.zeros(len(surface)), clipped]),

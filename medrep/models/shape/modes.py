@@ -19,9 +19,9 @@ from scipy.sparse import csr_array
 
 from medrep.cohort.lattice import Lattice
 
-SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5))
+SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))
 """Deviation and length of each scale, as shares of the organ's size."""
-SPACING = 0.4
+SPACING = 0.3
 """Distance of lattice nodes, as a share of the organ's size."""
 REACH = 1.0
 """Nodes farther than this from the template's surface carry nothing; a share of the organ's size."""

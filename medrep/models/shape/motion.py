@@ -100,7 +100,7 @@ def surface_motion(
     if population.moves != "displacement":
         raise ModelError("settings.field is distance: such a model does not say how points move")
     before, after = (columns_at(model, {contrast.covariate: value}) for value in (contrast.before, contrast.after))
-    own, moved = population.mean(after), population.mean(before)
+    own, moved = after @ population.effects, before @ population.effects
     went = ((pull_back(points, population.modes, own, moved) - points) * normals).sum(axis=1)
     across = (population.modes.at(points)[:, :, None] * normals[:, None, :]).reshape(len(points), -1)
     # To first order, what other effects would move differently.

@@ -17,14 +17,14 @@ from threadpoolctl import threadpool_limits
 
 from medrep.cohort.lattice import Lattice
 from medrep.errors import ModelError
-from medrep.models.shape.effects import Effects, across, fit_effects, refit_effects
+from medrep.models.shape.effects import Effects, Group, across, fit_effects
 from medrep.models.shape.evidence import Evidence
 from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.registration import Moves, Posterior, Prior, register
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
-_FIRST_NOISE, _LEAST_NOISE = 0.03, 0.01  # shares of the organ's size
+_FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +58,6 @@ class Population:
         """Return the inverse of C."""
         return np.linalg.inv(self.covariance)
 
-    def mean(self, columns: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " coefficients"]:
-        """Return X G: what the covariates of one person do."""
-        return columns @ self.effects
-
     def decoded(
         self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, " coefficients"]
     ) -> Float[np.ndarray, " points"]:
@@ -75,6 +71,25 @@ class Population:
         if self.moves == "distance":
             return self.template.values(points) + field[:, 0]
         return self.template.values(points + field)
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """What came out of training.
+
+    Attributes:
+        population: What was learned.
+        rest: What is everybody's own: coefficients of identities.
+        spread: Covariance of identities as these people show it; the population's is shrunk.
+        resampled: Effects learned from resampled people, for intervals.
+        errors: Registration error of each round, mm.
+    """
+
+    population: Population
+    rest: Float[np.ndarray, "people coefficients"]
+    spread: Float[np.ndarray, "coefficients coefficients"]
+    resampled: Float[np.ndarray, "draws columns coefficients"]
+    errors: tuple[float, ...]
 
 
 def start_population(
@@ -100,126 +115,104 @@ def fit_population(
     data: Float[np.ndarray, "people nodes"],
     lattice: Lattice,
     columns: Float[np.ndarray, "people columns"],
-    groups: list[slice],
+    groups: list[Group],
     settings: ShapeSettings,
     seed: int,
     say: Callable[[str], None],
-) -> tuple[Population, Float[np.ndarray, "people coefficients"], Effects, list[tuple[int, float]]]:
+) -> Learning:
     """Learn from training people.
 
     Args:
         data: Signed distances on the lattice, mm.
         lattice: Their points.
         columns: X.
-        groups: Columns of one strength (`effects.py`).
+        groups: Of the columns (`effects.py`).
         settings: Of the model.
         seed: Of the points that are looked at.
         say: Called with a line a round.
-
-    Returns:
-        What was learned, everybody's coefficients, their regression, and the registration error, mm, by round.
     """
     population = start_population(data, lattice, columns.shape[1], settings)
-    errors: list[tuple[int, float]] = []
-    codes = np.zeros((len(data), population.covariance.shape[0]))
+    errors: list[float] = []
     for number in range(1, settings.rounds + 1):
-        precision = population.precision()
-
-        def one(person: int, now: Population = population, precision: np.ndarray = precision) -> Posterior:
-            rng = np.random.default_rng([seed, 41, person])
-            own = LevelFunction.through(lattice, data[person])
-            evidence = Evidence.of(own, data[person], now.size, settings.points, rng)
-            prior = Prior(now.mean(columns[person]), precision)
-            return register(evidence, now.template, now.modes, prior, now.noise, now.moves)
-
-        unknown = np.zeros_like(population.covariance)
-        squares = 0.0
-        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
-            for person, posterior in enumerate(pool.map(one, range(len(data)))):
-                codes[person] = posterior.mean
-                unknown += posterior.covariance()
-                squares += posterior.error**2
-        error = float(np.sqrt(squares / len(data)))
-        errors.append((number, error))
+        codes, unknown, error = _registered(population, data, columns, settings, seed)
+        errors.append(error)
         say(f"round {number} of {settings.rounds}: {error:.3f} mm between template and people")
-        population, effects = _learn(population, codes, unknown, columns, groups, settings, error)
-        codes = codes - effects.mean
-    return population, codes, effects, errors
+        seen = codes @ _seen(population)
+        effects = fit_effects(columns, seen, groups)
+        mean = (codes - columns @ effects.rows).mean(axis=0)
+        rest = codes - mean - columns @ effects.rows
+        spread = (rest.T @ rest + unknown) / len(rest)
+        population = replace(
+            population,
+            template=LevelFunction.through(lattice, population.decoded(lattice.nodes(), mean)),
+            effects=effects.rows,
+            covariance=_shrunk(spread, len(rest), settings.shrinkage),
+            noise=max(error, _LEAST_NOISE * population.size),
+        )
+    return Learning(
+        population, rest, spread, _resampled(effects, columns, seen, settings.bootstrap, seed), tuple(errors)
+    )
 
 
 def best_known(
     rest: Float[np.ndarray, "people coefficients"],
-    covariance: Float[np.ndarray, "coefficients coefficients"],
+    spread: Float[np.ndarray, "coefficients coefficients"],
     count: int,
 ) -> Float[np.ndarray, "coefficients latents"]:
-    """Return the directions of identities, of unit variance under C and uncorrelated, that people's shapes tell best.
+    """Return the directions of identities, of unit variance and uncorrelated, that people's shapes tell best.
 
     What no shape tells, such as motion along the surface, comes last.
     """
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(spread)
     whiten = vectors / np.sqrt(values)
     right = np.linalg.svd((rest - rest.mean(axis=0)) @ whiten, full_matrices=False)[2][:count]
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])
     return whiten @ (right * signs[:, None]).T
 
 
-def resample_effects(
-    population: Population,
-    columns: Float[np.ndarray, "people columns"],
-    codes: Float[np.ndarray, "people coefficients"],
-    strengths: Float[np.ndarray, " columns"],
-    draws: int,
-    seed: int,
+def _registered(
+    population: Population, data: np.ndarray, columns: np.ndarray, settings: ShapeSettings, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return everybody's coefficients, the sum of their posterior covariances, and the root mean square error, mm."""
+    precision, lattice = population.precision(), population.template.lattice
+
+    def one(person: int) -> Posterior:
+        rng = np.random.default_rng([seed, 41, person])
+        own = LevelFunction.through(lattice, data[person])
+        evidence = Evidence.of(own, data[person], population.size, settings.points, rng)
+        prior = Prior(columns[person] @ population.effects, precision)
+        return register(evidence, population.template, population.modes, prior, population.noise, population.moves)
+
+    codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
+    squares = 0.0
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
+        for person, posterior in enumerate(pool.map(one, range(len(data)))):
+            codes[person] = posterior.mean
+            unknown += posterior.covariance()
+            squares += posterior.error**2
+    return codes, unknown, float(np.sqrt(squares / len(data)))
+
+
+def _resampled(
+    effects: Effects, columns: np.ndarray, codes: np.ndarray, draws: int, seed: int
 ) -> Float[np.ndarray, "draws columns coefficients"]:
     """Return the effects learned from resampled people, centred on those learned from all: what counts is how they spread."""
     if not columns.shape[1] or not draws:
-        return np.zeros((draws, *population.effects.shape))
+        return np.zeros((draws, *effects.rows.shape))
     rng = np.random.default_rng([seed, 43])
-    seen = _seen(population, population.template)
     people = [rng.integers(len(columns), size=len(columns)) for _ in range(draws)]
-    found = np.stack(
-        [refit_effects(columns[rows], codes[rows], population.covariance, strengths) @ seen for rows in people]
-    )
-    return found - found.mean(axis=0) + population.effects
+    found = np.stack([effects.refit(columns[rows], codes[rows]) for rows in people])
+    return found - found.mean(axis=0) + effects.rows
 
 
-def _seen(population: Population, template: LevelFunction) -> Float[np.ndarray, "coefficients coefficients"]:
+def _seen(population: Population) -> Float[np.ndarray, "coefficients coefficients"]:
     """Return the map from coefficients to those of what can be seen in a surface: of displacements, what moves across it."""
     if population.moves == "distance":
         return np.eye(len(population.covariance))
-    return across(population.modes, template, population.size)
+    return across(population.modes, population.template, population.size)
 
 
-def _learn(
-    population: Population,
-    codes: Float[np.ndarray, "people coefficients"],
-    unknown: Float[np.ndarray, "coefficients coefficients"],
-    columns: Float[np.ndarray, "people columns"],
-    groups: list[slice],
-    settings: ShapeSettings,
-    error: float,
-) -> tuple[Population, Effects]:
-    """Return the population after a round, and the regression it came from."""
-    full = np.concatenate([np.ones((len(codes), 1)), columns], axis=1)
-    rest = codes - full @ np.linalg.lstsq(full, codes, rcond=1e-10)[0]
-    free = max(len(codes) - full.shape[1], 1)
-    effects = fit_effects(columns, codes, _covariance(rest, unknown, free, settings.shrinkage), groups)
-    rest = codes - effects.mean - columns @ effects.rows
-    lattice = population.template.lattice
-    template = LevelFunction.through(lattice, population.decoded(lattice.nodes(), effects.mean))
-    learned = replace(
-        population,
-        template=template,
-        effects=effects.rows @ _seen(population, template),
-        covariance=_covariance(rest, unknown, len(rest), settings.shrinkage),
-        noise=max(error, _LEAST_NOISE * population.size),
-    )
-    return learned, effects
-
-
-def _covariance(rest: np.ndarray, unknown: np.ndarray, people: int, shrinkage: float) -> np.ndarray:
-    """Return C: what is left of people's codes and what is not known of them, shrunk towards the smooth prior."""
-    squares = rest.T @ rest + unknown * (people / len(rest))
-    width = len(squares)
-    smooth = shrinkage * np.trace(squares) / (people * width) * np.eye(width)
-    return (squares + smooth) / (people + shrinkage)
+def _shrunk(spread: np.ndarray, people: int, shrinkage: float) -> np.ndarray:
+    """Return C: what people show, shrunk towards the smooth prior."""
+    smooth = np.trace(spread) / len(spread) * np.eye(len(spread))
+    return (people * spread + shrinkage * smooth) / (people + shrinkage)

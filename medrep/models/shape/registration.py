@@ -77,23 +77,7 @@ def register(
         noise: Standard deviation of a signed distance, mm.
         moves: What the field does.
     """
-    basis = modes.at(evidence.points)
-    search = _Search(evidence, template, basis, prior, noise, moves)
-    a = prior.mean
-    now = search.at(a)
-    precision = prior.precision
-    for _ in range(STEPS):
-        step, precision = now.step()
-        length = 1.0
-        while (then := search.at(a + length * step)).loss > now.loss and length > 0.1:
-            length /= 2
-        if then.loss > now.loss:
-            break
-        a, now = a + length * step, then
-        moved = np.abs(basis @ (length * step).reshape(basis.shape[1], -1)).max(initial=0.0)
-        if moved < STILL * evidence.band:
-            break
-    return Posterior(a, precision, now.error())
+    return _Search(evidence, template, modes.at(evidence.points), prior, noise, moves).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +88,23 @@ class _Search:
     prior: Prior
     noise: float
     moves: Moves
+
+    def run(self) -> Posterior:
+        """Go from the prior's mean to the most probable coefficients nearby."""
+        a = self.prior.mean
+        now, precision = self.at(a), self.prior.precision
+        for _ in range(STEPS):
+            step, precision = now.step()
+            length = 1.0
+            while (then := self.at(a + length * step)).loss > now.loss and length > 0.1:
+                length /= 2
+            if then.loss > now.loss:
+                break
+            a, now = a + length * step, then
+            moved = np.abs(self.basis @ (length * step).reshape(self.basis.shape[1], -1)).max(initial=0.0)
+            if moved < STILL * self.evidence.band:
+                break
+        return Posterior(a, precision, now.error())
 
     def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
         points, band = self.evidence.points, self.evidence.band

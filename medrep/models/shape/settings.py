@@ -38,8 +38,8 @@ class ShapeSettings:
     modes: int = 120
     latents: int = 64
     rounds: int = 4
-    points: int = 3000
-    careful_points: int = 6000
+    points: int = 1500
+    careful_points: int = 4000
     shrinkage: float = 30.0
     threads: int = 2
     bootstrap: int = 200
