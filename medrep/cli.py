@@ -186,6 +186,7 @@ def _add_export(commands: _Commands) -> None:
         action="store_true",
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
+    _add_mesh(parser)
 
 
 def _add_counterfactual(commands: _Commands) -> None:
@@ -207,6 +208,7 @@ def _add_counterfactual(commands: _Commands) -> None:
         "--extrapolate", action="store_true", help="allow values outside the range of the people of training"
     )
     _add_unseen_site(parser)
+    _add_mesh(parser)
 
 
 def _add_sample(commands: _Commands) -> None:
@@ -217,10 +219,17 @@ def _add_sample(commands: _Commands) -> None:
     who.add_argument("--table", type=Path, metavar="T.tsv", help="demographics, one row a person")
     who.add_argument("--n", type=int, metavar="N", help="how many people, with demographics drawn as in training")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    _add_mesh(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
+
+
+def _add_mesh(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mesh", choices=("gifti", "stl", "ply"), help="what meshes of organs are written as (default: gifti)"
+    )
 
 
 def _add_unseen_site(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +320,7 @@ def _export(options: argparse.Namespace) -> int:
         probe=options.probe,
         only=options.participant_label,
         exclude=options.exclude,
+        mesh=options.mesh,
         overwrite=options.overwrite,
     )
     failed = export(options.cohort, options.out, options.model, request, Console(quiet=options.quiet))
@@ -331,6 +341,7 @@ def _counterfactual(options: argparse.Namespace) -> int:
         unseen_site=options.unseen_site,
         only=options.participant_label,
         exclude=options.exclude,
+        mesh=options.mesh,
         overwrite=options.overwrite,
     )
     return SOME_FAILED if failed else OK
@@ -347,6 +358,7 @@ def _sample(options: argparse.Namespace) -> int:
         table=options.table,
         people=options.n,
         seed=options.seed,
+        mesh=options.mesh,
         overwrite=options.overwrite,
     )
     return OK

@@ -8,6 +8,7 @@ from medrep.cohort.support import refuse_extrapolation
 from medrep.commands.export import ExportRequest, export, load_model
 from medrep.console import Console
 from medrep.errors import CovariateError
+from medrep.export.derivative import MeshFormat
 
 
 def counterfactual(
@@ -19,6 +20,7 @@ def counterfactual(
     *,
     extrapolate: bool = False,
     unseen_site: Literal["error", "adapt"] = "error",
+    mesh: MeshFormat | None = None,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
@@ -33,6 +35,7 @@ def counterfactual(
         console: Where to speak.
         extrapolate: Whether values outside the range of training are allowed.
         unseen_site: What sites that training did not have do.
+        mesh: What meshes of organs are written as; GIFTI if None.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -53,6 +56,7 @@ def counterfactual(
         remove=tuple(wanted),
         references=wanted,
         unseen_site=unseen_site,
+        mesh=mesh,
         only=only,
         exclude=exclude,
         overwrite=overwrite,

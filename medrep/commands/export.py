@@ -20,7 +20,7 @@ from medrep.config import parse_input
 from medrep.console import Console
 from medrep.erasure import Certificate
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
-from medrep.export.derivative import Failure, Removal, write_description, write_failures, write_tsv
+from medrep.export.derivative import Failure, MeshFormat, Removal, write_description, write_failures, write_tsv
 from medrep.export.features import align_features, export_features
 from medrep.export.mover import Mover
 from medrep.models import Adaptation, ConditionalVae, Model, restore_model
@@ -39,6 +39,7 @@ class ExportRequest:
         label_free: Whether people come without covariates: the model's guard erases without looking at labels.
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
+        mesh: What meshes of organs are written as; GIFTI if None.
         only: Participants to export; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -51,6 +52,7 @@ class ExportRequest:
     label_free: bool = False
     probe: bool = False
     purpose: Literal["removal", "counterfactual"] = "removal"
+    mesh: MeshFormat | None = None
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
@@ -74,6 +76,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
     """
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
     checkpoint, model, wanted = _load(model_folder)
+    refuse_mesh(request.mesh, wanted)
     target = checked_target(model.schema, request)
     if request.label_free:
         _check_label_free(model, request)
@@ -164,6 +167,18 @@ def load_model(folder: Path) -> tuple[Model, Input]:
     return _load(folder)[1:]
 
 
+def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:
+    """Refuse a choice of mesh for what has none.
+
+    Raises:
+        ModelError: Not a model of shapes.
+    """
+    if form is not None and wanted.kind != "shape":
+        raise ModelError(
+            f"--mesh {form}: the model was trained on {wanted.kind} data, which has no surface; leave it out"
+        )
+
+
 def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str, str | float]:
     """Return removed covariate -> reference.
 
@@ -251,14 +266,17 @@ def _write_data(
         raise MedrepError(
             "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
         )
-    # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
-    if wanted.kind == "shape":
-        from medrep.export.shapes import export_shapes as export_images
-    else:
-        from medrep.export.volumes import export_volumes as export_images
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
+    images = (folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids)
     with console.track("export", len(cohort)) as advance:
-        return export_images(folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids, advance=advance)
+        # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
+        if wanted.kind == "shape":
+            from medrep.export.shapes import export_shapes
+
+            return export_shapes(*images, mesh=request.mesh or "gifti", advance=advance)
+        from medrep.export.volumes import export_volumes
+
+        return export_volumes(*images, advance=advance)
 
 
 def _adapt_images(

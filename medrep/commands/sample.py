@@ -10,10 +10,11 @@ from medrep.atomic import atomic_folder
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
-from medrep.commands.export import load_model
+from medrep.commands.export import load_model, refuse_mesh
 from medrep.commands.folders import check_output
 from medrep.console import Console
 from medrep.errors import CohortError, ModelError
+from medrep.export.derivative import MeshFormat
 from medrep.export.samples import write_samples
 from medrep.models import AdditiveShape, ConditionalVae
 
@@ -26,6 +27,7 @@ def sample(
     table: Path | None = None,
     people: int | None = None,
     seed: int = 0,
+    mesh: MeshFormat | None = None,
     overwrite: bool = False,
 ) -> None:
     """Draw people and write them as a cohort.
@@ -37,6 +39,7 @@ def sample(
         table: Demographics, one row a person; ``participant_id`` is optional.
         people: Without a table: how many people, with covariates drawn one by one from those of training.
         seed: Of every draw.
+        mesh: What meshes of organs are written as; GIFTI if None.
         overwrite: Whether OUT may be replaced.
 
     Raises:
@@ -47,6 +50,7 @@ def sample(
     model, wanted = load_model(model_folder)
     if not isinstance(model, ConditionalVae | AdditiveShape):
         raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
+    refuse_mesh(mesh, wanted)
     drawn = _drawn(model.schema, max(people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
         raise CohortError(f"nobody to draw; give --table or --n above 0 (covariates: {', '.join(model.schema.names)})")
@@ -65,7 +69,9 @@ def sample(
         if isinstance(model, AdditiveShape):
             from medrep.export.shape_cohorts import write_shape_samples  # libigl, which only shapes need
 
-            write_shape_samples(partial, model, chosen, frame, seed, wanted.suffix, wanted.centre, content, advance)
+            write_shape_samples(
+                partial, model, chosen, frame, seed, wanted.suffix, wanted.centre, content, mesh or "gifti", advance
+            )
         else:
             write_samples(partial, model, chosen, frame, seed, wanted.suffix, content, advance)
     console.say(f"{len(frame)} people drawn to {out}")

@@ -16,6 +16,9 @@ from medrep.models import Adaptation
 
 BIDS_VERSION = "1.10.0"
 
+MeshFormat = Literal["gifti", "stl", "ply"]
+"""What the surface of an organ is written as."""
+
 
 @dataclass(frozen=True)
 class Removal:

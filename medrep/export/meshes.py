@@ -14,11 +14,18 @@ from jaxtyping import Float, Shaped
 from medrep.atomic import atomic_file
 from medrep.cohort.surfaces import Surface
 from medrep.errors import MedrepError
+from medrep.export.derivative import MeshFormat
 
 PointData = Mapping[str, Shaped[np.ndarray, " vertices"]]
 
 MAP_ENDINGS = (".shape.gii", ".func.gii")
 """Files that hold values on the vertices of a surface, and no surface."""
+
+
+def mesh_beside(image: Path, form: MeshFormat) -> Path:
+    """Return where the surface of an organ goes whose label map is ``image`` (.nii.gz)."""
+    ending = {"gifti": ".surf.gii", "stl": ".stl", "ply": ".ply"}[form]
+    return image.with_name(image.name.removesuffix(".nii.gz") + ending)
 
 
 def write_mesh(path: Path, surface: Surface, point_data: PointData | None = None) -> None:

@@ -14,8 +14,8 @@ from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.surfaces import Surface
 from medrep.errors import ModelError
 from medrep.export.cohorts import TRUTH
-from medrep.export.derivative import write_description, write_tsv
-from medrep.export.meshes import write_mesh
+from medrep.export.derivative import MeshFormat, write_description, write_tsv
+from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.models import AdditiveShape
 from medrep.models.shape.template import LevelFunction
 
@@ -60,6 +60,7 @@ def write_shape_samples(
     suffix: str,
     centre: tuple[float, ...],
     content: Mapping[str, Any],
+    mesh: MeshFormat = "gifti",
     advance: Callable[[int], None] = lambda people: None,
 ) -> None:
     """Write a label map and a mesh with ``desc-sampled`` for each drawn person.
@@ -73,6 +74,7 @@ def write_shape_samples(
         suffix: BIDS suffix of the label maps.
         centre: Of the model's grid, mm.
         content: For the sidecars.
+        mesh: What meshes are written as.
         advance: Called with the number of people done.
     """
     grid = model.columns.grid
@@ -86,7 +88,7 @@ def write_shape_samples(
         level = LevelFunction.through(grid_lattice(grid), row)
         aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
         surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
-        write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface)
+        write_mesh(mesh_beside(place, mesh), surface)
         write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(content))
         advance(1)
     write_tsv(folder / "participants.tsv", people)

@@ -16,8 +16,8 @@ from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.errors import CohortError, ModelError
-from medrep.export.derivative import Failure, Removal, write_latents
-from medrep.export.meshes import write_mesh
+from medrep.export.derivative import Failure, MeshFormat, Removal, write_latents
+from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.export.mover import Mover
 from medrep.export.volumes import described_name, sidecar
 from medrep.models import Adaptation, AdditiveShape, Model
@@ -36,6 +36,7 @@ def export_shapes(
     done: Removal,
     ids: pd.DataFrame,
     *,
+    mesh: MeshFormat = "gifti",
     advance: Callable[[int], None] = lambda people: None,
 ) -> list[Failure]:
     """Write a label map, a mesh and a sidecar a person, latents.tsv, and latents_sd.tsv where the model knows it.
@@ -49,6 +50,7 @@ def export_shapes(
         wanted: The measured ``input`` section of training.
         done: For the sidecars; says how the files are named.
         ids: Key columns of the people, index: key.
+        mesh: What meshes are written as.
         advance: Called with the number of people done.
 
     Returns:
@@ -76,7 +78,7 @@ def export_shapes(
             continue
         place = folder / described_name(relative, done.desc)
         write_label_map(place, LabelMap(labels, loaded.placed.labels.affine))
-        write_mesh(place.with_name(place.name.replace(".nii.gz", ".surf.gii")), surface)
+        write_mesh(mesh_beside(place, mesh), surface)
         write_json(sidecar(place), {**done.to_json(), **_facts(loaded.placed, labels, surface), "Sources": [relative]})
         latents[loaded.key], spread[loaded.key] = z, sd
         advance(1)

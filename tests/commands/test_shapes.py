@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import trimesh
 
 from tests.commands.conftest import run
 
@@ -106,6 +107,31 @@ def test_who_is_at_the_target_comes_back_bit_for_bit(organs: Path, trained: Path
     asked = ("--model", trained / "model", "--set", f"age={row['age']}", "--participant-label", who, "--quiet")
     assert run("counterfactual", organs, tmp_path / "same", *asked) == 0
     np.testing.assert_array_equal(mask(organ(tmp_path / "same", who, "counterfactual")), mask(organ(organs, who)))
+
+
+@pytest.mark.parametrize("form", ["stl", "ply"])
+def test_meshes_are_written_as_asked(organs: Path, trained: Path, tmp_path: Path, form: str) -> None:
+    who = pd.read_csv(organs / "participants.tsv", sep="\t")["participant_id"].iloc[0]
+    asked = ("--model", trained / "model", "--participant-label", who, "--set", "sex=F", "--mesh", form, "--quiet")
+    assert run("counterfactual", organs, tmp_path / "o", *asked) == 0
+    place = organ(tmp_path / "o", who, "counterfactual")
+    mesh = trimesh.load(place.with_name(place.name.replace(".nii.gz", f".{form}")))
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(mask(place).sum(), rel=0.05)
+    assert not list((tmp_path / "o").rglob("*.surf.gii"))
+    assert run("sample", tmp_path / "s", "--model", trained / "model", "--n", 1, "--mesh", form, "--quiet") == 0
+    assert len(list((tmp_path / "s").rglob(f"*.{form}"))) == 1
+
+
+def test_a_choice_of_mesh_is_refused_where_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("simulate", tmp_path / "c", "--n", 40, "--quiet") == 0
+    assert run("train", tmp_path / "c", tmp_path / "m", "--quiet") == 0
+    asked = ("--model", tmp_path / "m" / "model", "--remove", "site", "--mesh", "stl")
+    assert run("export", tmp_path / "c", tmp_path / "o", *asked) == 1
+    assert (
+        "--mesh stl: the model was trained on features data, which has no surface; leave it out"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_broken_file_is_named_and_the_others_are_delivered(
