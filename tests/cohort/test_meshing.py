@@ -4,8 +4,11 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep.cohort.lattice import Lattice
 from medrep.cohort.meshing import TILE, mesh_field
+from medrep.cohort.surfaces import signed_distance
 from medrep.errors import ModelError
+from medrep.models.shape.template import LevelFunction
 
 LOW, HIGH = np.array([-20.0, -20, -20]), np.array([20.0, 20, 20])
 
@@ -41,6 +44,39 @@ def hippocampus(points):
     return np.linalg.norm(points - np.stack([0 * along, along, 0 * along], axis=1), axis=1) - 6.5
 
 
+def corner_cell(points):
+    """Three corners of the cell [0, 0.5]^3 are cut off one by one, in that kind of way in which the triangles depend on a
+    corner that none of the sign changes touches; straight along each axis, so that nothing else needs the corner."""
+    x, y, z = np.clip(points, -2.4, 2.4).T / 0.5
+    values = np.array([0.6, -0.8, -0.5, 0.1, -0.3, 0.2, 0.4, 0.7]).reshape(2, 2, 2)
+    weights = (np.stack([1 - share, share]) for share in (x, y, z))
+    return np.maximum(sphere()(points), np.einsum("abc,an,bn,cn->n", values, *weights))
+
+
+def tight(field, low, high):
+    return field, np.array(low) - 6.0, np.array(high) + 6.0
+
+
+def tight_capsule():
+    return tight(hippocampus, (-6.5, -20.5, -6.5), (6.5, 20.5, 6.5))
+
+
+def tight_organ():
+    """A spline at 1 mm through the distance to a bent ellipsoid with bumps, as a model's template is."""
+
+    def solid(points):
+        x, y, z = points.T
+        bumps = 0.05 * np.sin(0.9 * x + 1) * np.sin(0.5 * y) + 0.04 * np.cos(0.8 * z + 0.3 * y)
+        bent = np.stack([x + 3 - 0.012 * y**2, y, z + 0.004 * y**2], axis=1)
+        return 6 * (np.linalg.norm(bent / [6.5, 20.5, 6.0], axis=1) - 1 - bumps)
+
+    surface = mesh_field(solid, 1.5 * LOW, 1.5 * HIGH, 80, dense=True).surface
+    low, high = surface.vertices.min(axis=0), surface.vertices.max(axis=0)
+    lattice = Lattice.around(low - 6, high + 6, 1.0)
+    level = LevelFunction.through(lattice, signed_distance(lattice.nodes(), surface))
+    return tight(level.values, low, high)
+
+
 def check_equal(field, low=LOW, high=HIGH, cells=64, **options):
     fine, dense = mesh_field(field, low, high, cells, **options), mesh_field(field, low, high, cells, dense=True)
     assert fine.evaluations <= dense.evaluations
@@ -54,8 +90,16 @@ def check_equal(field, low=LOW, high=HIGH, cells=64, **options):
 
 @pytest.mark.parametrize(
     ("field", "slope"),
-    [(sphere(), 1.0), (torus, 1.0), (plate, 1.0), (two_balls, 1.0), (waves, 1.5), (sphere(slope=1.5), 1.5)],
-    ids=["sphere", "torus", "plate", "two balls", "waves", "steep"],
+    [
+        (sphere(), 1.0),
+        (torus, 1.0),
+        (plate, 1.0),
+        (two_balls, 1.0),
+        (waves, 1.5),
+        (sphere(slope=1.5), 1.5),
+        (corner_cell, 250.0),
+    ],
+    ids=["sphere", "torus", "plate", "two balls", "waves", "steep", "corner cell"],
 )
 @pytest.mark.parametrize("cells", [64, 80])
 def test_coarse_to_fine_gives_the_mesh_of_all_points(field, slope, cells):
@@ -88,6 +132,28 @@ def test_a_hippocampus_at_256_cells_takes_a_thirtieth_of_the_evaluations():
     meshed = mesh_field(hippocampus, np.full(3, -25.0), np.full(3, 25.0), 256)
     assert meshed.evaluations < 257**3 / 30
     assert meshed.surface.volume == pytest.approx(np.pi * 6.5**2 * (28 + 4 / 3 * 6.5), rel=1e-3)
+
+
+@pytest.mark.parametrize("organ", [tight_capsule, tight_organ])
+def test_in_a_tight_box_too_it_takes_a_thirtieth_of_the_evaluations(organ):
+    fine, dense = check_equal(*organ(), 256, slope=1.5)
+    assert fine.evaluations < dense.evaluations / 30
+
+
+@given(
+    st.sampled_from([8, 16]),
+    st.floats(3, 13),
+    st.floats(0, 1),
+    st.tuples(*[st.floats(2.2, 10)] * 3),
+    st.tuples(*[st.floats(0, 2 * np.pi)] * 3),
+)
+def test_wavy_balls_are_whole_when_their_waves_span_two_coarse_cells(coarse, radius, height, lengths, phases):
+    rates = 2 * np.pi / (40 / coarse * np.array(lengths))
+
+    def field(points):
+        return sphere(radius)(points) + height * np.sin(points * rates + phases).prod(axis=1)
+
+    check_equal(field, cells=64, slope=1 + height * rates.max(), coarse=coarse)
 
 
 def test_no_point_is_asked_for_twice_and_no_tile_is_too_large():
