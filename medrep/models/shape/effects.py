@@ -20,15 +20,17 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.evidence import TRUST
 from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.template import LevelFunction
 
 _ROUNDS = 30
 _STILL = 1e-3
 _FLOOR = 0.01  # of V's eigenvalues, as a share of their mean
-_SEEN = 1e-3  # share of the organ's size to which motion across the surface is kept
-_SHELL = 0.25  # around the surface in which effects point along its normal; a share of the organ's size
+_SEEN = (
+    0.01  # share of the organ's size to which motion across the surface is kept; less leaves what is far off to chance
+)
+_SHELL = 0.6  # around the surface in which effects point along its normal; a share of the organ's size
+_NEAR = 0.05  # at this distance a point of the shell counts half; a share of the organ's size
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def across(modes: SmoothModes, template: LevelFunction, size: float) -> Float[np
     """
     points, normals, level = template.shell(_SHELL * size)
     basis = modes.at(points)
-    trust = 1 / (1 + (level / (TRUST * size)) ** 2)
+    trust = 1 / (1 + (level / (_NEAR * size)) ** 2)
     weighted = basis * (trust * basis.shape[1] / trust.sum() / (_SEEN * size) ** 2)[:, None]
     inverse = np.linalg.inv(weighted.T @ basis + np.eye(basis.shape[1]))
     dims = normals.shape[1]
