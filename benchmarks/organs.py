@@ -62,13 +62,10 @@ def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
 
 
 def mesh_row(row: np.ndarray, section: Input, cells: int = CELLS) -> Surface:
-    """Return the zero level of a row, in the coordinates of the grid; what a model lets run out of the box ends at its border."""
-    closed = np.array(row, float).reshape(section.shape)
-    inner = closed[2:-2, 2:-2, 2:-2].copy()
-    closed = np.maximum(closed, max(section.spacing))
-    closed[2:-2, 2:-2, 2:-2] = inner
-    level = LevelFunction.through(grid_lattice(shape_grid(section)), closed.ravel())
-    return mesh_lattice(level.values, level.lattice, cells)
+    """Return the zero level of a row, in the coordinates of the grid; what runs out of the box ends a voxel before its border."""
+    level = LevelFunction.through(grid_lattice(shape_grid(section)), row)
+    half = level.lattice.nodes()[-1] - max(section.spacing)
+    return mesh_lattice(lambda p: np.maximum(level.values(p), (np.abs(p) - half).max(axis=1)), level.lattice, cells)
 
 
 def surface_distances(first: Surface, second: Surface, seed: int = 0) -> tuple[float, float]:

@@ -23,7 +23,8 @@ organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: t
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to everybody at the same place (no interaction with
 identity); motion along the surface cannot be seen in surfaces, and effects have none; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
+alignment took out are no effect any more; topology is the template's for decoded organs; a strong effect that few people tell
+of can leave pieces of organ away from the surface, where nobody was seen. A counterfactual is the model's answer
 near its support, not a causal fact.
 """
 

@@ -26,11 +26,10 @@ from medrep.models.shape.template import LevelFunction
 _ROUNDS = 30
 _STILL = 1e-3
 _FLOOR = 0.01  # of V's eigenvalues, as a share of their mean
-_SEEN = (
-    0.01  # share of the organ's size to which motion across the surface is kept; less leaves what is far off to chance
-)
-_SHELL = 0.6  # around the surface in which effects point along its normal; a share of the organ's size
-_NEAR = 0.05  # at this distance a point of the shell counts half; a share of the organ's size
+# Shares of the organ's size. Motion across the surface is kept to `_SEEN`; tighter leaves what is far off to chance.
+_SEEN = 0.01
+_SHELL = 0.6  # up to this distance effects point along the normal
+_NEAR = 0.05  # at this distance that counts half
 
 
 @dataclass(frozen=True)

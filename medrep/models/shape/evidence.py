@@ -1,7 +1,7 @@
 """What is seen of a person: points of the surface, and signed distances at some points of the grid around it.
 
-Where a field squeezes or stretches space, the template's level is no distance any more, except where it is zero: points on the
-surface count most. Points off it say on which side they are and how far, which a template needs that is still far away.
+Where a field squeezes or stretches space, the template's level is no distance any more, except where it is zero: what is near the
+surface counts most. Points off it say on which side they are and how far, which a template needs that is still far away.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from medrep.models.shape.template import LevelFunction
 BAND = 0.25
 """Distances are looked at, and clipped, up to this share of the organ's size."""
 TRUST = 0.08
-"""At this distance from the surface (a share of the organ's size) a point of the band counts half of that."""
+"""At this distance from the surface (a share of the organ's size) a point of the band counts half."""
 PATCH = 0.08
 """Errors of neighbouring points are alike over this length, a share of the organ's size: a patch of surface counts once."""
 FAR = 0.4
@@ -60,7 +60,7 @@ class Evidence:
         close, near = distance < max(lattice.spacing), distance < band
         cell = float(np.prod(lattice.spacing))
         patches = np.count_nonzero(near) * cell / (2 * band) / (PATCH * size) ** (lattice.dims - 1)
-        around, far = (_some(where, int(share * count), rng) for where, share in ((near, 1.0), (~near, FAR)))
+        around, far = _some(near, count, rng), _some(~near, int(FAR * count), rng)
         surface = own.onto_surface(nodes[_some(close, count, rng)])
         off = np.concatenate([around, far])
         clipped = np.clip(np.asarray(row, np.float64)[off], -band, band)

@@ -23,7 +23,7 @@ class ShapeSettings:
         modes: Smooth modes of a field at most.
         latents: Numbers that are handed out of what a person is, those that shapes tell best.
         rounds: Rounds of registering everybody and learning from it.
-        points: Points looked at a person in training, around the surface.
+        points: Points on a person's surface, and as many around it, that are looked at in training, at most.
         careful_points: The same when people are encoded.
         shrinkage: People that the smooth prior counts for in the covariance of identities.
         threads: People registered at a time.
