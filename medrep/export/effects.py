@@ -79,7 +79,7 @@ def _organ(model: AdditiveShape, values: dict[str, float | str]) -> Surface:
     """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
     population = model.population
     coefficients = columns_at(model, values) @ population.effects
-    return mesh_lattice(lambda points: population.decoded(points, coefficients), population.template.lattice, _CELLS)
+    return mesh_lattice(population.expected(coefficients).values, population.template.lattice, _CELLS)
 
 
 def _shifted(surface: Surface, centre: Float[np.ndarray, "3"]) -> Surface:

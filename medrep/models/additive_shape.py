@@ -2,8 +2,11 @@
 
 Generative process, for person i with covariates c (s is a signed distance, negative inside; p a point, mm):
 
-    a_i = sum_k g_k(c_ik) + h_i,    h_i ~ N(0, C),    g_k(c_k) = (X_k(c_k) - X_k(reference)) G_k
-    s_i(p) = T(p + F(p) a_i)
+    h_i(p) = F(p) a_i,    a_i ~ N(0, C),    g_k(p, c_k, h) = F(p + h(p)) (X_k(c_k) - X_k(reference)) G_k
+    s_i(p) = T(p + sum_k g_k(p, c_ik, h_i) + h_i(p))
+
+A covariate acts where the identity has put a point, so that it does the same to the same place of everybody's anatomy, wherever
+that lies.
 
 | symbol | meaning | code name |
 |---|---|---|
@@ -17,14 +20,13 @@ Generative process, for person i with covariates c (s is a signed distance, nega
 Fields are smooth by construction (`shape/modes.py`) and linear in their coefficients, so a person is encoded by a handful of
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
-**Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k(p) + h(p), the point p of the moved
+**Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
-trains in minutes on a processor. **Limitations**: a covariate does the same to everybody at the same place (no interaction with
-identity); motion along the surface cannot be seen in surfaces, and effects have none; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs; a strong effect that few people tell
-of can leave pieces of organ away from the surface, where nobody was seen. A counterfactual is the model's answer
+trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
+the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; positions and sizes that the
+alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
 near its support, not a causal fact.
 """
 
@@ -193,7 +195,7 @@ class AdditiveShape(Model):
         rows = []
         for row in range(len(frame)):
             own = root @ rng.standard_normal(len(root)) * float(self.settings.identity)
-            rows.append(self.population.decoded(nodes, self.mean(frame.iloc[[row]]) + own))
+            rows.append(self.population.decoded(nodes, self.mean(frame.iloc[[row]]), own))
         return np.stack(rows)
 
     def adapt(

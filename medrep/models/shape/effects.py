@@ -1,35 +1,29 @@
-"""Regressing people's fields on covariates, with effects no stronger than people show.
+"""Regressing what people's surfaces tell on covariates, with effects no stronger than people show.
 
-    a_i = mean + X_i G + e_i,    e_i ~ N(0, V),    columns of G ~ N(0, S)
+What the surface of person i tells of a change d of the field that is expected of them, their own field h being unknown, is, to
+second order, the log likelihood score_i d - 1/2 d W_i d with score_i = C^-1 h_i and W_i = C^-1 - C^-1 cov(h_i) C^-1. It knows
+where this person's surface is: what lies off it and motion along it weigh little, and others may tell of them. With
+d_i = X_i (G' - G) the best G' solves
+
+    sum_i X_i^T W_i X_i G' + prior(G') = sum_i X_i^T (score_i + W_i X_i G),    columns of G ~ N(0, S)
 
 S, the covariance of what the columns of a covariate do to a coefficient, is found by expectation-maximisation (empirical Bayes):
 an effect that the cohort cannot tell from nothing is shrunk towards nothing, and one that it can stays. Where the bend of an
 effect is alike in place to its line, S says so, and the line tells of the bend. Columns of different covariates are independent,
-and levels of a batch are so among themselves, of one strength. V is the scatter of what is left; in its eigenbasis the
-coefficients are independent regressions. Most effects live in few directions, mostly in those in which people differ most: one S
-for all would shrink them as if they filled hundreds, so each block of directions (1st and 2nd, 3rd and 4th, 5th to 8th, 9th to
-16th ...) has its own.
-
-Motion along the surface is not seen in surfaces, and counts as none: what is regressed is the smooth field that is across the
-template's surface what a person's is and nothing along it (`across`).
+and levels of a batch are so among themselves, of one strength. Most effects live in few modes, mostly in smooth ones: one S for
+all would shrink them as if they filled hundreds, so each block of modes (1st and 2nd, 3rd and 4th, 5th to 8th ...) has its own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import cho_factor, cho_solve
 
-from medrep.models.shape.modes import SmoothModes
-from medrep.models.shape.template import LevelFunction
-
-_ROUNDS = 30
+_ROUNDS = 12
 _STILL = 1e-3
-_FLOOR = 0.01  # of V's eigenvalues, as a share of their mean
-# Shares of the organ's size. Motion across the surface is kept to `_SEEN`; tighter leaves what is far off to chance.
-_SEEN = 0.01
-_SHELL = 0.6  # up to this distance effects point along the normal
-_NEAR = 0.05  # at this distance that counts half
 
 
 @dataclass(frozen=True)
@@ -46,121 +40,220 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Told:
+    """What a person's surface tells of a change of the field that is expected of them.
+
+    Attributes:
+        score: Slope of the log likelihood by the field's coefficients.
+        precision: W, its curvature, the person's own field being unknown.
+    """
+
+    score: Float[np.ndarray, " coefficients"]
+    precision: Float[np.ndarray, "coefficients coefficients"]
+
+
+@dataclass(eq=False)
+class Equations:
+    """The sums over people of which the regression consists.
+
+    Attributes:
+        rows: G before.
+        targets: Right-hand sides, a row a column of the design.
+        blocks: Of the left-hand side, for each pair of columns that somebody has both of.
+        scores: Everybody's score, in order.
+        columns: Everybody's columns.
+    """
+
+    rows: Float[np.ndarray, "columns coefficients"]
+    targets: Float[np.ndarray, "columns coefficients"] = field(init=False)
+    blocks: dict[tuple[int, int], Float[np.ndarray, "coefficients coefficients"]] = field(default_factory=dict)
+    scores: list[Float[np.ndarray, " coefficients"]] = field(default_factory=list)
+    columns: list[Float[np.ndarray, " columns"]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Start with nobody."""
+        self.targets = np.zeros_like(self.rows)
+
+    def add(self, own: Float[np.ndarray, " columns"], told: Told) -> None:
+        """Count a person in.
+
+        Args:
+            own: The person's columns.
+            told: By their surface, at the effects before.
+        """
+        self.targets += np.outer(own, told.score + told.precision @ (own @ self.rows))
+        some = np.flatnonzero(own)
+        for place, first in enumerate(some):
+            for second in some[place:]:
+                pair = (int(first), int(second))
+                if pair not in self.blocks:
+                    self.blocks[pair] = np.zeros_like(told.precision)
+                self.blocks[pair] += own[first] * own[second] * told.precision
+        self.scores.append(told.score)
+        self.columns.append(own)
+
+    def square(self, columns: Sequence[int]) -> Float[np.ndarray, "columns coefficients columns coefficients"]:
+        """Return the left-hand side for some columns."""
+        width = self.rows.shape[1]
+        found = np.zeros((len(columns), width, len(columns), width))
+        for place, first in enumerate(columns):
+            for other, second in enumerate(columns):
+                block = self.blocks.get((min(first, second), max(first, second)))
+                if block is not None:
+                    found[place, :, other] = block
+        return found
+
+    def without(
+        self, columns: Sequence[int], rows: Float[np.ndarray, "all coefficients"]
+    ) -> Float[np.ndarray, "columns coefficients"]:
+        """Return the right-hand sides of some columns when the others do what ``rows`` say."""
+        found = self.targets[list(columns)].copy()
+        for place, column in enumerate(columns):
+            for other in range(len(rows)):
+                block = self.blocks.get((min(column, other), max(column, other)))
+                if block is not None and other not in columns:
+                    found[place] -= block @ rows[other]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Effects:
     """A fitted regression.
 
     Attributes:
         rows: G, a row a column of the design.
-        prior: S of each block of directions.
-        noise: V's eigenvalues, the largest first.
-        basis: Its eigenvectors, as columns.
+        prior: S of each block of modes.
     """
 
     rows: Float[np.ndarray, "columns coefficients"]
     prior: Float[np.ndarray, "blocks columns columns"]
-    noise: Float[np.ndarray, " coefficients"]
-    basis: Float[np.ndarray, "coefficients coefficients"]
-
-    def refit(
-        self, columns: Float[np.ndarray, "people columns"], codes: Float[np.ndarray, "people coefficients"]
-    ) -> Float[np.ndarray, "columns coefficients"]:
-        """Return G for other people, with S and V known."""
-        gram, targets = _products(columns, codes @ self.basis)
-        return _posterior(gram, targets, self.noise, self.prior)[0] @ self.basis.T
 
 
 def fit_effects(
-    columns: Float[np.ndarray, "people columns"], codes: Float[np.ndarray, "people coefficients"], groups: list[Group]
+    equations: Equations,
+    groups: Sequence[Group],
+    outputs: int,
+    prior: Float[np.ndarray, "blocks columns columns"] | None = None,
 ) -> Effects:
-    """Regress codes on columns.
+    """Solve for the effects, and for how strong they are.
 
     Args:
-        columns: X.
-        codes: a.
-        groups: Of the columns.
+        equations: With everybody counted in.
+        groups: Of the columns; a column of no group has the smooth prior, as it is.
+        outputs: Coefficients of a mode.
+        prior: S to begin with; else that of the smooth prior.
     """
-    noise, basis = _scatter(columns, codes)
-    gram, targets = _products(columns, codes @ basis)
-    parts = _blocks(len(noise))
-    prior = np.stack([np.eye(columns.shape[1])] * len(parts))
+    rows = np.zeros_like(equations.rows)
+    parts = _blocks(rows.shape[1], outputs)
+    prior = np.stack([np.eye(len(rows))] * len(parts)) if prior is None else prior
+    systems = _systems(len(rows), groups)
+    sides = [equations.square(system) for system in systems]
     for _ in range(_ROUNDS):
-        rows, unknown = _posterior(gram, targets, noise, prior)
-        energy = [
-            (rows[:, part] @ rows[:, part].T + unsure) / (part.stop - part.start)
-            for part, unsure in zip(parts, unknown, strict=True)
-        ]
-        found = np.stack([_grouped(own, groups) for own in energy])
-        done = bool(np.abs(found - prior).max(initial=0.0) < _STILL * np.abs(found).max(initial=0.0))
+        energy = np.zeros_like(prior)
+        for system, side in zip(systems, sides, strict=True):
+            at = np.ix_(range(len(parts)), system, system)
+            posterior = _Posterior.of(side, prior[at], parts)
+            rows[system] = posterior.solve(equations.without(system, rows))
+            energy[at] = posterior.energy(rows[system], parts)
+        found = _grouped(energy, groups)
+        done = bool(np.abs(found - prior).max() < _STILL * np.abs(found).max())
         prior = found
         if done:
             break
-    return Effects(_posterior(gram, targets, noise, prior)[0] @ basis.T, prior, noise, basis)
+    for system, side in zip(systems, sides, strict=True):
+        posterior = _Posterior.of(side, prior[np.ix_(range(len(parts)), system, system)], parts)
+        rows[system] = posterior.solve(equations.without(system, rows))
+    return Effects(rows, prior)
 
 
-def across(modes: SmoothModes, template: LevelFunction, size: float) -> Float[np.ndarray, "coefficients coefficients"]:
-    """Return the map from a field's coefficients to those of the field that only has its motion across a surface.
+def resampled_effects(
+    effects: Effects,
+    equations: Equations,
+    groups: Sequence[Group],
+    outputs: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "draws columns coefficients"]:
+    """Return the effects that resampled people would have, to first order: each person counts as often as drawn.
 
     Args:
-        modes: Of fields.
-        template: Whose zero level is the surface.
-        size: The organ's size, mm.
+        effects: Of everybody.
+        equations: They solve.
+        groups: Of the columns.
+        outputs: Coefficients of a mode.
+        draws: Resamplings.
+        rng: Of the draw.
     """
-    points, normals, level = template.shell(_SHELL * size)
-    basis = modes.at(points)
-    trust = 1 / (1 + (level / (_NEAR * size)) ** 2)
-    weighted = basis * (trust * basis.shape[1] / trust.sum() / (_SEEN * size) ** 2)[:, None]
-    inverse = np.linalg.inv(weighted.T @ basis + np.eye(basis.shape[1]))
-    dims = normals.shape[1]
-    blocks = [
-        [inverse @ (weighted.T @ (basis * (normals[:, to] * normals[:, of])[:, None])) for of in range(dims)]
-        for to in range(dims)
-    ]
-    # Coefficients are mode-major: (mode, axis), rows are what comes in.
-    return np.asarray(blocks).transpose(3, 1, 2, 0).reshape(basis.shape[1] * dims, -1)
-
-
-def _blocks(count: int) -> list[slice]:
-    """Return directions 0-1, 2-3, 4-7, 8-15, ...: the further down, the more there are that are alike."""
-    ends = [0, *(2**k for k in range(1, count.bit_length()) if 2**k < count), count]
-    return [slice(start, stop) for start, stop in pairwise(ends)]
-
-
-def _grouped(energy: np.ndarray, groups: list[Group]) -> np.ndarray:
-    """Return what S can be of the second moments of columns."""
-    found = np.zeros_like(energy)
-    for group in groups:
-        own = energy[group.columns, group.columns]
-        found[group.columns, group.columns] = np.diag(own).mean() * np.eye(len(own)) if group.exchangeable else own
+    found = np.stack([effects.rows] * draws) if draws else np.zeros((0, *effects.rows.shape))
+    if not draws or not len(effects.rows):
+        return found
+    parts, people = _blocks(effects.rows.shape[1], outputs), len(equations.columns)
+    columns, scores = np.stack(equations.columns), np.stack(equations.scores)
+    times = rng.multinomial(people, np.full(people, 1 / people), size=draws) - 1.0
+    for system in _systems(len(effects.rows), groups):
+        posterior = _Posterior.of(
+            equations.square(system), effects.prior[np.ix_(range(len(parts)), system, system)], parts
+        )
+        for draw in range(draws):
+            pull = (columns[:, system] * times[draw][:, None]).T @ scores
+            found[draw, system] += posterior.solve(pull)
     return found
 
 
-def _scatter(columns: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return V's eigenvalues and eigenvectors; directions in which people differ most come first."""
-    full = np.concatenate([np.ones((len(codes), 1)), columns], axis=1)
-    rest = codes - full @ np.linalg.lstsq(full, codes, rcond=1e-10)[0]
-    scatter = rest.T @ rest / max(len(codes) - full.shape[1], 1)
-    noise, basis = np.linalg.eigh(scatter)
-    return noise[::-1] + max(_FLOOR * noise.mean(), 1e-12), basis[:, ::-1]
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    """Of the rows of some columns; with S = R R^T the unknowns are R^-1 G, so that S may be singular."""
+
+    roots: Float[np.ndarray, "coefficients columns columns"]
+    factor: tuple[np.ndarray, bool]
+
+    @classmethod
+    def of(cls, side: np.ndarray, prior: np.ndarray, parts: list[slice]) -> "_Posterior":
+        count, width = side.shape[:2]
+        roots = np.empty((width, count, count))
+        for part, own in zip(parts, prior, strict=True):
+            values, vectors = np.linalg.eigh(own)
+            roots[part] = vectors * np.sqrt(np.maximum(values, 0))
+        half = np.einsum("kdle,elj->kdje", side, roots, optimize=True)
+        inner = np.einsum("dki,kdje->idje", roots, half, optimize=True).reshape(count * width, -1)
+        inner[np.diag_indices_from(inner)] += 1.0
+        return cls(roots, cho_factor(inner, lower=True, overwrite_a=True))
+
+    def solve(self, targets: Float[np.ndarray, "columns coefficients"]) -> Float[np.ndarray, "columns coefficients"]:
+        inner = np.einsum("dki,kd->id", self.roots, targets)
+        found = cho_solve(self.factor, inner.ravel()).reshape(inner.shape)
+        return np.einsum("dki,id->kd", self.roots, found)
+
+    def energy(self, rows: np.ndarray, parts: list[slice]) -> Float[np.ndarray, "blocks columns columns"]:
+        """Return the mean second moments of the columns over each block."""
+        count, width = rows.shape
+        inverse = cho_solve(self.factor, np.eye(count * width)).reshape(count, width, count, width)
+        own = np.einsum("idjd->dij", inverse)
+        unknown = np.einsum("dki,dij,dlj->dkl", self.roots, own, self.roots, optimize=True)
+        moments = unknown + np.einsum("kd,ld->dkl", rows, rows)
+        return np.stack([moments[part].mean(axis=0) for part in parts])
 
 
-def _products(columns: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Gram matrix of centred columns, and their products with targets."""
-    centred = columns - columns.mean(axis=0)
-    return centred.T @ centred, centred.T @ targets
+def _systems(count: int, groups: Sequence[Group]) -> list[list[int]]:
+    """Return columns that are solved for together: those of all smooth effects, and each level of a batch."""
+    alone = [k for group in groups if group.exchangeable for k in range(count)[group.columns]]
+    rest = [k for k in range(count) if k not in alone]
+    return ([rest] if rest else []) + [[k] for k in alone]
 
 
-def _posterior(
-    gram: np.ndarray, targets: np.ndarray, noise: np.ndarray, prior: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of G in the eigenbasis of V, and the covariance of its columns, summed over each block.
+def _blocks(width: int, outputs: int) -> list[slice]:
+    """Return the coefficients of modes 0-1, 2-3, 4-7, 8-15, ...: the finer, the more there are that are alike."""
+    count = width // outputs
+    ends = [0, *(2**k for k in range(1, count.bit_length()) if 2**k < count), count]
+    return [slice(start * outputs, stop * outputs) for start, stop in pairwise(ends)]
 
-    With S = R R^T the unknowns are R^-1 G, so that S may be singular.
-    """
-    rows, unknown = [], []
-    for part, own in zip(_blocks(len(noise)), prior, strict=True):
-        values, vectors = np.linalg.eigh(own)
-        root = vectors * np.sqrt(np.maximum(values, 0))
-        inner = np.linalg.inv((root.T @ gram @ root)[None] / noise[part, None, None] + np.eye(len(own)))
-        rows.append(root @ np.einsum("dij,jd->id", inner, root.T @ targets[:, part] / noise[part]))
-        unknown.append(root @ inner.sum(axis=0) @ root.T)
-    return np.concatenate(rows, axis=1), np.stack(unknown)
+
+def _grouped(energy: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
+    """Return what S can be of the second moments of columns."""
+    found = np.stack([np.eye(energy.shape[1])] * len(energy))
+    for group in groups:
+        own = energy[:, group.columns, group.columns]
+        if group.exchangeable:
+            own = np.einsum("bkk->b", own)[:, None, None] / own.shape[1] * np.eye(own.shape[1])
+        found[:, group.columns, group.columns] = own
+    return found

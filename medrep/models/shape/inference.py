@@ -1,7 +1,8 @@
 """What a shape tells of covariates that nobody noted: their probabilities, given the shape and the covariates that are known.
 
-With b = P a - C^-1 m0 what the person's surface says (P, a: precision and mean of the posterior under the prior mean m0), a value
-c with field m(c) has, to second order (Laplace), the log evidence
+With b = P a - C^-1 m0 what the person's surface says (P, a: precision and mean of what is known of effect and identity together
+where the covariates' field is m0), a value
+c with field m(c) has, to second order (Laplace) and where the identity is small, the log evidence
 
     1/2 (b + C^-1 m)^T P^-1 (b + C^-1 m) - 1/2 m^T C^-1 m + log prior(c).
 """
@@ -79,7 +80,7 @@ def infer_covariates(
     start = frame.assign(**{name: [value] for name, value in home.items()})
     person = model.person(row, start)
     precision = np.linalg.inv(model.population.covariance)
-    said = person.posterior.precision @ person.posterior.mean - precision @ person.mean
+    said = person.posterior.precision @ (person.posterior.mean + person.mean) - precision @ person.mean
     table = pd.concat([frame] * len(cells), ignore_index=True)
     table = table.assign(**{name: [cell[k] for cell in cells] for k, name in enumerate(unknown)})
     means = model.means(table)

@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from medrep.models.shape.evidence import Evidence
 from medrep.models.shape.population import Population
-from medrep.models.shape.pullback import pull_back
-from medrep.models.shape.registration import Posterior, Prior, register
+from medrep.models.shape.pullback import carried
+from medrep.models.shape.registration import Posterior, register
 from medrep.models.shape.template import LevelFunction
 
 
@@ -20,7 +20,7 @@ class Person:
         population: What the person was registered in.
         own: Their signed distance, mm.
         mean: What their covariates do: coefficients of a field.
-        posterior: What is known of their whole field.
+        posterior: What is known of their own field, the identity.
         identity: Whether the model has identities; without, only covariates tell people apart.
     """
 
@@ -53,20 +53,13 @@ class Person:
         """
         own = LevelFunction.through(population.template.lattice, row)
         evidence = Evidence.of(own, row, population.size, points, np.random.default_rng(7))
-        posterior = register(
-            evidence,
-            population.template,
-            population.modes,
-            Prior(mean, precision),
-            population.noise,
-            population.moves,
-        )
+        posterior = register(evidence, population.expected(mean), precision, population.noise)
         return cls(population, own, mean, posterior, identity)
 
     @property
     def rest(self) -> Float[np.ndarray, " coefficients"]:
-        """What is the person's own: the field beyond the covariates'."""
-        return self.posterior.mean - self.mean if self.identity else np.zeros_like(self.mean)
+        """What is the person's own: coefficients of the field beyond the covariates'."""
+        return self.posterior.mean if self.identity else np.zeros_like(self.mean)
 
     def decoded(
         self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
@@ -77,7 +70,7 @@ class Person:
             points: mm.
             mean: What the covariates do.
         """
-        return self.population.decoded(points, mean + self.rest)
+        return self.population.decoded(points, mean, self.rest)
 
     def change(
         self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
@@ -91,5 +84,5 @@ class Person:
         population = self.population
         if population.moves == "distance":
             return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
-        came_from = pull_back(points, population.modes, self.mean + self.rest, mean + self.rest)
+        came_from = carried(points, population.modes, self.rest, self.mean, mean)
         return self.own.values(came_from) - self.own.values(points)

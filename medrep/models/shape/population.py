@@ -1,10 +1,11 @@
 """Learning a population of shapes: template, effects of covariates, and how people differ besides.
 
-    a_i ~ N(X_i G, C),    s_i = signed distance of person i, seen through `registration.py`
+    h_i ~ N(0, C),    s_i = T(v + g_i(v)) with v = p + h_i(p) and g_i = F X_i G, seen through `registration.py`
 
-by rounds of expectation (everybody's a_i and its covariance, Laplace) and maximisation (G by `effects.py`, C as the mean of what
-is left and of what is not known, shrunk towards the smooth prior). What everybody shares goes into the template: T(p) becomes
-T(p + mean field), so that at the reference and without identity the organ is the template's zero level.
+by rounds of expectation (everybody's h_i and its covariance, Laplace) and maximisation: G so that nothing of h goes with
+covariates (`effects.py`), C as the mean of what is left and of what is not known, shrunk towards the smooth prior. What everybody
+shares goes into the template: T(p) becomes T(p + mean field), so that at the reference and without identity the organ is the
+template's zero level.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from medrep.cohort.lattice import Lattice
 from medrep.errors import ModelError
-from medrep.models.shape.effects import Effects, Group, across, fit_effects
+from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
 from medrep.models.shape.evidence import Evidence
+from medrep.models.shape.expected import Expected
 from medrep.models.shape.modes import SmoothModes
-from medrep.models.shape.registration import Moves, Posterior, Prior, register
+from medrep.models.shape.registration import Moves, Posterior, register
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
@@ -58,19 +60,26 @@ class Population:
         """Return the inverse of C."""
         return np.linalg.inv(self.covariance)
 
+    def expected(self, effect: Float[np.ndarray, " coefficients"]) -> Expected:
+        """Return the organ at some covariates, without identity; ``effect`` are the coefficients of what they do."""
+        return Expected(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
+
     def decoded(
-        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, " coefficients"]
+        self,
+        points: Float[np.ndarray, "points dims"],
+        effect: Float[np.ndarray, " coefficients"],
+        identity: Float[np.ndarray, " coefficients"],
     ) -> Float[np.ndarray, " points"]:
-        """Return the level at points, mm, of the template under a field.
+        """Return the level at points, mm, of the organ with an identity at some covariates.
 
         Args:
             points: mm.
-            coefficients: Of the field.
+            effect: Coefficients of what the covariates do.
+            identity: Coefficients of the person's own field.
         """
-        field = self.modes.field(points, coefficients.reshape(self.modes.count, -1))
-        if self.moves == "distance":
-            return self.template.values(points) + field[:, 0]
-        return self.template.values(points + field)
+        field = self.modes.field(points, identity.reshape(self.modes.count, -1))
+        expected = self.expected(effect)
+        return expected.values(points + field) if expected.displaces else expected.values(points) + field[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,26 +141,30 @@ def fit_population(
         say: Called with a line a round.
     """
     population = start_population(data, lattice, columns.shape[1], settings)
+    # What everybody shares is a column of ones, which goes into the template.
+    X = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
+    apart = [replace(g, columns=slice(g.columns.start + 1, g.columns.stop + 1)) for g in groups]
     errors: list[float] = []
+    prior = None
     for number in range(1, settings.rounds + 1):
-        codes, unknown, error = _registered(population, data, columns, settings, seed)
+        equations = Equations(np.insert(population.effects, 0, 0.0, axis=0))
+        codes, unknown, error = _registered(population, data, X, equations, settings, seed)
         errors.append(error)
         say(f"round {number} of {settings.rounds}: {error:.3f} mm between template and people")
-        seen = codes @ _seen(population)
-        effects = fit_effects(columns, seen, groups)
-        mean = (codes - columns @ effects.rows).mean(axis=0)
-        rest = codes - mean - columns @ effects.rows
+        effects = fit_effects(equations, apart, population.outputs, prior)
+        mean, rows, prior = effects.rows[0], effects.rows[1:], effects.prior
+        rest = codes - mean - columns @ (rows - population.effects)
         spread = (rest.T @ rest + unknown) / len(rest)
         population = replace(
             population,
-            template=LevelFunction.through(lattice, population.decoded(lattice.nodes(), mean)),
-            effects=effects.rows,
+            template=LevelFunction.through(lattice, population.expected(mean).values(lattice.nodes())),
+            effects=rows,
             covariance=_shrunk(spread, len(rest), settings.shrinkage),
             noise=max(error, _LEAST_NOISE * population.size),
         )
-    return Learning(
-        population, rest, spread, _resampled(effects, columns, seen, settings.bootstrap, seed), tuple(errors)
-    )
+    rng = np.random.default_rng([seed, 43])
+    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng)[:, 1:]
+    return Learning(population, rest, spread, draws, tuple(errors))
 
 
 def best_known(
@@ -171,45 +184,34 @@ def best_known(
 
 
 def _registered(
-    population: Population, data: np.ndarray, columns: np.ndarray, settings: ShapeSettings, seed: int
+    population: Population,
+    data: np.ndarray,
+    columns: np.ndarray,
+    equations: Equations,
+    settings: ShapeSettings,
+    seed: int,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return everybody's coefficients, the sum of their posterior covariances, and the root mean square error, mm."""
+    """Count everybody into the equations; return identities, the sum of their covariances, and the root mean square error, mm."""
     precision, lattice = population.precision(), population.template.lattice
 
     def one(person: int) -> Posterior:
         rng = np.random.default_rng([seed, 41, person])
         own = LevelFunction.through(lattice, data[person])
         evidence = Evidence.of(own, data[person], population.size, settings.points, rng)
-        prior = Prior(columns[person] @ population.effects, precision)
-        return register(evidence, population.template, population.modes, prior, population.noise, population.moves)
+        expected = population.expected(columns[person] @ equations.rows)
+        return register(evidence, expected, precision, population.noise)
 
     codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
     squares = 0.0
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
         for person, posterior in enumerate(pool.map(one, range(len(data)))):
             codes[person] = posterior.mean
-            unknown += posterior.covariance()
+            covariance = posterior.covariance()
+            unknown += covariance
             squares += posterior.error**2
+            told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
+            equations.add(columns[person], told)
     return codes, unknown, float(np.sqrt(squares / len(data)))
-
-
-def _resampled(
-    effects: Effects, columns: np.ndarray, codes: np.ndarray, draws: int, seed: int
-) -> Float[np.ndarray, "draws columns coefficients"]:
-    """Return the effects learned from resampled people, centred on those learned from all: what counts is how they spread."""
-    if not columns.shape[1] or not draws:
-        return np.zeros((draws, *effects.rows.shape))
-    rng = np.random.default_rng([seed, 43])
-    people = [rng.integers(len(columns), size=len(columns)) for _ in range(draws)]
-    found = np.stack([effects.refit(columns[rows], codes[rows]) for rows in people])
-    return found - found.mean(axis=0) + effects.rows
-
-
-def _seen(population: Population) -> Float[np.ndarray, "coefficients coefficients"]:
-    """Return the map from coefficients to those of what can be seen in a surface: of displacements, what moves across it."""
-    if population.moves == "distance":
-        return np.eye(len(population.covariance))
-    return across(population.modes, population.template, population.size)
 
 
 def _shrunk(spread: np.ndarray, people: int, shrinkage: float) -> np.ndarray:

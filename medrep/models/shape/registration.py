@@ -1,10 +1,10 @@
-"""Finding the field that brings the template onto a person: the most probable one under its prior, and how sure it is.
+"""Finding a person's own field, which brings what is expected of their covariates onto them: the most probable one, and how sure.
 
-With F(p) the modes at p, d(p) = F(p) a, and what is predicted of the signed distance at p
+With E what is expected (`expected.py`), F(p) the modes at p, h(p) = F(p) a, and what is predicted of the signed distance at p
 
-    displacement: T(p + d(p)),      distance: T(p) + d(p),
+    displacement: E(p + h(p)),      distance: E(p) + h(p),
 
-a is the maximum of -1/2 sum_j w_j rho((predicted_j - s_j) / noise) - 1/2 (a - mean)^T precision (a - mean) with Cauchy's rho,
+a is the maximum of -1/2 sum_j w_j rho((predicted_j - s_j) / noise) - 1/2 a^T precision a with Cauchy's rho,
 found by Gauss-Newton steps that are halved until they gain. The precision of the posterior is that of the last step (Laplace).
 """
 
@@ -16,8 +16,7 @@ from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
 from medrep.models.shape.evidence import Evidence
-from medrep.models.shape.modes import SmoothModes
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.expected import Expected
 
 Moves = Literal["displacement", "distance"]
 OUTLIER = 4.0
@@ -28,21 +27,8 @@ STILL = 2e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Prior:
-    """A normal distribution of a field's coefficients.
-
-    Attributes:
-        mean: Of each coefficient.
-        precision: Inverse of their covariance.
-    """
-
-    mean: Float[np.ndarray, " coefficients"]
-    precision: Float[np.ndarray, "coefficients coefficients"]
-
-
-@dataclass(frozen=True, eq=False)
 class Posterior:
-    """What is known of a person's field.
+    """What is known of a person's own field.
 
     Attributes:
         mean: The most probable coefficients.
@@ -61,38 +47,33 @@ class Posterior:
 
 def register(
     evidence: Evidence,
-    template: LevelFunction,
-    modes: SmoothModes,
-    prior: Prior,
+    expected: Expected,
+    precision: Float[np.ndarray, "coefficients coefficients"],
     noise: float,
-    moves: Moves,
 ) -> Posterior:
-    """Find a person's field.
+    """Find a person's own field.
 
     Args:
         evidence: The person.
-        template: T.
-        modes: F.
-        prior: Of the coefficients a, those of one mode side by side (mode-major).
+        expected: What their covariates make expect.
+        precision: Inverse of the covariance of the coefficients a, those of one mode side by side (mode-major).
         noise: Standard deviation of a signed distance, mm.
-        moves: What the field does.
     """
-    return _Search(evidence, template, modes.at(evidence.points), prior, noise, moves).run()
+    return _Search(evidence, expected, expected.modes.at(evidence.points), precision, noise).run()
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
     evidence: Evidence
-    template: LevelFunction
+    expected: Expected
     basis: Float[np.ndarray, "points modes"]
-    prior: Prior
+    prior: Float[np.ndarray, "coefficients coefficients"]
     noise: float
-    moves: Moves
 
     def run(self) -> Posterior:
-        """Go from the prior's mean to the most probable coefficients nearby."""
-        a = self.prior.mean
-        now, precision = self.at(a), self.prior.precision
+        """Go from no field to the most probable one nearby."""
+        a = np.zeros(len(self.prior))
+        now, precision = self.at(a), self.prior
         for _ in range(STEPS):
             step, precision = now.step()
             length = 1.0
@@ -109,25 +90,22 @@ class _Search:
     def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
         points, band = self.evidence.points, self.evidence.band
         field = self.basis @ a.reshape(self.basis.shape[1], -1)
-        if self.moves == "displacement":
-            level, slope = self.template.slopes(points + field)
+        if self.expected.displaces:
+            level, slope = self.expected.slopes(points + field)
         else:
-            level, slope = self.template.values(points) + field[:, 0], np.ones((len(points), 1))
+            level, slope = self.expected.values(points) + field[:, 0], np.ones((len(points), 1))
         residual = np.clip(level, -band, band) - self.evidence.distances
         # Beyond the band on both sides nothing can be said about where the surface is.
         seen = (np.abs(level) < band) | (np.abs(self.evidence.distances) < band)
-        away = a - self.prior.mean
         scaled = (residual / (OUTLIER * self.noise)) ** 2
         data = self.evidence.weights @ (OUTLIER**2 * np.log1p(scaled))
-        return _Point(
-            self, away, residual, slope * seen[:, None], scaled, float(data + away @ self.prior.precision @ away)
-        )
+        return _Point(self, a, residual, slope * seen[:, None], scaled, float(data + a @ self.prior @ a))
 
 
 @dataclass(frozen=True, eq=False)
 class _Point:
     search: _Search
-    away: Float[np.ndarray, " coefficients"]
+    a: Float[np.ndarray, " coefficients"]
     residual: Float[np.ndarray, " points"]
     slope: Float[np.ndarray, "points outputs"]
     scaled: Float[np.ndarray, " points"]
@@ -138,8 +116,8 @@ class _Point:
         basis, prior = self.search.basis, self.search.prior
         weight = self.search.evidence.weights / self.search.noise**2 / (1 + self.scaled)
         jacobian = (basis[:, :, None] * self.slope[:, None, :]).reshape(len(basis), -1)
-        precision = jacobian.T @ (jacobian * weight[:, None]) + prior.precision
-        pull = jacobian.T @ (weight * self.residual) + prior.precision @ self.away
+        precision = jacobian.T @ (jacobian * weight[:, None]) + prior
+        pull = jacobian.T @ (weight * self.residual) + prior @ self.a
         return -cho_solve(cho_factor(precision), pull), precision
 
     def error(self) -> float:

@@ -51,16 +51,3 @@ class LevelFunction:
             level, slope = self.slopes(points)
             points = points - (level / np.maximum((slope**2).sum(axis=1), 0.25))[:, None] * slope
         return points
-
-    def shell(
-        self, reach: float
-    ) -> tuple[Float[np.ndarray, "points dims"], Float[np.ndarray, "points dims"], Float[np.ndarray, " points"]]:
-        """Return lattice points around the zero level, mm, the outward unit normals there, and the level, mm.
-
-        Args:
-            reach: Points up to this distance, mm.
-        """
-        nodes = self.lattice.nodes()
-        points = nodes[np.abs(self.values(nodes)) < reach]
-        level, slope = self.slopes(points)
-        return points, slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 0.5), level

@@ -11,6 +11,7 @@ from medrep.errors import CovariateError, ModelError
 from medrep.models import AdditiveShape, Columns, restore_model
 from medrep.models.shape.inference import infer_covariates
 from medrep.models.shape.motion import Contrast, contrasts, surface_motion
+from medrep.models.shape.template import LevelFunction
 from medrep.simulate import displacement
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
 
@@ -76,10 +77,16 @@ def test_a_moved_person_is_the_true_one_at_other_covariates(starmen: Starmen) ->
         assert overlap(made, true) > max(0.95, overlap(own, true) + 0.02)
 
 
+def on_the_surface(template: LevelFunction) -> tuple[np.ndarray, np.ndarray]:
+    nodes = template.lattice.nodes()
+    points = template.onto_surface(nodes[np.abs(template.values(nodes)) < 1.0])
+    slope = template.slopes(points)[1]
+    return points, slope / np.linalg.norm(slope, axis=1, keepdims=True)
+
+
 def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starmen) -> None:
     population = starmen.model.population
-    points, normals, level = population.template.shell(1.0)
-    points = points - level[:, None] * normals
+    points, normals = on_the_surface(population.template)
     motion = surface_motion(starmen.model, Contrast("arms", 0.0, 0.5), points, normals)
     truth = -(displacement(starmen.cohort.family, "arms", 0.5, points) * normals).sum(axis=1)
     assert np.corrcoef(motion.millimetres, truth)[0, 1] > 0.9
@@ -95,10 +102,12 @@ def test_latents_come_with_their_uncertainty_and_the_best_known_come_first(starm
     z, sd = starmen.model.encode_with_sd(starmen.data, starmen.frame)
     assert z.shape == sd.shape == (60, SETTINGS.latents)
     assert 0.5 < z[:, 0].std() < 1.1
-    assert ((sd > 0) & (sd <= 1.001)).all()
+    model = starmen.model
+    before = np.einsum("ij,ij->j", model.latent_basis, model.population.covariance @ model.latent_basis)
+    assert ((sd > 0) & (sd**2 <= 1.001 * before)).all()
     assert sd[:, 0].mean() < sd[:, -1].mean()
     # What is known and what is not add up to the unit variance of identities.
-    np.testing.assert_allclose(z.var(axis=0) + (sd**2).mean(axis=0), 1.0, atol=0.35)
+    np.testing.assert_allclose(z.var(axis=0) + (sd**2).mean(axis=0), 1.0, atol=0.45)
     np.testing.assert_allclose((z.var(axis=0) + (sd**2).mean(axis=0)).mean(), 1.0, atol=0.1)
     np.testing.assert_array_equal(z[:2], starmen.model.encode(starmen.data[:2], starmen.frame.iloc[:2]))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medrep.cohort.lattice import Lattice
-from medrep.models.shape.effects import Group, across, fit_effects
+from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
 from medrep.models.shape.modes import SCALES, SmoothModes
 from medrep.models.shape.template import LevelFunction
 
@@ -15,87 +15,110 @@ def ball(radius: float = 10.0) -> tuple[LevelFunction, SmoothModes]:
 
 def planted(strength: float, people: int = 300) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((people, 2))
-    G = np.stack([strength * rng.standard_normal(12), np.zeros(12)])
-    codes = 3.0 + X @ G + rng.multivariate_normal(np.zeros(12), np.diag(rng.uniform(0.2, 2.0, 12)), people)
-    return X, G, codes
+    X = np.column_stack([np.ones(people), rng.standard_normal((people, 2))])
+    G = np.stack([np.full(12, 0.5), strength * rng.standard_normal(12), np.zeros(12)])
+    return X, G, rng.standard_normal((people, 12))
+
+
+def equations(X: np.ndarray, G: np.ndarray, rest: np.ndarray, before: np.ndarray | None = None) -> Equations:
+    """Return what people tell whose fields are X G + rest, all of it known, with rest of unit variance."""
+    before = np.zeros_like(G) if before is None else before
+    found = Equations(before)
+    for own, code in zip(X, X @ G + rest, strict=True):
+        found.add(own, Told(code - own @ before, np.eye(G.shape[1])))
+    return found
 
 
 def least_squares(X: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(np.column_stack([np.ones(len(X)), X]), codes, rcond=None)[0][1:]
+    return np.linalg.lstsq(X, codes, rcond=None)[0]
 
 
-APART = [Group(slice(0, 1)), Group(slice(1, 2))]
+APART = [Group(slice(1, 2)), Group(slice(2, 3))]
 
 
 def test_strong_effects_are_found_as_least_squares_finds_them() -> None:
-    X, G, codes = planted(2.0)
-    found = fit_effects(X, codes, APART)
-    np.testing.assert_allclose(found.rows[0], least_squares(X, codes)[0], atol=0.02)
-    assert np.linalg.norm(found.rows[0] - G[0]) < 0.1 * np.linalg.norm(G[0])
+    X, G, rest = planted(2.0)
+    found = fit_effects(equations(X, G, rest), APART, 1)
+    np.testing.assert_allclose(found.rows[1], least_squares(X, X @ G + rest)[1], atol=0.03)
+    assert np.linalg.norm(found.rows[1] - G[1]) < 0.1 * np.linalg.norm(G[1])
 
 
 def test_an_effect_that_is_none_is_shrunk() -> None:
-    X, _, codes = planted(2.0)
-    found = fit_effects(X, codes, APART)
-    assert np.linalg.norm(found.rows[1]) < 0.6 * np.linalg.norm(least_squares(X, codes)[1])
-    strengths = np.trace(found.prior, axis1=1, axis2=2) - found.prior[:, 1, 1], found.prior[:, 1, 1]
-    assert np.median(strengths[1]) < 0.01 * np.median(strengths[0])
+    X, G, rest = planted(2.0)
+    found = fit_effects(equations(X, G, rest), APART, 1)
+    assert np.linalg.norm(found.rows[2]) < 0.7 * np.linalg.norm(least_squares(X, X @ G + rest)[2])
+    assert np.median(found.prior[:, 2, 2]) < 0.02 * np.median(found.prior[:, 1, 1])
+
+
+def test_what_was_known_before_changes_the_start_and_not_the_end() -> None:
+    X, G, rest = planted(1.0)
+    fresh, later = (fit_effects(equations(X, G, rest, before), APART, 1) for before in (None, 0.7 * G))
+    np.testing.assert_allclose(fresh.rows, later.rows, atol=1e-10)
+
+
+def test_directions_that_a_persons_surface_does_not_show_are_told_by_others() -> None:
+    """Young people show one half of the coefficients, old ones the other; nobody's blind half pulls the effect to nothing."""
+    rng = np.random.default_rng(3)
+    age = rng.uniform(-1, 1, 400)
+    X, G = np.column_stack([np.ones(400), age]), np.stack([np.zeros(8), np.full(8, 2.0)])
+    found = Equations(np.zeros_like(G))
+    for own, rest in zip(X, 0.3 * rng.standard_normal((400, 8)), strict=True):
+        seen = np.repeat([own[1] < 0, own[1] >= 0], 4).astype(float) / 0.09
+        found.add(own, Told(seen * (own @ G + rest), np.diag(seen)))
+    np.testing.assert_allclose(fit_effects(found, [Group(slice(1, 2))], 1).rows[1], G[1], atol=0.2)
 
 
 def test_an_effect_in_one_direction_of_hundreds_is_kept() -> None:
-    """One strength for all directions would take it for noise; people differ in some directions much more than in others."""
+    """One strength for all directions would take it for noise."""
     rng = np.random.default_rng(5)
-    X = rng.standard_normal((40, 1))
-    G = np.zeros((1, 300))
-    G[0, 0] = 1.0
-    codes = X @ G + rng.standard_normal((40, 300)) * 1.5 / np.arange(1, 301)
-    found = fit_effects(X, codes, [Group(slice(0, 1))]).rows[0]
+    X = np.column_stack([np.ones(40), rng.standard_normal(40)])
+    G = np.zeros((2, 300))
+    G[1, 0] = 1.0
+    found = fit_effects(equations(X, G, rng.standard_normal((40, 300))), [Group(slice(1, 2))], 1).rows[1]
     assert found[0] > 0.6
-    assert np.linalg.norm(found - G) < 0.4
+    assert np.linalg.norm(found - G[1]) < 0.5 * np.linalg.norm(least_squares(X, rng.standard_normal((40, 300)))[1])
 
 
 def test_a_bend_that_is_alike_to_the_line_is_found_better_together() -> None:
     rng = np.random.default_rng(6)
-    X, place = rng.standard_normal((60, 2)), rng.standard_normal(100)
-    G = np.stack([place, 0.3 * place])
-    codes = X @ G + 1.5 * rng.standard_normal((60, 100))
-    wrong = [np.linalg.norm(fit_effects(X, codes, groups).rows[1] - G[1]) for groups in ([Group(slice(0, 2))], APART)]
-    assert wrong[0] < 0.8 * wrong[1]
+    X, place = np.column_stack([np.ones(60), rng.standard_normal((60, 2))]), rng.standard_normal(100)
+    G = np.stack([np.zeros(100), place, 0.3 * place])
+    known = equations(X, G, rng.standard_normal((60, 100)))
+    wrong = [np.linalg.norm(fit_effects(known, groups, 1).rows[2] - G[2]) for groups in ([Group(slice(1, 3))], APART)]
+    assert wrong[0] < 0.9 * wrong[1]
 
 
-def test_levels_of_a_batch_have_one_strength() -> None:
-    X, _, codes = planted(2.0)
-    prior = fit_effects(X, codes, [Group(slice(0, 2), exchangeable=True)]).prior
-    np.testing.assert_allclose(prior, prior[:, :1, :1] * np.eye(2), atol=1e-12)
+def test_levels_of_a_batch_have_one_strength_and_are_found_beside_what_goes_with_them() -> None:
+    rng = np.random.default_rng(7)
+    site = rng.integers(3, size=300)
+    age = rng.standard_normal(300) + site  # older people at later sites
+    X = np.column_stack([np.ones(300), age, *(site == k for k in range(3))]).astype(float)
+    G = np.stack([np.zeros(12), np.ones(12), *rng.standard_normal((3, 12))])
+    found = fit_effects(
+        equations(X, G, rng.standard_normal((300, 12))), [Group(slice(1, 2)), Group(slice(2, 5), exchangeable=True)], 1
+    )
+    own = found.prior[:, 2:, 2:]
+    np.testing.assert_allclose(own, own[:, :1, :1] * np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(found.rows[1], G[1], atol=0.3)
+    apart = [rows[4] - rows[2] for rows in (found.rows, G)]
+    np.testing.assert_allclose(*apart, atol=0.9)
 
 
-def test_a_refit_on_the_same_people_is_the_fit() -> None:
-    X, _, codes = planted(0.5)
-    found = fit_effects(X, codes, [Group(slice(0, 2))])
-    np.testing.assert_allclose(found.refit(X, codes), found.rows, atol=1e-9)
+def test_resampled_people_spread_as_the_fit_errs() -> None:
+    X, G, rest = planted(1.0)
+    known = equations(X, G, rest)
+    found = fit_effects(known, APART, 1)
+    # At the solution scores are of what is left.
+    draws = resampled_effects(found, equations(X, G, rest, found.rows), APART, 1, 400, np.random.default_rng(0))
+    assert draws.shape == (400, *G.shape)
+    np.testing.assert_allclose(draws.mean(axis=0), found.rows, atol=0.02)
+    np.testing.assert_allclose(draws[:, 1].std(axis=0).mean(), 300**-0.5, rtol=0.15)
 
 
-def test_without_columns_there_is_nothing_to_find() -> None:
-    _, _, codes = planted(1.0)
-    assert fit_effects(np.zeros((len(codes), 0)), codes, []).rows.shape == (0, 12)
-
-
-def test_motion_across_the_surface_is_kept_and_motion_along_it_is_not() -> None:
-    template, modes = ball()
-    angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    normals = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    points, tangents = 10 * normals, normals[:, ::-1] * [-1, 1]
-    amount = np.cos(2 * angle)[:, None]
-    basis = modes.at(points)
-    kept = across(modes, template, 10.0)
-
-    def through(field: np.ndarray) -> np.ndarray:
-        coefficients = np.linalg.lstsq(basis, field, rcond=1e-8)[0].ravel()
-        return basis @ (coefficients @ kept).reshape(-1, 2)
-
-    assert np.abs(through(amount * normals) - amount * normals).max() < 0.05
-    assert np.abs(through(amount * tangents)).max() < 0.05
+def test_without_columns_only_what_is_shared_is_found() -> None:
+    X, G, rest = planted(1.0)
+    found = fit_effects(equations(X[:, :1], G[:1], rest), [], 1)
+    np.testing.assert_allclose(found.rows[0], G[0], atol=0.3)
 
 
 @pytest.mark.parametrize("count", [10, 40])
