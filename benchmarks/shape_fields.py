@@ -5,7 +5,7 @@ error of a covariate's field is taken on the surface of the organ at that covari
 nine values: sqrt(sum |estimate - truth|^2 / sum |truth|^2), of whole vectors and of their part along the organ's normal. The true
 fields displace along the template's normal. Surfaces do not show motion along them: there a model's fields are as smooth as what
 is seen allows, and only the part along the normal tells how well the seen was learned. Beside it stands what a regression reaches
-that sees everybody's true displacement at the template's surface: the error that is left is who was drawn. Transfer: unseen people
+that sees everybody's true displacement at the template's surface: the error left is who was drawn. Transfer: unseen people
 moved to another covariate value, Chamfer to what they truly are there.
 """
 

