@@ -45,7 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medrep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_simulate, _add_check, _add_train, _add_export, _add_counterfactual, _add_sample):
+    for add in (
+        _add_demo,
+        _add_simulate,
+        _add_check,
+        _add_train,
+        _add_export,
+        _add_counterfactual,
+        _add_sample,
+        _add_score,
+    ):
         add(commands)
     return parser
 
@@ -222,6 +231,15 @@ def _add_sample(commands: _Commands) -> None:
     _add_mesh(parser)
 
 
+def _add_score(commands: _Commands) -> None:
+    text = "say how well a model draws each person, and how unusual they are at their covariates"
+    parser = _command(commands, "score", text, _score)
+    _add_cohort(parser)
+    _add_out(parser)
+    _add_model(parser)
+    _add_unseen_site(parser)
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
 
@@ -362,6 +380,23 @@ def _sample(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     return OK
+
+
+def _score(options: argparse.Namespace) -> int:
+    from medrep.commands.score import score
+    from medrep.console import Console
+
+    failed = score(
+        options.cohort,
+        options.out,
+        options.model,
+        Console(quiet=options.quiet),
+        unseen_site=options.unseen_site,
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+    )
+    return SOME_FAILED if failed else OK
 
 
 def _names(text: str) -> tuple[str, ...]:

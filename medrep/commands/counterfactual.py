@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from medrep.cohort.support import refuse_extrapolation
-from medrep.commands.export import ExportRequest, export, load_model
+from medrep.commands.export import ExportRequest, export
+from medrep.commands.newcomers import load_trained
 from medrep.console import Console
 from medrep.errors import CovariateError
 from medrep.export.derivative import MeshFormat
@@ -46,7 +47,7 @@ def counterfactual(
     Raises:
         CovariateError: Unknown covariates or levels, or values beyond training.
     """
-    model, _ = load_model(model_folder)
+    _, model, _ = load_trained(model_folder)
     if not wanted:
         raise CovariateError(f"nothing to set; name one or more of {', '.join(model.schema.names)}, e.g. --set age=80")
     target = model.schema.references(list(wanted), wanted)

@@ -1,6 +1,6 @@
 """``medrep export``: cohort + model -> the same cohort without the effects of chosen covariates."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,22 +9,21 @@ import pandas as pd
 
 from medrep.atomic import atomic_folder
 from medrep.cohort.cohort import Cohort, read_cohort
-from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import missing_cells
 from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
-from medrep.config import parse_input
+from medrep.commands.newcomers import adapted_model, image_files, load_trained, read_newcomers
 from medrep.console import Console
 from medrep.erasure import Certificate
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
 from medrep.export.derivative import Failure, MeshFormat, Removal, write_description, write_failures, write_tsv
-from medrep.export.features import align_features, export_features
+from medrep.export.features import export_features
 from medrep.export.mover import Mover
-from medrep.models import Adaptation, ConditionalVae, Model, restore_model
-from medrep.training.checkpoint import Checkpoint, load_checkpoint
+from medrep.models import Adaptation, ConditionalVae, Model
+from medrep.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         MedrepError: Anything about the input that cannot be used, by name.
     """
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    checkpoint, model, wanted = _load(model_folder)
+    checkpoint, model, wanted = load_trained(model_folder)
     refuse_mesh(request.mesh, wanted)
     target = checked_target(model.schema, request)
     if request.label_free:
@@ -83,7 +82,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
     cohort, frame = _people(root, model.schema, wanted, request, console)
     adapted: tuple[Adaptation, ...] = ()
     if not request.label_free:
-        model, adapted = _adapted(model, cohort, frame, wanted, console)
+        model, adapted = adapted_model(model, cohort, frame, wanted, console)
         # A level nobody of whom could be read stays unknown; those people stand in failures.tsv.
         frame = model.schema.transfer(frame, unseen=request.unseen_site)
     done = _described(model_folder, model, checkpoint, request, target, adapted)
@@ -103,12 +102,6 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         write_description(partial, f"{root.resolve().name} {title}", [root.name], done.to_json())
     _summary(console, out, len(cohort), failures, done)
     return len(failures)
-
-
-def _load(folder: Path) -> tuple[Checkpoint, Model, Input]:
-    checkpoint = load_checkpoint(folder)
-    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    return checkpoint, model, parse_input(checkpoint.input, str(folder))
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
@@ -158,15 +151,6 @@ def _described(
     )
 
 
-def load_model(folder: Path) -> tuple[Model, Input]:
-    """Load a model folder and the input section it was trained with.
-
-    Raises:
-        ModelError: Damaged or foreign.
-    """
-    return _load(folder)[1:]
-
-
 def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:
     """Refuse a choice of mesh for what has none.
 
@@ -201,37 +185,13 @@ def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str,
 def _people(
     root: Path, schema: CovariateSchema, wanted: Input, request: ExportRequest, console: Console
 ) -> tuple[Cohort, pd.DataFrame]:
-    cohort = read_cohort(root, wanted, only=request.only, exclude=request.exclude)
-    if request.label_free:
-        console.say(f"{len(cohort)} people from {root}; their covariates are not looked at")
-        console.notes(cohort.notes)
-        return cohort, pd.DataFrame(index=cohort.table.index)
-    covariates = read_covariates(cohort.table, [fitted.declared for fitted in schema.fitted], cohort.units)
-    cohort = cohort.select(covariates.frame.index)
-    console.say(f"{len(cohort)} people from {root}")
-    console.notes((*cohort.notes, *covariates.notes))
-    return cohort, schema.transfer(covariates.frame, unseen=request.unseen_site)
-
-
-def _adapted(
-    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
-) -> tuple[Model, tuple[Adaptation, ...]]:
-    strange = pd.Series(False, index=frame.index)
-    for name in model.schema.batches:
-        strange |= ~frame[name].isin(model.schema.levels(name))
-    if not strange.any():
-        return model, ()
-    keys = frame.index[strange]
-    if cohort.features is not None:
-        aligned = align_features(model, cohort.features).rows(keys)
-        model, notes = model.adapt([(aligned.values, frame.loc[keys])])
-    else:
-        with console.track("adapt to unseen sites", len(keys)) as advance:
-            model, notes = _adapt_images(model, _files(cohort).loc[keys], frame, wanted, advance)
-    for note in notes:
-        error = f"location known to {note.location_se:.2f} sd"
-        console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
-    return model, notes
+    chosen = {"only": request.only, "exclude": request.exclude}
+    if not request.label_free:
+        return read_newcomers(root, schema, wanted, console, unseen_site=request.unseen_site, **chosen)
+    cohort = read_cohort(root, wanted, **chosen)
+    console.say(f"{len(cohort)} people from {root}; their covariates are not looked at")
+    console.notes(cohort.notes)
+    return cohort, pd.DataFrame(index=cohort.table.index)
 
 
 def _write_data(
@@ -267,7 +227,7 @@ def _write_data(
             "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
         )
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    images = (folder, cohort.root, mover, _files(cohort), frame, wanted, done, ids)
+    images = (folder, cohort.root, mover, image_files(cohort), frame, wanted, done, ids)
     with console.track("export", len(cohort)) as advance:
         # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
         if wanted.kind == "shape":
@@ -277,24 +237,6 @@ def _write_data(
         from medrep.export.volumes import export_volumes
 
         return export_volumes(*images, advance=advance)
-
-
-def _adapt_images(
-    model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None]
-) -> tuple[Model, tuple[Adaptation, ...]]:
-    if wanted.kind == "shape":
-        from medrep.export.shapes import adapt_shapes
-
-        return adapt_shapes(model, files, frame, wanted, advance)
-    from medrep.export.volumes import adapt_volumes
-
-    return adapt_volumes(model, files, frame, wanted, advance)
-
-
-def _files(cohort: Cohort) -> pd.Series:
-    if cohort.files is None:
-        raise MedrepError("the cohort has no images; set input.kind as in training")
-    return cohort.files
 
 
 def _summary(console: Console, out: Path, people: int, failures: list[Failure], done: Removal) -> None:

@@ -10,8 +10,9 @@ from medrep.atomic import atomic_folder
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
-from medrep.commands.export import load_model, refuse_mesh
+from medrep.commands.export import refuse_mesh
 from medrep.commands.folders import check_output
+from medrep.commands.newcomers import load_trained
 from medrep.console import Console
 from medrep.errors import CohortError, ModelError
 from medrep.export.derivative import MeshFormat
@@ -47,7 +48,7 @@ def sample(
     """
     inputs = (model_folder,) if table is None else (model_folder, table)
     check_output(out, overwrite=overwrite, inputs=inputs)
-    model, wanted = load_model(model_folder)
+    _, model, wanted = load_trained(model_folder)
     if not isinstance(model, ConditionalVae | AdditiveShape):
         raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
     refuse_mesh(mesh, wanted)

@@ -13,7 +13,7 @@ import pytest
 
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.inputs import Input
-from medrep.commands.export import load_model
+from medrep.commands.newcomers import load_trained
 from medrep.config import read_config
 from tests.bold_cohorts import atlas_labels, bold_path, save_atlas, write_bold_cohort
 from tests.commands.conftest import run
@@ -92,7 +92,7 @@ def test_all_settings_travel_with_the_model(rest_cohort: Path, chosen: str, tmp_
     more = "measure: partial, confounds: [breath_derivative1, breath], high_pass: 0.01, low_pass: 0.2, t_r: 2"
     asked = f"{chosen[:-1]}, {more}}}"
     assert run("train", rest_cohort, tmp_path / "m", "--set", asked, "--quiet") == 0
-    _, saved = load_model(tmp_path / "m" / "model")
+    _, _, saved = load_trained(tmp_path / "m" / "model")
     given = read_config("linear.yaml", [asked]).input
     assert saved == replace(given, atlas_sha256=saved.atlas_sha256)
     assert (saved.confounds, saved.t_r, len(saved.atlas_sha256)) == (("breath_derivative1", "breath"), 2.0, 64)

@@ -194,3 +194,41 @@ def test_effects_are_planted_into_organs_with_the_truth_beside(organs: Path, tmp
     for who in people["participant_id"]:
         assert mask(organ(truth, who, "age30")).sum() > mask(organ(truth, who, "age75")).sum()
         assert mask(organ(tmp_path / "p", who)).shape == mask(organ(truth, who, "age30")).shape
+
+
+def test_people_are_scored_and_an_odd_one_is_unusual(organs: Path, trained: Path, tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    shutil.copytree(organs, cohort)
+    odd, broken = "sub-0003", "sub-0005"
+    image = nib.load(organ(cohort, odd))
+    bent = np.roll(np.asarray(image.dataobj), 5, axis=2)
+    bent[: bent.shape[0] // 2] = np.asarray(image.dataobj)[: bent.shape[0] // 2]
+    nib.save(nib.Nifti1Image(bent, image.affine), organ(cohort, odd))
+    organ(cohort, broken).write_bytes(b"no image")
+    out = tmp_path / "scored"
+    assert run("score", cohort, out, "--model", trained / "model", "--quiet") == 3
+    scores = pd.read_csv(out / "scores.tsv", sep="\t", index_col="participant_id")
+    assert len(scores) == 24
+    assert scores.loc[broken, "status"] == "failed"
+    assert scores.loc[broken].isna().sum() == 3
+    good = scores.drop([odd, broken])
+    assert (good["status"] == "scored").all()
+    assert (good["reconstruction_error_mm"] < 0.6).all()
+    assert 0.6 < good["deviation"].median() < 1.4
+    assert scores.loc[odd, "deviation"] > 1.3 * good["deviation"].max()
+    assert scores.loc[odd, "reconstruction_error_mm"] > good["reconstruction_error_mm"].max()
+    for name in ("latents.tsv", "latents_sd.tsv"):
+        assert pd.read_csv(out / name, sep="\t")["participant_id"].tolist() == scores.index.drop(broken).tolist()
+    failures = pd.read_csv(out / "failures.tsv", sep="\t")
+    assert failures["participant_id"].tolist() == [broken]
+
+
+def test_scoring_with_a_model_that_is_not_of_shapes_is_refused(
+    organs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, model = tmp_path / "table", tmp_path / "m"
+    assert run("simulate", table, "--kind", "features", "--n", 40, "--quiet") == 0
+    assert run("train", table, model, "--quiet") == 0
+    assert run("score", organs, tmp_path / "scored", "--model", model / "model", "--quiet") == 1
+    assert "score takes models of shapes" in capsys.readouterr().err
+    assert not (tmp_path / "scored").exists()

@@ -1,0 +1,106 @@
+"""People whom a trained model meets: the model as saved, their covariates in its schema, and sites that training did not have."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.inputs import Input
+from medrep.config import parse_input
+from medrep.console import Console
+from medrep.errors import MedrepError
+from medrep.export.features import align_features
+from medrep.models import Adaptation, Model, restore_model
+from medrep.training.checkpoint import Checkpoint, load_checkpoint
+
+
+def load_trained(folder: Path) -> tuple[Checkpoint, Model, Input]:
+    """Load a model folder: what was saved, the model, and the input section it was trained with.
+
+    Raises:
+        ModelError: Damaged or foreign.
+    """
+    checkpoint = load_checkpoint(folder)
+    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+    return checkpoint, model, parse_input(checkpoint.input, str(folder))
+
+
+def read_newcomers(
+    root: Path,
+    schema: CovariateSchema,
+    wanted: Input,
+    console: Console,
+    *,
+    unseen_site: Literal["error", "adapt"] = "error",
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> tuple[Cohort, pd.DataFrame]:
+    """Read people and their covariates in the form of a schema.
+
+    Args:
+        root: The cohort.
+        schema: Of the model.
+        wanted: The ``input`` section of training.
+        console: Where to speak.
+        unseen_site: What sites that training did not have do.
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    cohort = read_cohort(root, wanted, only=only, exclude=exclude)
+    covariates = read_covariates(cohort.table, [fitted.declared for fitted in schema.fitted], cohort.units)
+    cohort = cohort.select(covariates.frame.index)
+    console.say(f"{len(cohort)} people from {root}")
+    console.notes((*cohort.notes, *covariates.notes))
+    return cohort, schema.transfer(covariates.frame, unseen=unseen_site)
+
+
+def adapted_model(
+    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
+) -> tuple[Model, tuple[Adaptation, ...]]:
+    """Return the model with sites that training did not have, estimated from their own people, and what was estimated."""
+    strange = pd.Series(False, index=frame.index)
+    for name in model.schema.batches:
+        strange |= ~frame[name].isin(model.schema.levels(name))
+    if not strange.any():
+        return model, ()
+    keys = frame.index[strange]
+    if cohort.features is not None:
+        aligned = align_features(model, cohort.features).rows(keys)
+        model, notes = model.adapt([(aligned.values, frame.loc[keys])])
+    else:
+        with console.track("adapt to unseen sites", len(keys)) as advance:
+            model, notes = _adapt_images(model, image_files(cohort).loc[keys], frame, wanted, advance)
+    for note in notes:
+        error = f"location known to {note.location_se:.2f} sd"
+        console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
+    return model, notes
+
+
+def image_files(cohort: Cohort) -> pd.Series:
+    """Return the paths of a cohort of images, index: key.
+
+    Raises:
+        MedrepError: A cohort of features.
+    """
+    if cohort.files is None:
+        raise MedrepError("the cohort has no images; set input.kind as in training")
+    return cohort.files
+
+
+def _adapt_images(
+    model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None]
+) -> tuple[Model, tuple[Adaptation, ...]]:
+    if wanted.kind == "shape":
+        from medrep.export.shapes import adapt_shapes
+
+        return adapt_shapes(model, files, frame, wanted, advance)
+    from medrep.export.volumes import adapt_volumes
+
+    return adapt_volumes(model, files, frame, wanted, advance)
