@@ -1,0 +1,92 @@
+"""What several commands take, and the exit codes."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from medrep.errors import MedrepError
+
+OK, ERROR, USAGE, SOME_FAILED = 0, 1, 2, 3
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def command(
+    commands: Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add a command; every command can be quiet."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    return parser
+
+
+def add_cohort(parser: argparse.ArgumentParser) -> None:
+    """Add the cohort and who of it."""
+    parser.add_argument(
+        "cohort",
+        metavar="COHORT",
+        type=Path,
+        help="BIDS folder, folder with participants.tsv and features.tsv, or MONAI datalist JSON",
+    )
+    parser.add_argument(
+        "--participant-label", nargs="+", default=(), metavar="ID", help="only these people, with or without sub-"
+    )
+    parser.add_argument("--exclude", nargs="+", default=(), metavar="ID", help="all but these people")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add the folder to write."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; it appears only when it is complete")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds files already")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration and its overrides."""
+    parser.add_argument(
+        "--config", default="linear.yaml", metavar="C", help="YAML file, or a shipped one (default: linear.yaml)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override by dotted path with a YAML value, e.g. covariates.site=null",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the trained model."""
+    parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
+
+
+def add_mesh(parser: argparse.ArgumentParser) -> None:
+    """Add the form of meshes."""
+    parser.add_argument(
+        "--mesh", choices=("gifti", "stl", "ply"), help="what meshes of organs are written as (default: gifti)"
+    )
+
+
+def add_unseen_site(parser: argparse.ArgumentParser) -> None:
+    """Add what unseen sites do."""
+    parser.add_argument(
+        "--unseen-site",
+        choices=("error", "adapt"),
+        default="error",
+        help="sites that training did not have: refuse, or estimate from their own people (default: error)",
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def pairs(switch: str, entries: Sequence[str]) -> dict[str, str]:
+    """Return NAME=VALUE entries; refuse others, all of them."""
+    pairs = dict(entry.partition("=")[::2] for entry in entries)
+    bad = [entry for entry in entries if not all(entry.partition("="))]
+    if bad:
+        raise MedrepError(f"{switch} {', '.join(bad)}: write it as NAME=VALUE, for instance site=S0")
+    return {name.strip(): value.strip() for name, value in pairs.items()}

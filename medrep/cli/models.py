@@ -1,0 +1,121 @@
+"""Commands that train models and ask them: ``train``, ``sample``, ``score``."""
+
+import argparse
+import os
+from pathlib import Path
+
+from medrep.cli.arguments import (
+    OK,
+    SOME_FAILED,
+    Commands,
+    add_cohort,
+    add_config,
+    add_mesh,
+    add_model,
+    add_out,
+    add_unseen_site,
+    command,
+)
+
+
+def add_train(commands: Commands) -> None:
+    """Add ``medrep train``."""
+    parser = command(commands, "train", "fit a model to a cohort", _train)
+    add_cohort(parser)
+    add_out(parser)
+    add_config(parser)
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the state that an interrupted training left beside OUT; with the same weights at the end",
+    )
+    parser.add_argument(
+        "--tracking",
+        default=os.environ.get("MEDREP_TRACKING") or "auto",
+        metavar="auto|none|URI",
+        help="where the run is logged with MLflow; auto: MLFLOW_TRACKING_URI, or else mlflow.db beside OUT (default: auto, "
+        "or what MEDREP_TRACKING says)",
+    )
+    parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from medrep.commands.train import train
+    from medrep.config import read_config
+    from medrep.console import Console
+    from medrep.training.processes import rank
+
+    config = read_config(options.config, options.overrides)
+    train(
+        options.cohort,
+        options.out,
+        config,
+        Console(quiet=options.quiet or rank() > 0),
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+        workers=options.workers,
+        resume=options.resume,
+        tracking=options.tracking,
+        experiment=options.experiment,
+    )
+    return OK
+
+
+def add_sample(commands: Commands) -> None:
+    """Add ``medrep sample``."""
+    parser = command(commands, "sample", "draw new people for given demographics", _sample)
+    add_out(parser)
+    add_model(parser)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--table", type=Path, metavar="T.tsv", help="demographics, one row a person")
+    who.add_argument("--n", type=int, metavar="N", help="how many people, with demographics drawn as in training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    add_mesh(parser)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from medrep.commands.sample import sample
+    from medrep.console import Console
+
+    sample(
+        options.out,
+        options.model,
+        Console(quiet=options.quiet),
+        table=options.table,
+        people=options.n,
+        seed=options.seed,
+        mesh=options.mesh,
+        overwrite=options.overwrite,
+    )
+    return OK
+
+
+def add_score(commands: Commands) -> None:
+    """Add ``medrep score``."""
+    text = "say how well a model draws each person, and how unusual they are at their covariates"
+    parser = command(commands, "score", text, _score)
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    add_unseen_site(parser)
+
+
+def _score(options: argparse.Namespace) -> int:
+    from medrep.commands.score import score
+    from medrep.console import Console
+
+    failed = score(
+        options.cohort,
+        options.out,
+        options.model,
+        Console(quiet=options.quiet),
+        unseen_site=options.unseen_site,
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+    )
+    return SOME_FAILED if failed else OK

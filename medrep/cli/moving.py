@@ -1,0 +1,109 @@
+"""Commands that write cohorts with covariates moved: ``export``, ``counterfactual``."""
+
+import argparse
+
+from medrep.cli.arguments import (
+    OK,
+    SOME_FAILED,
+    Commands,
+    add_cohort,
+    add_mesh,
+    add_model,
+    add_out,
+    add_unseen_site,
+    command,
+    names,
+    pairs,
+)
+
+
+def add_export(commands: Commands) -> None:
+    """Add ``medrep export``."""
+    parser = command(commands, "export", "write the cohort without the effects of chosen covariates", _export)
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    parser.add_argument("--remove", required=True, metavar="A,B", help="covariates to remove, separated by commas")
+    parser.add_argument("--keep", default="", metavar="C,D", help="covariates to keep; whatever is not removed is kept")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
+    )
+    add_unseen_site(parser)
+    parser.add_argument(
+        "--label-free",
+        action="store_true",
+        help="people whose covariates nobody knows: a conditional VAE's guard erases without looking at labels",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
+    )
+    add_mesh(parser)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from medrep.commands.export import ExportRequest, export
+    from medrep.console import Console
+
+    request = ExportRequest(
+        remove=names(options.remove),
+        keep=names(options.keep),
+        references=pairs("--reference", options.reference),
+        unseen_site=options.unseen_site,
+        label_free=options.label_free,
+        probe=options.probe,
+        only=options.participant_label,
+        exclude=options.exclude,
+        mesh=options.mesh,
+        overwrite=options.overwrite,
+    )
+    failed = export(options.cohort, options.out, options.model, request, Console(quiet=options.quiet))
+    return SOME_FAILED if failed else OK
+
+
+def add_counterfactual(commands: Commands) -> None:
+    """Add ``medrep counterfactual``."""
+    parser = command(
+        commands, "counterfactual", "write the cohort as the model expects it with other covariates", _counterfactual
+    )
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--set",
+        dest="wanted",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a covariate and the value everybody gets, e.g. age=80; several times for several",
+    )
+    parser.add_argument(
+        "--extrapolate", action="store_true", help="allow values outside the range of the people of training"
+    )
+    add_unseen_site(parser)
+    add_mesh(parser)
+
+
+def _counterfactual(options: argparse.Namespace) -> int:
+    from medrep.commands.counterfactual import counterfactual
+    from medrep.console import Console
+
+    failed = counterfactual(
+        options.cohort,
+        options.out,
+        options.model,
+        pairs("--set", options.wanted),
+        Console(quiet=options.quiet),
+        extrapolate=options.extrapolate,
+        unseen_site=options.unseen_site,
+        only=options.participant_label,
+        exclude=options.exclude,
+        mesh=options.mesh,
+        overwrite=options.overwrite,
+    )
+    return SOME_FAILED if failed else OK
