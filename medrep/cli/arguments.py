@@ -85,8 +85,8 @@ def names(text: str) -> tuple[str, ...]:
 
 def pairs(switch: str, entries: Sequence[str]) -> dict[str, str]:
     """Return NAME=VALUE entries; refuse others, all of them."""
-    pairs = dict(entry.partition("=")[::2] for entry in entries)
+    found = dict(entry.partition("=")[::2] for entry in entries)
     bad = [entry for entry in entries if not all(entry.partition("="))]
     if bad:
         raise MedrepError(f"{switch} {', '.join(bad)}: write it as NAME=VALUE, for instance site=S0")
-    return {name.strip(): value.strip() for name, value in pairs.items()}
+    return {name.strip(): value.strip() for name, value in found.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pandas as pd
 
@@ -54,8 +54,6 @@ def score(
     chosen = {"only": only, "exclude": exclude}
     cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=unseen_site, **chosen)
     known, adapted = adapted_model(model, cohort, frame, wanted, console)
-    if not isinstance(known, AdditiveShape):
-        raise ModelError(f"{model_folder}: a {known.kind} model came of adapting")
     frame = known.schema.transfer(frame, unseen=unseen_site)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     from medrep.export.shape_scores import score_shapes  # libigl takes a while to import
@@ -63,7 +61,14 @@ def score(
     with atomic_folder(out) as partial:
         with console.track("score", len(cohort)) as advance:
             table, failures = score_shapes(
-                partial, cohort.root, known, image_files(cohort), frame, wanted, ids, advance=advance
+                partial,
+                cohort.root,
+                cast("AdditiveShape", known),
+                image_files(cohort),
+                frame,
+                wanted,
+                ids,
+                advance=advance,
             )
         if len(failures) == len(cohort):
             raise CohortError(listed("nobody could be scored", [f"{f.participant}: {f.error}" for f in failures]))
@@ -80,7 +85,7 @@ def score(
 
 
 def _summary(console: Console, out: Path, table: pd.DataFrame) -> None:
-    scored = table[table["status"] == "scored"]
+    scored = table.dropna(subset=["reconstruction_error_mm"])
     console.say(f"{len(scored)} of {len(table)} people scored in {out / 'scores.tsv'}")
     found = scored[["reconstruction_error_mm", "deviation", "volume_mm3"]].quantile([0.05, 0.5, 0.95])
     rows = [(str(name), *(f"{value:.3g}" for value in found[name])) for name in found]

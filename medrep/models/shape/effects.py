@@ -184,8 +184,8 @@ def resampled_effects(
         draws: Resamplings.
         rng: Of the draw.
     """
-    found = np.stack([effects.rows] * draws) if draws else np.zeros((0, *effects.rows.shape))
-    if not draws or not len(effects.rows):
+    found = np.repeat(effects.rows[None], draws, axis=0)
+    if not draws:
         return found
     parts, people = _blocks(effects.rows.shape[1], outputs), len(equations.columns)
     columns, scores = np.stack(equations.columns), np.stack(equations.scores)

@@ -32,15 +32,23 @@ class Expected:
             return self.template.values(points + field)
         return self.template.values(points) + field[:, 0]
 
-    def slopes(
-        self, points: Float[np.ndarray, "points dims"]
-    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dims"]]:
-        """Return level, mm, and gradient at points."""
-        if not self.effect.any():
-            return self.template.slopes(points)
-        field, bend = self.modes.field_slopes(points, self.effect)
+    def seen(
+        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
+    ) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm, of somebody whose own field is ``identity`` there."""
         if self.displaces:
-            level, slope = self.template.slopes(points + field)
-            return level, slope + np.einsum("pi,pij->pj", slope, bend)
-        level, slope = self.template.slopes(points)
-        return level + field[:, 0], slope + bend[:, 0]
+            return self.values(points + identity)
+        return self.values(points) + identity[:, 0]
+
+    def slopes(
+        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points outputs"]]:
+        """Return what `seen` returns, and how it answers to the own field."""
+        if not self.displaces:
+            return self.seen(points, identity), np.ones((len(points), 1))
+        own = points + identity
+        if not self.effect.any():
+            return self.template.slopes(own)
+        field, bend = self.modes.field_slopes(own, self.effect)
+        level, slope = self.template.slopes(own + field)
+        return level, slope + np.einsum("pi,pij->pj", slope, bend)

@@ -78,8 +78,7 @@ class Population:
             identity: Coefficients of the person's own field.
         """
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
-        expected = self.expected(effect)
-        return expected.values(points + field) if expected.displaces else expected.values(points) + field[:, 0]
+        return self.expected(effect).seen(points, field)
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,10 +90,7 @@ class _Search:
     def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
         points, band = self.evidence.points, self.evidence.band
         field = self.basis @ a.reshape(self.basis.shape[1], -1)
-        if self.expected.displaces:
-            level, slope = self.expected.slopes(points + field)
-        else:
-            level, slope = self.expected.values(points) + field[:, 0], np.ones((len(points), 1))
+        level, slope = self.expected.slopes(points, field)
         residual = np.clip(level, -band, band) - self.evidence.distances
         # Beyond the band on both sides nothing can be said about where the surface is.
         seen = (np.abs(level) < band) | (np.abs(self.evidence.distances) < band)
