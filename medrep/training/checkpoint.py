@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def save_checkpoint(
         described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
         described["support"] = dict(support or {})
         write_json(partial / "model.json", {**described, "versions": versions})
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of what a model folder holds, in hexadecimal: the same for the same model, wherever it lies."""
+    found = sha256()
+    for name in sorted(_FILES):
+        with (folder / name).open("rb") as file:
+            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -1,0 +1,52 @@
+"""Resampling people: percentile intervals that hold a participant's sessions together."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+LEVEL = 0.95
+
+
+def resampled_rows(
+    people: int, draws: int, rng: np.random.Generator, groups: Shaped[np.ndarray, " people"] | None = None
+) -> list[Int[np.ndarray, " rows"]]:
+    """Return rows of bootstrap samples.
+
+    Args:
+        people: Number of rows.
+        draws: Number of samples.
+        rng: Of the draw.
+        groups: Rows of one group (sessions of a participant) are drawn together; each row for itself by default.
+    """
+    if groups is None:
+        return list(rng.integers(people, size=(draws, people)))
+    _, codes = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+    drawn = rng.integers(len(members), size=(draws, len(members)))
+    return [np.concatenate([members[code] for code in own]) for own in drawn]
+
+
+def bootstrap(
+    statistic: Callable[[Int[np.ndarray, " rows"]], float],
+    people: int,
+    draws: int,
+    rng: np.random.Generator,
+    groups: Shaped[np.ndarray, " people"] | None = None,
+) -> Float[np.ndarray, " draws"]:
+    """Return a statistic on resampled people; samples on which it is not defined (NaN) are left out."""
+    values = np.array([statistic(rows) for rows in resampled_rows(people, draws, rng, groups)], dtype=float)
+    return values[np.isfinite(values)]
+
+
+def percentile_interval(values: Float[np.ndarray, " draws"], level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval that holds ``level`` of the draws; NaN where there are no draws."""
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def permutation_p(observed: float, null: Float[np.ndarray, " draws"]) -> float:
+    """Return the share of a null at or above the observed value, the observed one counted in (never 0)."""
+    return float((1 + np.count_nonzero(null >= observed - 1e-12)) / (1 + len(null)))
