@@ -28,6 +28,13 @@ def add_train(commands: Commands) -> None:
         "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
     )
     parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="keep this share of the people from training, for an audit (default: 0)",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on from the state that an interrupted training left beside OUT; with the same weights at the end",
@@ -59,6 +66,7 @@ def _train(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         workers=options.workers,
         resume=options.resume,
+        hold_out=options.hold_out,
         tracking=options.tracking,
         experiment=options.experiment,
     )

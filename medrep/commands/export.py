@@ -10,12 +10,11 @@ import pandas as pd
 from medrep.atomic import atomic_folder
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.features import missing_cells
 from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
-from medrep.commands.newcomers import adapted_model, image_files, load_trained, read_newcomers
+from medrep.commands.newcomers import adapted_model, image_files, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
 from medrep.erasure import Certificate
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
@@ -205,11 +204,7 @@ def _write_data(
     console: Console,
 ) -> list[Failure]:
     if cohort.features is not None:
-        holes = missing_cells(cohort.features)
-        if holes and wanted.missing == "error":
-            raise CohortError(
-                listed("features that are missing", holes, "mend them, or leave the people out with --exclude")
-            )
+        refuse_holes(cohort.features, wanted)
         moved, latents = export_features(folder, mover, cohort.features, frame, done)
         if request.probe:
             from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import

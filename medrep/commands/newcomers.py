@@ -9,10 +9,11 @@ import pandas as pd
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.features import FeatureTable, missing_cells
 from medrep.cohort.inputs import Input
 from medrep.config import parse_input
 from medrep.console import Console
-from medrep.errors import MedrepError
+from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
 from medrep.models import Adaptation, Model, restore_model
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
@@ -81,6 +82,18 @@ def adapted_model(
         error = f"location known to {note.location_se:.2f} sd"
         console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
     return model, notes
+
+
+def refuse_holes(features: FeatureTable, wanted: Input) -> None:
+    """Refuse features that are missing, unless the model was trained to leave them out (``input.missing: keep``).
+
+    Raises:
+        CohortError: Every person and column.
+    """
+    holes = missing_cells(features)
+    if holes and wanted.missing == "error":
+        cure = "mend them, or leave the people out with --exclude"
+        raise CohortError(listed("features that are missing", holes, cure))
 
 
 def image_files(cohort: Cohort) -> pd.Series:

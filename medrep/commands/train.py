@@ -20,6 +20,9 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import missing_cells
+from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
 from medrep.commands.tracked import track_training
@@ -33,6 +36,8 @@ from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import save_checkpoint
 from medrep.training.processes import join, leave, rank
 
+TRAINED, HELD_OUT = "train", "held-out"
+
 
 def train(
     root: Path,
@@ -45,10 +50,11 @@ def train(
     overwrite: bool = False,
     workers: int = 0,
     resume: bool = False,
+    hold_out: float = 0.0,
     tracking: str | None = None,
     experiment: str = "medrep",
 ) -> Model:
-    """Fit the configured model and write OUT/model, OUT/history.tsv, OUT/config.yaml and OUT/report.html.
+    """Fit the configured model and write OUT/model, history.tsv, config.yaml, people.tsv and report.html.
 
     Args:
         root: The cohort.
@@ -60,6 +66,7 @@ def train(
         overwrite: Whether OUT may be replaced.
         workers: Processes that read volumes ahead.
         resume: Whether to go on from the state that an interrupted training left beside OUT.
+        hold_out: Share of participants who are kept from training, for an audit; the same share of every batch level.
         tracking: Where the run is logged once OUT is written: ``auto``, ``none`` or a URI, see `find_store`; None: nowhere.
         experiment: The MLflow experiment it is logged to.
 
@@ -76,13 +83,18 @@ def train(
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
     console.notes((*cohort.notes, *covariates.notes))
-    schema = CovariateSchema.fit(covariates.frame, config.covariates)
-    frame = schema.transfer(covariates.frame)
+    held_out = _held_out(cohort, covariates.frame, config, hold_out, console)
+    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
+    cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
+    known = covariates.frame.loc[cohort.table.index]
+    schema = CovariateSchema.fit(known, config.covariates)
+    frame = schema.transfer(known)
     cohort = _measured(cohort, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         data, columns = training_matrix(cohort, console, scratch, workers)
+        marks = pd.Series([row_fingerprint(row) for row in data], index=cohort.table.index)
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
@@ -98,7 +110,11 @@ def train(
     with atomic_folder(out) as partial:
         content, arrays = model.state()
         support = Support.fit(schema, frame).to_json()
-        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support)
+        trained_on = {"people": len(cohort), "fingerprint": cohort_fingerprint(marks)}
+        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support, trained_on)
+        write_tsv(
+            partial / "people.tsv", ids.assign(part=np.where(ids.index.isin(held_out), HELD_OUT, TRAINED), data=marks)
+        )
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
         if isinstance(model, AdditiveShape) and model.settings.field == "displacement" and model.settings.conditioned:
@@ -116,6 +132,20 @@ def train(
     if store is not None:
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
+
+
+def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float, console: Console) -> pd.Index:
+    """Return the keys of people who are kept from training."""
+    if not share:
+        return cohort.table.index[:0]
+    if not 0 < share < 1:
+        raise CohortError(f"--hold-out {share:g}: give a share between 0 and 1, for instance 0.3")
+    batches = [covariate.name for covariate in config.covariates if covariate.role == "batch"]
+    table = cohort.table[["participant_id"]].assign(**{name: frame[name].astype(str) for name in batches[:1]})
+    stratify = batches[0] if batches else None
+    part = split_people(table, (1 - share, share), stratify=stratify, seed=config.seed)
+    console.say(f"{int((part == 1).sum())} of them held out; audit takes these by itself")
+    return cohort.table.index[part == 1]
 
 
 def state_folder(out: Path) -> Path:

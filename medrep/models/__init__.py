@@ -11,6 +11,7 @@ from medrep.models.base import Adaptation, Columns, Model, Workplace
 from medrep.models.conditional_vae import ConditionalVae
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.scores import Scores
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.vae_settings import VaeSettings
 
@@ -29,6 +30,7 @@ __all__ = [
     "LinearModel",
     "LinearSettings",
     "Model",
+    "Scores",
     "ShapeSettings",
     "VaeSettings",
     "Workplace",

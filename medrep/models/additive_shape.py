@@ -44,10 +44,12 @@ from medrep.cohort.grid import Grid
 from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
+from medrep.models.scores import Scores
 from medrep.models.shape.covariates import EffectColumns
 from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.person import Person
 from medrep.models.shape.population import Population, best_known, fit_population
+from medrep.models.shape.scores import deviation, reconstruction_error
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
@@ -78,6 +80,7 @@ class AdditiveShape(Model):
 
     kind = "additive_shape"
     settings_type = ShapeSettings
+    error_unit = "mm"
 
     @classmethod
     def fit(
@@ -186,6 +189,13 @@ class AdditiveShape(Model):
         nodes = self.population.template.lattice.nodes()
         rows = [self.person(data[row], frame.iloc[[row]]) for row in range(len(data))]
         return np.stack([person.decoded(nodes, person.mean) for person in rows]).astype(data.dtype)
+
+    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+        """Return the mean distance between surfaces, mm, and how unusual z is; see `Model.scores`."""
+        self._check(data)
+        people = [self.person(data[row], frame.iloc[[row]]) for row in range(len(data))]
+        errors = np.array([reconstruction_error(person) for person in people])
+        return Scores(errors, np.array([deviation(*self.latents(person)) for person in people]))
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new organs, one for each row of covariates: levels on the grid, mm."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError, listed
+from medrep.models.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Model(ABC):
 
     kind: str
     settings_type: type[Any]
+    error_unit: str
     schema: CovariateSchema
     columns: Columns
 
@@ -139,6 +141,13 @@ class Model(ABC):
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return what is left of each person once all covariates are accounted for."""
+
+    @abstractmethod
+    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+        """Return how well the model draws each person (in ``error_unit``), and how unusual they are at their covariates.
+
+        NaN cells are left out.
+        """
 
     @abstractmethod
     def adapt(

@@ -58,6 +58,7 @@ from medrep.models.base import Adaptation, Columns, Model, Workplace
 from medrep.models.context import context_vector
 from medrep.models.kept import KeptReadout
 from medrep.models.residuals import batch_scale, standardise, unstandardise
+from medrep.models.scores import Scores, root_mean_square
 from medrep.models.vae_fit import fit_parts
 from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
 from medrep.models.vae_settings import VaeSettings
@@ -77,6 +78,7 @@ class ConditionalVae(Model):
 
     kind = "conditional_vae"
     settings_type = VaeSettings
+    error_unit = "sd"
 
     @classmethod
     def fit(
@@ -164,6 +166,21 @@ class ConditionalVae(Model):
         mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
         expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
         return parts.scanner.render(expected, frame, data)
+
+    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+        """Return how far the decoder's mean is, in deviations of each column, and how unusual z is; see `Model.scores`.
+
+        Images are compared as the anchor's scanner would have made them.
+        """
+        names, parts = self.schema.names, self.parts
+        parts.linear.check_width(data)
+        own = parts.scanner.to_anchor(data, frame)
+        h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
+        z = parts.network.encode(h, context)
+        used = np.isfinite(own) & (parts.linear.sd > 0)
+        missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
+        error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
+        return Scores(error, parts.latents.effects.scores(z, frame).deviation)
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new people, one for each row of covariates.

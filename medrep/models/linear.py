@@ -49,6 +49,7 @@ from medrep.models.design import Design
 from medrep.models.linear_fit import fit_moments
 from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.scores import Scores, root_mean_square
 from medrep.models.shrinkage import column_bands
 
 
@@ -69,6 +70,7 @@ class LinearModel(Model):
 
     kind = "linear"
     settings_type = LinearSettings
+    error_unit = "sd"
 
     @classmethod
     def fit(
@@ -149,6 +151,23 @@ class LinearModel(Model):
         for _, product in self.residuals(data, frame).map(lambda part, block: block @ self.components[:, part].T):
             scores += product
         return scores
+
+    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+        """Return root mean squares over columns of e without its leading components, and of e itself; see `Model.scores`."""
+        self.check_width(data)
+        squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
+        projected = np.zeros((len(frame), len(self.components)))
+
+        def work(part: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            used = np.isfinite(read_block(data, part)) & (self.sd[part] > 0)
+            return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
+
+        for _, (square, count, product) in self.residuals(data, frame).map(work):
+            squares += square
+            counts += count
+            projected += product
+        left = squares - (projected**2).sum(axis=1)
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts))
 
     def adapt(
         self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]

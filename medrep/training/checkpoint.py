@@ -30,6 +30,7 @@ class Checkpoint:
         input: The ``input`` section it was trained with.
         versions: Package -> version at training.
         support: Where training people lie among the covariates; empty in models of earlier versions.
+        cohort: How many people of training there were, and their data's fingerprint; empty in models of earlier versions.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Checkpoint:
     input: dict[str, Any]
     versions: dict[str, str]
     support: dict[str, Any] = field(default_factory=dict)
+    cohort: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -47,13 +49,14 @@ def save_checkpoint(
     arrays: Mapping[str, np.ndarray],
     input_section: Mapping[str, Any],
     support: Mapping[str, Any] | None = None,
+    cohort: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model folder as a whole, or not at all."""
     with atomic_folder(folder) as partial:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors")
         versions = {package: version(package) for package in ("medrep", "numpy", "torch", "monai")}
         described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
-        described["support"] = dict(support or {})
+        described |= {"support": dict(support or {}), "cohort": dict(cohort or {})}
         write_json(partial / "model.json", {**described, "versions": versions})
 
 
@@ -91,10 +94,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if wrong:
             raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
-        support = described.get("support", {})
-        return Checkpoint(
-            described["kind"], described["content"], arrays, described["input"], described["versions"], support
-        )
+        known = {name: described[name] for name in ("kind", "content", "input", "versions")}
+        later = {name: described.get(name, {}) for name in ("support", "cohort")}
+        return Checkpoint(arrays=arrays, **known, **later)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"

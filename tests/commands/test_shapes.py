@@ -213,22 +213,22 @@ def test_people_are_scored_and_an_odd_one_is_unusual(organs: Path, trained: Path
     assert scores.loc[broken].isna().sum() == 3
     good = scores.drop([odd, broken])
     assert (good["status"] == "scored").all()
-    assert (good["reconstruction_error_mm"] < 0.6).all()
+    assert (good["reconstruction_error"] < 0.6).all()
     assert 0.6 < good["deviation"].median() < 1.4
     assert scores.loc[odd, "deviation"] > 1.3 * good["deviation"].max()
-    assert scores.loc[odd, "reconstruction_error_mm"] > good["reconstruction_error_mm"].max()
+    assert scores.loc[odd, "reconstruction_error"] > good["reconstruction_error"].max()
     for name in ("latents.tsv", "latents_sd.tsv"):
         assert pd.read_csv(out / name, sep="\t")["participant_id"].tolist() == scores.index.drop(broken).tolist()
     failures = pd.read_csv(out / "failures.tsv", sep="\t")
     assert failures["participant_id"].tolist() == [broken]
 
 
-def test_scoring_with_a_model_that_is_not_of_shapes_is_refused(
+def test_scoring_shapes_with_a_model_of_a_table_is_refused(
     organs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, model = tmp_path / "table", tmp_path / "m"
     assert run("simulate", table, "--kind", "features", "--n", 40, "--quiet") == 0
     assert run("train", table, model, "--quiet") == 0
     assert run("score", organs, tmp_path / "scored", "--model", model / "model", "--quiet") == 1
-    assert "score takes models of shapes" in capsys.readouterr().err
+    assert "features.tsv" in capsys.readouterr().err
     assert not (tmp_path / "scored").exists()

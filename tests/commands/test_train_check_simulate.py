@@ -20,7 +20,13 @@ def edited(cohort: Path, folder: Path, name: str, edit) -> Path:
 
 def test_train_leaves_a_model_its_history_and_its_configuration(table_cohort: Path, tmp_path: Path) -> None:
     assert run("train", table_cohort, tmp_path / "m", "--set", "settings.spline_degrees=1") == 0
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["config.yaml", "history.tsv", "model", "report.html"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        "config.yaml",
+        "history.tsv",
+        "model",
+        "people.tsv",
+        "report.html",
+    ]
     again = ("train", table_cohort, tmp_path / "again", "--config", tmp_path / "m" / "config.yaml")
     assert run(*again) == 0
     first, second = ((tmp_path / m / "model" / "model.safetensors").read_bytes() for m in ("m", "again"))

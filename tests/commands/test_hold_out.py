@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.cli import main
+from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.training.checkpoint import load_checkpoint
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held") / "table"
+    assert run("simulate", folder, "--kind", "features", "--n", 120, "--sites", 3, "--seed", 4, "--quiet") == 0
+    return folder
+
+
+def train(table: Path, out: Path, *more: object) -> pd.DataFrame:
+    assert run("train", table, out, "--tracking", "none", "--quiet", *more) == 0
+    return pd.read_csv(out / "people.tsv", sep="\t")
+
+
+def test_a_share_of_each_site_is_kept_from_training(table: Path, tmp_path: Path) -> None:
+    people = train(table, tmp_path / "m", "--hold-out", 0.4)
+    sites = pd.read_csv(table / "participants.tsv", sep="\t").set_index("participant_id")["site"]
+    held = people["part"] == "held-out"
+    share = held.groupby(people["participant_id"].map(sites)).mean()
+    assert len(share) == 3
+    assert share.between(0.3, 0.5).all()
+    assert people.loc[held, "data"].isna().all()
+    assert people.loc[~held, "data"].is_unique
+    known = load_checkpoint(tmp_path / "m" / "model").cohort
+    assert known["people"] == (~held).sum()
+    assert known["fingerprint"] == cohort_fingerprint(people.loc[~held, "data"])
+
+
+def test_the_model_is_the_one_of_the_others_alone(table: Path, tmp_path: Path) -> None:
+    people = train(table, tmp_path / "a", "--hold-out", 0.4)
+    others = people.loc[people["part"] == "train", "participant_id"]
+    again = train(table, tmp_path / "b", "--participant-label", *others)
+    np.testing.assert_array_equal(again["data"], people.loc[people["part"] == "train", "data"])
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, 2.0])
+def test_a_share_that_cannot_be_is_refused(
+    table: Path, tmp_path: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", table, tmp_path / "m", "--hold-out", share, "--tracking", "none", "--quiet") == 1
+    assert "between 0 and 1" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_fingerprints_tell_data_apart_and_do_not_mind_order() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 7))
+    marks = [row_fingerprint(row) for row in rows]
+    assert len(set(marks)) == 50
+    assert marks == [row_fingerprint(row.copy()) for row in rows]
+    assert cohort_fingerprint(marks) == cohort_fingerprint(marks[::-1])
+    assert cohort_fingerprint(marks) != cohort_fingerprint(marks[1:])
+    changed = rows[0].copy()
+    changed[3] = np.nextafter(changed[3], 9)
+    assert row_fingerprint(changed) != marks[0]
