@@ -1,37 +1,33 @@
 """``medrep train``: cohort + configuration -> a model folder."""
 
 import inspect
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
 from medrep.audit.confounding import confounding, describe_covariates
-from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.features import missing_cells
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
+from medrep.commands.matrix import cohort_matrix
 from medrep.commands.tracked import track_training
 from medrep.config import Config
 from medrep.console import Console
-from medrep.errors import CohortError, listed
+from medrep.errors import CohortError
 from medrep.export.derivative import write_tsv
 from medrep.export.report import Section, write_report
-from medrep.models import MODELS, AdditiveShape, Columns, Model, Workplace
+from medrep.models import MODELS, AdditiveShape, Model, Workplace
 from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import save_checkpoint
 from medrep.training.processes import join, leave, rank
@@ -93,7 +89,7 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
-        data, columns = training_matrix(cohort, console, scratch, workers)
+        data, columns = cohort_matrix(cohort, console, scratch, workers)
         marks = pd.Series([row_fingerprint(row) for row in data], index=cohort.table.index)
         state = state_folder(out)
         if not resume:
@@ -164,47 +160,6 @@ def _measured(cohort: Cohort, console: Console) -> Cohort:
     console.notes(found.notes)
     refuse_unusable(found.problems)
     return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
-
-
-def training_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers: int) -> tuple[np.ndarray, Columns]:
-    """Return the people x columns matrix: the feature table, or volumes or distances in a memory-mapped scratch file."""
-    if cohort.features is not None:
-        holes = missing_cells(cohort.features)
-        if holes and cohort.input.missing == "error":
-            cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
-            raise CohortError(listed("features that are missing", holes, cure))
-        return cohort.features.values, Columns(cohort.features.names, len(cohort.features.names), cohort.features.grid)
-
-    def mapped(people: int, voxels: int) -> np.ndarray:
-        _take_room(scratch, 4 * people * voxels)
-        return np.memmap(scratch, mode="r+", dtype=np.float32, shape=(people, voxels))
-
-    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
-    if cohort.input.kind == "shape":
-        from medrep.cohort.shapes import fill_shapes, shape_grid
-
-        grid = shape_grid(cohort.input)
-        with console.track("measure distances", len(files)) as advance:
-            return fill_shapes(files, cohort.input, mapped, advance), Columns((), grid.size, grid)
-    from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
-
-    with console.track("read volumes", len(files)) as advance:
-        rows, grid = fill_matrix(files, cohort.input, mapped, advance, workers)
-    warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
-    if warning:
-        console.say(f"  warning: {warning}")
-    return rows, Columns((), grid.size, grid)
-
-
-def _take_room(scratch: IO[bytes], size: int) -> None:
-    """Take disk space before it is mapped: writing to a mapped page on a full disk would kill the process."""
-    try:
-        if sys.platform == "linux":
-            os.posix_fallocate(scratch.fileno(), 0, size)
-        else:
-            scratch.truncate(size)
-    except OSError as error:
-        raise CohortError(f"{size / 1e9:.2g} GB of scratch space are needed beside OUT: {error.strerror}") from None
 
 
 def _report(

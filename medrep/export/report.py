@@ -1,5 +1,6 @@
 """A self-contained HTML page: tables and text that open from disk without any network."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
 th, td { border-bottom: 1px solid #8886; padding: 0.25rem 0.75rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; background: white; }
 pre { white-space: pre-wrap; background: #8881; padding: 0.75rem; }
 """
 
@@ -28,12 +30,16 @@ class Section:
         text: A paragraph above the table; empty for none.
         table: Shown as it is; numbers with four digits. None for none.
         code: Shown in a fixed-width block; empty for none.
+        picture: A PNG; empty for none.
+        alt: What the picture shows, for who cannot see it.
     """
 
     heading: str
     text: str = ""
     table: pd.DataFrame | None = None
     code: str = ""
+    picture: bytes = b""
+    alt: str = ""
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
@@ -57,6 +63,9 @@ def _section(section: Section) -> str:
     parts = [f"<h2>{escape(section.heading)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.picture:
+        inline = b64encode(section.picture).decode()
+        parts.append(f'<img src="data:image/png;base64,{inline}" alt="{escape(section.alt)}">')
     if section.table is not None:
         parts.append(_table(section.table))
     if section.code:
