@@ -136,7 +136,7 @@ def _find(path: Path) -> Path:
     shipped = SHIPPED / (path.name if path.suffix else f"{path.name}.yaml")
     if path.parent in {Path(), Path("configs")} and shipped.is_file():
         return shipped
-    names = ", ".join(sorted(entry.name for entry in SHIPPED.glob("*.yaml")))
+    names = ", ".join(sorted(entry.name for entry in SHIPPED.glob("*.yaml") if not entry.name.startswith("gates")))
     raise ConfigError(f"{path}: no such configuration; give a file or a shipped one: {names}")
 
 

@@ -23,6 +23,10 @@ class ModelError(MedrepError):
     """A model that cannot be fitted, loaded or applied to this input."""
 
 
+class EvidenceError(MedrepError):
+    """Too few people to say anything."""
+
+
 class ConfigError(MedrepError):
     """A configuration with an unknown key or a value that is not allowed."""
 

@@ -27,7 +27,7 @@ def refused(text: str, tmp_path, *overrides: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", sorted(entry.name for entry in SHIPPED.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(e.name for e in SHIPPED.glob("*.yaml") if not e.name.startswith("gates")))
 def test_shipped_configurations_round_trip(name, tmp_path):
     config = read_config(name)
     (tmp_path / "again.yaml").write_text(config.to_yaml(), encoding="utf-8")

@@ -99,7 +99,7 @@ def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
     probes = {
         "linear": (RidgeCV(np.logspace(-1, 5, 13)), "predict"),
         "rbf": (GridSearchCV(rbf, grid, scoring="r2", cv=inner), "predict"),
-        "boosting": (HistGradientBoostingRegressor(max_iter=200, **_trees(seed)), "predict"),
+        "boosting": (HistGradientBoostingRegressor(max_iter=200, **boosting_settings(seed)), "predict"),
     }
     predictions = _out_of_fold(probes, X, age, bands, seed, jobs)
     return _strongest({name: float(r2_score(age, p)) for name, p in predictions.items()}, len(age), ())
@@ -119,13 +119,14 @@ def _auc(X: np.ndarray, labels: np.ndarray, seed: int, jobs: int, left_out: tupl
     probes = {
         "linear": (logistic, "predict_proba"),
         "rbf": (rbf, "decision_function"),
-        "boosting": (HistGradientBoostingClassifier(max_iter=rounds, **_trees(seed)), "predict_proba"),
+        "boosting": (HistGradientBoostingClassifier(max_iter=rounds, **boosting_settings(seed)), "predict_proba"),
     }
     predictions = _out_of_fold(probes, X, codes, codes, seed, jobs)
     return _strongest({name: _macro_auc(codes, p) for name, p in predictions.items()}, len(codes), left_out)
 
 
-def _trees(seed: int) -> dict[str, float | int | bool]:
+def boosting_settings(seed: int) -> dict[str, float | int | bool]:
+    """Return what all boosting probes have in common: small trees and steps, a tenth of the columns a split."""
     return {
         "learning_rate": 0.1,
         "max_leaf_nodes": 4,

@@ -6,15 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from medrep import __version__
-from medrep.cli.arguments import ERROR, OK, SOME_FAILED, USAGE
+from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
+from medrep.cli.auditing import add_audit
 from medrep.cli.cohorts import add_check, add_demo, add_simulate
 from medrep.cli.models import add_sample, add_score, add_train
 from medrep.cli.moving import add_counterfactual, add_export
-from medrep.errors import MedrepError
+from medrep.cli.registry import add_promote, add_register
+from medrep.errors import EvidenceError, MedrepError
 
-__all__ = ["ERROR", "OK", "SOME_FAILED", "USAGE", "main"]
+__all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
 
 _INTERRUPTED = 130
+_EXIT_CODES = (
+    "0 ok, 1 error, 2 usage, 3 finished with failed participants (listed), 4 a gate refused, 5 too little evidence"
+)
 _COMMANDS = (
     add_demo,
     add_simulate,
@@ -24,18 +29,21 @@ _COMMANDS = (
     add_counterfactual,
     add_sample,
     add_score,
+    add_audit,
+    add_register,
+    add_promote,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 ok, 1 error, 2 usage, 3 finished with failed participants."""
+    """Run one command and return its exit code; `_EXIT_CODES` says what they mean."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(options.run(options))
     except MedrepError as error:
         sys.stderr.write(f"medrep {options.command}: {error}\n")
-        return ERROR
+        return TOO_LITTLE if isinstance(error, EvidenceError) else ERROR
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         sys.stderr.write(f"medrep {options.command}: {error.strerror or error}{where}\n")
@@ -53,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medrep",
         description="Separate who a person is from what age, sex, diagnosis, scanner and site do to anybody's image.",
-        epilog="Exit codes: 0 ok, 1 error, 2 usage, 3 finished with failed participants (listed).",
+        epilog=f"Exit codes: {_EXIT_CODES}.",
     )
     parser.add_argument("--version", action="version", version=f"medrep {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from medrep.errors import MedrepError
 
-OK, ERROR, USAGE, SOME_FAILED = 0, 1, 2, 3
+OK, ERROR, USAGE, SOME_FAILED, GATE_REFUSED, TOO_LITTLE = 0, 1, 2, 3, 4, 5
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 

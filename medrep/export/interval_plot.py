@@ -40,9 +40,9 @@ def interval_plot(rows: Sequence[Interval], title: str, axis: str, floor: str = 
         floor: What the floors are, for the legend; empty without.
     """
     shown = list(rows)[:_MOST]
-    figure = Figure(figsize=(7.2, 0.9 + 0.27 * len(shown) + (0.35 if floor else 0)), layout="constrained")
+    figure = Figure(figsize=(5.5, 0.5 + 0.25 * len(shown)))
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))  # labels lie outside, as wide as they are
     heights = range(len(shown))[::-1]
     known = [(height, row) for height, row in zip(heights, shown, strict=True) if row.estimate == row.estimate]
     axes.hlines(
@@ -53,7 +53,7 @@ def interval_plot(rows: Sequence[Interval], title: str, axis: str, floor: str = 
     if floors:
         axes.plot([x for _, x in floors], [y for y, _ in floors], "|", color=_ORANGE, ms=12, mew=2.5, label=floor)
     if floors and floor:
-        figure.legend(loc="outside lower right", frameon=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False, fontsize=8)
     middle = sum(axes.get_xlim()) / 2 if known else 0.5
     for height, row in zip(heights, shown, strict=True):
         if row.estimate != row.estimate:
@@ -65,5 +65,5 @@ def interval_plot(rows: Sequence[Interval], title: str, axis: str, floor: str = 
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     with BytesIO() as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.1)
         return file.getvalue()

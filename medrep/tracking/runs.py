@@ -5,22 +5,16 @@ as tags.
 """
 
 import json
-import logging
 import math
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
-import sqlalchemy
-from filelock import FileLock
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
-from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import (
     MAX_ENTITY_KEY_LENGTH,
     MAX_METRICS_PER_BATCH,
@@ -28,27 +22,9 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
 )
 
+from medrep.tracking.session import find_experiment, session
 from medrep.tracking.stores import Store
 
-_LOCK_S = 60
-_CONNECT_S = 5
-_CONNECT_ARGUMENT = {
-    "psycopg": "connect_timeout",
-    "psycopg2": "connect_timeout",
-    "pymysql": "connect_timeout",
-    "mysqldb": "connect_timeout",
-    "mysqlconnector": "connection_timeout",
-    "pg8000": "timeout",
-    "pyodbc": "timeout",
-}
-# MLflow's own defaults keep at it for minutes; the model is written already, and somebody waits for the command to end.
-_IMPATIENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 _CUT = "..."
 
 
@@ -79,10 +55,8 @@ def log_training(
     Raises:
         Exception: Whatever MLflow, its database or its server raise, after seconds.
     """
-    with _impatient(), _alone(store):
-        _answers(store)
-        client = MlflowClient(tracking_uri=store.uri)
-        experiment_id = _experiment(client, experiment, store)
+    with session(store) as client:
+        experiment_id = find_experiment(client, experiment, store)
         run_id = str(client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {})).info.run_id)
         try:
             params = [Param(key, value) for key, value in flat_parameters(parameters).items()]
@@ -149,50 +123,3 @@ def _metrics(history: pd.DataFrame) -> list[Metric]:
         Metric(metric_key(str(metric), str(name)), float(value), now, 0 if math.isnan(epoch) else int(epoch))
         for metric, name, value, epoch in rows
     ]
-
-
-def _experiment(client: MlflowClient, name: str, store: Store) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, store.artifacts.as_uri() if store.artifacts else None))
-        except MlflowException as error:
-            # Another process made it in between.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-    return str(found.experiment_id)
-
-
-def _answers(store: Store) -> None:
-    """Connect once: MLflow would try a database that is away ten times, at growing intervals."""
-    if store.artifacts is None:
-        return
-    url = sqlalchemy.make_url(store.uri)
-    argument = _CONNECT_ARGUMENT.get(url.get_driver_name())
-    engine = sqlalchemy.create_engine(url, connect_args={argument: _CONNECT_S} if argument else {})
-    engine.connect().close()
-    engine.dispose()
-
-
-def _alone(store: Store) -> AbstractContextManager[object]:
-    """Let one process at a time make an SQLite file's tables and write to it; others wait."""
-    if store.file is None:
-        return nullcontext()
-    store.file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(store.file.with_name(f".{store.file.name}.lock"), timeout=_LOCK_S)
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """Give up after seconds and keep MLflow's log off the terminal; a user's own settings stay."""
-    set_here = [name for name in _IMPATIENT if name not in os.environ]
-    os.environ.update({name: _IMPATIENT[name] for name in set_here})
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        for name in set_here:
-            os.environ.pop(name, None)

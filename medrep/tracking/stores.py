@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from medrep.errors import ConfigError
+from medrep.tracking.errors import RegistryError
 
 _DATABASES = frozenset({"postgresql", "mysql", "mssql"})
 _FILE, _ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -32,6 +33,9 @@ class Store:
             text = text.replace(shape, "***")
         return text
 
+    def __str__(self) -> str:
+        return self.hide(self.uri)
+
 
 def find_store(tracking: str | None, out: Path) -> Store | None:
     """Say where the run that writes OUT is logged.
@@ -50,17 +54,43 @@ def find_store(tracking: str | None, out: Path) -> Store | None:
     """
     if tracking in (None, "none") or os.environ.get("RANK", "0") not in ("", "0"):
         return None
-    beside = out.resolve().parent
+    return _store("" if tracking == "auto" else str(tracking), out.resolve().parent, "--tracking", "--tracking none")
+
+
+def registry_store(tracking_uri: str | None, beside: Path, *, present: bool = False) -> Store:
+    """Say where the registry of models is.
+
+    Args:
+        tracking_uri: An MLflow tracking URI; None: MLFLOW_TRACKING_URI, or else ``mlflow.db`` in ``beside``.
+        beside: A folder.
+        present: Whether an SQLite file has to be there already.
+
+    Raises:
+        ConfigError: A place that can keep no registry.
+        RegistryError: No SQLite file where there should be one.
+    """
+    store = _store(tracking_uri or "", beside.resolve(), "--tracking-uri", "a server's http://...")
+    if present and store.file is not None and not store.file.is_file():
+        raise RegistryError(
+            f"{store.file}: no such registry; run this in the folder where train or register wrote mlflow.db, set "
+            "MLFLOW_TRACKING_URI, or pass --tracking-uri"
+        )
+    return store
+
+
+def _store(given: str, beside: Path, option: str, otherwise: str) -> Store:
+    """Return the store that is given, that the environment names, or the file in a folder."""
     default = f"sqlite:///{beside / _FILE}"
-    cure = f"write {default} (or leave --tracking out), a server's http://... or postgresql://..., or none"
-    source, uri = "--tracking", str(tracking)
-    if tracking == "auto":
+    source, uri = option, given
+    if not given:
         source, uri = "MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if tracking == "auto" and not uri:
+    if not uri:
         if {"%", "?"} & set(default):
-            cure = "name another file with --tracking sqlite:///FILE, or pass --tracking none"
+            cure = f"name another file with {option} sqlite:///FILE, or pass {otherwise}"
             raise ConfigError(f"{beside}: a path with % or ? cannot lead to an SQLite file of runs; {cure}")
         return Store(default, beside / _ARTIFACTS, beside / _FILE)
+    cure = f"write {default} (or leave {option} out), a server's http://... or postgresql://..."
+    cure += ", or none" if option == "--tracking" else ""
     scheme, separator, rest = uri.partition("://")
     if scheme == "file" or not (separator or uri.startswith("databricks")):
         raise ConfigError(f"{source} {uri!r}: MLflow keeps no runs in plain folders any more; {cure}")

@@ -18,14 +18,6 @@ from medrep.cli import main
 from medrep.tracking.runs import flat_parameters, log_training, metric_key
 from medrep.tracking.stores import Store, find_store
 
-# One writer of test 'four processes': everything that a training does after OUT is written.
-WRITER = (
-    "import sys; from pathlib import Path; import pandas as pd; from medrep.tracking.runs import log_training; "
-    "from medrep.tracking.stores import find_store; "
-    "history = pd.DataFrame({'metric': ['loss'] * 50, 'name': ['train/all'] * 50, 'value': 1.0, 'epoch': range(50)}); "
-    "log_training(find_store('auto', Path(sys.argv[1])), 'medrep', sys.argv[1], parameters={'seed': 0}, history=history)"
-)
-
 
 @pytest.fixture(autouse=True)
 def no_server_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,18 +140,6 @@ def test_names_stay_readable_and_long_ones_stay_apart() -> None:
     long = [metric_key("m", "x" * 400 + end) for end in "ab"]
     assert [len(key) for key in long] == [250, 250]
     assert long[0] != long[1]
-
-
-def test_four_processes_that_start_at_once_on_no_database_all_succeed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITER]
-    started = [
-        subprocess.Popen([*command, str(tmp_path / f"out{k}")], stderr=subprocess.PIPE, text=True) for k in range(4)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
-    runs = runs_of(tmp_path / "mlflow.db")
-    assert [run.info.status for run in runs] == ["FINISHED"] * 4
-    assert {run.data.metrics["loss/train/all"] for run in runs} == {1.0}
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "file:mlruns", "sqlite://", "sqlite:///:memory:"])

@@ -1,0 +1,80 @@
+"""What an audit looks at: people whom the model never saw, as they are, as they would be handed out, and their latents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.covariates import Categorical, CovariateSchema
+from medrep.models import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """The audited people.
+
+    Attributes:
+        model: Of whom it is told.
+        data: People x columns, as they are.
+        frame: Their covariates, in the model's schema; index: key.
+        table: Everything that participants.tsv says of them; same index.
+        target: Removed covariate -> where it is moved to.
+    """
+
+    model: Model
+    data: Float[np.ndarray, "people columns"]
+    frame: pd.DataFrame
+    table: pd.DataFrame
+    target: Mapping[str, str | float]
+
+    @property
+    def schema(self) -> CovariateSchema:
+        """The model's covariates."""
+        return self.model.schema
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Covariates that are removed from what is handed out."""
+        return tuple(self.target)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Covariates that stay."""
+        return tuple(name for name in self.schema.names if name not in self.target)
+
+    @cached_property
+    def participants(self) -> Shaped[np.ndarray, " people"]:
+        """Participant of each row; sessions share one."""
+        return self.table["participant_id"].astype(str).to_numpy(object)
+
+    @cached_property
+    def exported(self) -> Float[np.ndarray, "people columns"]:
+        """The data as they would be handed out."""
+        return self.export(self.frame)
+
+    def export(self, frame: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
+        """Return the data as they would be handed out if people had these covariates."""
+        return self.model.remove(self.data, frame, self.target)
+
+    @cached_property
+    def latents(self) -> Float[np.ndarray, "people latents"]:
+        """What is left of everybody with all covariates removed."""
+        return self.model.encode(self.data, self.frame)
+
+    @cached_property
+    def tables(self) -> dict[str, Float[np.ndarray, "people _"]]:
+        """What is looked at, by name: ``raw``, ``exported`` and, where the model has them, ``latents``; whole columns only."""
+        whole = np.isfinite(self.data).all(axis=0)
+        tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
+        return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
+
+    def scaled(self, names: tuple[str, ...]) -> Float[np.ndarray, "people width"]:
+        """Return covariates as a matrix: standardised numbers, and a column a level."""
+        return CovariateSchema(tuple(self.schema[name] for name in names)).vector(self.frame)
+
+    def continuous(self, name: str) -> bool:
+        """Return whether a covariate is a number."""
+        return not isinstance(self.schema[name], Categorical)

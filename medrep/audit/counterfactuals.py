@@ -1,0 +1,250 @@
+"""How good counterfactuals are, by the axioms of Monteiro et al. (2023), judged by predictors trained on held-out people.
+
+- **composition**: moved to what they are already, people stay as they are;
+- **reversibility**: moved and moved back, they are who they were;
+- **effectiveness**: what was moved is read from the counterfactual as from real people who are like that;
+- **minimality**: what was not moved is read as before, and nobody is moved further than people are from each other.
+
+Half of the audited participants train the readers, the other half are moved. Distances are means over columns of absolute
+differences, each in its column's standard deviation. Where a reader cannot read a covariate of real people, what it says
+of counterfactuals means nothing, and the findings that need it are ``insufficient``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+
+from medrep.audit.distances import Ruler
+from medrep.audit.findings import Finding
+from medrep.audit.intervals import bootstrap, percentile_interval
+from medrep.audit.means import exact_interval, mean_finding
+from medrep.audit.readers import FEWEST, Reading, fit_readings, halves
+from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.models import Model
+
+MIN_N, DRAWS, MOST_PEOPLE = 20, 1000, 200
+TIMES = 3
+"""How often in a row the null intervention is made."""
+_QUANTILES = (0.1, 0.5, 0.9)
+_NUDGE, _NEAR = 1e-3, 0.5  # sd of a continuous covariate
+
+Targets = Mapping[str, Sequence[str | float]]
+
+
+def audit_counterfactuals(
+    model: Model,
+    data: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    participants: Shaped[np.ndarray, " people"],
+    seed: int,
+    *,
+    targets: Targets | None = None,
+    min_n: int = MIN_N,
+    draws: int = DRAWS,
+    most_people: int = MOST_PEOPLE,
+) -> list[Finding]:
+    """Judge a model's counterfactuals of people it never saw.
+
+    Args:
+        model: Any model.
+        data: Audited people, in their own units.
+        frame: Their covariates.
+        participants: Whose each row is.
+        seed: Of the halves, the folds and resampling.
+        targets: Covariate -> values to move to; `default_targets` of the audited people by default.
+        min_n: Fewest participants to say anything.
+        draws: Bootstrap samples.
+        most_people: Of the half that is moved, at most so many rows are.
+
+    Returns:
+        ``cf_composition`` of each covariate; of each value moved to ``cf_reversibility``, ``cf_effectiveness`` (share read as
+        the level, or mean error to the value, of those who were elsewhere), ``cf_effectiveness_gap`` (how much worse that is
+        than of real people who are there) and ``cf_minimality`` (distance moved over the distance between people); and
+        ``cf_minimality`` of ``moved/kept``, how much the reading of a kept covariate changes.
+    """
+    who = np.asarray(participants).astype(str).astype(object)
+    train, moved = halves(frame, model.schema, who, seed)
+    moved = np.sort(np.random.default_rng(seed).permutation(moved)[:most_people])
+    readings = fit_readings(model.schema, data, frame, who, train, moved, seed)
+    case = _Case(model, data[moved], frame.iloc[moved], who[moved], readings, Ruler.of(data, seed), seed, min_n, draws)
+    wanted = default_targets(model.schema, frame) if targets is None else targets
+    found: list[Finding] = []
+    for name, values in wanted.items():
+        found.append(case.composition(name))
+        changes: dict[str, list[np.ndarray]] = {kept: [] for kept in model.schema.names if kept != name}
+        for value in values:
+            found += case.moved(name, value, changes)
+        found += [case.kept(name, kept, own) for kept, own in changes.items()]
+    return found
+
+
+def default_targets(schema: CovariateSchema, frame: pd.DataFrame) -> dict[str, tuple[str | float, ...]]:
+    """Return what people are moved to: every level that occurs; a low, a middle and a high value (tenths 1, 5 and 9)."""
+    targets: dict[str, tuple[str | float, ...]] = {}
+    for covariate in schema.fitted:
+        name = covariate.declared.name
+        if isinstance(covariate, Continuous):
+            quantiles = [float(f"{q:.3g}") for q in np.quantile(frame[name].to_numpy(float), _QUANTILES)]
+            targets[name] = tuple(dict.fromkeys(float(np.clip(q, covariate.low, covariate.high)) for q in quantiles))
+        else:
+            present = set(frame[name].astype(str))
+            targets[name] = tuple(level for level in covariate.levels if level in present)
+    return targets
+
+
+def move_to_own(
+    model: Model, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, own: pd.Series
+) -> Float[np.ndarray, "people columns"]:
+    """Move one covariate, named as the series is, to a value for each person."""
+    moved = np.empty_like(data)
+    for value, rows in own.groupby(own.to_numpy()).indices.items():
+        target = value if isinstance(value, str) else float(value)
+        moved[rows] = model.remove(np.ascontiguousarray(data[rows]), frame.iloc[rows], {str(own.name): target})
+    return moved
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """The people who are moved, and who reads them."""
+
+    model: Model
+    data: Float[np.ndarray, "people columns"]
+    frame: pd.DataFrame
+    participants: Shaped[np.ndarray, " people"]
+    readings: Mapping[str, Reading]
+    ruler: Ruler
+    seed: int
+    min_n: int
+    draws: int
+
+    def composition(self, name: str) -> Finding:
+        """Move people to where they are, several times."""
+        own, x = self.frame[name], self.data
+        for _ in range(TIMES):
+            before, x = x, move_to_own(self.model, x, self.frame, own)
+            if np.array_equal(x, before, equal_nan=True):
+                break  # and so it would go on
+        apart = self.ruler.between(x, self.data)
+        note = f"sd of a column; null intervention {TIMES} times; the person moved most {apart.max(initial=0.0):.2g}"
+        covariate = self.model.schema[name]
+        if isinstance(covariate, Continuous):
+            nudged = move_to_own(self.model, self.data, self.frame, own + _NUDGE * covariate.sd)
+            note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, self.data).mean():.2g}"
+        return self._mean("cf_composition", name, apart, note)
+
+    def moved(self, name: str, value: str | float, changes: dict[str, list[np.ndarray]]) -> list[Finding]:
+        """Move people to one value, and back; note in ``changes`` how the reading of each kept covariate changes."""
+        group = f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}"
+        target = {name: value if isinstance(value, str) else float(value)}
+        x = self.model.remove(self.data, self.frame, target)
+        away = (self.frame[name] != target[name]).to_numpy()
+        back = move_to_own(self.model, x, self.frame.assign(**{name: [target[name]] * len(x)}), self.frame[name])
+        gone = self.ruler.between(x, self.data)
+        between = self.ruler.between_people(self.data, self.participants)
+        for kept, own in changes.items():
+            own.append(np.where(away, self._change(kept, x), np.nan))
+        lost = np.where(away, self.ruler.between(back, self.data), np.nan)
+        moved = np.where(away, gone, np.nan)
+        return [
+            self._mean("cf_reversibility", group, lost, f"sd of a column; on the way {_mean(moved):.2g} sd were moved"),
+            *self._effect(name, target[name], group, x, away),
+            self._mean("cf_minimality", group, moved / between, f"of the distance between people, {between:.2g} sd"),
+        ]
+
+    def kept(self, name: str, kept: str, changes: Sequence[np.ndarray]) -> Finding:
+        """Say how much the reading of a kept covariate changes, over all values that ``name`` is moved to."""
+        reading, group = self.readings[kept], f"{name}/{kept}"
+        if not reading.able or not changes:
+            return Finding("cf_minimality", group, len(self.data), status="insufficient", note=reading.note)
+        number = isinstance(self.model.schema[kept], Continuous)
+        unit = f"sd of {kept}, mean absolute change" if number else "share of people whose class changes"
+        # A person who was at one of the values is judged at the others.
+        together = np.stack(changes)
+        counts = np.isfinite(together).sum(axis=0)
+        mean = np.where(counts > 0, np.nansum(together, axis=0) / np.maximum(counts, 1), np.nan)
+        return self._mean("cf_minimality", group, mean, f"reading of {kept} when {name} moves: {unit}; {reading.note}")
+
+    def _effect(
+        self,
+        name: str,
+        value: str | float,
+        group: str,
+        x: Float[np.ndarray, "people columns"],
+        away: Bool[np.ndarray, " _"],
+    ) -> list[Finding]:
+        reading, metrics = self.readings[name], ("cf_effectiveness", "cf_effectiveness_gap")
+        reader = reading.reader if reading.able else None
+        if reader is None or (reader.levels and value not in reader.levels):
+            few = f"{value} has fewer than {FEWEST} participants to learn from; {reading.note}"
+            note = reading.note if reader is None else few
+            return [Finding(metric, group, int(away.sum()), status="insufficient", note=note) for metric in metrics]
+        if isinstance(value, str):
+            code, number = reader.levels.index(value), False
+            there, moved, before = ((reader.level(part) == code).astype(float) for part in (self.data, x, self.data))
+            real = np.where((self.frame[name].astype(str) == value).to_numpy(), there, np.nan)
+            unit = f"share read as {value} of those moved there; not moved {_mean(before[away]):.2f}"
+        else:
+            number, sd = True, float(self.model.schema[name].sd)  # type: ignore[union-attr]  # value is a number
+            own = self.frame[name].to_numpy(float)
+            near = np.abs(own - value) <= _NEAR * sd
+            real = np.where(near, np.abs(reader.number(self.data) - own), np.nan)
+            moved = np.abs(reader.number(x) - value)
+            unit = f"mean error to {value:g}, {self.model.schema[name].declared.unit or 'own unit'}"
+        reached = np.where(away, moved, np.nan)
+        note = f"{unit}; of real people who are there {_mean(real):.2f}; {reading.note}"
+        return [
+            self._mean("cf_effectiveness", group, reached, note, share=not number),
+            self._gap(group, *((reached, real) if number else (real, reached)), note, share=not number),
+        ]
+
+    def _gap(
+        self,
+        group: str,
+        worse: Float[np.ndarray, " people"],
+        better: Float[np.ndarray, " people"],
+        note: str,
+        *,
+        share: bool,
+    ) -> Finding:
+        metric = "cf_effectiveness_gap"
+        table = pd.DataFrame({"worse": worse, "better": better}).groupby(self.participants).mean()
+        values, counts = table.to_numpy(float), table.notna().sum()
+        if counts.min() < FEWEST or len(values) < self.min_n:
+            few = f"{counts['worse']} and {counts['better']} participants are compared, {FEWEST} are needed; {note}"
+            return Finding(metric, group, len(values), status="insufficient", note=few)
+
+        def gap(rows: Int[np.ndarray, " rows"]) -> float:
+            return _mean(values[rows, 0]) - _mean(values[rows, 1])
+
+        own = bootstrap(gap, len(values), self.draws, np.random.default_rng(self.seed))
+        low, high = percentile_interval(own)
+        sides = [side[np.isfinite(side)] for side in values.T]
+        if share and all(np.all(side == 0) or np.all(side == 1) for side in sides):
+            # Resampling takes what everybody has for certain.
+            ends = [exact_interval(int(side.sum()), len(side)) for side in sides]
+            low, high = ends[0][0] - ends[1][1], ends[0][1] - ends[1][0]
+        text = f"worse than real people by; {note}"
+        return Finding(metric, group, len(values), gap(np.arange(len(values))), low, high, note=text)
+
+    def _change(self, kept: str, x: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " people"]:
+        reader, covariate = self.readings[kept].reader, self.model.schema[kept]
+        if reader is None:
+            return np.full(len(x), np.nan)
+        if isinstance(covariate, Continuous):
+            return np.abs(reader.number(x) - reader.number(self.data)) / covariate.sd
+        return (reader.level(x) != reader.level(self.data)).astype(float)
+
+    def _mean(
+        self, metric: str, group: str, values: Float[np.ndarray, " people"], note: str, *, share: bool = False
+    ) -> Finding:
+        options = {"min_n": self.min_n, "draws": self.draws}
+        return mean_finding(metric, group, values, self.participants, self.seed, note=note, share=share, **options)
+
+
+def _mean(values: Float[np.ndarray, " people"]) -> float:
+    """Return the mean of the values that are there; NaN without any."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,264 @@
+"""Audited people in two halves, one to train probes on and one to judge them by, and how a table is judged.
+
+The remover never saw either (a split in three). Once trained, probes are fixed functions of a test person's row, so that
+exchanging the test half's labels between participants is an exact test of "the table does not tell the label": participants of
+as many rows exchange, their labels as one series. The statistic is the largest of the probes' figures, so that choosing the
+strongest costs nothing (Westfall and Young's max-statistic). The same exchanges and bootstrap samples serve every table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Shaped
+
+from medrep.audit.intervals import percentile_interval, permutation_p
+from medrep.audit.participant_parts import deal
+from medrep.audit.probe_figures import AUC, CHANCE, NUMBER, permuted_figures, recentred, weighted_figures
+from medrep.audit.probe_suite import PROBES, predict_unseen
+from medrep.audit.relabelling import relabellings, sample_weights
+
+MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
+FEWEST = 5
+"""Participants that a level needs in each half."""
+MOST = 1500
+"""Participants in a half at most; more are left out at random."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the probes tell on the test half.
+
+    Attributes:
+        probes: Their names.
+        figures: Of each probe.
+        resampled: The same on bootstrap samples of participants.
+        floor: Mean of the largest figure under exchanged labels.
+        p: Of the largest figure.
+        chosen: The probe that the folds of the training half found strongest.
+    """
+
+    probes: tuple[str, ...]
+    figures: Float[np.ndarray, " probes"]
+    resampled: Float[np.ndarray, "draws probes"]
+    floor: float
+    p: float
+    chosen: int
+
+    @property
+    def strongest(self) -> float:
+        """The largest figure."""
+        return float(self.figures.max())
+
+    @property
+    def strongest_probe(self) -> str:
+        """The probe that has it."""
+        return self.probes[int(self.figures.argmax())]
+
+    @property
+    def strongest_draws(self) -> Float[np.ndarray, " draws"]:
+        """The largest figure of each sample."""
+        return self.resampled.max(axis=1)
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95% interval of the largest figure, the bias of choosing it taken off (`recentred`)."""
+        low, high = percentile_interval(recentred(self.strongest_draws, self.strongest))
+        return min(max(low, -1.0), 1.0), min(high, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """One label's halves.
+
+    Attributes:
+        measure: `AUC` for levels, `NUMBER` for a number.
+        levels: The levels probed, in order; none for a number.
+        labels: Of the rows: the number, or the place in ``levels``.
+        participants: Code of the participant of each row.
+        train: Rows to train on.
+        test: Rows to judge by.
+        people: Participants in the test half.
+        left_out: Levels with too few participants, and how many each has.
+        too_few: Why nothing can be said; empty where it can.
+        sources: Exchanges of labels within the test half.
+        weights: Bootstrap samples of the test half.
+        seed: Of probes.
+        note: What a reader has to know of the halves.
+        probes: Which of `PROBES` judge.
+    """
+
+    measure: str
+    levels: tuple[str, ...]
+    labels: Float[np.ndarray, " people"]
+    participants: Int[np.ndarray, " people"]
+    train: Int[np.ndarray, " train"]
+    test: Int[np.ndarray, " test"]
+    people: int
+    left_out: dict[str, int]
+    too_few: str
+    sources: Int[np.ndarray, "permutations test"]
+    weights: Float[np.ndarray, "draws test"]
+    seed: int
+    note: str
+    probes: tuple[str, ...] = PROBES
+
+    @classmethod
+    def of(
+        cls,
+        values: pd.Series,
+        participants: Shaped[np.ndarray, " people"],
+        seed: int,
+        *,
+        continuous: bool,
+        min_n: int = MIN_N,
+        permutations: int = PERMUTATIONS,
+        draws: int = DRAWS,
+        probes: Sequence[str] = PROBES,
+    ) -> "Halves":
+        """Divide people.
+
+        Args:
+            values: The label of each row; rows without one are left out.
+            participants: Whose each row is.
+            seed: Of every random step, here and in the probes.
+            continuous: Whether the label is a number.
+            min_n: Fewest participants in the test half, and fewest that can exchange labels there.
+            permutations: Number of exchanges.
+            draws: Number of bootstrap samples.
+            probes: Which of `PROBES` judge.
+        """
+        rng = np.random.default_rng(seed)
+        who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+        known = values.notna().to_numpy().copy()
+        levels: tuple[str, ...] = ()
+        left_out: dict[str, int] = {}
+        if continuous:
+            labels = values.to_numpy(float, na_value=np.nan)
+            half = _halves(who, labels, known, rng)
+        else:
+            text = values.astype(str).to_numpy(object)
+            counts = pd.Series(who[known]).groupby(text[known]).nunique()
+            left_out = {str(level): int(count) for level, count in counts.items() if count < 2 * FEWEST}
+            known &= ~np.isin(text, list(left_out))
+            half = _halves(who, text, known, rng)
+            few = [
+                str(level)
+                for level in counts.index.difference(list(left_out))
+                if min(len(np.unique(who[(half == side) & (text == level)])) for side in (0, 1)) < FEWEST
+            ]
+            left_out |= {level: int(counts[level]) for level in few}
+            half[np.isin(text, few)] = -1
+            levels = tuple(str(level) for level in counts.index if level not in left_out)
+            labels = np.array([levels.index(own) if own in levels else -1 for own in text], dtype=float)
+        train, test = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+        people, free = len(np.unique(who[test])), exchangeable(who[test])
+        too_few = _too_few(labels, levels, train, test, people, free, min_n, continuous=continuous)
+        sources, weights = np.zeros((0, len(test)), dtype=int), np.zeros((0, len(test)))
+        if not too_few:
+            rows = rows_each(who[test])
+            sources = np.concatenate(list(relabellings(who[test], labels[test], rows, permutations, rng)))
+            weights = np.concatenate(list(sample_weights(who[test], draws, rng)))
+        note = f"{len(np.unique(who[train]))} people to train probes and {people} to judge them"
+        if people > free:
+            note += (
+                f", {people - free} of these with a number of sessions of their own, whose labels are never exchanged"
+            )
+        measure = NUMBER if continuous else AUC
+        return cls(
+            measure,
+            levels,
+            labels,
+            who,
+            train,
+            test,
+            people,
+            left_out,
+            too_few,
+            sources,
+            weights,
+            seed,
+            note,
+            tuple(probes),
+        )
+
+    @property
+    def chance(self) -> float:
+        """The figure of a probe that tells nothing."""
+        return CHANCE[self.measure]
+
+    def judge(self, table: Float[np.ndarray, "people _"]) -> Judged:
+        """Train the probes on the training half of a table, and judge them by its test half.
+
+        Args:
+            table: Rows as those of the labels, without missing cells; without columns nothing is told.
+        """
+        labels = self.labels[self.test]
+        told = predict_unseen(
+            table,
+            self.train,
+            self.test,
+            self.labels[self.train],
+            self.participants[self.train],
+            len(self.levels),
+            self.seed,
+            self.probes,
+        )
+        figures = weighted_figures(told.scores, labels, np.ones((1, len(labels))), self.measure)[0]
+        exchanged = permuted_figures(told.scores, labels, self.sources, self.measure).max(axis=1)
+        return Judged(
+            self.probes,
+            figures,
+            weighted_figures(told.scores, labels, self.weights, self.measure),
+            float(exchanged.mean()),
+            permutation_p(float(figures.max()), exchanged),
+            int(np.argmax(np.nan_to_num(told.inner, nan=-np.inf))),
+        )
+
+
+def _halves(who: np.ndarray, labels: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return 0 and 1 for the halves and -1 for rows that are left out."""
+    half = np.full(len(who), -1)
+    if known.any():
+        half[known] = deal(who[known], labels[known], 2, rng)
+    for side in (0, 1):
+        own = np.unique(who[half == side])
+        if len(own) > MOST:
+            half[np.isin(who, rng.permutation(own)[MOST:]) & (half == side)] = -1
+    return half
+
+
+def rows_each(who: np.ndarray) -> Int[np.ndarray, " rows"]:
+    """Return for each row how many rows its participant has."""
+    return np.bincount(who, minlength=1)[who] if len(who) else np.zeros(0, dtype=int)
+
+
+def exchangeable(who: np.ndarray) -> int:
+    """Return how many participants have another one of as many rows."""
+    _, sizes = np.unique(who, return_counts=True)
+    _, counts = np.unique(sizes, return_counts=True)
+    return int(counts[counts > 1].sum())
+
+
+def _too_few(
+    labels: np.ndarray,
+    levels: tuple[str, ...],
+    train: np.ndarray,
+    test: np.ndarray,
+    people: int,
+    free: int,
+    min_n: int,
+    *,
+    continuous: bool,
+) -> str:
+    if people < max(min_n, FEWEST):
+        return f"{people} people in the half that judges, {max(min_n, FEWEST)} are needed"
+    if free < max(min_n, FEWEST):
+        return (
+            f"only {free} people have as many sessions as others, so that labels can be exchanged; {min_n} are needed"
+        )
+    if not continuous and len(levels) < 2:
+        return f"fewer than two levels have {FEWEST} people in each half"
+    if continuous and min(np.ptp(labels[train]), np.ptp(labels[test])) == 0:
+        return "everybody has the same value"
+    return ""

@@ -1,0 +1,221 @@
+"""Four probes that are trained on one half of the people and read the other: linear, RBF, boosting and a small network.
+
+Each is tuned by folds of participants within the training half, on the figure that is reported (`probe_figures`); the other
+half's labels are never seen. Linear and RBF look at exact coordinates (`coordinates.py`), so that many columns cost little.
+Boosting and the network look at the leading `COMPONENTS` of them, and boosting also at each person's overall spread and at the
+columns that go along most with the label on the people it is fitted on (`association.py`), in place or in spread.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from threadpoolctl import threadpool_limits
+
+from medrep.audit.association import associated_columns
+from medrep.audit.coordinates import Coordinates
+from medrep.audit.participant_parts import deal
+from medrep.audit.probe_figures import AUC, NUMBER, weighted_figures
+from medrep.audit.probes import INNER_FOLDS, WIDTHS, boosting_settings
+
+PROBES = ("linear", "rbf", "boosting", "network")
+COMPONENTS, ASSOCIATED = 50, 16
+_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the logistic regression: C; rows have a mean squared length of 1
+_PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # of the ridge regression, over the number of people
+_KERNEL_PENALTIES = (10.0, 1.0, 0.1, 0.01)
+_ROUNDS = {False: (25, 50, 100, 200), True: (15, 30, 60)}  # True: several levels, where a round is a tree a level
+_DECAYS, _UNITS, _STEPS = (30.0, 1.0), 16, 100
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the probes say of the test half.
+
+    Attributes:
+        scores: In the order they were asked for: the number, or a score of each level.
+        inner: Figure of each probe in the folds of the training half, by which one probe can be chosen without a look at the
+            test half.
+    """
+
+    scores: Float[np.ndarray, "probes test outputs"]
+    inner: Float[np.ndarray, " probes"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a probe may see: the table, rows of it (the training half first), their coordinates, the training half's labels."""
+
+    table: Float[np.ndarray, "_ columns"]
+    rows: Int[np.ndarray, " people"]
+    inside: Float[np.ndarray, "people components"]
+    outside: Float[np.ndarray, " people"]
+    length: Float[np.ndarray, " people"]
+    labels: Shaped[np.ndarray, " train"]
+    levels: int
+    seed: int
+
+
+_Probe = Callable[[_Seen, np.ndarray, np.ndarray, tuple[Any, ...]], np.ndarray]
+
+
+def predict_unseen(
+    table: Float[np.ndarray, "people columns"],
+    train: Int[np.ndarray, " train"],
+    test: Int[np.ndarray, " test"],
+    labels: Shaped[np.ndarray, " train"],
+    participants: Shaped[np.ndarray, " train"],
+    levels: int,
+    seed: int,
+    probes: Sequence[str] = PROBES,
+) -> Predictions:
+    """Train and tune every probe on the training half, and predict the test half.
+
+    Args:
+        table: Rows of people, without missing cells.
+        train: Rows to learn from.
+        test: Rows to predict.
+        labels: Of the training rows: a number, or a code of 0 to ``levels`` - 1.
+        participants: Of the training rows; a participant's rows stay in one fold.
+        levels: How many levels there are; 0 for a number.
+        seed: Of folds, boosting and the network.
+        probes: Which of `PROBES` to train.
+    """
+    at = Coordinates.of(table, train, test)
+    rows = np.concatenate([train, test])
+    seen = _Seen(
+        table,
+        rows,
+        np.concatenate([at.train, at.test]),
+        np.concatenate([np.zeros(len(train)), at.outside]),
+        at.length,
+        labels,
+        levels,
+        seed,
+    )
+    if not seen.inside.shape[1]:
+        return Predictions(np.zeros((len(probes), len(test), max(levels, 1))), np.full(len(probes), np.nan))
+    fold = deal(participants, labels, INNER_FOLDS, np.random.default_rng(seed))
+    own, later = np.arange(len(train)), np.arange(len(train), len(rows))
+    scores, inner = [], []
+    with warnings.catch_warnings(), threadpool_limits(1):  # small fits: threads cost more than they give
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a network that is stopped early is still a probe
+        suite = _suite(levels)
+        for probe, settings in (suite[name] for name in probes):
+            figures = _inner_figures(probe, seen, settings, fold)
+            best = int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))
+            scores.append(probe(seen, own, later, settings[best : best + 1])[0])
+            inner.append(figures[best])
+    return Predictions(np.stack(scores), np.array(inner))
+
+
+def _suite(levels: int) -> dict[str, tuple[_Probe, tuple[Any, ...]]]:
+    """Return each probe with its settings, the plainest first."""
+    kernels = tuple((width, penalty) for width in WIDTHS for penalty in _KERNEL_PENALTIES)
+    return {
+        "linear": (_logistic, _STRENGTHS) if levels else (_ridge, _PENALTIES),
+        "rbf": (_kernel_ridge, kernels),
+        "boosting": (_boosting, _ROUNDS[levels > 2]),
+        "network": (_network, _DECAYS),
+    }
+
+
+def _inner_figures(probe: _Probe, seen: _Seen, settings: tuple[Any, ...], fold: np.ndarray) -> np.ndarray:
+    """Return the mean over folds of each setting's figure."""
+    figures = []
+    for number in range(INNER_FOLDS):
+        fit, left = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        if len(left) and len(np.unique(seen.labels[fit])) > 1 and len(np.unique(seen.labels[left])) > 1:
+            predicted = probe(seen, fit, left, settings)
+            measure = AUC if seen.levels else NUMBER
+            figures.append(weighted_figures(predicted, seen.labels[left], np.ones((1, len(left))), measure)[0])
+    return np.mean(figures, axis=0) if figures else np.full(len(settings), np.nan)
+
+
+def _targets(seen: _Seen, fit: np.ndarray) -> np.ndarray:
+    """Return centred targets: the number in deviations, or a column a level."""
+    labels = seen.labels[fit]
+    if seen.levels:
+        member = np.eye(seen.levels)[labels.astype(int)]
+        return member - member.mean(axis=0)
+    return ((labels - labels.mean()) / labels.std())[:, None]
+
+
+def _logistic(seen: _Seen, fit: np.ndarray, to: np.ndarray, settings: tuple[Any, ...]) -> np.ndarray:
+    scale = seen.inside.shape[1] ** 0.5  # columns of about unit size, which the solver's tolerance is made for
+    predicted = []
+    for strength in settings:
+        model = LogisticRegression(C=strength / scale**2, max_iter=500, tol=1e-3)
+        model.fit(seen.inside[fit] * scale, seen.labels[fit])
+        predicted.append(_by_level(model, seen.inside[to] * scale, seen.levels))
+    return np.stack(predicted)
+
+
+def _ridge(seen: _Seen, fit: np.ndarray, to: np.ndarray, settings: tuple[Any, ...]) -> np.ndarray:
+    mean = seen.inside[fit].mean(axis=0)
+    left, sizes, right = np.linalg.svd(seen.inside[fit] - mean, full_matrices=False)
+    turned, aim = (seen.inside[to] - mean) @ right.T, left.T @ _targets(seen, fit)
+    return np.stack([turned * (sizes / (sizes**2 + penalty * len(fit))) @ aim for penalty in settings])
+
+
+def _kernel_ridge(seen: _Seen, fit: np.ndarray, to: np.ndarray, settings: tuple[Any, ...]) -> np.ndarray:
+    target = _targets(seen, fit)
+    between = _squared_distances(seen.inside[to], seen.inside[fit]) + seen.outside[to, None] ** 2
+    among = _squared_distances(seen.inside[fit], seen.inside[fit])
+    predicted = {}
+    for width in dict.fromkeys(width for width, _ in settings):
+        values, vectors = np.linalg.eigh(np.exp(-width * among))
+        turned, aim = np.exp(-width * between) @ vectors, vectors.T @ target
+        for penalty in (penalty for own, penalty in settings if own == width):
+            predicted[width, penalty] = turned @ (aim / (np.maximum(values, 0.0) + penalty)[:, None])
+    return np.stack([predicted[setting] for setting in settings])
+
+
+def _boosting(seen: _Seen, fit: np.ndarray, to: np.ndarray, settings: tuple[Any, ...]) -> np.ndarray:
+    chosen = associated_columns(seen.table, seen.rows[fit], seen.labels[fit], seen.levels, ASSOCIATED)
+    columns = np.asarray(seen.table[np.ix_(seen.rows, chosen)], dtype=float)
+    inputs = np.concatenate([seen.inside[:, :COMPONENTS], seen.length[:, None], columns], axis=1)
+    kind = HistGradientBoostingClassifier if seen.levels else HistGradientBoostingRegressor
+    model = kind(max_iter=max(settings), **boosting_settings(seen.seed)).fit(inputs[fit], seen.labels[fit])
+    staged = model.staged_predict_proba(inputs[to]) if seen.levels else model.staged_predict(inputs[to])
+    stages = {k: stage for k, stage in enumerate(staged, start=1) if k in settings}
+    return np.stack([_placed(stages[k], getattr(model, "classes_", None), seen.levels) for k in settings])
+
+
+def _network(seen: _Seen, fit: np.ndarray, to: np.ndarray, settings: tuple[Any, ...]) -> np.ndarray:
+    inputs = seen.inside[:, :COMPONENTS]
+    inputs = (inputs - inputs[fit].mean(axis=0)) / np.maximum(inputs[fit].std(axis=0), 1e-12)
+    inputs = np.clip(inputs, -10.0, 10.0)
+    predicted = []
+    for decay in settings:
+        shape = {"hidden_layer_sizes": (_UNITS,), "solver": "lbfgs", "alpha": decay, "max_iter": _STEPS}
+        model = (MLPClassifier if seen.levels else MLPRegressor)(**shape, random_state=seen.seed)
+        model.fit(inputs[fit], seen.labels[fit] if seen.levels else _targets(seen, fit)[:, 0])
+        predicted.append(
+            _by_level(model, inputs[to], seen.levels) if seen.levels else model.predict(inputs[to])[:, None]
+        )
+    return np.stack(predicted)
+
+
+def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    inner = left @ right.T
+    return np.maximum((left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * inner, 0.0)
+
+
+def _by_level(model: Any, inputs: np.ndarray, levels: int) -> np.ndarray:
+    return _placed(model.predict_proba(inputs), model.classes_, levels)
+
+
+def _placed(predicted: np.ndarray, classes: np.ndarray | None, levels: int) -> np.ndarray:
+    """Return a column a level, 0 for those a fold has not seen; a single column for a number."""
+    if classes is None:
+        return predicted[:, None]
+    scores = np.zeros((len(predicted), levels))
+    scores[:, classes.astype(int)] = predicted
+    return scores

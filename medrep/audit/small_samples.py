@@ -1,0 +1,88 @@
+"""Intervals that hold for small groups, where a bootstrap of percentiles is too narrow or has no width at all."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.optimize import brentq
+
+from medrep.audit.intervals import LEVEL, percentile_interval
+
+
+def expansion(people: int, level: float = LEVEL) -> float:
+    """Return by how much a bootstrap of n people is too narrow: t(n - 1) / z * sqrt(n / (n - 1)) (Hesterberg 2015)."""
+    tail = (1 + level) / 2
+    return float(stats.t.ppf(tail, people - 1) / stats.norm.ppf(tail) * math.sqrt(people / (people - 1)))
+
+
+def expanded_interval(values: Float[np.ndarray, " draws"], people: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap draws at the level that expands it to n people (`expansion`)."""
+    tail = float(stats.norm.cdf(-stats.norm.ppf((1 + level) / 2) * expansion(people, level)))
+    return percentile_interval(values, 1 - 2 * tail)
+
+
+def studentised_interval(
+    estimate: float,
+    error: float,
+    values: Float[np.ndarray, " draws"],
+    errors: Float[np.ndarray, " draws"],
+    level: float = LEVEL,
+) -> tuple[float, float]:
+    """Return the bootstrap-t interval: estimate - q * error, q the quantiles of (value - estimate) / error over draws.
+
+    Second-order accurate, so that the skewness of errors and deviations costs no coverage (Efron and Tibshirani 1993, ch. 12).
+
+    Args:
+        estimate: On the people themselves.
+        error: Its standard error, above 0.
+        values: On bootstrap samples.
+        errors: Their standard errors, above 0.
+        level: Of the interval.
+    """
+    low, high = percentile_interval((values - estimate) / errors, level)
+    return estimate - high * error, estimate - low * error
+
+
+def share_interval(share: float, error: float, people: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a proportion that has a width at 0 and at 1 too (Korn and Graubard 1998).
+
+    Clopper and Pearson's at the effective number of rows, share (1 - share) / error^2; at a share of 0 or 1 the number of
+    participants, as if a participant's rows all said the same.
+
+    Args:
+        share: The proportion.
+        error: Its standard error, a participant's rows held together.
+        people: Participants.
+        rows: Rows, at least as many.
+        level: Of the interval.
+    """
+    effective = min(float(rows), share * (1 - share) / error**2) if 0 < share < 1 and error > 0 else float(people)
+    hits, tail = share * effective, (1 - level) / 2
+    low = float(stats.beta.ppf(tail, hits, effective - hits + 1)) if share > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, effective - hits)) if share < 1 else 1.0
+    return low, high
+
+
+def area_interval(area: float, cases: int, others: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of an AUROC that has a width at 0 and at 1 too (Newcombe 2006, method 5).
+
+    Solves |area - a| = z sqrt(a (1 - a) (1 + m (1 - a) / (2 - a) + m a / (1 + a)) / (cases * others)) for a, with
+    m = (cases + others) / 2 - 1.
+
+    Args:
+        area: The AUROC.
+        cases: Participants of class 1.
+        others: Participants of class 0.
+        level: Of the interval.
+    """
+    z, m = float(stats.norm.ppf((1 + level) / 2)), (cases + others) / 2 - 1
+
+    def excess(a: float) -> float:
+        variance = a * (1 - a) * (1 + m * (1 - a) / (2 - a) + m * a / (1 + a)) / (cases * others)
+        return (area - a) ** 2 - z**2 * variance
+
+    tiny = 1e-9
+    low = brentq(excess, tiny, area - tiny) if area > tiny and excess(area - tiny) < 0 else 0.0
+    high = brentq(excess, area + tiny, 1 - tiny) if area < 1 - tiny and excess(area + tiny) < 0 else 1.0
+    return float(low), float(high)

@@ -1,0 +1,75 @@
+"""The command ``audit``."""
+
+import argparse
+from pathlib import Path
+
+from medrep.cli.arguments import OK, Commands, add_cohort, add_model, add_out, add_unseen_site, command, names, pairs
+
+
+def add_audit(commands: Commands) -> None:
+    """Add ``medrep audit``."""
+    text = "measure what a model leaks, whom it harms and what its counterfactuals are worth, on people it never saw"
+    parser = command(commands, "audit", text, _audit)
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--by",
+        default="",
+        metavar="A,B:EDGES",
+        help="columns whose groups are compared, e.g. sex,age:20/40/60/80,site (default: the model's covariates)",
+    )
+    parser.add_argument(
+        "--intersect", action="append", default=[], metavar="A,B", help="groups that are crossed, e.g. sex,site"
+    )
+    parser.add_argument("--min-n", type=int, default=20, help="fewest participants to say anything (default: 20)")
+    parser.add_argument(
+        "--remove", default="", metavar="A,B", help="covariates that are removed (default: the batches, such as site)"
+    )
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="NAME=VALUE", help="where a removed covariate is moved to"
+    )
+    parser.add_argument(
+        "--outcome", default="", metavar="COLUMN", help="what the data are for, such as diagnosis: is it still there?"
+    )
+    parser.add_argument(
+        "--prediction", default="", metavar="COLUMN", help="a predictor's output for the outcome: is it fair to groups?"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.1,
+        help="leakage shown to exceed chance by less (AUC or R2) counts as none (default: 0.1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        metavar="PEOPLE.tsv",
+        help="who was trained on (default: people.tsv that train wrote beside the model)",
+    )
+    add_unseen_site(parser)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from medrep.commands.audit import AuditRequest, audit
+    from medrep.console import Console
+
+    request = AuditRequest(
+        by=options.by,
+        intersect=tuple(options.intersect),
+        remove=names(options.remove),
+        references=pairs("--reference", options.reference),
+        outcome=options.outcome,
+        prediction=options.prediction,
+        min_n=options.min_n,
+        margin=options.margin,
+        seed=options.seed,
+        trained=options.trained,
+        unseen_site=options.unseen_site,
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+    )
+    audit(options.cohort, options.out, options.model, request, Console(quiet=options.quiet))
+    return OK

@@ -1,0 +1,90 @@
+"""Commands of the registry of models: ``register``, ``promote``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, command
+
+
+def add_register(commands: Commands) -> None:
+    """Add ``medrep register``."""
+    parser = command(commands, "register", "register a model with its audit in MLflow", _register)
+    parser.add_argument("model", metavar="MODEL_DIR", type=Path, help="the folder OUT/model that train wrote")
+    parser.add_argument("--name", required=True, metavar="NAME", help="name of the registered model")
+    parser.add_argument("--audit", required=True, type=Path, metavar="AUDIT_DIR", help="the folder that audit wrote")
+    parser.add_argument(
+        "--alias", default="challenger", help="what the version is called until it is promoted (default: challenger)"
+    )
+    _add_store(parser, "mlflow.db where train keeps its runs, beside the folder it wrote")
+    parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
+    parser.add_argument(
+        "--with-participants", action="store_true", help="log the audit's rows of persons, with their ids, too"
+    )
+
+
+def _register(options: argparse.Namespace) -> int:
+    from medrep.commands.register import register
+    from medrep.console import Console
+
+    register(
+        options.model,
+        options.name,
+        options.audit,
+        Console(quiet=options.quiet),
+        alias=options.alias,
+        tracking_uri=options.tracking_uri,
+        experiment=options.experiment,
+        with_participants=options.with_participants,
+    )
+    return OK
+
+
+def add_promote(commands: Commands) -> None:
+    """Add ``medrep promote``."""
+    text = "give a registered version an alias if its audit passes the gates"
+    parser = command(commands, "promote", text, _promote)
+    parser.add_argument("name", metavar="NAME", help="name of the registered model")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        default="challenger",
+        metavar="ALIAS|VERSION",
+        help="which version (default: challenger)",
+    )
+    parser.add_argument("--to", dest="target", default="champion", metavar="ALIAS", help="(default: champion)")
+    parser.add_argument(
+        "--gates",
+        type=Path,
+        default=Path("configs/gates.yaml"),
+        metavar="G",
+        help="YAML file, or a shipped one: gates.yaml, gates_strict.yaml (default: gates.yaml)",
+    )
+    _add_store(parser, "mlflow.db in the current folder")
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from medrep.commands.promote import promote
+    from medrep.console import Console
+
+    decision = promote(
+        options.name,
+        Console(quiet=options.quiet),
+        source=options.source,
+        target=options.target,
+        gates=options.gates,
+        tracking_uri=options.tracking_uri,
+    )
+    if decision.verdict == "passed":
+        return OK
+    refused = decision.verdict == "refused"
+    why = "a gate refused" if refused else "too little evidence"
+    reasons = "".join(f"  {reason}\n" for reason in decision.reasons)
+    sys.stderr.write(f"medrep promote: {why}; {options.target} stays where it is\n{reasons}")
+    return GATE_REFUSED if refused else TOO_LITTLE
+
+
+def _add_store(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help=f"MLflow store (default: MLFLOW_TRACKING_URI, or else {otherwise})"
+    )

@@ -1,0 +1,248 @@
+"""``medrep audit``: what a model leaks, whom it harms and what its counterfactuals are worth, on people it never saw."""
+
+import inspect
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from medrep import __version__
+from medrep.atomic import atomic_folder, write_json
+from medrep.audit.groups import parse_by, parse_intersect
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.cohort.participants import KEY_COLUMNS
+from medrep.commands.export import ExportRequest, checked_target
+from medrep.commands.folders import check_output
+from medrep.commands.matrix import cohort_matrix
+from medrep.commands.newcomers import adapted_model, load_trained, read_newcomers
+from medrep.commands.train import TRAINED
+from medrep.console import Console
+from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
+from medrep.export.derivative import write_tsv
+from medrep.export.features import align_features
+from medrep.models import Model
+from medrep.training.checkpoint import digest
+
+FORMAT = 1
+_PEOPLE = "people.tsv"
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What the person asked for.
+
+    Attributes:
+        by: Columns whose groups are compared, ``sex,age:20/40/60/80,site``; empty: the model's covariates.
+        intersect: Intersections, each ``sex,site``.
+        remove: Covariates removed from what is handed out; empty: the batches, or all if there are none.
+        references: Removed covariate -> value, where it is not the model's default.
+        outcome: Column that the data are for, such as diagnosis; empty for none.
+        prediction: Column with a predictor's output for ``outcome``; empty for none.
+        min_n: Fewest participants to say anything.
+        margin: Leakage whose excess is shown to be below this counts as none.
+        seed: Of every draw.
+        trained: people.tsv of the training; by default the one that train wrote beside the model.
+        unseen_site: What sites that training did not have do.
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+    """
+
+    by: str = ""
+    intersect: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    references: Mapping[str, str] | None = None
+    outcome: str = ""
+    prediction: str = ""
+    min_n: int = 20
+    margin: float = 0.1
+    seed: int = 0
+    trained: Path | None = None
+    unseen_site: Literal["error", "adapt"] = "error"
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    overwrite: bool = False
+
+
+def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, console: Console) -> None:
+    """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv.
+
+    Args:
+        root: The cohort; people of training are left out by themselves.
+        out: Where to write; it appears only when it is complete.
+        model_folder: What `train` wrote to OUT/model.
+        request: What to measure.
+        console: Where to speak.
+
+    Raises:
+        EvidenceError: Too few people whom the model never saw.
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    from medrep.audit.audited import Audited  # scikit-learn takes seconds to import
+    from medrep.audit.whole import AuditOptions, run_audit
+    from medrep.export.audit_report import write_audit_report
+
+    by = parse_by(request.by) if request.by else ()
+    crossed = tuple(parse_intersect(text, by) for text in request.intersect)
+    check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
+    _, model, wanted = load_trained(model_folder)
+    chosen = {"only": request.only, "exclude": request.exclude}
+    cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=request.unseen_site, **chosen)
+    if not by:
+        by = parse_by(",".join(model.schema.names))
+    _check_columns(cohort, request)
+    trained = _trained(request.trained, model_folder, console)
+    cohort = _unseen(cohort, trained, console)
+    if cohort.table["participant_id"].nunique() < 2 * request.min_n:
+        raise EvidenceError(
+            f"{cohort.table['participant_id'].nunique()} participants whom the model never saw; an audit needs "
+            f"{2 * request.min_n} or more (twice --min-n). Train with --hold-out 0.3, or give other people"
+        )
+    frame = frame.loc[cohort.table.index]
+    model, adapted = adapted_model(model, cohort, frame, wanted, console)
+    frame = model.schema.transfer(frame, unseen=request.unseen_site)
+    removed = request.remove or model.schema.batches or model.schema.names
+    target = checked_target(model.schema, ExportRequest(removed, references=request.references))
+    options = AuditOptions(
+        by, crossed, request.outcome, request.prediction, request.min_n, request.margin, request.seed
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent) as scratch:
+        if cohort.features is not None:
+            cohort = _aligned(model, cohort)
+        data, columns = cohort_matrix(cohort, console, scratch, workers=0)
+        if columns != model.columns:
+            raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
+        marks = [row_fingerprint(row) for row in data]
+        _refuse_known(cohort, marks, trained)
+        console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
+        audited = Audited(model, data, frame, cohort.table, target)
+        result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
+    about = {
+        "format": FORMAT,
+        "medrep": __version__,
+        "model": {"kind": model.kind, "digest": digest(model_folder)},
+        "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": len(cohort)},
+        "options": {
+            "by": request.by,
+            "intersect": list(request.intersect),
+            "removed": {name: target[name] for name in removed},
+            "kept": list(audited.kept),
+            "outcome": request.outcome,
+            "prediction": request.prediction,
+            "min_n": request.min_n,
+            "margin": request.margin,
+            "adapted": [adaptation.level for adaptation in adapted],
+            "training_known": trained is not None,
+        },
+        "seed": request.seed,
+    }
+    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
+    with atomic_folder(out) as partial:
+        write_tsv(partial / "audit.tsv", result.findings)
+        if len(result.latents):
+            write_tsv(partial / "latent_diagnostics.tsv", result.latents)
+        write_tsv(partial / _PEOPLE, pd.concat([ids, result.people], axis=1))
+        title = f"Audit of a {model.kind} model on {root.resolve().name}"
+        sheet = inspect.getdoc(inspect.getmodule(type(model))) or ""
+        write_audit_report(partial, title, result.findings, result.latents, _flat(about), sheet)
+        write_json(partial / "audit.json", about)
+    _summary(console, out, result.findings)
+
+
+def _check_columns(cohort: Cohort, request: AuditRequest) -> None:
+    named = {"--outcome": request.outcome, "--prediction": request.prediction}
+    absent = [f"{switch} {name}" for switch, name in named.items() if name and name not in cohort.table]
+    if absent:
+        raise CovariateError(
+            listed("columns that participants.tsv does not have", absent, f"it has {', '.join(cohort.table)}")
+        )
+    if request.prediction and not request.outcome:
+        raise MedrepError("--prediction needs --outcome: the column that was predicted")
+
+
+def _trained(given: Path | None, model_folder: Path, console: Console) -> pd.DataFrame | None:
+    """Return who was trained on; None where nobody says."""
+    path = given or model_folder.parent / _PEOPLE
+    if not path.is_file():
+        if given is not None:
+            raise CohortError(f"--trained {path}: no such file; give the people.tsv that train wrote")
+        console.say("  warning: no people.tsv beside the model: that nobody here was in training cannot be checked")
+        return None
+    people = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    wanted = ["participant_id", "part", "data"]
+    if lacking := [column for column in wanted if column not in people]:
+        raise CohortError(f"{path}: has no column {', '.join(lacking)}; give the people.tsv that train wrote")
+    return people[people["part"] == TRAINED]
+
+
+def _unseen(cohort: Cohort, trained: pd.DataFrame | None, console: Console) -> Cohort:
+    """Return the people who were not trained on: of the cohort of training, those of other names."""
+    if trained is None:
+        return cohort
+    known = set(trained["participant_id"])
+    own = cohort.table["participant_id"].astype(str)
+    # Another cohort may use the same names for other people: only where all are there is it the same one.
+    if not known <= set(own):
+        return cohort
+    console.say(f"{own.isin(known).sum()} of training left out")
+    return cohort.select(cohort.table.index[~own.isin(known)])
+
+
+def _refuse_known(cohort: Cohort, marks: Sequence[str], trained: pd.DataFrame | None) -> None:
+    if trained is None:
+        return
+    known = np.isin(marks, trained["data"].to_numpy(str))
+    if known.any():
+        raise CohortError(
+            listed(
+                "people whose data the model was trained on",
+                [str(key) for key in cohort.table.index[known]],
+                "leave them out with --exclude: a model passes vacuously on its own people",
+            )
+        )
+
+
+def _aligned(model: Model, cohort: Cohort) -> Cohort:
+    from dataclasses import replace
+
+    return cohort if cohort.features is None else replace(cohort, features=align_features(model, cohort.features))
+
+
+def _flat(about: Mapping[str, object], before: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in about.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[f"{before}{name}"] = value if not isinstance(value, list) else ", ".join(map(str, value))
+    return flat
+
+
+def _summary(console: Console, out: Path, findings: pd.DataFrame) -> None:
+    told = findings[findings["metric"].isin(["leakage_excess", "injection_gain", "utility_change", "identity_kept"])]
+    by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
+    gaps = findings[by_group & (findings["status"] == "ok")]
+    rows = [
+        (
+            str(row["metric"]),
+            str(row["group"]),
+            str(row["n"]),
+            row["status"] if row["status"] != "ok" else f"{row['estimate']:.3f}",
+            "" if row["ci_low"] != row["ci_low"] else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
+        )
+        for row in pd.concat([told, gaps]).to_dict("records")
+    ]
+    console.table("Audit", ("metric", "group", "n", "estimate", "95% interval"), rows)
+    few = int((findings["status"] != "ok").sum())
+    if few:
+        console.say(
+            f"{few} of {len(findings)} figures are insufficient: too few people; they are listed and count as nothing"
+        )
+    console.say(f"report: {out / 'report.html'}")
+    console.say(f"table:  {out / 'audit.tsv'}")

@@ -1,0 +1,57 @@
+"""``medrep promote``: gates decide whether a version gets an alias."""
+
+from pathlib import Path
+
+from medrep.config import SHIPPED
+from medrep.console import Console
+from medrep.errors import ConfigError
+from medrep.tracking.gates import Decision, read_gates
+from medrep.tracking.promotion import promote_version
+from medrep.tracking.stores import registry_store
+from medrep.tracking.versions import Address
+
+
+def promote(
+    name: str,
+    console: Console,
+    *,
+    source: str = "challenger",
+    target: str = "champion",
+    gates: Path = Path("gates.yaml"),
+    tracking_uri: str | None = None,
+) -> Decision:
+    """Hold the gates against the audit of a version, write the decision down, and move the alias if it passed.
+
+    Args:
+        name: Of the registered model.
+        console: Where to speak.
+        source: The version's alias, or its number.
+        target: The alias it is to have.
+        gates: A YAML list of gates, or a shipped one (``gates.yaml``).
+        tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+
+    Raises:
+        MedrepError: No such version, an audit that was altered, or gates that are not valid.
+    """
+    wanted = read_gates(_find(gates))
+    store = registry_store(tracking_uri, Path.cwd(), present=True)
+    number = source.isascii() and source.isdigit()
+    address = Address(name, version=source) if number else Address(name, alias=source)
+    done = promote_version(store, address, target, wanted)
+    rows = [(one.gate, one.verdict, str(one.looked_at)) for one in done.decision.judged]
+    console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
+    for warning in done.decision.warnings:
+        console.say(f"  warning: left out: {warning}")
+    if done.decision.verdict == "passed":
+        console.say(f"{target} of {name} is now version {done.version} (models:/{name}@{target})")
+    return done.decision
+
+
+def _find(path: Path) -> Path:
+    shipped = SHIPPED / path.name
+    if path.is_file():
+        return path
+    if path.parent in {Path(), Path("configs")} and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(entry.name for entry in SHIPPED.glob("gates*.yaml")))
+    raise ConfigError(f"{path}: no such gates; give a file or shipped ones: {names}")

@@ -1,0 +1,257 @@
+"""Gates: what an audit has to show before a model is promoted, and the decision that follows from them.
+
+A gate bounds a figure of every finding it matches. A bound on an end of the interval says who has to prove what:
+``ci_high: {max: m}`` passes only a model that is shown to be under m, ``ci_low: {max: m}`` refuses only one that is shown
+to be over it; between them lies what the data cannot tell. A finding with too few people, or without the figure that is
+bounded, is insufficient: it never passes, and the gate says what becomes of it.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import yaml
+
+from medrep.errors import ConfigError, listed
+
+Verdict = Literal["passed", "refused", "insufficient"]
+Insufficient = Literal["refuse", "warn", "ignore"]
+Missing = Literal["refuse", "ignore"]
+FIGURES = ("estimate", "ci_low", "ci_high", "p", "q")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a figure has to lie; both ends are allowed values."""
+
+    figure: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        ends = [f"at least {self.low:g}"] if self.low > -math.inf else []
+        return " and ".join(ends + ([f"at most {self.high:g}"] if self.high < math.inf else []))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition.
+
+    Attributes:
+        name: For people to read.
+        metric: Of the findings it looks at.
+        group: Of the findings it looks at; ``*`` stands for any text.
+        not_group: Of findings of these it does not look at; empty for none.
+        bounds: What has to hold for every one of them.
+        min_n: Findings of fewer people are insufficient.
+        insufficient: What an insufficient finding does: ``refuse``; ``warn`` and ``ignore`` leave it out, the first in words.
+        missing: What no finding at all does, or none that is not left out.
+    """
+
+    name: str
+    metric: str
+    bounds: tuple[Bound, ...]
+    group: str = "*"
+    not_group: str = ""
+    min_n: int = 0
+    insufficient: Insufficient = "refuse"
+    missing: Missing = "refuse"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of one gate.
+
+    Attributes:
+        gate: Its name.
+        verdict: ``insufficient``: nothing speaks against it, and too little for it.
+        looked_at: How many findings were compared with the bounds.
+        reasons: Every finding that refused, or was insufficient.
+        warnings: Insufficient findings that were left out.
+    """
+
+    gate: str
+    verdict: Verdict
+    looked_at: int
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What came of all gates: ``refused`` if one refused, otherwise ``insufficient`` if one had too little evidence."""
+
+    verdict: Verdict
+    judged: tuple[Judged, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not, a line each; those who refused first."""
+        ordered = sorted(self.judged, key=lambda one: one.verdict != "refused")
+        return tuple(f"{one.gate}: {reason}" for one in ordered if one.verdict != "passed" for reason in one.reasons)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Findings that were left out, a line each."""
+        return tuple(f"{one.gate}: {warning}" for one in self.judged for warning in one.warnings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as JSON content."""
+        return {"verdict": self.verdict, "gates": [asdict(one) for one in self.judged]}
+
+
+@dataclass(frozen=True)
+class Gates:
+    """All gates of a file.
+
+    Attributes:
+        gates: In the file's order.
+        source: The file's text.
+    """
+
+    gates: tuple[Gate, ...]
+    source: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file's text, in hexadecimal."""
+        return sha256(self.source.encode()).hexdigest()
+
+    def judge(self, table: pd.DataFrame) -> Decision:
+        """Hold an audit against the gates.
+
+        Args:
+            table: Columns of `findings.COLUMNS`.
+        """
+        judged = tuple(_judge(gate, table) for gate in self.gates)
+        verdicts = {one.verdict for one in judged}
+        if verdicts == {"passed"} and not any(one.looked_at for one in judged):
+            nothing = "no gate found anything to look at in the audit"
+            return Decision("insufficient", (*judged, Judged("all", "insufficient", 0, (nothing,))))
+        worst: tuple[Verdict, ...] = ("refused", "insufficient", "passed")
+        return Decision(next(verdict for verdict in worst if verdict in verdicts), judged)
+
+
+def read_gates(path: Path) -> Gates:
+    """Read a YAML list of gates.
+
+    Raises:
+        ConfigError: Unreadable YAML, unknown keys (with the nearest known one), values that are not allowed; all of them.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, list) or not content:
+        raise ConfigError(f"{path}: holds no list of gates; see configs/gates.yaml")
+    problems: list[str] = []
+    gates = [_gate(entry, number, problems) for number, entry in enumerate(content, 1)]
+    names = [gate.name for gate in gates if gate is not None]
+    problems += [f"two gates have the name {name}" for name in sorted({n for n in names if names.count(n) > 1})]
+    if problems:
+        raise ConfigError(listed(f"{path}: not valid gates", problems))
+    return Gates(tuple(gate for gate in gates if gate is not None), text)
+
+
+def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
+    """Judge the findings of one gate."""
+    refusals, unknown, looked_at = [], [], 0
+    for row in table[table["metric"] == gate.metric].to_dict("records"):
+        if not _matches(gate.group, row["group"]) or (gate.not_group and _matches(gate.not_group, row["group"])):
+            continue
+        lacking = _lacking(gate, row)
+        if lacking:
+            unknown.append(f"{row['metric']} {row['group']}: {lacking}")
+            continue
+        looked_at += 1
+        refusals += [
+            f"{row['metric']} {row['group']}: {bound.figure} {row[bound.figure]:.4g}, allowed: {bound} (n = {row['n']})"
+            for bound in gate.bounds
+            if not bound.low <= row[bound.figure] <= bound.high
+        ]
+    strict = gate.insufficient == "refuse"
+    reasons = [*refusals, *(unknown if strict else [])]
+    if not looked_at and not (strict and unknown) and gate.missing == "refuse":
+        left_out = f" that is not left out ({len(unknown)} insufficient)" if unknown else ""
+        reasons.append(f"{gate.metric} {gate.group}: no finding{left_out}")
+    verdict: Verdict = "refused" if refusals else "insufficient" if reasons else "passed"
+    warnings = tuple(unknown) if gate.insufficient == "warn" else ()
+    return Judged(gate.name, verdict, looked_at, tuple(reasons), warnings)
+
+
+def _matches(pattern: str, group: str) -> bool:
+    """Say whether a group fits a pattern. Only ``*`` is special: groups hold brackets of their own."""
+    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), group, re.DOTALL) is not None
+
+
+def _lacking(gate: Gate, row: Mapping[Any, Any]) -> str:
+    """Say what a finding lacks to be judged; nothing if it lacks nothing."""
+    if row["status"] != "ok":
+        note = f", {row['note']}" if row["note"] else ""
+        return f"insufficient (n = {row['n']}{note})"
+    if row["n"] < gate.min_n:
+        return f"n = {row['n']}, wanted: {gate.min_n}"
+    without = [bound.figure for bound in gate.bounds if math.isnan(row[bound.figure])]
+    return f"has no {', '.join(without)} (n = {row['n']})" if without else ""
+
+
+def _gate(entry: object, number: int, problems: list[str]) -> Gate | None:
+    if not isinstance(entry, dict):
+        problems.append(f"gate {number}: {entry!r} is not a set of keys and values")
+        return None
+    name = entry.get("name")
+    where = f"gate {number} ({name})" if isinstance(name, str) else f"gate {number}"
+    before = len(problems)
+    known = [field.name for field in fields(Gate) if field.name != "bounds"] + list(FIGURES)
+    problems += [f"{where}: {_unknown(str(key), known)}" for key in entry if key not in known]
+    texts = {"name": None, "metric": None, "group": "*", "not_group": "-"}
+    for key, default in texts.items():
+        text = entry.get(key, default)
+        if not isinstance(text, str) or not text:
+            problems.append(f"{where}: {key} is absent or no text")
+    for key, allowed in (("insufficient", get_args(Insufficient)), ("missing", get_args(Missing))):
+        if entry.get(key, "refuse") not in allowed:
+            problems.append(f"{where}: {key} {entry[key]!r} is not allowed; allowed: {', '.join(allowed)}")
+    least = entry.get("min_n", 0)
+    if not isinstance(least, int) or isinstance(least, bool) or least < 0:
+        problems.append(f"{where}: min_n {least!r} is not a whole number from 0")
+    bounds = [_bound(figure, entry[figure], where, problems) for figure in FIGURES if figure in entry]
+    if not bounds:
+        problems.append(
+            f"{where}: bounds nothing; give one of {', '.join(FIGURES)}, for instance ci_high: {{max: 0.1}}"
+        )
+    if len(problems) > before:
+        return None
+    plain = {key: value for key, value in entry.items() if key not in FIGURES}
+    return Gate(**plain, bounds=tuple(bounds))
+
+
+def _bound(figure: str, content: object, where: str, problems: list[str]) -> Bound:
+    if not isinstance(content, dict) or not content:
+        problems.append(f"{where}: {figure} {content!r} is no bound; write {{max: 0.1}}, {{min: 0}} or both")
+        return Bound(figure)
+    problems += [
+        f"{where}: {figure}.{_unknown(str(key), ('min', 'max'))}" for key in content if key not in ("min", "max")
+    ]
+    ends = {"min": -math.inf, "max": math.inf}
+    for key in ends:
+        value = content.get(key, ends[key])
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            problems.append(f"{where}: {figure}.{key} {value!r} is no number")
+        else:
+            ends[key] = float(value)
+    if ends["min"] > ends["max"]:
+        problems.append(f"{where}: {figure} has its min above its max, which nothing passes")
+    return Bound(figure, ends["min"], ends["max"])
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    near = get_close_matches(key, known, 1)
+    return f"{key}: unknown; did you mean {near[0]}?" if near else f"{key}: unknown; known: {', '.join(known)}"

@@ -1,0 +1,232 @@
+"""A model and its audit, registered together: one run that holds the audit, one logged model, one version.
+
+The client is the plain one here, too (see ``runs``), and the model is saved to a folder first: ``mlflow.pyfunc.log_model``
+would need a run of ``mlflow.start_run``.
+"""
+
+import json
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model as MlflowModel
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ParamSchema, ParamSpec
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_alias_name, _validate_model_name
+
+from medrep import __version__
+from medrep.errors import listed
+from medrep.tracking import pyfunc_model
+from medrep.tracking.audits import Audit
+from medrep.tracking.errors import RegistryError
+from medrep.tracking.runs import metric_key
+from medrep.tracking.session import explained, find_experiment, session
+from medrep.tracking.stores import Store
+from medrep.tracking.versions import (
+    AUDIT_DIGEST,
+    AUDITED,
+    DIGEST,
+    FINGERPRINT,
+    KIND,
+    MODEL_ID,
+    PASSED,
+    Address,
+    find_version,
+    gate_tag,
+)
+
+_PATIENCE_S = 120  # a server takes a model whole before it answers
+_REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "torch")
+_REQUIRED_BY_SHAPES = ("libigl", "scikit-image", "trimesh")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be registered.
+
+    Attributes:
+        folder: The model folder.
+        digest: Of the folder.
+        kind: Key of ``MODELS``.
+        input_kind: Of its input.
+        schema: Its covariates as JSON.
+        sheet: Its model sheet, as text.
+    """
+
+    folder: Path
+    digest: str
+    kind: str
+    input_kind: str
+    schema: dict[str, object]
+    sheet: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version that was made."""
+
+    name: str
+    version: str
+    run_id: str
+    alias: str
+
+
+def register_version(
+    store: Store,
+    experiment: str,
+    name: str,
+    alias: str,
+    candidate: Candidate,
+    audit: Audit,
+    *,
+    with_participants: bool = False,
+) -> Registered:
+    """Register a model with its audit. The version is made, and the alias moved, only when everything else is there.
+
+    Args:
+        store: Where to.
+        experiment: The MLflow experiment of the run that holds the audit.
+        name: Of the registered model; made if there is none.
+        alias: What the new version is called.
+        candidate: The model.
+        audit: Its audit.
+        with_participants: Whether rows of persons go along.
+
+    Raises:
+        RegistryError: A name or alias that MLflow does not take, an alias that only a promotion may move, or a store that
+            does not answer.
+    """
+    _check_names(name, alias)
+    if with_participants and audit.people is None:
+        raise RegistryError("the audit holds no rows of persons (people.tsv); leave --with-participants out")
+    people = {audit.people: "audit"} if with_participants and audit.people else {}
+    tags = {
+        AUDITED: "true",
+        AUDIT_DIGEST: audit.digest,
+        DIGEST: candidate.digest,
+        FINGERPRINT: str(audit.cohort["fingerprint"]),
+        KIND: candidate.kind,
+        "medrep.version": __version__,
+    }
+    with explained(store), session(store, patience_s=_PATIENCE_S) as client:
+        # First: a server denies questions about a model that is not there.
+        _make_model(client, name)
+        _refuse_promoted(client, Address(name, alias))
+        experiment_id = find_experiment(client, experiment, store)
+        run_id = str(client.create_run(experiment_id, run_name=f"register {name}", tags=tags).info.run_id)
+        try:
+            model_id, place = _log_model(client, experiment_id, run_id, name, candidate, tags)
+            metrics = _metrics(audit.table, model_id)
+            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            for path, within in (audit.files | people).items():
+                client.log_artifact(run_id, str(path), within)
+            client.log_text(run_id, candidate.sheet, "model_sheet.md")
+            client.log_text(run_id, json.dumps(candidate.schema, indent=2, ensure_ascii=False) + "\n", "schema.json")
+        except BaseException:
+            with suppress(Exception):
+                client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+        # The place, not models:/ID: MLflow would look that up in the store of the whole process instead of this one.
+        made = client.create_model_version(name, place, run_id, tags={**tags, MODEL_ID: model_id}, model_id=model_id)
+        client.set_registered_model_alias(name, alias, made.version)
+    return Registered(name, str(made.version), run_id, alias)
+
+
+def requirements(input_kind: str) -> list[str]:
+    """Return what an environment needs to serve the model, pinned to what it was registered with."""
+    packages = (*_REQUIRED, *(_REQUIRED_BY_SHAPES if input_kind == "shape" else ()))
+    # The build (+cpu) is the environment's choice.
+    return [f"medrep=={__version__}", *(f"{package}=={installed(package).partition('+')[0]}" for package in packages)]
+
+
+def _log_model(
+    client: MlflowClient, experiment_id: str, run_id: str, name: str, candidate: Candidate, tags: dict[str, str]
+) -> tuple[str, str]:
+    """Log the model folder and the code that loads it; return the logged model's id, and where it is."""
+    # No inputs in the signature: it would drop columns it does not name and refuse integers where it names doubles.
+    params = [ParamSpec("output", "string", "scores"), ParamSpec("remove", "string", "")]
+    logged = client.create_logged_model(experiment_id, name, run_id, tags)
+    with tempfile.TemporaryDirectory(prefix="medrep-") as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)  # would be a person's data
+        path = Path(folder) / "model"
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(Path(pyfunc_model.__file__)),
+            artifacts={"model": str(candidate.folder)},
+            model_config={"digest": candidate.digest},
+            pip_requirements=requirements(candidate.input_kind),
+            signature=ModelSignature(params=ParamSchema(params)),
+            mlflow_model=MlflowModel(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id),
+        )
+        _forget_origin(path)
+        client.log_model_artifacts(logged.model_id, str(path))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id), str(logged.artifact_location)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out of MLmodel where on this machine the model folder and the code lay."""
+    described = MlflowModel.load(str(path))
+    flavor = described.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for entry in flavor["artifacts"].values():
+        entry["uri"] = entry["path"]
+    described.save(str(path / "MLmodel"))
+
+
+def _metrics(table: pd.DataFrame, model_id: str) -> list[Metric]:
+    """Return every figure as a metric of the run and of the logged model; several of one name are its steps."""
+    now, seen, metrics = int(time.time() * 1000), dict[str, int](), []
+    for row in table.to_dict("records"):
+        if pd.notna(row["estimate"]):
+            key = metric_key(str(row["metric"]), str(row["group"]))
+            metrics.append(Metric(key, float(row["estimate"]), now, seen.get(key, 0), model_id=model_id))
+            seen[key] = seen.get(key, 0) + 1
+    return metrics
+
+
+def _make_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _refuse_promoted(client: MlflowClient, address: Address) -> None:
+    """Refuse an alias that was given by a promotion: what is used under it would stop working."""
+    try:
+        found = find_version(client, address)
+    except RegistryError:
+        return
+    if found.tags.get(gate_tag(address.alias)) == PASSED:
+        raise RegistryError(
+            f"{address} is version {found.version}, which passed its gates; register under another alias and promote it"
+        )
+
+
+def _check_names(name: str, alias: str) -> None:
+    problems = []
+    for check, text in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
+        try:
+            check(text)
+        except MlflowException as error:
+            problems.append(" ".join(error.message.split()))
+    if {"@", "%", ".."} & {*name} or ".." in name:
+        problems.append(f"name {name!r}: @, % and .. are not allowed, since models:/NAME@ALIAS could not tell it")
+    if alias.lower() == "latest":
+        problems.append("alias latest: MLflow keeps it for the newest version")
+    if problems:
+        raise RegistryError(listed("names that cannot be used", problems))

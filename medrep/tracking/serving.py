@@ -1,0 +1,199 @@
+"""Answers of a registered model to a request: rows of features, or paths of NIfTI files, with covariates, in one table."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.inputs import Input
+from medrep.errors import CohortError, CovariateError, ModelError, listed
+from medrep.export.scoring import score_images, score_rows
+from medrep.models import Model, restore_model
+from medrep.training.checkpoint import digest, load_checkpoint
+
+ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
+PATH = "path"
+OUTPUTS = ("scores", "latents", "removed")
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A model that answers requests.
+
+    Attributes:
+        model: The model.
+        wanted: The ``input`` section of training.
+    """
+
+    model: Model
+    wanted: Input
+
+    @classmethod
+    def load(cls, folder: Path, expected: str = "") -> "ServedModel":
+        """Load a model folder.
+
+        Args:
+            folder: The model folder.
+            expected: Its digest, as registered; empty takes any.
+
+        Raises:
+            ModelError: Damaged or foreign, or another model than was registered.
+        """
+        checkpoint = load_checkpoint(folder)
+        if expected and digest(folder) != expected:
+            raise ModelError(f"{folder}: not the model that was registered; fetch or register it again")
+        model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+        return cls(model, saved_input(checkpoint.input, str(folder)))
+
+    def answer(self, request: pd.DataFrame, output: str = "scores", remove: str = "") -> pd.DataFrame:
+        """Answer a request.
+
+        Args:
+            request: One row a person: the model's covariates, and either ``path`` (a NIfTI file under the folder that
+                MEDREP_ALLOWED_ROOT names) or the model's feature columns. Further columns are not looked at.
+            output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...), ``latents``, or ``removed`` (the
+                feature columns without the effects of ``remove``).
+            remove: Covariates to remove, separated by commas; moved to the model's references.
+
+        Returns:
+            One row a person, index as ``request``.
+
+        Raises:
+            MedrepError: Anything about the request that cannot be used, by row.
+        """
+        removed = [name.strip() for name in remove.split(",") if name.strip()]
+        if output not in OUTPUTS:
+            raise ModelError(f"output {output!r} is not allowed; allowed: {', '.join(OUTPUTS)}")
+        if (output == "removed") != bool(removed):
+            raise ModelError(
+                "output 'removed' and remove belong together, for instance {output: removed, remove: site}"
+            )
+        rows = request.set_axis([f"row {number + 1}" for number in range(len(request))])
+        if rows.empty:
+            raise CohortError("the request holds no row")
+        frame = _covariates(rows, self.model.schema)
+        if PATH in rows.columns:
+            if output == "removed":
+                raise ModelError("images are cleaned by medrep export; here only rows of features are")
+            found = self._images(rows, frame)
+        else:
+            data = self._features(rows)
+            if output == "removed":
+                moved = self.model.remove(data, frame, self.model.schema.references(removed))
+                return pd.DataFrame(moved, index=request.index, columns=list(self.model.columns.names))
+            found = pd.concat(
+                [score_rows(self.model, data, frame), _latents(self.model.encode(data, frame), rows.index)], axis=1
+            )
+        if output == "latents":
+            found = found.drop(columns=["reconstruction_error", "deviation"])
+        return found.set_axis(request.index)
+
+    def _features(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
+        names = list(self.model.columns.names)
+        if not names:
+            raise CohortError(f"column {PATH!r} is absent: the model reads images")
+        absent = [name for name in names if name not in rows.columns]
+        if absent:
+            raise CohortError(listed("feature columns that are absent", absent, "give the columns of training"))
+        cells = rows.loc[:, names].apply(pd.to_numeric, errors="coerce")
+        keep = self.wanted.missing == "keep"
+        values = cells.to_numpy(float)
+        bad = ~np.isfinite(values) & ~(rows.loc[:, names].isna().to_numpy() if keep else False)
+        offenders = [f"{rows.index[row]}: {names[column]}" for row, column in np.argwhere(bad)]
+        if offenders:
+            raise CohortError(listed("features that are no numbers, or missing", offenders, "fill them in"))
+        return values
+
+    def _images(self, rows: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+        if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
+            raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
+        files = _allowed(rows[PATH])
+        scored = list(score_images(self.model, files, frame, self.wanted))
+        # Where a file lies on the server is nobody's business.
+        failed = [
+            f"{one.key}: {one.error.replace(str(one.path), rows.loc[one.key, PATH])}" for one in scored if one.error
+        ]
+        if failed:
+            raise CohortError(listed("images that cannot be used", failed))
+        table = pd.DataFrame(
+            [(one.reconstruction_error, one.deviation) for one in scored],
+            index=rows.index,
+            columns=["reconstruction_error", "deviation"],
+        )
+        latents = np.stack([one.latents for one in scored if one.latents is not None])
+        return pd.concat([table, _latents(latents, rows.index)], axis=1)
+
+
+def saved_input(content: Mapping[str, Any], source: str) -> Input:
+    """Return the ``input`` section of a model folder.
+
+    Raises:
+        ModelError: Keys that this medrep does not know.
+    """
+    known = {field.name for field in fields(Input)}
+    strangers = sorted(set(content) - known)
+    if strangers:
+        raise ModelError(f"{source}: input has unknown keys ({', '.join(strangers)}); update medrep, or train again")
+    return Input(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+
+
+def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
+    """Read covariates as a participants table is read; a person who would be left out there is refused here."""
+    cells = rows.drop(columns=[column for column in rows if column == PATH]).map(_text)
+    frame = read_covariates(cells, [fitted.declared for fitted in schema.fitted]).frame
+    lost = [str(key) for key in rows.index.difference(frame.index, sort=False)]
+    if lost:
+        raise CovariateError(listed("people without a covariate", lost, "fill it in, or leave them out"))
+    return schema.transfer(frame)
+
+
+def _text(cell: object) -> str:
+    """Return a cell as a participants table would hold it: JSON turns 1 into 1.0 where another row has nothing."""
+    if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NA:
+        return ""
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return str(cell)
+
+
+def _latents(latents: Float[np.ndarray, "people latents"], index: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame(latents, index=index, columns=[f"z{k + 1}" for k in range(latents.shape[1])])
+
+
+def _allowed(paths: pd.Series) -> pd.Series:
+    """Return the files behind paths, links followed; refuse whatever is not a file under the allowed folder.
+
+    Raises:
+        CohortError: All such paths, or no allowed folder.
+    """
+    named = os.environ.get(ALLOWED_ROOT, "").strip()
+    if not named:
+        raise CohortError(f"paths are refused: {ALLOWED_ROOT} names no folder on this server; give columns of features")
+    root = Path(named).resolve()
+    found, offenders = [], []
+    for key, text in paths.items():
+        if not isinstance(text, str) or not text or "\0" in text:
+            offenders.append(f"{key}: {text!r} is no path")
+            continue
+        try:
+            file = (root / text).resolve()
+            inside, present = file.is_relative_to(root), file.is_file()
+        except (OSError, RuntimeError) as error:
+            offenders.append(f"{key}: {text!r} cannot be followed ({type(error).__name__})")
+            continue
+        # Said first: whether something lies outside is not to be learned here.
+        if not inside:
+            offenders.append(f"{key}: {text!r} leads out of the allowed folder")
+        elif not present:
+            offenders.append(f"{key}: {text!r}: no such file")
+        found.append(file)
+    if offenders:
+        raise CohortError(listed("paths that cannot be used", offenders))
+    return pd.Series(found, index=paths.index, dtype=object)

@@ -1,0 +1,93 @@
+"""Versions of registered models: what their tags say, and how one is found."""
+
+import re
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from medrep.tracking.errors import RegistryError
+
+AUDITED = "medrep.audited"
+AUDIT_DIGEST = "medrep.audit_digest"
+DIGEST = "medrep.digest"
+FINGERPRINT = "medrep.cohort_fingerprint"
+GATE = "medrep.gate"
+KIND = "medrep.kind"
+MODEL_ID = "medrep.model_id"
+PASSED, REFUSED = "passed", "refused"
+
+_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w\-]+)|/(?P<version>[1-9]\d*))")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a version is: by number, or by an alias that anybody who may write to the registry can move."""
+
+    name: str
+    alias: str = ""
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
+
+    @classmethod
+    def parse(cls, uri: str) -> "Address":
+        """Read ``models:/NAME@ALIAS`` or ``models:/NAME/3``.
+
+        Raises:
+            RegistryError: Anything else.
+        """
+        found = _URI.fullmatch(uri)
+        if found is None:
+            raise RegistryError(
+                f"{uri}: write models:/NAME@ALIAS or models:/NAME/VERSION, for instance models:/NAME@champion"
+            )
+        return cls(found["name"], found["alias"] or "", found["version"] or "")
+
+
+def find_version(client: MlflowClient, address: Address) -> ModelVersion:
+    """Return a version.
+
+    Raises:
+        RegistryError: No such model, alias or version, with what there is.
+    """
+    try:
+        if address.alias:
+            return client.get_model_version_by_alias(address.name, address.alias)
+        return client.get_model_version(address.name, address.version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    known = [model.name for model in client.search_registered_models(max_results=20)]
+    if address.name not in known and not _exists(client, address.name):
+        raise RegistryError(
+            f"{address}: no model {address.name!r} is registered; there is {', '.join(known) or 'none'}; see medrep register"
+        )
+    if address.alias:
+        aliases = sorted(client.get_registered_model(address.name).aliases)
+        raise RegistryError(f"{address}: no such alias; {address.name} has {', '.join(aliases) or 'none'}")
+    raise RegistryError(f"{address}: no such version")
+
+
+def gate_tag(alias: str) -> str:
+    """Return the tag that says what came of the last promotion of a version to an alias."""
+    return f"{GATE}.{alias}"
+
+
+def passed_gate(version: ModelVersion, alias: str) -> bool:
+    """Say whether a version may be used under an alias.
+
+    The tags of the version decide, not the alias, which any client can move: what came of its last promotion to this alias,
+    or, if it was never to be promoted to this one, of its last promotion at all.
+    """
+    return str(version.tags.get(gate_tag(alias), version.tags.get(GATE, ""))) == PASSED
+
+
+def _exists(client: MlflowClient, name: str) -> bool:
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        return False
+    return True

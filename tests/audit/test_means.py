@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from medrep.audit.means import exact_interval, mean_finding, shuffled_participants
+
+
+def found(values, participants=None, **options):
+    values = np.asarray(values, float)
+    who = np.arange(len(values)).astype(str) if participants is None else np.asarray(participants)
+    return mean_finding("m", "g", values, who, 0, **{"min_n": 20, "draws": 400, **options})
+
+
+def test_a_participant_counts_once():
+    values, who = np.r_[np.zeros(30), np.ones(30)], np.r_[np.arange(30), np.full(30, 30)]
+    finding = found(values, who)
+    assert finding.n == 31
+    assert finding.estimate == pytest.approx(1 / 31)
+
+
+def test_the_interval_covers_at_its_level():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        person = rng.normal(size=60)
+        values = np.repeat(person, 2) + 0.1 * rng.normal(size=120)
+        finding = found(values, np.repeat(np.arange(60), 2), draws=300)
+        covered += finding.ci_low <= 0 <= finding.ci_high
+    # Sessions taken for people would cover about 83%.
+    assert 179 <= covered <= 199
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_few_people_say_nothing(n):
+    finding = found(np.ones(n))
+    assert finding.status == "insufficient"
+    assert np.isnan(finding.estimate)
+    assert finding.n == n
+
+
+def test_missing_values_do_not_count():
+    assert found(np.r_[np.full(10, np.nan), np.ones(30)]).n == 30
+    assert found(np.r_[np.full(15, np.nan), np.ones(15)]).status == "insufficient"
+
+
+def test_a_share_at_its_end_has_width():
+    assert (found(np.ones(30), share=True).ci_low, found(np.ones(30), share=True).ci_high) == exact_interval(30, 30)
+    assert found(np.ones(30), share=True).ci_low == pytest.approx(0.025 ** (1 / 30))
+    assert found(np.zeros(30), share=True).ci_high == pytest.approx(1 - 0.025 ** (1 / 30))
+
+
+def test_shuffling_holds_rows_together_in_order():
+    who = np.array(["a", "b", "a", "c", "b", "d", "d", "d"])
+    visits = np.array([0, 0, 1, 0, 1, 0, 1, 2])
+    seen = set()
+    for order in shuffled_participants(who, 40, np.random.default_rng(0)):
+        np.testing.assert_array_equal(np.sort(order), np.arange(8))
+        np.testing.assert_array_equal(visits[order], visits)
+        for one in "abcd":
+            assert len(set(who[order][who == one])) == 1
+        assert who[order][3] == "c"
+        seen.add(who[order][0])
+    assert seen == {"a", "b"}

@@ -1,0 +1,48 @@
+"""A small trained model and the audit of it, for tests of the registry."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from medrep import __version__
+from medrep.audit.findings import Finding, findings_table
+from medrep.export.derivative import write_tsv
+from medrep.training.checkpoint import digest
+
+CLEAN = (
+    Finding("leakage_excess", "exported/site", 120, 0.02, -0.04, 0.07, 0.3, "ok", "linear probe"),
+    Finding("leakage_excess", "raw/site", 120, 0.40, 0.33, 0.46, 0.001),
+    Finding("injection", "exported/age", 120, 0.05, -0.02, 0.12, 0.4),
+    Finding("injection_gain", "exported/age", 120, -0.01, -0.05, 0.03),
+    Finding("injection_gain", "exported/sex", 120, 0.00, -0.04, 0.05),
+    Finding("reconstruction_error", "sex=F", 64, 0.81, 0.78, 0.84),
+    Finding("reconstruction_error", "site=S9", 4, status="insufficient", note="under 20 people"),
+    Finding("reconstruction_error_gap_excess", "sex", 120, 0.01, -0.02, 0.05, 0.4),
+    Finding("cf_composition", "site", 120, 1e-7, 0.0, 1e-7),
+)
+
+
+def write_audit(folder: Path, model: Path, findings: Iterable[Finding] = CLEAN, kind: str = "linear") -> Path:
+    """Write what `medrep audit` writes."""
+    folder.mkdir(parents=True)
+    write_tsv(folder / "audit.tsv", findings_table(findings))
+    about = {
+        "format": 1,
+        "medrep": __version__,
+        "model": {"kind": kind, "digest": digest(model)},
+        "cohort": {"name": "held-out", "fingerprint": "f" * 64, "people": 120},
+        "options": {"by": ["sex"]},
+        "seed": 0,
+    }
+    (folder / "audit.json").write_text(json.dumps(about))
+    (folder / "report.html").write_text("<!doctype html><title>audit</title>")
+    (folder / "people.tsv").write_text("participant_id\treconstruction_error\nsub-0001\t0.8\n")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "leakage.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to

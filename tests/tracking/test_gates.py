@@ -1,0 +1,213 @@
+"""What gates let pass, what they refuse, what they cannot say; and files of gates that are not valid."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medrep.audit.findings import Finding, findings_table
+from medrep.config import SHIPPED
+from medrep.errors import ConfigError
+from medrep.tracking.gates import Bound, Decision, Gate, Gates, read_gates
+from tests.tracking.registering import CLEAN
+
+UNDER = (Bound("ci_high", high=0.1),)
+NOT_OVER = (Bound("ci_low", high=0.1),)
+
+
+def judged(gate: Gate, *findings: Finding) -> Decision:
+    return Gates((gate,), "").judge(findings_table(findings))
+
+
+def excess(group: str, low: float, high: float, n: int = 100, **more: object) -> Finding:
+    return Finding("leakage_excess", group, n, (low + high) / 2, float(low), float(high), **more)
+
+
+TOO_FEW = Finding("leakage_excess", "exported/site", 7, status="insufficient", note="under 20 people")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "proof", "suspicion"),
+    [(-0.02, 0.05, "passed", "passed"), (0.02, 0.18, "refused", "passed"), (0.12, 0.2, "refused", "refused")],
+)
+def test_the_end_that_is_bounded_says_who_has_to_prove_what(
+    low: float, high: float, proof: str, suspicion: str
+) -> None:
+    row = excess("exported/site", low, high)
+    assert judged(Gate("g", "leakage_excess", UNDER), row).verdict == proof
+    assert judged(Gate("g", "leakage_excess", NOT_OVER), row).verdict == suspicion
+
+
+def test_a_reason_names_finding_figure_bound_and_n() -> None:
+    decision = judged(Gate("site", "leakage_excess", UNDER), excess("exported/site", 0.12, 0.2))
+    assert decision.reasons == ("site: leakage_excess exported/site: ci_high 0.2, allowed: at most 0.1 (n = 100)",)
+
+
+def test_bounds_are_inclusive_and_every_matching_finding_counts() -> None:
+    gate = Gate("g", "leakage_excess", UNDER, group="exported/*")
+    good, bad = excess("exported/site", 0, 0.1), excess("exported/age", 0.2, 0.3)
+    assert judged(gate, good).verdict == "passed"
+    assert judged(gate, good, bad).verdict == "refused"
+    assert judged(gate, good, excess("raw/site", 0.4, 0.5)).verdict == "passed"
+    both = Gate("g", "leakage_excess", (Bound("estimate", -0.1, 0.1),))
+    assert judged(both, Finding("leakage_excess", "a", 9, -0.2)).verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    ("insufficient", "missing", "alone", "beside"),
+    [
+        ("refuse", "refuse", "insufficient", "insufficient"),
+        ("refuse", "ignore", "insufficient", "insufficient"),
+        ("warn", "refuse", "insufficient", "passed"),
+        ("ignore", "refuse", "insufficient", "passed"),
+        ("warn", "ignore", "insufficient", "passed"),
+        ("ignore", "ignore", "insufficient", "passed"),
+    ],
+)
+def test_too_few_people_are_never_a_pass(insufficient: str, missing: str, alone: str, beside: str) -> None:
+    """Alone, even left out in silence, an insufficient finding leaves the decision without evidence."""
+    gate = Gate("g", "leakage_excess", UNDER, insufficient=insufficient, missing=missing)  # type: ignore[arg-type]
+    assert judged(gate, TOO_FEW).verdict == alone
+    decision = judged(gate, TOO_FEW, excess("exported/age", 0, 0.05))
+    assert decision.verdict == beside
+    assert bool(decision.warnings) == (insufficient == "warn")
+    assert judged(gate, TOO_FEW, excess("exported/age", 0.2, 0.3)).verdict == "refused"
+
+
+def test_fewer_than_min_n_and_a_figure_that_is_absent_are_insufficient() -> None:
+    gate = Gate("g", "leakage_excess", UNDER, min_n=50)
+    for row in (excess("exported/site", 0, 0.05, n=49), Finding("leakage_excess", "exported/site", 100, 0.0)):
+        decision = judged(gate, row)
+        assert decision.verdict == "insufficient"
+    assert "has no ci_high" in decision.reasons[0]
+    assert judged(gate, excess("exported/site", 0, 0.05, n=50)).verdict == "passed"
+    assert judged(gate, excess("exported/site", 0.2, 0.3, n=49)).verdict == "insufficient"
+
+
+def test_no_finding_is_missing() -> None:
+    other = Finding("injection", "exported/age", 100, 0.0, p=0.5)
+    assert judged(Gate("g", "leakage_excess", UNDER), other).verdict == "insufficient"
+    ignoring = Gate("g", "leakage_excess", UNDER, missing="ignore")
+    assert judged(ignoring, other).verdict == "insufficient", "nothing at all was looked at"
+    both = Gates((ignoring, Gate("h", "injection", (Bound("p", low=0.05),))), "")
+    assert both.judge(findings_table([other])).verdict == "passed"
+
+
+def test_refusals_come_before_lack_of_evidence() -> None:
+    gates = Gates((Gate("few", "absent", UNDER), Gate("leaks", "leakage_excess", UNDER)), "")
+    decision = gates.judge(findings_table([excess("exported/site", 0.2, 0.3)]))
+    assert decision.verdict == "refused"
+    assert [reason.split(":")[0] for reason in decision.reasons] == ["leaks", "few"]
+
+
+def test_only_the_star_is_special_in_groups() -> None:
+    rows = [excess("exported/age=[20, 40)", 0.2, 0.3), excess("exported/site", 0.0, 0.05)]
+    assert judged(Gate("g", "leakage_excess", UNDER, group="exported/age=[20, 40)"), *rows).verdict == "refused"
+    assert judged(Gate("g", "leakage_excess", UNDER, group="exported/*", not_group="*=*"), *rows).verdict == "passed"
+    assert judged(Gate("g", "leakage_excess", UNDER, group="exported/sit."), *rows).verdict == "insufficient"
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.integers(0, 60), st.booleans()), min_size=1, max_size=6),
+    st.sampled_from(["refuse", "warn", "ignore"]),
+)
+def test_a_pass_always_rests_on_evidence(rows: Sequence[tuple[float, float, int, bool]], insufficient: str) -> None:
+    gate = Gate("g", "leakage_excess", UNDER, min_n=20, insufficient=insufficient)  # type: ignore[arg-type]
+    findings = [
+        excess(f"exported/{k}", low, low + width, n, status="ok" if known else "insufficient")
+        for k, (low, width, n, known) in enumerate(rows)
+    ]
+    usable = [f for f in findings if f.status == "ok" and f.n >= 20]
+    decision = judged(gate, *findings)
+    if any(f.ci_high > 0.1 for f in usable):
+        assert decision.verdict == "refused"
+    elif not usable or (insufficient == "refuse" and len(usable) < len(findings)):
+        assert decision.verdict == "insufficient"
+    else:
+        assert decision.verdict == "passed"
+
+
+def test_shipped_gates_pass_a_clean_audit_and_refuse_each_planted_fault() -> None:
+    default = read_gates(SHIPPED / "gates.yaml")
+    assert default.judge(findings_table(CLEAN)).verdict == "passed"
+    faults = {
+        "leakage_excess": Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001),
+        "injection": Finding("injection", "exported/age", 120, 0.5, 0.4, 0.6, 0.001),
+        "injection_gain": Finding("injection_gain", "exported/sex", 120, 0.2, 0.1, 0.3),
+        "reconstruction_error_gap_excess": Finding("reconstruction_error_gap_excess", "sex", 120, 0.3, 0.2, 0.4),
+        "cf_composition": Finding("cf_composition", "site", 120, 0.2, 0.1, 0.3),
+        "utility_change": Finding("utility_change", "exported/diagnosis", 120, -0.3, -0.4, -0.2),
+    }
+    for metric, fault in faults.items():
+        decision = default.judge(findings_table([*CLEAN, fault]))
+        assert decision.verdict == "refused", metric
+        assert metric in decision.reasons[0]
+        without = [row for row in CLEAN if row.metric != metric]
+        expected = "insufficient" if metric in ("leakage_excess", "reconstruction_error_gap_excess") else "passed"
+        assert default.judge(findings_table(without)).verdict == expected, metric
+
+
+def test_strict_gates_want_proof() -> None:
+    strict = read_gates(SHIPPED / "gates_strict.yaml")
+    decision = strict.judge(findings_table(CLEAN))
+    assert decision.verdict == "refused"
+    assert "leakage_excess exported/site: ci_high 0.07, allowed: at most 0.05 (n = 120)" in decision.reasons[0]
+    assert any("latents" in reason for reason in decision.reasons)
+
+
+def test_a_level_without_people_does_not_decide_for_its_covariate() -> None:
+    level = Finding("leakage_excess", "exported/site=S9", 3, status="insufficient")
+    default = read_gates(SHIPPED / "gates.yaml")
+    assert default.judge(findings_table([*CLEAN, level])).verdict == "passed"
+    only = [row for row in CLEAN if row.metric != "leakage_excess"]
+    assert default.judge(findings_table([*only, level])).verdict == "insufficient"
+    assert default.judge(findings_table([*only, TOO_FEW])).verdict == "insufficient"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "holds no list of gates"),
+        ("[]", "holds no list of gates"),
+        ("- [", "not readable YAML"),
+        ("- 3", "gate 1: 3 is not a set of keys and values"),
+        ("- {name: a, metric: m, ci_hihg: {max: 1}}", "ci_hihg: unknown; did you mean ci_high?"),
+        ("- {name: a, metric: m}", "bounds nothing; give one of estimate"),
+        ("- {name: a, metric: m, p: {mn: 1}}", "p.mn: unknown; did you mean min?"),
+        ("- {name: a, metric: m, p: 0.05}", "p 0.05 is no bound"),
+        ("- {name: a, metric: m, p: {min: low}}", "p.min 'low' is no number"),
+        ("- {name: a, metric: m, p: {min: .nan}}", "is no number"),
+        ("- {name: a, metric: m, p: {min: true}}", "is no number"),
+        ("- {name: a, metric: m, p: {min: 1, max: 0}}", "min above its max"),
+        ("- {name: a, metric: m, p: {min: 0}, min_n: -1}", "min_n -1 is not a whole number"),
+        ("- {name: a, metric: m, p: {min: 0}, insufficient: pass}", "insufficient 'pass' is not allowed"),
+        ("- {name: a, metric: m, p: {min: 0}, missing: warn}", "missing 'warn' is not allowed"),
+        ("- {metric: m, p: {min: 0}}", "name is absent"),
+        ("- {name: a, metric: 3, p: {min: 0}}", "metric is absent or no text"),
+        ("- {name: a, metric: m, p: {min: 0}, group: ''}", "group is absent or no text"),
+        ("- {name: a, metric: m, p: {min: 0}}\n- {name: a, metric: k, p: {min: 0}}", "two gates have the name a"),
+    ],
+)
+def test_gates_that_are_not_valid_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "gates.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_gates(tmp_path / "gates.yaml")
+    assert said in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text("- {name: a, metric: m, p: 1}\n- {name: b, mtric: m, p: {min: 0}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_gates(tmp_path / "g.yaml")
+    for said in ("gate 1 (a): p 1", "gate 2 (b): mtric", "did you mean metric", "gate 2 (b): metric is absent"):
+        assert said in str(caught.value)
+
+
+def test_a_decision_is_json_without_nan() -> None:
+    content = judged(Gate("g", "leakage_excess", UNDER), TOO_FEW).to_json()
+    assert content["verdict"] == "insufficient"
+    assert content["gates"][0]["reasons"] == ("leakage_excess exported/site: insufficient (n = 7, under 20 people)",)
+    json.dumps(content, allow_nan=False)

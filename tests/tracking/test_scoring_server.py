@@ -1,0 +1,139 @@
+"""A real ``mlflow models serve`` on registered models: answers for rows and for paths, and reasons instead of tracebacks."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.commands.promote import promote
+from medrep.commands.register import register
+from medrep.console import Console
+from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
+from tests.tracking.registering import write_audit
+from tests.tracking.servers import answers, free_port, running
+from tests.tracking.test_serving import images, table
+
+pytestmark = pytest.mark.server
+Post = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def served(
+    features_model: Path, volume_model: Path, volume_cohort: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Post]]:
+    """Both models, registered, promoted and served by alias, without anything being unpickled."""
+    folder = tmp_path_factory.mktemp("served")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    environment = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        ALLOWED_ROOT: str(volume_cohort),
+        "OMP_NUM_THREADS": "1",
+    }
+    with ExitStack() as stack:
+        posts = {}
+        for name, model in (("features", features_model), ("volumes", volume_model)):
+            audit = write_audit(folder / f"audit-{name}", model)
+            register(model, name, audit, Console(quiet=True), tracking_uri=uri)
+            assert promote(name, Console(quiet=True), tracking_uri=uri).verdict == "passed"
+            port = free_port()
+            command = [
+                "mlflow",
+                "models",
+                "serve",
+                "-m",
+                f"models:/{name}@champion",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+            ]
+            url = f"http://127.0.0.1:{port}"
+            stack.enter_context(
+                running(
+                    [*command, "--env-manager", "local"],
+                    lambda url=url: answers(f"{url}/ping"),  # type: ignore[misc]
+                    folder / f"{name}.log",
+                    environment,
+                )
+            )
+            posts[name] = _post(f"{url}/invocations")
+        yield posts
+
+
+def _post(url: str) -> Post:
+    def post(rows: pd.DataFrame | None = None, **more: object) -> tuple[int, str]:
+        body = dict(more)
+        if rows is not None:
+            body["dataframe_split"] = json.loads(rows.to_json(orient="split"))
+        request = urllib.request.Request(  # noqa: S310 (the loopback)
+            url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    return post
+
+
+def test_rows_of_features_are_answered_whole_numbers_too(
+    served: dict[str, Post], features_cohort: Path, features_model: Path
+) -> None:
+    request = table(features_cohort, 5)
+    request["age"] = request["age"].round().astype(int)
+    request["region_001"] = request["region_001"].round().astype(int)
+    model = ServedModel.load(features_model)
+    for params in ({}, {"output": "latents"}, {"output": "removed", "remove": "site"}):
+        status, body = served["features"](request, params=params)
+        assert status == 200, body
+        found = pd.DataFrame(json.loads(body)["predictions"])
+        wanted = model.answer(request, **params)
+        assert list(found.columns) == list(wanted.columns)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-8)  # JSON of pandas has ten digits
+
+
+def test_paths_are_answered(
+    served: dict[str, Post], volume_cohort: Path, volume_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ALLOWED_ROOT, str(volume_cohort))
+    request = images(volume_cohort, 2)
+    status, body = served["volumes"](request)
+    assert status == 200, body
+    np.testing.assert_allclose(
+        pd.DataFrame(json.loads(body)["predictions"]), ServedModel.load(volume_model).answer(request), rtol=1e-6
+    )
+
+
+def test_what_cannot_be_answered_is_a_400_with_the_reason_and_no_traceback(
+    served: dict[str, Post], features_cohort: Path, volume_cohort: Path
+) -> None:
+    rows, paths = table(features_cohort, 2), images(volume_cohort, 2)
+    features, volumes = served["features"], served["volumes"]
+    cases = [
+        (features(rows.assign(site="S77")), "site 'S77' was not in training"),
+        (features(rows.drop(columns="region_003")), "region_003"),
+        (features(rows.drop(columns="sex")), "'sex'"),
+        (features(rows.assign(region_003=None)), "row 1: region_003"),
+        (features(rows.assign(path="x.nii.gz")), "'path' is of no use"),
+        (features(rows, params={"output": "nonsense"}), "allowed: scores, latents, removed"),
+        (features(inputs=[[1.0, 2.0]]), "send a table"),
+        (volumes(paths.assign(path="sub-9999/anat/x.nii.gz")), "no such file"),
+        (volumes(paths.assign(path="../../etc/passwd")), "leads out of the allowed folder"),
+        (volumes(paths.assign(path="/etc/passwd")), "leads out of the allowed folder"),
+        (volumes(paths.drop(columns="path")), "'path' is absent"),
+        (volumes(paths.assign(path="participants.tsv")), "row 1: participants.tsv"),
+        (volumes(paths.assign(site="S77")), "site 'S77' was not in training"),
+    ]
+    for (status, body), said in cases:
+        assert status == 400, body
+        assert said in json.loads(body)["message"]
+        assert "Traceback" not in body
+        assert "stack_trace" not in body

@@ -1,0 +1,144 @@
+"""Register, promote and fetch on a real ``mlflow server``: PostgreSQL below, passwords on."""
+
+import json
+import shutil
+import tempfile
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+
+from medrep.audit.findings import Finding
+from medrep.cli import GATE_REFUSED, OK, main
+from medrep.errors import MedrepError
+from medrep.tracking.fetched import fetched_model
+from medrep.training.checkpoint import digest
+from tests.tracking.registering import CLEAN, write_audit
+from tests.tracking.servers import answers, database, free_port, postgresql, running
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(postgresql() is None, reason="no PostgreSQL; apt-get install postgresql"),
+]
+ADMIN, WRITER, READER = ("admin", "admin-password-1"), ("writer", "writer-password-1"), ("reader", "reader-password-1")
+LEAKING = (*CLEAN[1:], Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """URL of the server, which knows a writer and a reader."""
+    pytest.importorskip("psycopg2")
+    folder = Path(tempfile.mkdtemp(prefix="medrep-postgresql-"))
+    try:
+        folder.chmod(0o755)
+        cluster = folder / "cluster"
+        cluster.mkdir()
+        with database(cluster, "database-password-1") as base:
+            engine = sqlalchemy.create_engine(f"{base}/postgres", isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                for name in ("runs", "users"):
+                    connection.execute(sqlalchemy.text(f"create database {name}"))
+            engine.dispose()
+            (folder / "auth.ini").write_text(
+                f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {base}/users\nadmin_username = {ADMIN[0]}\n"
+                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            )
+            port = free_port()
+            command = ["mlflow", "server", "--app-name", "basic-auth", "--backend-store-uri", f"{base}/runs"]
+            command += [
+                "--artifacts-destination",
+                str(folder / "artifacts"),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ]
+            environment = {
+                "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+                "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+                "MLFLOW_FLASK_SERVER_SECRET_KEY": "only-for-this-test",
+            }
+            url = f"http://127.0.0.1:{port}"
+            with running([*command, "--workers", "1"], lambda: answers(f"{url}/health"), folder / "log", environment):
+                for user, password in (WRITER, READER):
+                    _ask(f"{url}/api/2.0/mlflow/users/create", {"username": user, "password": password})
+                yield url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ask(url: str, content: dict[str, str]) -> None:
+    who = b64encode(":".join(ADMIN).encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {who}"}
+    request = urllib.request.Request(url, data=json.dumps(content).encode(), headers=headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30):  # noqa: S310 (the loopback)
+        pass
+
+
+@pytest.fixture
+def user(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    be(monkeypatch, WRITER)
+    return monkeypatch
+
+
+def be(monkeypatch: pytest.MonkeyPatch, who: tuple[str, str]) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", who[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", who[1])
+
+
+def register(model: Path, audit: Path, server: str, findings: tuple[Finding, ...] = CLEAN) -> int:
+    write_audit(audit, model, findings)
+    arguments = [str(model), "--name", "brains", "--audit", str(audit), "--tracking-uri", server]
+    return main(["register", *arguments, "--quiet"])
+
+
+def test_a_model_is_registered_promoted_and_fetched_with_a_password(
+    server: str, features_model: Path, tmp_path: Path, user: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert register(features_model, tmp_path / "audit", server) == OK
+    with pytest.raises(MedrepError, match="no gate passed"), fetched_model("models:/brains@challenger", server):
+        pass
+    assert main(["promote", "brains", "--tracking-uri", server, "--quiet"]) == OK
+    user.setenv("MLFLOW_TRACKING_URI", server)
+    with fetched_model("models:/brains@champion") as folder:
+        assert digest(folder) == digest(features_model)
+    version = MlflowClient(server, server).get_model_version_by_alias("brains", "champion")
+    run = MlflowClient(server, server).get_run(version.run_id)
+    assert {key for key in run.data.tags if not key.startswith("medrep.")} == {"mlflow.runName"}
+    assert version.tags["medrep.gate"] == "passed"
+
+    assert register(features_model, tmp_path / "leaking", server, LEAKING) == OK
+    assert main(["promote", "brains"]) == GATE_REFUSED
+    assert "ci_low 0.2, allowed: at most 0.1" in capsys.readouterr().err
+    assert MlflowClient(server, server).get_model_version_by_alias("brains", "champion").version == version.version
+
+    be(user, READER)
+    with fetched_model("models:/brains@champion", server) as folder:
+        assert digest(folder) == digest(features_model)
+    assert main(["promote", "brains", "--from", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "the server does not let this user do so" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("who", [("writer", "wrong-password-1"), ("nobody", "no-password-1")])
+def test_a_wrong_password_is_one_line_with_the_cure(
+    server: str,
+    features_model: Path,
+    tmp_path: Path,
+    user: pytest.MonkeyPatch,
+    who: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    be(user, who)
+    assert register(features_model, tmp_path / "audit", server) == 1
+    assert main(["promote", "brains", "--tracking-uri", server]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("MLFLOW_TRACKING_USERNAME" in line for line in said)
+    assert not any(who[1] in line for line in said)
