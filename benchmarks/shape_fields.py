@@ -104,7 +104,10 @@ def run(options: Options) -> Report:
             truth = regression_on_truth(family, n)
             for composition in COMPOSITIONS:
                 say(f"shape_fields: {family.kind}, {n} people, {composition}")
-                rows += [{"true_regression": truth[row["covariate"]]} | row for row in measure(family, n, composition)]
+                found = [{"true_regression": truth[row["covariate"]]} | row for row in measure(family, n, composition)]
+                rows += found
+                for row in found:
+                    say("  " + ", ".join(f"{k} {row[k]:.3f}" for k in row if isinstance(row[k], float)))
     table = pd.DataFrame(rows)
     shown = {
         "shape_fields": Table(table, SHOWN, "Relative L2 error of fields, and Chamfer (mm) of unseen people moved")

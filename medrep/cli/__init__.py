@@ -1,9 +1,11 @@
 """The command line. Parsing only: what a command does is a file in ``commands``, imported when it is called."""
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
@@ -17,6 +19,7 @@ from medrep.errors import EvidenceError, MedrepError
 __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
 
 _INTERRUPTED = 130
+_STORE = "MLFLOW_TRACKING_URI"
 _EXIT_CODES = (
     "0 ok, 1 error, 2 usage, 3 finished with failed participants (listed), 4 a gate refused, 5 too little evidence"
 )
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(options.run(options))
+        with _registry(getattr(options, "tracking_uri", None)):
+            return int(options.run(options))
     except MedrepError as error:
         sys.stderr.write(f"medrep {options.command}: {error}\n")
         return TOO_LITTLE if isinstance(error, EvidenceError) else ERROR
@@ -51,6 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"medrep {options.command}: interrupted; nothing half-written is left\n")
         return _INTERRUPTED
+
+
+@contextmanager
+def _registry(uri: str | None) -> Iterator[None]:
+    """Let everything that asks MLFLOW_TRACKING_URI find the store that was given."""
+    before = os.environ.get(_STORE)
+    if uri:
+        os.environ[_STORE] = uri
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[_STORE] = before
+        elif uri:
+            os.environ.pop(_STORE, None)
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -58,7 +58,21 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the trained model."""
-    parser.add_argument("--model", required=True, type=Path, metavar="M", help="the folder OUT/model that train wrote")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="M",
+        help="the folder OUT/model that train wrote, or models:/NAME@ALIAS of the registry",
+    )
+    add_tracking_uri(parser, "mlflow.db in the current folder")
+
+
+def add_tracking_uri(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add the store of registered models."""
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help=f"MLflow store (default: MLFLOW_TRACKING_URI, or else {otherwise})"
+    )
 
 
 def add_mesh(parser: argparse.ArgumentParser) -> None:

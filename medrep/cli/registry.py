@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, command
+from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, add_tracking_uri, command
 
 
 def add_register(commands: Commands) -> None:
@@ -16,7 +16,7 @@ def add_register(commands: Commands) -> None:
     parser.add_argument(
         "--alias", default="challenger", help="what the version is called until it is promoted (default: challenger)"
     )
-    _add_store(parser, "mlflow.db where train keeps its runs, beside the folder it wrote")
+    add_tracking_uri(parser, "mlflow.db where train keeps its runs, beside the folder it wrote")
     parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
     parser.add_argument(
         "--with-participants", action="store_true", help="log the audit's rows of persons, with their ids, too"
@@ -60,7 +60,7 @@ def add_promote(commands: Commands) -> None:
         metavar="G",
         help="YAML file, or a shipped one: gates.yaml, gates_strict.yaml (default: gates.yaml)",
     )
-    _add_store(parser, "mlflow.db in the current folder")
+    add_tracking_uri(parser, "mlflow.db in the current folder")
 
 
 def _promote(options: argparse.Namespace) -> int:
@@ -82,9 +82,3 @@ def _promote(options: argparse.Namespace) -> int:
     reasons = "".join(f"  {reason}\n" for reason in decision.reasons)
     sys.stderr.write(f"medrep promote: {why}; {options.target} stays where it is\n{reasons}")
     return GATE_REFUSED if refused else TOO_LITTLE
-
-
-def _add_store(parser: argparse.ArgumentParser, otherwise: str) -> None:
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help=f"MLflow store (default: MLFLOW_TRACKING_URI, or else {otherwise})"
-    )

@@ -26,7 +26,6 @@ from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepErro
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
 from medrep.models import Model
-from medrep.training.checkpoint import digest
 
 FORMAT = 1
 _PEOPLE = "people.tsv"
@@ -75,7 +74,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     Args:
         root: The cohort; people of training are left out by themselves.
         out: Where to write; it appears only when it is complete.
-        model_folder: What `train` wrote to OUT/model.
+        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         request: What to measure.
         console: Where to speak.
 
@@ -90,7 +89,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     by = parse_by(request.by) if request.by else ()
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    _, model, wanted = load_trained(model_folder)
+    checkpoint, model, wanted = load_trained(model_folder)
     chosen = {"only": request.only, "exclude": request.exclude}
     cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=request.unseen_site, **chosen)
     if not by:
@@ -126,7 +125,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     about = {
         "format": FORMAT,
         "medrep": __version__,
-        "model": {"kind": model.kind, "digest": digest(model_folder)},
+        "model": {"kind": model.kind, "digest": checkpoint.digest},
         "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": len(cohort)},
         "options": {
             "by": request.by,

@@ -31,7 +31,7 @@ def counterfactual(
     Args:
         root: The cohort.
         out: Where to write.
-        model_folder: What `train` wrote to OUT/model.
+        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         wanted: Covariate -> value.
         console: Where to speak.
         extrapolate: Whether values outside the range of training are allowed.

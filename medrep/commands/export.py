@@ -62,7 +62,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
     Args:
         root: The cohort.
         out: Where to write; it appears only when it is complete.
-        model_folder: What `train` wrote to OUT/model.
+        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         request: What to remove.
         console: Where to speak.
 

@@ -18,16 +18,29 @@ from medrep.export.features import align_features
 from medrep.models import Adaptation, Model, restore_model
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
+REGISTERED = "models:/"
 
-def load_trained(folder: Path) -> tuple[Checkpoint, Model, Input]:
-    """Load a model folder: what was saved, the model, and the input section it was trained with.
+
+def load_trained(address: Path) -> tuple[Checkpoint, Model, Input]:
+    """Load a model: what was saved, the model, and the input section it was trained with.
+
+    Args:
+        address: A model folder, or ``models:/NAME@ALIAS`` (``models:/NAME/VERSION``) of the registry that MLFLOW_TRACKING_URI
+            names, or else of mlflow.db in the current folder.
 
     Raises:
         ModelError: Damaged or foreign.
+        RegistryError: No such version, or an alias whose version no gate passed.
     """
-    checkpoint = load_checkpoint(folder)
+    if str(address).startswith(REGISTERED):
+        from medrep.tracking.fetched import fetched_model  # MLflow takes seconds to import
+
+        with fetched_model(str(address)) as folder:
+            checkpoint = load_checkpoint(folder)
+    else:
+        checkpoint = load_checkpoint(address)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    return checkpoint, model, parse_input(checkpoint.input, str(folder))
+    return checkpoint, model, parse_input(checkpoint.input, str(address))
 
 
 def read_newcomers(

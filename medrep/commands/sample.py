@@ -35,7 +35,7 @@ def sample(
 
     Args:
         out: Where to write.
-        model_folder: What `train` wrote to OUT/model.
+        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         console: Where to speak.
         table: Demographics, one row a person; ``participant_id`` is optional.
         people: Without a table: how many people, with covariates drawn one by one from those of training.

@@ -36,7 +36,7 @@ def score(
     Args:
         root: The cohort.
         out: Where to write; it appears only when it is complete.
-        model_folder: What `train` wrote to OUT/model.
+        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         console: Where to speak.
         unseen_site: What sites that training did not have do.
         only: Participants; all if empty.

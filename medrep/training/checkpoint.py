@@ -31,6 +31,7 @@ class Checkpoint:
         versions: Package -> version at training.
         support: Where training people lie among the covariates; empty in models of earlier versions.
         cohort: How many people of training there were, and their data's fingerprint; empty in models of earlier versions.
+        digest: Of the folder, see `digest`.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Checkpoint:
     versions: dict[str, str]
     support: dict[str, Any] = field(default_factory=dict)
     cohort: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 def save_checkpoint(
@@ -96,7 +98,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         arrays = load_file(folder / "model.safetensors")
         known = {name: described[name] for name in ("kind", "content", "input", "versions")}
         later = {name: described.get(name, {}) for name in ("support", "cohort")}
-        return Checkpoint(arrays=arrays, **known, **later)
+        return Checkpoint(arrays=arrays, digest=digest(folder), **known, **later)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"
