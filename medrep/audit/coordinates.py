@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 _COLUMNS_AT_ONCE = 4096
 _CONSTANT = 1e-9  # of a column's size
-_SPANNED = 1e-9  # of the largest eigenvalue
+_SPANNED = 1e-12  # of the largest eigenvalue
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,9 @@ def audit_independence(
             for metric in metrics
         ]
     drawn = f"; {people} of {whole} people, drawn at random" if people < whole else ""
-    exchanges = {"dependence": np.concatenate(list(relabellings(who, labels, rows_each(who), permutations, rng)))}
+    # Rows count as different labels, so that a participant's go over one by one: distances need each row once.
+    plain = relabellings(who, np.arange(len(who)), rows_each(who), permutations, rng)
+    exchanges = {"dependence": np.concatenate(list(plain))}
     covariate, given = centred_distances(side), centred_distances(kept[rows])
     sides = {"dependence": covariate}
     if kept.shape[1]:

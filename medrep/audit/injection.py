@@ -23,8 +23,8 @@ from medrep.audit.probe_figures import recentred
 from medrep.audit.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each
 from medrep.audit.probe_suite import PROBES
 from medrep.audit.relabelling import relabellings
-from medrep.audit.tables import refuse_gaps
 from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.errors import CohortError, listed
 
 TABLE = "exported"
 
@@ -62,7 +62,7 @@ def audit_injection(
 
     Raises:
         CovariateError: Unknown names.
-        CohortError: An export of other people.
+        CohortError: An export of other people or columns.
     """
     if not kept:
         return []
@@ -71,12 +71,13 @@ def audit_injection(
     as_given = export(given)
     as_they_are = export(frame) if exported is None else exported
     tables = {"raw": raw, "export": as_they_are, "export with exchanged labels": as_given}
-    whole = np.isfinite(raw).all(axis=0)
-    for table in tables.values():
-        if table.shape == raw.shape:
-            whole &= np.isfinite(table).all(axis=0)
+    strange = [f"{name}: {table.shape} for {raw.shape}" for name, table in tables.items() if table.shape != raw.shape]
+    if strange:
+        raise CohortError(
+            listed("exports of other people or columns", strange, "export the audited people as they are")
+        )
+    whole = np.all([np.isfinite(table).all(axis=0) for table in tables.values()], axis=0)
     tables = {name: table if whole.all() else table[:, whole] for name, table in tables.items()}
-    refuse_gaps(tables, len(frame))
     removed = [name for name in schema.names if name not in kept]
     found: list[Finding] = []
     for covariate in covariates:

@@ -80,7 +80,7 @@ def weighted_area(
     return _ratio((ones * below).sum(axis=1), ones.sum(axis=1) * others.sum(axis=1), np.nan)
 
 
-def recentred(draws: Float[np.ndarray, " draws"], estimate: float) -> Float[np.ndarray, " draws"]:
+def recentred(draws: Float[np.ndarray, " draws"], estimate: float) -> Float[np.ndarray, " defined"]:
     """Return bootstrap draws moved so that their mean is the estimate; those that are not defined are left out.
 
     The largest of several figures is larger in a resample than on the people themselves, as it is larger on these than among all

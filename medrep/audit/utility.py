@@ -3,8 +3,12 @@
 A class (diagnosis) is told from the most frequent one in matched pairs (`matching.py`), by the area under the curve within
 folds of pairs: every fold has as many people of the one as of the other, with the same covariates, and scores are never
 compared between folds. A number is told beyond what covariates tell of it: regressed on them, the rest predicted, R2. Both
-from predictions out of fold; the probe, linear or RBF, and its penalty are chosen inside each fold, so that no choice is
-made on the figure that is reported. The interval is of the people who are judged, with the predictions as they are.
+from predictions out of fold (`kernel_ridge.py`: linear or RBF, chosen inside each fold).
+
+p: the labels of a pair exchanged, or what covariates leave of a number exchanged between people (Freedman and Lane 1983),
+everything chosen and fitted anew: predictions that are held fixed would give 8% false alarms for 5%, since folds share people.
+The interval is of the people who are judged, predictions as they are, and widened by the ratio of the spread over exchanges to
+the spread that resampling claims of them: what training adds (without, 95% intervals held 90%).
 """
 
 from collections.abc import Mapping
@@ -13,22 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
-from sklearn.pipeline import Pipeline
-from sklearn.svm import SVC
 
 from medrep.audit.findings import Finding
 from medrep.audit.intervals import percentile_interval, permutation_p
+from medrep.audit.kernel_ridge import out_of_fold
 from medrep.audit.matching import Matched, first_rows, match_people
 from medrep.audit.means import exact_interval
-from medrep.audit.profiles import compact, covariate_design
+from medrep.audit.profiles import compact, covariate_design, residual
 from medrep.cohort.covariates import CovariateSchema
 
-MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
-FOLDS, _INNER_FOLDS = 5, 3
-_STRENGTHS, _WIDTHS = (0.3, 3.0, 30.0, 300.0), (0.1, 0.5, 2.5)  # of rows whose mean squared length is 1
+MIN_N, DRAWS, PERMUTATIONS, FOLDS = 20, 1000, 499, 5
+_FIRST = 40  # exchanges that are resampled too
 
 
 def audit_utility(
@@ -82,11 +81,35 @@ def audit_utility(
 
 @dataclass(frozen=True, eq=False)
 class _Told:
-    """What resampling needs of one table: a figure and its resamples, the same people in the same draws for every table."""
+    """How well one table tells, with the same resamples of people and the same exchanges for every table.
+
+    Attributes:
+        estimate: The figure.
+        resampled: The figure of resampled people, predictions as they are.
+        null: The figure after each exchange, everything fitted anew.
+        null_resampled: ``resampled`` of the first exchanges.
+    """
 
     estimate: float
     resampled: Float[np.ndarray, " draws"]
-    p: float
+    null: Float[np.ndarray, " exchanges"]
+    null_resampled: Float[np.ndarray, "first draws"]
+
+    def minus(self, other: "_Told") -> "_Told":
+        """Return the difference of two tables."""
+        return _Told(
+            self.estimate - other.estimate,
+            self.resampled - other.resampled,
+            self.null - other.null,
+            self.null_resampled - other.null_resampled,
+        )
+
+    def interval(self) -> tuple[float, float]:
+        """Return the percentile interval, wider by what exchanges show that resampling misses."""
+        low, high = percentile_interval(self.resampled)
+        claimed = float(self.null_resampled.std(axis=1).mean())
+        wider = max(1.0, float(self.null.std()) / claimed) if claimed > 0 else 1.0
+        return self.estimate - wider * (self.estimate - low), self.estimate + wider * (high - self.estimate)
 
 
 def _of_pairs(
@@ -103,21 +126,18 @@ def _of_pairs(
 def _pairs_told(
     table: Float[np.ndarray, "rows columns"], folds: Int[np.ndarray, " pairs"], seed: int, draws: int
 ) -> _Told:
-    rows, pairs = compact(table, seed), len(folds)
-    y, pair = np.tile([1, 0], pairs), np.repeat(np.arange(pairs), 2)
-    scores = np.zeros(2 * pairs)
-    search = _classifier()
-    for fold in range(FOLDS):
-        test = np.repeat(folds == fold, 2)
-        inner = list(GroupKFold(_INNER_FOLDS, shuffle=True, random_state=seed).split(rows[~test], groups=pair[~test]))
-        scores[test] = search.set_params(cv=inner).fit(rows[~test], y[~test]).decision_function(rows[test])
-    score, within = scores.reshape(pairs, 2), folds[:, None] == folds[None, :]
-    ones = np.ones((1, pairs))
-    estimate = float(_area(score, within, ones)[0])
+    pairs = len(folds)
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], size=(pairs, 1 + PERMUTATIONS))
+    signs[:, 0] = 1.0
+    targets = np.stack([signs, -signs], axis=1).reshape(2 * pairs, -1)
+    score = out_of_fold(compact(table, seed), targets, np.repeat(folds, 2)).reshape(pairs, 2, -1)
+    # Who plays the one and who the other is turned with the labels.
+    score = np.where(signs[:, None] > 0, score, score[:, ::-1])
+    within = folds[:, None] == folds[None, :]
+    areas = [float(_area(score[:, :, k], within, np.ones((1, pairs)))[0]) for k in range(1 + PERMUTATIONS)]
     counts = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=draws).astype(float)
-    flips = np.random.default_rng([seed, 1]).integers(2, size=(PERMUTATIONS, pairs)).astype(bool)
-    null = np.array([_area(np.where(own[:, None], score[:, ::-1], score), within, ones)[0] for own in flips])
-    return _Told(estimate, _area(score, within, counts), permutation_p(estimate, null))
+    resampled = np.stack([_area(score[:, :, k], within, counts) for k in range(1 + _FIRST)])
+    return _Told(areas[0], resampled[0], np.array(areas[1:]), resampled[1:])
 
 
 def _area(
@@ -145,73 +165,43 @@ def _of_number(
     others = CovariateSchema(tuple(c for c in schema.fitted if c.declared.name != name))
     design, y = covariate_design(frame.iloc[rows], others), outcome.iloc[rows].to_numpy(float)
     freedom = len(rows) - np.linalg.matrix_rank(design)
-    if freedom < max(min_n, 2 * FOLDS) or not np.ptp(y) > 0:
-        note = f"{freedom} participants more than covariates tell apart, {max(min_n, 2 * FOLDS)} are needed"
+    left = residual(y[:, None], design)
+    if freedom < max(min_n, 2 * FOLDS) or float(np.abs(left).max()) <= 1e-9 * float(np.abs(y).max()):
+        note = (
+            f"{freedom} participants more than covariates tell apart, {max(min_n, 2 * FOLDS)} are needed, and a number"
+            " that covariates do not tell"
+        )
         return _insufficient(tables, name, len(rows), note)
-    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(y))
-    left, told = np.zeros(len(y)), {}
-    for train, test in folds:
-        left[test] = y[test] - design[test] @ np.linalg.lstsq(design[train], y[train], rcond=1e-9)[0]
+    rng = np.random.default_rng([seed, 1])
+    folds = np.random.default_rng(seed).permutation(np.arange(len(y)) % FOLDS)
+    orders = np.stack([np.arange(len(y)), *(rng.permutation(len(y)) for _ in range(PERMUTATIONS))], axis=1)
+    targets = residual(left[:, 0][orders], design)
     counts = np.random.default_rng(seed).multinomial(len(y), np.full(len(y), 1 / len(y)), size=draws).astype(float)
+    told = {}
     for table_name, table in tables.items():
-        coordinates, predicted = compact(table[rows], seed), np.zeros(len(y))
-        for train, test in folds:
-            own = y[train] - design[train] @ np.linalg.lstsq(design[train], y[train], rcond=1e-9)[0]
-            sd = max(float(own.std()), 1e-300)
-            predicted[test] = sd * _regressor(seed).fit(coordinates[train], own / sd).predict(coordinates[test])
-        missed = (left - predicted) ** 2
-        resampled = 1 - (counts @ missed) / (counts @ left**2)
-        rng = np.random.default_rng([seed, 1])
-        null = np.array([1 - ((left[o] - predicted) ** 2).sum() / (left**2).sum() for o in _orders(rng, len(y))])
-        estimate = float(1 - missed.sum() / (left**2).sum())
-        told[table_name] = _Told(estimate, resampled, permutation_p(estimate, null))
+        missed = (targets - out_of_fold(compact(table[rows], seed), targets, folds)) ** 2
+        r2 = 1 - missed.sum(axis=0) / (targets**2).sum(axis=0)
+        few = slice(1 + _FIRST)
+        resampled = (1 - (counts @ missed[:, few]) / (counts @ targets[:, few] ** 2)).T
+        told[table_name] = _Told(float(r2[0]), resampled[0], r2[1:], resampled[1:])
     return _findings(told, name, len(rows), f"R2 beyond {', '.join(others.names) or 'the mean'}", bound=float("nan"))
-
-
-def _orders(rng: np.random.Generator, n: int) -> list[Int[np.ndarray, " n"]]:
-    return [rng.permutation(n) for _ in range(PERMUTATIONS)]
-
-
-def _classifier() -> GridSearchCV:
-    return GridSearchCV(
-        Pipeline([("probe", LogisticRegression())]),
-        [
-            {"probe": [LogisticRegression(max_iter=2000, tol=1e-3)], "probe__C": list(_STRENGTHS)},
-            {"probe": [SVC()], "probe__gamma": list(_WIDTHS), "probe__C": [1.0]},
-        ],
-        scoring="roc_auc",
-    )
-
-
-def _regressor(seed: int) -> GridSearchCV:
-    penalties = list(_STRENGTHS)
-    return GridSearchCV(
-        Pipeline([("probe", Ridge())]),
-        [
-            {"probe": [Ridge()], "probe__alpha": penalties},
-            {"probe": [KernelRidge(kernel="rbf")], "probe__gamma": list(_WIDTHS), "probe__alpha": penalties},
-        ],
-        scoring="neg_mean_squared_error",
-        cv=KFold(_INNER_FOLDS, shuffle=True, random_state=seed),
-    )
 
 
 def _findings(told: Mapping[str, _Told], group: str, n: int, note: str, bound: float) -> list[Finding]:
     found = []
     for name, own in told.items():
-        low, high = percentile_interval(own.resampled)
-        if own.estimate == 1 and np.isfinite(bound):
-            low = bound
-        found.append(Finding("utility", f"{name}/{group}", n, own.estimate, low, high, own.p, note=note))
-    raw = told.get("raw")
-    for name, own in told.items() if raw is not None else ():
-        if name == "raw" or raw is None:
-            continue
-        low, high = percentile_interval(own.resampled - raw.resampled)
-        if own.estimate == raw.estimate == 1 and np.isfinite(bound):
+        low, high = own.interval()
+        if np.isfinite(bound):
+            low, high = bound if own.estimate == 1 else max(low, 0.0), min(high, 1.0)
+        p = permutation_p(own.estimate, own.null)
+        found.append(Finding("utility", f"{name}/{group}", n, own.estimate, low, high, p, note=note))
+    for name in [name for name in told if name != "raw"] if "raw" in told else []:
+        change = told[name].minus(told["raw"])
+        low, high = change.interval()
+        if told[name].estimate == told["raw"].estimate == 1 and np.isfinite(bound):
             low, high = bound - 1, 1 - bound
-        change = own.estimate - raw.estimate
-        found.append(Finding("utility_change", f"{name}/{group}", n, change, low, high, note=f"{name} - raw; {note}"))
+        text = f"{name} - raw; {note}"
+        found.append(Finding("utility_change", f"{name}/{group}", n, change.estimate, low, high, note=text))
     return found
 
 

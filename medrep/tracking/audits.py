@@ -87,7 +87,10 @@ def _read_about(path: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name}: {error}")
         return {}
-    wanted = {"model": {"digest": str, "kind": str}, "cohort": {"name": str, "fingerprint": str, "people": int}}
+    wanted: dict[str, dict[str, type]] = {
+        "model": {"digest": str, "kind": str},
+        "cohort": {"name": str, "fingerprint": str, "people": int},
+    }
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         problems.append(f"{path.name}: no format {FORMAT}, which is what this medrep reads")
         return {}

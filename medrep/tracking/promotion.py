@@ -10,6 +10,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.validation import _validate_model_alias_name
 
 from medrep import __version__
@@ -63,7 +64,7 @@ def promote_version(store: Store, source: Address, alias: str, gates: Gates) -> 
         raise RegistryError(" ".join(error.message.split())) from None
     with explained(store), session(store) as client:
         version = find_version(client, source)
-        audit = registered_audit(client, version)
+        audit = registered_audit(client, store, version)
         decision = gates.judge(audit.table)
         _write_down(client, version, alias, gates, decision)
         if decision.verdict == "passed":
@@ -71,7 +72,7 @@ def promote_version(store: Store, source: Address, alias: str, gates: Gates) -> 
     return Promotion(str(version.name), str(version.version), alias, decision)
 
 
-def registered_audit(client: MlflowClient, version: ModelVersion) -> Audit:
+def registered_audit(client: MlflowClient, store: Store, version: ModelVersion) -> Audit:
     """Fetch the audit that a version was registered with.
 
     Raises:
@@ -81,11 +82,14 @@ def registered_audit(client: MlflowClient, version: ModelVersion) -> Audit:
     absent = [tag for tag in (AUDITED, AUDIT_DIGEST, DIGEST) if not version.tags.get(tag)]
     if absent or not version.run_id:
         raise RegistryError(f"{where}: has no audit ({', '.join(absent) or 'no run'}); register the model with one")
+    # Not client.download_artifacts, which asks a server five things a file.
+    place = client.get_run(version.run_id).info.artifact_uri
+    repository = get_artifact_repository(place, tracking_uri=store.uri, registry_uri=store.uri)
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder:
         problems = []
         for name in (TABLE, ABOUT):
             try:
-                Path(client.download_artifacts(version.run_id, f"audit/{name}", folder)).replace(Path(folder) / name)
+                Path(repository.download_artifacts(f"audit/{name}", folder)).replace(Path(folder) / name)
             except (MlflowException, OSError) as error:
                 problems.append(f"{name}: {' '.join(str(error).split())[:200]}")
         if problems:

@@ -11,7 +11,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
-class RegisteredModel(PythonModel):
+class RegisteredModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped here
     """Answers requests with what `medrep.tracking.serving` makes of them; every refusal is a reason, no traceback."""
 
     def load_context(self, context: PythonModelContext) -> None:

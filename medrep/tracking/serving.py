@@ -141,7 +141,8 @@ def saved_input(content: Mapping[str, Any], source: str) -> Input:
     strangers = sorted(set(content) - known)
     if strangers:
         raise ModelError(f"{source}: input has unknown keys ({', '.join(strangers)}); update medrep, or train again")
-    return Input(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return Input(**plain)
 
 
 def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:

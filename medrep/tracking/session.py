@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +17,7 @@ from mlflow.store.db.utils import (
     _upgrade_db,
     create_sqlalchemy_engine,
 )
+from requests import RequestException
 
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.stores import Store
@@ -79,12 +81,12 @@ def explained(store: Store) -> Iterator[None]:
         yield
     except Timeout:
         raise RegistryError(f"{store}: another process has kept it for {_LOCK_S} s; try again") from None
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, RequestException) as error:
         reason = " ".join(store.hide(str(error)).split())
         cure = ""
-        if "error code 401" in reason:
+        if re.search(r"error code 401|401 Client Error", reason):
             cure = "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        elif "error code 403" in reason:
+        elif re.search(r"error code 403|403 Client Error", reason):
             cure = "; the server does not let this user do so, or has no such model"
         raise RegistryError(f"{store}: {reason[:400]}{cure}") from None
 

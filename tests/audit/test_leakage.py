@@ -3,9 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, kstest
 
-from medrep.audit.findings import Finding
 from medrep.audit.leakage import audit_leakage
-from medrep.audit.probe_halves import FEWEST, Halves
+from medrep.audit.probe_halves import Halves
 from medrep.errors import CohortError
 
 CHEAP = {"permutations": 99, "draws": 200}
@@ -106,19 +105,20 @@ def test_a_planted_number_is_found():
 
 
 def test_what_kept_covariates_tell_is_no_excess():
-    over, estimates, kept = 0, [], []
+    over, told, estimates, kept = 0, 0, [], []
     for seed in range(40):
         rng = np.random.default_rng([3, seed])
         age = rng.normal(size=120)
         site = np.where(2 * age + rng.logistic(size=120) > 0, "A", "B")
         table = rng.normal(size=(120, 6)) + age[:, None]
         by_metric, _ = audited(table, site, kept=age[:, None], seed=seed, probes=PLAIN)
-        assert by_metric["leakage"].ci_low > 0.6
+        told += by_metric["leakage"].p <= 0.05
         over += by_metric["leakage_excess"].ci_low > 0
         estimates.append(by_metric["leakage_excess"].estimate)
         kept.append(by_metric["leakage_kept"].estimate)
     assert over <= binom.ppf(0.999, 40, 0.05)
-    assert abs(np.mean(estimates)) < 0.03
+    assert told >= 36  # the table does tell the site, through age
+    assert -0.06 < np.mean(estimates) < 0.02  # six noisy columns tell age a little less well than age itself
     assert np.mean(kept) > 0.75
 
 
@@ -127,9 +127,10 @@ def test_leakage_on_top_of_kept_covariates_is_an_excess():
     age = rng.normal(size=200)
     site = np.where(1.5 * age + rng.logistic(size=200) > 0, "A", "B")
     table = rng.normal(size=(200, 6)) + age[:, None]
-    table[:, 0] += 3.0 * (site == "A")
+    table[:, 0] += 4.0 * (site == "A")
     by_metric, _ = audited(table, site, kept=age[:, None], probes=PLAIN)
-    assert by_metric["leakage_excess"].ci_low > 0.05
+    assert by_metric["leakage_excess"].ci_low > 0.02
+    assert by_metric["leakage_kept"].estimate > 0.8
 
 
 def test_equivalence_takes_many_clean_people():
@@ -247,5 +248,3 @@ def test_tables_with_gaps_are_refused():
     table[4, 1] = np.nan
     with pytest.raises(CohortError, match="exported: 1 of 3 columns have missing cells; audit whole columns"):
         audited(table, ["A", "B"] * 30)
-    assert FEWEST == 5
-    assert isinstance(Finding("leakage", "x", 1), Finding)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
 
 from medrep.audit import probe_suite
 from medrep.audit.association import associated_columns
@@ -9,7 +10,6 @@ from medrep.audit.coordinates import Coordinates
 from medrep.audit.participant_parts import deal
 from medrep.audit.probe_figures import AUC, NUMBER, permuted_figures, recentred, weighted_area, weighted_figures
 from medrep.audit.probe_suite import PROBES, predict_unseen
-from sklearn.metrics import roc_auc_score
 
 TRAIN, TEST = np.arange(60), np.arange(60, 100)
 
@@ -55,9 +55,7 @@ def test_linear_and_rbf_are_what_they_would_be_on_all_columns():
     rows, target = standardised(table), (y - y.mean()) / y.std()
     known = seen(table, y)
     linear = probe_suite._ridge(known, TRAIN, TEST, (0.1,))[0, :, 0]
-    np.testing.assert_allclose(
-        linear, Ridge(alpha=6.0).fit(rows[TRAIN], target).predict(rows[TEST]), atol=1e-7
-    )
+    np.testing.assert_allclose(linear, Ridge(alpha=6.0).fit(rows[TRAIN], target).predict(rows[TEST]), atol=1e-7)
     rbf = probe_suite._kernel_ridge(known, TRAIN, TEST, ((0.5, 0.1), (2.5, 1.0)))[:, :, 0]
     for own, (width, penalty) in zip(rbf, ((0.5, 0.1), (2.5, 1.0)), strict=True):
         model = KernelRidge(kernel="rbf", gamma=width, alpha=penalty).fit(rows[TRAIN], target)
@@ -121,9 +119,7 @@ def test_associated_columns_of_a_number_may_be_bent():
 
 def test_the_seed_decides_and_test_rows_teach_nothing():
     table, train, test = planted(TWO + NOISE[:, 3]), np.arange(150), np.arange(150, 300)
-    one, again = (
-        predict_unseen(table, train, test, TWO[train].astype(float), train, 2, 4).scores for _ in range(2)
-    )
+    one, again = (predict_unseen(table, train, test, TWO[train].astype(float), train, 2, 4).scores for _ in range(2))
     np.testing.assert_array_equal(one, again)
     other = table.copy()
     other[200:] = 50.0

@@ -71,6 +71,21 @@ def test_noise_tells_nothing_over_cohorts():
     assert sum(f.p <= 0.05 for f in found) <= 2
 
 
+def test_intervals_of_no_change_hold_it():
+    # Two tables that tell the diagnosis alike, with noise of their own. Predictions held fixed would reach 90%.
+    held = lost = 0
+    for seed in range(60):
+        frame, _, noise, outcome, schema = cohort(150, seed=seed)
+        effect = 0.7 * (outcome == "AD").to_numpy(float)[:, None]
+        other = np.random.default_rng([seed, 3]).normal(size=noise.shape)
+        found = audited(frame, {"raw": noise + effect, "exported": other + effect}, outcome, schema, seed)
+        change = found["utility_change", "exported/diagnosis"]
+        held += change.ci_low <= 0 <= change.ci_high
+        lost += change.ci_high < 0
+    assert held >= 53
+    assert lost <= 5
+
+
 def test_a_difference_of_spread_is_told():
     rng = np.random.default_rng(0)
     frame, _, _, outcome, schema = cohort(240)
@@ -133,6 +148,16 @@ def test_a_number_is_told_beyond_covariates():
     null = audited(frame, {"raw": raw}, flat, schema, continuous=True)["utility", "raw/score"]
     assert null.estimate < 0.08
     assert null.p > 0.01
+
+
+def test_a_number_that_covariates_tell_or_few_people_have_cannot_be_judged():
+    frame, raw, _, _, schema = cohort()
+    age = pd.Series(2 * frame["age"].to_numpy() + 1, index=frame.index, name="bone")
+    few = age.where(np.arange(len(frame)) < 12) + np.random.default_rng(0).normal(size=len(frame))
+    for outcome in (age, few, age * 0):
+        found = audited(frame, {"raw": raw, "exported": raw}, outcome, schema, continuous=True)
+        assert {f.status for f in found.values()} == {"insufficient"}
+        assert len(found) == 3
 
 
 def test_sessions_and_people_without_an_outcome():

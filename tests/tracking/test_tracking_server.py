@@ -46,6 +46,7 @@ def server() -> Iterator[str]:
             (folder / "auth.ini").write_text(
                 f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {base}/users\nadmin_username = {ADMIN[0]}\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+                "auth_cache_ttl_seconds = 60\n"
             )
             port = free_port()
             command = ["mlflow", "server", "--app-name", "basic-auth", "--backend-store-uri", f"{base}/runs"]
