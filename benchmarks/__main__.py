@@ -10,11 +10,23 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import disentangle, equality, fcon1000, hippocampus, scale, shape_fields, shapes
+from benchmarks import (
+    audit_cost,
+    audit_truth,
+    disentangle,
+    equality,
+    fcon1000,
+    hippocampus,
+    scale,
+    shape_fields,
+    shapes,
+)
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "audit_cost": audit_cost.run,
+    "audit_truth": audit_truth.run,
     "disentangle": disentangle.run,
     "equality": equality.run,
     "fcon1000": fcon1000.run,

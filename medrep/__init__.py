@@ -2,7 +2,7 @@
 
 The layers, in reading order, each importing only from those before it:
 
-- ``errors``, ``atomic``: what can go wrong; how files are written.
+- ``errors``, ``atomic``, ``shipped``: what can go wrong; how files are written; where shipped configurations are.
 - ``cohort``: table and files -> checked people, covariates and matrices.
 - ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
 - ``nn``: networks. ``training``: the loop, its state, and model folders.

@@ -13,10 +13,7 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.inputs import Input
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
-
-SHIPPED = next(
-    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
-)
+from medrep.shipped import SHIPPED
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from medrep.config import SHIPPED
 from medrep.console import Console
 from medrep.errors import ConfigError
+from medrep.shipped import SHIPPED
 from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.promotion import promote_version
 from medrep.tracking.stores import registry_store

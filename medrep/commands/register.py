@@ -57,6 +57,10 @@ def register(
     weak = int((audit.table["status"] != "ok").sum())
     console.say(f"{name} version {made.version}, alias {alias}, in {store}")
     console.say(f"  {len(audit.table)} findings of {audit.cohort['people']} people, {weak} of them insufficient")
+    if not audit.unseen:
+        console.say(
+            "  warning: the audit could not check that the model had never seen its people (people.tsv of training)"
+        )
     return made
 
 

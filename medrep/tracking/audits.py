@@ -34,6 +34,7 @@ class Audit:
         digest: Of audit.tsv and audit.json.
         files: What is to be logged, as path -> folder in the run; names no participant.
         people: Rows of persons; None where there are none.
+        unseen: Whether it was checked that the model had not seen the people.
     """
 
     table: pd.DataFrame
@@ -43,6 +44,7 @@ class Audit:
     digest: str
     files: dict[Path, str]
     people: Path | None
+    unseen: bool
 
 
 def read_audit(folder: Path) -> Audit:
@@ -66,9 +68,16 @@ def read_audit(folder: Path) -> Audit:
     plain = [folder / name for name in (TABLE, ABOUT, *_ALSO) if (folder / name).is_file()]
     files = dict.fromkeys(plain, "audit") | dict.fromkeys(figures, "audit/figures")
     people = folder / PEOPLE
-    model, cohort = about["model"], about["cohort"]
+    options = about.get("options")
     return Audit(
-        table, model["digest"], model["kind"], cohort, audit_digest(folder), files, people if people.is_file() else None
+        table=table,
+        model=about["model"]["digest"],
+        kind=about["model"]["kind"],
+        cohort=about["cohort"],
+        digest=audit_digest(folder),
+        files=files,
+        people=people if people.is_file() else None,
+        unseen=isinstance(options, dict) and options.get("training_known") is True,
     )
 
 

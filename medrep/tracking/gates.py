@@ -20,7 +20,7 @@ import yaml
 
 from medrep.errors import ConfigError, listed
 
-Verdict = Literal["passed", "refused", "insufficient"]
+Verdict = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]
 Missing = Literal["refuse", "ignore"]
 FIGURES = ("estimate", "ci_low", "ci_high", "p", "q")
@@ -70,7 +70,8 @@ class Judged:
 
     Attributes:
         gate: Its name.
-        verdict: ``insufficient``: nothing speaks against it, and too little for it.
+        verdict: ``insufficient``: nothing speaks against it, and too little for it; ``absent``: it found nothing to look at,
+            and that is allowed.
         looked_at: How many findings were compared with the bounds.
         reasons: Every finding that refused, or was insufficient.
         warnings: Insufficient findings that were left out.
@@ -85,7 +86,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of all gates: ``refused`` if one refused, otherwise ``insufficient`` if one had too little evidence."""
+    """What came of all gates: ``refused`` if one refused, ``insufficient`` if one had too little evidence or all had none."""
 
     verdict: Verdict
     judged: tuple[Judged, ...]
@@ -94,7 +95,7 @@ class Decision:
     def reasons(self) -> tuple[str, ...]:
         """Why not, a line each; those who refused first."""
         ordered = sorted(self.judged, key=lambda one: one.verdict != "refused")
-        return tuple(f"{one.gate}: {reason}" for one in ordered if one.verdict != "passed" for reason in one.reasons)
+        return tuple(f"{one.gate}: {reason}" for one in ordered for reason in one.reasons)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ class Gates:
         """
         judged = tuple(_judge(gate, table) for gate in self.gates)
         verdicts = {one.verdict for one in judged}
-        if verdicts == {"passed"} and not any(one.looked_at for one in judged):
+        if verdicts == {"absent"}:
             nothing = "no gate found anything to look at in the audit"
             return Decision("insufficient", (*judged, Judged("all", "insufficient", 0, (nothing,))))
         worst: tuple[Verdict, ...] = ("refused", "insufficient", "passed")
@@ -181,7 +182,7 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
     if not looked_at and not (strict and unknown) and gate.missing == "refuse":
         left_out = f" that is not left out ({len(unknown)} insufficient)" if unknown else ""
         reasons.append(f"{gate.metric} {gate.group}: no finding{left_out}")
-    verdict: Verdict = "refused" if refusals else "insufficient" if reasons else "passed"
+    verdict: Verdict = "refused" if refusals else "insufficient" if reasons else "passed" if looked_at else "absent"
     warnings = tuple(unknown) if gate.insufficient == "warn" else ()
     return Judged(gate.name, verdict, looked_at, tuple(reasons), warnings)
 

@@ -11,7 +11,6 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.validation import _validate_model_alias_name
 
 from medrep import __version__
 from medrep.errors import listed
@@ -28,6 +27,7 @@ from medrep.tracking.versions import (
     PASSED,
     REFUSED,
     Address,
+    alias_problems,
     find_version,
     gate_tag,
 )
@@ -58,10 +58,8 @@ def promote_version(store: Store, source: Address, alias: str, gates: Gates) -> 
         RegistryError: No such version, one that `medrep register` did not make, an audit that was altered since, or a store
             that does not answer. No alias has moved.
     """
-    try:
-        _validate_model_alias_name(alias)
-    except MlflowException as error:
-        raise RegistryError(" ".join(error.message.split())) from None
+    if problems := alias_problems(alias):
+        raise RegistryError(listed("names that cannot be used", problems))
     with explained(store), session(store) as client:
         version = find_version(client, source)
         audit = registered_audit(client, store, version)

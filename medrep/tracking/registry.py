@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ParamSchema, ParamSpec
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_alias_name, _validate_model_name
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
 
 from medrep import __version__
 from medrep.errors import listed
@@ -40,6 +40,7 @@ from medrep.tracking.versions import (
     MODEL_ID,
     PASSED,
     Address,
+    alias_problems,
     find_version,
     gate_tag,
 )
@@ -115,6 +116,7 @@ def register_version(
         DIGEST: candidate.digest,
         FINGERPRINT: str(audit.cohort["fingerprint"]),
         KIND: candidate.kind,
+        "medrep.audit_unseen": "checked" if audit.unseen else "not checked",
         "medrep.version": __version__,
     }
     with explained(store), session(store, patience_s=_PATIENCE_S) as client:
@@ -219,14 +221,12 @@ def _refuse_promoted(client: MlflowClient, address: Address) -> None:
 
 def _check_names(name: str, alias: str) -> None:
     problems = []
-    for check, text in ((_validate_model_name, name), (_validate_model_alias_name, alias)):
-        try:
-            check(text)
-        except MlflowException as error:
-            problems.append(" ".join(error.message.split()))
+    try:
+        _validate_model_name(name)
+    except MlflowException as error:
+        problems.append(" ".join(error.message.split()))
+    problems += alias_problems(alias)
     if {"@", "%", ".."} & {*name} or ".." in name:
         problems.append(f"name {name!r}: @, % and .. are not allowed, since models:/NAME@ALIAS could not tell it")
-    if alias.lower() == "latest":
-        problems.append("alias latest: MLflow keeps it for the newest version")
     if problems:
         raise RegistryError(listed("names that cannot be used", problems))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
 
 from medrep.tracking.errors import RegistryError
 
@@ -69,6 +70,16 @@ def find_version(client: MlflowClient, address: Address) -> ModelVersion:
         aliases = sorted(client.get_registered_model(address.name).aliases)
         raise RegistryError(f"{address}: no such alias; {address.name} has {', '.join(aliases) or 'none'}")
     raise RegistryError(f"{address}: no such version")
+
+
+def alias_problems(alias: str) -> list[str]:
+    """Return why MLflow would not take an alias; nothing if it would."""
+    try:
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+    except MlflowException as error:
+        return [f"alias {alias!r}: {' '.join(error.message.split())}"]
+    return []
 
 
 def gate_tag(alias: str) -> str:

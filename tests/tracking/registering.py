@@ -32,7 +32,7 @@ def write_audit(folder: Path, model: Path, findings: Iterable[Finding] = CLEAN, 
         "medrep": __version__,
         "model": {"kind": kind, "digest": digest(model)},
         "cohort": {"name": "held-out", "fingerprint": "f" * 64, "people": 120},
-        "options": {"by": ["sex"]},
+        "options": {"by": "sex", "training_known": True},
         "seed": 0,
     }
     (folder / "audit.json").write_text(json.dumps(about))

@@ -93,7 +93,9 @@ def test_no_finding_is_missing() -> None:
     ignoring = Gate("g", "leakage_excess", UNDER, missing="ignore")
     assert judged(ignoring, other).verdict == "insufficient", "nothing at all was looked at"
     both = Gates((ignoring, Gate("h", "injection", (Bound("p", low=0.05),))), "")
-    assert both.judge(findings_table([other])).verdict == "passed"
+    decision = both.judge(findings_table([other]))
+    assert decision.verdict == "passed"
+    assert [one.verdict for one in decision.judged] == ["absent", "passed"]
 
 
 def test_refusals_come_before_lack_of_evidence() -> None:
