@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```(\w+)\n(.*?)```", README, flags=re
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     assert main(["simulate", str(folder / "my_bids"), "--kind", "volume", "--n", "32", "--quiet"]) == 0
-    assert main(["simulate", str(folder / "my_table"), "--kind", "features", "--n", "80", "--quiet"]) == 0
+    assert main(["simulate", str(folder / "my_table"), "--kind", "features", "--n", "200", "--quiet"]) == 0
     assert main(["simulate", str(folder / "my_shapes"), "--kind", "shape", "--n", "16", "--sites", "1", "--quiet"]) == 0
     write_bold_cohort(folder / "my_rest")
     save_atlas(folder / "atlas.nii.gz")

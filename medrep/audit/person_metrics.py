@@ -219,7 +219,9 @@ def _case(name: str, levels: list[str], positive: str | None) -> str:
     if positive is None and numbers is not None and sorted(numbers) == [0.0, 1.0]:
         return levels[int(np.argmax(numbers))]
     if positive not in levels:
-        said = "say which one a high score stands for" if positive is None else f"{positive!r} is neither"
+        said = (
+            "say with --positive which one a high score stands for" if positive is None else f"{positive!r} is neither"
+        )
         raise CohortError(f"outcome {name} is {levels[0]} or {levels[1]}; {said}")
     return positive
 

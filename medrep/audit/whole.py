@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from medrep.audit.audited import Audited
 from medrep.audit.counterfactuals import audit_counterfactuals
@@ -38,6 +39,7 @@ class AuditOptions:
         intersect: Columns whose groups are crossed.
         outcome: A column that the data are for, such as a diagnosis; empty for none.
         prediction: A column with a predictor's output for ``outcome``; empty for none.
+        positive: The class of ``outcome`` that a high score stands for; needed where it is not 0 and 1.
         min_n: Fewest participants to say anything.
         margin: Leakage below this excess (AUC or R2) counts as none in the equivalence test.
         seed: Of every draw.
@@ -47,6 +49,7 @@ class AuditOptions:
     intersect: tuple[tuple[Split, ...], ...] = ()
     outcome: str = ""
     prediction: str = ""
+    positive: str = ""
     min_n: int = 20
     margin: float = 0.1
     seed: int = 0
@@ -88,7 +91,7 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
     }
     if options.prediction:
         outcome, prediction = audited.table[options.outcome], audited.table[options.prediction]
-        metrics |= prediction_metrics(outcome, prediction, audited.participants)
+        metrics |= prediction_metrics(outcome, prediction, audited.participants, options.positive or None)
     latents = latent_posterior(audited.model, audited.data, audited.frame)
     steps: dict[str, Callable[[], Iterable[Finding]]] = {
         "what probes read": lambda: _leakage(audited, options),
@@ -101,9 +104,11 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
         "counterfactuals": lambda: _counterfactuals(audited, options),
     }
     found: list[Finding] = []
-    for what, step in steps.items():
-        say(what)
-        found += step()
+    # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for what, step in steps.items():
+            say(what)
+            found += step()
     described = describe_latents(*latents) if latents[0].shape[1] else pd.DataFrame(columns=["latent", "kind"])
     return AuditResult(findings_table(found), described, people)
 

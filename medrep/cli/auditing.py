@@ -36,6 +36,9 @@ def add_audit(commands: Commands) -> None:
         "--prediction", default="", metavar="COLUMN", help="a predictor's output for the outcome: is it fair to groups?"
     )
     parser.add_argument(
+        "--positive", default="", metavar="CLASS", help="the class of the outcome that a high prediction stands for"
+    )
+    parser.add_argument(
         "--margin",
         type=float,
         default=0.1,
@@ -62,6 +65,7 @@ def _audit(options: argparse.Namespace) -> int:
         references=pairs("--reference", options.reference),
         outcome=options.outcome,
         prediction=options.prediction,
+        positive=options.positive,
         min_n=options.min_n,
         margin=options.margin,
         seed=options.seed,

@@ -42,6 +42,7 @@ class AuditRequest:
         references: Removed covariate -> value, where it is not the model's default.
         outcome: Column that the data are for, such as diagnosis; empty for none.
         prediction: Column with a predictor's output for ``outcome``; empty for none.
+        positive: The class of ``outcome`` that a high score stands for.
         min_n: Fewest participants to say anything.
         margin: Leakage whose excess is shown to be below this counts as none.
         seed: Of every draw.
@@ -58,6 +59,7 @@ class AuditRequest:
     references: Mapping[str, str] | None = None
     outcome: str = ""
     prediction: str = ""
+    positive: str = ""
     min_n: int = 20
     margin: float = 0.1
     seed: int = 0
@@ -108,7 +110,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     removed = request.remove or model.schema.batches or model.schema.names
     target = checked_target(model.schema, ExportRequest(removed, references=request.references))
     options = AuditOptions(
-        by, crossed, request.outcome, request.prediction, request.min_n, request.margin, request.seed
+        by,
+        crossed,
+        request.outcome,
+        request.prediction,
+        request.positive,
+        request.min_n,
+        request.margin,
+        request.seed,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
@@ -134,6 +143,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
             "kept": list(audited.kept),
             "outcome": request.outcome,
             "prediction": request.prediction,
+            "positive": request.positive,
             "min_n": request.min_n,
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],

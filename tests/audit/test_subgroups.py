@@ -340,7 +340,7 @@ def test_prevalence_is_no_disparity_of_auroc_and_a_worse_site_is():
 @pytest.mark.parametrize(
     ("outcome", "predicted", "positive", "told"),
     [
-        (["AD", "HC"], [0.1, 0.2], None, "say which one"),
+        (["AD", "HC"], [0.1, 0.2], None, "say with --positive"),
         (["AD", "HC"], [0.1, 0.2], "MCI", "'MCI' is neither"),
         (["AD", "HC"], ["AD", "control"], "AD", "control"),
         (["AD", "AD"], [0.1, 0.2], "AD", "two values"),

@@ -63,7 +63,7 @@ def running(
 def postgresql() -> Path | None:
     """Folder of PostgreSQL's programs; None where there are none, or nobody but root to run them."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     usable = [folder for folder in folders if (folder / "initdb").is_file() and (folder / "postgres").is_file()]
     return usable[-1] if usable and (os.getuid() != 0 or _unprivileged()) else None
 
@@ -78,8 +78,8 @@ def _unprivileged() -> dict[str, object]:
 
 
 @contextmanager
-def database(folder: Path, password: str) -> Iterator[str]:
-    """Run a PostgreSQL cluster in a folder that its own user may enter; yield the URL of a database without a name."""
+def database(folder: Path, name: str, password: str) -> Iterator[str]:
+    """Run a PostgreSQL cluster in a folder that its own user may enter, with a user and a database; yield host:port."""
     programs, somebody = postgresql(), _unprivileged() if os.getuid() == 0 else {}
     assert programs is not None
     if somebody:
@@ -89,12 +89,15 @@ def database(folder: Path, password: str) -> Iterator[str]:
     secret.chmod(0o644)
     data, port = folder / "data", free_port()
     run = {"cwd": folder, "check": True, "capture_output": True, **somebody}
-    options = ["--username=medrep", "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--no-sync"]
+    options = [f"--username={name}", "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--no-sync"]
     subprocess.run([programs / "initdb", "-D", data, *options], **run)  # type: ignore[call-overload]
     listen = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
     control = [programs / "pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-l", folder / "log", "-o", listen, "start"], **{**run, "capture_output": False})  # type: ignore[call-overload]
     try:
-        yield f"postgresql+psycopg2://medrep:{password}@127.0.0.1:{port}"
+        login = {"PGPASSWORD": password, "PATH": os.environ["PATH"]}
+        made = [programs / "createdb", "--host=127.0.0.1", f"--port={port}", f"--username={name}", name]
+        subprocess.run(made, **run, env=login)  # type: ignore[call-overload]
+        yield f"127.0.0.1:{port}"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]

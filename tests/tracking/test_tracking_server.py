@@ -1,6 +1,7 @@
 """Register, promote and fetch on a real ``mlflow server``: PostgreSQL below, passwords on."""
 
 import json
+import shlex
 import shutil
 import tempfile
 import urllib.request
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy
+import yaml
 from mlflow import MlflowClient
 
 from medrep.audit.findings import Finding
@@ -17,6 +18,7 @@ from medrep.cli import GATE_REFUSED, OK, main
 from medrep.errors import MedrepError
 from medrep.tracking.fetched import fetched_model
 from medrep.training.checkpoint import digest
+from tests.conftest import ROOT
 from tests.tracking.registering import CLEAN, write_audit
 from tests.tracking.servers import answers, database, free_port, postgresql, running
 
@@ -25,32 +27,32 @@ pytestmark = [
     pytest.mark.skipif(postgresql() is None, reason="no PostgreSQL; apt-get install postgresql"),
 ]
 ADMIN, WRITER, READER = ("admin", "admin-password-1"), ("writer", "writer-password-1"), ("reader", "reader-password-1")
+DATABASE_PASSWORD = "database: p@ss/word%1"  # noqa: S105 (only for this test)
 LEAKING = (*CLEAN[1:], Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001))
+
+
+COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """URL of the server, which knows a writer and a reader."""
+    """URL of a server set up as docker/compose.yaml sets it up, which knows a writer and a reader."""
     pytest.importorskip("psycopg2")
+    service, mlflow = COMPOSE["services"]["server"], "exec mlflow server "
+    script = service["command"][-1]
+    options = shlex.split(script[script.index(mlflow) + len(mlflow) :])
+    options = options[: options.index("--artifacts-destination")]
+    assert options == ["--app-name", "basic-auth"]
     folder = Path(tempfile.mkdtemp(prefix="medrep-postgresql-"))
     try:
         folder.chmod(0o755)
         cluster = folder / "cluster"
         cluster.mkdir()
-        with database(cluster, "database-password-1") as base:
-            engine = sqlalchemy.create_engine(f"{base}/postgres", isolation_level="AUTOCOMMIT")
-            with engine.connect() as connection:
-                for name in ("runs", "users"):
-                    connection.execute(sqlalchemy.text(f"create database {name}"))
-            engine.dispose()
-            (folder / "auth.ini").write_text(
-                f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {base}/users\nadmin_username = {ADMIN[0]}\n"
-                "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-                "auth_cache_ttl_seconds = 60\n"
-            )
+        with database(cluster, "mlflow", DATABASE_PASSWORD) as where:
+            users = COMPOSE["configs"]["auth"]["content"].replace("@database/", f"@{where}/")
+            (folder / "auth.ini").write_text(f"{users}auth_cache_ttl_seconds = 60\n")
             port = free_port()
-            command = ["mlflow", "server", "--app-name", "basic-auth", "--backend-store-uri", f"{base}/runs"]
-            command += [
+            options += [
                 "--artifacts-destination",
                 str(folder / "artifacts"),
                 "--host",
@@ -61,10 +63,15 @@ def server() -> Iterator[str]:
             environment = {
                 "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
                 "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
+                "MLFLOW_BACKEND_STORE_URI": service["environment"]["MLFLOW_BACKEND_STORE_URI"].replace(
+                    "@database/", f"@{where}/"
+                ),
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": "only-for-this-test",
+                "PGPASSWORD": DATABASE_PASSWORD,
             }
-            url = f"http://127.0.0.1:{port}"
-            with running([*command, "--workers", "1"], lambda: answers(f"{url}/health"), folder / "log", environment):
+            url, log = f"http://127.0.0.1:{port}", folder / "log"
+            command = ["mlflow", "server", *options, "--workers", "1"]
+            with running(command, lambda: answers(f"{url}/health"), log, environment):
                 for user, password in (WRITER, READER):
                     _ask(f"{url}/api/2.0/mlflow/users/create", {"username": user, "password": password})
                 yield url

@@ -1,0 +1,215 @@
+"""`medrep audit` as a user runs it; what it measures is tested in tests/audit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.cli import main
+from medrep.cohort.fingerprints import cohort_fingerprint
+from medrep.training.checkpoint import digest
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audit") / "table"
+    assert run("simulate", folder, "--kind", "features", "--n", 200, "--sites", 3, "--seed", 5, "--quiet") == 0
+    people = pd.read_csv(folder / "participants.tsv", sep="\t")
+    rng = np.random.default_rng(0)
+    outcome = people["diagnosis"] == "control"
+    people["risk"] = np.where(rng.random(len(people)) < 0.8, outcome, ~outcome) * 0.6 + 0.2
+    people.to_csv(folder / "participants.tsv", sep="\t", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("audit") / "trained"
+    settings = ("--set", "settings.components=6")
+    assert run("train", table, out, *settings, "--hold-out", 0.5, "--tracking", "none", "--quiet") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def audited(table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("audit") / "audited"
+    asked = (
+        "--by",
+        "sex,age:40/60,site",
+        "--intersect",
+        "sex,site",
+        "--outcome",
+        "diagnosis",
+        "--prediction",
+        "risk",
+        "--positive",
+        "control",
+    )
+    assert run("audit", table, out, "--model", trained / "model", *asked, "--quiet") == 0
+    return out
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "audit.tsv", sep="\t", keep_default_na=True)
+
+
+def test_the_whole_audit_is_one_tidy_table(audited: Path) -> None:
+    found = read(audited)
+    columns = ["metric", "group", "n", "estimate", "ci_low", "ci_high", "p", "q", "status", "note"]
+    assert list(found.columns) == columns
+    assert not found.duplicated(["metric", "group"]).any()
+    rows = set(zip(found["metric"], found["group"], strict=True))
+    assert rows >= {
+        ("leakage", "raw/site"),
+        ("leakage", "exported/site"),
+        ("leakage", "latents/age"),
+        ("leakage_excess", "exported/site"),
+        ("leakage_equivalence", "exported/site"),
+        ("dependence", "latents/sex"),
+        ("injection", "exported/age"),
+        ("injection_gain", "exported/sex"),
+        ("reconstruction_error", "sex=F"),
+        ("reconstruction_error", "age=40-60"),
+        ("reconstruction_error", "sex=F & site=S1"),
+        ("reconstruction_error_gap_excess", "site"),
+        ("reconstruction_error_trend", "age"),
+        ("deviation_gap", "sex"),
+        ("auroc", "sex=M"),
+        ("calibration_gap", "site"),
+        ("identity_kept", "exported"),
+        ("utility_change", "exported/diagnosis"),
+        ("latents_active", "latents"),
+        ("info_explicitness", "latents"),
+        ("cf_composition", "site"),
+        ("cf_effectiveness_gap", "sex=F"),
+        ("counterfactual_fairness", "age"),
+    }
+    assert set(found["status"]) <= {"ok", "insufficient"}
+    few = found[found["status"] == "insufficient"]
+    assert few["estimate"].isna().all()
+    assert (found.loc[found["status"] == "ok", "estimate"].notna()).all()
+
+
+def test_it_tells_what_is_true_of_generated_people(audited: Path) -> None:
+    found = read(audited).set_index(["metric", "group"])
+    assert found.loc[("leakage", "raw/site"), "estimate"] > 0.8
+    assert found.loc[("leakage_excess", "exported/site"), "estimate"] < 0.2
+    assert found.loc[("identity_kept", "exported"), "estimate"] > 0.8
+    assert 0.65 < found.loc[("auroc", "everybody"), "estimate"] < 0.92
+    # Who is at the target comes back as they are; the note says what a nudge does.
+    assert found.loc[("cf_composition", "age"), "estimate"] < 1e-6
+
+
+def test_the_same_audit_twice_is_the_same_file(audited: Path, table: Path, trained: Path, tmp_path: Path) -> None:
+    asked = (
+        "--by",
+        "sex,age:40/60,site",
+        "--intersect",
+        "sex,site",
+        "--outcome",
+        "diagnosis",
+        "--prediction",
+        "risk",
+        "--positive",
+        "control",
+    )
+    assert run("audit", table, tmp_path / "again", "--model", trained / "model", *asked, "--quiet") == 0
+    assert (tmp_path / "again" / "audit.tsv").read_bytes() == (audited / "audit.tsv").read_bytes()
+
+
+def test_only_people_who_were_held_out_are_looked_at(audited: Path, trained: Path) -> None:
+    people = pd.read_csv(audited / "people.tsv", sep="\t")
+    split = pd.read_csv(trained / "people.tsv", sep="\t")
+    assert set(people["participant_id"]) == set(split.loc[split["part"] == "held-out", "participant_id"])
+    about = json.loads((audited / "audit.json").read_text())
+    assert about["model"] == {"kind": "linear", "digest": digest(trained / "model")}
+    assert about["cohort"]["people"] == len(people)
+    assert len(about["cohort"]["fingerprint"]) == len(cohort_fingerprint([]))
+    assert about["options"]["training_known"]
+
+
+def test_no_participant_is_in_what_is_shared(audited: Path, table: Path) -> None:
+    ids = pd.read_csv(table / "participants.tsv", sep="\t")["participant_id"]
+    for name in ("audit.tsv", "audit.json", "report.html", "latent_diagnostics.tsv"):
+        text = (audited / name).read_text(encoding="utf-8")
+        assert not [who for who in ids if who in text], name
+
+
+def test_the_report_opens_from_disk(audited: Path) -> None:
+    page = (audited / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count('<img src="data:image/png;base64,') >= 3
+    for text in (
+        "What probes read",
+        "By group: reconstruction error",
+        "Counterfactuals",
+        "insufficient",
+        "Model sheet",
+    ):
+        assert text in page
+    assert (audited / "figures" / "leakage.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_of_training_under_other_names_are_refused(
+    table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = tmp_path / "cohort"
+    cohort.mkdir()
+    for name in ("participants.tsv", "features.tsv"):
+        text = (table / name).read_text(encoding="utf-8").replace("sub-", "sub-x")
+        (cohort / name).write_text(text, encoding="utf-8")
+    assert run("audit", cohort, tmp_path / "a", "--model", trained / "model", "--quiet") == 1
+    said = capsys.readouterr().err
+    assert "people whose data the model was trained on (100)" in said
+    assert not (tmp_path / "a").exists()
+
+
+def test_too_few_people_is_an_exit_code_of_its_own(
+    table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("audit", table, tmp_path / "a", "--model", trained / "model", "--min-n", 80, "--quiet") == 5
+    assert "100 participants whom the model never saw; an audit needs 160" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--by", "sex,height"), "height"),
+        (("--by", "age:60/20"), "edges have to increase"),
+        (("--intersect", "sex"), "two columns or more"),
+        (("--outcome", "illness"), "--outcome illness"),
+        (("--prediction", "risk"), "--prediction needs --outcome"),
+        (("--outcome", "diagnosis", "--prediction", "risk"), "--positive"),
+        (("--remove", "scanner"), "does not know scanner"),
+        (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    table: Path,
+    trained: Path,
+    tmp_path: Path,
+    asked: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_volumes_are_audited_too(tmp_path: Path) -> None:
+    cohort, out = tmp_path / "cohort", tmp_path / "trained"
+    assert run("simulate", cohort, "--kind", "volume", "--n", 48, "--sites", 2, "--quiet") == 0
+    switches = ("--set", "input.kind=volume", "--hold-out", 0.5, "--tracking", "none", "--quiet")
+    assert run("train", cohort, out, *switches) == 0
+    assert run("audit", cohort, tmp_path / "a", "--model", out / "model", "--min-n", 10, "--quiet") == 0
+    found = read(tmp_path / "a").set_index(["metric", "group"])
+    assert found.loc[("leakage", "raw/site"), "status"] == "ok"
+    assert found.loc[("reconstruction_error", "everybody"), "status"] == "ok"

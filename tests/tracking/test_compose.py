@@ -1,0 +1,41 @@
+"""As far as it can be checked without an engine: what compose.yaml builds is there, is closed, and holds no password."""
+
+import re
+
+import yaml
+
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
+CONTENT = yaml.safe_load(TEXT)
+SERVICES = CONTENT["services"]
+
+
+def test_only_the_server_is_reachable_and_only_from_this_machine() -> None:
+    published = {name: service.get("ports", []) for name, service in SERVICES.items()}
+    assert published == {"database": [], "server": ["127.0.0.1:5000:5000"]}
+    assert CONTENT["networks"]["inside"] == {"internal": True}
+    assert SERVICES["database"]["networks"] == ["inside"]
+
+
+def test_every_password_comes_from_the_environment_as_a_secret() -> None:
+    assert all(list(secret) == ["environment"] for secret in CONTENT["secrets"].values())
+    used = {name for service in SERVICES.values() for name in service["secrets"]}
+    assert used == set(CONTENT["secrets"])
+    read = set(re.findall(r"/run/secrets/(\w+)", TEXT))
+    assert read == used
+    assert not re.search(r"://\w+:[^@\s]+@", TEXT), "a password in a URL"
+    assert not re.search(r"(?i)password\s*[=:]\s*['\"]?(?!/run|MEDREP|\.\.\.|\"?\$\$\(cat|\{environment)\w", TEXT)
+
+
+def test_the_image_of_the_server_is_pinned_and_does_not_run_as_root() -> None:
+    build = SERVICES["server"]["build"]
+    file = (ROOT / "docker" / build["context"] / build["dockerfile"]).resolve()
+    text = file.read_text(encoding="utf-8")
+    copied = re.findall(r"^COPY (\S+)", text, flags=re.MULTILINE)
+    assert copied == ["constraints.txt"]
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = re.search(r"-c /tmp/constraints.txt (.+)$", text, flags=re.MULTILINE)
+    assert wanted is not None
+    assert set(wanted[1].split()) <= pinned
+    assert text.index("RUN pip") < text.index("USER mlflow")
