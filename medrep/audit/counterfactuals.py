@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from medrep.audit.distances import Ruler
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import bootstrap, percentile_interval
-from medrep.audit.means import exact_interval, mean_finding
 from medrep.audit.readers import FEWEST, Reading, fit_readings, halves
+from medrep.audit.resampling.intervals import bootstrap, percentile_interval
+from medrep.audit.resampling.means import exact_interval, mean_finding
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.models import Model
 

@@ -30,8 +30,8 @@ from jaxtyping import Float, Int
 
 from medrep.audit.findings import Finding
 from medrep.audit.groups import Grouping
-from medrep.audit.intervals import permutation_p
 from medrep.audit.person_metrics import PersonMean
+from medrep.audit.resampling.intervals import permutation_p
 
 MOST = 1000
 

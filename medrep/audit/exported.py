@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from medrep.audit.probes import FOLDS, Probed, age_r2, sex_auc, site_auc
+from medrep.audit.probing.probes import FOLDS, Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.covariates import Continuous, CovariateSchema
 
 _FEWEST = 30

@@ -11,8 +11,8 @@ from jaxtyping import Float, Shaped
 
 from medrep.audit.counterfactuals import DRAWS, MIN_N, Targets, default_targets
 from medrep.audit.findings import Finding
-from medrep.audit.means import mean_finding
 from medrep.audit.readers import Components, fit_reader
+from medrep.audit.resampling.means import mean_finding
 from medrep.models import Model
 
 Predict = Callable[[np.ndarray], np.ndarray]

@@ -15,9 +15,9 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import percentile_interval, permutation_p
-from medrep.audit.means import mean_finding, shuffled_participants
 from medrep.audit.profiles import covariate_design, drawn_columns, residual, standardised
+from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.means import mean_finding, shuffled_participants
 from medrep.cohort.covariates import CovariateSchema
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from medrep.audit.conditional_exchange import conditional_exchanges
-from medrep.audit.coordinates import standardised_blocks
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import permutation_p
-from medrep.audit.probe_halves import MIN_N, MOST, exchangeable, rows_each
-from medrep.audit.relabelling import relabellings
+from medrep.audit.probing.coordinates import standardised_blocks
+from medrep.audit.probing.probe_halves import MIN_N, MOST, exchangeable, rows_each
+from medrep.audit.resampling.conditional_exchange import conditional_exchanges
+from medrep.audit.resampling.intervals import permutation_p
+from medrep.audit.resampling.relabelling import relabellings
 from medrep.audit.tables import refuse_gaps
 
 PERMUTATIONS = 499

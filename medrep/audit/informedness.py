@@ -27,8 +27,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import permutation_p
-from medrep.audit.means import shuffled_participants
+from medrep.audit.resampling.intervals import permutation_p
+from medrep.audit.resampling.means import shuffled_participants
 
 MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 99, 10
 SCORES = ("info_modularity", "info_compactness", "info_explicitness")

@@ -18,11 +18,11 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import percentile_interval
-from medrep.audit.probe_figures import recentred
-from medrep.audit.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each
-from medrep.audit.probe_suite import PROBES
-from medrep.audit.relabelling import relabellings
+from medrep.audit.probing.probe_figures import recentred
+from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each
+from medrep.audit.probing.probe_suite import PROBES
+from medrep.audit.resampling.intervals import percentile_interval
+from medrep.audit.resampling.relabelling import relabellings
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import CohortError, listed
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import percentile_interval, resampled_rows
+from medrep.audit.resampling.intervals import percentile_interval, resampled_rows
 from medrep.models import AdditiveShape, ConditionalVae, Model
 from medrep.models.context import context_vector
 from medrep.models.residuals import standardise

@@ -15,10 +15,10 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import LEVEL, percentile_interval, permutation_p
-from medrep.audit.probe_figures import recentred
-from medrep.audit.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, Judged
-from medrep.audit.probe_suite import PROBES
+from medrep.audit.probing.probe_figures import recentred
+from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, Judged
+from medrep.audit.probing.probe_suite import PROBES
+from medrep.audit.resampling.intervals import LEVEL, percentile_interval, permutation_p
 from medrep.audit.tables import refuse_gaps
 
 MARGIN = 0.1

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 
 from medrep.audit.findings import Finding
 from medrep.audit.person_metrics import PersonMean, PersonMetric
-from medrep.audit.relabelling import sample_weights
-from medrep.audit.small_samples import (
+from medrep.audit.resampling.relabelling import sample_weights
+from medrep.audit.resampling.small_samples import (
     area_interval,
     expanded_interval,
     share_interval,

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
-from medrep.audit.intervals import bootstrap, percentile_interval
 from medrep.audit.profiles import drawn_columns
+from medrep.audit.resampling.intervals import bootstrap, percentile_interval
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import CohortError
 

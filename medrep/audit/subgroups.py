@@ -28,11 +28,11 @@ from scipy import stats
 
 from medrep.audit.findings import Finding
 from medrep.audit.groups import Grouping
-from medrep.audit.intervals import LEVEL
-from medrep.audit.label_exchange import Exchange, exchange_labels
 from medrep.audit.measured_groups import Least, MeasuredGroup, measure_group, noted, with_absent
 from medrep.audit.person_metrics import PersonMean, PersonMetric
-from medrep.audit.small_samples import expansion
+from medrep.audit.resampling.intervals import LEVEL
+from medrep.audit.resampling.label_exchange import Exchange, exchange_labels
+from medrep.audit.resampling.small_samples import expansion
 from medrep.audit.trends import audit_trend
 
 _A_TEST = 40  # permutations a test at least: so many let the strongest group pass a correction at 5%

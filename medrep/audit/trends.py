@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import LEVEL, permutation_p
 from medrep.audit.measured_groups import noted
 from medrep.audit.person_metrics import PersonMean
-from medrep.audit.relabelling import relabellings, sample_weights
-from medrep.audit.small_samples import expanded_interval, expansion
+from medrep.audit.resampling.intervals import LEVEL, permutation_p
+from medrep.audit.resampling.relabelling import relabellings, sample_weights
+from medrep.audit.resampling.small_samples import expanded_interval, expansion
 from medrep.models.splines import natural_spline, spline_knots
 
 DEGREES = 3

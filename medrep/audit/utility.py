@@ -19,11 +19,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import percentile_interval, permutation_p
-from medrep.audit.kernel_ridge import out_of_fold
 from medrep.audit.matching import Matched, first_rows, match_people
-from medrep.audit.means import exact_interval
+from medrep.audit.probing.kernel_ridge import out_of_fold
 from medrep.audit.profiles import compact, covariate_design, residual
+from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.means import exact_interval
 from medrep.cohort.covariates import CovariateSchema
 
 MIN_N, DRAWS, PERMUTATIONS, FOLDS = 20, 1000, 499, 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medrep.audit.probes import Probed, age_r2, sex_auc, site_auc
+from medrep.audit.probing.probes import Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.inputs import Input
 from medrep.cohort.loaders import fill_matrix

@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from medrep.audit.conditional_exchange import conditional_exchanges
 from medrep.audit.independence import (
     audit_independence,
     centred_distances,
@@ -12,6 +11,7 @@ from medrep.audit.independence import (
     projected,
     table_distances,
 )
+from medrep.audit.resampling.conditional_exchange import conditional_exchanges
 from medrep.errors import CohortError
 
 

@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import binom, kstest
 
 from medrep.audit.leakage import audit_leakage
-from medrep.audit.probe_halves import Halves
+from medrep.audit.probing.probe_halves import Halves
 from medrep.errors import CohortError
 
 CHEAP = {"permutations": 99, "draws": 200}

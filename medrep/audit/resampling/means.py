@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import beta
 
 from medrep.audit.findings import Finding
-from medrep.audit.intervals import LEVEL, bootstrap, percentile_interval
+from medrep.audit.resampling.intervals import LEVEL, bootstrap, percentile_interval
 
 
 def participant_means(

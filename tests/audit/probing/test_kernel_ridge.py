@@ -3,7 +3,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV
 
-from medrep.audit.kernel_ridge import out_of_fold
+from medrep.audit.probing.kernel_ridge import out_of_fold
 from medrep.audit.profiles import compact
 
 N = 60

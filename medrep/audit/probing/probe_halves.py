@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from medrep.audit.intervals import percentile_interval, permutation_p
-from medrep.audit.participant_parts import deal
-from medrep.audit.probe_figures import AUC, CHANCE, NUMBER, permuted_figures, recentred, weighted_figures
-from medrep.audit.probe_suite import PROBES, predict_unseen
-from medrep.audit.relabelling import relabellings, sample_weights
+from medrep.audit.probing.participant_parts import deal
+from medrep.audit.probing.probe_figures import AUC, CHANCE, NUMBER, permuted_figures, recentred, weighted_figures
+from medrep.audit.probing.probe_suite import PROBES, predict_unseen
+from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.relabelling import relabellings, sample_weights
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
 FEWEST = 5

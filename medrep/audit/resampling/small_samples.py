@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.optimize import brentq
 
-from medrep.audit.intervals import LEVEL, percentile_interval
+from medrep.audit.resampling.intervals import LEVEL, percentile_interval
 
 
 def expansion(people: int, level: float = LEVEL) -> float:

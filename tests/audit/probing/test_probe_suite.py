@@ -4,12 +4,12 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from medrep.audit import probe_suite
-from medrep.audit.association import associated_columns
-from medrep.audit.coordinates import Coordinates
-from medrep.audit.participant_parts import deal
-from medrep.audit.probe_figures import AUC, NUMBER, permuted_figures, recentred, weighted_area, weighted_figures
-from medrep.audit.probe_suite import PROBES, predict_unseen
+from medrep.audit.probing import probe_suite
+from medrep.audit.probing.association import associated_columns
+from medrep.audit.probing.coordinates import Coordinates
+from medrep.audit.probing.participant_parts import deal
+from medrep.audit.probing.probe_figures import AUC, NUMBER, permuted_figures, recentred, weighted_area, weighted_figures
+from medrep.audit.probing.probe_suite import PROBES, predict_unseen
 
 TRAIN, TEST = np.arange(60), np.arange(60, 100)
 

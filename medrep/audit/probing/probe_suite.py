@@ -19,11 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from threadpoolctl import threadpool_limits
 
-from medrep.audit.association import associated_columns
-from medrep.audit.coordinates import Coordinates
-from medrep.audit.participant_parts import deal
-from medrep.audit.probe_figures import AUC, NUMBER, weighted_figures
-from medrep.audit.probes import INNER_FOLDS, WIDTHS, boosting_settings
+from medrep.audit.probing.association import associated_columns
+from medrep.audit.probing.coordinates import Coordinates
+from medrep.audit.probing.participant_parts import deal
+from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_figures
+from medrep.audit.probing.probes import INNER_FOLDS, WIDTHS, boosting_settings
 
 PROBES = ("linear", "rbf", "boosting", "network")
 COMPONENTS, ASSOCIATED = 50, 16

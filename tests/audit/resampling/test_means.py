@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medrep.audit.means import exact_interval, mean_finding, shuffled_participants
+from medrep.audit.resampling.means import exact_interval, mean_finding, shuffled_participants
 
 
 def found(values, participants=None, **options):

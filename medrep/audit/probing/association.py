@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from medrep.audit.coordinates import standardised_blocks
+from medrep.audit.probing.coordinates import standardised_blocks
 
 
 def associated_columns(

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from medrep.audit.intervals import permutation_p
 from medrep.audit.person_metrics import PersonMetric
-from medrep.audit.relabelling import relabellings
+from medrep.audit.resampling.intervals import permutation_p
+from medrep.audit.resampling.relabelling import relabellings
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Probes: predictors trained on some people that read covariates of others."""
