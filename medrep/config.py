@@ -1,11 +1,9 @@
 """A configuration: YAML <-> frozen dataclasses. An unknown key is an error that suggests the nearest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -13,6 +11,7 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.inputs import Input
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
+from medrep.sections import build_section, unknown_key
 from medrep.shipped import SHIPPED
 
 
@@ -74,7 +73,7 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     """
     problems: list[str] = []
     known = [entry.name for entry in fields(Config)]
-    problems += [_unknown(str(key), known, "") for key in content if key not in known]
+    problems += [unknown_key(str(key), known, "") for key in content if key not in known]
     kind = content.get("model", "linear")
     if not isinstance(kind, str) or kind not in MODELS:
         raise ConfigError(f"{source}: model {kind!r} is unknown; allowed: {', '.join(MODELS)}")
@@ -88,7 +87,7 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
         if isinstance(entry, dict) and "name" in entry
     ]
     declared = tuple(
-        _build(
+        build_section(
             Covariate,
             {**(entry if isinstance(entry, dict) else {"kind": entry}), "name": str(name)},
             f"covariates.{name}",
@@ -97,8 +96,8 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
         for name, entry in covariates.items()
         if entry is not None
     )
-    input_section = _build(Input, content.get("input") or {}, "input", problems)
-    settings = _build(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
+    input_section = build_section(Input, content.get("input") or {}, "input", problems)
+    settings = build_section(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
     seed = content.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: {seed!r} is not a whole number from 0")
@@ -112,19 +111,6 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     if problems:
         raise ConfigError(listed(f"{source}: not a valid configuration", problems))
     return Config(kind, input_section, declared, settings, seed)
-
-
-def parse_input(content: Mapping[str, Any], source: str) -> Input:
-    """Turn a saved ``input`` section back into an `Input`.
-
-    Raises:
-        ConfigError: All unknown keys and wrong values.
-    """
-    problems: list[str] = []
-    section = _build(Input, dict(content), "input", problems)
-    if problems or not isinstance(section, Input):
-        raise ConfigError(listed(f"{source}: not a valid input section", problems))
-    return section
 
 
 def _find(path: Path) -> Path:
@@ -152,76 +138,6 @@ def _override(content: dict[str, Any], override: str) -> None:
             place[parent] = {}
         place = place[parent]
     place[last] = value
-
-
-def _build(kind: type[Any], content: object, where: str, problems: list[str]) -> Any:
-    if not isinstance(content, dict):
-        problems.append(f"{where}: {content!r} is not a set of keys and values")
-        return None
-    hints = get_type_hints(kind)
-    known = [entry.name for entry in fields(kind)]
-    problems += [_unknown(str(key), [k for k in known if k != "name"], where) for key in content if key not in known]
-    required = [e.name for e in fields(kind) if e.default is MISSING and e.default_factory is MISSING]
-    absent = [name for name in required if name not in content]
-    problems += [f"{where}.{name}: missing; allowed: {_allowed(hints[name])}" for name in absent]
-    values = {}
-    for key, value in content.items():
-        if key in known and is_dataclass(hints[key]):
-            built = _build(hints[key], value, f"{where}.{key}", problems)
-            values[key] = _REFUSED if built is None else built
-        elif key in known:
-            values[key] = converted = _convert(value, hints[key])
-            if converted is _REFUSED:
-                problems.append(f"{where}.{key}: {value!r} is not allowed; allowed: {_allowed(hints[key])}")
-    return None if absent or _REFUSED in values.values() else kind(**values)
-
-
-class _Refused:
-    """Marks a value that does not fit its field."""
-
-
-_REFUSED = _Refused()
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        # YAML reads the bare words yes and no as booleans.
-        word = ("yes" if value else "no") if isinstance(value, bool) else value
-        return word if isinstance(word, str) and word in arguments else _REFUSED
-    if origin in {Union, UnionType}:
-        fits = (converted for option in arguments if (converted := _convert(value, option)) is not _REFUSED)
-        return next(fits, _REFUSED)
-    if origin is tuple:
-        items = [_convert(item, arguments[0]) for item in value] if isinstance(value, list | tuple) else [_REFUSED]
-        return _REFUSED if _REFUSED in items else tuple(items)
-    if origin is dict:
-        return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else _REFUSED
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if hint is type(None):
-        return None if value is None else _REFUSED
-    return value if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)) else _REFUSED
-
-
-def _allowed(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ", ".join(str(value) for value in arguments)
-    if origin in {Union, UnionType}:
-        return " or ".join(_allowed(option) for option in arguments)
-    if origin is tuple:
-        return f"a list of {_allowed(arguments[0])}"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return words.get(hint, "keys and values")
-
-
-def _unknown(key: str, known: Sequence[str], where: str) -> str:
-    near = get_close_matches(key, known, 1)
-    path = f"{where}.{key}" if where else key
-    return f"{path}: unknown; did you mean {near[0]}?" if near else f"{path}: unknown; known: {', '.join(known)}"
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from medrep.cohort.covariates import Covariate
-from medrep.config import SHIPPED, Config, parse_config, parse_input, read_config
+from medrep.cohort.inputs import saved_input
+from medrep.config import SHIPPED, Config, parse_config, read_config
 from medrep.errors import ConfigError
 from medrep.models import LinearSettings, VaeSettings
 from medrep.training.schedule import Schedule
@@ -267,9 +268,9 @@ def test_configurations_are_frozen(path):
 def test_saved_input_sections_are_read_back():
     section = read_config("linear", ["input={kind: volume, shape: [4, 5, 6], entities: {run: '1'}}"]).input
     plain = yaml.safe_load(yaml.safe_dump({**dataclasses.asdict(section), "shape": [4, 5, 6], "spacing": []}))
-    assert parse_input(plain, "model.json") == section
+    assert saved_input(plain, "model.json") == section
 
 
 def test_a_damaged_input_section():
     with pytest.raises(ConfigError, match=r"model\.json: not a valid input section: input\.knd: unknown"):
-        parse_input({"knd": "volume"}, "model.json")
+        saved_input({"knd": "volume"}, "model.json")

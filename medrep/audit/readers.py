@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
+from medrep.audit.probing.participant_parts import deal
 from medrep.audit.profiles import drawn_columns
 from medrep.audit.resampling.intervals import bootstrap, percentile_interval
 from medrep.cohort.covariates import Continuous, CovariateSchema
@@ -199,17 +200,10 @@ def halves(
     frame: pd.DataFrame, schema: CovariateSchema, participants: Shaped[np.ndarray, " people"], seed: int
 ) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
     """Split rows into two halves of participants, alike in levels (of a participant's first row), drawn by the seed."""
-    who = np.asarray(participants).astype(str)
-    first = np.unique(who, return_index=True)[1]
     levels = [c.declared.name for c in schema.fitted if not isinstance(c, Continuous)]
-    strata = (
-        frame[levels].astype(str).apply("\x1f".join, axis=1).to_numpy(object)[first] if levels else np.zeros(len(first))
-    )
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(first))
-    order = order[np.argsort(strata[order], kind="stable")]
-    half = np.isin(who, who[first[order[rng.integers(2) :: 2]]])
-    return np.flatnonzero(half), np.flatnonzero(~half)
+    together = frame[levels].astype(str).apply("\x1f".join, axis=1).to_numpy(str) if levels else np.zeros(len(frame))
+    part = deal(np.asarray(participants).astype(str), together, 2, np.random.default_rng(seed))
+    return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
 def _mean_recall(reader: LogisticRegression, rows: np.ndarray, codes: np.ndarray) -> float:

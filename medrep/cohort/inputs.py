@@ -1,7 +1,11 @@
 """What a cohort's input is: which files or table, brought to which grid."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from medrep.errors import ConfigError, listed
+from medrep.sections import build_section
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,16 @@ class Input:
     low_pass: float = 0.0
     high_pass: float = 0.0
     t_r: float = 0.0
+
+
+def saved_input(content: Mapping[str, Any], source: str) -> Input:
+    """Turn a saved ``input`` section back into an `Input`.
+
+    Raises:
+        ConfigError: All unknown keys and wrong values.
+    """
+    problems: list[str] = []
+    section = build_section(Input, dict(content), "input", problems)
+    if problems or not isinstance(section, Input):
+        raise ConfigError(listed(f"{source}: not a valid input section", problems))
+    return section

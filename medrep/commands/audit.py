@@ -3,7 +3,7 @@
 import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,6 @@ from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
-from medrep.models import Model
 
 FORMAT = 1
 _PEOPLE = "people.tsv"
@@ -88,6 +87,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     from medrep.audit.whole import AuditOptions, run_audit
     from medrep.export.audit_report import write_audit_report
 
+    _check_numbers(request)
     by = parse_by(request.by) if request.by else ()
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
@@ -122,7 +122,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         if cohort.features is not None:
-            cohort = _aligned(model, cohort)
+            cohort = replace(cohort, features=align_features(model, cohort.features))
         data, columns = cohort_matrix(cohort, console, scratch, workers=0)
         if columns != model.columns:
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
@@ -162,6 +162,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         write_audit_report(partial, title, result.findings, result.latents, _flat(about), sheet)
         write_json(partial / "audit.json", about)
     _summary(console, out, result.findings)
+
+
+def _check_numbers(request: AuditRequest) -> None:
+    wrong = [] if request.min_n >= 2 else [f"--min-n {request.min_n}: give 2 or more; 20 is usual"]
+    if not 0 < request.margin < 1:
+        wrong.append(f"--margin {request.margin:g}: give more than 0 and less than 1, in AUC or R2; 0.1 is usual")
+    if wrong:
+        raise MedrepError(listed("numbers that cannot be", wrong))
 
 
 def _check_columns(cohort: Cohort, request: AuditRequest) -> None:
@@ -215,12 +223,6 @@ def _refuse_known(cohort: Cohort, marks: Sequence[str], trained: pd.DataFrame | 
                 "leave them out with --exclude: a model passes vacuously on its own people",
             )
         )
-
-
-def _aligned(model: Model, cohort: Cohort) -> Cohort:
-    from dataclasses import replace
-
-    return cohort if cohort.features is None else replace(cohort, features=align_features(model, cohort.features))
 
 
 def _flat(about: Mapping[str, object], before: str = "") -> dict[str, object]:

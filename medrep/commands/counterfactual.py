@@ -47,12 +47,13 @@ def counterfactual(
     Raises:
         CovariateError: Unknown covariates or levels, or values beyond training.
     """
-    _, model, _ = load_trained(model_folder)
+    trained = load_trained(model_folder)
+    schema = trained[1].schema
     if not wanted:
-        raise CovariateError(f"nothing to set; name one or more of {', '.join(model.schema.names)}, e.g. --set age=80")
-    target = model.schema.references(list(wanted), wanted)
+        raise CovariateError(f"nothing to set; name one or more of {', '.join(schema.names)}, e.g. --set age=80")
+    target = schema.references(list(wanted), wanted)
     if not extrapolate:
-        refuse_extrapolation(model.schema, target)
+        refuse_extrapolation(schema, target)
     request = ExportRequest(
         remove=tuple(wanted),
         references=wanted,
@@ -63,4 +64,4 @@ def counterfactual(
         overwrite=overwrite,
         purpose="counterfactual",
     )
-    return export(root, out, model_folder, request, console)
+    return export(root, out, model_folder, request, console, trained=trained)

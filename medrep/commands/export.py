@@ -14,7 +14,7 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.support import Support
 from medrep.commands.folders import check_output
-from medrep.commands.newcomers import adapted_model, image_files, load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import Trained, adapted_model, image_files, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
 from medrep.erasure import Certificate
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
@@ -56,7 +56,15 @@ class ExportRequest:
     overwrite: bool = False
 
 
-def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, console: Console) -> int:
+def export(
+    root: Path,
+    out: Path,
+    model_folder: Path,
+    request: ExportRequest,
+    console: Console,
+    *,
+    trained: Trained | None = None,
+) -> int:
     """Write a BIDS derivative of the cohort with effects removed.
 
     Args:
@@ -65,6 +73,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         request: What to remove.
         console: Where to speak.
+        trained: The model, where it was loaded already.
 
     Returns:
         How many people could not be delivered; they stand in failures.tsv.
@@ -73,7 +82,7 @@ def export(root: Path, out: Path, model_folder: Path, request: ExportRequest, co
         MedrepError: Anything about the input that cannot be used, by name.
     """
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    checkpoint, model, wanted = load_trained(model_folder)
+    checkpoint, model, wanted = trained or load_trained(model_folder)
     refuse_mesh(request.mesh, wanted)
     target = checked_target(model.schema, request)
     if request.label_free:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pandas as pd
 
@@ -10,8 +10,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable, missing_cells
-from medrep.cohort.inputs import Input
-from medrep.config import parse_input
+from medrep.cohort.inputs import Input, saved_input
 from medrep.console import Console
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
@@ -19,9 +18,11 @@ from medrep.models import Adaptation, Model, restore_model
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 REGISTERED = "models:/"
+Trained: TypeAlias = tuple[Checkpoint, Model, Input]
+"""What was saved, the model, and the input section it was trained with."""
 
 
-def load_trained(address: Path) -> tuple[Checkpoint, Model, Input]:
+def load_trained(address: Path) -> Trained:
     """Load a model: what was saved, the model, and the input section it was trained with.
 
     Args:
@@ -40,7 +41,7 @@ def load_trained(address: Path) -> tuple[Checkpoint, Model, Input]:
     else:
         checkpoint = load_checkpoint(address)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    return checkpoint, model, parse_input(checkpoint.input, str(address))
+    return checkpoint, model, saved_input(checkpoint.input, str(address))
 
 
 def read_newcomers(

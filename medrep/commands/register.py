@@ -10,7 +10,7 @@ from medrep.tracking.audits import Audit, read_audit
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.registry import Candidate, Registered, register_version
 from medrep.tracking.stores import registry_store
-from medrep.training.checkpoint import digest, load_checkpoint
+from medrep.training.checkpoint import load_checkpoint
 
 
 def register(
@@ -72,7 +72,7 @@ def _candidate(folder: Path) -> Candidate:
         raise ModelError(f"{folder}: the {model.kind} model has no model sheet")
     return Candidate(
         folder,
-        digest(folder),
+        checkpoint.digest,
         checkpoint.kind,
         str(checkpoint.input.get("kind", "")),
         model.schema.to_json(),

@@ -1,6 +1,5 @@
 """What ``train`` tells MLflow once OUT is written: configuration, history, and which model it was. No person's data."""
 
-from hashlib import file_digest
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,7 @@ from medrep import __version__
 from medrep.config import Config
 from medrep.console import Console
 from medrep.tracking.stores import Store
+from medrep.training.checkpoint import digest
 
 # Not report.html: its notes name participants.
 _ARTIFACTS = ("config.yaml", "history.tsv")
@@ -39,14 +39,13 @@ def track_training(
     """
     try:
         from medrep.tracking.runs import log_training  # MLflow takes seconds to import
+        from medrep.tracking.versions import DIGEST
 
         parameters = {**yaml.safe_load(config.to_yaml()), "cohort": {"people": people, "columns": columns}}
-        with (out / "model" / "model.safetensors").open("rb") as weights:
-            digest = file_digest(weights, "sha256").hexdigest()
         tags = {
             "medrep.version": __version__,
             "medrep.model": config.model,
-            "medrep.model_sha256": digest,
+            DIGEST: digest(out / "model"),
         }
         run = log_training(
             store,

@@ -1,6 +1,5 @@
 """An audit as pages and pictures: what leaks, who is drawn how well, what counterfactuals are worth; then every figure."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from medrep.export.interval_plot import Interval, interval_plot
 from medrep.export.report import Section, write_report
 
 _NUMBERS = ["estimate", "ci_low", "ci_high", "p", "q"]
-_FLOOR = re.compile(r"floor[ =]+(-?[0-9.]+)")
 _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "What probes read",
@@ -28,7 +26,7 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "What is left of the person and of the outcome",
         "Before and after.",
-        ("reidentification", "test_retest", "identity_kept", "utility", "utility_change"),
+        ("reidentification", "reidentification_change", "test_retest", "identity_kept", "utility", "utility_change"),
     ),
     (
         "Latents",
@@ -56,6 +54,8 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
 )
 _FIRST = ("leakage", "leakage_excess")
+_BY_GROUP = ("_gap", "_gap_excess", "_trend", "_smooth")
+_TOGETHER = ("joint_dependence", "concatenated_dependence")
 
 
 def write_audit_report(
@@ -73,30 +73,27 @@ def write_audit_report(
     """
     (folder / "figures").mkdir()
     shown = pd.DataFrame(list(about.items()), columns=["what", ""]).astype(str)
-    few = findings[findings["status"] != "ok"]
-    said = f"{len(findings)} figures; of {len(few)} nothing can be said, for want of people." if len(few) else ""
-    sections = [Section("What was audited", said, shown)]
+    few = int((findings["status"] != "ok").sum())
+    said = f"{len(findings)} figures; of {few} nothing can be said, for want of people." if few else ""
+    leaks, *others = [_chapter(folder, *chapter, findings) for chapter in _CHAPTERS]
+    chapters = [leaks, *_by_group(folder, findings), *others, Section("Each latent", "", latents)]
+    full = [section for section in chapters if section.table is not None and len(section.table)]
+    sections = [Section("What was audited", said, shown), *full, Section("Model sheet", code=sheet)]
+    write_report(folder / "report.html", title, sections)
+
+
+def _by_group(folder: Path, findings: pd.DataFrame) -> list[Section]:
+    """Return a chapter a metric that was measured by group, and one of attributes together."""
     known = {metric for *_, metrics in _CHAPTERS for metric in metrics}
-    groups = [str(metric) for metric in dict.fromkeys(findings["metric"]) if metric not in known]
-    for heading, text, metrics in _CHAPTERS[:1]:
-        sections.append(_chapter(folder, heading, text, metrics, findings))
-    for metric in groups:
-        if not metric.endswith(("_gap", "_gap_excess", "_trend", "_smooth", "dependence")):
-            family = [metric, *(f"{metric}_{part}" for part in ("gap", "gap_excess", "trend", "smooth"))]
-            words = metric.replace("_", " ")
-            text = "Means and 95% intervals; groups of too few people are listed and count as nothing."
-            sections.append(_chapter(folder, f"By group: {words}", text, family, findings, picture=metric))
-    joint = [metric for metric in groups if metric.endswith("dependence")]
-    if joint:
-        text = "Distance covariance of a metric with several attributes at once."
-        sections.append(_chapter(folder, "Several attributes at once", text, joint, findings))
-    sections += [_chapter(folder, *chapter, findings) for chapter in _CHAPTERS[1:]]
-    if len(latents):
-        sections.append(Section("Each latent", "", latents))
-    sections.append(Section("Model sheet", code=sheet))
-    write_report(
-        folder / "report.html", title, [section for section in sections if section.table is not None or section.code]
-    )
+    measured = [str(metric) for metric in dict.fromkeys(findings["metric"]) if metric not in known]
+    text = "Means and 95% intervals; groups of too few people are listed and count as nothing."
+    sections = []
+    for metric in (metric for metric in measured if not metric.endswith((*_BY_GROUP, *_TOGETHER))):
+        family = [metric, *(metric + ending for ending in _BY_GROUP)]
+        heading = f"By group: {metric.replace('_', ' ')}"
+        sections.append(_chapter(folder, heading, text, family, findings, picture=metric))
+    text = "Distance covariance of a metric with several attributes at once."
+    return [*sections, _chapter(folder, "Several attributes at once", text, _TOGETHER, findings)]
 
 
 def _chapter(
@@ -111,21 +108,23 @@ def _chapter(
     drawn = own[own["metric"].isin([picture] if picture else _FIRST) & ((own["status"] == "ok") | bool(picture))]
     if drawn.empty:
         return Section(heading, text, table)
-    rows = [_interval(row, with_metric=not picture) for row in drawn.to_dict("records")]
-    floors = any(row.floor == row.floor for row in rows)
-    floor = "what exchanged labels give" if floors else ""
+    rows = [_interval(row, own, with_metric=not picture) for row in drawn.to_dict("records")]
+    floor = "what chance, or the kept covariates, give" if any(row.floor == row.floor for row in rows) else ""
     image = interval_plot(rows, heading, "estimate and 95% interval", floor)
     (folder / "figures" / f"{picture or metrics[0]}.png").write_bytes(image)
     alt = f"{heading}: {len(rows)} estimates with their intervals; the figures stand in the table below"
     return Section(heading, text, table, picture=image, alt=alt)
 
 
-def _interval(row: Mapping[str, object], *, with_metric: bool) -> Interval:
+def _interval(row: Mapping[str, object], findings: pd.DataFrame, *, with_metric: bool) -> Interval:
     label = f"{row['group']} ({row['n']})"
-    floor = _FLOOR.search(str(row["note"])) if row["metric"] == "leakage" else None
     name = f"{str(row['metric']).replace('_', ' ')} {label}" if with_metric else label
     if row["status"] != "ok":
         return Interval(name, float("nan"))
     figures = (float(str(row[column])) for column in ("estimate", "ci_low", "ci_high"))
     estimate, low, high = figures
-    return Interval(name, estimate, low, high, float(floor[1]) if floor else float("nan"))
+    # What leakage is in excess of.
+    same = (findings["metric"] == "leakage_excess") & (findings["group"] == row["group"])
+    excess = findings.loc[same, "estimate"]
+    floor = estimate - float(excess.iloc[0]) if row["metric"] == "leakage" and len(excess) else float("nan")
+    return Interval(name, estimate, low, high, floor)

@@ -8,9 +8,8 @@ bounded, is insufficient: it never passes, and the gate says what becomes of it.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ import pandas as pd
 import yaml
 
 from medrep.errors import ConfigError, listed
+from medrep.sections import unknown_key
 
 Verdict = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]
@@ -211,7 +211,7 @@ def _gate(entry: object, number: int, problems: list[str]) -> Gate | None:
     where = f"gate {number} ({name})" if isinstance(name, str) else f"gate {number}"
     before = len(problems)
     known = [field.name for field in fields(Gate) if field.name != "bounds"] + list(FIGURES)
-    problems += [f"{where}: {_unknown(str(key), known)}" for key in entry if key not in known]
+    problems += [f"{where}: {unknown_key(str(key), known, '')}" for key in entry if key not in known]
     texts = {"name": None, "metric": None, "group": "*", "not_group": "-"}
     for key, default in texts.items():
         text = entry.get(key, default)
@@ -239,7 +239,7 @@ def _bound(figure: str, content: object, where: str, problems: list[str]) -> Bou
         problems.append(f"{where}: {figure} {content!r} is no bound; write {{max: 0.1}}, {{min: 0}} or both")
         return Bound(figure)
     problems += [
-        f"{where}: {figure}.{_unknown(str(key), ('min', 'max'))}" for key in content if key not in ("min", "max")
+        f"{where}: {unknown_key(str(key), ('min', 'max'), figure)}" for key in content if key not in ("min", "max")
     ]
     ends = {"min": -math.inf, "max": math.inf}
     for key in ends:
@@ -251,8 +251,3 @@ def _bound(figure: str, content: object, where: str, problems: list[str]) -> Bou
     if ends["min"] > ends["max"]:
         problems.append(f"{where}: {figure} has its min above its max, which nothing passes")
     return Bound(figure, ends["min"], ends["max"])
-
-
-def _unknown(key: str, known: Sequence[str]) -> str:
-    near = get_close_matches(key, known, 1)
-    return f"{key}: unknown; did you mean {near[0]}?" if near else f"{key}: unknown; known: {', '.join(known)}"

@@ -1,10 +1,8 @@
 """Answers of a registered model to a request: rows of features, or paths of NIfTI files, with covariates, in one table."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +10,11 @@ from jaxtyping import Float
 
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import Input, saved_input
 from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.export.scoring import score_images, score_rows
 from medrep.models import Model, restore_model
-from medrep.training.checkpoint import digest, load_checkpoint
+from medrep.training.checkpoint import load_checkpoint
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
 PATH = "path"
@@ -47,7 +45,7 @@ class ServedModel:
             ModelError: Damaged or foreign, or another model than was registered.
         """
         checkpoint = load_checkpoint(folder)
-        if expected and digest(folder) != expected:
+        if expected and checkpoint.digest != expected:
             raise ModelError(f"{folder}: not the model that was registered; fetch or register it again")
         model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
         return cls(model, saved_input(checkpoint.input, str(folder)))
@@ -129,20 +127,6 @@ class ServedModel:
         )
         latents = np.stack([one.latents for one in scored if one.latents is not None])
         return pd.concat([table, _latents(latents, rows.index)], axis=1)
-
-
-def saved_input(content: Mapping[str, Any], source: str) -> Input:
-    """Return the ``input`` section of a model folder.
-
-    Raises:
-        ModelError: Keys that this medrep does not know.
-    """
-    known = {field.name for field in fields(Input)}
-    strangers = sorted(set(content) - known)
-    if strangers:
-        raise ModelError(f"{source}: input has unknown keys ({', '.join(strangers)}); update medrep, or train again")
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return Input(**plain)
 
 
 def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:

@@ -11,6 +11,20 @@ from medrep.cli import main
 from medrep.cohort.fingerprints import cohort_fingerprint
 from medrep.training.checkpoint import digest
 
+BY = ("--by", "sex,age:40/60,site", "--intersect", "sex,site")
+ASKED = (*BY, "--outcome", "diagnosis", "--prediction", "risk", "--positive", "control")
+    "--by",
+    "sex,age:40/60,site",
+    "--intersect",
+    "sex,site",
+    "--outcome",
+    "diagnosis",
+    "--prediction",
+    "risk",
+    "--positive",
+    "control",
+)
+
 
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
@@ -39,19 +53,7 @@ def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def audited(table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("audit") / "audited"
-    asked = (
-        "--by",
-        "sex,age:40/60,site",
-        "--intersect",
-        "sex,site",
-        "--outcome",
-        "diagnosis",
-        "--prediction",
-        "risk",
-        "--positive",
-        "control",
-    )
-    assert run("audit", table, out, "--model", trained / "model", *asked, "--quiet") == 0
+    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--quiet") == 0
     return out
 
 
@@ -107,19 +109,7 @@ def test_it_tells_what_is_true_of_generated_people(audited: Path) -> None:
 
 
 def test_the_same_audit_twice_is_the_same_file(audited: Path, table: Path, trained: Path, tmp_path: Path) -> None:
-    asked = (
-        "--by",
-        "sex,age:40/60,site",
-        "--intersect",
-        "sex,site",
-        "--outcome",
-        "diagnosis",
-        "--prediction",
-        "risk",
-        "--positive",
-        "control",
-    )
-    assert run("audit", table, tmp_path / "again", "--model", trained / "model", *asked, "--quiet") == 0
+    assert run("audit", table, tmp_path / "again", "--model", trained / "model", *ASKED, "--quiet") == 0
     assert (tmp_path / "again" / "audit.tsv").read_bytes() == (audited / "audit.tsv").read_bytes()
 
 
@@ -187,6 +177,8 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--outcome", "illness"), "--outcome illness"),
         (("--prediction", "risk"), "--prediction needs --outcome"),
         (("--outcome", "diagnosis", "--prediction", "risk"), "--positive"),
+        (("--min-n", "0"), "--min-n 0: give 2 or more"),
+        (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
     ],

@@ -71,7 +71,7 @@ def test_two_trainings_are_two_runs_with_their_settings_metrics_and_files(cohort
         kept = tmp_path / "mlartifacts" / run.info.run_id / "artifacts"
         assert sorted(path.name for path in kept.iterdir()) == ["config.yaml", "history.tsv"]
         assert (kept / "config.yaml").read_bytes() == (tmp_path / name / "config.yaml").read_bytes()
-    assert runs["straight"].data.tags["medrep.model_sha256"] != runs["curved"].data.tags["medrep.model_sha256"]
+    assert runs["straight"].data.tags["medrep.digest"] != runs["curved"].data.tags["medrep.digest"]
 
 
 def test_nothing_that_is_logged_names_a_participant_or_the_user(cohort: Path, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_nothing_that_is_logged_names_a_participant_or_the_user(cohort: Path, tm
     assert train(cohort, tmp_path / "out", "--tracking", "auto", "--exclude", people[0]) == 0
     assert people[3] in (tmp_path / "out" / "report.html").read_text(), "or this test would show nothing"
     (run,) = runs_of(tmp_path / "mlflow.db")
-    tags = {"medrep.version", "medrep.model", "medrep.model_sha256", "mlflow.runName"}
+    tags = {"medrep.version", "medrep.model", "medrep.digest", "mlflow.runName"}
     assert set(run.data.tags) == tags
     assert run.info.user_id == "unknown"
     held = [path.read_bytes() for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
