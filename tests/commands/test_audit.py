@@ -13,17 +13,6 @@ from medrep.training.checkpoint import digest
 
 BY = ("--by", "sex,age:40/60,site", "--intersect", "sex,site")
 ASKED = (*BY, "--outcome", "diagnosis", "--prediction", "risk", "--positive", "control")
-    "--by",
-    "sex,age:40/60,site",
-    "--intersect",
-    "sex,site",
-    "--outcome",
-    "diagnosis",
-    "--prediction",
-    "risk",
-    "--positive",
-    "control",
-)
 
 
 def run(*arguments: object) -> int:
