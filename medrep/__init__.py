@@ -9,7 +9,7 @@ The layers, in reading order, each importing only from those before it:
 - ``nn``: networks. ``training``: the loop, its state, and model folders.
 - ``models``: each model's file has its model sheet as docstring.
 - ``audit``, ``export``: what is left to read in the data; what is written.
-- ``tracking``: runs in MLflow.
+- ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
 - ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.

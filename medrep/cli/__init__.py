@@ -11,7 +11,7 @@ from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
 from medrep.cli.auditing import add_audit
 from medrep.cli.cohorts import add_check, add_demo, add_simulate
-from medrep.cli.models import add_sample, add_score, add_train
+from medrep.cli.models import add_merge, add_sample, add_score, add_train
 from medrep.cli.moving import add_counterfactual, add_export
 from medrep.cli.registry import add_promote, add_register
 from medrep.errors import EvidenceError, MedrepError
@@ -32,6 +32,7 @@ _COMMANDS = (
     add_counterfactual,
     add_sample,
     add_score,
+    add_merge,
     add_audit,
     add_register,
     add_promote,

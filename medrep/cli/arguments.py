@@ -3,9 +3,12 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from medrep.errors import MedrepError
+
+if TYPE_CHECKING:
+    from medrep.commands.batch import BatchOptions
 
 OK, ERROR, USAGE, SOME_FAILED, GATE_REFUSED, TOO_LITTLE = 0, 1, 2, 3, 4, 5
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -39,6 +42,55 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     """Add the folder to write."""
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; it appears only when it is complete")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds files already")
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """Add how a cohort is gone through."""
+    batch = parser.add_argument_group("batch", "the same command again goes on where an earlier one was ended")
+    batch.add_argument(
+        "--num-parts", type=int, metavar="N", help="work on one of N parts (default: what SLURM says, or 1)"
+    )
+    batch.add_argument(
+        "--part-id",
+        type=int,
+        metavar="K",
+        help="which part, from 0 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX); `medrep merge OUT` joins them",
+    )
+    batch.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one a processor)")
+    batch.add_argument("--engine", choices=("local", "ray"), default="local", help="who works (default: local)")
+    batch.add_argument(
+        "--ray-address", default="", metavar="HOST:PORT", help="Ray cluster (default: one of its own on this machine)"
+    )
+    batch.add_argument(
+        "--timeout", type=float, default=1800.0, metavar="S", help="seconds that one person may take (default: 1800)"
+    )
+    batch.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    batch.add_argument("--retry-failed", action="store_true", help="try people again who failed")
+
+
+def batch_options(options: argparse.Namespace) -> "BatchOptions":
+    """Return what `add_batch` was given.
+
+    Raises:
+        ConfigError: A part that does not exist.
+        MedrepError: Numbers that cannot be.
+    """
+    from medrep.batch.parts import choose_part
+    from medrep.commands.batch import BatchOptions
+
+    if options.workers < 0 or options.timeout <= 0:
+        raise MedrepError(
+            f"--workers {options.workers}, --timeout {options.timeout:g}: give 0 or more, and more than 0 seconds"
+        )
+    return BatchOptions(
+        choose_part(options.part_id, options.num_parts),
+        options.workers,
+        options.engine,
+        options.ray_address,
+        options.timeout,
+        options.dry_run,
+        options.retry_failed,
+    )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

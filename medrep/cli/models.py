@@ -1,4 +1,4 @@
-"""Commands that train models and ask them: ``train``, ``sample``, ``score``."""
+"""Commands that train models and ask them: ``train``, ``sample``, ``score``, ``merge``."""
 
 import argparse
 import os
@@ -8,12 +8,14 @@ from medrep.cli.arguments import (
     OK,
     SOME_FAILED,
     Commands,
+    add_batch,
     add_cohort,
     add_config,
     add_mesh,
     add_model,
     add_out,
     add_unseen_site,
+    batch_options,
     command,
 )
 
@@ -110,6 +112,7 @@ def add_score(commands: Commands) -> None:
     add_out(parser)
     add_model(parser)
     add_unseen_site(parser)
+    add_batch(parser)
 
 
 def _score(options: argparse.Namespace) -> int:
@@ -121,9 +124,24 @@ def _score(options: argparse.Namespace) -> int:
         options.out,
         options.model,
         Console(quiet=options.quiet),
+        options=batch_options(options),
         unseen_site=options.unseen_site,
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
     return SOME_FAILED if failed else OK
+
+
+def add_merge(commands: Commands) -> None:
+    """Add ``medrep merge``."""
+    text = "join the parts that score, export or counterfactual worked on"
+    parser = command(commands, "merge", text, _merge)
+    parser.add_argument("out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from medrep.commands.merge import merge
+    from medrep.console import Console
+
+    return SOME_FAILED if merge(options.out, Console(quiet=options.quiet)) else OK

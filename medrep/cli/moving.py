@@ -6,11 +6,13 @@ from medrep.cli.arguments import (
     OK,
     SOME_FAILED,
     Commands,
+    add_batch,
     add_cohort,
     add_mesh,
     add_model,
     add_out,
     add_unseen_site,
+    batch_options,
     command,
     names,
     pairs,
@@ -44,6 +46,7 @@ def add_export(commands: Commands) -> None:
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
     add_mesh(parser)
+    add_batch(parser)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -62,7 +65,8 @@ def _export(options: argparse.Namespace) -> int:
         mesh=options.mesh,
         overwrite=options.overwrite,
     )
-    failed = export(options.cohort, options.out, options.model, request, Console(quiet=options.quiet))
+    console = Console(quiet=options.quiet)
+    failed = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
     return SOME_FAILED if failed else OK
 
 
@@ -87,6 +91,7 @@ def add_counterfactual(commands: Commands) -> None:
     )
     add_unseen_site(parser)
     add_mesh(parser)
+    add_batch(parser)
 
 
 def _counterfactual(options: argparse.Namespace) -> int:
@@ -99,6 +104,7 @@ def _counterfactual(options: argparse.Namespace) -> int:
         options.model,
         pairs("--set", options.wanted),
         Console(quiet=options.quiet),
+        options=batch_options(options),
         extrapolate=options.extrapolate,
         unseen_site=options.unseen_site,
         only=options.participant_label,

@@ -1,7 +1,7 @@
 """Finding a person's image in a BIDS folder, raw or derivative, by suffix and entities."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def parse_name(name: str) -> BidsName | None:
     return BidsName({match[1]: match[2] for match in matches if match}, suffix)
 
 
-def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tuple[dict[int, Path], list[str]]:
+def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tuple[dict[int, Path], dict[int, str]]:
     """Find one image for each person (and session).
 
     Args:
@@ -42,23 +42,20 @@ def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tup
         wanted: Suffix, ``desc`` and entities the name must have.
 
     Returns:
-        Position in ``people`` -> file, and one line for each person without exactly one file.
+        Position in ``people`` -> file, and position -> one line for each person without exactly one file.
     """
     found: dict[int, Path] = {}
-    problems: list[str] = []
+    problems: dict[int, str] = {}
     for position, (participant, session) in enumerate(people):
         folder = root / f"sub-{label(participant, 'sub')}"
         candidates = [path for path in _candidates(folder, session) if _matches(path.name, session, wanted)]
-        who = f"{participant} {session}".strip()
         if len(candidates) == 1:
             found[position] = candidates[0]
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
-            problems.append(
-                f"{who}: {len(candidates)} images match ({names}); choose with input.entities or input.desc"
-            )
+            problems[position] = f"{len(candidates)} images match ({names}); choose with input.entities or input.desc"
         else:
-            problems.append(f"{who}: no {_pattern(wanted)} under {folder.name}/")
+            problems[position] = f"no {_pattern(wanted)} under {folder.name}/"
     return found, problems
 
 
@@ -76,6 +73,11 @@ def refuse_outside(root: Path, paths: Iterable[tuple[str, Path]]) -> None:
     if problems:
         cure = "copy the files into the cohort's folder"
         raise CohortError(listed("paths that are no file of the cohort", problems, cure))
+
+
+def outside_problems(root: Path, paths: Mapping[int, Path]) -> dict[int, str]:
+    """Return one line for each path that does not stay inside ``root`` after links and dots are resolved."""
+    return {position: problem for position, path in paths.items() if (problem := _outside(root, path))}
 
 
 def _outside(root: Path, path: Path) -> str:

@@ -1,12 +1,12 @@
 """Cohort: the participants table joined to its files or features."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from medrep.cohort.bids import find_images, refuse_outside, refuse_problems
+from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.features import FeatureTable, match_keys, read_features
 from medrep.cohort.inputs import Input
@@ -23,10 +23,11 @@ class Cohort:
         root: The folder everything lies in.
         table: Text cells, one row a person or session; index: key.
         units: Column -> unit from participants.json.
-        files: One image or label map a row (``volume``, ``shape``), else None; index: key.
+        files: One image or label map a row (``volume``, ``shape``), else None; index: key. None for a person in ``problems``.
         features: The matched feature table (``features``, ``connectivity``), else None.
         notes: What was tidied while reading.
         input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
+        problems: Why there is no usable file, by key; empty unless the cohort was read with ``tolerant``.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Cohort:
     features: FeatureTable | None
     notes: tuple[str, ...]
     input: Input
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -47,10 +49,13 @@ class Cohort:
             table=self.table.loc[wanted],
             files=None if self.files is None else self.files.loc[wanted],
             features=None if self.features is None else self.features.rows(wanted),
+            problems={key: problem for key, problem in self.problems.items() if key in wanted},
         )
 
 
-def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> Cohort:
+def read_cohort(
+    root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = (), tolerant: bool = False
+) -> Cohort:
     """Read a cohort: a BIDS folder, a folder with features.tsv, or a MONAI datalist JSON.
 
     Args:
@@ -58,6 +63,7 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
         wanted: Which images or table.
         only: Participant ids (with or without ``sub-``) to read; all if empty.
         exclude: Participant ids to leave out.
+        tolerant: Whether people without exactly one usable file are kept, with their problem, as long as somebody has one.
 
     Raises:
         CohortError: What is missing or contradictory; everybody it concerns is listed.
@@ -67,7 +73,7 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
     except (OSError, ValueError) as error:
         raise CohortError(f"{root}: cannot be opened ({error}); COHORT is a folder or a datalist JSON") from None
     if is_file and root.suffix == ".json":
-        return _datalist_cohort(root, wanted, only, exclude)
+        return _datalist_cohort(root, wanted, only, exclude, tolerant)
     if not is_folder:
         raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
     people = read_participants(root / "participants.tsv")
@@ -83,10 +89,15 @@ def read_cohort(root: Path, wanted: Input, *, only: Sequence[str] = (), exclude:
         for who, visit in zip(table["participant_id"], sessions, strict=True)
     ]
     found, problems = find_images(root, pairs, wanted)
-    refuse_problems(root, problems)
-    files = [found[position] for position in range(len(table))]
-    refuse_outside(root, zip(map(str, table.index), files, strict=True))
-    return _with_images(cohort, pd.Series(files, index=table.index, dtype=object))
+    names = [str(key) for key in table.index]
+    tolerant = tolerant and wanted.kind in {"volume", "shape"} and bool(found)
+    if not tolerant:
+        refuse_problems(root, [f"{' '.join(pairs[k]).strip()}: {problem}" for k, problem in problems.items()])
+        refuse_outside(root, [(names[position], path) for position, path in found.items()])
+    outside = outside_problems(root, found) if tolerant else {}
+    files = [None if k in outside else found.get(k) for k in range(len(table))]
+    known = {names[k]: problem for k, problem in sorted((problems | outside).items())}
+    return replace(_with_images(cohort, pd.Series(files, index=table.index, dtype=object)), problems=known)
 
 
 def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
@@ -99,16 +110,22 @@ def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
     return replace(cohort, features=features, input=done)
 
 
-def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str]) -> Cohort:
+def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str], tolerant: bool) -> Cohort:
     if wanted.kind == "features":
         raise CohortError(
             f"{path}: a datalist names images; set input.kind to volume or shape, or give a folder with features.tsv"
         )
-    table, images = read_datalist(path)
+    table, images = read_datalist(path, tolerant=tolerant)
     table.index = pd.Index(keys(table), name="key")
-    files = pd.Series(images, index=table.index, dtype=object)
+    outside = outside_problems(path.parent, dict(enumerate(images)))
+    names = [str(key) for key in table.index]
+    files = pd.Series(
+        [None if k in outside else image for k, image in enumerate(images)], index=table.index, dtype=object
+    )
     chosen = _choose(table, only, exclude)
-    return _with_images(Cohort(path.parent, chosen, {}, None, None, (), wanted), files.loc[chosen.index])
+    cohort = _with_images(Cohort(path.parent, chosen, {}, None, None, (), wanted), files.loc[chosen.index])
+    kept = set(chosen.index)
+    return replace(cohort, problems={names[k]: problem for k, problem in outside.items() if names[k] in kept})
 
 
 def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:

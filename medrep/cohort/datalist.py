@@ -12,11 +12,12 @@ from medrep.errors import CohortError, listed
 _SECTIONS = ("training", "validation", "test", "testing")
 
 
-def read_datalist(path: Path) -> tuple[pd.DataFrame, list[Path]]:
+def read_datalist(path: Path, *, tolerant: bool = False) -> tuple[pd.DataFrame, list[Path]]:
     """Read a datalist.
 
     Args:
         path: The JSON file; image paths in it are relative to its folder.
+        tolerant: Whether paths that leave the folder are left to the caller.
 
     Returns:
         A table of text cells and one image path a row.
@@ -31,7 +32,8 @@ def read_datalist(path: Path) -> tuple[pd.DataFrame, list[Path]]:
         raise CohortError(listed(f"{path}: entries without an image path", offenders, 'add "image": "sub-01.nii.gz"'))
     places = [f"entry {n}" for n in range(len(entries))]
     images = [path.parent / str(entry["image"]) for entry in entries]
-    refuse_outside(path.parent, zip(places, images, strict=True))
+    if not tolerant:
+        refuse_outside(path.parent, zip(places, images, strict=True))
     rows = [
         {
             "participant_id": _stem(str(entry["image"])),

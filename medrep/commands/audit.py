@@ -92,8 +92,8 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
     checkpoint, model, wanted = load_trained(model_folder)
-    chosen = {"only": request.only, "exclude": request.exclude}
-    cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=request.unseen_site, **chosen)
+    unseen, only, exclude = request.unseen_site, request.only, request.exclude
+    cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=unseen, only=only, exclude=exclude)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from medrep.cohort.support import refuse_extrapolation
+from medrep.commands.batch import BatchOptions
 from medrep.commands.export import ExportRequest, export
 from medrep.commands.newcomers import load_trained
 from medrep.console import Console
@@ -19,6 +20,7 @@ def counterfactual(
     wanted: Mapping[str, str],
     console: Console,
     *,
+    options: BatchOptions | None = None,
     extrapolate: bool = False,
     unseen_site: Literal["error", "adapt"] = "error",
     mesh: MeshFormat | None = None,
@@ -34,6 +36,7 @@ def counterfactual(
         model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         wanted: Covariate -> value.
         console: Where to speak.
+        options: Which part, and how.
         extrapolate: Whether values outside the range of training are allowed.
         unseen_site: What sites that training did not have do.
         mesh: What meshes of organs are written as; GIFTI if None.
@@ -64,4 +67,4 @@ def counterfactual(
         overwrite=overwrite,
         purpose="counterfactual",
     )
-    return export(root, out, model_folder, request, console, trained=trained)
+    return export(root, out, model_folder, request, console, options=options, trained=trained)

@@ -3,26 +3,32 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from medrep.atomic import atomic_folder
+from medrep.batch.job import Job, read_job
+from medrep.batch.merge import Merged
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
-from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.support import Support
-from medrep.commands.folders import check_output
-from medrep.commands.newcomers import Trained, adapted_model, image_files, load_trained, read_newcomers, refuse_holes
+from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
+from medrep.commands.folders import refuse_input
+from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
 from medrep.erasure import Certificate
-from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, listed
-from medrep.export.derivative import Failure, MeshFormat, Removal, write_description, write_failures, write_tsv
-from medrep.export.features import export_features
+from medrep.errors import CovariateError, MedrepError, ModelError
+from medrep.export.derivative import MeshFormat, Removal, write_tsv
+from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
+from medrep.export.openers import OpenMoves, image_moves
+from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, ConditionalVae, Model
 from medrep.training.checkpoint import Checkpoint
+
+_COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
 
 @dataclass(frozen=True)
@@ -63,53 +69,77 @@ def export(
     request: ExportRequest,
     console: Console,
     *,
+    options: BatchOptions | None = None,
     trained: Trained | None = None,
 ) -> int:
-    """Write a BIDS derivative of the cohort with effects removed.
+    """Write a BIDS derivative of the cohort with effects removed, or one part of it.
 
     Args:
         root: The cohort.
-        out: Where to write; it appears only when it is complete.
+        out: Where to write; the same call goes on where an earlier one was ended.
         model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         request: What to remove.
         console: Where to speak.
+        options: Which part, and how.
         trained: The model, where it was loaded already.
 
     Returns:
-        How many people could not be delivered; they stand in failures.tsv.
+        How many people could not be delivered; they stand in failures.tsv. After one part of several: 0.
 
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    checkpoint, model, wanted = trained or load_trained(model_folder)
+    refuse_input(out, (root, model_folder))
+    options = options or BatchOptions()
+    trained = trained or load_trained(model_folder)
+    checkpoint, model, wanted = trained
     refuse_mesh(request.mesh, wanted)
     target = checked_target(model.schema, request)
     if request.label_free:
         _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
-    adapted: tuple[Adaptation, ...] = ()
-    if not request.label_free:
-        model, adapted = adapted_model(model, cohort, frame, wanted, console)
-        # A level nobody of whom could be read stays unknown; those people stand in failures.tsv.
-        frame = model.schema.transfer(frame, unseen=request.unseen_site)
-    done = _described(model_folder, model, checkpoint, request, target, adapted)
-    with atomic_folder(out) as partial:
-        failures = _write_data(
-            partial, Mover(model, target, request.label_free), cohort, frame, wanted, done, request, console
-        )
-        if len(failures) == len(cohort):
-            raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures]))
-        lost = {failure.participant for failure in failures}
-        write_tsv(partial / "participants.tsv", cohort.table[[str(key) not in lost for key in cohort.table.index]])
-        if adapted:
-            write_tsv(partial / "adapted.tsv", pd.DataFrame([vars(adaptation) for adaptation in adapted]))
-        write_failures(partial / "failures.tsv", failures)
-        joined = ", ".join(request.remove)
-        title = f"without {joined}" if done.purpose == "removal" else f"with other {joined}"
-        write_description(partial, f"{root.resolve().name} {title}", [root.name], done.to_json())
-    _summary(console, out, len(cohort), failures, done)
-    return len(failures)
+    features = cohort.features
+    if features is not None:
+        refuse_holes(features, wanted)
+    _check_probe(request, cohort, options)
+
+    def described(adapted: tuple[Adaptation, ...]) -> Removal:
+        return _described(model_folder, model, checkpoint, request, target, adapted)
+
+    def moves(folder: Path, done: Removal) -> OpenMoves:
+        return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti")
+
+    def step(known: Model) -> Step:
+        mover = Mover(known, target, request.label_free)
+        return image_moves(mover, wanted, moves(out, described(()))) if features is None else MoveRows(mover, features)
+
+    def opener(job: Job) -> Opener:
+        return moves(job.model, described(tuple(Adaptation(**one) for one in job.content["adapted"])))
+
+    joined = ", ".join(request.remove)
+    title = f"without {joined}" if request.purpose == "removal" else f"with other {joined}"
+
+    def content(adapted: tuple[Adaptation, ...]) -> dict[str, Any]:
+        about = described(adapted).to_json()
+        grid = {} if features is None or features.grid is None else {"Grid": features.grid.to_json()}
+        return {
+            "names": [] if features is None else list(features.names),
+            "sidecar": {**about, **grid},
+            "title": f"{root.resolve().name} {title}",
+            "source": root.name,
+            "about": about,
+        }
+
+    asked = {"references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
+    work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, opener)
+    whole = go_through(work, trained, cohort, frame, out, options, console, overwrite=request.overwrite)
+    if whole is None:
+        return 0
+    if request.probe:
+        _probe(out, model.schema, frame, whole, request, console)
+    adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
+    _summary(console, out, whole, described(adapted))
+    return merge_failures(console, out, whole)
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
@@ -193,64 +223,50 @@ def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str,
 def _people(
     root: Path, schema: CovariateSchema, wanted: Input, request: ExportRequest, console: Console
 ) -> tuple[Cohort, pd.DataFrame]:
-    chosen = {"only": request.only, "exclude": request.exclude}
+    only, exclude = request.only, request.exclude
     if not request.label_free:
-        return read_newcomers(root, schema, wanted, console, unseen_site=request.unseen_site, **chosen)
-    cohort = read_cohort(root, wanted, **chosen)
+        unseen = request.unseen_site
+        return read_newcomers(
+            root, schema, wanted, console, unseen_site=unseen, only=only, exclude=exclude, tolerant=True
+        )
+    cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=True)
     console.say(f"{len(cohort)} people from {root}; their covariates are not looked at")
     console.notes(cohort.notes)
     return cohort, pd.DataFrame(index=cohort.table.index)
 
 
-def _write_data(
-    folder: Path,
-    mover: Mover,
-    cohort: Cohort,
-    frame: pd.DataFrame,
-    wanted: Input,
-    done: Removal,
-    request: ExportRequest,
-    console: Console,
-) -> list[Failure]:
-    if cohort.features is not None:
-        refuse_holes(cohort.features, wanted)
-        moved, latents = export_features(folder, mover, cohort.features, frame, done)
-        if request.probe:
-            from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
-
-            console.say("measure what probes read (means something for people that training did not have)")
-            measured = probe_export(mover.model.schema, frame, {"features": moved, "latents": latents}, request.remove)
-            write_tsv(folder / "leakage.tsv", measured)
-            rows = [
-                tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()
-            ]
-            console.table("What probes read from what was written", tuple(measured.columns), rows)
-        return []
-    if request.probe:
+def _check_probe(request: ExportRequest, cohort: Cohort, options: BatchOptions) -> None:
+    if request.probe and cohort.features is None:
         raise MedrepError(
             "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
         )
-    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    images = (folder, cohort.root, mover, image_files(cohort), frame, wanted, done, ids)
-    with console.track("export", len(cohort)) as advance:
-        # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
-        if wanted.kind == "shape":
-            from medrep.export.shapes import export_shapes
-
-            return export_shapes(*images, mesh=request.mesh or "gifti", advance=advance)
-        from medrep.export.volumes import export_volumes
-
-        return export_volumes(*images, advance=advance)
+    if request.probe and options.part.count > 1:
+        raise MedrepError("--probe judges the whole table; leave out --num-parts, or leave out --probe")
 
 
-def _summary(console: Console, out: Path, people: int, failures: list[Failure], done: Removal) -> None:
+def _probe(
+    out: Path, schema: CovariateSchema, frame: pd.DataFrame, whole: Merged, request: ExportRequest, console: Console
+) -> None:
+    from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
+
+    console.say("measure what probes read (means something for people that training did not have)")
+    handed_out = {
+        name: np.stack([one.arrays[array] for one in whole.outcomes])
+        for name, array in (("features", "row"), ("latents", "latents"))
+    }
+    measured = probe_export(schema, frame, handed_out, request.remove)
+    write_tsv(out / "leakage.tsv", measured)
+    rows = [tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()]
+    console.table("What probes read from what was written", tuple(measured.columns), rows)
+
+
+def _summary(console: Console, out: Path, whole: Merged, done: Removal) -> None:
     moved = ", ".join(
         f"{name} -> {value:.4g}" if isinstance(value, float) else f"{name} -> {value}"
         for name, value in done.references.items()
     )
-    console.say(
-        f"{people - len(failures)} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})"
-    )
+    people, written = len(whole.outcomes), len(whole.outcomes.good)
+    console.say(f"{written} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})")
     if done.near is not None:
         console.say(f"{done.near} people of training were near these values")
     for certificate in done.certificates:
@@ -260,5 +276,3 @@ def _summary(console: Console, out: Path, people: int, failures: list[Failure], 
             f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
             f" people, forecast: {forecast}"
         )
-    if failures:
-        console.say(listed("failed", [f"{f.participant}: {f.error}" for f in failures], f"see {out / 'failures.tsv'}"))

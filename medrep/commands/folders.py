@@ -16,10 +16,19 @@ def check_output(out: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -
     Raises:
         MedrepError: With what to do.
     """
+    refuse_input(out, inputs)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")
+
+
+def refuse_input(out: Path, inputs: tuple[Path, ...]) -> None:
+    """Refuse an output folder that is or holds an input, or that is no folder.
+
+    Raises:
+        MedrepError: With what to do.
+    """
     for source in inputs:
         if out.resolve() == source.resolve() or source.resolve().is_relative_to(out.resolve()):
             raise MedrepError(f"{out}: is or holds the input {source}; give another OUT")
     if out.exists() and not out.is_dir():
         raise MedrepError(f"{out}: is a file; give a folder for OUT")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")

@@ -53,6 +53,7 @@ def read_newcomers(
     unseen_site: Literal["error", "adapt"] = "error",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    tolerant: bool = False,
 ) -> tuple[Cohort, pd.DataFrame]:
     """Read people and their covariates in the form of a schema.
 
@@ -64,11 +65,12 @@ def read_newcomers(
         unseen_site: What sites that training did not have do.
         only: Participants; all if empty.
         exclude: Participants to leave out.
+        tolerant: Whether people without exactly one usable file are kept, with their problem.
 
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    cohort = read_cohort(root, wanted, only=only, exclude=exclude)
+    cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=tolerant)
     covariates = read_covariates(cohort.table, [fitted.declared for fitted in schema.fitted], cohort.units)
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
@@ -80,12 +82,9 @@ def adapted_model(
     model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     """Return the model with sites that training did not have, estimated from their own people, and what was estimated."""
-    strange = pd.Series(False, index=frame.index)
-    for name in model.schema.batches:
-        strange |= ~frame[name].isin(model.schema.levels(name))
-    if not strange.any():
+    keys = strange_people(model, frame.loc[cohort.table.index])
+    if not len(keys):
         return model, ()
-    keys = frame.index[strange]
     if cohort.features is not None:
         aligned = align_features(model, cohort.features).rows(keys)
         model, notes = model.adapt([(aligned.values, frame.loc[keys])])
@@ -96,6 +95,14 @@ def adapted_model(
         error = f"location known to {note.location_se:.2f} sd"
         console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
     return model, notes
+
+
+def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:
+    """Return the keys of people with a batch level that training did not have."""
+    strange = pd.Series(False, index=frame.index)
+    for name in [name for name in model.schema.batches if name in frame]:  # nobody's label is looked at without columns
+        strange |= ~frame[name].isin(model.schema.levels(name))
+    return frame.index[strange]
 
 
 def refuse_holes(features: FeatureTable, wanted: Input) -> None:

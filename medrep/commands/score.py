@@ -1,22 +1,20 @@
 """``medrep score``: how well a model draws each person, and how unusual they are at their covariates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from medrep.atomic import atomic_folder
-from medrep.cohort.cohort import Cohort
-from medrep.cohort.inputs import Input
-from medrep.cohort.participants import KEY_COLUMNS
-from medrep.commands.folders import check_output
-from medrep.commands.newcomers import adapted_model, image_files, load_trained, read_newcomers, refuse_holes
+from medrep.batch.finish import SCORE
+from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
+from medrep.commands.folders import refuse_input
+from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
-from medrep.errors import CohortError, listed
-from medrep.export.derivative import write_description, write_failures, write_tsv
-from medrep.export.scores import SCORED, write_scores
-from medrep.export.scoring import Scored, score_features, score_images
+from medrep.export.openers import OpenScores
+from medrep.export.outcomes import Step
+from medrep.export.scores import SCORED
+from medrep.export.scoring import ScoreRows, image_scores
 from medrep.models import Model
 
 
@@ -26,68 +24,67 @@ def score(
     model_folder: Path,
     console: Console,
     *,
+    options: BatchOptions | None = None,
     unseen_site: Literal["error", "adapt"] = "error",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
 ) -> int:
-    """Write scores.tsv and latents.tsv of a cohort.
+    """Write scores.tsv and latents.tsv of a cohort, or one part of it.
 
     Args:
         root: The cohort.
-        out: Where to write; it appears only when it is complete.
+        out: Where to write; the same call goes on where an earlier one was ended.
         model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         console: Where to speak.
+        options: Which part, and how.
         unseen_site: What sites that training did not have do.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
 
     Returns:
-        How many people could not be scored; they stand in failures.tsv, too.
+        How many people could not be scored; they stand in failures.tsv, too. After one part of several: 0.
 
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    check_output(out, overwrite=overwrite, inputs=(root, model_folder))
-    _, model, wanted = load_trained(model_folder)
-    chosen = {"only": only, "exclude": exclude}
-    cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=unseen_site, **chosen)
-    known, adapted = adapted_model(model, cohort, frame, wanted, console)
-    frame = known.schema.transfer(frame, unseen=unseen_site)
-    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    with atomic_folder(out) as partial:
-        with console.track("score", len(cohort)) as advance:
-            scored = list(_each(known, cohort, frame, wanted, advance))
-        table, failures = write_scores(partial, scored, ids, model.error_unit, cohort.root)
-        if len(failures) == len(cohort):
-            raise CohortError(listed("nobody could be scored", [f"{f.participant}: {f.error}" for f in failures]))
-        write_tsv(partial / "participants.tsv", cohort.table)
-        if adapted:
-            write_tsv(partial / "adapted.tsv", pd.DataFrame([vars(adaptation) for adaptation in adapted]))
-        write_failures(partial / "failures.tsv", failures)
-        content = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
-        write_description(partial, f"{root.resolve().name} scored", [root.name], content)
-    _summary(console, out, table)
-    if failures:
-        console.say(listed("failed", [f"{f.participant}: {f.error}" for f in failures], f"see {out / 'failures.tsv'}"))
-    return len(failures)
+    refuse_input(out, (root, model_folder))
+    trained = load_trained(model_folder)
+    _, model, wanted = trained
+    cohort, frame = read_newcomers(
+        root, model.schema, wanted, console, unseen_site=unseen_site, only=only, exclude=exclude, tolerant=True
+    )
+    features = cohort.features
+    if features is not None:
+        refuse_holes(features, wanted)
+
+    def step(known: Model) -> Step:
+        return image_scores(known, wanted) if features is None else ScoreRows(known, features)
+
+    about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
+    content = {
+        "unit": model.error_unit,
+        "title": f"{root.resolve().name} scored",
+        "source": root.name,
+        "about": about,
+    }
+    work = Work(
+        identity={"command": SCORE},
+        content=lambda adapted: content,
+        step=step,
+        opener=lambda job: OpenScores(job.model),
+    )
+    whole = go_through(work, trained, cohort, frame, out, options or BatchOptions(), console, overwrite=overwrite)
+    if whole is None:
+        return 0
+    summarise(console, out)
+    return merge_failures(console, out, whole)
 
 
-def _each(
-    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None]
-) -> Iterator[Scored]:
-    if cohort.features is not None:
-        refuse_holes(cohort.features, wanted)
-        found = score_features(model, cohort.features, frame)
-    else:
-        found = score_images(model, image_files(cohort), frame, wanted)
-    for one in found:
-        yield one
-        advance(1)
-
-
-def _summary(console: Console, out: Path, table: pd.DataFrame) -> None:
+def summarise(console: Console, out: Path) -> None:
+    """Show how the scores of OUT are spread."""
+    table = pd.read_csv(out / "scores.tsv", sep="\t")
     scored = table[table["status"] == SCORED]
     console.say(f"{len(scored)} of {len(table)} people scored in {out / 'scores.tsv'}")
     figures = [name for name in ("reconstruction_error", "deviation", "volume_mm3") if name in scored]

@@ -1,7 +1,8 @@
 """What every derivative folder holds beside its data: participants.tsv, latents.tsv and dataset_description.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +92,7 @@ class Failure:
     file: str
     stage: str
     error: str
+    attempts: int = 1
 
 
 def write_tsv(path: Path, table: pd.DataFrame) -> None:
@@ -99,25 +101,30 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_matrix(
-    path: Path, ids: pd.DataFrame, names: Sequence[str], values: Float[np.ndarray, "people columns"]
+    path: Path, ids: pd.DataFrame, names: Sequence[str], rows: Iterable[Float[np.ndarray, " columns"]]
 ) -> None:
     """Write one row a person: the ids, then the numbers; a row at a time, so that wide tables stay cheap."""
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join([*ids.columns, *names]) + "\n")
-        for who, row in zip(ids.itertuples(index=False), values.tolist(), strict=True):
-            file.write("\t".join([*map(str, who), *("n/a" if cell != cell else repr(cell) for cell in row)]) + "\n")
+        for who, row in zip(ids.itertuples(index=False), rows, strict=True):
+            cells = ("n/a" if cell != cell else repr(cell) for cell in row.tolist())
+            file.write("\t".join([*map(str, who), *cells]) + "\n")
 
 
-def write_latents(path: Path, ids: pd.DataFrame, latents: Float[np.ndarray, "people latents"]) -> None:
+def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[Float[np.ndarray, " latents"]]) -> None:
     """Write one row a person: the ids, then z1, z2, ..."""
-    write_matrix(path, ids, [f"z{k + 1}" for k in range(latents.shape[1])], latents)
+    rows = iter(latents)
+    first = next(rows)
+    write_matrix(path, ids, [f"z{k + 1}" for k in range(len(first))], chain([first], rows))
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     """Write the people who could not be delivered; no file where there are none."""
     if failures:
-        rows = [(f.participant, f.file, f.stage, " ".join(f.error.split()), 1) for f in failures]
+        rows = [(f.participant, f.file, f.stage, " ".join(f.error.split()), f.attempts) for f in failures]
         write_tsv(path, pd.DataFrame(rows, columns=["participant_id", "file", "stage", "error", "attempts"]))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_description(folder: Path, name: str, sources: Sequence[str], content: Mapping[str, Any]) -> None:

@@ -1,17 +1,16 @@
 """Removal from a feature table: the input's columns, order and ids, with the effects taken out."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-from jaxtyping import Float
-
-from medrep.atomic import write_json
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.visits import Visit, visit_frame
 from medrep.errors import ModelError, listed
-from medrep.export.derivative import Removal, write_latents, write_matrix
+from medrep.export.blocks import block_size, in_places
 from medrep.export.mover import Mover
+from medrep.export.outcomes import Outcome, Step
 from medrep.models import Model
+
+_MOST_ROWS = 256
 
 
 def align_features(model: Model, features: FeatureTable) -> FeatureTable:
@@ -38,28 +37,27 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
     return FeatureTable(features.ids, features.values[:, order], tuple(wanted), features.grid)
 
 
-def export_features(
-    folder: Path, mover: Mover, features: FeatureTable, frame: pd.DataFrame, done: Removal
-) -> tuple[Float[np.ndarray, "people columns"], Float[np.ndarray, "people latents"]]:
-    """Write features.tsv, features.json and latents.tsv.
+class MoveRows(Step):
+    """Moves rows of a feature table; the moved row is part of each outcome, in the input's order of columns.
 
     Args:
-        folder: Where to.
         mover: The model and what to do with it.
-        features: The people's features, in any column order.
-        frame: Their covariates; not looked at where the mover is label-free.
-        done: For the sidecar.
-
-    Returns:
-        What was written: features in the model's order, and latents.
+        features: Of everybody who will be asked for, in any column order.
     """
-    aligned = align_features(mover.model, features)
-    moved = mover.move(aligned.values, frame)
-    place = {name: position for position, name in enumerate(aligned.names)}
-    in_input_order = moved[:, [place[name] for name in features.names]]
-    write_matrix(folder / "features.tsv", features.ids, features.names, in_input_order)
-    grid = {} if features.grid is None else {"Grid": features.grid.to_json()}
-    write_json(folder / "features.json", {**done.to_json(), **grid})
-    latents = mover.encode(aligned.values, frame)
-    write_latents(folder / "latents.tsv", features.ids, latents)
-    return moved, latents
+
+    def __init__(self, mover: Mover, features: FeatureTable) -> None:
+        self._mover, self._features = mover, align_features(mover.model, features)
+        place = {name: position for position, name in enumerate(self._features.names)}
+        self._order = [place[name] for name in features.names]
+        self.together = block_size(len(features.names), _MOST_ROWS)
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Move a few rows; see `Step.work`."""
+        rows = self._features.rows(visit_frame(people).index).values
+        block, standing, places = in_places(rows, people, self.together)
+        frame = visit_frame(standing)
+        moved, latents = self._mover.move(block, frame)[:, self._order], self._mover.encode(block, frame)
+        return [
+            Outcome(one.key, arrays={"row": moved[place], "latents": latents[place]})
+            for place, one in zip(places, people, strict=True)
+        ]

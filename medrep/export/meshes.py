@@ -4,7 +4,8 @@ Every file is atomic, holds float32 world millimetres (RAS+) and has the same by
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +17,14 @@ from medrep.cohort.surfaces import Surface
 from medrep.errors import MedrepError
 from medrep.export.derivative import MeshFormat
 
+_Place = TypeVar("_Place", bound=PurePath)
 PointData = Mapping[str, Shaped[np.ndarray, " vertices"]]
 
 MAP_ENDINGS = (".shape.gii", ".func.gii")
 """Files that hold values on the vertices of a surface, and no surface."""
 
 
-def mesh_beside(image: Path, form: MeshFormat) -> Path:
+def mesh_beside(image: _Place, form: MeshFormat) -> _Place:
     """Return where the surface of an organ goes whose label map is ``image`` (.nii.gz)."""
     ending = {"gifti": ".surf.gii", "stl": ".stl", "ply": ".ply"}[form]
     return image.with_name(image.name.removesuffix(".nii.gz") + ending)

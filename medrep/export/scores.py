@@ -1,66 +1,62 @@
 """scores.tsv: one row a person, with a dictionary of its columns; latents beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from medrep.atomic import write_json
-from medrep.export.derivative import Failure, write_latents, write_tsv
-from medrep.export.scoring import Scored
+from medrep.atomic import atomic_file, write_json
+from medrep.export.derivative import write_latents
+from medrep.export.outcomes import Outcome
 
-SCORED, FAILED = "scored", "failed"
+STATUS, SCORED, FAILED = "status", "scored", "failed"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
     "mm": "mean distance between the surface and the one that the model draws, mm",
 }
 
 
-def write_scores(
-    folder: Path, scored: Sequence[Scored], ids: pd.DataFrame, unit: str, root: Path
-) -> tuple[pd.DataFrame, list[Failure]]:
+def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, unit: str) -> None:
     """Write scores.tsv and scores.json, and latents.tsv (latents_sd.tsv) of those who could be scored.
 
     Args:
         folder: Where to.
-        scored: Everybody.
-        ids: Key columns of the people, index: key.
+        outcomes: Everybody's, at least one of them good; gone through several times, a person at a time.
+        ids: Key columns, index: key; in the same order.
         unit: The model's ``error_unit``.
-        root: The cohort's folder.
-
-    Returns:
-        What stands in scores.tsv, and the people who could not be scored.
     """
-    rows = {
-        one.key: (FAILED if one.error else SCORED, one.reconstruction_error, one.deviation, one.volume_mm3)
-        for one in scored
-    }
-    columns = ["status", "reconstruction_error", "deviation", "volume_mm3"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    about = {
-        "status": {"Description": "whether the person could be scored", "Levels": {SCORED: "yes", FAILED: "no"}},
+    names = list(next(one.figures for one in outcomes if not one.error))
+    columns = [STATUS, *(name for name in names if name != STATUS)]
+    _write_table(folder / "scores.tsv", outcomes, ids, columns)
+    about = _dictionary(unit)
+    write_json(folder / "scores.json", {name: about[name] for name in columns if name in about})
+    good = ids.loc[[one.key for one in outcomes if not one.error]]
+    for name in ("latents", "latents_sd"):
+        rows = (one.arrays[name] for one in outcomes if name in one.arrays)
+        first = next(rows, None)
+        if first is not None:
+            write_latents(folder / f"{name}.tsv", good, chain([first], rows))
+
+
+def _write_table(path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str]) -> None:
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join([*ids.columns, *columns]) + "\n")
+        for who, one in zip(ids.itertuples(index=False), outcomes, strict=True):
+            figures = {STATUS: FAILED if one.error else SCORED, **one.figures}
+            file.write("\t".join([*map(str, who), *(_cell(figures.get(name)) for name in columns)]) + "\n")
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None or value != value:
+        return "n/a"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _dictionary(unit: str) -> dict[str, dict[str, object]]:
+    return {
+        STATUS: {"Description": "whether the person could be scored", "Levels": {SCORED: "yes", FAILED: "no"}},
         "reconstruction_error": {"Description": _UNITS[unit], "Units": unit},
         "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
         "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},
     }
-    if table["volume_mm3"].isna().all():
-        table = table.drop(columns="volume_mm3")
-    table = pd.concat([ids.loc[list(rows)], table], axis=1)
-    write_tsv(folder / "scores.tsv", table)
-    write_json(folder / "scores.json", {name: about[name] for name in table.columns if name in about})
-    good = [one for one in scored if one.latents is not None]
-    keys = ids.loc[[one.key for one in good]]
-    for name, values in (
-        ("latents.tsv", [one.latents for one in good]),
-        ("latents_sd.tsv", [one.latents_sd for one in good]),
-    ):
-        present = [value for value in values if value is not None]
-        if present:
-            write_latents(folder / name, keys, np.stack(present))
-    failures = [
-        Failure(one.key, "" if one.path is None else one.path.relative_to(root).as_posix(), "read", one.error)
-        for one in scored
-        if one.error
-    ]
-    return table, failures

@@ -1,118 +1,154 @@
-"""Scores of people, one after another: how well the model draws each, how unusual they are, and their latents."""
+"""Scores of people: how well the model draws each, how unusual they are, and their latents."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.inputs import Input
-from medrep.errors import ModelError
+from medrep.cohort.visits import Visit, visit_files, visit_frame
+from medrep.errors import CohortError, ModelError
+from medrep.export.blocks import block_size, in_places
 from medrep.export.features import align_features
-from medrep.models import AdditiveShape, Model
-from medrep.models.shape.scores import deviation, reconstruction_error
+from medrep.export.outcomes import Outcome, Step
+from medrep.models import Model
 
-_ROWS_AT_ONCE = 256
+_MOST_ROWS, _MOST_IMAGES = 256, 16
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """One person's scores, or why there are none.
+class Scorer:
+    """What is asked of a model about each person.
 
     Attributes:
-        key: The person (and session).
-        path: The file; None for rows of a table.
-        error: One line, empty if all went well.
-        reconstruction_error: In the model's ``error_unit``.
-        deviation: About 1 for a typical person.
-        latents: What is the person's own.
-        latents_sd: How well each is known; None where the model does not say.
-        volume_mm3: Of an organ; NaN for other data.
+        model: The model.
+        most: How many people go through it together, where rows are short.
     """
 
-    key: str
-    path: Path | None = None
-    error: str = ""
-    reconstruction_error: float = float("nan")
-    deviation: float = float("nan")
-    latents: Float[np.ndarray, " latents"] | None = None
-    latents_sd: Float[np.ndarray, " latents"] | None = None
-    volume_mm3: float = float("nan")
+    model: Model
+    most: int = _MOST_IMAGES
+
+    @property
+    def together(self) -> int:
+        """How many people go through the model together."""
+        return block_size(self.model.columns.count, self.most)
+
+    def outcomes(
+        self,
+        rows: Float[np.ndarray, "people columns"],
+        people: Sequence[Visit],
+        further: Mapping[str, float] | None = None,
+    ) -> list[Outcome]:
+        """Return what the model says of rows in memory.
+
+        Args:
+            rows: In the model's columns and units.
+            people: At most one for each place of a block of ``together``.
+            further: Figures that are known already.
+        """
+        block, standing, places = in_places(rows, people, self.together)
+        found = self.model.scores(block, visit_frame(standing))
+        outcomes = []
+        for place, one in zip(places, people, strict=True):
+            figures = {
+                "reconstruction_error": float(found.reconstruction_error[place]),
+                "deviation": float(found.deviation[place]),
+            }
+            arrays = {"latents": found.latents[place]}
+            if found.latents_sd is not None:
+                arrays["latents_sd"] = found.latents_sd[place]
+            outcomes.append(Outcome(one.key, figures=figures | dict(further or {}), arrays=arrays))
+        return outcomes
 
 
-def score_rows(model: Model, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> pd.DataFrame:
-    """Return reconstruction_error and deviation of rows in memory, index as ``frame``.
+class ScoreRows(Step):
+    """Scores rows of a feature table.
 
     Args:
         model: The model.
-        data: In the model's columns and units.
-        frame: The people's covariates (`CovariateSchema.transfer`).
+        features: Of everybody who will be asked for, in any column order.
     """
-    found = model.scores(data, frame)
-    return pd.DataFrame(
-        {"reconstruction_error": found.reconstruction_error, "deviation": found.deviation}, index=frame.index
-    )
+
+    def __init__(self, model: Model, features: FeatureTable) -> None:
+        self._scorer = Scorer(model, _MOST_ROWS)
+        self._features = align_features(model, features)
+        self.together = self._scorer.together
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few rows; see `Step.work`."""
+        return self._scorer.outcomes(self._features.rows(visit_frame(people).index).values, people)
 
 
-def score_features(model: Model, features: FeatureTable, frame: pd.DataFrame) -> Iterator[Scored]:
-    """Score the people of a feature table."""
-    aligned = align_features(model, features)
-    for start in range(0, len(frame), _ROWS_AT_ONCE):
-        data, own = aligned.values[start : start + _ROWS_AT_ONCE], frame.iloc[start : start + _ROWS_AT_ONCE]
-        scores, latents = score_rows(model, data, own), model.encode(data, own)
-        for key, z, (error, unusual) in zip(own.index, latents, scores.to_numpy(), strict=True):
-            yield Scored(str(key), reconstruction_error=float(error), deviation=float(unusual), latents=z)
-
-
-def score_images(model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input) -> Iterator[Scored]:
-    """Score the people of a cohort of volumes or organs.
+class ScoreVolumes(Step):
+    """Scores images; several go through the model together.
 
     Args:
-        model: The model.
-        files: Index: key; values: paths.
-        frame: Covariates, index: key.
+        scorer: What is asked.
         wanted: The ``input`` section of training.
     """
-    return (_shapes if wanted.kind == "shape" else _volumes)(model, files, frame, wanted)
+
+    def __init__(self, scorer: Scorer, wanted: Input) -> None:
+        if scorer.model.columns.grid is None:
+            raise ModelError("the model was trained on a feature table; set input.kind as in training")
+        self._scorer, self._wanted, self._grid = scorer, wanted, scorer.model.columns.grid
+        self.together = scorer.together
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few images; see `Step.work`."""
+        from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
+
+        rows: list[np.ndarray] = []
+        outcomes: dict[str, Outcome] = {}
+        for loaded in load_volumes(visit_files(people), self._wanted):
+            problem = loaded.error if loaded.placed is None else grid_problem(loaded.placed.grid, self._grid)
+            if problem or loaded.placed is None:
+                outcomes[loaded.key] = Outcome(loaded.key, problem, "read")
+            else:
+                rows.append(loaded.placed.values.ravel())
+        good = [one for one in people if one.key not in outcomes]
+        if good:
+            outcomes |= {one.key: one for one in self._scorer.outcomes(np.stack(rows), good)}
+        return [outcomes[one.key] for one in people]
 
 
-def _volumes(model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input) -> Iterator[Scored]:
-    from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
+class ScoreShapes(Step):
+    """Scores organs, one at a time: each takes seconds.
 
-    if model.columns.grid is None:
-        raise ModelError("the model was trained on a feature table; set input.kind as in training")
-    for loaded in load_volumes(files, wanted):
-        if loaded.placed is None:
-            yield Scored(loaded.key, loaded.path, loaded.error)
-        elif problem := grid_problem(loaded.placed.grid, model.columns.grid):
-            yield Scored(loaded.key, loaded.path, problem)
-        else:
-            row, own = loaded.placed.values.reshape(1, -1), frame.loc[[loaded.key]]
-            error, unusual = score_rows(model, row, own).to_numpy()[0]
-            yield Scored(loaded.key, loaded.path, "", float(error), float(unusual), model.encode(row, own)[0])
+    Args:
+        scorer: What is asked.
+        wanted: The measured ``input`` section of training.
+    """
+
+    def __init__(self, scorer: Scorer, wanted: Input) -> None:
+        from medrep.cohort.shapes import shape_grid  # libigl and scikit-image, which only shapes need
+
+        if scorer.model.columns.grid != shape_grid(wanted):
+            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        self._scorer, self._wanted = scorer, wanted
+        self.together = 1
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few organs; see `Step.work`."""
+        from medrep.cohort.shapes import load_shapes
+
+        outcomes = []
+        for one, loaded in zip(people, load_shapes(visit_files(people), self._wanted), strict=True):
+            if loaded.placed is None:
+                outcomes.append(Outcome(loaded.key, loaded.error, "read"))
+                continue
+            affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
+            volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
+            try:
+                outcomes += self._scorer.outcomes(loaded.placed.row[None], [one], {"volume_mm3": volume})
+            except (CohortError, ModelError) as error:
+                outcomes.append(Outcome(loaded.key, str(error), "score"))
+        return outcomes
 
 
-def _shapes(model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input) -> Iterator[Scored]:
-    from medrep.cohort.shapes import load_shapes, shape_grid  # libigl and scikit-image, which only shapes need
-
-    if model.columns.grid != shape_grid(wanted):
-        raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-    shapes = model if isinstance(model, AdditiveShape) else None
-    for loaded in load_shapes(files, wanted):
-        if loaded.placed is None:
-            yield Scored(loaded.key, loaded.path, loaded.error)
-            continue
-        affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
-        volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
-        row, own = loaded.placed.row, frame.loc[[loaded.key]]
-        if shapes is None:
-            error, unusual = score_rows(model, row[None], own).to_numpy()[0]
-            latents, sd = model.encode(row[None], own)[0], None
-        else:
-            person = shapes.person(row, own)
-            latents, sd = shapes.latents(person)
-            error, unusual = reconstruction_error(person), deviation(latents, sd)
-        yield Scored(loaded.key, loaded.path, "", float(error), float(unusual), latents, sd, volume)
+def image_scores(model: Model, wanted: Input) -> Step:
+    """Return the step that scores images of the kind a model was trained on."""
+    if wanted.kind == "shape":
+        return ScoreShapes(Scorer(model, 1), wanted)
+    return ScoreVolumes(Scorer(model), wanted)

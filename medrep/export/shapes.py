@@ -1,6 +1,6 @@
 """Moved organs, a person at a time: a label map in the input's own grid, and a mesh in world millimetres."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
+from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import CohortError, ModelError
-from medrep.export.derivative import Failure, MeshFormat, Removal, write_latents
+from medrep.export.derivative import MeshFormat, Removal
 from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.export.mover import Mover
+from medrep.export.outcomes import Outcome, Step
 from medrep.export.volumes import described_name, sidecar
 from medrep.models import Adaptation, AdditiveShape, Model
 from medrep.models.shape.template import LevelFunction
@@ -26,66 +28,58 @@ from medrep.models.shape.template import LevelFunction
 _MESH_CELLS = 128
 
 
-def export_shapes(
-    folder: Path,
-    root: Path,
-    mover: Mover,
-    files: pd.Series,
-    frame: pd.DataFrame,
-    wanted: Input,
-    done: Removal,
-    ids: pd.DataFrame,
-    *,
-    mesh: MeshFormat = "gifti",
-    advance: Callable[[int], None] = lambda people: None,
-) -> list[Failure]:
-    """Write a label map, a mesh and a sidecar a person, latents.tsv, and latents_sd.tsv where the model knows it.
+class MoveShapes(Step):
+    """Writes a label map, a mesh and a sidecar a person.
 
     Args:
         folder: Where to; the cohort's own layout is kept below it.
         root: The cohort's folder.
         mover: The model and what to do with it.
-        files: Index: key; values: paths of label maps.
-        frame: Covariates, index: key.
         wanted: The measured ``input`` section of training.
         done: For the sidecars; says how the files are named.
-        ids: Key columns of the people, index: key.
         mesh: What meshes are written as.
-        advance: Called with the number of people done.
-
-    Returns:
-        The people who could not be delivered.
     """
-    grid = shape_grid(wanted)
-    if mover.model.columns.grid != grid:
-        raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-    lattice, centre = grid_lattice(grid), np.asarray(wanted.centre)
-    failures: list[Failure] = []
-    latents: dict[str, np.ndarray] = {}
-    spread: dict[str, np.ndarray] = {}
-    for loaded in load_shapes(files, wanted):
-        relative = loaded.path.relative_to(root).as_posix()
-        try:
-            if loaded.placed is None:
-                raise CohortError(loaded.error)
-            row, z, sd = _moved(mover, loaded.placed, frame.loc[[loaded.key]])
-            level = LevelFunction.through(lattice, row)
-            labels = _relabelled(loaded.placed, row, level, centre)
-            surface = _meshed(level, loaded.placed, centre)
-        except (CohortError, ModelError) as error:
-            failures.append(Failure(loaded.key, relative, "read" if loaded.placed is None else "move", str(error)))
-            advance(1)
-            continue
-        place = folder / described_name(relative, done.desc)
-        write_label_map(place, LabelMap(labels, loaded.placed.labels.affine))
-        write_mesh(mesh_beside(place, mesh), surface)
-        write_json(sidecar(place), {**done.to_json(), **_facts(loaded.placed, labels, surface), "Sources": [relative]})
-        latents[loaded.key], spread[loaded.key] = z, sd
-        advance(1)
-    for name, values in (("latents.tsv", latents), ("latents_sd.tsv", spread)):
-        if values and all(len(row) for row in values.values()):
-            write_latents(folder / name, ids.loc[list(values)], np.stack(list(values.values())))
-    return failures
+
+    def __init__(
+        self, folder: Path, root: Path, mover: Mover, wanted: Input, done: Removal, mesh: MeshFormat = "gifti"
+    ) -> None:
+        if mover.model.columns.grid != shape_grid(wanted):
+            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        self._folder, self._root, self._mover, self._wanted, self._done = folder, root, mover, wanted, done
+        self._mesh = mesh
+        self._lattice, self._centre = grid_lattice(shape_grid(wanted)), np.asarray(wanted.centre)
+        self.together = 1
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Move a few people; see `Step.work`."""
+        frame, outcomes = visit_frame(people), []
+        for loaded in load_shapes(visit_files(people), self._wanted):
+            try:
+                if loaded.placed is None:
+                    raise CohortError(loaded.error)
+                arrays, files = self._write(loaded.placed, loaded.path, frame.loc[[loaded.key]])
+                outcomes.append(Outcome(loaded.key, arrays=arrays, files=files))
+            except (CohortError, ModelError) as error:
+                outcomes.append(Outcome(loaded.key, str(error), "read" if loaded.placed is None else "move"))
+        return outcomes
+
+    def _write(
+        self, placed: PlacedShape, path: Path, frame: pd.DataFrame
+    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Write one person's files; return latents and the files' names."""
+        row, z, sd = _moved(self._mover, placed, frame)
+        level = LevelFunction.through(self._lattice, row)
+        labels = _relabelled(placed, row, level, self._centre)
+        surface = _meshed(level, placed, self._centre)
+        source = path.relative_to(self._root).as_posix()
+        place = described_name(source, self._done.desc)
+        mesh = mesh_beside(place, self._mesh)
+        write_label_map(self._folder / place, LabelMap(labels, placed.labels.affine))
+        write_mesh(self._folder / mesh, surface)
+        content = {**self._done.to_json(), **_facts(placed, labels, surface), "Sources": [source]}
+        write_json(self._folder / sidecar(place), content)
+        arrays = {"latents": z, "latents_sd": sd} if len(sd) else {"latents": z}
+        return arrays, (str(place), str(mesh), str(sidecar(place)))
 
 
 def adapt_shapes(

@@ -1,7 +1,8 @@
 """Removal from volumes, a person at a time: every voxel's change is brought back to the input's own grid and added."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,62 +12,56 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.loaders import Loaded, grid_problem, load_volumes
 from medrep.cohort.nifti import Volume, write_image
 from medrep.cohort.transforms import VolumePipeline
+from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import ModelError
-from medrep.export.derivative import Failure, Removal, write_latents
+from medrep.export.derivative import Removal
 from medrep.export.mover import Mover
+from medrep.export.outcomes import Outcome, Step
 from medrep.models import Adaptation, Model
 
+_Place = TypeVar("_Place", bound=PurePath)
 
-def export_volumes(
-    folder: Path,
-    root: Path,
-    mover: Mover,
-    files: pd.Series,
-    frame: pd.DataFrame,
-    wanted: Input,
-    done: Removal,
-    ids: pd.DataFrame,
-    *,
-    advance: Callable[[int], None] = lambda people: None,
-) -> list[Failure]:
-    """Write one image and sidecar a person, and latents.tsv.
+
+class MoveVolumes(Step):
+    """Writes one image and sidecar a person.
 
     Args:
         folder: Where to; the cohort's own layout is kept below it.
         root: The cohort's folder.
         mover: The model and what to do with it.
-        files: Index: key; values: paths.
-        frame: Covariates, index: key.
         wanted: The ``input`` section of training.
         done: For the sidecars; says how the images are named.
-        ids: Key columns of the people, index: key.
-        advance: Called with the number of people done.
-
-    Returns:
-        The people who could not be delivered.
     """
-    pipeline = VolumePipeline(wanted)
-    failures: list[Failure] = []
-    latents: dict[str, np.ndarray] = {}
-    for loaded in load_volumes(files, wanted):
-        problem = _problem(mover.model, loaded)
-        if problem or loaded.placed is None or loaded.volume is None:
-            failures.append(Failure(loaded.key, _relative(loaded.path, root), "read", problem))
-            advance(1)
-            continue
-        own = frame.loc[[loaded.key]]
-        row = loaded.placed.values.reshape(1, -1)
-        change = (mover.move(row, own) - row).reshape(loaded.placed.values.shape)
-        # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
-        moved = loaded.volume.data + pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
-        place = folder / described_name(_relative(loaded.path, root), done.desc)
-        write_image(place, Volume(moved, loaded.volume.affine))
-        write_json(sidecar(place), {**done.to_json(), "Sources": [_relative(loaded.path, root)]})
-        latents[loaded.key] = mover.encode(row, own)[0]
-        advance(1)
-    if latents:
-        write_latents(folder / "latents.tsv", ids.loc[list(latents)], np.stack(list(latents.values())))
-    return failures
+
+    def __init__(self, folder: Path, root: Path, mover: Mover, wanted: Input, done: Removal) -> None:
+        if mover.model.columns.grid is None:
+            raise ModelError(
+                "the model was trained on a feature table, the cohort has images; set input.kind as in training"
+            )
+        self._folder, self._root, self._mover, self._wanted, self._done = folder, root, mover, wanted, done
+        self._pipeline = VolumePipeline(wanted)
+        self.together = 1
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Move a few people; see `Step.work`."""
+        frame, outcomes = visit_frame(people), []
+        for loaded in load_volumes(visit_files(people), self._wanted):
+            problem = _problem(self._mover.model, loaded)
+            if problem or loaded.placed is None or loaded.volume is None:
+                outcomes.append(Outcome(loaded.key, problem, "read"))
+                continue
+            own = frame.loc[[loaded.key]]
+            row = loaded.placed.values.reshape(1, -1)
+            change = (self._mover.move(row, own) - row).reshape(loaded.placed.values.shape)
+            # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
+            moved = loaded.volume.data + self._pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
+            source = loaded.path.relative_to(self._root).as_posix()
+            place = described_name(source, self._done.desc)
+            write_image(self._folder / place, Volume(moved, loaded.volume.affine))
+            write_json(self._folder / sidecar(place), {**self._done.to_json(), "Sources": [source]})
+            latents = {"latents": self._mover.encode(row, own)[0]}
+            outcomes.append(Outcome(loaded.key, arrays=latents, files=(str(place), str(sidecar(place)))))
+        return outcomes
 
 
 def adapt_volumes(
@@ -98,20 +93,12 @@ def described_name(relative: str, desc: str) -> PurePosixPath:
     return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + ".nii.gz")
 
 
-def sidecar(image: Path) -> Path:
+def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
     return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def _problem(model: Model, loaded: Loaded) -> str:
-    if loaded.placed is None:
+    if loaded.placed is None or model.columns.grid is None:
         return loaded.error
-    if model.columns.grid is None:
-        raise ModelError(
-            "the model was trained on a feature table, the cohort has images; set input.kind as in training"
-        )
     return grid_problem(loaded.placed.grid, model.columns.grid)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

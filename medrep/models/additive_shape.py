@@ -194,8 +194,10 @@ class AdditiveShape(Model):
         """Return the mean distance between surfaces, mm, and how unusual z is; see `Model.scores`."""
         self._check(data)
         people = [self.person(data[row], frame.iloc[[row]]) for row in range(len(data))]
+        known = [self.latents(person) for person in people]
         errors = np.array([reconstruction_error(person) for person in people])
-        return Scores(errors, np.array([deviation(*self.latents(person)) for person in people]))
+        z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
+        return Scores(errors, np.array([deviation(*own) for own in known]), z, sd)
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new organs, one for each row of covariates: levels on the grid, mm."""

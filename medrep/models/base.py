@@ -144,7 +144,7 @@ class Model(ABC):
 
     @abstractmethod
     def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
-        """Return how well the model draws each person (in ``error_unit``), and how unusual they are at their covariates.
+        """Return how well the model draws each person (in ``error_unit``), how unusual they are, and their latents.
 
         NaN cells are left out.
         """

@@ -147,10 +147,8 @@ class ConditionalVae(Model):
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
-        names = list(self.schema.names)
-        there = self.schema.moved(frame, self.schema.references(names))
-        z = self._encoded(self.parts.scanner.to_anchor(data, frame), frame, names)
-        return self._handed_out(self.parts.latents.move(z, frame, there, names), names)
+        z = self._encoded(self.parts.scanner.to_anchor(data, frame), frame, self.schema.names)
+        return self._freed(z, frame)
 
     def encode_blind(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people latents"]:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
@@ -180,7 +178,7 @@ class ConditionalVae(Model):
         used = np.isfinite(own) & (parts.linear.sd > 0)
         missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
         error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
-        return Scores(error, parts.latents.effects.scores(z, frame).deviation)
+        return Scores(error, parts.latents.effects.scores(z, frame).deviation, self._freed(z, frame))
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new people, one for each row of covariates.
@@ -258,6 +256,11 @@ class ConditionalVae(Model):
     ) -> Float[np.ndarray, "people latents"]:
         h = standardise(self.parts.linear, data, frame, known)
         return self.parts.network.encode(h, context_vector(self.trained_schema, frame, known))
+
+    def _freed(self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame) -> Float[np.ndarray, "people directions"]:
+        names = list(self.schema.names)
+        there = self.schema.moved(frame, self.schema.references(names))
+        return self._handed_out(self.parts.latents.move(z, frame, there, names), names)
 
     def _handed_out(
         self, z: Float[np.ndarray, "people latents"], removed: list[str]

@@ -167,7 +167,7 @@ class LinearModel(Model):
             counts += count
             projected += product
         left = squares - (projected**2).sum(axis=1)
-        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts))
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected)
 
     def adapt(
         self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]

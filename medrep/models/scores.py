@@ -1,4 +1,4 @@
-"""How well a model draws people, and how unusual they are at their covariates."""
+"""How well a model draws people, how unusual they are at their covariates, and what is their own."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,20 @@ from jaxtyping import Float
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Two figures a person.
+    """What a model says of each person, from one pass over the data.
 
     Attributes:
         reconstruction_error: How far the model's drawing is from the person, in the model's ``error_unit``.
         deviation: How unusual what is the person's own is at their covariates: about 1 for a typical person, root mean square
             over latents (over columns, where a model has no latents) in standard deviations of people of training.
+        latents: As `Model.encode` returns them.
+        latents_sd: How well each is known; None where the model does not say.
     """
 
     reconstruction_error: Float[np.ndarray, " people"]
     deviation: Float[np.ndarray, " people"]
+    latents: Float[np.ndarray, "people latents"]
+    latents_sd: Float[np.ndarray, "people latents"] | None = None
 
 
 def root_mean_square(

@@ -1,6 +1,7 @@
 """Answers of a registered model to a request: rows of features, or paths of NIfTI files, with covariates, in one table."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from jaxtyping import Float
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.visits import Visit, visits
 from medrep.errors import CohortError, CovariateError, ModelError, listed
-from medrep.export.scoring import score_images, score_rows
+from medrep.export.outcomes import Outcome
+from medrep.export.scoring import Scorer, image_scores
 from medrep.models import Model, restore_model
 from medrep.training.checkpoint import load_checkpoint
 
@@ -86,9 +89,10 @@ class ServedModel:
             if output == "removed":
                 moved = self.model.remove(data, frame, self.model.schema.references(removed))
                 return pd.DataFrame(moved, index=request.index, columns=list(self.model.columns.names))
-            found = pd.concat(
-                [score_rows(self.model, data, frame), _latents(self.model.encode(data, frame), rows.index)], axis=1
-            )
+            scorer = Scorer(self.model)
+            blocks = _blocks(frame, scorer.together)
+            scored = [one for some in blocks for one in scorer.outcomes(data[[v.place for v in some]], some)]
+            found = _table(scored, rows.index)
         if output == "latents":
             found = found.drop(columns=["reconstruction_error", "deviation"])
         return found.set_axis(request.index)
@@ -113,20 +117,29 @@ class ServedModel:
         if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         files = _allowed(rows[PATH])
-        scored = list(score_images(self.model, files, frame, self.wanted))
+        step = image_scores(self.model, self.wanted)
+        scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
         # Where a file lies on the server is nobody's business.
         failed = [
-            f"{one.key}: {one.error.replace(str(one.path), rows.loc[one.key, PATH])}" for one in scored if one.error
+            f"{one.key}: {one.error.replace(str(files[one.key]), rows.loc[one.key, PATH])}"
+            for one in scored
+            if one.error
         ]
         if failed:
             raise CohortError(listed("images that cannot be used", failed))
-        table = pd.DataFrame(
-            [(one.reconstruction_error, one.deviation) for one in scored],
-            index=rows.index,
-            columns=["reconstruction_error", "deviation"],
-        )
-        latents = np.stack([one.latents for one in scored if one.latents is not None])
-        return pd.concat([table, _latents(latents, rows.index)], axis=1)
+        return _table(scored, rows.index)
+
+
+def _blocks(frame: pd.DataFrame, size: int, files: "pd.Series | None" = None) -> Iterator[list[Visit]]:
+    everybody = list(visits(frame, files, {}))
+    yield from (everybody[start : start + size] for start in range(0, len(everybody), size))
+
+
+def _table(scored: Sequence[Outcome], index: pd.Index) -> pd.DataFrame:
+    names = ["reconstruction_error", "deviation"]
+    figures = pd.DataFrame([[one.figures[name] for name in names] for one in scored], index=index, columns=names)
+    latents = np.stack([one.arrays["latents"] for one in scored])
+    return figures.join(pd.DataFrame(latents, index=index, columns=[f"z{k + 1}" for k in range(latents.shape[1])]))
 
 
 def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
@@ -146,10 +159,6 @@ def _text(cell: object) -> str:
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
     return str(cell)
-
-
-def _latents(latents: Float[np.ndarray, "people latents"], index: pd.Index) -> pd.DataFrame:
-    return pd.DataFrame(latents, index=index, columns=[f"z{k + 1}" for k in range(latents.shape[1])])
 
 
 def _allowed(paths: pd.Series) -> pd.Series:

@@ -53,18 +53,18 @@ def test_one_image_a_person_by_suffix_desc_and_entities(tmp_path):
     for wanted, name in choices:
         for participant in ("sub-01", "01"):
             found, problems = find_images(tmp_path, [(participant, "")], wanted)
-            assert (found[0].name, problems) == (name, [])
+            assert (found[0].name, problems) == (name, {})
 
 
 def test_several_images_and_none_are_one_line_each(tmp_path):
     plant(tmp_path, "sub-1/anat/sub-1_run-1_T1w.nii", "sub-1/anat/sub-1_run-2_T1w.nii", "sub-3/anat/sub-3_T1w.nii")
     found, problems = find_images(tmp_path, [("sub-1", ""), ("sub-2", ""), ("3", "")], Input("volume"))
     assert set(found) == {2}
-    assert problems == [
-        "sub-1: 2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with"
+    assert problems == {
+        0: "2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with"
         " input.entities or input.desc",
-        "sub-2: no sub-*_T1w.nii[.gz] under sub-2/",
-    ]
+        1: "no sub-*_T1w.nii[.gz] under sub-2/",
+    }
 
 
 def test_packed_and_unpacked_copies_are_not_chosen_between(tmp_path):
@@ -74,9 +74,9 @@ def test_packed_and_unpacked_copies_are_not_chosen_between(tmp_path):
 
 def test_what_was_looked_for_is_named(tmp_path):
     wanted = Input("volume", suffix="dseg", desc="lung", entities={"space": "MNI"})
-    assert find_images(tmp_path, [("sub-1", "ses-2")], wanted)[1] == [
-        "sub-1 ses-2: no sub-*_space-MNI_desc-lung_dseg.nii[.gz] under sub-1/"
-    ]
+    assert find_images(tmp_path, [("sub-1", "ses-2")], wanted)[1] == {
+        0: "no sub-*_space-MNI_desc-lung_dseg.nii[.gz] under sub-1/"
+    }
 
 
 def test_a_session_is_looked_for_in_its_own_folder_and_name(tmp_path):
@@ -91,7 +91,7 @@ def test_a_session_is_looked_for_in_its_own_folder_and_name(tmp_path):
         0: "sub-1_ses-2_T1w.nii",
         1: "sub-1_ses-1_T1w.nii",
     }
-    assert problems == ["sub-1 ses-3: no sub-*_T1w.nii[.gz] under sub-1/"]
+    assert problems == {2: "no sub-*_T1w.nii[.gz] under sub-1/"}
 
 
 def test_the_order_of_people_does_not_change_who_gets_which_file(tmp_path):

@@ -1,0 +1,199 @@
+"""The folder of a batch: what is done, with which model, to whom; so that the same command goes on, and another is refused."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from medrep import __version__
+from medrep.atomic import write_json
+from medrep.batch.parts import Part
+from medrep.cohort.visits import Visit
+from medrep.errors import MedrepError, listed
+from medrep.export.derivative import write_tsv
+
+STATE = ".medrep"
+"""The folder in OUT that holds journals, the model and who is in the cohort."""
+
+COMPLETE = "dataset_description.json"
+"""Written last: whoever sees it in OUT sees everything."""
+
+_FORMAT = 1
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch in its folder.
+
+    Attributes:
+        out: Where results go.
+        identity: What must be the same for work to go on: command, model, request.
+        content: What merging needs to know beside it.
+    """
+
+    out: Path
+    identity: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The job's own folder."""
+        return self.out / STATE
+
+    @property
+    def model(self) -> Path:
+        """The model folder that workers load."""
+        return self.folder / "model"
+
+    def journal(self, part: Part) -> Path:
+        """Return the journal of a part."""
+        return self.folder / f"{part.name}.jsonl"
+
+    @contextmanager
+    def working(self, part: Part) -> Iterator[None]:
+        """Keep a part for this process.
+
+        Raises:
+            MedrepError: Another process works on it.
+        """
+        lock = FileLock(self.folder / f"{part.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise MedrepError(
+                f"{self.out}: another process works on {part.name}; wait for it, or end it, and call again"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_people(self, table: pd.DataFrame, people: Sequence[Visit], root: Path) -> dict[str, str]:
+        """Write who is in the cohort, and return everybody's fingerprint: of covariates and file.
+
+        A person whose covariates or file change is worked on again.
+        """
+        prints = {one.key: fingerprint(one) for one in people}
+        files = ["" if one.path is None else one.path.relative_to(root).as_posix() for one in people]
+        known = pd.DataFrame({"key": list(prints), "fingerprint": list(prints.values()), "file": files})
+        for name, content in (("participants.tsv", table), ("people.tsv", known)):
+            write_tsv(self.folder / name, content)
+        return prints
+
+    def read_people(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the table of the cohort, index: key, and key, fingerprint and file of everybody."""
+        table, known = (
+            pd.read_csv(self.folder / name, sep="\t", dtype=str, keep_default_na=False)
+            for name in ("participants.tsv", "people.tsv")
+        )
+        return table.set_axis(pd.Index(known["key"], name="key")), known
+
+
+def open_job(
+    out: Path,
+    identity: Mapping[str, Any],
+    prepare: Callable[[Path], Mapping[str, Any]],
+    part: Part,
+    *,
+    overwrite: bool,
+) -> Job:
+    """Begin a job, or go on with it.
+
+    Args:
+        out: Where results go.
+        identity: What must be the same for work to go on.
+        prepare: Called once a job, with the folder to write the model to; returns what merging needs to know.
+        part: Which share this process works on.
+        overwrite: Whether what OUT holds may be replaced; an unfinished job of the same identity is gone on with.
+
+    Raises:
+        MedrepError: OUT holds something else.
+    """
+    identity = {"format": _FORMAT, "version": __version__, **identity}
+    if overwrite and part.count > 1:
+        raise MedrepError("--overwrite would have each part delete the others; remove OUT first, or give another")
+    (out / STATE).mkdir(parents=True, exist_ok=True)
+    with FileLock(out / STATE / "job.lock"):
+        found = _read(out)
+        finished = (out / COMPLETE).exists()
+        if overwrite and (found is None or found.identity != identity or finished):
+            _empty(out)
+            found = None
+        if found is None:
+            strangers = sorted(path.name for path in out.iterdir() if path.name != STATE)
+            if strangers:
+                raise MedrepError(
+                    f"{out}: already holds files ({', '.join(strangers[:4])}); give another OUT, or pass --overwrite to"
+                    " replace the folder"
+                )
+            content = prepare(out / STATE / "model")
+            write_json(out / STATE / "job.json", {"identity": identity, "content": dict(content)})
+            return Job(out, identity, content)
+        if found.identity != identity:
+            raise MedrepError(
+                listed(
+                    f"{out}: holds another job",
+                    _differences(found.identity, identity),
+                    "give another OUT, or pass --overwrite to replace the folder",
+                )
+            )
+        return found
+
+
+def read_job(out: Path) -> Job:
+    """Return the job of a folder.
+
+    Raises:
+        MedrepError: There is none.
+    """
+    found = _read(out)
+    if found is None:
+        raise MedrepError(f"{out}: no batch was begun here; give the OUT of medrep score, export or counterfactual")
+    return found
+
+
+def fingerprint(one: Visit) -> str:
+    """Return 16 hexadecimal digits of what a person is now: covariates, path, size and time of the file."""
+    state: list[object] = [sorted((name, repr(value)) for name, value in one.covariates.items()), one.problem]
+    if one.path is not None:
+        try:
+            found = one.path.stat()
+            state += [str(one.path.name), found.st_size, found.st_mtime_ns]
+        except OSError as error:
+            state += [str(one.path.name), error.errno]
+    return sha256(json.dumps(state).encode()).hexdigest()[:_DIGITS]
+
+
+def _read(out: Path) -> Job | None:
+    path = out / STATE / "job.json"
+    if not path.is_file():
+        return None
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        return Job(out, dict(described["identity"]), dict(described["content"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MedrepError(f"{path}: damaged ({type(error).__name__}: {error}); remove {out} and call again") from None
+
+
+def _empty(out: Path) -> None:
+    """Remove what a folder holds, but for the lock that this process keeps."""
+    for path in list(out.iterdir()):
+        if path.name == STATE:
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path in list((out / STATE).iterdir()):
+        if path.name != "job.lock":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name)} there, {now.get(name)} now" for name in names]

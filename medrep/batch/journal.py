@@ -1,0 +1,101 @@
+"""A file that only grows, a line an event; what a dying process or a full disk left half-written is told by its checksum."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_DIGITS = 8
+
+
+class Journal:
+    """Appends events to a file that nobody else appends to.
+
+    An event that is complete is kept: by the machine's memory at once, by its disk from `flush` on. Half a line that an earlier
+    process left at the end is cut off.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        os.ftruncate(self._handle, _end_of_lines(self._handle))
+
+    def append(self, event: Mapping[str, Any]) -> int:
+        """Add an event, whole or not at all; return where its line begins.
+
+        Raises:
+            OSError: The disk is full; what was written of the line is taken back.
+        """
+        body = json.dumps(event, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+        line = b"%08x %s\n" % (zlib.crc32(body), body)
+        start = os.lseek(self._handle, 0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._handle, line[written:])
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle, start)
+            raise
+        return start
+
+    def flush(self) -> None:
+        """Bring what was appended to the disk."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Bring everything to the disk and let go of the file."""
+        os.fsync(self._handle)
+        os.close(self._handle)
+
+
+def read_events(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield where each whole event begins, and the event; half a line, or a damaged one, is passed over."""
+    with path.open("rb") as file:
+        start = 0
+        for line in file:
+            event = _parsed(line)
+            if event is not None:
+                yield start, event
+            start += len(line)
+
+
+def read_event(path: Path, start: int) -> dict[str, Any]:
+    """Return the event that begins at a place.
+
+    Raises:
+        OSError: There is none any more.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        event = _parsed(file.readline())
+    if event is None:
+        raise OSError(f"{path}: changed while it was read")
+    return event
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    checksum, body = line[:_DIGITS], line[_DIGITS + 1 : -1]
+    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body):
+        return None
+    event: dict[str, Any] = json.loads(body)
+    return event
+
+
+def _end_of_lines(handle: int) -> int:
+    """Return the size of a file without half a line at its end."""
+    size = os.lseek(handle, 0, os.SEEK_END)
+    step, end = 1 << 16, size
+    while end > 0:
+        start = max(0, end - step)
+        place = os.pread(handle, end - start, start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0

@@ -1,0 +1,175 @@
+"""Who is done, who was begun and never ended, whose worker died: read from the journals of a job, and kept in one of them.
+
+A person goes through up to three passes: with others, in a worker of their own, and alone while nobody else is worked on. A
+worker that dies with one person in it is held against that person; so is a whole job that dies while a person is alone.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrep.batch.journal import Journal, read_event, read_events
+from medrep.export.outcomes import Outcome
+
+TOGETHER, SINGLE, ALONE = 1, 2, 3
+DEATHS = 2
+"""So many deaths, and a person is not tried again."""
+
+_PATTERN = "part-*.jsonl"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where somebody's outcome stands.
+
+    Attributes:
+        journal: The file.
+        start: Where its line begins.
+        fingerprint: Of what the person was when it was worked on.
+        failed: Whether the outcome is an error.
+        attempts: How often the person was tried to the end.
+        time: When, seconds since 1970.
+        files: What was written, relative to OUT.
+    """
+
+    journal: Path
+    start: int
+    fingerprint: str
+    failed: bool
+    attempts: int
+    time: float
+    files: tuple[str, ...]
+
+    def outcome(self) -> Outcome:
+        """Read the outcome."""
+        return Outcome.from_json(read_event(self.journal, self.start)["outcome"])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How somebody who is not done is to be tried.
+
+    Attributes:
+        stage: `TOGETHER`, `SINGLE` or `ALONE`.
+        deaths: How often a worker died with this person alone in it.
+    """
+
+    stage: int = TOGETHER
+    deaths: int = 0
+
+
+@dataclass(frozen=True)
+class History:
+    """What the journals of a job say.
+
+    Attributes:
+        ended: Key -> the latest outcome.
+        trials: Key -> how to go on, of people who were begun.
+        superseded: Files of outcomes that later ones replaced, relative to OUT; later ones can have written them anew.
+    """
+
+    ended: Mapping[str, Ended]
+    trials: Mapping[str, Trial]
+    superseded: frozenset[str] = frozenset()
+
+    def current(self, key: str, fingerprint: str) -> Ended | None:
+        """Return somebody's outcome, if it is of what the person is now."""
+        found = self.ended.get(key)
+        return found if found is not None and found.fingerprint == fingerprint else None
+
+
+def read_history(folder: Path) -> History:
+    """Read all journals of a job.
+
+    Args:
+        folder: The job's own folder.
+    """
+    ended: dict[str, Ended] = {}
+    begun: dict[str, int] = {}
+    trials: dict[str, Trial] = {}
+    superseded: set[str] = set()
+    for path in sorted(folder.glob(_PATTERN)):
+        for start, event in read_events(path):
+            what = event["event"]
+            for key in event["keys"]:
+                if what == "begin":
+                    begun[key] = event["stage"]
+                    continue
+                stage = begun.pop(key, TOGETHER)
+                if what == "death":
+                    trials[key] = Trial(min(stage + 1, ALONE), trials.get(key, Trial()).deaths + (stage > TOGETHER))
+                elif what == "again":
+                    trials[key] = Trial(event["stage"])
+                else:
+                    trials.pop(key, None)
+                    one = _ended(path, start, event)
+                    older, newer = sorted((ended.get(key, one), one), key=lambda end: end.time)
+                    if older is not newer:
+                        superseded.update(older.files)
+                    ended[key] = newer
+    for key, stage in begun.items():  # the whole job died
+        trials[key] = Trial(min(stage + 1, ALONE), trials.get(key, Trial()).deaths + (stage == ALONE))
+    return History(ended, trials, frozenset(superseded))
+
+
+def _ended(path: Path, start: int, event: Mapping[str, Any]) -> Ended:
+    fingerprint, failed, attempts = event["fingerprint"], event["failed"], event["attempts"]
+    return Ended(path, start, fingerprint, failed, attempts, event["time"], tuple(event["outcome"]["files"]))
+
+
+class Ledger:
+    """Keeps one part's journal.
+
+    Args:
+        path: The journal.
+        history: What stands in all journals.
+        fingerprints: Of the people of this part, as they are now.
+    """
+
+    def __init__(self, path: Path, history: History, fingerprints: Mapping[str, str]) -> None:
+        self._journal = Journal(path)
+        self._history, self._fingerprints = history, fingerprints
+
+    def begin(self, keys: Iterable[str], stage: int) -> None:
+        """Note that people are about to be worked on."""
+        self._note("begin", keys, stage=stage)
+
+    def death(self, keys: Iterable[str]) -> None:
+        """Note that the worker died of those who were begun last."""
+        self._note("death", keys)
+
+    def again(self, keys: Sequence[str], stage: int) -> None:
+        """Note that people who failed are to be tried once more."""
+        if keys:
+            self._note("again", keys, stage=stage)
+
+    def end(self, outcome: Outcome, attempts: int = 1) -> None:
+        """Keep an outcome.
+
+        Args:
+            outcome: The outcome.
+            attempts: How often the person was tried this time.
+        """
+        before = self._history.ended.get(outcome.key)
+        self._note(
+            "end",
+            [outcome.key],
+            fingerprint=self._fingerprints[outcome.key],
+            failed=bool(outcome.error),
+            attempts=attempts + (before.attempts if before is not None and before.failed else 0),
+            time=time.time(),
+            outcome=outcome.to_json(),
+        )
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Bring everything to the disk and let go of the journal."""
+        self._journal.close()
+
+    def _note(self, event: str, keys: Iterable[str], **content: Any) -> None:
+        self._journal.append({"event": event, "keys": list(keys), **content})

@@ -1,0 +1,51 @@
+"""One person, or one visit of a person, as work is handed round: who, which file, which covariates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One row of a cohort.
+
+    Attributes:
+        key: ``sub-01`` or ``sub-01_ses-2``.
+        place: Position in the cohort, from 0.
+        path: The image; None for a row of a table, or where there is no usable file.
+        covariates: In the form of the model's schema (`CovariateSchema.transfer`); empty where nobody looks at them.
+        problem: Why there is no usable file; empty if there is one.
+    """
+
+    key: str
+    place: int
+    path: Path | None
+    covariates: Mapping[str, str | float]
+    problem: str = ""
+
+
+def visits(frame: pd.DataFrame, files: "pd.Series | None", problems: Mapping[str, str]) -> Iterator[Visit]:
+    """Yield the rows of a cohort in its order.
+
+    Args:
+        frame: Covariates, index: key.
+        files: Paths, index: key; None for a table.
+        problems: Why there is no usable file, by key.
+    """
+    rows = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
+    for place, (key, row) in enumerate(zip(frame.index, rows, strict=True)):
+        problem = problems.get(str(key), "")
+        path = None if files is None or problem else Path(str(files[key]))
+        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem)
+
+
+def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:
+    """Return the covariates of visits as a frame, index: key."""
+    return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
+
+
+def visit_files(some: Sequence[Visit]) -> pd.Series:
+    """Return the paths of visits, index: key."""
+    return pd.Series([one.path for one in some], index=[one.key for one in some], dtype=object)

@@ -1,0 +1,226 @@
+"""How ``score``, ``export`` and ``counterfactual`` go through a cohort: part by part, losing nobody, going on where they were."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from joblib import cpu_count
+
+from medrep.batch.finish import finish
+from medrep.batch.job import Job, fingerprint, open_job
+from medrep.batch.ledger import ALONE, TOGETHER, Ledger, Trial, read_history
+from medrep.batch.local_pool import LocalPool
+from medrep.batch.merge import Merged
+from medrep.batch.parts import Part
+from medrep.batch.pools import InlinePool, Pool
+from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.visits import Visit, visits
+from medrep.commands.newcomers import Trained, adapted_model, load_trained, strange_people
+from medrep.console import Console
+from medrep.errors import listed
+from medrep.export.outcomes import Opener, Step
+from medrep.export.readable import OpenReader
+from medrep.models import Adaptation, Model
+from medrep.training.checkpoint import Checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to go through the cohort.
+
+    Attributes:
+        part: Which share of it.
+        workers: Processes; 0 takes one a processor.
+        engine: ``local``, or ``ray``.
+        ray_address: Of a Ray cluster; empty starts one on this machine.
+        timeout: Seconds that one person may take.
+        dry_run: Whether to say only what would be done.
+        retry_failed: Whether people who failed are tried again.
+    """
+
+    part: Part = field(default_factory=Part)
+    workers: int = 0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    timeout: float = 1800.0
+    dry_run: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command does to everybody.
+
+    Attributes:
+        identity: Command and request; what must be the same for an unfinished job to be gone on with.
+        content: What merging needs to know, from how unseen levels were adapted.
+        step: What is done to rows of a table, or tells how many images are worked on together.
+        opener: How workers come by their step, for images.
+    """
+
+    identity: Mapping[str, Any]
+    content: Callable[[tuple[Adaptation, ...]], Mapping[str, Any]]
+    step: Callable[[Model], Step]
+    opener: Callable[[Job], Opener]
+
+
+def go_through(
+    work: Work,
+    trained: Trained,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    out: Path,
+    options: BatchOptions,
+    console: Console,
+    *,
+    overwrite: bool,
+) -> Merged | None:
+    """Do one part of a batch; merge where there is only one.
+
+    Args:
+        work: What is done.
+        trained: The model.
+        cohort: The people.
+        frame: Their covariates.
+        out: Where results go.
+        options: How.
+        console: Where to speak.
+        overwrite: Whether what OUT holds may be replaced.
+
+    Returns:
+        Everybody's outcome, where the batch is whole; None after one part of several, and after a dry run.
+
+    Raises:
+        MedrepError: OUT holds something else, or nobody could be delivered.
+    """
+    checkpoint, model, wanted = trained
+    step = work.step(model)
+    people = list(visits(frame, cohort.files, cohort.problems))
+    blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
+    mine = [one for block in options.part.of(blocks) for one in block]
+    if options.dry_run:
+        _forecast(console, out, people, mine, options)
+        return None
+    strangers = strange_people(model, frame)
+    adapting = _digest([one for one in people if one.key in strangers]) if len(strangers) else ""
+    identity = {**work.identity, "model": checkpoint.digest, "adapted to": adapting}
+
+    def prepare(folder: Path) -> Mapping[str, Any]:
+        _save(folder, model, checkpoint)
+        known, adapted = model, tuple[Adaptation, ...]()
+        if len(strangers):
+            readable = _readable(cohort, people, strangers, folder, options, console)
+            known, adapted = adapted_model(model, readable, frame, wanted, console)
+            _save(folder, known, checkpoint)
+        return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
+
+    job = open_job(out, identity, prepare, options.part, overwrite=overwrite)
+    if options.part.count > 1:
+        console.say(f"{options.part.name}: {len(mine)} of {len(people)} people")
+    with job.working(options.part):
+        prints = job.write_people(cohort.table, people, cohort.root)
+        if cohort.features is not None:
+            # What was adapted stands in the job's model; it is the same object where nothing was.
+            pool: Pool = InlinePool(work.step(load_trained(job.model)[1] if len(strangers) else model))
+        else:
+            pool = _pool(work.opener(job), options, len(mine))
+        _work_off(job, mine, prints, pool, step.together, options, console)
+    return finish(job) if options.part.count == 1 else None
+
+
+def merge_failures(console: Console, out: Path, whole: Merged) -> int:
+    """Say who could not be delivered; return how many."""
+    failed = [f"{failure.participant}: {failure.error}" for failure in whole.failures]
+    if failed:
+        console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
+    return len(failed)
+
+
+def _work_off(
+    job: Job,
+    mine: Sequence[Visit],
+    prints: Mapping[str, str],
+    pool: Pool,
+    together: int,
+    options: BatchOptions,
+    console: Console,
+) -> None:
+    history = read_history(job.folder)
+    current = {one.key: history.current(one.key, prints[one.key]) for one in mine}
+    failed = {key: found for key, found in current.items() if found is not None and found.failed}
+    again = failed if options.retry_failed else {}
+    left = [one for one in mine if current[one.key] is None or one.key in again]
+    if len(left) < len(mine):
+        console.say(f"{len(mine) - len(left)} people are done already")
+    ledger = Ledger(job.journal(options.part), history, prints)
+    try:
+        suspects = [key for key, found in again.items() if found.outcome().stage == QUARANTINE]
+        ledger.again([key for key in again if key not in suspects], TOGETHER)
+        ledger.again(suspects, ALONE)
+        trials = {key: trial for key, trial in history.trials.items() if key not in again}
+        trials |= {key: Trial(ALONE) for key in suspects}
+        with pool, console.track(str(job.identity["command"]), len(left)) as advance:
+            for _ in Scheduler(pool, ledger, together, console.say).run(left, trials):
+                advance(1)
+    finally:
+        ledger.close()
+
+
+def _pool(opener: Opener, options: BatchOptions, people: int) -> Pool:
+    workers = max(1, min(options.workers or cpu_count(), people))
+    if options.engine == "ray":
+        from medrep.batch.ray_pool import RayPool  # an extra, and seconds to import
+
+        return RayPool(opener, options.workers, options.timeout, options.ray_address)
+    return LocalPool(opener, workers, options.timeout)
+
+
+def _readable(
+    cohort: Cohort, people: Sequence[Visit], strangers: pd.Index, model: Path, options: BatchOptions, console: Console
+) -> Cohort:
+    """Return the cohort of those strangers whose files can be read: found out in workers, since this process has to go on."""
+    if cohort.files is None:
+        return cohort.select(strangers)
+    wanted = [one for one in people if one.key in strangers]
+    ledger = Ledger(model.parent / "adapting.jsonl", read_history(model.parent), {one.key: "" for one in wanted})
+    try:
+        with _pool(OpenReader(model), options, len(wanted)) as pool:
+            found = list(Scheduler(pool, ledger, 1, console.say).run(wanted, {}))
+    finally:
+        ledger.close()
+    good = {outcome.key for outcome in found if not outcome.error}
+    return cohort.select(pd.Index([one.key for one in wanted if one.key in good]))
+
+
+def _save(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
+    content, arrays = model.state()
+    save_checkpoint(folder, checkpoint.kind, content, arrays, checkpoint.input, checkpoint.support, checkpoint.cohort)
+
+
+def _digest(people: Sequence[Visit]) -> str:
+    return sha256("\n".join(f"{one.key} {fingerprint(one)}" for one in people).encode()).hexdigest()[:16]
+
+
+def _forecast(
+    console: Console, out: Path, people: Sequence[Visit], mine: Sequence[Visit], options: BatchOptions
+) -> None:
+    history = read_history(out / ".medrep")
+    done = [found for one in mine if (found := history.current(one.key, fingerprint(one))) is not None]
+    failed = sum(found.failed for found in done)
+    absent = [f"{one.key}: {one.problem}" for one in mine if one.problem]
+    left = len(mine) - len(done) + (failed if options.retry_failed else 0)
+    rows = [
+        ("people in the cohort", str(len(people))),
+        (f"in {options.part.name}", str(len(mine))),
+        ("done", str(len(done) - failed)),
+        ("failed before", str(failed)),
+        ("without a usable file", str(len(absent))),
+        ("would be worked on", str(left)),
+    ]
+    console.table("Dry run: nothing is written", ("", "people"), rows)
+    if absent:
+        console.say(listed("without a usable file", absent))

@@ -1,0 +1,31 @@
+"""``medrep merge``: join the parts of a batch."""
+
+from pathlib import Path
+
+from medrep.batch.finish import SCORE, finish
+from medrep.batch.job import read_job
+from medrep.commands.batch import merge_failures
+from medrep.commands.score import summarise
+from medrep.console import Console
+
+
+def merge(out: Path, console: Console) -> int:
+    """Write the tables of a batch whose parts are all done.
+
+    Args:
+        out: OUT of the command that did the parts.
+        console: Where to speak.
+
+    Returns:
+        How many people could not be delivered; they stand in failures.tsv.
+
+    Raises:
+        MedrepError: No batch, or people who are not done; they are listed.
+    """
+    job = read_job(out)
+    whole = finish(job)
+    if job.identity["command"] == SCORE:
+        summarise(console, out)
+    else:
+        console.say(f"{len(whole.outcomes.good)} of {len(whole.outcomes)} people written to {out}")
+    return merge_failures(console, out, whole)

@@ -1,0 +1,74 @@
+"""How workers come by their steps: what travels to them is a folder and a request, never a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medrep.cohort.inputs import Input, saved_input
+from medrep.export.derivative import MeshFormat, Removal
+from medrep.export.mover import Mover
+from medrep.export.outcomes import Opener, Step
+from medrep.export.scoring import image_scores
+from medrep.models import Model, restore_model
+from medrep.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class OpenScores(Opener):
+    """Opens the step that scores images.
+
+    Attributes:
+        model: A model folder.
+    """
+
+    model: Path
+
+    def open(self) -> Step:
+        """Load the model; see `Opener.open`."""
+        return image_scores(*_loaded(self.model))
+
+
+@dataclass(frozen=True)
+class OpenMoves(Opener):
+    """Opens the step that moves images.
+
+    Attributes:
+        model: A model folder.
+        folder: Where to write.
+        root: The cohort's folder.
+        target: Removed covariate -> reference.
+        label_free: Whether nobody's covariates are looked at.
+        done: For the sidecars.
+        mesh: What meshes of organs are written as.
+    """
+
+    model: Path
+    folder: Path
+    root: Path
+    target: Mapping[str, str | float]
+    label_free: bool
+    done: Removal
+    mesh: MeshFormat
+
+    def open(self) -> Step:
+        """Load the model; see `Opener.open`."""
+        model, wanted = _loaded(self.model)
+        return image_moves(Mover(model, self.target, self.label_free), wanted, self)
+
+
+def image_moves(mover: Mover, wanted: Input, asked: OpenMoves) -> Step:
+    """Return the step that moves images of the kind a model was trained on."""
+    # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
+    if wanted.kind == "shape":
+        from medrep.export.shapes import MoveShapes
+
+        return MoveShapes(asked.folder, asked.root, mover, wanted, asked.done, asked.mesh)
+    from medrep.export.volumes import MoveVolumes
+
+    return MoveVolumes(asked.folder, asked.root, mover, wanted, asked.done)
+
+
+def _loaded(folder: Path) -> tuple[Model, Input]:
+    checkpoint = load_checkpoint(folder)
+    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+    return model, saved_input(checkpoint.input, str(folder))
