@@ -95,11 +95,13 @@ def read_history(folder: Path) -> History:
             what = event["event"]
             for key in event["keys"]:
                 if what == "begin":
+                    if key in begun:
+                        trials[key] = _after(trials.get(key), begun[key], held=begun[key] == ALONE)
                     begun[key] = event["stage"]
                     continue
                 stage = begun.pop(key, TOGETHER)
                 if what == "death":
-                    trials[key] = Trial(min(stage + 1, ALONE), trials.get(key, Trial()).deaths + (stage > TOGETHER))
+                    trials[key] = _after(trials.get(key), stage, held=stage > TOGETHER)
                 elif what == "again":
                     trials[key] = Trial(event["stage"])
                 else:
@@ -110,8 +112,13 @@ def read_history(folder: Path) -> History:
                         superseded.update(older.files)
                     ended[key] = newer
     for key, stage in begun.items():  # the whole job died
-        trials[key] = Trial(min(stage + 1, ALONE), trials.get(key, Trial()).deaths + (stage == ALONE))
+        trials[key] = _after(trials.get(key), stage, held=stage == ALONE)
     return History(ended, trials, frozenset(superseded))
+
+
+def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
+    """Return how to go on after a death in a stage, which is held against the person or not."""
+    return Trial(min(stage + 1, ALONE), (0 if before is None else before.deaths) + held)
 
 
 def _ended(path: Path, start: int, event: Mapping[str, Any]) -> Ended:

@@ -1,0 +1,69 @@
+"""Real workers that really die."""
+
+from pathlib import Path
+
+import pytest
+
+from medrep.batch.ledger import Ledger, read_history
+from medrep.batch.local_pool import LocalPool
+from medrep.batch.pools import InlinePool, Pool
+from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.errors import ModelError
+from medrep.export.outcomes import Outcome
+from tests.batch.steps import Deadly, OpenDeadly, people
+
+
+def worked_off(folder: Path, keys: list[str], pool: Pool, lines: list[str] | None = None) -> dict[str, Outcome]:
+    everybody = people(*keys)
+    ledger = Ledger(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
+    with pool:
+        found = list(Scheduler(pool, ledger, 4, ([] if lines is None else lines).append).run(everybody, {}))
+    ledger.close()
+    return {one.key: one for one in found}
+
+
+def test_a_worker_that_is_killed_takes_only_its_killer_with_it(tmp_path: Path) -> None:
+    keys = [f"sub-{k}" for k in range(21)]
+    keys[9] = "sub-kill"
+    keys[3] = "sub-bad"
+    keys[16] = "sub-bug"
+    lines: list[str] = []
+    outcomes = worked_off(tmp_path, keys, LocalPool(OpenDeadly(), 2, 60.0), lines)
+    failed = {key: (one.stage, one.error) for key, one in outcomes.items() if one.error}
+    assert failed.pop("sub-kill")[0] == QUARANTINE
+    assert failed == {
+        "sub-bad": ("read", "sub-bad cannot be read"),
+        "sub-bug": ("work", "unexpected IndexError: list index out of range"),
+    }
+    assert set(outcomes) == set(keys)
+    assert outcomes["sub-20"].figures == {"place": 20.0}
+    assert sum("was killed by SIGKILL with" in line and "sub-kill" in line for line in lines) == 3
+
+
+def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
+    outcomes = worked_off(tmp_path, ["sub-1", "sub-hang", "sub-2"], LocalPool(OpenDeadly(), 2, 0.5))
+    assert {key for key, one in outcomes.items() if one.error} == {"sub-hang"}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_full_disk_is_nobodys_fault(tmp_path: Path, local: bool) -> None:
+    pool = LocalPool(OpenDeadly(), 1, 60.0) if local else InlinePool(Deadly())
+    with pytest.raises(OSError, match="No space left"):
+        worked_off(tmp_path, ["sub-1", "sub-2", "sub-full"], pool)
+    assert "sub-full" not in read_history(tmp_path).ended
+
+
+@pytest.mark.parametrize(("how", "message"), [("model", "no such model"), ("die", "was killed by SIGKILL before it had")])
+def test_workers_that_cannot_start_are_nobodys_fault(tmp_path: Path, how: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        worked_off(tmp_path, ["sub-1", "sub-2"], LocalPool(OpenDeadly(how), 2, 60.0))
+    assert not read_history(tmp_path).ended
+
+
+def test_work_in_this_process_tells_the_same(tmp_path: Path) -> None:
+    keys = ["sub-1", "sub-bad", "sub-bug", "sub-2"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    inline = worked_off(tmp_path / "a", keys, InlinePool(Deadly()))
+    local = worked_off(tmp_path / "b", keys, LocalPool(OpenDeadly(), 2, 60.0))
+    assert {key: one.to_json() for key, one in inline.items()} == {key: one.to_json() for key, one in local.items()}
