@@ -120,6 +120,12 @@ def open_job(
     identity = {"format": _FORMAT, "version": __version__, **identity}
     if overwrite and part.count > 1:
         raise MedrepError("--overwrite would have each part delete the others; remove OUT first, or give another")
+    strangers = sorted(path.name for path in out.iterdir()) if out.is_dir() and not (out / STATE).exists() else []
+    if strangers and not overwrite:
+        raise MedrepError(
+            f"{out}: already holds files ({', '.join(strangers[:4])}); give another OUT, or pass --overwrite to replace"
+            " the folder"
+        )
     (out / STATE).mkdir(parents=True, exist_ok=True)
     with FileLock(out / STATE / "job.lock"):
         found = _read(out)
@@ -128,12 +134,6 @@ def open_job(
             _empty(out)
             found = None
         if found is None:
-            strangers = sorted(path.name for path in out.iterdir() if path.name != STATE)
-            if strangers:
-                raise MedrepError(
-                    f"{out}: already holds files ({', '.join(strangers[:4])}); give another OUT, or pass --overwrite to"
-                    " replace the folder"
-                )
             content = prepare(out / STATE / "model")
             write_json(out / STATE / "job.json", {"identity": identity, "content": dict(content)})
             return Job(out, identity, content)

@@ -53,7 +53,9 @@ def test_a_full_disk_is_nobodys_fault(tmp_path: Path, local: bool) -> None:
     assert "sub-full" not in read_history(tmp_path).ended
 
 
-@pytest.mark.parametrize(("how", "message"), [("model", "no such model"), ("die", "was killed by SIGKILL before it had")])
+@pytest.mark.parametrize(
+    ("how", "message"), [("model", "no such model"), ("die", "was killed by SIGKILL before it had")]
+)
 def test_workers_that_cannot_start_are_nobodys_fault(tmp_path: Path, how: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         worked_off(tmp_path, ["sub-1", "sub-2"], LocalPool(OpenDeadly(how), 2, 60.0))
