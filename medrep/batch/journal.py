@@ -81,8 +81,8 @@ def read_event(path: Path, start: int) -> dict[str, Any]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    checksum, body = line[:_DIGITS], line[_DIGITS + 1 : -1]
-    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body):
+    body = line[_DIGITS + 1 : -1]
+    if line != b"%08x %s\n" % (zlib.crc32(body), body):
         return None
     event: dict[str, Any] = json.loads(body)
     return event

@@ -17,6 +17,9 @@ from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Opener
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Volumes come and go; memory that glibc hands back to the kernel after each has to be mapped anew, page by page, for the next.
+_MEMORY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_ENVIRONMENT = dict.fromkeys(_THREADS, "1") | dict.fromkeys(_MEMORY, str(2**30))
 _PRELOADED = ["medrep.batch.preloaded"]
 _START_S = 600.0
 _CONTEXT = get_context("forkserver")
@@ -79,7 +82,7 @@ class LocalPool(Pool):
     def _started(self) -> _Worker:
         ours, theirs = _CONTEXT.Pipe()
         process = _CONTEXT.Process(target=work, args=(theirs, self._opener), daemon=True)
-        with _one_thread():
+        with _environment():
             process.start()
         theirs.close()
         worker = _Worker(process, ours)
@@ -114,10 +117,10 @@ class LocalPool(Pool):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let the server of workers, which is started with the first of them, see one thread a process: libraries ask once."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+def _environment() -> Iterator[None]:
+    """Let the server of workers, which is started with the first of them, see what libraries ask for once, as they start."""
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:

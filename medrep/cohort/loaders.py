@@ -15,6 +15,8 @@ from medrep.cohort.nifti import Volume, missing_voxels, read_image
 from medrep.cohort.transforms import Placed, VolumePipeline
 from medrep.errors import CohortError, listed
 
+_CELLS = 2**22  # volumes that wait to be placed together hold no more voxels
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -49,6 +51,40 @@ def load_volumes(files: pd.Series, wanted: Input, *, workers: int = 0) -> Iterat
     items = [{"key": str(key), "path": path} for key, path in files.items()]
     dataset = Dataset(data=items, transform=_Reader(wanted))
     yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
+
+
+def load_alike(files: pd.Series, wanted: Input) -> list[Loaded]:
+    """Read a few volumes; those of one shape and affine go through the pipeline together, which is several times quicker.
+
+    Args:
+        files: Index: key; values: paths.
+        wanted: The ``input`` section.
+
+    Returns:
+        What `load_volumes` yields, without the volumes in their own grids.
+    """
+    pipeline, found = VolumePipeline(wanted), dict[str, Loaded]()
+    waiting: dict[tuple[tuple[int, ...], bytes], list[tuple[str, Path, Volume]]] = {}
+
+    def place(some: list[tuple[str, Path, Volume]]) -> None:
+        placed = pipeline.place_alike([volume for _, _, volume in some])
+        found.update({some[k][0]: Loaded(some[k][0], some[k][1], None, placed[k], "") for k in range(len(some))})
+        some.clear()
+
+    for key, path in files.items():
+        try:
+            volume = _read(Path(str(path)), wanted)
+        except CohortError as error:
+            found[str(key)] = Loaded(str(key), Path(str(path)), None, None, str(error))
+            continue
+        alike = waiting.setdefault((volume.data.shape, volume.affine.tobytes()), [])
+        alike.append((str(key), Path(str(path)), volume))
+        if (len(alike) + 1) * volume.data.size > _CELLS:
+            place(alike)
+    for alike in waiting.values():
+        if alike:
+            place(alike)
+    return [found[str(key)] for key in files.index]
 
 
 def fill_matrix(
@@ -112,14 +148,19 @@ class _Reader:
     def __call__(self, item: dict[str, object]) -> Loaded:
         key, path = str(item["key"]), Path(str(item["path"]))
         try:
-            volume = read_image(path)
-            bad = missing_voxels(volume)
-            if bad and self.wanted.missing == "error":
-                cure = "mend the image, or set input.missing to keep"
-                raise CohortError(f"{path}: {bad} of {volume.data.size} voxels are NaN or infinite; {cure}")
+            volume = _read(path, self.wanted)
             return Loaded(key, path, volume, VolumePipeline(self.wanted).place(volume), "")
         except CohortError as error:
             return Loaded(key, path, None, None, str(error))
+
+
+def _read(path: Path, wanted: Input) -> Volume:
+    volume = read_image(path)
+    bad = missing_voxels(volume)
+    if bad and wanted.missing == "error":
+        cure = "mend the image, or set input.missing to keep"
+        raise CohortError(f"{path}: {bad} of {volume.data.size} voxels are NaN or infinite; {cure}")
+    return volume
 
 
 def _as_it_is(item: Loaded) -> Loaded:

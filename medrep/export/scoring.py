@@ -97,11 +97,11 @@ class ScoreVolumes(Step):
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
         """Score a few images; see `Step.work`."""
-        from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
+        from medrep.cohort.loaders import grid_problem, load_alike  # MONAI takes seconds to import
 
         rows: list[np.ndarray] = []
         outcomes: dict[str, Outcome] = {}
-        for loaded in load_volumes(visit_files(people), self._wanted):
+        for loaded in load_alike(visit_files(people), self._wanted):
             problem = loaded.error if loaded.placed is None else grid_problem(loaded.placed.grid, self._grid)
             if problem or loaded.placed is None:
                 outcomes[loaded.key] = Outcome(loaded.key, problem, "read")

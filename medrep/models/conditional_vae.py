@@ -257,7 +257,9 @@ class ConditionalVae(Model):
         h = standardise(self.parts.linear, data, frame, known)
         return self.parts.network.encode(h, context_vector(self.trained_schema, frame, known))
 
-    def _freed(self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame) -> Float[np.ndarray, "people directions"]:
+    def _freed(
+        self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people directions"]:
         names = list(self.schema.names)
         there = self.schema.moved(frame, self.schema.references(names))
         return self._handed_out(self.parts.latents.move(z, frame, there, names), names)

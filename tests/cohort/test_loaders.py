@@ -4,7 +4,7 @@ import pytest
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.inputs import Input
-from medrep.cohort.loaders import fill_matrix, grid_problem, load_volumes
+from medrep.cohort.loaders import fill_matrix, grid_problem, load_alike, load_volumes
 from medrep.cohort.nifti import Volume, write_image
 from medrep.errors import CohortError
 
@@ -133,3 +133,19 @@ def test_real_people_with_their_own_grids_come_to_one(shared_data):
     matrix, grid = filled(files, Input("volume", shape=(40, 56, 40)))
     assert grid.shape == (40, 56, 40)
     assert np.isfinite(matrix).all()
+
+
+@pytest.mark.parametrize("intensity", ["raw", "p99"])
+def test_volumes_that_are_placed_together_come_out_as_if_they_had_come_alone(tmp_path, monkeypatch, intensity):
+    files = cohort(tmp_path, **{f"a{k}": ((9, 8, 7), (2.0, 2.0, 3.0)) for k in range(7)}, b=((8, 8, 8), (2.0, 2.0, 2.0)))
+    (tmp_path / "a3.nii.gz").write_bytes(b"")
+    monkeypatch.setattr("medrep.cohort.loaders._CELLS", 3 * 9 * 8 * 7)
+    wanted = Input("volume", spacing=(2.5, 2.5, 2.5), shape=(8, 6, 7), intensity=intensity)
+    found = load_alike(files, wanted)
+    assert [loaded.key for loaded in found] == list(files.index)
+    for together, alone in zip(found, load_volumes(files, wanted), strict=True):
+        assert (together.path, together.error) == (alone.path, alone.error)
+        if alone.placed is not None:
+            assert together.placed.grid == alone.placed.grid
+            assert together.placed.unit == alone.placed.unit
+            np.testing.assert_array_equal(together.placed.values, alone.placed.values)
