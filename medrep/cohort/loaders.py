@@ -15,7 +15,7 @@ from medrep.cohort.nifti import Volume, missing_voxels, read_image
 from medrep.cohort.transforms import Placed, VolumePipeline
 from medrep.errors import CohortError, listed
 
-_CELLS = 2**22  # volumes that wait to be placed together hold no more voxels
+_CELLS = 2**23  # volumes that wait to be placed together hold no more voxels
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ class VolumePipeline:
         Each comes out as if it had come alone: they are channels to MONAI, whose own work is then done once for all of them.
         """
         units = [_percentile_99(volume.data) if self._intensity == "p99" else 1.0 for volume in volumes]
-        channels = np.empty((len(volumes), *volumes[0].data.shape), dtype=np.float32)
+        # In the files' order in memory, so that nothing is turned round: x runs fastest.
+        channels = np.empty((len(volumes), *volumes[0].data.shape[::-1]), dtype=np.float32).transpose(0, 3, 2, 1)
         for channel, volume, unit in zip(channels, volumes, units, strict=True):
             np.divide(volume.data, np.float32(unit), out=channel)
         moved = self._steps(MetaTensor(torch.from_numpy(channels), affine=torch.from_numpy(volumes[0].affine)))
