@@ -16,6 +16,7 @@ from medrep.batch.local_pool import LocalPool
 from medrep.batch.merge import Merged
 from medrep.batch.parts import Part
 from medrep.batch.pools import InlinePool, Pool
+from medrep.batch.readable import OpenReader
 from medrep.batch.scheduler import QUARANTINE, Scheduler
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.visits import Visit, visits
@@ -23,7 +24,6 @@ from medrep.commands.newcomers import Trained, adapted_model, load_trained, stra
 from medrep.console import Console
 from medrep.errors import listed
 from medrep.export.outcomes import Opener, Step
-from medrep.export.readable import OpenReader
 from medrep.models import Adaptation, Model
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
 

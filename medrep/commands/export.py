@@ -10,6 +10,7 @@ import pandas as pd
 
 from medrep.batch.job import Job, read_job
 from medrep.batch.merge import Merged
+from medrep.batch.openers import OpenMoves, image_moves
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
@@ -23,7 +24,6 @@ from medrep.errors import CovariateError, MedrepError, ModelError
 from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
-from medrep.export.openers import OpenMoves, image_moves
 from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, ConditionalVae, Model
 from medrep.training.checkpoint import Checkpoint

@@ -7,11 +7,11 @@ from typing import Literal
 import pandas as pd
 
 from medrep.batch.finish import SCORE
+from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
-from medrep.export.openers import OpenScores
 from medrep.export.outcomes import Step
 from medrep.export.scores import SCORED
 from medrep.export.scoring import ScoreRows, image_scores

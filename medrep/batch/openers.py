@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from medrep.cohort.inputs import Input, saved_input
 from medrep.export.derivative import MeshFormat, Removal
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.export.scoring import image_scores
-from medrep.models import Model, restore_model
+from medrep.models import ConditionalVae, Model, restore_model
 from medrep.training.checkpoint import load_checkpoint
 
 
@@ -71,4 +73,6 @@ def image_moves(mover: Mover, wanted: Input, asked: OpenMoves) -> Step:
 def _loaded(folder: Path) -> tuple[Model, Input]:
     checkpoint = load_checkpoint(folder)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+    if isinstance(model, ConditionalVae) and torch.cuda.is_available():
+        model.parts.network.to("cuda")
     return model, saved_input(checkpoint.input, str(folder))
