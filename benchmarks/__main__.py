@@ -13,6 +13,9 @@ from collections.abc import Callable
 from benchmarks import (
     audit_cost,
     audit_truth,
+    batch_lost,
+    batch_parts,
+    batch_speed,
     disentangle,
     equality,
     fcon1000,
@@ -20,6 +23,7 @@ from benchmarks import (
     scale,
     shape_fields,
     shapes,
+    shift_gate,
 )
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
@@ -27,6 +31,9 @@ from benchmarks.report import Line, Options, Report, say, write_lines, write_rep
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "audit_cost": audit_cost.run,
     "audit_truth": audit_truth.run,
+    "batch_lost": batch_lost.run,
+    "batch_parts": batch_parts.run,
+    "batch_speed": batch_speed.run,
     "disentangle": disentangle.run,
     "equality": equality.run,
     "fcon1000": fcon1000.run,
@@ -34,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "scale": scale.run,
     "shape_fields": shape_fields.run,
     "shapes": shapes.run,
+    "shift_gate": shift_gate.run,
 }
 
 

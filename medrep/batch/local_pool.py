@@ -19,7 +19,8 @@ from medrep.export.outcomes import Opener
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Volumes come and go; memory that glibc hands back to the kernel after each has to be mapped anew, page by page, for the next.
 _MEMORY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-_ENVIRONMENT = dict.fromkeys(_THREADS, "1") | dict.fromkeys(_MEMORY, str(2**30))
+ENVIRONMENT = dict.fromkeys(_THREADS, "1") | dict.fromkeys(_MEMORY, str(2**30))
+"""What workers see of the environment beside everything else: read once by libraries, as they start."""
 _PRELOADED = ["medrep.batch.preloaded"]
 _START_S = 600.0
 _CONTEXT = get_context("forkserver")
@@ -119,8 +120,8 @@ class LocalPool(Pool):
 @contextmanager
 def _environment() -> Iterator[None]:
     """Let the server of workers, which is started with the first of them, see what libraries ask for once, as they start."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
     try:
         yield
     finally:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
+from medrep.batch.shift_judge import saved_judge
 from medrep.cohort.inputs import Input, saved_input
 from medrep.export.derivative import MeshFormat, Removal
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
-from medrep.export.scoring import image_scores
+from medrep.export.scoring import Scorer, image_scores
 from medrep.models import ConditionalVae, Model, restore_model
-from medrep.training.checkpoint import load_checkpoint
+from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,16 @@ class OpenScores(Opener):
 
     Attributes:
         model: A model folder.
+        rate: Of false alarms of the shift gate.
     """
 
     model: Path
+    rate: float
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
-        return image_scores(*_loaded(self.model))
+        checkpoint, model, wanted = _loaded(self.model)
+        return image_scores(Scorer(model, judge=saved_judge(checkpoint, model.schema, self.rate)), wanted)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class OpenMoves(Opener):
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
-        model, wanted = _loaded(self.model)
+        _, model, wanted = _loaded(self.model)
         return image_moves(Mover(model, self.target, self.label_free), wanted, self)
 
 
@@ -70,9 +74,9 @@ def image_moves(mover: Mover, wanted: Input, asked: OpenMoves) -> Step:
     return MoveVolumes(asked.folder, asked.root, mover, wanted, asked.done)
 
 
-def _loaded(folder: Path) -> tuple[Model, Input]:
+def _loaded(folder: Path) -> tuple[Checkpoint, Model, Input]:
     checkpoint = load_checkpoint(folder)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
     if isinstance(model, ConditionalVae) and torch.cuda.is_available():
         model.parts.network.to("cuda")
-    return model, saved_input(checkpoint.input, str(folder))
+    return checkpoint, model, saved_input(checkpoint.input, str(folder))

@@ -112,6 +112,13 @@ def add_score(commands: Commands) -> None:
     add_out(parser)
     add_model(parser)
     add_unseen_site(parser)
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.05,
+        metavar="RATE",
+        help="share of people like those of calibration (train --hold-out) whom the shift gate rejects (default: 0.05)",
+    )
     add_batch(parser)
 
 
@@ -125,6 +132,7 @@ def _score(options: argparse.Namespace) -> int:
         options.model,
         Console(quiet=options.quiet),
         options=batch_options(options),
+        false_alarms=options.false_alarms,
         unseen_site=options.unseen_site,
         only=options.participant_label,
         exclude=options.exclude,

@@ -13,22 +13,23 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
 from scipy import fft, stats
 
-BANDS = 8
+BANDS = 6
 AXES = ("x", "y", "z")
 STATISTICS = (
     "level",
     *(f"power_{band}" for band in range(1, BANDS + 1)),
     "noise",
     "noise_tails",
+    "noise_floor",
     *(f"sharpness_{axis}" for axis in AXES),
     "edges",
     "edges_y_over_x",
     "edges_z_over_x",
-    "tissue_low",
-    "tissue_middle",
-    "tissue_high",
-    "darkest",
-    "brightest",
+    "dark",
+    "middle",
+    "bright",
+    "classes",
+    "mean_log",
     "skewness",
     "foreground",
 )
@@ -36,7 +37,6 @@ STATISTICS = (
 
 _FLOOR = 1e-6  # shares and ratios below it are all the same, so that logarithms stay finite
 _FOREGROUND = 0.2  # of the 95th percentile of the magnitudes
-_WIDEST = 20.0  # of a ratio whose denominator may vanish
 
 Blocks = Float32[np.ndarray, "a b c"]
 
@@ -49,14 +49,15 @@ def image_statistics(volume: Num[np.ndarray, "x y z"]) -> Float[np.ndarray, " st
             are filled with the mean).
 
     Returns:
-        One number for each of `STATISTICS`, always finite: natural logarithms, and plain ratios from ``tissue_low`` on.
-        ``level``: of the mean magnitude, in the volume's unit. ``power_k``: of the share of the power in the k-th of eight bands
-        of equal width of radial frequency, up to half a cycle a voxel (what is beyond is in the last). ``noise``: robust
-        deviation of the differences along three axes over the range of the foreground, ``noise_tails``: their deviation over
-        the robust one. ``sharpness``: edges within blocks of 2 voxels over those of 4, along an axis. ``edges``: 99th
-        percentile of block gradients over that range; ``edges_y_over_x``: edges along an axis over those along x.
-        ``tissue``: where quartiles of the foreground lie between its 5th and 95th percentile, ``darkest`` and ``brightest``: the
-        5th and the 99th over the 95th, ``skewness`` of the foreground, ``foreground``: its share of the volume.
+        One number for each of `STATISTICS`, always finite; natural logarithms, up to the last two. ``level``: of the mean
+        magnitude, in the volume's unit. ``power_k``: of the share of the power in the k-th of six bands of equal width of radial
+        frequency, up to half a cycle a voxel (what is beyond is in the last). ``noise``: robust deviation of the differences
+        along three axes over the range of the foreground, ``noise_tails``: their deviation over the robust one,
+        ``noise_floor``: of what varies in the flattest tenth of the blocks, over the signal. ``sharpness``: edges within blocks
+        of 2 voxels over those of 4, along an axis. ``edges``: 99th percentile of block gradients over the range;
+        ``edges_y_over_x``: edges along an axis over those along x. ``dark``, ``middle``, ``bright``: quantiles 0.25, 0.5 and 0.99
+        of the foreground over its signal, the 95th percentile; ``classes``: mean of the darker over that of the brighter of two
+        classes; ``mean_log``: geometric over arithmetic mean; ``skewness``; ``foreground``: its share of the volume.
     """
     known = np.isfinite(volume)
     whole = bool(known.all())
@@ -109,34 +110,47 @@ def _at_least_four(values: Float32[np.ndarray, "x y z"]) -> Float32[np.ndarray, 
 
 def _wavelets(values: Float32[np.ndarray, "x y z"]) -> list[float]:
     means, edges, corners = _haar(values)
-    whole = np.isfinite(corners)
-    size = np.abs(means[whole])
-    foreground = whole & (np.abs(means) > _FOREGROUND * (float(np.quantile(size, 0.95)) if size.size else 0.0))
+    # No measured voxels differ by exactly nothing: such blocks are padding, or were masked.
+    whole = np.isfinite(corners) & (corners != 0)
+    size = np.abs(means)
+    foreground = whole & (size > _FOREGROUND * (float(np.quantile(size[whole], 0.95)) if whole.any() else np.inf))
     if not foreground.any():
-        return [float(np.log(_FLOOR))] * (STATISTICS.index("tissue_low") - BANDS - 1) + [0.0] * 7
-    tissue = means[foreground]
-    low, first, middle, third, high, top = np.quantile(tissue, [0.05, 0.25, 0.5, 0.75, 0.95, 0.99]).tolist()
-    span = max(high - low, _FLOOR)
+        return [float(np.log(_FLOOR))] * (len(STATISTICS) - BANDS - 3) + [0.0, 0.0]
+    tissue = np.sort(size[foreground].astype(np.float64))
+    low, first, middle, signal, top = np.quantile(tissue, [0.05, 0.25, 0.5, 0.95, 0.99]).tolist()
     noise = corners[foreground]
     robust = 1.4826 * float(np.median(np.abs(noise)))
-    energy = [float(np.mean(edge[whole] ** 2, dtype=np.float64)) for edge in edges]
-    coarse_edges = _haar(means)[1]
-    coarse = [
-        float(np.mean(edge[np.isfinite(edge)] ** 2, dtype=np.float64)) if edge.size else 0.0 for edge in coarse_edges
-    ]
-    gradient = np.sqrt(sum(edge[whole] ** 2 for edge in edges))
-    spread = float(tissue.std())
+    energy = [_mean_square(edge[whole]) for edge in edges]
+    coarse = [_mean_square(edge[np.isfinite(edge)]) for edge in _haar(means)[1]]
+    gradient = np.sqrt(sum(edge[foreground] ** 2 for edge in edges))
     return [
-        _log_ratio(robust, span),
+        _log_ratio(robust, signal - low),
         _log_ratio(float(noise.std()), robust),
+        _log_ratio(float(np.quantile(np.sqrt(gradient**2 + noise**2), 0.1)), signal),
         *(_log_ratio(fine, wide) / 2 for fine, wide in zip(energy, coarse, strict=True)),
-        _log_ratio(float(np.quantile(gradient, 0.99)), span),
+        _log_ratio(float(np.quantile(gradient, 0.99)), signal - low),
         *(_log_ratio(own, energy[0]) / 2 for own in energy[1:]),
-        *((quartile - low) / span for quartile in (first, middle, third)),
-        *(float(np.clip(part / high, -_WIDEST, _WIDEST)) if high else 0.0 for part in (low, top)),
-        float(stats.skew(tissue, axis=None)) if spread > _FLOOR else 0.0,
+        *(_log_ratio(quantile, signal) for quantile in (first, middle, top)),
+        _class_ratio(tissue),
+        float(np.log(tissue).mean() - np.log(tissue.mean())),
+        float(stats.skew(tissue)) if float(tissue.std()) > _FLOOR else 0.0,
         float(foreground.mean()),
     ]
+
+
+def _class_ratio(ascending: Float[np.ndarray, " blocks"]) -> float:
+    """Return the log ratio of the means of two classes, cut where they are furthest apart (Otsu 1979)."""
+    if len(ascending) < 2:
+        return 0.0
+    count = np.arange(1, len(ascending))
+    below = ascending.cumsum()
+    lower, upper = below[:-1] / count, (below[-1] - below[:-1]) / (len(ascending) - count)
+    cut = int(np.argmax(count * (len(ascending) - count) * (upper - lower) ** 2))
+    return _log_ratio(float(lower[cut]), float(upper[cut]))
+
+
+def _mean_square(edges: Float32[np.ndarray, " blocks"]) -> float:
+    return float(np.mean(edges**2, dtype=np.float64)) if edges.size else 0.0
 
 
 def _haar(values: Float32[np.ndarray, "x y z"]) -> tuple[Blocks, tuple[Blocks, Blocks, Blocks], Blocks]:

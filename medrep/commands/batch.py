@@ -198,7 +198,8 @@ def _readable(
 
 def _save(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
     content, arrays = model.state()
-    save_checkpoint(folder, checkpoint.kind, content, arrays, checkpoint.input, checkpoint.support, checkpoint.cohort)
+    described = (checkpoint.input, checkpoint.support, checkpoint.cohort, checkpoint.shift)
+    save_checkpoint(folder, checkpoint.kind, content, arrays, *described)
 
 
 def _digest(people: Sequence[Visit]) -> str:

@@ -8,13 +8,15 @@ import pandas as pd
 
 from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
+from medrep.batch.shift_judge import saved_judge
 from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
+from medrep.errors import MedrepError
 from medrep.export.outcomes import Step
-from medrep.export.scores import SCORED
-from medrep.export.scoring import ScoreRows, image_scores
+from medrep.export.scores import FAILED, STATUS
+from medrep.export.scoring import Scorer, ScoreRows, image_scores
 from medrep.models import Model
 
 
@@ -25,6 +27,7 @@ def score(
     console: Console,
     *,
     options: BatchOptions | None = None,
+    false_alarms: float = 0.05,
     unseen_site: Literal["error", "adapt"] = "error",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -38,6 +41,7 @@ def score(
         model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
         console: Where to speak.
         options: Which part, and how.
+        false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
         unseen_site: What sites that training did not have do.
         only: Participants; all if empty.
         exclude: Participants to leave out.
@@ -50,8 +54,10 @@ def score(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     refuse_input(out, (root, model_folder))
+    if not 0 < false_alarms < 1:
+        raise MedrepError(f"--false-alarms {false_alarms:g}: give a rate between 0 and 1, for instance 0.05")
     trained = load_trained(model_folder)
-    _, model, wanted = trained
+    checkpoint, model, wanted = trained
     cohort, frame = read_newcomers(
         root, model.schema, wanted, console, unseen_site=unseen_site, only=only, exclude=exclude, tolerant=True
     )
@@ -60,7 +66,8 @@ def score(
         refuse_holes(features, wanted)
 
     def step(known: Model) -> Step:
-        return image_scores(known, wanted) if features is None else ScoreRows(known, features)
+        scorer = Scorer(known, judge=saved_judge(checkpoint, known.schema, false_alarms))
+        return image_scores(scorer, wanted) if features is None else ScoreRows(scorer, features)
 
     about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
     content = {
@@ -70,10 +77,10 @@ def score(
         "about": about,
     }
     work = Work(
-        identity={"command": SCORE},
+        identity={"command": SCORE, "false alarms": false_alarms},
         content=lambda adapted: content,
         step=step,
-        opener=lambda job: OpenScores(job.model),
+        opener=lambda job: OpenScores(job.model, false_alarms),
     )
     whole = go_through(work, trained, cohort, frame, out, options or BatchOptions(), console, overwrite=overwrite)
     if whole is None:
@@ -85,8 +92,12 @@ def score(
 def summarise(console: Console, out: Path) -> None:
     """Show how the scores of OUT are spread."""
     table = pd.read_csv(out / "scores.tsv", sep="\t")
-    scored = table[table["status"] == SCORED]
+    scored = table[table[STATUS] != FAILED]
     console.say(f"{len(scored)} of {len(table)} people scored in {out / 'scores.tsv'}")
+    if "shift_p" in table:
+        counts = scored[STATUS].value_counts()
+        said = ", ".join(f"{status} {counts.get(status, 0)}" for status in ("accept", "warn", "reject"))
+        console.say(f"like the people of calibration: {said}")
     figures = [name for name in ("reconstruction_error", "deviation", "volume_mm3") if name in scored]
     found = scored[figures].quantile([0.05, 0.5, 0.95])
     rows = [(name, *(f"{value:.3g}" for value in found[name])) for name in figures]

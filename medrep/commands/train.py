@@ -19,6 +19,7 @@ from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
+from medrep.commands.calibration import calibrated
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
 from medrep.commands.tracked import track_training
@@ -81,6 +82,7 @@ def train(
     console.notes((*cohort.notes, *covariates.notes))
     held_out = _held_out(cohort, covariates.frame, config, hold_out, console)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
+    others = cohort.select(held_out)
     cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, config.covariates)
@@ -103,11 +105,14 @@ def train(
         leave()
     if rank() > 0:
         return model
+    shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
         support = Support.fit(schema, frame).to_json()
         trained_on = {"people": len(cohort), "fingerprint": cohort_fingerprint(marks)}
-        save_checkpoint(partial / "model", model.kind, content, arrays, asdict(cohort.input), support, trained_on)
+        save_checkpoint(
+            partial / "model", model.kind, content, arrays, asdict(cohort.input), support, trained_on, shift
+        )
         write_tsv(
             partial / "people.tsv", ids.assign(part=np.where(ids.index.isin(held_out), HELD_OUT, TRAINED), data=marks)
         )

@@ -55,7 +55,18 @@ def _cell(value: float | str | None) -> str:
 
 def _dictionary(unit: str) -> dict[str, dict[str, object]]:
     return {
-        STATUS: {"Description": "whether the person could be scored", "Levels": {SCORED: "yes", FAILED: "no"}},
+        STATUS: {
+            "Description": "whether the person could be scored, and is like the people of calibration, if training had any",
+            "Levels": {
+                SCORED: "scored; the model has no calibration",
+                "accept": "scored, and like the people of calibration",
+                "warn": "scored; hardly like them",
+                "reject": "scored; unlike them, so that the scores are not to be relied on",
+                FAILED: "not scored; see failures.tsv",
+            },
+        },
+        "shift_p": {"Description": "share of calibration people who are as unusual (conformal p-value)"},
+        "shift_reason": {"Description": "the statistic that stands out most, in standard deviations"},
         "reconstruction_error": {"Description": _UNITS[unit], "Units": unit},
         "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
         "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},

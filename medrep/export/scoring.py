@@ -1,12 +1,15 @@
 """Scores of people: how well the model draws each, how unusual they are, and their latents."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.image_statistics import STATISTICS, image_statistics
 from medrep.cohort.inputs import Input
 from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import CohortError, ModelError
@@ -16,6 +19,20 @@ from medrep.export.outcomes import Outcome, Step
 from medrep.models import Model
 
 _MOST_ROWS, _MOST_IMAGES = 256, 16
+_FIGURES = ("reconstruction_error", "deviation")
+
+
+class Judge(ABC):
+    """Whether people are like those whom the model was calibrated with."""
+
+    @abstractmethod
+    def figures(self, statistics: pd.DataFrame, people: Sequence[Visit]) -> list[dict[str, float | str]]:
+        """Return what is said of each person, for scores.tsv.
+
+        Args:
+            statistics: One row a person, a column a statistic.
+            people: The same people.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +42,19 @@ class Scorer:
     Attributes:
         model: The model.
         most: How many people go through it together, where rows are short.
+        judge: Who says whether a person is like those of calibration; None where nobody does.
+        measure: Whether outcomes hold the statistics that a judge is calibrated with.
     """
 
     model: Model
     most: int = _MOST_IMAGES
+    judge: Judge | None = None
+    measure: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether statistics of images are needed."""
+        return self.measure or self.judge is not None
 
     @property
     def together(self) -> int:
@@ -40,6 +66,7 @@ class Scorer:
         rows: Float[np.ndarray, "people columns"],
         people: Sequence[Visit],
         further: Mapping[str, float] | None = None,
+        images: Sequence[Float[np.ndarray, " statistics"]] = (),
     ) -> list[Outcome]:
         """Return what the model says of rows in memory.
 
@@ -47,33 +74,45 @@ class Scorer:
             rows: In the model's columns and units.
             people: At most one for each place of a block of ``together``.
             further: Figures that are known already.
+            images: `STATISTICS` of each image, where ``measures`` asks for them.
         """
         block, standing, places = in_places(rows, people, self.together)
         found = self.model.scores(block, visit_frame(standing))
+        statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
+        if len(images):
+            position = {one.key: k for k, one in enumerate(people)}
+            measured = np.stack([images[position[one.key]] for one in standing])
+            statistics = statistics.join(pd.DataFrame(measured, columns=list(STATISTICS)))
+        said = [dict[str, float | str]()] * len(standing)
+        if self.judge is not None:
+            said = self.judge.figures(statistics, standing)
         outcomes = []
         for place, one in zip(places, people, strict=True):
-            figures = {
-                "reconstruction_error": float(found.reconstruction_error[place]),
-                "deviation": float(found.deviation[place]),
-            }
+            figures = {name: float(statistics[name][place]) for name in _FIGURES}
             arrays = {"latents": found.latents[place]}
             if found.latents_sd is not None:
                 arrays["latents_sd"] = found.latents_sd[place]
-            outcomes.append(Outcome(one.key, figures=figures | dict(further or {}), arrays=arrays))
+            if self.measure:
+                arrays["statistics"] = statistics.to_numpy(float)[place]
+            outcomes.append(Outcome(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
         return outcomes
+
+    def statistics(self, *, images: bool) -> list[str]:
+        """Return what the columns of statistics are, for images or for rows."""
+        return [*_FIGURES, *(STATISTICS if images else ())]
 
 
 class ScoreRows(Step):
     """Scores rows of a feature table.
 
     Args:
-        model: The model.
+        scorer: What is asked.
         features: Of everybody who will be asked for, in any column order.
     """
 
-    def __init__(self, model: Model, features: FeatureTable) -> None:
-        self._scorer = Scorer(model, _MOST_ROWS)
-        self._features = align_features(model, features)
+    def __init__(self, scorer: Scorer, features: FeatureTable) -> None:
+        self._scorer = replace(scorer, most=_MOST_ROWS)
+        self._features = align_features(scorer.model, features)
         self.together = self._scorer.together
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
@@ -100,6 +139,7 @@ class ScoreVolumes(Step):
         from medrep.cohort.loaders import grid_problem, load_alike  # MONAI takes seconds to import
 
         rows: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         outcomes: dict[str, Outcome] = {}
         for loaded in load_alike(visit_files(people), self._wanted):
             problem = loaded.error if loaded.placed is None else grid_problem(loaded.placed.grid, self._grid)
@@ -107,9 +147,11 @@ class ScoreVolumes(Step):
                 outcomes[loaded.key] = Outcome(loaded.key, problem, "read")
             else:
                 rows.append(loaded.placed.values.ravel())
+                if self._scorer.measures:
+                    images.append(image_statistics(loaded.placed.values))
         good = [one for one in people if one.key not in outcomes]
         if good:
-            outcomes |= {one.key: one for one in self._scorer.outcomes(np.stack(rows), good)}
+            outcomes |= {one.key: one for one in self._scorer.outcomes(np.stack(rows), good, images=images)}
         return [outcomes[one.key] for one in people]
 
 
@@ -147,8 +189,8 @@ class ScoreShapes(Step):
         return outcomes
 
 
-def image_scores(model: Model, wanted: Input) -> Step:
+def image_scores(scorer: Scorer, wanted: Input) -> Step:
     """Return the step that scores images of the kind a model was trained on."""
     if wanted.kind == "shape":
-        return ScoreShapes(Scorer(model, 1), wanted)
-    return ScoreVolumes(Scorer(model), wanted)
+        return ScoreShapes(replace(scorer, most=1), wanted)
+    return ScoreVolumes(scorer, wanted)

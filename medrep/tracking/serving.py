@@ -117,7 +117,7 @@ class ServedModel:
         if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         files = _allowed(rows[PATH])
-        step = image_scores(self.model, self.wanted)
+        step = image_scores(Scorer(self.model), self.wanted)
         scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
         # Where a file lies on the server is nobody's business.
         failed = [

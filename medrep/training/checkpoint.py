@@ -31,6 +31,7 @@ class Checkpoint:
         versions: Package -> version at training.
         support: Where training people lie among the covariates; empty in models of earlier versions.
         cohort: How many people of training there were, and their data's fingerprint; empty in models of earlier versions.
+        shift: The gate that tells people unlike those of calibration; empty where training held nobody out.
         digest: Of the folder, see `digest`.
     """
 
@@ -41,6 +42,7 @@ class Checkpoint:
     versions: dict[str, str]
     support: dict[str, Any] = field(default_factory=dict)
     cohort: dict[str, Any] = field(default_factory=dict)
+    shift: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
 
 
@@ -52,13 +54,19 @@ def save_checkpoint(
     input_section: Mapping[str, Any],
     support: Mapping[str, Any] | None = None,
     cohort: Mapping[str, Any] | None = None,
+    shift: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model folder as a whole, or not at all."""
     with atomic_folder(folder) as partial:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors")
+        try:
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors"
+            )
+        except SafetensorError as error:
+            raise ModelError(f"{folder}: cannot be written ({error}); free space, and call again") from None
         versions = {package: version(package) for package in ("medrep", "numpy", "torch", "monai")}
         described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
-        described |= {"support": dict(support or {}), "cohort": dict(cohort or {})}
+        described |= {"support": dict(support or {}), "cohort": dict(cohort or {}), "shift": dict(shift or {})}
         write_json(partial / "model.json", {**described, "versions": versions})
 
 
@@ -97,7 +105,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
         known = {name: described[name] for name in ("kind", "content", "input", "versions")}
-        later = {name: described.get(name, {}) for name in ("support", "cohort")}
+        later = {name: described.get(name, {}) for name in ("support", "cohort", "shift")}
         return Checkpoint(arrays=arrays, digest=digest(folder), **known, **later)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(

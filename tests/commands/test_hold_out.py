@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from medrep.cli import main
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.cohort.nifti import Volume, read_image, write_image
 from medrep.training.checkpoint import load_checkpoint
 
 
@@ -67,3 +69,31 @@ def test_fingerprints_tell_data_apart_and_do_not_mind_order() -> None:
     changed = rows[0].copy()
     changed[3] = np.nextafter(changed[3], 9)
     assert row_fingerprint(changed) != marks[0]
+
+
+def test_those_held_out_calibrate_a_gate_that_scoring_asks(bids_cohort: Path, tmp_path: Path) -> None:
+    switches = ("--set", "input.kind=volume", "--hold-out", 0.6, "--tracking", "none", "--quiet")
+    assert run("train", bids_cohort, tmp_path / "trained", *switches) == 0
+    people = pd.read_csv(tmp_path / "trained" / "people.tsv", sep="\t", index_col="participant_id")
+    held_out = people.index[people["part"] == "held-out"]
+    cohort, odd = tmp_path / "cohort", held_out[3]
+    shutil.copytree(bids_cohort, cohort)
+    path = next((cohort / odd).rglob("*_T1w.nii.gz"))
+    image = read_image(path)
+    noise = np.random.default_rng(0).normal(0, 0.2 * image.data.max(), image.data.shape)
+    write_image(path, Volume(image.data + noise.astype(np.float32), image.affine))
+    model = tmp_path / "trained" / "model"
+    who = ("--participant-label", *held_out, "--quiet")
+    assert run("score", cohort, tmp_path / "scored", "--model", model, *who) == 0
+    scores = pd.read_csv(
+        tmp_path / "scored" / "scores.tsv", sep="\t", index_col="participant_id", keep_default_na=False
+    )
+    assert list(scores.columns)[:3] == ["status", "shift_p", "shift_reason"]
+    assert scores.loc[odd, "status"] in {"reject", "warn"}
+    assert " sd" in scores.loc[odd, "shift_reason"]
+    assert (scores.drop(odd)["status"] == "accept").mean() > 0.7
+    assert run("score", cohort, tmp_path / "x", "--model", model, *who, "--false-alarms", 2) == 1
+    assert not (tmp_path / "x").exists()
+    # What stands in the model folder tells nobody's row, and no name.
+    text = (model / "model.json").read_text()
+    assert not any(name in text for name in people.index)

@@ -1,0 +1,254 @@
+"""Whether a person's image is like those of calibration: a split-conformal p-value, for each scanner with people enough.
+
+Each calibration person is judged by a reference that was fitted without them, so that nobody has to be set aside for it; a
+newcomer is judged by the reference of all. Their nonconformity then comes from the same distribution, but for one person more
+in the newcomer's reference, and with n calibration people
+
+    p = (1 + number of them who are no less unusual) / (n + 1)
+
+is uniform, or somewhat large (Vovk 2012, cross-conformal; Barber 2021, jackknife+). The n people are those of the own scanner
+(Mondrian) if it has enough of them for p to reach the rate. Otherwise they are everybody, each judged by their own scanner; for
+a scanner of few people, whose location is little known, by as few of their own scanner. A person of a scanner that calibration
+did not have (or had too few of, with too few others) is judged by the nearest one, against everybody judged by their nearest one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from medrep.audit.shift_reference import ShiftReference
+from medrep.errors import EvidenceError, ModelError, listed
+
+MIN_N = 20
+RATE = 0.05
+LOGGED = ("reconstruction_error", "deviation")
+"""What a model adds to the statistics of the image; errors multiply, so that their logarithms are compared."""
+
+_FEW = 20  # people of a scanner, from which on its location is known well enough
+_FREEDOM = 10  # within scanners, which a reference has to have
+_FOLDS = 200
+_JUDGED = 400  # people who stand for all where each takes a fit
+_TINY = 1e-12
+
+Status = Literal["accept", "warn", "reject"]
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftGate:
+    """What calibration people look like, and how unusual each of them is; no ids, and no row of anybody.
+
+    Attributes:
+        reference: Location and spread of the statistics, scanner by scanner.
+        own: For each scanner the nonconformity (squared Mahalanobis distance) of its calibration people by it, ascending.
+        few: People of a small scanner -> nonconformity of people of larger ones, judged by as few, ascending.
+        nearest: Of all calibration people by their nearest scanner, ascending.
+    """
+
+    reference: ShiftReference
+    own: tuple[Float[np.ndarray, " _"], ...]
+    few: Mapping[int, Float[np.ndarray, " _"]]
+    nearest: Float[np.ndarray, " people"]
+
+    @classmethod
+    def fit(cls, statistics: pd.DataFrame, scanners: pd.Series) -> "ShiftGate":
+        """Calibrate.
+
+        Args:
+            statistics: One row a person whom the model never saw (anybody, where no statistic comes from a model); columns:
+                statistics of the image, and `LOGGED` as the model gives them. Several scans of a person count as several people,
+                which makes p too small where they are alike: give one.
+            scanners: The batch covariate of each, or one label for everybody; same index.
+
+        Raises:
+            EvidenceError: Fewer than 20 people.
+            ModelError: Statistics or labels that are missing.
+        """
+        names = tuple(str(name) for name in statistics.columns)
+        if len(statistics) < MIN_N:
+            raise EvidenceError(
+                f"a shift gate needs {MIN_N} calibration people or more, here: {len(statistics)}; hold more people back"
+            )
+        values = _logged(statistics, names)
+        absent = statistics.index.difference(scanners.index[scanners.notna()])
+        offenders = [f"{key}: no scanner" for key in absent]
+        rows, columns = np.nonzero(~np.isfinite(values))
+        offenders += [f"{statistics.index[row]}: {names[column]}" for row, column in zip(rows, columns, strict=True)]
+        if offenders or not names:
+            cure = "measure them, or leave these people out"
+            raise ModelError(listed("calibration people without a statistic", offenders or ["no columns"], cure))
+        labels, codes = np.unique(scanners.loc[statistics.index].astype(str).to_numpy(), return_inverse=True)
+        reference = ShiftReference.fit(values, codes, tuple(labels.tolist()), names)
+        apart = _unseen_distances(values, codes, reference)
+        mine = apart[np.arange(len(values)), codes]
+        small = sorted({count for count in np.bincount(codes).tolist() if count < _FEW})
+        few = {count: np.sort(_distances_of_few(values, codes, reference, count)) for count in small}
+        return cls(
+            reference,
+            tuple(np.sort(mine[codes == code]) for code in range(len(labels))),
+            {count: scores for count, scores in few.items() if len(scores)},
+            np.sort(apart.min(axis=1)),
+        )
+
+    def p_value(
+        self, statistics: pd.DataFrame, scanners: pd.Series, rate: float = RATE
+    ) -> Float[np.ndarray, " people"]:
+        """Return each person's p-value.
+
+        Args:
+            statistics: One row a person, with the statistics of calibration. One that is not finite makes a person as unusual as
+                can be.
+            scanners: Their labels; same index. Missing and unknown ones are those of an unseen scanner.
+            rate: Of false alarms that p is to be compared with; it decides which scanners have enough calibration people.
+
+        Raises:
+            ModelError: Statistics of other names than at calibration.
+        """
+        values, codes = self._rows(statistics, scanners)
+        scores = self.reference.distances(np.nan_to_num(values))
+        scores[~np.isfinite(values).all(axis=1)] = np.inf
+        p = np.empty(len(values))
+        for code in np.unique(codes).tolist():
+            rows = codes == code
+            scanner, calibration = self._compared(code, rate)
+            given = scores[rows].min(axis=1) if scanner < 0 else scores[rows, scanner]
+            unusual = len(calibration) - np.searchsorted(calibration, given, side="left")
+            p[rows] = (1 + unusual) / (len(calibration) + 1)
+        return p
+
+    def status(self, p: float, rate: float = RATE) -> Status:
+        """Say what a p-value means at a rate of false alarms, the one that `p_value` was given.
+
+        Reject from the rate down, warn up to twice the rate. Where calibration people are too few for any p to reach the rate,
+        a person beyond all of them is warned of.
+        """
+        if p <= rate:
+            return "reject"
+        fewest = min(len(self._compared(code, rate)[1]) for code in range(-1, len(self.own)))
+        return "warn" if p <= max(2 * rate, 1 / (fewest + 1)) else "accept"
+
+    def reason(self, statistics: pd.DataFrame, scanners: pd.Series) -> list[str]:
+        """Say of each person which statistic stands out most, and by how many standard deviations.
+
+        ``noise +5.1 sd``, or ``power_8 -4.0 sd given the others`` where it is the relation to the other statistics that is odd.
+
+        Raises:
+            ModelError: Statistics of other names than at calibration.
+        """
+        values, codes = self._rows(statistics, scanners)
+        known = np.isfinite(values)
+        codes = np.where(codes < 0, self.reference.distances(np.nan_to_num(values)).argmin(axis=1), codes)
+        said = []
+        for row, code in enumerate(codes.tolist()):
+            if not known[row].all():
+                said.append(f"{self.reference.names[int(np.argmin(known[row]))]} is not finite")
+                continue
+            alone, given = (found[0] for found in self.reference.deviations(values[[row]], code))
+            single, joint = int(np.abs(alone).argmax()), int(np.abs(given).argmax())
+            if abs(alone[single]) >= abs(given[joint]):
+                said.append(f"{self.reference.names[single]} {alone[single]:+.1f} sd")
+            else:
+                said.append(f"{self.reference.names[joint]} {given[joint]:+.1f} sd given the others")
+        return said
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON content; `from_json` is the inverse."""
+        return {
+            "reference": self.reference.to_json(),
+            "own": [scores.tolist() for scores in self.own],
+            "few": {str(count): scores.tolist() for count, scores in self.few.items()},
+            "nearest": self.nearest.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ShiftGate":
+        """Rebuild from the content of `to_json`.
+
+        Raises:
+            ModelError: Content that is no gate.
+        """
+        try:
+            reference = ShiftReference.from_json(content["reference"])
+            own = tuple(np.asarray(scores, float) for scores in content["own"])
+            few = {int(count): np.asarray(scores, float) for count, scores in content["few"].items()}
+            nearest = np.asarray(content["nearest"], float)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"not a saved shift gate ({error}); calibrate again") from error
+        if len(own) != len(reference.scanners) or len(nearest) != sum(map(len, own)):
+            raise ModelError("a saved shift gate whose parts do not belong together; calibrate again")
+        return cls(reference, own, few, nearest)
+
+    def _compared(self, code: int, rate: float) -> tuple[int, Float[np.ndarray, " _"]]:
+        """Return the scanner (-1: the nearest) that people of a scanner are judged by, and the scores that theirs join."""
+        count = len(self.own[code]) if code >= 0 else 0
+        if code >= 0 and 1 / (count + 1) <= rate:
+            return code, self.own[code]
+        if count >= _FEW:
+            return code, np.sort(np.concatenate([scores for scores in self.own if len(scores) >= _FEW]))
+        if count in self.few:
+            return code, np.sort(np.concatenate([self.own[code], self.few[count]]))
+        return -1, self.nearest
+
+    def _rows(
+        self, statistics: pd.DataFrame, scanners: pd.Series
+    ) -> tuple[Float[np.ndarray, "people statistics"], Int[np.ndarray, " people"]]:
+        """Return statistics in calibration's order, and the number of each person's scanner (-1: unseen)."""
+        names = self.reference.names
+        given = {str(name) for name in statistics.columns}
+        offenders = [f"{name} is absent" for name in names if name not in given]
+        offenders += [f"{name} was not calibrated" for name in sorted(given - set(names))]
+        if offenders:
+            cure = f"measure {', '.join(names)}, or calibrate again"
+            raise ModelError(listed("statistics that the shift gate does not fit", offenders, cure))
+        number = {label: code for code, label in enumerate(self.reference.scanners)}
+        labels = scanners.reindex(statistics.index)
+        codes = [number.get(str(label), -1) if pd.notna(label) else -1 for label in labels]
+        return _logged(statistics, names), np.array(codes, dtype=np.int64)
+
+
+def _logged(statistics: pd.DataFrame, names: tuple[str, ...]) -> Float[np.ndarray, "people statistics"]:
+    values = statistics.loc[:, list(names)].to_numpy(float, copy=True)
+    for column in (k for k, name in enumerate(names) if name in LOGGED):
+        values[:, column] = np.log(np.maximum(values[:, column], _TINY))
+    return values
+
+
+def _unseen_distances(
+    values: Float[np.ndarray, "people statistics"], codes: Int[np.ndarray, " people"], reference: ShiftReference
+) -> Float[np.ndarray, "people scanners"]:
+    """Return each person's distances from a reference fitted without them: them alone, or with few others if there are many."""
+    found = np.empty((len(values), len(reference.scanners)))
+    # People next to each other in scanner go to different folds, so that a small scanner keeps all but one.
+    folds = np.empty(len(values), dtype=np.int64)
+    folds[np.argsort(codes, kind="stable")] = np.arange(len(values)) % _FOLDS
+    for fold in range(min(_FOLDS, len(values))):
+        rest = folds != fold
+        others = ShiftReference.fit(values[rest], codes[rest], reference.scanners, reference.names)
+        found[~rest] = others.distances(values[~rest])
+    return found
+
+
+def _distances_of_few(
+    values: Float[np.ndarray, "people statistics"],
+    codes: Int[np.ndarray, " people"],
+    reference: ShiftReference,
+    count: int,
+) -> Float[np.ndarray, " judged"]:
+    """Return the distances of people of larger scanners from a reference without them that has `count` of their own scanner."""
+    counts = np.bincount(codes)
+    # With too little left of the others, nothing would be known of the spread within scanners.
+    freedom = (counts - 1).sum() - (counts - count)
+    people = np.flatnonzero(((counts > count) & (freedom >= _FREEDOM))[codes])
+    people = people[:: max(1, -(-len(people) // _JUDGED))]
+    rng = np.random.default_rng(count)
+    found = np.empty(len(people))
+    for row, person in enumerate(people):
+        mine = np.flatnonzero(codes == codes[person])
+        chosen = rng.choice(mine[mine != person], count, replace=False)
+        rest = np.concatenate([np.flatnonzero(codes != codes[person]), chosen])
+        others = ShiftReference.fit(values[rest], codes[rest], reference.scanners, reference.names)
+        found[row] = others.distances(values[[person]])[0, codes[person]]
+    return found

@@ -1,0 +1,57 @@
+"""Calibrating the shift gate: what the model and the images say of people who were held out of its training."""
+
+import numpy as np
+import pandas as pd
+
+from medrep.audit.shift import MIN_N, ShiftGate
+from medrep.batch.shift_judge import ANYBODY, scanner_of
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.covariates import Categorical, CovariateSchema
+from medrep.cohort.inputs import Input
+from medrep.cohort.visits import visits
+from medrep.console import Console
+from medrep.export.scoring import Scorer, ScoreRows, image_scores
+from medrep.models import Model
+
+
+def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console) -> dict[str, object]:
+    """Return the shift gate of a model as JSON; empty, with a word, where too few people were held out.
+
+    Args:
+        model: The model.
+        cohort: The people who were held out.
+        frame: Their checked covariates.
+        wanted: The ``input`` section, measured where shapes are.
+        console: Where to speak.
+    """
+    frame = _known(model.schema, frame)
+    if len(frame) < MIN_N:
+        if len(frame):
+            console.say(f"  {len(frame)} people held out: {MIN_N} are needed to tell scans that are unlike them")
+        return {}
+    cohort = cohort.select(frame.index)
+    scorer = Scorer(model, measure=True)
+    step = image_scores(scorer, wanted) if cohort.features is None else ScoreRows(scorer, cohort.features)
+    people = list(visits(model.schema.transfer(frame), cohort.files, {}))
+    rows: dict[str, np.ndarray] = {}
+    with console.track("calibrate", len(people)) as advance:
+        for start in range(0, len(people), step.together):
+            some = people[start : start + step.together]
+            rows |= {one.key: one.arrays["statistics"] for one in step.work(some) if not one.error}
+            advance(len(some))
+    if len(rows) < MIN_N:
+        return {}
+    names = scorer.statistics(images=wanted.kind == "volume")
+    statistics = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    scanner = scanner_of(model.schema)
+    labels = frame[scanner].astype(str) if scanner else pd.Series(ANYBODY, index=frame.index)
+    return ShiftGate.fit(statistics, labels.loc[statistics.index]).to_json()
+
+
+def _known(schema: CovariateSchema, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the people all of whose levels training had: rare ones may have been held out whole."""
+    known = pd.Series(True, index=frame.index)
+    for fitted in schema.fitted:
+        if isinstance(fitted, Categorical):
+            known &= frame[fitted.declared.name].isin(fitted.levels)
+    return frame[known]
