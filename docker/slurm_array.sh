@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# One part of a cohort a task; a task that was ended goes on where it was. From a folder that all nodes share:
+#   job=$(sbatch --parsable --array=0-15 docker/slurm_array.sh score /data/cohort /data/scores --model /data/trained/model)
+#   sbatch --dependency=afterany:"$job" --wrap 'medrep merge /data/scores'
+#SBATCH --job-name=medrep
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=16G
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@60
+#SBATCH --output=medrep-%A_%a.log
+set -euo pipefail
+
+if [ "$#" -lt 4 ]; then
+  echo "usage: sbatch --array=0-N docker/slurm_array.sh score|export|counterfactual COHORT OUT --model M ..." >&2
+  exit 2
+fi
+
+# SLURM sends TERM to this shell: it has to reach medrep, which then writes what it has.
+medrep "$@" --workers "${SLURM_CPUS_PER_TASK:-1}" &
+trap 'kill -TERM "$!"' TERM
+code=0
+wait "$!" || code=$?
+while kill -0 "$!" 2>/dev/null; do wait "$!" || code=$?; done
+
+# Some people failed and are listed: to repeat the task would change nothing.
+if [ "$code" -eq 3 ]; then code=0; fi
+exit "$code"
