@@ -25,6 +25,7 @@ class Config:
         covariates: The covariates, by name.
         settings: The model's own settings.
         seed: Seed of every random step.
+        predict: Continuous covariates that `score` predicts from the data.
     """
 
     model: str = "linear"
@@ -32,6 +33,7 @@ class Config:
     covariates: tuple[Covariate, ...] = ()
     settings: Any = None
     seed: int = 0
+    predict: tuple[str, ...] = ()
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML that `read_config` reads back."""
@@ -106,11 +108,17 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
         for c in declared
         if isinstance(c, Covariate) and c.role == "batch" and c.kind != "categorical"
     ]
+    predict = content.get("predict") or []
+    numbers = [c.name for c in declared if isinstance(c, Covariate) and c.kind == "continuous"]
+    if not isinstance(predict, list) or not all(name in numbers for name in predict):
+        problems.append(
+            f"predict: {predict!r} is not allowed; allowed: a list of {', '.join(numbers) or 'nothing here'}"
+        )
     if not declared:
         problems.append("covariates: none is left; name at least one")
     if problems:
         raise ConfigError(listed(f"{source}: not a valid configuration", problems))
-    return Config(kind, input_section, declared, settings, seed)
+    return Config(kind, input_section, declared, settings, seed, tuple(predict))
 
 
 def _find(path: Path) -> Path:

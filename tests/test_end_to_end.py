@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,7 +26,7 @@ def test_a_model_is_trained_audited_registered_promoted_and_scored_by_alias(
     def run(*arguments: str) -> int:
         return main([*arguments, "--quiet"])
 
-    assert run("train", "cohort", "trained", "--hold-out", "0.5", "--tracking", "none") == OK
+    assert run("train", "cohort", "trained", "--hold-out", "0.5", "--tracking", "none", "--set", "predict=[age]") == OK
     by = ("--by", "sex,age:20/40/60/80,site", "--intersect", "sex,site")
     assert run("audit", "cohort", "audited", "--model", "trained/model", *by) == OK
     assert run("register", "trained/model", "--name", "fcon", "--audit", "audited") == OK
@@ -43,3 +44,12 @@ def test_a_model_is_trained_audited_registered_promoted_and_scored_by_alias(
     again = scores.loc[people["participant_id"], "deviation"].to_numpy()
     assert again == pytest.approx(people["deviation"].to_numpy())
     assert not Path("early").exists()
+    # Nobody of training among those who calibrated the shift gate and were audited.
+    unseen = scores.loc[people["participant_id"]]
+    assert 0.9 < (unseen["status"] == "accept").mean() <= 1
+    age = raw.set_index("participant_id").loc[unseen.index, "age"]
+    assert run("score", "cohort", "unshrunk", "--model", "models:/fcon@champion", "--unshrink", "linear") == OK
+    corrected = pd.read_csv("unshrunk/scores.tsv", sep="\t").set_index("participant_id").loc[unseen.index]
+    before, after = (np.polyfit(age, table["age_gap"], 1)[0] for table in (unseen, corrected))
+    assert before < -0.2
+    assert abs(after) < 0.5 * abs(before)

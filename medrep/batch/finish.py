@@ -23,7 +23,7 @@ def finish(job: Job) -> Merged:
     whole, content = merged(job), job.content
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
     if job.identity["command"] == SCORE:
-        write_scores(job.out, whole.outcomes, ids, content["unit"])
+        write_scores(job.out, whole.outcomes, ids, content["unit"], content["unshrink"])
         table = whole.table
     else:
         delivered = whole.delivered

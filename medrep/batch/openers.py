@@ -13,6 +13,8 @@ from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.export.scoring import Scorer, image_scores
 from medrep.models import ConditionalVae, Model, restore_model
+from medrep.models.readouts import Readout
+from medrep.models.unshrinking import How
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 
@@ -23,15 +25,24 @@ class OpenScores(Opener):
     Attributes:
         model: A model folder.
         rate: Of false alarms of the shift gate.
+        unshrink: How the regression of predictions to the mean is undone.
     """
 
     model: Path
     rate: float
+    unshrink: How
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
         checkpoint, model, wanted = _loaded(self.model)
-        return image_scores(Scorer(model, judge=saved_judge(checkpoint, model.schema, self.rate)), wanted)
+        return image_scores(self.scorer(checkpoint, model), wanted)
+
+    def scorer(self, checkpoint: Checkpoint, model: Model) -> Scorer:
+        """Return what is asked of a model: itself, its shift gate and its readouts, as far as it has them."""
+        columns = model.columns.count
+        readouts = tuple(Readout.restore(content, arrays, columns) for content, arrays in checkpoint.readouts.values())
+        judge = saved_judge(checkpoint, model.schema, self.rate)
+        return Scorer(model, judge=judge, readouts=readouts, unshrink=self.unshrink)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,12 @@ def add_score(commands: Commands) -> None:
     add_model(parser)
     add_unseen_site(parser)
     parser.add_argument(
+        "--unshrink",
+        choices=("none", "linear", "tweedie"),
+        default="none",
+        help="undo the regression to the mean of covariates that the model predicts (predict: [age] in its configuration)",
+    )
+    parser.add_argument(
         "--false-alarms",
         type=float,
         default=0.05,
@@ -133,6 +139,7 @@ def _score(options: argparse.Namespace) -> int:
         Console(quiet=options.quiet),
         options=batch_options(options),
         false_alarms=options.false_alarms,
+        unshrink=options.unshrink,
         unseen_site=options.unseen_site,
         only=options.participant_label,
         exclude=options.exclude,

@@ -1,7 +1,7 @@
 """How ``score``, ``export`` and ``counterfactual`` go through a cohort: part by part, losing nobody, going on where they were."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -198,8 +198,7 @@ def _readable(
 
 def _save(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
     content, arrays = model.state()
-    described = (checkpoint.input, checkpoint.support, checkpoint.cohort, checkpoint.shift)
-    save_checkpoint(folder, checkpoint.kind, content, arrays, *described)
+    save_checkpoint(folder, replace(checkpoint, content=content, arrays=arrays))
 
 
 def _digest(people: Sequence[Visit]) -> str:

@@ -8,16 +8,16 @@ import pandas as pd
 
 from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
-from medrep.batch.shift_judge import saved_judge
 from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
-from medrep.errors import MedrepError
+from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
 from medrep.export.scores import FAILED, STATUS
-from medrep.export.scoring import Scorer, ScoreRows, image_scores
+from medrep.export.scoring import ScoreRows, image_scores
 from medrep.models import Model
+from medrep.models.unshrinking import How
 
 
 def score(
@@ -28,6 +28,7 @@ def score(
     *,
     options: BatchOptions | None = None,
     false_alarms: float = 0.05,
+    unshrink: How = "none",
     unseen_site: Literal["error", "adapt"] = "error",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -42,6 +43,7 @@ def score(
         console: Where to speak.
         options: Which part, and how.
         false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
+        unshrink: How the regression of predicted covariates to the mean is undone.
         unseen_site: What sites that training did not have do.
         only: Participants; all if empty.
         exclude: Participants to leave out.
@@ -58,6 +60,8 @@ def score(
         raise MedrepError(f"--false-alarms {false_alarms:g}: give a rate between 0 and 1, for instance 0.05")
     trained = load_trained(model_folder)
     checkpoint, model, wanted = trained
+    if unshrink != "none" and not checkpoint.readouts:
+        raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
     cohort, frame = read_newcomers(
         root, model.schema, wanted, console, unseen_site=unseen_site, only=only, exclude=exclude, tolerant=True
     )
@@ -66,21 +70,22 @@ def score(
         refuse_holes(features, wanted)
 
     def step(known: Model) -> Step:
-        scorer = Scorer(known, judge=saved_judge(checkpoint, known.schema, false_alarms))
+        scorer = OpenScores(model_folder, false_alarms, unshrink).scorer(checkpoint, known)
         return image_scores(scorer, wanted) if features is None else ScoreRows(scorer, features)
 
     about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
     content = {
         "unit": model.error_unit,
+        "unshrink": unshrink,
         "title": f"{root.resolve().name} scored",
         "source": root.name,
         "about": about,
     }
     work = Work(
-        identity={"command": SCORE, "false alarms": false_alarms},
+        identity={"command": SCORE, "false alarms": false_alarms, "unshrink": unshrink},
         content=lambda adapted: content,
         step=step,
-        opener=lambda job: OpenScores(job.model, false_alarms),
+        opener=lambda job: OpenScores(job.model, false_alarms, unshrink),
     )
     whole = go_through(work, trained, cohort, frame, out, options or BatchOptions(), console, overwrite=overwrite)
     if whole is None:
@@ -98,7 +103,7 @@ def summarise(console: Console, out: Path) -> None:
         counts = scored[STATUS].value_counts()
         said = ", ".join(f"{status} {counts.get(status, 0)}" for status in ("accept", "warn", "reject"))
         console.say(f"like the people of calibration: {said}")
-    figures = [name for name in ("reconstruction_error", "deviation", "volume_mm3") if name in scored]
+    figures = [name for name in scored.select_dtypes("number") if name != "shift_p"]
     found = scored[figures].quantile([0.05, 0.5, 0.95])
     rows = [(name, *(f"{value:.3g}" for value in found[name])) for name in figures]
     console.table("Scores", ("score", "5%", "median", "95%"), rows)

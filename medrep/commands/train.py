@@ -29,8 +29,10 @@ from medrep.errors import CohortError
 from medrep.export.derivative import write_tsv
 from medrep.export.report import Section, write_report
 from medrep.models import MODELS, AdditiveShape, Model, Workplace
+from medrep.models.readouts import Readout
+from medrep.models.unshrinking import FEW
 from medrep.tracking.stores import find_store
-from medrep.training.checkpoint import save_checkpoint
+from medrep.training.checkpoint import Checkpoint, save_checkpoint
 from medrep.training.processes import join, leave, rank
 
 TRAINED, HELD_OUT = "train", "held-out"
@@ -102,17 +104,24 @@ def train(
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, work=work
             )
+        readouts = [_readout(name, data, frame, config, console) for name in config.predict if rank() == 0]
         leave()
     if rank() > 0:
         return model
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
-        support = Support.fit(schema, frame).to_json()
-        trained_on = {"people": len(cohort), "fingerprint": cohort_fingerprint(marks)}
-        save_checkpoint(
-            partial / "model", model.kind, content, arrays, asdict(cohort.input), support, trained_on, shift
+        saved = Checkpoint(
+            model.kind,
+            content,
+            arrays,
+            asdict(cohort.input),
+            support=Support.fit(schema, frame).to_json(),
+            cohort={"people": len(cohort), "fingerprint": cohort_fingerprint(marks)},
+            readouts={readout.name: readout.state() for readout in readouts},
+            shift=shift,
         )
+        save_checkpoint(partial / "model", saved)
         write_tsv(
             partial / "people.tsv", ids.assign(part=np.where(ids.index.isin(held_out), HELD_OUT, TRAINED), data=marks)
         )
@@ -133,6 +142,14 @@ def train(
     if store is not None:
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
+
+
+def _readout(name: str, data: np.ndarray, frame: pd.DataFrame, config: Config, console: Console) -> Readout:
+    """Fit what predicts a covariate from the data, and say how well."""
+    readout = Readout.fit(name, data, frame[name].to_numpy(float), seed=config.seed)
+    few = f"; fewer than {FEW} people, so that its correction is uncertain" if len(frame) < FEW else ""
+    console.say(f"predict {name}: people left out of the fit, mean error {readout.mae:.3g}, R2 {readout.r2:.2f}{few}")
+    return readout
 
 
 def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float, console: Console) -> pd.Index:

@@ -11,13 +11,14 @@ from medrep.export.derivative import write_latents
 from medrep.export.outcomes import Outcome
 
 STATUS, SCORED, FAILED = "status", "scored", "failed"
+PREDICTED, GAP = "predicted_", "_gap"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
     "mm": "mean distance between the surface and the one that the model draws, mm",
 }
 
 
-def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, unit: str) -> None:
+def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, unit: str, unshrink: str) -> None:
     """Write scores.tsv and scores.json, and latents.tsv (latents_sd.tsv) of those who could be scored.
 
     Args:
@@ -25,12 +26,12 @@ def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, u
         outcomes: Everybody's, at least one of them good; gone through several times, a person at a time.
         ids: Key columns, index: key; in the same order.
         unit: The model's ``error_unit``.
+        unshrink: How the regression of predicted covariates to the mean was undone.
     """
     names = list(next(one.figures for one in outcomes if not one.error))
     columns = [STATUS, *(name for name in names if name != STATUS)]
     _write_table(folder / "scores.tsv", outcomes, ids, columns)
-    about = _dictionary(unit)
-    write_json(folder / "scores.json", {name: about[name] for name in columns if name in about})
+    write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
     good = ids.loc[[one.key for one in outcomes if not one.error]]
     for name in ("latents", "latents_sd"):
         rows = (one.arrays[name] for one in outcomes if name in one.arrays)
@@ -53,8 +54,17 @@ def _cell(value: float | str | None) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _dictionary(unit: str) -> dict[str, dict[str, object]]:
-    return {
+def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
+    if name.startswith(PREDICTED):
+        corrected = {
+            "none": "not corrected",
+            "linear": "corrected by a line",
+            "tweedie": "corrected by Tweedie's formula",
+        }
+        return {"Description": f"told from the data alone; regression to the mean {corrected[unshrink]}"}
+    if name.endswith(GAP):
+        return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
+    about: dict[str, dict[str, object]] = {
         STATUS: {
             "Description": "whether the person could be scored, and is like the people of calibration, if training had any",
             "Levels": {
@@ -71,3 +81,4 @@ def _dictionary(unit: str) -> dict[str, dict[str, object]]:
         "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
         "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},
     }
+    return about[name]

@@ -16,7 +16,10 @@ from medrep.errors import CohortError, ModelError
 from medrep.export.blocks import block_size, in_places
 from medrep.export.features import align_features
 from medrep.export.outcomes import Outcome, Step
+from medrep.export.scores import GAP, PREDICTED
 from medrep.models import Model
+from medrep.models.readouts import Readout
+from medrep.models.unshrinking import How
 
 _MOST_ROWS, _MOST_IMAGES = 256, 16
 _FIGURES = ("reconstruction_error", "deviation")
@@ -43,12 +46,16 @@ class Scorer:
         model: The model.
         most: How many people go through it together, where rows are short.
         judge: Who says whether a person is like those of calibration; None where nobody does.
+        readouts: What predicts covariates from the data.
+        unshrink: How their regression to the mean is undone.
         measure: Whether outcomes hold the statistics that a judge is calibrated with.
     """
 
     model: Model
     most: int = _MOST_IMAGES
     judge: Judge | None = None
+    readouts: tuple[Readout, ...] = ()
+    unshrink: How = "none"
     measure: bool = False
 
     @property
@@ -86,9 +93,13 @@ class Scorer:
         said = [dict[str, float | str]()] * len(standing)
         if self.judge is not None:
             said = self.judge.figures(statistics, standing)
+        predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
         outcomes = []
         for place, one in zip(places, people, strict=True):
             figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            for name, values in predicted.items():
+                figures[f"{PREDICTED}{name}"] = float(values[place])
+                figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])
             arrays = {"latents": found.latents[place]}
             if found.latents_sd is not None:
                 arrays["latents_sd"] = found.latents_sd[place]

@@ -1,7 +1,6 @@
 """Model folders: safetensors and JSON, never pickle."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -16,6 +15,8 @@ from medrep.atomic import atomic_folder, write_json
 from medrep.errors import ModelError
 
 FORMAT = 1
+_LATER = ("support", "cohort", "shift")  # absent in models of earlier versions
+_READOUT, _READOUT_ARRAYS = "readout/", ("weights", "centre")
 _FILES = {"model.json", "model.safetensors"}
 
 
@@ -31,6 +32,7 @@ class Checkpoint:
         versions: Package -> version at training.
         support: Where training people lie among the covariates; empty in models of earlier versions.
         cohort: How many people of training there were, and their data's fingerprint; empty in models of earlier versions.
+        readouts: Covariate -> content and arrays of what predicts it from the data; empty where nothing does.
         shift: The gate that tells people unlike those of calibration; empty where training held nobody out.
         digest: Of the folder, see `digest`.
     """
@@ -39,24 +41,23 @@ class Checkpoint:
     content: dict[str, Any]
     arrays: dict[str, np.ndarray]
     input: dict[str, Any]
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
     support: dict[str, Any] = field(default_factory=dict)
     cohort: dict[str, Any] = field(default_factory=dict)
+    readouts: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = field(default_factory=dict)
     shift: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
 
 
-def save_checkpoint(
-    folder: Path,
-    kind: str,
-    content: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    input_section: Mapping[str, Any],
-    support: Mapping[str, Any] | None = None,
-    cohort: Mapping[str, Any] | None = None,
-    shift: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a model folder as a whole, or not at all."""
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a model folder as a whole, or not at all; versions and digest are those of what is written.
+
+    Raises:
+        ModelError: It cannot be written, for instance since the disk is full.
+    """
+    arrays = dict(checkpoint.arrays)
+    for name, (_, own) in checkpoint.readouts.items():
+        arrays |= {f"{_READOUT}{name}/{key}": array for key, array in own.items()}
     with atomic_folder(folder) as partial:
         try:
             save_file(
@@ -64,9 +65,15 @@ def save_checkpoint(
             )
         except SafetensorError as error:
             raise ModelError(f"{folder}: cannot be written ({error}); free space, and call again") from None
+        described = {
+            "format": FORMAT,
+            "kind": checkpoint.kind,
+            "input": checkpoint.input,
+            "content": checkpoint.content,
+        }
+        described |= {name: getattr(checkpoint, name) for name in _LATER}
+        described["readouts"] = {name: content for name, (content, _) in checkpoint.readouts.items()}
         versions = {package: version(package) for package in ("medrep", "numpy", "torch", "monai")}
-        described = {"format": FORMAT, "kind": kind, "input": dict(input_section), "content": dict(content)}
-        described |= {"support": dict(support or {}), "cohort": dict(cohort or {}), "shift": dict(shift or {})}
         write_json(partial / "model.json", {**described, "versions": versions})
 
 
@@ -105,8 +112,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
         known = {name: described[name] for name in ("kind", "content", "input", "versions")}
-        later = {name: described.get(name, {}) for name in ("support", "cohort", "shift")}
-        return Checkpoint(arrays=arrays, digest=digest(folder), **known, **later)
+        later = {name: described.get(name, {}) for name in _LATER}
+        readouts = {
+            name: (content, {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in _READOUT_ARRAYS})
+            for name, content in described.get("readouts", {}).items()
+        }
+        return Checkpoint(arrays=arrays, digest=digest(folder), readouts=readouts, **known, **later)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"

@@ -137,7 +137,9 @@ def test_real_people_with_their_own_grids_come_to_one(shared_data):
 
 @pytest.mark.parametrize("intensity", ["raw", "p99"])
 def test_volumes_that_are_placed_together_come_out_as_if_they_had_come_alone(tmp_path, monkeypatch, intensity):
-    files = cohort(tmp_path, **{f"a{k}": ((9, 8, 7), (2.0, 2.0, 3.0)) for k in range(7)}, b=((8, 8, 8), (2.0, 2.0, 2.0)))
+    files = cohort(
+        tmp_path, **{f"a{k}": ((9, 8, 7), (2.0, 2.0, 3.0)) for k in range(7)}, b=((8, 8, 8), (2.0, 2.0, 2.0))
+    )
     (tmp_path / "a3.nii.gz").write_bytes(b"")
     monkeypatch.setattr("medrep.cohort.loaders._CELLS", 3 * 9 * 8 * 7)
     wanted = Input("volume", spacing=(2.5, 2.5, 2.5), shape=(8, 6, 7), intensity=intensity)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
 from medrep.models import Columns, LinearModel, LinearSettings, Model, restore_model
-from medrep.training.checkpoint import load_checkpoint, save_checkpoint
+from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.models.planted import Case, draw_data, draw_people
 
 FRAME = draw_people(60, 3, 0)
@@ -29,7 +29,7 @@ def fitted(grid: Grid | None = None) -> LinearModel:
 
 
 def save(model: Model, folder: Path) -> Path:
-    save_checkpoint(folder, model.kind, *model.state(), {"kind": "features"})
+    save_checkpoint(folder, Checkpoint(model.kind, *model.state(), {"kind": "features"}))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(folder):
 def test_a_failed_save_leaves_the_old_folder(folder):
     before = (folder / "model.json").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(folder, "linear", {"bad": float("nan")}, {"a": np.zeros(1)}, {})
+        save_checkpoint(folder, Checkpoint("linear", {"bad": float("nan")}, {"a": np.zeros(1)}, {}))
     assert (folder / "model.json").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 

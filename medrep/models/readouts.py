@@ -1,0 +1,159 @@
+"""What a continuous covariate would be told to be from the data alone: a predicted age beside the true one.
+
+Ridge regression from standardised columns to the covariate, in its dual form: all that grows with the number of columns is one
+pass for the people x people products and one vector of weights. The penalty has the least generalised cross-validation error
+(Golub, Heath and Wahba 1979). People of training are predicted by regressions without them, tenfold, penalty and means included;
+those pairs calibrate the correction of shrinkage (`unshrinking.py`). Data are taken as they are, site and all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.errors import CovariateError, ModelError
+from medrep.models.blocks import column_blocks, read_block
+from medrep.models.unshrinking import How, Unshrinking
+
+_FOLDS = 10
+_PENALTIES = np.logspace(-4, 4, 33)
+_TINY = 1e-12
+_FEWEST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """A fitted readout.
+
+    Attributes:
+        name: The covariate.
+        weights: Of columns in their own units.
+        centre: Means of the columns, which stand in for missing cells.
+        intercept: At the means.
+        shrinkage: What undoes it.
+        r2: Of predictions without the person.
+        mae: Their mean absolute error, in the covariate's unit.
+    """
+
+    name: str
+    weights: Float[np.ndarray, " columns"]
+    centre: Float[np.ndarray, " columns"]
+    intercept: float
+    shrinkage: Unshrinking
+    r2: float
+    mae: float
+
+    @classmethod
+    def fit(
+        cls, name: str, data: Float[np.ndarray, "people columns"], truth: Float[np.ndarray, " people"], *, seed: int = 0
+    ) -> "Readout":
+        """Fit on people of training.
+
+        Args:
+            name: The covariate.
+            data: In memory or memory-mapped; gone through a few columns at a time.
+            truth: The covariate of each.
+            seed: Of the folds.
+
+        Raises:
+            CovariateError: Fewer than twenty people.
+        """
+        people, columns = data.shape
+        if people < _FEWEST:
+            raise CovariateError(f"predict {name}: {people} people of training; {_FEWEST} are needed")
+        gram, centre, spread = np.zeros((people, people)), np.zeros(columns), np.zeros(columns)
+        for part in column_blocks(people, columns):
+            block, centre[part], spread[part] = _standardised(data, part)
+            gram += block @ block.T
+        gram /= columns
+        dual = _dual(gram, truth - truth.mean())
+        weights = np.zeros(columns)
+        for part in column_blocks(people, columns):
+            block, _, _ = _standardised(data, part)
+            weights[part] = dual @ block / columns / np.maximum(spread[part], _TINY)
+        weights[spread <= _TINY] = 0.0
+        predicted = _left_out(gram, truth, np.random.default_rng(seed).permutation(people) % _FOLDS)
+        error = predicted - truth
+        r2 = 1 - float((error**2).sum() / ((truth - truth.mean()) ** 2).sum())
+        shrinkage = Unshrinking.fit(truth, predicted)
+        return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
+
+    def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
+        """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean.
+
+        Args:
+            data: In the columns of training.
+            how: How shrinkage is undone.
+        """
+        own = np.where(np.isfinite(data), data - self.centre, 0.0)
+        return self.shrinkage.undo(own @ self.weights + self.intercept, how)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return JSON content and arrays; `restore` is the inverse."""
+        content = {
+            "name": self.name,
+            "intercept": self.intercept,
+            "shrinkage": self.shrinkage.to_json(),
+            "r2": self.r2,
+            "mae": self.mae,
+        }
+        return content, {"weights": self.weights, "centre": self.centre}
+
+    @classmethod
+    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], columns: int) -> "Readout":
+        """Rebuild from `state`.
+
+        Raises:
+            ModelError: Weights that do not fit the model's columns.
+        """
+        weights, centre = arrays["weights"], arrays["centre"]
+        if weights.shape != (columns,) or centre.shape != (columns,):
+            raise ModelError(
+                f"readout of {content['name']}: weights of {weights.shape}, the model has {columns} columns"
+            )
+        shrinkage = Unshrinking.from_json(content["shrinkage"])
+        return cls(content["name"], weights, centre, content["intercept"], shrinkage, content["r2"], content["mae"])
+
+
+def _standardised(
+    data: Float[np.ndarray, "people columns"], part: slice
+) -> tuple[Float[np.ndarray, "people block"], Float[np.ndarray, " block"], Float[np.ndarray, " block"]]:
+    """Return columns in standard deviations from their mean, 0 where missing or constant; means and deviations."""
+    block = read_block(data, part)
+    known = np.isfinite(block)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, block, 0.0).sum(axis=0) / count
+    block = np.where(known, block - mean, 0.0)
+    spread = np.sqrt((block**2).sum(axis=0) / count)
+    return np.divide(block, spread, out=np.zeros_like(block), where=spread > _TINY), mean, spread
+
+
+def _dual(
+    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"]
+) -> Float[np.ndarray, " people"]:
+    """Return the dual weights of centred products and truth, at the penalty of least generalised cross-validation error."""
+    values, vectors = np.linalg.eigh(gram)
+    values, turned = np.maximum(values, 0), vectors.T @ truth
+    left = 1 / (values[None] + _PENALTIES[:, None] * max(float(values.mean()), _TINY))
+    shrunk = 1 - left * values[None]
+    errors = ((shrunk * turned) ** 2).sum(axis=1) / np.maximum(shrunk.sum(axis=1), _TINY) ** 2
+    best: Float[np.ndarray, " people"] = vectors @ (left[int(np.argmin(errors))] * turned)
+    return best
+
+
+def _left_out(
+    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"], folds: np.ndarray
+) -> Float[np.ndarray, " people"]:
+    """Return predictions of each fold by a regression on the others, whose mean is theirs alone."""
+    predicted = np.empty(len(truth))
+    for fold in np.unique(folds):
+        own, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        among, across = gram[np.ix_(rest, rest)], gram[np.ix_(own, rest)]
+        mean = among.mean(axis=0)
+        centred = among - mean[None] - mean[:, None] + mean.mean()
+        dual = _dual(centred, truth[rest] - truth[rest].mean())
+        across = across - across.mean(axis=1, keepdims=True) - mean[None] + mean.mean()
+        predicted[own] = truth[rest].mean() + across @ dual
+    return predicted

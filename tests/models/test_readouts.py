@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from medrep.errors import CovariateError, ModelError
+from medrep.models import readouts
+from medrep.models.readouts import Readout
+
+
+def people(n: int, columns: int, seed: int, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    age = rng.uniform(20, 80, n)
+    effect = np.random.default_rng(99).normal(size=columns)
+    return 100 + signal * np.outer((age - 50) / 17, effect) + rng.normal(0, 4, (n, columns)), age
+
+
+def test_the_dual_form_is_the_ridge_regression_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, age = people(80, 30, 0)
+    monkeypatch.setattr(readouts, "_PENALTIES", np.array([0.7]))
+    fitted = Readout.fit("age", data, age)
+    z = (data - data.mean(0)) / data.std(0)
+    gram_mean = float(np.linalg.eigvalsh(z @ z.T / 30).mean())
+    direct = Ridge(alpha=0.7 * gram_mean * 30).fit(z, age)
+    np.testing.assert_allclose(fitted.predict(data), direct.predict(z), rtol=1e-8)
+
+
+def test_unseen_people_are_predicted_as_well_as_was_forecast() -> None:
+    data, age = people(300, 200, 1)
+    fitted = Readout.fit("age", data, age)
+    unseen, truth = people(1000, 200, 2)
+    error = np.abs(fitted.predict(unseen) - truth).mean()
+    assert error == pytest.approx(fitted.mae, rel=0.15)
+    gap = fitted.predict(unseen) - truth
+    corrected = fitted.predict(unseen, "linear") - truth
+    assert np.polyfit(truth, gap, 1)[0] < -0.05
+    assert abs(np.polyfit(truth, corrected, 1)[0]) < 0.05
+
+
+def test_nothing_is_found_where_nothing_is() -> None:
+    data, age = people(120, 500, 3)
+    shuffled = np.random.default_rng(0).permutation(age)
+    assert Readout.fit("age", data, shuffled).r2 < 0.1
+    assert Readout.fit("age", data, age).r2 > 0.5
+
+
+def test_missing_and_constant_columns_do_no_harm(tmp_path: object) -> None:
+    data, age = people(100, 40, 4)
+    data[:, 3] = 7.0
+    data[5, 10] = np.nan
+    data[:, 20] = np.nan
+    fitted = Readout.fit("age", data, age)
+    assert np.isfinite(fitted.predict(data)).all()
+    hole = data[:1].copy()
+    hole[0, 0] = np.nan
+    filled = hole.copy()
+    filled[0, 0] = np.nanmean(data[:, 0])
+    np.testing.assert_allclose(fitted.predict(hole), fitted.predict(filled))
+
+
+def test_the_order_of_people_and_the_units_of_columns_do_not_matter() -> None:
+    data, age = people(60, 20, 5)
+    fitted = Readout.fit("age", data, age)
+    scaled = Readout.fit("age", data * 1000 + 5, age)
+    np.testing.assert_allclose(fitted.predict(data), scaled.predict(data * 1000 + 5), rtol=1e-8)
+
+
+def test_it_comes_back_from_its_state_and_refuses_another_models_columns() -> None:
+    data, age = people(60, 20, 6)
+    fitted = Readout.fit("age", data, age)
+    back = Readout.restore(*fitted.state(), 20)
+    for how in ("none", "linear", "tweedie"):
+        np.testing.assert_array_equal(back.predict(data, how), fitted.predict(data, how))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"weights of \(20,\), the model has 21 columns"):
+        Readout.restore(*fitted.state(), 21)
+    with pytest.raises(CovariateError, match="predict age: 10 people of training; 20 are needed"):
+        Readout.fit("age", data[:10], age[:10])
