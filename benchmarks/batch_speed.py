@@ -1,10 +1,10 @@
 """How busy scoring keeps the processor, and whether its memory grows with the cohort.
 
-Scoring is the slope between two cohort sizes of whole `medrep score` commands, start-up taken out. Beside it, over the same files
-and the same number of one-thread processes: (a) nibabel reading and decompressing each scan into float32, and (b) the model's
-forward pass (`Model.scores`) on rows in memory, at the batch size that is best. Scoring does both on the same processors, so that the
-best it can do is the rate at which (a) and (b) go one after the other; that bound stands in the table. Memory is the
-high-water mark of the command and of its largest worker, and what all hold together.
+Scoring is the slope between two cohort sizes of whole `medrep score` commands, start-up taken out. Beside it, over the same
+files and the same number of one-thread processes: (a) nibabel reading and decompressing each scan into float32, and (b) the
+model's forward pass (`Model.scores`) on rows in memory, at the batch size that is best. Scoring does both on the same
+processors, so that the best it can do is the rate at which (a) and (b) go one after the other; that bound stands beside the
+ratio. Memory is the high-water mark of the command and of its largest worker, and what all hold together.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Strengths are those of another protocol on the same scanner; half of each is sho
 The crops come from two acquisitions: those stored as uint8 (one in six) are smoother and less noisy by themselves than those
 stored as float32, and nothing but the data type tells. So every planted scanner holds two real ones, and its usual people
 differ by as much as the changes that are asked for; the float32 crops are judged by themselves as well. Gamma 1.2 is within what
-real crops differ by: a gate that sees nothing but the two statistics that it moves most has an AUROC of 0.90.
+real crops differ by: a gate that sees nothing but the two statistics that it moves most has an AUROC of about 0.9.
 
 The bound on false alarms holds in 97.5 of 100 such experiments. With n people for calibration the rate itself is a draw (beta),
 so the count is beta-binomial; of the worst scanner it is asked that none of the three is beyond what that would be in 97.5 of
@@ -59,14 +59,6 @@ FWHM = 2 * np.sqrt(2 * np.log(2))
 
 
 @dataclass(frozen=True)
-class Acquisition:
-    """A scanner, and the voxels (mm) that it acquires in before the image is brought to the common ones; 0: those."""
-
-    scanner: SiteEffect
-    voxel_mm: float = 0.0
-
-
-@dataclass(frozen=True)
 class Change:
     """Another protocol on the same scanner.
 
@@ -82,15 +74,14 @@ class Change:
     gamma: float = 1.0
     voxel_mm: float = 0.0
 
-    def of(self, scanner: SiteEffect) -> Acquisition:
+    def of(self, scanner: SiteEffect) -> SiteEffect:
         """Return what a scanner becomes."""
-        changed = replace(
+        return replace(
             scanner,
             blur_mm=float(np.hypot(scanner.blur_mm, self.blur_mm / FWHM)),
             noise=float(np.hypot(scanner.noise, self.noise)),
             gamma=scanner.gamma * self.gamma,
         )
-        return Acquisition(changed, self.voxel_mm)
 
 
 Changes = dict[str, tuple[Change, bool]]
@@ -173,15 +164,14 @@ FAMILIES: dict[str, Callable[[int], Cohort]] = {
 }
 
 
-def acquire(image: np.ndarray, voxel_mm: float, way: Acquisition, seed: int) -> np.ndarray:
-    """Send an image through a scanner; larger voxels hold the mean over them, and are resampled linearly."""
-    edge = way.voxel_mm or voxel_mm
-    seen = image if edge == voxel_mm else zoom(image, voxel_mm / edge, order=1, mode="nearest", grid_mode=True)
-    seen = apply_site_effect(seen, (edge,) * 3, way.scanner, seed=seed)
+def acquire(image: np.ndarray, voxel_mm: float, scanner: SiteEffect, change: Change, seed: int) -> np.ndarray:
+    """Send an image through a scanner; larger voxels are sampled, and brought back, linearly."""
+    effect, edge = change.of(scanner), change.voxel_mm or voxel_mm
     if edge == voxel_mm:
-        return seen
-    back = np.divide(image.shape, seen.shape)
-    return zoom(seen, back, order=1, mode="nearest", grid_mode=True).astype(np.float32)
+        return apply_site_effect(image, (edge,) * 3, effect, seed=seed)
+    seen = zoom(image, voxel_mm / edge, order=1, mode="nearest", grid_mode=True)
+    seen = apply_site_effect(seen, (edge,) * 3, effect, seed=seed)
+    return zoom(seen, np.divide(image.shape, seen.shape), order=1, mode="nearest", grid_mode=True).astype(np.float32)
 
 
 def run(options: Options) -> Report:
@@ -218,8 +208,8 @@ def measure(cohort: Cohort, seed: int) -> list[dict[str, object]]:
         """Acquire people; return the statistics of their images, and the voxels."""
         rows, statistics = [], []
         for number, (person, site) in enumerate(zip(table.index, table["site"], strict=True)):
-            image, way = cohort.images[person], change.of(scanners[site])
-            image = acquire(image, cohort.voxel_mm, way, seed=10**6 * again + 1000 * seed + number)
+            draw = 10**6 * again + 1000 * seed + number
+            image = acquire(cohort.images[person], cohort.voxel_mm, scanners[site], change, draw)
             placed = cohort.pipeline.place(Volume(image, np.diag([*(cohort.voxel_mm,) * 3, 1.0])))
             start = time.perf_counter()
             statistics.append(image_statistics(placed.values))
@@ -266,13 +256,8 @@ def measure(cohort: Cohort, seed: int) -> list[dict[str, object]]:
 
 def _row(acquisition: str, p: np.ndarray) -> dict[str, object]:
     alarms = p <= RATE
-    return {
-        "acquisition": acquisition,
-        "asked": False,
-        "n": len(p),
-        "alarms": int(alarms.sum()),
-        "detected": float(alarms.mean()),
-    }
+    counted = {"n": len(p), "alarms": int(alarms.sum()), "detected": float(alarms.mean())}
+    return {"acquisition": acquisition, "asked": False, **counted}
 
 
 def judge(table: pd.DataFrame, family: str) -> list[Line]:

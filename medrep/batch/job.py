@@ -161,8 +161,9 @@ def read_job(out: Path) -> Job:
 
 
 def fingerprint(one: Visit) -> str:
-    """Return 16 hexadecimal digits of what a person is now: covariates, path, size and time of the file."""
-    state: list[object] = [sorted((name, repr(value)) for name, value in one.covariates.items()), one.problem]
+    """Return 16 hexadecimal digits of what a person is now: covariates, and the row, or path, size and time of the file."""
+    state: list[object] = [sorted((name, repr(value)) for name, value in one.covariates.items())]
+    state += [one.problem, one.mark]
     if one.path is not None:
         try:
             found = one.path.stat()

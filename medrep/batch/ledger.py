@@ -80,17 +80,18 @@ class History:
         return found if found is not None and found.fingerprint == fingerprint else None
 
 
-def read_history(folder: Path) -> History:
+def read_history(folder: Path, pattern: str = _PATTERN) -> History:
     """Read all journals of a job.
 
     Args:
         folder: The job's own folder.
+        pattern: Of their names.
     """
     ended: dict[str, Ended] = {}
     begun: dict[str, int] = {}
     trials: dict[str, Trial] = {}
     superseded: set[str] = set()
-    for path in sorted(folder.glob(_PATTERN)):
+    for path in sorted(folder.glob(pattern)):
         for start, event in read_events(path):
             what = event["event"]
             for key in event["keys"]:

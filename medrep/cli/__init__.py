@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"medrep {options.command}: {error.strerror or error}{where}\n")
         return ERROR
     except KeyboardInterrupt:
-        sys.stderr.write(f"medrep {options.command}: interrupted; nothing half-written is left\n")
+        again = "; the same command goes on" if getattr(options, "resumes", False) else ""
+        sys.stderr.write(f"medrep {options.command}: interrupted; nothing half-written is left{again}\n")
         return _INTERRUPTED
 
 

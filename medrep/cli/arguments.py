@@ -38,9 +38,11 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", nargs="+", default=(), metavar="ID", help="all but these people")
 
 
-def add_out(parser: argparse.ArgumentParser) -> None:
+def add_out(parser: argparse.ArgumentParser, *, resumes: bool = False) -> None:
     """Add the folder to write."""
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; it appears only when it is complete")
+    how = "the same command goes on where it was ended" if resumes else "it appears only when it is complete"
+    parser.add_argument("out", metavar="OUT", type=Path, help=f"folder to write; {how}")
+    parser.set_defaults(resumes=resumes)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it holds files already")
 
 

@@ -109,7 +109,7 @@ def add_score(commands: Commands) -> None:
     text = "say how well a model draws each person, and how unusual they are at their covariates"
     parser = command(commands, "score", text, _score)
     add_cohort(parser)
-    add_out(parser)
+    add_out(parser, resumes=True)
     add_model(parser)
     add_unseen_site(parser)
     parser.add_argument(

@@ -23,7 +23,7 @@ def add_export(commands: Commands) -> None:
     """Add ``medrep export``."""
     parser = command(commands, "export", "write the cohort without the effects of chosen covariates", _export)
     add_cohort(parser)
-    add_out(parser)
+    add_out(parser, resumes=True)
     add_model(parser)
     parser.add_argument("--remove", required=True, metavar="A,B", help="covariates to remove, separated by commas")
     parser.add_argument("--keep", default="", metavar="C,D", help="covariates to keep; whatever is not removed is kept")
@@ -76,7 +76,7 @@ def add_counterfactual(commands: Commands) -> None:
         commands, "counterfactual", "write the cohort as the model expects it with other covariates", _counterfactual
     )
     add_cohort(parser)
-    add_out(parser)
+    add_out(parser, resumes=True)
     add_model(parser)
     parser.add_argument(
         "--set",

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from medrep.cohort.features import FeatureTable
+from medrep.cohort.fingerprints import row_fingerprint
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -17,6 +20,7 @@ class Visit:
         path: The image; None for a row of a table, or where there is no usable file.
         covariates: In the form of the model's schema (`CovariateSchema.transfer`); empty where nobody looks at them.
         problem: Why there is no usable file; empty if there is one.
+        mark: Fingerprint of the row, where the data are a table.
     """
 
     key: str
@@ -24,21 +28,26 @@ class Visit:
     path: Path | None
     covariates: Mapping[str, str | float]
     problem: str = ""
+    mark: str = ""
 
 
-def visits(frame: pd.DataFrame, files: "pd.Series | None", problems: Mapping[str, str]) -> Iterator[Visit]:
+def visits(
+    frame: pd.DataFrame, files: "pd.Series | None", problems: Mapping[str, str], features: FeatureTable | None = None
+) -> Iterator[Visit]:
     """Yield the rows of a cohort in its order.
 
     Args:
         frame: Covariates, index: key.
         files: Paths, index: key; None for a table.
         problems: Why there is no usable file, by key.
+        features: The table, where its rows are to be marked.
     """
     rows = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
-    for place, (key, row) in enumerate(zip(frame.index, rows, strict=True)):
+    marks = [""] * len(frame) if features is None else map(row_fingerprint, features.rows(frame.index).values)
+    for place, (key, row, mark) in enumerate(zip(frame.index, rows, marks, strict=True)):
         problem = problems.get(str(key), "")
         path = None if files is None or problem else Path(str(files[key]))
-        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem)
+        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem, mark)
 
 
 def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:

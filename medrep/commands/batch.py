@@ -27,6 +27,8 @@ from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, Model
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
 
+_ADAPTING = "adapting.jsonl"
+
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -99,7 +101,7 @@ def go_through(
     """
     checkpoint, model, wanted = trained
     step = work.step(model)
-    people = list(visits(frame, cohort.files, cohort.problems))
+    people = list(visits(frame, cohort.files, cohort.problems, cohort.features))
     blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
     mine = [one for block in options.part.of(blocks) for one in block]
     if options.dry_run:
@@ -130,6 +132,11 @@ def go_through(
             pool = _pool(work.opener(job), options, len(mine))
         _work_off(job, mine, prints, pool, step.together, options, console)
     return finish(job) if options.part.count == 1 else None
+
+
+def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
+    """Return what must be the same about the people: a cohort may grow, but results of another one are not mixed in."""
+    return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
 
 def merge_failures(console: Console, out: Path, whole: Merged) -> int:
@@ -186,14 +193,17 @@ def _readable(
     if cohort.files is None:
         return cohort.select(strangers)
     wanted = [one for one in people if one.key in strangers]
-    ledger = Ledger(model.parent / "adapting.jsonl", read_history(model.parent), {one.key: "" for one in wanted})
+    history = read_history(model.parent, _ADAPTING)
+    left = [one for one in wanted if one.key not in history.ended]
+    ledger = Ledger(model.parent / _ADAPTING, history, dict.fromkeys((one.key for one in wanted), ""))
     try:
         with _pool(OpenReader(model), options, len(wanted)) as pool:
-            found = list(Scheduler(pool, ledger, 1, console.say).run(wanted, {}))
+            for _ in Scheduler(pool, ledger, 1, console.say).run(left, history.trials):
+                pass
     finally:
         ledger.close()
-    good = {outcome.key for outcome in found if not outcome.error}
-    return cohort.select(pd.Index([one.key for one in wanted if one.key in good]))
+    ended = read_history(model.parent, _ADAPTING).ended
+    return cohort.select(pd.Index([one.key for one in wanted if not ended[one.key].failed]))
 
 
 def _save(folder: Path, model: Model, checkpoint: Checkpoint) -> None:

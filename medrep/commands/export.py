@@ -15,7 +15,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
 from medrep.cohort.support import Support
-from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
+from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, merge_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
@@ -130,7 +130,8 @@ def export(
             "about": about,
         }
 
-    asked = {"references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
+    chosen = chosen_people(root, request.only, request.exclude)
+    asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
     work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, opener)
     whole = go_through(work, trained, cohort, frame, out, options, console, overwrite=request.overwrite)
     if whole is None:

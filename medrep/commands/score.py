@@ -8,7 +8,7 @@ import pandas as pd
 
 from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
-from medrep.commands.batch import BatchOptions, Work, go_through, merge_failures
+from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, merge_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
@@ -82,7 +82,12 @@ def score(
         "about": about,
     }
     work = Work(
-        identity={"command": SCORE, "false alarms": false_alarms, "unshrink": unshrink},
+        identity={
+            **chosen_people(root, only, exclude),
+            "command": SCORE,
+            "false alarms": false_alarms,
+            "unshrink": unshrink,
+        },
         content=lambda adapted: content,
         step=step,
         opener=lambda job: OpenScores(job.model, false_alarms, unshrink),

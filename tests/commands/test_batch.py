@@ -198,6 +198,10 @@ def test_another_job_in_the_same_folder_is_refused(
     assert run("export", bids_cohort, out, "--model", bids_model, "--remove", "age", *few) == 1
     assert "holds another job: references: {'site': '(pooled)'} there" in capsys.readouterr().err
     assert contents(out) == before
+    # Fewer people by a switch, or another cohort, are no reason to remove what is there.
+    assert run("export", bids_cohort, out, "--model", bids_model, "--remove", "site", *few[:2], "--quiet") == 1
+    assert "only: ['0001', '0002'] there, ['0001'] now" in capsys.readouterr().err
+    assert contents(out) == before
     assert run("score", bids_cohort, out, "--model", bids_model, *few) == 1
     switches = ("--num-parts", 2, "--part-id", 0, "--overwrite")
     assert run("score", bids_cohort, out, "--model", bids_model, *few, *switches) == 1
@@ -267,3 +271,26 @@ def test_sites_that_training_did_not_have_are_estimated_once_and_from_those_who_
     assert adapted[["level", "people"]].to_numpy().tolist() == [["Mars", 11]]
     job = json.loads((tmp_path / "whole" / ".medrep" / "job.json").read_text())
     assert job["identity"]["adapted to"]
+
+
+def test_a_row_of_a_table_that_changed_is_worked_on_again(
+    table_cohort: Path, table_model: Path, tmp_path: Path
+) -> None:
+    cohort, out = tmp_path / "cohort", tmp_path / "scored"
+    shutil.copytree(table_cohort, cohort)
+    assert run("score", cohort, out, "--model", table_model, "--quiet") == 0
+    before = pd.read_csv(out / "scores.tsv", sep="\t")
+    features = pd.read_csv(cohort / "features.tsv", sep="\t")
+    features.iloc[3, 1:] *= 1.5
+    people = pd.read_csv(cohort / "participants.tsv", sep="\t").iloc[1:]
+    features.to_csv(cohort / "features.tsv", sep="\t", index=False)
+    people.to_csv(cohort / "participants.tsv", sep="\t", index=False)
+    assert run("score", cohort, out, "--model", table_model, "--quiet") == 0
+    after = pd.read_csv(out / "scores.tsv", sep="\t")
+    who = people["participant_id"].iloc[2]
+    assert sorted(ended(out)) == sorted([*before["participant_id"], who])
+    changed = (
+        before.set_index("participant_id").loc[after["participant_id"], "deviation"].to_numpy() != after["deviation"]
+    )
+    assert after.loc[changed, "participant_id"].tolist() == [who]
+    assert len(after) == len(before) - 1
