@@ -1,4 +1,4 @@
-"""Whether a Ray node may die: a head and a node on the loopback score 200 scans; the node is killed in mid-run, with all it runs."""
+"""Whether a Ray node may die: a head and a node on the loopback score 200 scans; the node is killed in mid-run."""
 
 from __future__ import annotations
 
