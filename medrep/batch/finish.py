@@ -1,10 +1,8 @@
 """The tables of a whole job: what `medrep merge` writes, and a job of one part writes by itself."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from medrep.batch.job import COMPLETE, Job
+from medrep.batch.job import Job
 from medrep.batch.merge import Merged, merged
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.export.derivative import write_description, write_failures, write_tsv
@@ -35,8 +33,3 @@ def finish(job: Job) -> Merged:
     write_failures(job.out / "failures.tsv", whole.failures)
     write_description(job.out, content["title"], [content["source"]], content["about"])
     return whole
-
-
-def is_finished(out: Path) -> bool:
-    """Return whether everything is there."""
-    return (out / COMPLETE).is_file()

@@ -167,9 +167,9 @@ def fingerprint(one: Visit) -> str:
     if one.path is not None:
         try:
             found = one.path.stat()
-            state += [str(one.path.name), found.st_size, found.st_mtime_ns]
+            state += [one.path.name, found.st_size, found.st_mtime_ns]
         except OSError as error:
-            state += [str(one.path.name), error.errno]
+            state += [one.path.name, error.errno]
     return sha256(json.dumps(state).encode()).hexdigest()[:_DIGITS]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from joblib import cpu_count
 
 from medrep.batch.finish import finish
-from medrep.batch.job import Job, fingerprint, open_job
+from medrep.batch.job import STATE, Job, fingerprint, open_job
 from medrep.batch.ledger import ALONE, TOGETHER, Ledger, Trial, read_history
 from medrep.batch.local_pool import LocalPool
 from medrep.batch.merge import Merged
@@ -139,7 +139,7 @@ def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> di
     return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
 
-def merge_failures(console: Console, out: Path, whole: Merged) -> int:
+def tell_failures(console: Console, out: Path, whole: Merged) -> int:
     """Say who could not be delivered; return how many."""
     failed = [f"{failure.participant}: {failure.error}" for failure in whole.failures]
     if failed:
@@ -218,7 +218,7 @@ def _digest(people: Sequence[Visit]) -> str:
 def _forecast(
     console: Console, out: Path, people: Sequence[Visit], mine: Sequence[Visit], options: BatchOptions
 ) -> None:
-    history = read_history(out / ".medrep")
+    history = read_history(out / STATE)
     done = [found for one in mine if (found := history.current(one.key, fingerprint(one))) is not None]
     failed = sum(found.failed for found in done)
     absent = [f"{one.key}: {one.problem}" for one in mine if one.problem]

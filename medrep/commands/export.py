@@ -15,7 +15,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
 from medrep.cohort.support import Support
-from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, merge_failures
+from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
@@ -140,7 +140,7 @@ def export(
         _probe(out, model.schema, frame, whole, request, console)
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     _summary(console, out, whole, described(adapted))
-    return merge_failures(console, out, whole)
+    return tell_failures(console, out, whole)
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medrep.batch.finish import SCORE, finish
 from medrep.batch.job import read_job
-from medrep.commands.batch import merge_failures
+from medrep.commands.batch import tell_failures
 from medrep.commands.score import summarise
 from medrep.console import Console
 
@@ -28,4 +28,4 @@ def merge(out: Path, console: Console) -> int:
         summarise(console, out)
     else:
         console.say(f"{len(whole.outcomes.good)} of {len(whole.outcomes)} people written to {out}")
-    return merge_failures(console, out, whole)
+    return tell_failures(console, out, whole)

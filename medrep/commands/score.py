@@ -8,7 +8,7 @@ import pandas as pd
 
 from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
-from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, merge_failures
+from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
@@ -96,7 +96,7 @@ def score(
     if whole is None:
         return 0
     summarise(console, out)
-    return merge_failures(console, out, whole)
+    return tell_failures(console, out, whole)
 
 
 def summarise(console: Console, out: Path) -> None:

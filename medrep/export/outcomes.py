@@ -19,7 +19,7 @@ class Outcome:
     Attributes:
         key: The person (and session).
         error: One line, empty if all went well.
-        stage: Where it went wrong: ``find``, ``read``, ``score``, ``move``, ``work``.
+        stage: Where it went wrong: ``find``, ``read``, ``score``, ``move``, ``work`` (what nobody foresaw), ``quarantine``.
         figures: Named numbers and words, for instance reconstruction_error.
         arrays: Named rows, for instance latents.
         files: What was written, relative to OUT.

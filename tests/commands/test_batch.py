@@ -294,3 +294,8 @@ def test_a_row_of_a_table_that_changed_is_worked_on_again(
     )
     assert after.loc[changed, "participant_id"].tolist() == [who]
     assert len(after) == len(before) - 1
+    # A cohort that grows again: what was done before is not done again.
+    (cohort / "participants.tsv").write_bytes((table_cohort / "participants.tsv").read_bytes())
+    assert run("score", cohort, out, "--model", table_model, "--quiet") == 0
+    assert len(ended(out)) == len(before) + 1
+    assert pd.read_csv(out / "scores.tsv", sep="\t")["participant_id"].tolist() == before["participant_id"].tolist()

@@ -43,7 +43,7 @@ def test_nothing_is_found_where_nothing_is() -> None:
     assert Readout.fit("age", data, age).r2 > 0.5
 
 
-def test_missing_and_constant_columns_do_no_harm(tmp_path: object) -> None:
+def test_missing_and_constant_columns_do_no_harm() -> None:
     data, age = people(100, 40, 4)
     data[:, 3] = 7.0
     data[5, 10] = np.nan

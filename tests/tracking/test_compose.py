@@ -1,10 +1,12 @@
 """As far as it can be checked without an engine: what compose.yaml builds is there, is closed, and holds no password."""
 
 import re
+from pathlib import Path
 
 import yaml
 
 from tests.conftest import ROOT
+from tests.stand_in import accepted, call
 
 TEXT = (ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8")
 CONTENT = yaml.safe_load(TEXT)
@@ -13,7 +15,7 @@ SERVICES = CONTENT["services"]
 
 def test_only_the_server_is_reachable_and_only_from_this_machine() -> None:
     published = {name: service.get("ports", []) for name, service in SERVICES.items()}
-    assert published == {"database": [], "server": ["127.0.0.1:5000:5000"]}
+    assert published == {"database": [], "server": ["127.0.0.1:5000:5000"], "scorer": []}
     assert CONTENT["networks"]["inside"] == {"internal": True}
     assert SERVICES["database"]["networks"] == ["inside"]
 
@@ -39,3 +41,17 @@ def test_the_image_of_the_server_is_pinned_and_does_not_run_as_root() -> None:
     assert wanted is not None
     assert set(wanted[1].split()) <= pinned
     assert text.index("RUN pip") < text.index("USER mlflow")
+
+
+def test_the_scorer_asks_for_the_model_that_was_named(tmp_path: Path) -> None:
+    command = [
+        part.replace("$$", "$").replace("/run/secrets", str(tmp_path)) for part in SERVICES["scorer"]["entrypoint"]
+    ]
+    (tmp_path / "scorer_password").write_text("of the scorer")
+    code, given = call(command, tmp_path, 3, MEDREP_MODEL="models:/thickness@champion")
+    assert code == 3
+    options = accepted(given)
+    assert str(options["model"]) == "models:/thickness@champion"
+    mounted = [volume.rpartition("}")[2].split(":")[1] for volume in SERVICES["scorer"]["volumes"]]
+    assert mounted == [str(options["cohort"]), str(Path(str(options["out"])).parent)]
+    assert SERVICES["scorer"]["profiles"] == ["score"]
