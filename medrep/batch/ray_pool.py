@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -138,12 +139,15 @@ class RayPool(Pool):
                 self._ray.init(address=address, **quiet)
             else:
                 count = workers or cpu_count()
+                # Of this cluster only; Ray would else make one and leave it in the home folder, for all later clusters.
+                os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
                 self._ray.init(
                     address="local", num_cpus=count, include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet
                 )
         except (OSError, RuntimeError, ValueError) as error:
             text = " ".join(str(error).split())[:300]
-            raise MedrepError(f"--ray-address {address or '(none)'}: no Ray cluster to be had ({text})") from None
+            cure = "; a cluster that asks for a token needs RAY_AUTH_MODE=token here, too" if address else ""
+            raise MedrepError(f"--ray-address {address or '(none)'}: no Ray cluster to be had ({text}){cure}") from None
         finally:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
 
