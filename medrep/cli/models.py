@@ -14,6 +14,7 @@ from medrep.cli.arguments import (
     add_mesh,
     add_model,
     add_out,
+    add_show,
     add_unseen_site,
     batch_options,
     command,
@@ -49,6 +50,7 @@ def add_train(commands: Commands) -> None:
         "or what MEDREP_TRACKING says)",
     )
     parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
+    add_show(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -71,6 +73,7 @@ def _train(options: argparse.Namespace) -> int:
         hold_out=options.hold_out,
         tracking=options.tracking,
         experiment=options.experiment,
+        show=options.show,
     )
     return OK
 

@@ -11,6 +11,7 @@ from medrep.cli.arguments import (
     add_mesh,
     add_model,
     add_out,
+    add_show,
     add_unseen_site,
     batch_options,
     command,
@@ -46,6 +47,7 @@ def add_export(commands: Commands) -> None:
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
     add_mesh(parser)
+    add_show(parser)
     add_batch(parser)
 
 
@@ -63,6 +65,7 @@ def _export(options: argparse.Namespace) -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        show=options.show,
         overwrite=options.overwrite,
     )
     console = Console(quiet=options.quiet)
@@ -91,6 +94,7 @@ def add_counterfactual(commands: Commands) -> None:
     )
     add_unseen_site(parser)
     add_mesh(parser)
+    add_show(parser)
     add_batch(parser)
 
 
@@ -110,6 +114,7 @@ def _counterfactual(options: argparse.Namespace) -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        show=options.show,
         overwrite=options.overwrite,
     )
     return SOME_FAILED if failed else OK

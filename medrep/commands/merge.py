@@ -5,6 +5,7 @@ from pathlib import Path
 from medrep.batch.finish import SCORE, finish
 from medrep.batch.job import read_job
 from medrep.commands.batch import tell_failures
+from medrep.commands.moved_report import report_moved
 from medrep.commands.score import summarise
 from medrep.console import Console
 
@@ -28,4 +29,5 @@ def merge(out: Path, console: Console) -> int:
         summarise(console, out)
     else:
         console.say(f"{len(whole.outcomes.good)} of {len(whole.outcomes)} people written to {out}")
+        report_moved(out, whole.delivered.index, console, job.content.get("show", ""))
     return tell_failures(console, out, whole)
