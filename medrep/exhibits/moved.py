@@ -1,6 +1,6 @@
 """What the report of an export or of counterfactuals shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,11 @@ def moved_exhibits(
 
 
 def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a person's row, and how much people differ in each column of a table (nothing for images)."""
+    """Return a person's row, and how much people differ in each column of a table (0 for images)."""
     if cohort.features is not None:
         features = align_features(model, cohort.features)
         return features.rows(pd.Index([person])).values[0], spread_of(features.values)
-    nothing = np.zeros(0)
+    nothing = np.zeros(model.columns.count)
     path = Path(str(cohort.files[person])) if cohort.files is not None else cohort.root
     if wanted.kind == "shape":
         from medrep.cohort.lattice import grid_lattice
@@ -80,9 +80,3 @@ def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.
     from medrep.cohort.transforms import VolumePipeline  # MONAI takes seconds to import and only volumes need it
 
     return VolumePipeline(wanted).place(read_image(path)).values.ravel(), nothing
-
-
-def first_person(cohort: Cohort, wished: Sequence[str]) -> str | None:
-    """Return whom the slider shows: who was asked for and is there, or else the first."""
-    keys = [str(key) for key in cohort.table.index]
-    return next((key for key in wished if key in keys), keys[0] if keys else None)

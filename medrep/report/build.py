@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medrep.errors import MedrepError
 from medrep.exhibits.store import read_exhibit
 from medrep.report.chapters.auditing import auditing_sections, auditing_title
@@ -52,7 +54,7 @@ def sections_of(out: Path) -> tuple[str, str, list[Section]]:
             title = f"Training: {about['model']} model of {about['cohort']}"
             return title, _AS_DATA, training_sections(out, about)
         return about["title"], _AS_DATA, moving_sections(out, about)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
         raise _damaged(out, error) from None
 
 
@@ -67,7 +69,7 @@ def read_about(out: Path) -> dict[str, Any]:
             return {"command": "audit", **json.loads((out / "audit.json").read_text(encoding="utf-8"))}
         if (out / CLEAN).is_dir() and (out / LEAKAGE).is_file():
             return {"command": "demo"}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(out, error) from None
     about = read_exhibit(out, "about")
     if about is None or "command" not in about.content:

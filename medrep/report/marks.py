@@ -144,7 +144,7 @@ def _scale(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+def _line(kind: str, x1: float, x2: float, y1: int, y2: int) -> str:
     return f'<line class="{kind}" x1="{x1:.3f}%" x2="{x2:.3f}%" y1="{y1}" y2="{y2}"/>'
 
 
@@ -167,6 +167,6 @@ def _ticks(low: float, high: float) -> list[float]:
     """Return a few round values inside the scale."""
     rough = (high - low) / 3
     power = 10 ** floor(log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    step = next(float(factor * power) for factor in (1, 2, 5, 10) if factor * power >= rough)
     first = -floor(-low / step)
     return [round((first + k) * step, 10) for k in range(4) if (first + k) * step <= high]

@@ -11,19 +11,19 @@ _LESS, _NONE, _MORE = np.array([33, 102, 172]), np.array([247, 247, 247]), np.ar
 _GAP, _TITLE, _TALLEST = 6, 22, 200
 
 
-def grey(slice_: UInt8[np.ndarray, "a b"]) -> UInt8[np.ndarray, "h w 3"]:
+def grey(slice_: UInt8[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return a slice as a picture: the first axis runs to the right, the second up."""
     return np.repeat(np.flipud(slice_.T)[:, :, None], 3, axis=2)
 
 
-def diverging(share: Float[np.ndarray, "a b"]) -> UInt8[np.ndarray, "h w 3"]:
+def diverging(share: Float[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return shares from -1 to 1 as colours."""
     share = np.flipud(share.T)[:, :, None]
     end = np.where(share < 0, _LESS, _MORE)
     return (_NONE + (end - _NONE) * np.abs(share)).astype(np.uint8)
 
 
-def overlay(anatomy: UInt8[np.ndarray, "a b"], change: Int8[np.ndarray, "a b"]) -> UInt8[np.ndarray, "h w 3"]:
+def overlay(anatomy: UInt8[np.ndarray, "_ _"], change: Int8[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return anatomy in grey with a change in colour, the more opaque the larger it is."""
     share = change.astype(float) / 127
     strong = np.sign(share) * (0.35 + 0.65 * np.abs(share))
@@ -31,7 +31,7 @@ def overlay(anatomy: UInt8[np.ndarray, "a b"], change: Int8[np.ndarray, "a b"]) 
     return (grey(anatomy) * (1 - alpha) + diverging(strong) * alpha).astype(np.uint8)
 
 
-def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], titles: Sequence[str]) -> bytes:
+def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str]) -> bytes:
     """Return pictures in rows and columns as one PNG on black.
 
     Args:
