@@ -36,8 +36,8 @@ def report_moved(
         _, model, wanted = load_trained(job.model)
         asked, content = job.identity, job.content
         cohort, frame = people or _people(job, model, wanted)
-        there = [key for key in cohort.table.index if key in set(delivered)]
-        cohort, frame = cohort.select(pd.Index(there)), frame.loc[there]
+        there = cohort.table.index[cohort.table.index.isin(delivered)]
+        cohort, frame = cohort.select(there), frame.loc[there]
         mover = Mover(model, asked["references"], asked["label_free"])
         about = {"command": asked["command"], "title": content["title"], **content["about"]}
         desc = "residualized" if asked["command"] == "export" else "counterfactual"

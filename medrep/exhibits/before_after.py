@@ -26,11 +26,11 @@ def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -
         removed: Covariates that were moved.
         able: Keys of people who have something to show.
     """
-    own = frame.loc[[key for key in frame.index if key in set(able)]]
+    own = frame[frame.index.isin(able)]
     levels = [name for name in removed if name in own and own[name].dtype.kind not in "fiu"]
     if levels:
         firsts = own[levels[0]].astype(str).drop_duplicates()
-        keys = [*firsts.index, *(key for key in own.index if key not in set(firsts.index))]
+        keys = [*firsts.index, *own.index.difference(firsts.index, sort=False)]
     else:
         keys = [own.index[k] for k in np.linspace(0, max(len(own) - 1, 0), min(_ROWS, len(own))).astype(int)]
     return [str(key) for key in keys[:_ROWS]]
@@ -48,14 +48,14 @@ def before_after_images(
         removed: Covariates that were moved.
     """
     arrays: dict[str, np.ndarray] = {}
-    people, window, change = [], (0.0, 0.0), 0.0
+    people, window = [], (0.0, 0.0)
     images = {key: [_placed(path, wanted) for path in pair] for key, pair in files.items()}
     if wanted.kind == "volume":
         everything = np.concatenate([np.ravel(image) for pair in images.values() for image in pair])
         low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
         window = (low, high)
     differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
-    change = stepped(np.stack([np.abs(d).max(keepdims=False, initial=0.0) for d in differences.values()]))
+    change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
     for number, (key, (before, after)) in enumerate(images.items()):
         labels = ", ".join(f"{name} {_shown(frame.loc[key, name])}" for name in frame.columns)
         people.append({"name": key, "covariates": labels})
