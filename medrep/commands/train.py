@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
-from medrep.audit.confounding import confounding, describe_covariates
+from medrep.audit.confounding import confounding
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.description import describe_covariates
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import split_people
