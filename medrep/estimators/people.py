@@ -105,7 +105,9 @@ def beside(covariates: Any, declared: Sequence[Covariate], X: Any, people: int) 
         EstimatorError: No table, other rows than X has, or no such column.
     """
     if not isinstance(covariates, pd.DataFrame):
-        raise EstimatorError(f"covariates is a {type(covariates).__name__}; give a pandas DataFrame, one row a row of X")
+        raise EstimatorError(
+            f"covariates is a {type(covariates).__name__}; give a pandas DataFrame, one row a row of X"
+        )
     if len(covariates) != people:
         raise EstimatorError(f"covariates has {len(covariates)} rows, X has {people}; give one row a row of X")
     if isinstance(X, pd.DataFrame) and not covariates.index.equals(X.index):
@@ -157,4 +159,6 @@ def _refuse_holes(values: np.ndarray, keys: pd.Index, names: Sequence[str], miss
     ]
     if holes:
         keep = "; missing='keep' leaves NaN out of the fit and as it is in the result" if missing == "error" else ""
-        raise EstimatorError(listed("X: cells that are NaN or infinite", holes, f"mend them, or leave the rows out{keep}"))
+        raise EstimatorError(
+            listed("X: cells that are NaN or infinite", holes, f"mend them, or leave the rows out{keep}")
+        )

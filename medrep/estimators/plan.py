@@ -89,13 +89,14 @@ def _covariates(
         return (), {}
     keys = {key: column_name(key, columns) for key in content}
     problems += [
-        f"covariates: {key!r} is neither a name nor a position from 0 to {len(columns) - 1}"
+        f"covariates: {key!r} is neither a name nor a position from 0 in X, which has {len(columns)} feature(s)"
         for key, name in keys.items()
         if not isinstance(name, str)
     ]
-    names = list(keys.values())
+    names = [name for name in keys.values() if isinstance(name, str)]
     problems += [f"covariates: {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    declared = declared_covariates({keys[key]: entry for key, entry in content.items()}, problems)
+    entries = {keys[key]: entry for key, entry in content.items() if isinstance(keys[key], str)}
+    declared = declared_covariates(entries, problems)
     problems += [
         f"covariates.{c.name}.missing is drop, but a transformer returns every row; use impute, or leave the people out"
         for c in declared

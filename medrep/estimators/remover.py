@@ -17,7 +17,8 @@ from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.support import Support, refuse_extrapolation
 from medrep.erasure import Certificate
 from medrep.errors import EstimatorError
-from medrep.estimators.people import beside, covariate_frame, dense, feature_matrix, people_keys
+from medrep.estimators.layout import Layout
+from medrep.estimators.people import dense
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
 from medrep.models import MODELS, Columns, ConditionalVae, LinearModel, Model, restore_model
@@ -27,7 +28,7 @@ _TABLES = ("features", "connectivity")
 
 
 class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
-    """Takes covariates (age, sex, site) out of features, in a pipeline, without looking at ``y`` or at people it is not fitted on.
+    """Takes covariates (age, sex, site) out of features; looks at nobody but the people it is fitted on, and never at ``y``.
 
     Every row is a person. The covariates come in one of two ways:
 
@@ -44,8 +45,8 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
     Args:
         remove: Names of covariates to remove; None removes those that are declared as batch.
-        covariates: Name, or position in X -> ``"continuous"``, ``"categorical"``, ``"batch"`` (a category that acts as scanners do,
-            on location and scale), or properties as in a YAML configuration, see `Covariate`. Covariates that are not removed
+        covariates: Name, or position in X -> ``"continuous"``, ``"categorical"``, ``"batch"`` (a category that acts on location
+            and scale, as scanners do), or properties as in a YAML configuration, see `Covariate`. Covariates that are not removed
             are kept: what they do to the features is told apart from what the removed ones do.
         model: ``"linear"`` or ``"conditional_vae"``.
         settings: The model's own settings, by name (`LinearSettings`, `VaeSettings`); None has the defaults.
@@ -107,9 +108,8 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         table = dense(X)
         self._check_columns(X, reset=True)
         plan = self._plan()
-        self._places = self._sources(plan, covariates)
-        people = 2 if plan.covariates else 1
-        data, frame = self._read(table, covariates, plan.covariates, people)
+        self._layout = Layout.of(plan, self._columns, covariates, self.missing)
+        data, frame = self._layout.read(table, covariates, people=2 if plan.covariates else 1)
         self.model_: Model | None = None
         self.schema_: CovariateSchema | None = None
         self.certificates_: tuple[Certificate, ...] = ()
@@ -119,8 +119,7 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame)
         target = schema.references(plan.removed, self.references)
-        features = tuple(name for k, name in enumerate(self._columns) if k not in self._places.values())
-        columns = Columns(features, len(features), None)
+        columns = Columns(self._layout.features, data.shape[1], None)
         model, self.history_ = MODELS[self.model].fit(data, known, schema, columns, plan.settings, seed=plan.seed)
         marks = [row_fingerprint(row) for row in data]
         about = Checkpoint(
@@ -190,14 +189,14 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         Args:
             input_features: Names of the columns of X; None takes those of training.
         """
-        check_is_fitted(self, "n_features_in_")
+        check_is_fitted(self, "model_")
         names = _check_feature_names_in(self, input_features)
         if self.model_ is not None and self.output == "latents":
             return np.asarray([f"latent{k}" for k in range(self._latents)], dtype=object)
-        return np.delete(names, list(self._places.values()))
+        return np.delete(names, list(self._layout.places.values()))
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Write the model as a folder of safetensors and JSON, as ``medrep train`` does: ``medrep export --model FOLDER`` takes it.
+        """Write the model as a folder of safetensors and JSON, as ``medrep train`` does, for ``medrep export --model FOLDER``.
 
         Args:
             folder: Where to write.
@@ -206,7 +205,7 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         Raises:
             EstimatorError: Nothing to save, or something else is there.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         path = Path(folder)
         if self.model_ is None:
             raise EstimatorError("no covariates were declared, so that there is no model to save; declare them")
@@ -246,7 +245,9 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         model = restore_model(saved.kind, saved.content, saved.arrays)
         wanted = saved_input(saved.input, str(folder))
         if wanted.kind not in _TABLES or not isinstance(model, LinearModel | ConditionalVae):
-            raise EstimatorError(f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables")
+            raise EstimatorError(
+                f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
+            )
         found = cls(
             remove,
             covariates={c.declared.name: _properties(c.declared) for c in model.schema.fitted},
@@ -261,9 +262,10 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         found.n_features_in_ = model.columns.count
         if list(model.columns.names) != _unnamed(model.columns.count):
             found.feature_names_in_ = np.asarray(model.columns.names, dtype=object)
-        found._places = {}
+        plan = found._plan()
+        found._layout = Layout(tuple(found._columns), plan.covariates, {}, wanted.missing)
         found.history_ = pd.DataFrame(columns=["metric", "name", "value"])
-        target = model.schema.references(found._plan().removed, references)
+        target = model.schema.references(plan.removed, references)
         return found._take(model, replace(saved, content={}, arrays={}), target)
 
     def __sklearn_tags__(self) -> Any:
@@ -296,52 +298,15 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         except ValueError as error:
             raise EstimatorError(str(error)) from None
 
-    def _sources(self, plan: Plan, covariates: Any) -> dict[str, int]:
-        """Return covariate -> position in X, of all of them or, where they come beside X, of none."""
-        if covariates is None:
-            absent = [covariate.name for covariate in plan.covariates if covariate.name not in plan.places]
-            if absent:
-                raise EstimatorError(
-                    f"covariates that are nowhere: {', '.join(absent)}; give them beside X (fit(X, covariates=frame), in a"
-                    " pipeline with set_fit_request(covariates=True)) or, all of them, as columns of X"
-                )
-            return plan.places
-        if plan.places:
-            raise EstimatorError(
-                f"{', '.join(plan.places)}: a column of X, and of covariates; leave it out of one, or rename the feature"
-            )
-        return {}
-
-    def _read(
-        self, X: pd.DataFrame | np.ndarray, covariates: Any, declared: tuple[Covariate, ...], people: int
-    ) -> tuple[Float[np.ndarray, "people features"], pd.DataFrame]:
-        """Return features and covariates of people; no columns of covariates where none are declared."""
-        source = X if isinstance(X, pd.DataFrame) else covariates
-        index = source.index if isinstance(source, pd.DataFrame) and len(source) == len(X) else pd.RangeIndex(len(X))
-        keys = people_keys(index)
-        data = feature_matrix(
-            X, list(self._places.values()), self._columns, keys, people=people, missing=self.missing
-        )
-        if not declared:
-            return data, pd.DataFrame(index=keys)
-        places = self._places or beside(covariates, declared, X, len(X))
-        table = (X if isinstance(X, pd.DataFrame) else pd.DataFrame(X)) if self._places else covariates
-        return data, covariate_frame(table, places, declared, keys)
-
     def _newcomers(
         self, X: Any, covariates: Any
     ) -> tuple[Float[np.ndarray, "people features"], pd.DataFrame, Model | None]:
         """Return features and covariates of people who come after the fit, and a model that knows their sites."""
-        check_is_fitted(self, "n_features_in_")
-        table = dense(X)
+        check_is_fitted(self, "model_")
+        table, covariates = self._layout.parted(dense(X), covariates)
+        self._check_columns(table if isinstance(table, pd.DataFrame) else X, reset=False)
+        data, frame = self._layout.read(table, covariates)
         model = self.model_
-        declared = () if model is None else tuple(covariate.declared for covariate in model.schema.fitted)
-        if self._places and covariates is not None:
-            raise EstimatorError("the covariates are columns of X, as in fit; leave covariates out")
-        if declared and covariates is None and not self._places:
-            table, covariates = self._parted(table, declared)
-        self._check_columns(table if isinstance(X, pd.DataFrame) else X, reset=False)
-        data, frame = self._read(table, covariates, declared, 1)
         if model is None:
             return data, frame, None
         frame = model.schema.transfer(frame, unseen=self.unseen_site)
@@ -349,19 +314,6 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         if strangers:
             model, _ = model.adapt([(data[strangers], frame.iloc[strangers])])
         return data, frame, model
-
-    def _parted(
-        self, X: pd.DataFrame | np.ndarray, declared: tuple[Covariate, ...]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return features and covariates of a table that has both, where training had its covariates beside X."""
-        wanted = [covariate.column or covariate.name for covariate in declared]
-        if not isinstance(X, pd.DataFrame) or not set(wanted) <= set(X.columns):
-            raise EstimatorError(
-                f"no covariates ({', '.join(wanted)}); give transform(X, covariates=frame), in a pipeline with"
-                " set_transform_request(covariates=True). cross_val_predict and scorers hand metadata to fit only: there,"
-                " let the covariates be columns of X"
-            )
-        return X.drop(columns=wanted), X[wanted]
 
     def _take(self, model: Model, about: Checkpoint, target: Mapping[str, str | float]) -> "CovariateRemover":
         """Keep a fitted model, what a folder says beside its weights, and where the removed covariates go."""
@@ -379,6 +331,7 @@ def _unnamed(count: int) -> list[str]:
 
 
 def _properties(declared: Covariate) -> dict[str, Any]:
-    """Return what was declared of a covariate, without its name and what is left at its default."""
+    """Return what was declared of a covariate and is not the default; nobody is dropped, since every row has to come back."""
     plain = asdict(Covariate(declared.name, declared.kind))
-    return {"kind": declared.kind} | {key: value for key, value in asdict(declared).items() if value != plain[key]}
+    told = {key: value for key, value in asdict(declared).items() if value not in (plain[key], "drop")}
+    return {"kind": declared.kind, **told}
