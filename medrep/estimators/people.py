@@ -1,5 +1,6 @@
 """The X and the covariates that scikit-learn hands over -> a matrix of features and checked covariates, by row."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ def people_keys(index: pd.Index) -> pd.Index:
     """Return a name for each row, by which messages speak of it: its label, or its number where labels are numbers or repeat."""
     keys = pd.Index([label if isinstance(label, str) else f"row {label}" for label in index])
     return keys if keys.is_unique else pd.Index([f"row {row}" for row in range(len(index))])
+
+
+def sorting_keys(keys: pd.Index) -> pd.Index:
+    """Return keys of rows such that numbered rows sort as their numbers do: fits choose people by the order of their keys."""
+    return pd.Index([re.sub(r"\Arow (\d+)\Z", lambda found: f"row {int(found[1]):012d}", key) for key in keys])
 
 
 def dense(X: Any) -> pd.DataFrame | np.ndarray:

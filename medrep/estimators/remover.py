@@ -18,7 +18,7 @@ from medrep.cohort.support import Support, refuse_extrapolation
 from medrep.erasure import Certificate
 from medrep.errors import EstimatorError
 from medrep.estimators.layout import Layout
-from medrep.estimators.people import dense
+from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
 from medrep.models import MODELS, Columns, ConditionalVae, LinearModel, Model, restore_model
@@ -41,7 +41,8 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
       covariates, are no features, and are not returned: the result is narrower than X. This works wherever X goes.
 
     A covariate has to come in exactly one of the two; everything else in X is a feature and has to be a number. With no
-    covariates declared there is nothing to remove, and X is returned as it is.
+    covariates declared there is nothing to remove, and X is returned as it is. Texts in the index of a DataFrame are people's
+    names; with names the order of rows does not change a linear model.
 
     Args:
         remove: Names of covariates to remove; None removes those that are declared as batch.
@@ -117,7 +118,7 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         if not plan.covariates:
             return self
         schema = CovariateSchema.fit(frame, plan.covariates)
-        known = schema.transfer(frame)
+        known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)
         columns = Columns(self._layout.features, data.shape[1], None)
         model, self.history_ = MODELS[self.model].fit(data, known, schema, columns, plan.settings, seed=plan.seed)
@@ -156,7 +157,7 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         return self.fit(X, y, covariates).transform(X, covariates)
 
     def counterfactual(
-        self, X: Any, covariates: Any = None, *, extrapolate: bool = False, **values: str | float
+        self, X: Any, covariates: Any = None, *, extrapolate: bool = False, **values: str | float | int
     ) -> "pd.DataFrame | Float[np.ndarray, 'people features']":
         """Return people as the model expects them with other covariates, everything else of them as it is.
 
