@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.declaration import declared_covariates
@@ -54,9 +55,9 @@ def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: b
         for name, allowed in CHOICES.items()
         if parameters[name] not in allowed
     ]
-    seed = parameters["random_state"]
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        problems.append(f"random_state is {seed!r}; give a whole number from 0")
+    seed = _whole(parameters["random_state"])
+    if seed is None:
+        problems.append(f"random_state is {parameters['random_state']!r}; give a whole number from 0")
     covariates, places = _covariates(parameters["covariates"], columns, named, problems)
     names = [covariate.name for covariate in covariates]
     removed = _removed(parameters["remove"], covariates, columns, problems)
@@ -68,15 +69,21 @@ def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: b
     if references is not None and not isinstance(references, Mapping):
         problems.append(f"references is {references!r}; give a covariate's name and the value to move it to")
     settings = _settings(parameters, problems)
-    if problems:
+    if problems or seed is None:
         raise EstimatorError(listed("parameters of CovariateRemover that cannot be used", problems))
-    return Plan(covariates, places, removed, settings, int(seed))
+    return Plan(covariates, places, removed, settings, seed)
 
 
 def column_name(key: Any, columns: Sequence[str]) -> Any:
     """Return the name of the column at a position, and anything that is no position as it is."""
-    inside = isinstance(key, Integral) and not isinstance(key, bool) and 0 <= key < len(columns)
-    return columns[int(key)] if inside else key
+    position = _whole(key)
+    return columns[position] if position is not None and position < len(columns) else key
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number from 0; None for anything else."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return int(value) if whole else None
 
 
 def _covariates(
@@ -114,10 +121,10 @@ def _removed(
 ) -> tuple[str, ...]:
     if content is None:
         return tuple(covariate.name for covariate in covariates if covariate.role == "batch")
-    if not isinstance(content, str | Integral | list | tuple | set | frozenset):
+    if not isinstance(content, str | int | np.integer | list | tuple | set | frozenset):
         problems.append(f"remove is {content!r}; give names of covariates, for instance ('site',)")
         return ()
-    wanted = [content] if isinstance(content, str | Integral) else list(content)
+    wanted = [content] if isinstance(content, str | int | np.integer) else list(content)
     names = [column_name(entry, columns) for entry in wanted]
     known = [covariate.name for covariate in covariates]
     problems += [

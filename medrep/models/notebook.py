@@ -1,4 +1,4 @@
-"""What a notebook shows of a model: small tables in HTML that take their colours from the page, light or dark."""
+"""What is shown of a model: a line of text, and in notebooks tables that take their colours from the page, light or dark."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -15,11 +15,14 @@ _CELL = "text-align:left;padding:0.1em 0.8em 0.1em 0;border:0;border-bottom:1px 
 
 
 class NotebookView:
-    """Gives a fitted model the table that a notebook shows."""
+    """Gives a fitted model the line that Python shows and the table that a notebook shows."""
 
     kind: str
     schema: CovariateSchema
     columns: "Columns"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.schema.names)}; {self.columns.count} columns)"
 
     def _repr_html_(self) -> str:
         names, grid = self.columns.names, self.columns.grid

@@ -11,6 +11,7 @@ from tests.models.planted import Case, draw_people
 def test_a_model_shows_what_it_is() -> None:
     frame = draw_people(60, 2, 0)
     model = Case(frame, np.random.default_rng(0).normal(size=(60, 5))).fit()
+    assert repr(model) == "LinearModel(age, sex, site; 5 columns)"
     shown = model._repr_html_()
     for part in ("medrep linear", "5 columns (region_0, region_1, region_2, ...)", "age", "training people", "year"):
         assert part in shown
