@@ -34,8 +34,9 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
 
     - **Beside X**: ``fit(X, covariates=frame)``, ``transform(X, covariates=frame)``, a pandas DataFrame with one row a row of X,
       in the same order (where X is a DataFrame, with the same index). Within a pipeline scikit-learn's metadata routing hands
-      it on, after ``set_fit_request(covariates=True)`` and ``set_transform_request(covariates=True)``. scikit-learn hands
-      metadata to ``fit`` and ``score``, but not to the ``predict`` of ``cross_val_predict`` and of scorers.
+      it on: ``sklearn.set_config(enable_metadata_routing=True)``, then ``set_fit_request(covariates=True)`` and
+      ``set_transform_request(covariates=True)``. scikit-learn hands metadata to ``fit`` and ``score``, but not to the
+      ``predict`` of ``cross_val_predict`` and of scorers.
     - **As columns of X**: where ``covariates`` is not given, X has a column for each declared covariate: a column of that name
       of a pandas DataFrame, or the column at a position that is declared in place of a name. Those columns are read as
       covariates, are no features, and are not returned: the result is narrower than X. This works wherever X goes.
