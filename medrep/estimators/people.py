@@ -77,8 +77,11 @@ def feature_matrix(
     cells = X if not places else X.iloc[:, features] if isinstance(X, pd.DataFrame) else X[:, features]
     try:
         values = check_array(cells, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=people)
-    except ValueError as error:
-        raise EstimatorError(_no_numbers(cells, keys) or str(error)) from None
+    except (ValueError, TypeError) as error:
+        told = _no_numbers(cells, keys)
+        if isinstance(error, TypeError) and not told:
+            raise  # scikit-learn's callers expect one of a cell that is an object
+        raise EstimatorError(told or str(error)) from None
     _refuse_holes(values, keys, [names[position] for position in features], missing)
     return np.array(values, order="C")
 
@@ -150,7 +153,8 @@ def _no_numbers(cells: Any, keys: pd.Index) -> str:
     offenders = []
     for position, name in enumerate(cells.columns):
         column = cells.iloc[:, position]
-        strange = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        numbers = pd.Series(pd.to_numeric(column.astype(str), errors="coerce"), index=column.index)
+        strange = numbers.isna() & column.notna()
         if strange.any():
             offenders.append(f"{keys[strange][0]}: column {name!r} holds {column[strange].iloc[0]!r}")
     cure = "declare the column in covariates, turn it into numbers, or leave it out"

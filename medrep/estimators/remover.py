@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
@@ -27,7 +27,7 @@ from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 _TABLES = ("features", "connectivity")
 
 
-class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
+class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
     """Takes covariates (age, sex, site) out of features; looks at nobody but the people it is fitted on, and never at ``y``.
 
     Every row is a person. The covariates come in one of two ways:
@@ -192,7 +192,7 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
             input_features: Names of the columns of X; None takes those of training.
         """
         check_is_fitted(self, "model_")
-        names = _check_feature_names_in(self, input_features)
+        names = super().get_feature_names_out(input_features)
         if self.model_ is not None and self.output == "latents":
             return np.asarray([f"latent{k}" for k in range(self._latents)], dtype=object)
         return np.delete(names, list(self._layout.places.values()))
@@ -325,6 +325,10 @@ class CovariateRemover(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         self.certificates_ = model.certificates(removed, kept) if isinstance(model, ConditionalVae) else ()
         anybody = {c.declared.name: [c.reference] for c in model.schema.fitted}
         self._latents = model.encode(np.zeros((1, model.columns.count)), pd.DataFrame(anybody)).shape[1]
+        if self.output == "latents" and not self._latents:
+            raise EstimatorError(
+                "output is 'latents', but the model keeps none of a person; give settings that keep some"
+            )
         return self
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import (
     GridSearchCV,
@@ -14,7 +15,6 @@ from sklearn.model_selection import (
     cross_val_predict,
     cross_val_score,
     cross_validate,
-    permutation_test_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -165,16 +165,30 @@ def test_a_classifier_reads_site_at_chance_and_age_as_before() -> None:
     table["site"] = np.random.default_rng(0).permutation(table["site"].to_numpy())
     features = simulate_features(table, n_features=12, seed=3).features
     people = People(features, table.set_index("participant_id")[list(DECLARED)])
-    folds = StratifiedKFold(2, shuffle=True, random_state=0)
-    reader, site = make_pipeline(StandardScaler(), LogisticRegression()), people.covariates["site"]
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    reader, site = make_pipeline(StandardScaler(), LogisticRegression()), people.covariates["site"].to_numpy()
     assert cross_val_score(reader, features, site, cv=folds).mean() > 0.8
-    cleaned = steps(settings={"spline_degrees": 2, "components": 0})
-    score, permuted, p = permutation_test_score(cleaned, people.both, site, cv=folds, n_permutations=20, random_state=0)
-    assert p > 0.05
-    assert score < permuted.mean() + 2 * permuted.std()
+    cleaned = [
+        (remover.transform(people.both.iloc[train]), remover.transform(people.both.iloc[test]), train, test)
+        for train, test in folds.split(features, site)
+        for remover in [CovariateRemover("site", covariates=DECLARED).fit(people.both.iloc[train])]
+    ]
+
+    def read(labels: np.ndarray) -> float:
+        fits = (
+            (clone(reader).fit(inside, labels[train]), outside, labels[test])
+            for inside, outside, train, test in cleaned
+        )
+        return float(np.mean([fitted.score(outside, own) for fitted, outside, own in fits]))
+
+    # Removal does not look at the labels that are read, so that it is the same for all permutations of them.
+    assert read(site) == cross_val_score(steps(), people.both, site, cv=folds).mean()
+    rng = np.random.default_rng(0)
+    chance = np.array([read(rng.permutation(site)) for _ in range(40)])
+    assert read(site) < chance.mean() + 3 * chance.std()
     ages = people.covariates["age"]
-    before = cross_val_score(make_pipeline(StandardScaler(), RidgeCV()), features, ages, cv=KFold(4)).mean()
+    before = cross_val_score(make_pipeline(StandardScaler(), RidgeCV()), features, ages, cv=KFold(3)).mean()
     after_removal = make_pipeline(CovariateRemover("site", covariates=DECLARED), StandardScaler(), RidgeCV())
-    after = cross_val_score(after_removal, people.both, ages, cv=KFold(4)).mean()
+    after = cross_val_score(after_removal, people.both, ages, cv=KFold(3)).mean()
     assert after > 0.5
     assert after > before - 0.02

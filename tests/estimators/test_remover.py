@@ -105,6 +105,12 @@ def test_latents_and_their_names(people: People, vae: CovariateRemover) -> None:
     assert {certificate.covariate for certificate in vae.certificates_} == {"age", "sex", "site"}
 
 
+def test_a_model_without_latents_hands_out_none(people: People) -> None:
+    remover = CovariateRemover(covariates=DECLARED, settings={"components": 0}, output="latents")
+    with pytest.raises(mr.EstimatorError, match="the model keeps none of a person"):
+        remover.fit(people.both)
+
+
 def test_pandas_out(people: People, fitted: CovariateRemover) -> None:
     found = clone(fitted).set_output(transform="pandas").fit_transform(people.both)
     assert list(found.columns) == list(people.features.columns)
@@ -322,6 +328,12 @@ def test_cells_are_refused_by_row_and_column(people: People, fitted: CovariateRe
     assert "sub-0003: age '' is missing" in str(refusal.value)
     with pytest.raises(mr.EstimatorError, match="sub-0001: column 'site' holds 'S"):
         CovariateRemover(covariates={"age": "continuous"}, remove="age").fit(people.both.drop(columns="sex"))
+    with pytest.raises(mr.EstimatorError, match="sub-0001: column 'when' holds Timestamp"):
+        CovariateRemover(covariates=DECLARED).fit(people.both.assign(when=pd.Timestamp("2020-01-01")))
+    with pytest.raises(
+        mr.EstimatorError, match=r"3 feature\(s\).*a minimum of 4 is required: 3 of them are covariates"
+    ):
+        CovariateRemover(covariates=DECLARED).fit(people.covariates)
     with pytest.raises(CovariateError, match="sub-0001: sex 'X' was not in training"):
         fitted.transform(people.features.iloc[:1], covariates=people.covariates.iloc[:1].assign(sex="X"))
     with pytest.raises(mr.EstimatorError, match="Sparse data was passed for X"):
