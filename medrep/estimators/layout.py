@@ -13,6 +13,11 @@ from medrep.errors import EstimatorError
 from medrep.estimators.people import beside, covariate_frame, feature_matrix, people_keys
 from medrep.estimators.plan import Plan
 
+UNDECLARED = (
+    "covariates lie beside X, but none is declared, so that nothing would be removed; declare them:"
+    " CovariateRemover(covariates={'site': 'batch'})"
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -43,6 +48,8 @@ class Layout:
         Raises:
             EstimatorError: Covariates that come in both ways, or in none.
         """
+        if covariates is not None and not plan.covariates:
+            raise EstimatorError(UNDECLARED)
         if covariates is not None and plan.places:
             raise EstimatorError(
                 f"{', '.join(plan.places)}: a column of X, and of covariates; leave it out of one, or rename the feature"
@@ -68,6 +75,8 @@ class Layout:
         Raises:
             EstimatorError: Covariates that come in another way than in training, and cannot be found.
         """
+        if covariates is not None and not self.declared:
+            raise EstimatorError(UNDECLARED)
         if self.places and covariates is not None:
             raise EstimatorError("the covariates are columns of X, as in fit; leave covariates out")
         if self.places or not self.declared or covariates is not None:

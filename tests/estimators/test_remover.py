@@ -88,6 +88,9 @@ def test_nothing_declared_changes_nothing(people: People) -> None:
     remover = CovariateRemover().fit(people.features)
     assert np.array_equal(remover.transform(people.features), people.features)
     assert remover.model_ is None
+    for use in (CovariateRemover().fit, remover.transform):
+        with pytest.raises(mr.EstimatorError, match="none is declared, so that nothing would be removed"):
+            use(people.features, covariates=people.covariates)
     for use in (lambda: remover.save("nowhere"), lambda: remover.counterfactual(people.features, age=70)):
         with pytest.raises(mr.EstimatorError, match="no covariates were declared"):
             use()
