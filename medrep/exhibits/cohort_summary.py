@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from medrep.audit.confounding import confounding, describe_covariates, small_levels
+from medrep.audit.confounding import confounding, small_levels
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
+from medrep.cohort.description import describe_covariates
 from medrep.exhibits.store import Exhibit
 
 _BINS = 24
