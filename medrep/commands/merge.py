@@ -24,8 +24,8 @@ def merge(out: Path, console: Console) -> int:
     """
     job = read_job(out)
     whole = finish(job)
-    if job.identity["command"] == SCORE:
+    command = str(job.identity["command"])
+    if command == SCORE:
         summarise(console, out)
-    else:
-        console.say(f"{len(whole.outcomes.good)} of {len(whole.outcomes)} people written to {out}")
-    return tell_failures(console, out, whole)
+    results = {"scores": out / "scores.tsv"} if command == SCORE else {"cohort": out}
+    return tell_failures(console, out, whole, f"merged the parts of {command}", results)
