@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         again = "; the same command goes on" if getattr(options, "resumes", False) else ""
         code, said = _INTERRUPTED, f"interrupted; nothing half-written is left{again}"
+    except Exception as error:  # nobody foresaw it: the traceback is for whoever mends it
+        console.fail(options.command, f"{type(error).__name__}: {error}", ERROR)
+        raise
     else:
         console.finish(code)
         return code

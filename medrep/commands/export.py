@@ -275,4 +275,4 @@ def _summary(console: Console, done: Removal) -> str:
             f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
             f" people, forecast: {forecast}"
         )
-    return f"{moved}; kept: {', '.join(done.kept) or 'none'}"
+    return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"

@@ -80,3 +80,13 @@ def test_wrong_usage_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> No
     found, said = document(capsys)
     assert found["exit_code"] == 2
     assert "usage: medrep promote" in said
+
+
+def test_what_nobody_foresaw_is_a_document_and_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medrep.commands.check.read_cohort", lambda *_arguments, **_options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("check", "cohort", "--json")
+    found, _ = document(capsys)
+    assert found == {"error": "ZeroDivisionError: division by zero", "exit_code": 1}
