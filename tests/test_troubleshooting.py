@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -357,6 +358,11 @@ def occupied(work: Workplace) -> int:
     return run("train", work.cohort, out)
 
 
+def interrupted(work: Workplace) -> int:
+    with patch("medrep.commands.check.read_cohort", side_effect=KeyboardInterrupt):
+        return work.check()
+
+
 def lines(text: str, keep: int) -> str:
     return "".join(text.splitlines(keepends=True)[:keep])
 
@@ -504,6 +510,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     # Output folders
     "already holds files": occupied,
     "is or holds the input": lambda w: run("train", w.cohort, w.cohort.parent),
+    "interrupted; nothing half-written is left": interrupted,
     "is a file; give a folder for OUT": lambda w: run("train", w.cohort, w.cohort / "participants.tsv"),
     # Batch
     "holds another job": lambda w: w.score(w.scored, "--false-alarms", 0.1),
@@ -539,6 +546,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "warning: left out: ": lambda w: w.promote(f"{WEAK}, insufficient: warn", "--to", "pilot"),
     "is registered; there is": lambda w: run("promote", "nobody", *w.registry),
     "no such alias;": lambda w: run("promote", "known", "--from", "staging", *w.registry),
+    "no such version;": lambda w: run("promote", "known", "--from", 7, *w.registry),
     "no such registry; run this in the folder where": lambda w: run(
         "promote", "known", "--tracking-uri", f"sqlite:///{w.root / 'nowhere.db'}"
     ),
@@ -552,6 +560,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "MLflow keeps no runs in plain folders any more": lambda w: run(
         "train", w.cohort, w.folder() / "o", "--tracking", "./mlruns"
     ),
+    "names no file (or one with % in its path)": lambda w: run(
+        "train", w.cohort, w.folder() / "o", "--tracking", "sqlite:///"
+    ),
     "not logged to": no_database,
 }
 
@@ -561,6 +572,7 @@ CODES = {
     "is read as": OK,
     "the images are not in one unit: mean intensities differ": OK,
     "constant and left as they are": OK,
+    "interrupted; nothing half-written is left": 130,
     "--retry-failed tries them again": SOME_FAILED,
     "its worker died 2 times while alone with it": SOME_FAILED,
     "people are done already": OK,
