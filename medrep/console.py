@@ -1,69 +1,226 @@
-"""What a person sees: a progress bar on a terminal, log lines otherwise, and one table at the end."""
+"""What a person sees: progress and one table at the end; what a log holds: plain lines; what a script reads: one JSON document.
 
+Commands only say what happened. Standard error is for people; standard output is for results: tables, or under ``--json``
+exactly one document.
+"""
+
+import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from io import TextIOWrapper
+from typing import Any, TypeAlias
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Table
+from rich.text import Text
 
-_LOG_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
+_REFRESHES_PER_S = 4.0
+_BAR, _WIDE = 20, 80
+_Stream: TypeAlias = Any  # rich and pytest put objects in the place of standard error that are no TextIO
 
 
 class Console:
-    """Speaks on standard error, so that standard output stays free for what a script would read.
+    """Speaks to the person, and keeps what the end of the command needs: warnings, notes, summary and result.
 
     Args:
         quiet: Say nothing but errors.
+        json: Write one JSON document to standard output at the end, and everything else to standard error.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
+        self._quiet, self._json = quiet, json
+        self._output = sys.stdout
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name is shown, whatever the terminal can write
+        self._rich = _rich(sys.stderr)
+        self._live = self._rich.is_terminal and not self._rich.is_dumb_terminal and not quiet
+        self._warnings: list[str] = []
+        self._notes: list[str] = []
+        self._summary: list[tuple[str, str]] = []
+        self._result: dict[str, object] = {}
 
     def say(self, text: str) -> None:
         """Say one thing."""
-        self._rich.print(escape(text))
+        if not self._quiet:
+            self._rich.print(escape(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Say what a person should look at before they trust the result."""
+        self._warnings.append(text)
+        self.say(f"  warning: {text}")
 
     def notes(self, notes: Sequence[str], most: int = 8) -> None:
         """Say what was interpreted while reading; the rest is counted."""
+        self._notes += notes
         for note in notes[:most]:
             self.say(f"  note: {note}")
         if len(notes) > most:
             self.say(f"  note: ... and {len(notes) - most} more")
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Show a small table; on standard output, since it is the result."""
-        table = Table(title=title, title_justify="left")
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+        """Show a small table; on standard output, since it is the result.
+
+        Args:
+            title: What it shows.
+            header: Names of the columns; empty texts for none.
+            rows: Texts.
+            left: How many columns are aligned to the left; the others to the right.
+        """
+        if self._quiet:
+            return
+        stream = sys.stderr if self._json else sys.stdout
+        console = _rich(stream)
+        if not console.is_terminal:
+            stream.write(_aligned(title, header, rows, left))
+            return
+        table = Table(title=title, title_justify="left", show_header=any(header))
         for position, name in enumerate(header):
-            table.add_column(name, justify="left" if position == 0 else "right")
+            # Not the default ellipsis, which cuts paths and is not in every terminal's letters.
+            table.add_column(name, justify="left" if position < left else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
-        if not self._quiet:
-            RichConsole(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+        console.print(table)
 
     @contextmanager
-    def track(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Yield a function to call with the number of steps done."""
-        if self._rich.is_terminal and not self._quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self._rich, transient=True) as progress:
-                task = progress.add_task(what, total=total)
-                yield lambda steps: progress.advance(task, steps)
-            return
-        yield self._logged(what, total)
+    def track(self, what: str, total: int, unit: str = "people") -> Iterator[Callable[[int], None]]:
+        """Yield a function to call with the number of steps done.
 
-    def _logged(self, what: str, total: int) -> Callable[[int], None]:
-        done, spoken = 0, time.monotonic()
+        Args:
+            what: What is done.
+            total: How many steps there are.
+            unit: What a step is, in the plural.
+        """
+        if not self._live:
+            yield self._logged(what, total, unit)
+            return
+        bar = (BarColumn(bar_width=_BAR),) if self._rich.width >= _WIDE else ()
+        columns = (*bar, _Pace(self._rich, unit, _BAR + 1 if bar else 0))
+        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=_REFRESHES_PER_S) as progress:
+            task = progress.add_task(escape(what), total=total)
+            yield lambda steps: progress.advance(task, steps)
+
+    def summary(self, done: str, people: str, results: Mapping[str, object]) -> None:
+        """Keep what the table at the end says; of a command that calls others, the last one counts.
+
+        Args:
+            done: What was done.
+            people: To how many.
+            results: What -> where it lies.
+        """
+        rows = {"done": done, "people": people, **results}
+        self._summary = [(name, str(value)) for name, value in rows.items() if value != ""]
+
+    def result(self, **fields: object) -> None:
+        """Keep what the JSON document holds beside warnings, notes and the exit code."""
+        self._result |= fields
+
+    @contextmanager
+    def holding_output(self) -> Iterator[None]:
+        """Keep standard output free for the one document, whatever libraries print."""
+        if not self._json:
+            yield
+            return
+        with redirect_stdout(sys.stderr):
+            yield
+
+    def finish(self, exit_code: int) -> None:
+        """End a command that came to its end: the table, and the document."""
+        if self._summary:
+            self.table("Summary", ("", ""), self._summary, left=2)
+        kept = {"warnings": self._warnings, "notes": self._notes}
+        self._document({**self._result, **kept, "exit_code": exit_code})
+
+    def fail(self, command: str, error: str, exit_code: int) -> None:
+        """End a command with an error, which is said even under ``--quiet``."""
+        sys.stderr.write(f"medrep {command}: {error}\n")
+        self._document({"error": error, "exit_code": exit_code})
+
+    def _document(self, content: Mapping[str, object]) -> None:
+        if self._json:
+            write_document(content, self._output)
+
+    def _logged(self, what: str, total: int, unit: str) -> Callable[[int], None]:
+        done, begun = 0, time.monotonic()
+        spoken = begun
 
         def advance(steps: int) -> None:
             nonlocal done, spoken
             done += steps
-            if time.monotonic() - spoken > _LOG_EVERY_S:
-                spoken = time.monotonic()
-                self.say(f"{what}: {done}/{total}")
+            now = time.monotonic()
+            if now - spoken >= LOG_EVERY_S:
+                spoken = now
+                self.say(f"{what}: {_pace(done, total, now - begun, f' {unit}')}")
 
         return advance
+
+
+def write_document(content: Mapping[str, object], output: _Stream) -> None:
+    """Write one JSON document, a line; in ASCII, which every terminal can write."""
+    output.write(f"{json.dumps(_plain(content), allow_nan=False)}\n")
+    output.flush()
+
+
+class _Pace(ProgressColumn):
+    """One line of text that fits the terminal, however narrow: what, how many, how fast, how long."""
+
+    def __init__(self, console: RichConsole, unit: str, taken: int) -> None:
+        super().__init__()
+        self._console, self._unit, self._taken = console, unit, taken
+
+    def render(self, task: Task) -> Text:
+        """Return the line."""
+        room = self._console.width - self._taken - 3  # what the terminal shows of Ctrl-C stays on the line
+        done, total, seconds = int(task.completed), int(task.total or 0), task.elapsed or 0.0
+        figures = _pace(done, total, seconds, f" {self._unit}")
+        if len(figures) + len(task.description) + 2 > room:
+            figures = _pace(done, total, seconds)
+        what = task.description[: max(0, room - len(figures) - 2)]
+        return Text(f"{what}: {figures}" if what else figures[: max(0, room)], no_wrap=True, overflow="crop")
+
+
+def _rich(stream: _Stream) -> RichConsole:
+    # Only a terminal gets control characters, whatever FORCE_COLOR says; NO_COLOR is rich's own affair.
+    return RichConsole(file=stream, force_terminal=stream.isatty(), highlight=False)
+
+
+def _pace(done: int, total: int, seconds: float, unit: str = "") -> str:
+    if not done or seconds <= 0:
+        return f"{done}/{total}"
+    rate = done / seconds
+    left = timedelta(seconds=math.ceil((total - done) / rate))
+    return f"{done}/{total}, {f'{rate:.0f}' if rate >= 100 else f'{rate:.3g}'}{unit}/s, {left} left"
+
+
+def _aligned(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Return a table in plain letters."""
+    lines = [header, *rows] if any(header) else rows
+    widths = [max((len(line[column]) for line in lines), default=0) for column in range(len(header))]
+    told = [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([title, *(f"  {line}" for line in told)]) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in JSON's own types: NaN and infinity are null, a path is its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)

@@ -82,7 +82,8 @@ def merged(job: Job) -> Merged:
             outcome = one.outcome()
             failures.append(Failure(key, files[key], outcome.stage, outcome.error, one.attempts))
     if len(failures) == len(ended):
-        raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures]))
+        cure = "mend the files and call again; --retry-failed tries the same files once more"
+        raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures], cure))
     (job.out / COMPLETE).unlink(missing_ok=True)
     outcomes = Outcomes(tuple(ended))
     _sweep(job, history, ended)

@@ -43,22 +43,42 @@ _COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `_EXIT_CODES` says what they mean."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else arguments)
+    from medrep.console import Console  # rich, which --help does not need
+
+    console = Console(quiet=options.quiet, json=getattr(options, "json", False))
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with _registry(getattr(options, "tracking_uri", None)):
-            return int(options.run(options))
+        with _registry(getattr(options, "tracking_uri", None)), console.holding_output():
+            code = int(options.run(options, console))
     except MedrepError as error:
-        sys.stderr.write(f"medrep {options.command}: {error}\n")
-        return TOO_LITTLE if isinstance(error, EvidenceError) else ERROR
+        code, said = TOO_LITTLE if isinstance(error, EvidenceError) else ERROR, str(error)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(f"medrep {options.command}: {error.strerror or error}{where}\n")
-        return ERROR
+        code, said = ERROR, f"{error.strerror or error}{where}"
     except KeyboardInterrupt:
         again = "; the same command goes on" if getattr(options, "resumes", False) else ""
-        sys.stderr.write(f"medrep {options.command}: interrupted; nothing half-written is left{again}\n")
-        return _INTERRUPTED
+        code, said = _INTERRUPTED, f"interrupted; nothing half-written is left{again}"
+    except Exception as error:  # nobody foresaw it: the traceback is for whoever mends it
+        console.fail(options.command, f"{type(error).__name__}: {error}", ERROR)
+        raise
+    else:
+        console.finish(code)
+        return code
+    console.fail(options.command, said, code)
+    return code
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse; wrong usage ends the process, with a document where one was asked for."""
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit as ending:
+        if ending.code == USAGE and "--json" in arguments:
+            from medrep.console import write_document
+
+            write_document({"error": "wrong usage; standard error says what", "exit_code": USAGE}, sys.stdout)
+        raise
 
 
 @contextmanager

@@ -9,19 +9,27 @@ from medrep.errors import MedrepError
 
 if TYPE_CHECKING:
     from medrep.commands.batch import BatchOptions
+    from medrep.console import Console
 
 OK, ERROR, USAGE, SOME_FAILED, GATE_REFUSED, TOO_LITTLE = 0, 1, 2, 3, 4, 5
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def command(
-    commands: Commands, name: str, text: str, run: Callable[[argparse.Namespace], int]
+    commands: Commands, name: str, text: str, run: "Callable[[argparse.Namespace, Console], int]"
 ) -> argparse.ArgumentParser:
     """Add a command; every command can be quiet."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the document for scripts."""
+    parser.add_argument(
+        "--json", action="store_true", help="write one JSON document to standard output, all else to standard error"
+    )
 
 
 def add_cohort(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,23 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medrep.cli.arguments import OK, Commands, add_cohort, add_model, add_out, add_unseen_site, command, names, pairs
+from medrep.cli.arguments import (
+    OK,
+    Commands,
+    add_cohort,
+    add_json,
+    add_model,
+    add_out,
+    add_unseen_site,
+    command,
+    names,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_audit(commands: Commands) -> None:
@@ -52,11 +67,11 @@ def add_audit(commands: Commands) -> None:
         help="who was trained on (default: people.tsv that train wrote beside the model)",
     )
     add_unseen_site(parser)
+    add_json(parser)
 
 
-def _audit(options: argparse.Namespace) -> int:
+def _audit(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.audit import AuditRequest, audit
-    from medrep.console import Console
 
     request = AuditRequest(
         by=options.by,
@@ -75,5 +90,5 @@ def _audit(options: argparse.Namespace) -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
-    audit(options.cohort, options.out, options.model, request, Console(quiet=options.quiet))
+    audit(options.cohort, options.out, options.model, request, console)
     return OK

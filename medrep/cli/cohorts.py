@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import (
     ERROR,
@@ -9,10 +10,14 @@ from medrep.cli.arguments import (
     Commands,
     add_cohort,
     add_config,
+    add_json,
     add_out,
     command,
     names,
 )
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_demo(commands: Commands) -> None:
@@ -22,11 +27,10 @@ def add_demo(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated cohort (default: 0)")
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.demo import demo
-    from medrep.console import Console
 
-    demo(options.out, Console(quiet=options.quiet), seed=options.seed, overwrite=options.overwrite)
+    demo(options.out, console, seed=options.seed, overwrite=options.overwrite)
     return OK
 
 
@@ -63,11 +67,9 @@ def add_simulate(commands: Commands) -> None:
     )
 
 
-def _simulate(options: argparse.Namespace) -> int:
+def _simulate(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.simulate import plant_effects, simulate_cohort
-    from medrep.console import Console
 
-    console = Console(quiet=options.quiet)
     if options.source is None:
         kind = options.kind or "features"
         simulate_cohort(options.out, kind, options.n, options.sites, options.seed, console, overwrite=options.overwrite)
@@ -91,15 +93,13 @@ def add_check(commands: Commands) -> None:
     parser = command(commands, "check", "look for problems in a cohort: table, files, geometry, confounding", _check)
     add_cohort(parser)
     add_config(parser)
+    add_json(parser)
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.check import check
     from medrep.config import read_config
-    from medrep.console import Console
 
     config = read_config(options.config, options.overrides)
-    problems = check(
-        options.cohort, config, Console(quiet=options.quiet), only=options.participant_label, exclude=options.exclude
-    )
+    problems = check(options.cohort, config, console, only=options.participant_label, exclude=options.exclude)
     return ERROR if problems else OK

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import (
     OK,
@@ -19,6 +20,9 @@ from medrep.cli.arguments import (
     batch_options,
     command,
 )
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_train(commands: Commands) -> None:
@@ -53,7 +57,7 @@ def add_train(commands: Commands) -> None:
     add_show(parser)
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.train import train
     from medrep.config import read_config
     from medrep.console import Console
@@ -64,7 +68,7 @@ def _train(options: argparse.Namespace) -> int:
         options.cohort,
         options.out,
         config,
-        Console(quiet=options.quiet or rank() > 0),
+        console if rank() == 0 else Console(quiet=True),
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,
@@ -90,14 +94,13 @@ def add_sample(commands: Commands) -> None:
     add_mesh(parser)
 
 
-def _sample(options: argparse.Namespace) -> int:
+def _sample(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.sample import sample
-    from medrep.console import Console
 
     sample(
         options.out,
         options.model,
-        Console(quiet=options.quiet),
+        console,
         table=options.table,
         people=options.n,
         seed=options.seed,
@@ -131,15 +134,14 @@ def add_score(commands: Commands) -> None:
     add_batch(parser)
 
 
-def _score(options: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.score import score
-    from medrep.console import Console
 
     failed = score(
         options.cohort,
         options.out,
         options.model,
-        Console(quiet=options.quiet),
+        console,
         options=batch_options(options),
         false_alarms=options.false_alarms,
         unshrink=options.unshrink,
@@ -158,8 +160,7 @@ def add_merge(commands: Commands) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts")
 
 
-def _merge(options: argparse.Namespace) -> int:
+def _merge(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.merge import merge
-    from medrep.console import Console
 
-    return SOME_FAILED if merge(options.out, Console(quiet=options.quiet)) else OK
+    return SOME_FAILED if merge(options.out, console) else OK

@@ -1,6 +1,7 @@
 """Commands that write cohorts with covariates moved: ``export``, ``counterfactual``."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import (
     OK,
@@ -18,6 +19,9 @@ from medrep.cli.arguments import (
     names,
     pairs,
 )
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_export(commands: Commands) -> None:
@@ -51,9 +55,8 @@ def add_export(commands: Commands) -> None:
     add_batch(parser)
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.export import ExportRequest, export
-    from medrep.console import Console
 
     request = ExportRequest(
         remove=names(options.remove),
@@ -68,7 +71,6 @@ def _export(options: argparse.Namespace) -> int:
         show=options.show,
         overwrite=options.overwrite,
     )
-    console = Console(quiet=options.quiet)
     failed = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
     return SOME_FAILED if failed else OK
 
@@ -98,16 +100,15 @@ def add_counterfactual(commands: Commands) -> None:
     add_batch(parser)
 
 
-def _counterfactual(options: argparse.Namespace) -> int:
+def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.counterfactual import counterfactual
-    from medrep.console import Console
 
     failed = counterfactual(
         options.cohort,
         options.out,
         options.model,
         pairs("--set", options.wanted),
-        Console(quiet=options.quiet),
+        console,
         options=batch_options(options),
         extrapolate=options.extrapolate,
         unseen_site=options.unseen_site,

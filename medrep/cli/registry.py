@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, add_tracking_uri, command
+from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, add_json, add_tracking_uri, command
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_register(commands: Commands) -> None:
@@ -23,15 +27,14 @@ def add_register(commands: Commands) -> None:
     )
 
 
-def _register(options: argparse.Namespace) -> int:
+def _register(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.register import register
-    from medrep.console import Console
 
     register(
         options.model,
         options.name,
         options.audit,
-        Console(quiet=options.quiet),
+        console,
         alias=options.alias,
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
@@ -61,15 +64,15 @@ def add_promote(commands: Commands) -> None:
         help="YAML file, or a shipped one: gates.yaml, gates_strict.yaml (default: gates.yaml)",
     )
     add_tracking_uri(parser, "mlflow.db in the current folder")
+    add_json(parser)
 
 
-def _promote(options: argparse.Namespace) -> int:
+def _promote(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.promote import promote
-    from medrep.console import Console
 
     decision = promote(
         options.name,
-        Console(quiet=options.quiet),
+        console,
         source=options.source,
         target=options.target,
         gates=options.gates,

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import OK, Commands, command
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 
 def add_report(commands: Commands) -> None:
@@ -18,9 +22,8 @@ def add_report(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a page that compares if it is there already")
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.report import report
-    from medrep.console import Console
 
-    report(options.runs, Console(quiet=options.quiet), to=options.to, overwrite=options.overwrite)
+    report(options.runs, console, to=options.to, overwrite=options.overwrite)
     return OK

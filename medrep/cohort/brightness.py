@@ -29,6 +29,7 @@ def uneven_brightness(levels: Mapping[str, float]) -> str:
         return ""
     darkest, brightest = (chosen(levels, key=lambda key: levels[key]) for chosen in (min, max))
     return (
-        f"the images are not in one unit: mean intensities differ {high / low:.0f}-fold ({darkest}: {levels[darkest]:.3g},"
-        f" {brightest}: {levels[brightest]:.3g}); bring them to one unit, or pass --set input.intensity=p99"
+        f"the images are not in one unit: mean intensities differ {high / low:.0f}-fold between the darkest and the"
+        f" brightest 5 % of people ({darkest}: {levels[darkest]:.3g}, {brightest}: {levels[brightest]:.3g}); bring them to one"
+        " unit, or pass --set input.intensity=p99"
     )

@@ -258,22 +258,20 @@ def membership(values: pd.Series, covariate: Categorical) -> Float[np.ndarray, "
 
 def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorical:
     present = values.dropna()
+    cure = f"drop it with --set covariates.{covariate.name}=null"
     if present.empty:
-        raise CovariateError(f"{covariate.name} is missing for all {len(values)} people; drop it from covariates")
+        raise CovariateError(f"{covariate.name} is missing for all {len(values)} people; {cure}")
     if covariate.kind == "continuous":
         numbers = present.to_numpy(float)
         mean, sd = float(numbers.mean()), float(numbers.std())
         if not sd > 1e-12 * max(1.0, abs(mean)):
-            raise CovariateError(f"{covariate.name} is {mean:g} for all {len(numbers)} people; drop it from covariates")
+            raise CovariateError(f"{covariate.name} is {mean:g} for all {len(numbers)} people; {cure}")
         fitted = Continuous(covariate, mean, sd, float(numbers.min()), float(numbers.max()), mean)
         return Continuous(covariate, mean, sd, fitted.low, fitted.high, float(_reference(fitted, covariate.reference)))
     counts = present.astype(str).value_counts()
     levels = tuple(sorted(str(level) for level in counts.index))
     if len(levels) < 2:
-        raise CovariateError(
-            f"{covariate.name} is {levels[0]!r} for all {len(present)} people;"
-            f" drop it with --set covariates.{covariate.name}=null"
-        )
+        raise CovariateError(f"{covariate.name} is {levels[0]!r} for all {len(present)} people; {cure}")
     numbers = tuple(int(counts[level]) for level in levels)
     default = POOLED if covariate.role == "batch" else levels[int(np.argmax(numbers))]
     fitted_levels = Categorical(covariate, levels, numbers, default)

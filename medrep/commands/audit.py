@@ -163,7 +163,10 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         write_audit_figures(partial / "figures", result.findings)
         write_json(partial / "audit.json", about)
         write_report(partial)
-    _summary(console, out, result.findings)
+    _summary(console, result.findings)
+    paths = {"report": out / "report.html", "table": out / "audit.tsv"}
+    console.result(people=len(cohort), figures=result.findings.to_dict("records"), paths=paths)
+    console.summary(f"audited a {model.kind} model", f"{len(cohort)} whom the model never saw", paths)
 
 
 def _check_numbers(request: AuditRequest) -> None:
@@ -191,7 +194,7 @@ def _trained(given: Path | None, model_folder: Path, console: Console) -> pd.Dat
     if not path.is_file():
         if given is not None:
             raise CohortError(f"--trained {path}: no such file; give the people.tsv that train wrote")
-        console.say("  warning: no people.tsv beside the model: that nobody here was in training cannot be checked")
+        console.warn("no people.tsv beside the model: that nobody here was in training cannot be checked")
         return None
     people = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     wanted = ["participant_id", "part", "data"]
@@ -227,7 +230,7 @@ def _refuse_known(cohort: Cohort, marks: Sequence[str], trained: pd.DataFrame | 
         )
 
 
-def _summary(console: Console, out: Path, findings: pd.DataFrame) -> None:
+def _summary(console: Console, findings: pd.DataFrame) -> None:
     told = findings[findings["metric"].isin(["leakage_excess", "injection_gain", "utility_change", "identity_kept"])]
     by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
     gaps = findings[by_group & (findings["status"] == "ok")]
@@ -247,5 +250,3 @@ def _summary(console: Console, out: Path, findings: pd.DataFrame) -> None:
         console.say(
             f"{few} of {len(findings)} figures are insufficient: too few people; they are listed and count as nothing"
         )
-    console.say(f"report: {out / 'report.html'}")
-    console.say(f"table:  {out / 'audit.tsv'}")

@@ -131,6 +131,8 @@ def go_through(
         else:
             pool = _pool(work.opener(job), options, len(mine))
         _work_off(job, mine, prints, pool, step.together, options, console)
+        if options.part.count > 1:
+            _summarise_part(console, job, mine, prints, options.part)
     return finish(job) if options.part.count == 1 else None
 
 
@@ -139,12 +141,34 @@ def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> di
     return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
 
-def tell_failures(console: Console, out: Path, whole: Merged) -> int:
-    """Say who could not be delivered; return how many."""
+def tell_failures(console: Console, out: Path, whole: Merged, done: str, results: Mapping[str, Path]) -> int:
+    """Say who could not be delivered; return how many.
+
+    Args:
+        console: Where to speak.
+        out: OUT.
+        whole: Everybody's outcome.
+        done: What was done, for the summary.
+        results: What -> where it lies.
+    """
     failed = [f"{failure.participant}: {failure.error}" for failure in whole.failures]
     if failed:
         console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
+    places = {**results, "failures": out / "failures.tsv"} if failed else results
+    console.summary(done, _delivered(len(whole.outcomes.good), len(failed)), places)
     return len(failed)
+
+
+def _summarise_part(console: Console, job: Job, mine: Sequence[Visit], prints: Mapping[str, str], part: Part) -> None:
+    history = read_history(job.folder)
+    ended = [found for one in mine if (found := history.current(one.key, prints[one.key])) is not None]
+    failed = sum(found.failed for found in ended)
+    done = f"{job.identity['command']} of {part.name}; medrep merge {job.out} joins the parts"
+    console.summary(done, _delivered(len(ended) - failed, failed), {"part": job.journal(part)})
+
+
+def _delivered(good: int, failed: int) -> str:
+    return f"{good} delivered, {failed} failed"
 
 
 def _work_off(

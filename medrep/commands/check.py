@@ -38,10 +38,12 @@ def check(
         The number of problems that would stop a training.
     """
     problems: list[str] = []
+    console.result(people=0, confounding=[])
     cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
     if cohort is None:
-        return _report(console, problems)
+        return _report(root, console, problems, 0)
     console.say(f"{len(cohort)} people in {root}")
+    console.result(people=len(cohort))
     console.notes(cohort.notes)
     covariates = _attempt(problems, lambda: read_covariates(cohort.table, config.covariates, cohort.units))
     if covariates is not None:
@@ -50,7 +52,7 @@ def check(
         if schema is not None:
             _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
     problems += _data_problems(cohort, config.input, console)
-    return _report(console, problems)
+    return _report(root, console, problems, len(cohort))
 
 
 def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None:
@@ -65,6 +67,7 @@ def _confounding(
     console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]
 ) -> None:
     table = confounding(frame, schema)
+    console.result(confounding=table.to_dict("records"))
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
     ]
@@ -73,7 +76,7 @@ def _confounding(
             "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
         )
     for line in small_levels(schema):
-        console.say(f"  warning: {line}; its effect is estimated from few people")
+        console.warn(f"{line}; its effect is estimated from few people")
     degrees = getattr(config.settings, "spline_degrees", 1)
     try:
         Design.fit(schema, frame, degrees, getattr(config.settings, "interactions", ())).check_aliases(frame)
@@ -103,7 +106,7 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
             advance(1)
     warning = uneven_brightness(levels)
     if warning:
-        console.say(f"  warning: {warning}")
+        console.warn(warning)
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         console.say(
@@ -133,18 +136,21 @@ def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -
     console.say(f"{len(features.names)} features")
     constant = [n for n, c in zip(features.names, features.values.T, strict=True) if np.nanmax(c) == np.nanmin(c)]
     if constant:
-        console.say(f"  note: constant and left as they are: {', '.join(constant)}")
+        console.notes([f"constant and left as they are: {', '.join(constant)}"])
     holes = missing_cells(features)
     if holes and wanted.missing == "keep":
-        console.say(f"  note: {len(holes)} missing cells are left out of the fit and stay missing")
+        console.notes([f"{len(holes)} missing cells are left out of the fit and stay missing"])
         return []
     return [f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes]
 
 
-def _report(console: Console, problems: list[str]) -> int:
+def _report(root: Path, console: Console, problems: list[str], people: int) -> int:
+    console.result(problems=problems)
     for problem in problems:
         console.say(f"problem: {problem}")
     console.say(
         f"{len(problems)} problem(s) to mend before training" if problems else "nothing stands in the way of training"
     )
+    told = {"problems": len(problems), "cohort": root}
+    console.summary("checked; nothing is written", f"{people} looked at", told)
     return len(problems)

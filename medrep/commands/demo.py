@@ -63,11 +63,13 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
     images = {name: _images(state) for name, state in states.items()}
     _picture(out / "before_after.png", states["before"].table, images)
     _leakage(out / "leakage.tsv", states["before"].table, images, seed, console)
-    write_report(out)
-    console.say(f"report:         {out / 'report.html'}")
-    console.say(f"cleaned cohort: {out / 'clean'}")
-    console.say(f"picture:        {out / 'before_after.png'}")
-    console.say(f"table:          {out / 'leakage.tsv'}")
+    results = {
+        "report": write_report(out),
+        "cleaned": out / "clean",
+        "picture": out / "before_after.png",
+        "table": out / "leakage.tsv",
+    }
+    console.summary("trained on one half, removed site from the other", f"{len(halves[1])} unseen", results)
 
 
 def _images(cohort: Cohort) -> np.ndarray:

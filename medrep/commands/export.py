@@ -145,9 +145,9 @@ def export(
     if request.probe:
         _probe(out, model.schema, frame, whole, request, console)
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
-    _summary(console, out, whole, described(adapted))
-    report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))
-    return tell_failures(console, out, whole)
+    done = _summary(console, described(adapted))
+    results = {"cohort": out, **report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))}
+    return tell_failures(console, out, whole, done, results)
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
@@ -268,13 +268,11 @@ def _probe(
     console.table("What probes read from what was written", tuple(measured.columns), rows)
 
 
-def _summary(console: Console, out: Path, whole: Merged, done: Removal) -> None:
+def _summary(console: Console, done: Removal) -> str:
     moved = ", ".join(
         f"{name} -> {value:.4g}" if isinstance(value, float) else f"{name} -> {value}"
         for name, value in done.references.items()
     )
-    people, written = len(whole.outcomes), len(whole.outcomes.good)
-    console.say(f"{written} of {people} people written to {out} ({moved}; kept: {', '.join(done.kept) or 'none'})")
     if done.near is not None:
         console.say(f"{done.near} people of training were near these values")
     for certificate in done.certificates:
@@ -284,3 +282,4 @@ def _summary(console: Console, out: Path, whole: Merged, done: Removal) -> None:
             f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
             f" people, forecast: {forecast}"
         )
+    return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"

@@ -51,7 +51,7 @@ def cohort_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers:
         rows, grid = fill_matrix(files, cohort.input, mapped, advance, workers)
     warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
     if warning:
-        console.say(f"  warning: {warning}")
+        console.warn(warning)
     return rows, Columns((), grid.size, grid)
 
 

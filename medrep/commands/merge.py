@@ -25,9 +25,11 @@ def merge(out: Path, console: Console) -> int:
     """
     job = read_job(out)
     whole = finish(job)
-    if job.identity["command"] == SCORE:
+    command = str(job.identity["command"])
+    if command == SCORE:
         summarise(console, out)
+        results = {"scores": out / "scores.tsv"}
     else:
-        console.say(f"{len(whole.outcomes.good)} of {len(whole.outcomes)} people written to {out}")
-        report_moved(out, whole.delivered.index, console, job.content.get("show", ""))
-    return tell_failures(console, out, whole)
+        page = report_moved(out, whole.delivered.index, console, job.content.get("show", ""))
+        results = {"cohort": out, **page}
+    return tell_failures(console, out, whole, f"merged the parts of {command}", results)

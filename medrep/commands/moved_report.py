@@ -16,7 +16,7 @@ from medrep.models import Model
 
 def report_moved(
     out: Path, delivered: pd.Index, console: Console, show: str, people: tuple[Cohort, pd.DataFrame] | None = None
-) -> None:
+) -> dict[str, Path]:
     """Write OUT/report and OUT/report.html; what cannot be shown is one warning, since the cohort is safe in OUT.
 
     Args:
@@ -25,6 +25,9 @@ def report_moved(
         console: Where to speak.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
         people: The cohort as it was, and its covariates; read again if None.
+
+    Returns:
+        ``report``: the page, where there is one.
     """
     from medrep.exhibits.moved import moved_exhibits  # scikit-image takes seconds to import
     from medrep.exhibits.store import write_exhibits
@@ -53,9 +56,10 @@ def report_moved(
             pictures=show != NOBODY,
         )
         write_exhibits(out, exhibits)
-        console.say(f"report: {write_report(out)}")
+        return {"report": write_report(out)}
     except MedrepError as error:
-        console.say(f"  warning: no report: {error}")
+        console.warn(f"no report: {error}")
+        return {}
 
 
 def _people(job: Job, model: Model, wanted: Input) -> tuple[Cohort, pd.DataFrame]:

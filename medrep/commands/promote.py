@@ -1,5 +1,6 @@
 """``medrep promote``: gates decide whether a version gets an alias."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from medrep.console import Console
@@ -41,8 +42,20 @@ def promote(
     rows = [(one.gate, one.verdict, str(one.looked_at)) for one in done.decision.judged]
     console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
     for warning in done.decision.warnings:
-        console.say(f"  warning: left out: {warning}")
-    if done.decision.verdict == "passed":
+        console.warn(f"left out: {warning}")
+    passed = done.decision.verdict == "passed"
+    console.result(
+        name=name,
+        version=done.version,
+        alias=target,
+        decision=done.decision.verdict,
+        promoted=passed,
+        reasons=done.decision.reasons,
+        gates=[asdict(one) for one in done.decision.judged],
+    )
+    moved = f"{target} is now version {done.version}" if passed else f"{target} stays where it is"
+    console.summary(f"gates of {name} version {done.version}: {done.decision.verdict}; {moved}", "", {"store": store})
+    if passed:
         console.say(f"{target} of {name} is now version {done.version} (models:/{name}@{target})")
     return done.decision
 

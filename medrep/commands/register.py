@@ -58,9 +58,12 @@ def register(
     console.say(f"{name} version {made.version}, alias {alias}, in {store}")
     console.say(f"  {len(audit.table)} findings of {audit.cohort['people']} people, {weak} of them insufficient")
     if not audit.unseen:
-        console.say(
-            "  warning: the audit could not check that the model had never seen its people (people.tsv of training)"
-        )
+        console.warn("the audit could not check that the model had never seen its people (people.tsv of training)")
+    console.summary(
+        f"registered {name} version {made.version}, alias {alias}",
+        f"{audit.cohort['people']} audited",
+        {"store": store},
+    )
     return made
 
 

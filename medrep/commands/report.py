@@ -33,5 +33,5 @@ def report(runs: Sequence[Path], console: Console, *, to: Path | None = None, ov
         if page.exists() and not overwrite:
             raise MedrepError(f"{page}: is there already; give another with --to, or pass --overwrite")
         write_comparison(page, runs)
-    console.say(f"report: {page}")
+    console.summary("wrote the page", "", {"report": page})
     return page

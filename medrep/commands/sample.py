@@ -75,7 +75,7 @@ def sample(
             )
         else:
             write_samples(partial, model, chosen, frame, seed, wanted.suffix, content, advance)
-    console.say(f"{len(frame)} people drawn to {out}")
+    console.summary("drawn by a model; not real people", f"{len(frame)} drawn", {"cohort": out})
 
 
 def _drawn(schema: CovariateSchema, people: int, seed: int) -> pd.DataFrame:

@@ -96,14 +96,13 @@ def score(
     if whole is None:
         return 0
     summarise(console, out)
-    return tell_failures(console, out, whole)
+    return tell_failures(console, out, whole, "scored", {"scores": out / "scores.tsv"})
 
 
 def summarise(console: Console, out: Path) -> None:
     """Show how the scores of OUT are spread."""
     table = pd.read_csv(out / "scores.tsv", sep="\t")
     scored = table[table[STATUS] != FAILED]
-    console.say(f"{len(scored)} of {len(table)} people scored in {out / 'scores.tsv'}")
     if "shift_p" in table:
         counts = scored[STATUS].value_counts()
         said = ", ".join(f"{status} {counts.get(status, 0)}" for status in ("accept", "warn", "reject"))

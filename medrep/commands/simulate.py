@@ -88,7 +88,7 @@ def simulate_cohort(
 
             with console.track("generate", people) as advance:
                 write_volume_cohort(partial, participants, volumes(), truth, advance)
-    console.say(f"{people} people at {sites} sites in {out}; the truth is in {out / TRUTH}")
+    console.summary(f"generated ({kind})", f"{people} at {sites} sites", {"cohort": out, "truth": out / TRUTH})
 
 
 def _simulate_organs(folder: Path, participants: pd.DataFrame, seed: int, console: Console) -> None:
@@ -159,9 +159,8 @@ def plant_effects(
             with console.track("plant", len(cohort)) as advance:
                 _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
     untouched = f"; site {sorted(set(values['site']))[0]!r} is untouched" if "site" in values else ""
-    console.say(
-        f"planted {', '.join(effects)} into {len(cohort)} people in {out}{untouched}; the truth is in {out / TRUTH}"
-    )
+    done = f"planted {', '.join(effects)}{untouched}"
+    console.summary(done, str(len(cohort)), {"cohort": out, "truth": out / TRUTH})
 
 
 def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -58,6 +58,6 @@ def track_training(
         )
     except Exception as error:
         reason = " ".join(store.hide(str(error)).split())
-        console.say(f"  warning: not logged to {store.hide(store.uri)}: {reason[:300] or type(error).__name__}")
+        console.warn(f"not logged to {store.hide(store.uri)}: {reason[:300] or type(error).__name__}")
     else:
         console.say(f"run:   {run} of experiment {experiment} in {store.hide(store.uri)}")

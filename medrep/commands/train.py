@@ -104,7 +104,7 @@ def train(
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
         join()
-        with console.track("fit", columns.count) as advance:
+        with console.track("fit", columns.count, "columns") as advance:
             work = Workplace(advance, console.say, state, resume)
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, work=work
@@ -144,7 +144,9 @@ def train(
         write_exhibits(partial, exhibits)
         write_report(partial)
     shutil.rmtree(state, ignore_errors=True)
-    _summary(console, history, out)
+    _summary(console, history)
+    results = {"model": out / "model", "report": out / "report.html"}
+    console.summary(f"trained a {config.model} model", f"{len(cohort)} trained on, {len(held_out)} held out", results)
     if store is not None:
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
@@ -190,13 +192,11 @@ def _measured(cohort: Cohort, console: Console) -> Cohort:
     return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
 
 
-def _summary(console: Console, history: pd.DataFrame, out: Path) -> None:
+def _summary(console: Console, history: pd.DataFrame) -> None:
     shares = history[history["metric"] == "variance_share"]
     rows = [(str(name), f"{100 * value:.1f} %") for name, value in zip(shares["name"], shares["value"], strict=True)]
     if rows:
         console.table("Variance explained (mean over columns)", ("covariate", "share"), rows)
-    console.say(f"model:  {out / 'model'}")
-    console.say(f"report: {out / 'report.html'}")
 
 
 def _effect_summary(console: Console, effects: pd.DataFrame) -> None:

@@ -49,4 +49,6 @@ def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np
     try:
         return MODELS[kind].restore(content, arrays)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the description of the {kind} model is damaged ({type(error).__name__}: {error})") from None
+        raise ModelError(
+            f"the description of the {kind} model is damaged ({type(error).__name__}: {error}); train again or fetch it again"
+        ) from None

@@ -69,7 +69,10 @@ def find_version(client: MlflowClient, address: Address) -> ModelVersion:
     if address.alias:
         aliases = sorted(client.get_registered_model(address.name).aliases)
         raise RegistryError(f"{address}: no such alias; {address.name} has {', '.join(aliases) or 'none'}")
-    raise RegistryError(f"{address}: no such version")
+    versions = sorted(int(one.version) for one in client.search_model_versions(f"name='{address.name}'"))
+    raise RegistryError(
+        f"{address}: no such version; {address.name} has {', '.join(map(str, versions[-20:])) or 'none'}"
+    )
 
 
 def alias_problems(alias: str) -> list[str]:

@@ -110,10 +110,10 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"age": 30.0}, "age is 30 for all 3 people; drop it from covariates"),
+        ({"age": 30.0}, "age is 30 for all 3 people; drop it with --set covariates.age=null"),
         ({"sex": "F"}, "sex is 'F' for all 3 people; drop it with --set covariates.sex=null"),
-        ({"age": np.nan}, "age is missing for all 3 people; drop it from covariates"),
-        ({"sex": None}, "sex is missing for all 3 people; drop it from covariates"),
+        ({"age": np.nan}, "age is missing for all 3 people; drop it with --set covariates.age=null"),
+        ({"sex": None}, "sex is missing for all 3 people; drop it with --set covariates.sex=null"),
     ],
 )
 def test_a_covariate_without_variation_is_refused(changes, message):

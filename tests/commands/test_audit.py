@@ -98,9 +98,22 @@ def test_it_tells_what_is_true_of_generated_people(audited: Path) -> None:
     assert found.loc[("cf_composition", "age"), "estimate"] < 1e-6
 
 
-def test_the_same_audit_twice_is_the_same_file(audited: Path, table: Path, trained: Path, tmp_path: Path) -> None:
-    assert run("audit", table, tmp_path / "again", "--model", trained / "model", *ASKED, "--quiet") == 0
-    assert (tmp_path / "again" / "audit.tsv").read_bytes() == (audited / "audit.tsv").read_bytes()
+def test_the_same_audit_twice_is_the_same_file_and_the_same_figures_for_a_script(
+    audited: Path, table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "again"
+    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--json", "--quiet") == 0
+    assert (out / "audit.tsv").read_bytes() == (audited / "audit.tsv").read_bytes()
+    said = capsys.readouterr()
+    assert said.err == ""
+    found = json.loads(said.out, parse_constant=pytest.fail)
+    assert found["exit_code"] == 0
+    assert found["paths"] == {"report": str(out / "report.html"), "table": str(out / "audit.tsv")}
+    table_again = read(out).fillna({"note": ""})
+    pd.testing.assert_frame_equal(pd.DataFrame(found["figures"]), table_again, check_dtype=False)
+    few = [row for row in found["figures"] if row["status"] == "insufficient"]
+    assert few
+    assert all(row["estimate"] is None for row in few)
 
 
 def test_only_people_who_were_held_out_are_looked_at(audited: Path, trained: Path) -> None:

@@ -1,5 +1,6 @@
 """``medrep promote``: its exit codes, what it prints, and the whole path from a cohort to scores by alias."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -60,6 +61,15 @@ def test_the_exit_code_says_what_the_gates_said(
     quiet = capsys.readouterr()
     assert quiet.out == ""
     assert (quiet.err == "") == (code == OK), "reasons are printed all the same"
+    assert run("promote", name, "--json") == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == code
+    assert document["promoted"] == (code == OK)
+    assert document["decision"] == {OK: "passed", GATE_REFUSED: "refused", TOO_LITTLE: "insufficient"}[code]
+    assert (document["name"], document["version"], document["alias"]) == (name, "1", "champion")
+    assert bool(document["reasons"]) == (code != OK)
+    assert all(reason in quiet.err for reason in document["reasons"])
+    assert {gate["verdict"] for gate in document["gates"]} >= {document["decision"]}
     if FEW in findings:
         assert "leakage_excess exported/site: insufficient (n = 9, under 20 people)" in quiet.err
     if LEAK in findings:

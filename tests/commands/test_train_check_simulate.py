@@ -142,7 +142,8 @@ def test_demo_ends_with_a_cohort_a_picture_and_a_table(
 ) -> None:
     monkeypatch.setattr(demo_command, "PEOPLE", 96)
     assert run("demo", tmp_path / "out") == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert said.count("Summary") == 1
     for name in ("clean", "before_after.png", "leakage.tsv"):
         assert str(tmp_path / "out" / name) in said
         assert (tmp_path / "out" / name).exists()

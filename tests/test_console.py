@@ -1,0 +1,171 @@
+"""What a terminal, a log and a script are given; what commands give each of them is tested in tests/test_cli.py."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medrep import console as spoken
+from medrep.console import Console
+from tests.terminal import CTRL_C, SEQUENCE, on_terminal, screen
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|9[0-7]|38;[0-9;]+)m")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+WORK = """
+import time
+from medrep.console import Console
+console = Console()
+console.say("begun [bold]not markup[/bold]")
+with console.track("score", 40) as advance:
+    for _ in range(40):
+        time.sleep(0.04)
+        advance(1)
+    console.say("between")
+console.table("Scores", ("score", "median"), [("reconstruction_error", "0.81"), ("Zürich", "1")])
+console.summary("scored", "38 delivered, 2 failed", {"scores": "/a/path/that/is/longer/than/forty/columns/scores.tsv"})
+console.finish(0)
+"""
+ENDLESS = """
+import sys, time, types
+from medrep.cli import main
+def endless(out, console):
+    with console.track("merge", 1000) as advance:
+        while True:
+            time.sleep(0.02)
+            advance(1)
+sys.modules["medrep.commands.merge"] = merge = types.ModuleType("merge")  # the real one takes seconds to import
+merge.merge = endless
+raise SystemExit(main(["merge", "out"]))
+"""
+
+
+@pytest.mark.parametrize("columns", [120, 80, 40])
+def test_a_terminal_shows_how_fast_and_how_long(columns: int) -> None:
+    code, sent = on_terminal(["-c", WORK], columns=columns)
+    assert code == 0
+    assert re.search(r"\d+/40, [\d.]+( people)?/s, \d:\d\d:\d\d left", sent)
+    assert max(len(SEQUENCE.sub("", line)) for line in re.split(r"\x1b\[2K|\r\n", sent) if "/s," in line) < columns
+    left = screen(sent, columns)
+    assert max(map(len, left)) <= columns
+    assert "begun [bold]not markup[/bold]" in left
+    assert "between" in left
+    assert not [line for line in left if "/s," in line], "the bar is gone when the work is done"
+    assert "Summary" in left
+    for text in ("38 delivered, 2 failed", "scores.tsv"):
+        assert text in "".join(re.sub(r"[^\w./, ]|  +", "", line) for line in left)
+
+
+def test_no_more_is_drawn_than_the_eye_sees() -> None:
+    busy = "with Console().track('fit', 10**5) as advance:\n    for _ in range(10**5):\n        advance(1)\n"
+    _, sent = on_terminal(["-c", f"from medrep.console import Console\n{busy}"])
+    assert sent.count("/100000") < 60
+
+
+def test_a_terminal_of_few_letters_and_one_without_colours() -> None:
+    code, sent = on_terminal(["-c", WORK], columns=40, environment={"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"})
+    assert code == 0
+    assert sent.isascii()
+    assert r"Z\xfcrich" in sent
+    assert not COLOUR.search(sent)
+    _, colourful = on_terminal(["-c", WORK])
+    assert COLOUR.search(colourful)
+
+
+def test_a_dumb_terminal_gets_plain_progress() -> None:
+    code, sent = on_terminal(["-c", WORK], environment={"TERM": "dumb"})
+    assert code == 0
+    assert "\x1b" not in sent
+
+
+@pytest.mark.parametrize("columns", [100, 40])
+def test_ctrl_c_leaves_a_clean_line(columns: int) -> None:
+    code, sent = on_terminal(["-c", ENDLESS], columns=columns, press=CTRL_C, after=b"/s,")
+    assert code == 130
+    said = "medrep merge: interrupted; nothing half-written is left"
+    folded = [said[start : start + columns].rstrip() for start in range(0, len(said), columns)]
+    assert [line for line in screen(sent, columns) if line] == folded
+    assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l"), "the cursor is back"
+
+
+def test_a_log_has_plain_lines_whatever_the_environment_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"from medrep import console\nconsole.LOG_EVERY_S = 0.5\n{WORK}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"FORCE_COLOR": "1", "PATH": "", "PYTHONPATH": str(Path(spoken.__file__).parents[1])},
+    )
+    assert not CONTROL.search(done.stdout + done.stderr)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("score: ")] == ["begun [bold]not markup[/bold]", "between"]
+    assert len(lines) >= 4
+    assert all(re.fullmatch(r"score: \d+/40, [\d.]+ people/s, 0:00:0\d left", line) for line in lines[1:-1])
+    assert done.stdout == (
+        "Scores\n"
+        "  score                 median\n"
+        "  reconstruction_error    0.81\n"
+        "  Zürich                     1\n"
+        "Summary\n"
+        "  done    scored\n"
+        "  people  38 delivered, 2 failed\n"
+        "  scores  /a/path/that/is/longer/than/forty/columns/scores.tsv\n"
+    )
+
+
+def test_log_lines_are_ten_seconds_apart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("medrep.console.time.monotonic", lambda: now[0])
+    with Console().track("score", 300) as advance:
+        for _ in range(30):
+            now[0] += 1
+            advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "score: 100/300, 10 people/s, 0:00:20 left",
+        "score: 200/300, 10 people/s, 0:00:10 left",
+        "score: 300/300, 10 people/s, 0:00:00 left",
+    ]
+
+
+def test_quiet_says_nothing_but_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.say("a")
+    console.warn("b")
+    console.notes(["c"])
+    console.table("d", ("e",), [("f",)])
+    console.summary("g", "h", {})
+    console.finish(0)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+    console.fail("train", "no such folder", 1)
+    assert capsys.readouterr().err == "medrep train: no such folder\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_script_gets_one_document(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=quiet, json=True)
+    with console.holding_output():
+        sys.stdout.write("a library's own words\n")
+        console.warn("Zürich has 2 people")
+        console.notes([f"note {number}" for number in range(12)])
+        console.table("t", ("a", "b"), [("c", "d")])
+    console.summary("checked", "3", {})
+    figures = [{"n": np.int64(3), "estimate": np.float64("nan"), "ci_low": -np.inf, "group": "site", "q": 0.5}]
+    console.result(figures=figures, paths={"table": Path("a") / "b"}, none=None, shown=(True, np.bool_(False)))
+    console.finish(3)
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    assert json.loads(said.out, parse_constant=pytest.fail) == {
+        "figures": [{"n": 3, "estimate": None, "ci_low": None, "group": "site", "q": 0.5}],
+        "paths": {"table": str(Path("a") / "b")},
+        "none": None,
+        "shown": [True, False],
+        "warnings": ["Zürich has 2 people"],
+        "notes": [f"note {number}" for number in range(12)],
+        "exit_code": 3,
+    }
+    assert ("Summary" in said.err) == (not quiet)
+    assert "a library's own words" in said.err

@@ -1,0 +1,620 @@
+"""Every message of docs/troubleshooting.md is printed by the case that provokes it here, with the exit code of the case."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from unittest.mock import patch
+
+import nibabel as nib
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from medrep.audit.findings import Finding
+from medrep.batch.journal import Journal
+from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
+from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
+from tests.conftest import ROOT
+from tests.tracking.registering import CLEAN, write_audit
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+ENTRIES = re.findall(r"^### `([^`\n]+)`\n(.+?)(?=\n#|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+COUNT = 40
+PEOPLE = "participant_id\tage\tsex\tsite\n" + "".join(
+    f"sub-{k:02d}\t{20 + k}\t{'FM'[k % 2]}\t{'AB'[k // 2 % 2]}\n" for k in range(COUNT)
+)
+FEATURES = "participant_id\ta\tb\tc\n" + "".join(
+    f"sub-{k:02d}\t" + "\t".join(f"{value:.4f}" for value in np.random.default_rng(k).normal(size=3)) + "\n"
+    for k in range(COUNT)
+)
+SMALL = np.diag([2.0, 2.0, 2.0, 1.0])
+VOLUME = ("--set", "input.kind=volume")
+BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
+
+
+class Workplace:
+    """Tiny cohorts and one model, made once; each case changes something in a folder of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._folders = root, 0
+
+    def folder(self) -> Path:
+        """Return an empty folder."""
+        self._folders += 1
+        made = self.root / f"case{self._folders}"
+        made.mkdir()
+        return made
+
+    def table(self, people: str = PEOPLE, features: str = FEATURES) -> Path:
+        """Write a cohort of features."""
+        made = self.folder()
+        (made / "participants.tsv").write_text(people, encoding="utf-8")
+        (made / "features.tsv").write_text(features, encoding="utf-8")
+        return made
+
+    def check(self, people: str = PEOPLE, features: str = FEATURES, *more: str) -> int:
+        """Check a cohort of features."""
+        return run("check", self.table(people, features), *more)
+
+    def settings(self, *overrides: str) -> int:
+        """Check a cohort of features that nothing is wrong with, under other settings."""
+        return run("check", self.cohort, *(part for override in overrides for part in ("--set", override)))
+
+    def people(self, count: int) -> Path:
+        """Write the table of a few people and nothing else."""
+        made = self.folder()
+        (made / "participants.tsv").write_text("".join(PEOPLE.splitlines(keepends=True)[: count + 1]))
+        return made
+
+    def scans(self, change: Callable[[Path], object] = lambda path: None) -> Path:
+        """Write five people's images; the last one's is changed."""
+        made = self.people(5)
+        for k in range(5):
+            save(scan(made, k), np.random.default_rng(k).normal(100, 10, (8, 8, 8)).astype(np.float32), SMALL)
+        change(scan(made, 4))
+        return made
+
+    def broken(self, change: Callable[[Path], object], *more: str) -> int:
+        """Check five people one of whose images is changed."""
+        return run("check", self.scans(change), *VOLUME, *more)
+
+    def rewritten(self, data: np.ndarray, affine: np.ndarray = SMALL) -> int:
+        """Check five people one of whose images has other voxels."""
+        return self.broken(lambda path: save(path, data, affine))
+
+    def mask(self, labels: np.ndarray, *more: str) -> int:
+        """Check one person's label map."""
+        made = self.people(1)
+        save(made / "sub-00" / "anat" / "sub-00_desc-organ_mask.nii.gz", labels, SMALL)
+        return run("check", made, "--config", "additive_shape.yaml", *more)
+
+    def bold(
+        self,
+        *overrides: str,
+        atlas: np.ndarray | None = None,
+        volumes: int = 40,
+        seconds: float = 2.0,
+        place: Mapping[int, float] | None = None,
+    ) -> int:
+        """Check one person's time series."""
+        made = self.people(1)
+        path = made / "sub-00" / "func" / "sub-00_desc-preproc_bold.nii.gz"
+        save(path, draw_bold(np.random.default_rng(0), volumes), seconds=seconds)
+        affine = np.array(nib.load(path).affine)
+        for axis, shift in (place or {}).items():
+            affine[axis, 3] += shift
+        regions = save_atlas(made / "atlas.nii.gz", atlas, affine, named=False)
+        chosen = [*BOLD.split(), f"input.atlas={regions}", *overrides]
+        return run("check", made, *(part for override in chosen for part in ("--set", override)))
+
+    @cached_property
+    def cohort(self) -> Path:
+        """A cohort of features that nothing is wrong with."""
+        return self.table()
+
+    @cached_property
+    def trained(self) -> Path:
+        """A linear model of half of it."""
+        out = self.folder() / "trained"
+        assert run("train", self.cohort, out, "--hold-out", 0.5, "--quiet", *simple()) == OK
+        return out
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.trained / "model"
+
+    def damaged_model(self, change: Callable[[Path], object]) -> Path:
+        """Copy the model and change the copy."""
+        copy = self.folder() / "model"
+        shutil.copytree(self.model, copy)
+        change(copy)
+        return copy
+
+    def export(self, *more: object, cohort: Path | None = None, model: Path | None = None) -> int:
+        """Export with the model."""
+        return run("export", cohort or self.cohort, self.folder() / "o", "--model", model or self.model, *more)
+
+    def score(self, out: Path | None = None, *more: object, cohort: Path | None = None) -> int:
+        """Score with the model."""
+        return run("score", cohort or self.cohort, out or self.folder() / "o", "--model", self.model, *more)
+
+    def moved(self, *wanted: str) -> int:
+        """Ask for a counterfactual."""
+        switches = (part for text in wanted for part in ("--set", text))
+        return run("counterfactual", self.cohort, self.folder() / "o", "--model", self.model, *switches)
+
+    def audit(self, *more: object, cohort: Path | None = None, model: Path | None = None) -> int:
+        """Audit the model."""
+        where = (cohort or self.cohort, self.folder() / "o", "--model", model or self.model)
+        return run("audit", *where, "--by", "sex", *more)
+
+    @cached_property
+    def scored(self) -> Path:
+        """A finished job."""
+        out = self.folder() / "scored"
+        assert self.score(out, "--quiet") == OK
+        return out
+
+    @cached_property
+    def half(self) -> Path:
+        """A job of two parts, of which only the second is done, and the first has killed two workers with one person."""
+        out = self.folder() / "half"
+        assert self.score(out, "--quiet", *part(1)) == OK
+        journal = Journal(out / ".medrep" / "part-00000-of-00002.jsonl")
+        for _ in range(2):
+            journal.append({"event": "begin", "keys": ["sub-00"], "stage": 3})
+            journal.append({"event": "death", "keys": ["sub-00"]})
+        journal.close()
+        return out
+
+    @cached_property
+    def registry(self) -> tuple[object, ...]:
+        """A registry in which version 1 of ``known`` has an audit."""
+        uri = ("--tracking-uri", f"sqlite:///{self.folder() / 'mlflow.db'}")
+        audit = write_audit(self.folder() / "audit", self.model, self.findings)
+        assert run("register", self.model, "--name", "known", "--audit", audit, *uri, "--quiet") == OK
+        return uri
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings of many people, and one of few."""
+        return (*CLEAN, Finding("deviation", "site=S9", 4, status="insufficient", note="under 20 people"))
+
+    def register(self, audit: Path, name: str = "known") -> int:
+        """Register the model with an audit."""
+        uri = f"sqlite:///{self.folder() / 'mlflow.db'}"
+        return run("register", self.model, "--name", name, "--audit", audit, "--tracking-uri", uri)
+
+    def audited(self, change: Callable[[Path], object] = lambda path: None, model: Path | None = None) -> Path:
+        """Write an audit, and change it."""
+        written = write_audit(self.folder() / "audit", model or self.model, self.findings)
+        change(written)
+        return written
+
+    def promote(self, gate: str, *more: object) -> int:
+        """Promote under one gate."""
+        gates = self.folder() / "gates.yaml"
+        gates.write_text(f"- {{name: one, {gate}}}\n")
+        return run("promote", "known", "--from", "1", "--gates", gates, *self.registry, *more)
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def scan(folder: Path, number: int) -> Path:
+    return folder / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz"
+
+
+def simple() -> tuple[str, ...]:
+    return ("--set", "settings.spline_degrees=1", "--set", "settings.components=1")
+
+
+def only_age() -> tuple[str, ...]:
+    return ("--set", "covariates.sex=null", "--set", "covariates.site=null")
+
+
+def part(number: int) -> tuple[str, ...]:
+    return ("--num-parts", "2", "--part-id", str(number))
+
+
+def cell(old: str, new: str) -> str:
+    """Return the table of people with somebody's cells changed."""
+    assert old in PEOPLE
+    return PEOPLE.replace(old, new)
+
+
+def organ(*boxes: tuple[int, int], value: float = 1) -> np.ndarray:
+    """Return a label map with cubes in it."""
+    labels = np.zeros((24, 24, 24), np.float32)
+    for start, end in boxes:
+        labels[start:end, start:end, start:end] = value
+    return labels
+
+
+def header(change: Callable[[nib.Nifti1Header], object]) -> Callable[[Path], None]:
+    """Return what changes the header of an image in place."""
+
+    def changed(path: Path) -> None:
+        image = nib.load(path)
+        copy = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+        change(copy.header)
+        nib.save(copy, path)
+
+    return changed
+
+
+def written(text: str, name: str) -> Callable[[Path], int]:
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
+
+
+def linked(path: Path) -> None:
+    target = path.parents[3] / "elsewhere.nii.gz"
+    shutil.move(path, target)
+    path.symlink_to(target)
+
+
+def twice(path: Path) -> None:
+    shutil.copy(path, path.with_name(f"{path.name[:6]}_run-2_T1w.nii.gz"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def sessions(work: Workplace, text: str) -> int:
+    cohort = work.scans()
+    (cohort / "sub-00" / "ses-1").mkdir()
+    (cohort / "sub-00" / "sub-00_sessions.tsv").write_text(text)
+    return run("check", cohort, *VOLUME)
+
+
+def datalist(work: Workplace, content: object) -> int:
+    path = work.folder() / "list.json"
+    path.write_text(json.dumps(content))
+    return run("check", path, *VOLUME)
+
+
+def unreadable_encoding(work: Workplace) -> int:
+    cohort = work.table()
+    (cohort / "participants.tsv").write_bytes(cell("sub-03\t23\tM\tB", "sub-03\t23\tM\tZ\u00fcrich").encode("latin-1"))
+    return run("check", cohort)
+
+
+def other_unit(work: Workplace) -> int:
+    cohort = work.table()
+    (cohort / "participants.json").write_text('{"age": {"Units": "months"}}')
+    return run("check", cohort)
+
+
+def other_grid(work: Workplace) -> int:
+    cohort = work.table()
+    (cohort / "features.json").write_text('{"Grid": {"shape": [2, 2, 2], "spacing": [1, 1, 1]}}')
+    return run("check", cohort)
+
+
+def dark(path: Path) -> None:
+    image = nib.load(path)
+    save(path, np.asarray(image.dataobj) / 1000, SMALL)
+
+
+def flat(header: nib.Nifti1Header) -> None:
+    header.set_sform(np.diag([2.0, 2.0, 0.0, 1.0]), code=1)
+
+
+def renamed_features(work: Workplace) -> int:
+    return work.export("--remove", "site", cohort=work.table(features=FEATURES.replace("\tc\n", "\td\n")))
+
+
+def new_site(work: Workplace) -> Path:
+    return work.table(people=PEOPLE.replace("sub-03\t23\tM\tB", "sub-03\t23\tM\tC"))
+
+
+def locked(work: Workplace) -> int:
+    with FileLock(work.scored / ".medrep" / "part-00000-of-00001.lock"):
+        return work.score(work.scored)
+
+
+def image_job(work: Workplace, *, all_broken: bool) -> int:
+    """Score people one or all of whose images are broken."""
+    cohort, out = work.scans(), work.folder() / "trained"
+    assert run("train", cohort, out, "--quiet", *only_age(), *simple(), *VOLUME) == OK
+    for k in range(0 if all_broken else 4, 5):
+        scan(cohort, k).write_bytes(b"")
+    return run("score", cohort, work.folder() / "o", "--model", out / "model", "--workers", 1)
+
+
+def quarantined(work: Workplace) -> int:
+    assert work.score(work.half, "--quiet", *part(0)) == OK
+    return run("merge", work.half)
+
+
+def known_people(work: Workplace) -> int:
+    people, features = (text.replace("sub-", "sub-x") for text in (PEOPLE, FEATURES))
+    return work.audit("--min-n", 2, cohort=work.table(people, features))
+
+
+def other_audit(work: Workplace) -> int:
+    out = work.folder() / "other"
+    assert run("train", work.cohort, out, "--quiet", *simple()) == OK
+    return work.register(work.audited(model=out / "model"))
+
+
+def no_database(work: Workplace) -> int:
+    home = work.folder()
+    (home / "mlflow.db").write_text("not a database\n" * 100)
+    return run("train", work.cohort, home / "out", "--tracking", "auto", *simple())
+
+
+def occupied(work: Workplace) -> int:
+    out = work.folder()
+    (out / "notes.txt").write_text("mine")
+    return run("train", work.cohort, out)
+
+
+def interrupted(work: Workplace) -> int:
+    with patch("medrep.commands.check.read_cohort", side_effect=KeyboardInterrupt):
+        return work.check()
+
+
+def lines(text: str, keep: int) -> str:
+    return "".join(text.splitlines(keepends=True)[:keep])
+
+
+SINGLE_SEX = re.sub(r"\t[FM]\t", "\tF\t", PEOPLE)
+FEW_AT_B = PEOPLE.replace("\tB\n", "\tA\n").replace("sub-03\t23\tM\tA", "sub-03\t23\tM\tB")
+ALIASED = "".join(line.replace("\tM\tA", "\tM\tB").replace("\tF\tB", "\tF\tA") for line in PEOPLE.splitlines(True))
+NOBODYS_AGE = re.sub(r"(sub-\d+)\t\d+", r"\1\tn/a", PEOPLE)
+WEAK = "metric: reconstruction_error, group: '*', estimate: {max: 100}"
+
+CASES: dict[str, Callable[[Workplace], int]] = {
+    # Folders, tables and ids
+    "no such folder; COHORT is a folder with participants.tsv, or a datalist JSON": lambda w: run(
+        "train", w.root / "nowhere", w.root / "o"
+    ),
+    "a cohort folder needs it": lambda w: run("check", w.folder()),
+    "no column participant_id among": lambda w: w.check(PEOPLE.replace("participant_id", "subject")),
+    "is not separated by tabs; save the table as tab-separated": lambda w: w.check(PEOPLE.replace("\t", ",")),
+    "is not UTF-8 text; save the table as UTF-8": unreadable_encoding,
+    "the header is in quotes": lambda w: w.check(PEOPLE.replace("participant_id\tage", '"participant_id"\t"age"')),
+    "a header and no people; add one line a person": lambda w: w.check(lines(PEOPLE, 1)),
+    "rows that do not have the header's": lambda w: w.check(cell("sub-03\t23\tM\tB", "sub-03\t23\tM")),
+    "column names that occur twice": lambda w: w.check(PEOPLE.replace("\tsex\t", "\tage\t")),
+    "participant_id that cannot name a file": lambda w: w.check(cell("sub-03", "sub 03/x")),
+    "people with several rows that disagree": lambda w: w.check(f"{PEOPLE}sub-03\t99\tM\tB\n"),
+    "rows that stand for the same person or session": lambda w: w.check(f"{PEOPLE}03\t23\tM\tB\n"),
+    "participants that the table does not have": lambda w: w.check(PEOPLE, FEATURES, "--exclude", "sub-99"),
+    "nobody is left after --participant-label and --exclude": lambda w: w.check(
+        PEOPLE, FEATURES, "--participant-label", "03", "--exclude", "03"
+    ),
+    "not a datalist; it is a list of objects": lambda w: datalist(w, {"images": ["a.nii.gz"]}),
+    "entries without an image path": lambda w: datalist(w, [{"participant_id": "sub-01", "age": 40}]),
+    "repeated identical row(s) merged": lambda w: w.check(f"{PEOPLE}sub-03\t23\tM\tB\n"),
+    # Columns and values
+    "covariates without a column": lambda w: w.check(PEOPLE.replace("\tage\t", "\tage_at_scan\t")),
+    "is missing; fill it in, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\tn/a")),
+    "is a range; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t20-25")),
+    "is a censored value; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t89+")),
+    "is no number; write a number": lambda w: w.check(cell("sub-03\t23", "sub-03\told")),
+    "stands for the pooled cohort in a model; rename the level": lambda w: w.check(
+        cell("sub-03\t23\tM\tB", "sub-03\t23\tM\t(pooled)")
+    ),
+    "participants.json says": other_unit,
+    "nobody is left: every person lacks one of": lambda w: w.check(
+        NOBODYS_AGE, FEATURES, "--set", "covariates.age.missing=drop"
+    ),
+    "people; drop it with --set covariates.": lambda w: w.check(SINGLE_SEX),
+    "its effect is estimated from few people": lambda w: w.check(FEW_AT_B),
+    "is read as": lambda w: w.check(cell("sub-03\t23", "sub-03\t23,5")),
+    # BIDS images and sessions
+    "people without exactly one image": lambda w: w.broken(Path.unlink),
+    "images match (": lambda w: w.broken(twice),
+    "paths that are no file of the cohort": lambda w: w.broken(linked),
+    "no column session_id; name the column of visits session_id": lambda w: sessions(w, "visit\tage\nses-1\t20\n"),
+    "sessions that occur twice": lambda w: sessions(w, "session_id\tage\nses-1\t20\nses-1\t21\n"),
+    # Broken NIfTI files
+    "the file is empty (0 bytes); fetch or convert it again": lambda w: w.broken(lambda path: path.write_bytes(b"")),
+    "the data are cut off or damaged": lambda w: w.broken(cut),
+    "not a readable image": lambda w: w.broken(lambda path: path.write_bytes(b"no image" * 100)),
+    "no orientation (sform and qform codes are 0)": lambda w: w.broken(
+        header(lambda h: (h.set_sform(None, code=0), h.set_qform(None, code=0)))
+    ),
+    "cannot be inverted; set a valid one": lambda w: w.broken(header(flat)),
+    "the header gives lengths in": lambda w: w.broken(header(lambda h: h.set_xyzt_units("meter"))),
+    "take one volume or the mean of it": lambda w: w.rewritten(np.ones((8, 8, 8, 3), np.float32)),
+    "colour or complex voxels": lambda w: w.rewritten(np.ones((8, 8, 8), np.complex64)),
+    "looks like a label map": lambda w: w.rewritten(atlas_labels()),
+    "voxels are NaN or infinite; mend the image, or set input.missing to keep": lambda w: w.rewritten(
+        np.where(np.arange(512).reshape(8, 8, 8) < 9, np.nan, np.arange(512).reshape(8, 8, 8)).astype(np.float32)
+    ),
+    # Grids and intensities
+    "set input.shape to cut or pad to one grid": lambda w: w.rewritten(
+        np.random.default_rng(0).normal(100, 10, (8, 8, 9)).astype(np.float32)
+    ),
+    "set input.spacing to resample": lambda w: w.rewritten(
+        np.random.default_rng(0).normal(100, 10, (8, 8, 8)).astype(np.float32), np.diag([3.0, 2.0, 2.0, 1.0])
+    ),
+    "numbers; give three, or leave it empty": lambda w: run("check", w.scans(), *VOLUME, "--set", "input.shape=[8]"),
+    "the images are not in one unit: mean intensities differ": lambda w: w.broken(dark, *only_age(), *simple()),
+    # Label maps of organs
+    "label maps that cannot be used": lambda w: run(
+        "train", masks(w, organ()), w.folder() / "o", "--config", "additive_shape.yaml"
+    ),
+    "the mask is empty, no voxel has a label above 0": lambda w: w.mask(organ()),
+    "is there; it has": lambda w: w.mask(organ((6, 18)), "--set", "input.labels=[7]"),
+    "separate pieces of": lambda w: w.mask(organ((3, 9), (13, 19))),
+    "voxels are too few for a shape": lambda w: w.mask(organ((6, 7))),
+    "the organ touches the image border at": lambda w: w.mask(organ((0, 12))),
+    "voxels are no region number": lambda w: w.mask(organ((6, 18), value=0.5)),
+    # Feature tables
+    "people of participants.tsv without a row in features.tsv": lambda w: w.check(PEOPLE, lines(FEATURES, COUNT)),
+    "cells that are no numbers": lambda w: w.check(PEOPLE, re.sub(r"(sub-03)\t\S+", r"\1\tthick", FEATURES)),
+    "features that are missing": lambda w: run(
+        "train", w.table(features=re.sub(r"(sub-03)\t\S+", r"\1\tn/a", FEATURES)), w.folder() / "o"
+    ),
+    "columns without a name of their own": lambda w: w.check(PEOPLE, FEATURES.replace("\ta\tb", "\ta\ta")),
+    "no feature columns beside the ids": lambda w: w.check(PEOPLE, re.sub(r"\t.*", "", FEATURES)),
+    "voxels, features.tsv": other_grid,
+    "constant and left as they are": lambda w: w.check(PEOPLE, re.sub(r"(sub-\d+)\t\S+", r"\1\t1", FEATURES)),
+    # Functional connectivity
+    "connectivity cannot be measured with these settings": lambda w: w.bold("input.low_pass=-1"),
+    "edges need an atlas of two or more": lambda w: w.bold(atlas=(atlas_labels() > 0).astype(np.int16)),
+    "no region of the atlas lies in the image": lambda w: w.bold(place={0: 500}),
+    "that these edges need": lambda w: w.bold(volumes=3),
+    "is needed beside it, there": lambda w: w.bold("input.confounds=[csf]"),
+    "the header does not say the seconds between volumes": lambda w: w.bold("input.high_pass=0.01", seconds=0.0),
+    # Confounding
+    "aliased covariates: their effects cannot be separated": lambda w: run("train", w.table(ALIASED), w.folder() / "o"),
+    "cannot be told apart": lambda w: w.check(ALIASED),
+    # Configuration
+    "no such configuration; give a file or a shipped one": lambda w: run("check", w.cohort, "--config", "lineal.yaml"),
+    "write it as dotted.path=value": lambda w: w.settings("input.kind"),
+    "is not YAML": lambda w: w.settings("input.shape=[9, 9"),
+    "not a valid configuration": lambda w: w.settings("input.kind=table", "seed=-1"),
+    "unknown; did you mean": lambda w: w.settings("settings.spline_degree=3"),
+    "is unknown; allowed: ": lambda w: w.settings("model=forest"),
+    "covariates: none is left; name at least one": lambda w: w.settings("covariates=null"),
+    "role batch needs kind categorical": lambda w: w.settings("covariates.site.kind=continuous"),
+    "settings.components is": lambda w: run("train", w.cohort, w.folder() / "o", "--set", "settings.components=-1"),
+    # Models, new people and values to move to
+    "no model.json; give the folder that train wrote to OUT/model": lambda w: w.export(
+        "--remove", "site", model=w.trained
+    ),
+    "train again or fetch it again": lambda w: w.export(
+        "--remove", "site", model=w.damaged_model(lambda folder: cut(folder / "model.safetensors"))
+    ),
+    "holds files that no model folder has": lambda w: w.export(
+        "--remove", "site", model=w.damaged_model(written("mine", "notes.txt"))
+    ),
+    "feature columns that do not match the model": renamed_features,
+    "levels the model has not seen": lambda w: w.export("--remove", "site", cohort=new_site(w)),
+    "values beyond the people of training": lambda w: w.moved("age=120"),
+    "was not in training; allowed": lambda w: w.export("--remove", "site", "--reference", "site=Z"),
+    "the model does not know": lambda w: w.export("--remove", "scanner"),
+    "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
+    "nothing to set; name one or more of": lambda w: w.moved(),
+    "write it as NAME=VALUE": lambda w: w.moved("age"),
+    "model does not sample; train with --config vae_features.yaml": lambda w: run(
+        "sample", w.folder() / "o", "--model", w.model, "--n", 3
+    ),
+    "model needs everybody's covariates": lambda w: w.export("--remove", "site", "--label-free"),
+    "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
+    "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
+    "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
+    # Output folders
+    "already holds files": occupied,
+    "is or holds the input": lambda w: run("train", w.cohort, w.cohort.parent),
+    "interrupted; nothing half-written is left": interrupted,
+    "is a file; give a folder for OUT": lambda w: run("train", w.cohort, w.cohort / "participants.tsv"),
+    # Batch
+    "holds another job": lambda w: w.score(w.scored, "--false-alarms", 0.1),
+    "another process works on": locked,
+    "people who are not done": lambda w: run("merge", unmerged(w)),
+    "no batch was begun here": lambda w: run("merge", w.folder()),
+    "and nothing says of how many; give --num-parts": lambda w: w.score(None, "--part-id", 0),
+    "without --part-id; give a number from 0": lambda w: w.score(None, "--num-parts", 2),
+    "--overwrite would have each part delete the others": lambda w: w.score(None, "--overwrite", *part(0)),
+    "--retry-failed tries them again": lambda w: image_job(w, all_broken=False),
+    "its worker died 2 times while alone with it": quarantined,
+    "nobody could be delivered": lambda w: image_job(w, all_broken=True),
+    "people are done already": lambda w: w.score(w.scored),
+    "give 0 or more, and more than 0 seconds": lambda w: w.score(None, "--timeout", 0),
+    # Audit
+    "participants whom the model never saw; an audit needs": lambda w: w.audit("--min-n", 50),
+    "people whose data the model was trained on": known_people,
+    "that nobody here was in training cannot be checked": lambda w: w.audit(
+        "--min-n", 50, model=w.damaged_model(lambda folder: None)
+    ),
+    "no such file; give the people.tsv that train wrote": lambda w: w.audit("--trained", w.root / "nobody.tsv"),
+    "--prediction needs --outcome": lambda w: w.audit("--prediction", "age"),
+    "columns that participants.tsv does not have": lambda w: w.audit("--outcome", "diagnosis"),
+    "edges have to increase": lambda w: w.audit("--by", "age:60/20"),
+    "an intersection needs two columns or more": lambda w: w.audit("--intersect", "sex"),
+    "numbers that cannot be": lambda w: w.audit("--min-n", 1, "--margin", 2),
+    # Registry
+    "which no gate passed; promote it": lambda w: run(
+        "score", w.cohort, w.folder() / "o", "--model", "models:/known@challenger", *w.registry
+    ),
+    "a gate refused;": lambda w: w.promote("metric: leakage_excess, group: raw/site, estimate: {max: 0.1}"),
+    "too little evidence;": lambda w: w.promote(f"{WEAK}, min_n: 1000"),
+    "warning: left out: ": lambda w: w.promote(f"{WEAK}, insufficient: warn", "--to", "pilot"),
+    "is registered; there is": lambda w: run("promote", "nobody", *w.registry),
+    "no such alias;": lambda w: run("promote", "known", "--from", "staging", *w.registry),
+    "no such version;": lambda w: run("promote", "known", "--from", 7, *w.registry),
+    "no such registry; run this in the folder where": lambda w: run(
+        "promote", "known", "--tracking-uri", f"sqlite:///{w.root / 'nowhere.db'}"
+    ),
+    "names that cannot be used": lambda w: w.register(w.audited(), "known@home"),
+    "an audit of another model": other_audit,
+    "not an audit": lambda w: w.register(w.folder()),
+    "a damaged audit": lambda w: w.register(w.audited(written("metric\tgroup\n", "audit.tsv"))),
+    "no such gates; give a file or shipped ones": lambda w: run("promote", "known", "--gates", "nowhere.yaml"),
+    "not valid gates": lambda w: w.promote("metric: leakage_excess, estimat: {max: 0.1}"),
+    # Tracking
+    "MLflow keeps no runs in plain folders any more": lambda w: run(
+        "train", w.cohort, w.folder() / "o", "--tracking", "./mlruns"
+    ),
+    "names no file (or one with % in its path)": lambda w: run(
+        "train", w.cohort, w.folder() / "o", "--tracking", "sqlite:///"
+    ),
+    "not logged to": no_database,
+}
+
+CODES = {
+    "repeated identical row(s) merged": OK,
+    "its effect is estimated from few people": OK,
+    "is read as": OK,
+    "the images are not in one unit: mean intensities differ": OK,
+    "constant and left as they are": OK,
+    "interrupted; nothing half-written is left": 130,
+    "--retry-failed tries them again": SOME_FAILED,
+    "its worker died 2 times while alone with it": SOME_FAILED,
+    "people are done already": OK,
+    "participants whom the model never saw; an audit needs": TOO_LITTLE,
+    "that nobody here was in training cannot be checked": TOO_LITTLE,
+    "a gate refused;": GATE_REFUSED,
+    "too little evidence;": TOO_LITTLE,
+    "warning: left out: ": OK,
+    "not logged to": OK,
+}
+"""Exit codes of cases that do not end with an error."""
+
+
+def masks(work: Workplace, labels: np.ndarray) -> Path:
+    made = work.people(3)
+    for k in range(3):
+        save(made / f"sub-{k:02d}" / "anat" / f"sub-{k:02d}_desc-organ_mask.nii.gz", labels, SMALL)
+    return made
+
+
+def unmerged(work: Workplace) -> Path:
+    out = work.folder() / "unmerged"
+    assert work.score(out, "--quiet", *part(1)) == OK
+    return out
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("troubles"))
+
+
+def test_the_page_and_the_cases_name_the_same_messages() -> None:
+    shown = [message for message, _ in ENTRIES]
+    assert shown == list(CASES)
+    assert len(set(shown)) == len(shown)
+    assert set(CODES) <= set(CASES)
+    assert all("**Do:**" in text for _, text in ENTRIES)
+    assert PAGE.count("\n### ") == len(ENTRIES)
+
+
+@pytest.mark.parametrize("message", CASES)
+def test_a_message_is_printed(message: str, work: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert os.environ["MEDREP_TRACKING"] == "none"
+    assert CASES[message](work) == CODES.get(message, ERROR)
+    assert message in capsys.readouterr().err
