@@ -114,9 +114,8 @@ def train(
             return model
         readouts = [_readout(name, data, frame, config, console) for name in config.predict]
         notes = (*cohort.notes, *covariates.notes)
-        with console.track("report", 1) as advance:
-            exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, shown_key(show, cohort.table))
-            advance(1)
+        shown = shown_key(show, cohort.table)
+        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, shown)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
