@@ -8,7 +8,7 @@ The layers, in reading order, each importing only from those before it:
 - ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
 - ``nn``: networks. ``training``: the loop, its state, and model folders.
 - ``models``: each model's file has its model sheet as docstring.
-- ``audit``, ``export``: what is left to read in the data; what is written.
+- ``audit``, ``export``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
 - ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
 - ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
@@ -25,7 +25,9 @@ _PUBLIC = {
     "Columns": "medrep.models",
     "ConditionalVae": "medrep.models",
     "Covariate": "medrep.cohort.covariates",
+    "CovariateRemover": "medrep.estimators",
     "CovariateSchema": "medrep.cohort.covariates",
+    "EstimatorError": "medrep.errors",
     "Grid": "medrep.cohort.grid",
     "Input": "medrep.cohort.inputs",
     "LinearModel": "medrep.models",

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from medrep.cohort.covariates import Covariate
+from medrep.cohort.declaration import declared_covariates
 from medrep.cohort.inputs import Input
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
@@ -83,38 +84,19 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     if not isinstance(covariates, dict):
         problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
         covariates = {}
-    problems += [
-        f"covariates.{name}.name: the name is the key; for another column give column"
-        for name, entry in covariates.items()
-        if isinstance(entry, dict) and "name" in entry
-    ]
-    declared = tuple(
-        build_section(
-            Covariate,
-            {**(entry if isinstance(entry, dict) else {"kind": entry}), "name": str(name)},
-            f"covariates.{name}",
-            problems,
-        )
-        for name, entry in covariates.items()
-        if entry is not None
-    )
+    declared = declared_covariates(covariates, problems)
     input_section = build_section(Input, content.get("input") or {}, "input", problems)
     settings = build_section(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
     seed = content.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: {seed!r} is not a whole number from 0")
-    problems += [
-        f"covariates.{c.name}: role batch needs kind categorical"
-        for c in declared
-        if isinstance(c, Covariate) and c.role == "batch" and c.kind != "categorical"
-    ]
     predict = content.get("predict") or []
-    numbers = [c.name for c in declared if isinstance(c, Covariate) and c.kind == "continuous"]
+    numbers = [c.name for c in declared if c.kind == "continuous"]
     if not isinstance(predict, list) or not all(name in numbers for name in predict):
         problems.append(
             f"predict: {predict!r} is not allowed; allowed: a list of {', '.join(numbers) or 'nothing here'}"
         )
-    if not declared:
+    if not any(entry is not None for entry in covariates.values()):
         problems.append("covariates: none is left; name at least one")
     if problems:
         raise ConfigError(listed(f"{source}: not a valid configuration", problems))

@@ -31,6 +31,10 @@ class ConfigError(MedrepError):
     """A configuration with an unknown key or a value that is not allowed."""
 
 
+class EstimatorError(MedrepError, ValueError):
+    """Parameters or data that a scikit-learn estimator of medrep cannot use; a ValueError, as scikit-learn's callers expect."""
+
+
 def listed(heading: str, offenders: Sequence[str], cure: str = "", most: int = 20) -> str:
     """Build one message out of all offenders: a heading, a line each, and the cure.
 

@@ -37,19 +37,6 @@ def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     return table.sort_values("estimate", ascending=False, ignore_index=True)
 
 
-def describe_covariates(schema: CovariateSchema) -> pd.DataFrame:
-    """Return one row a covariate: name, kind, role, what training people had, and the reference."""
-    rows = []
-    for covariate in schema.fitted:
-        declared = covariate.declared
-        if isinstance(covariate, Continuous):
-            had = f"{covariate.mean:.4g} +- {covariate.sd:.3g} {declared.unit}, {covariate.low:g} to {covariate.high:g}"
-        else:
-            had = ", ".join(f"{level} ({n})" for level, n in zip(covariate.levels, covariate.counts, strict=True))
-        rows.append((declared.name, declared.kind, declared.role, had, covariate.reference))
-    return pd.DataFrame(rows, columns=["covariate", "kind", "role", "training people", "reference"])
-
-
 def small_levels(schema: CovariateSchema, least: int = 10) -> list[str]:
     """Return one line for each level with fewer people than ``least``."""
     return [

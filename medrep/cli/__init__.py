@@ -14,6 +14,7 @@ from medrep.cli.cohorts import add_check, add_demo, add_simulate
 from medrep.cli.models import add_merge, add_sample, add_score, add_train
 from medrep.cli.moving import add_counterfactual, add_export
 from medrep.cli.registry import add_promote, add_register
+from medrep.cli.reporting import add_report
 from medrep.errors import EvidenceError, MedrepError
 
 __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
@@ -34,6 +35,7 @@ _COMMANDS = (
     add_score,
     add_merge,
     add_audit,
+    add_report,
     add_register,
     add_promote,
 )

@@ -154,6 +154,16 @@ def add_unseen_site(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """Add whom the report shows."""
+    parser.add_argument(
+        "--show",
+        default="",
+        metavar="ID",
+        help="whom the report lets the reader move (default: the first person); `nobody` leaves pictures of people out",
+    )
+
+
 def names(text: str) -> tuple[str, ...]:
     """Return names separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -15,6 +15,7 @@ from medrep.cli.arguments import (
     add_mesh,
     add_model,
     add_out,
+    add_show,
     add_unseen_site,
     batch_options,
     command,
@@ -53,6 +54,7 @@ def add_train(commands: Commands) -> None:
         "or what MEDREP_TRACKING says)",
     )
     parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
+    add_show(parser)
 
 
 def _train(options: argparse.Namespace, console: "Console") -> int:
@@ -75,6 +77,7 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
         hold_out=options.hold_out,
         tracking=options.tracking,
         experiment=options.experiment,
+        show=options.show,
     )
     return OK
 

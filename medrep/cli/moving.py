@@ -12,6 +12,7 @@ from medrep.cli.arguments import (
     add_mesh,
     add_model,
     add_out,
+    add_show,
     add_unseen_site,
     batch_options,
     command,
@@ -50,6 +51,7 @@ def add_export(commands: Commands) -> None:
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
     add_mesh(parser)
+    add_show(parser)
     add_batch(parser)
 
 
@@ -66,6 +68,7 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        show=options.show,
         overwrite=options.overwrite,
     )
     failed = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
@@ -93,6 +96,7 @@ def add_counterfactual(commands: Commands) -> None:
     )
     add_unseen_site(parser)
     add_mesh(parser)
+    add_show(parser)
     add_batch(parser)
 
 
@@ -111,6 +115,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        show=options.show,
         overwrite=options.overwrite,
     )
     return SOME_FAILED if failed else OK

@@ -155,7 +155,9 @@ class CovariateSchema:
             moved[name] = column
         if offenders:
             batch = any(f": {name} " in text for text in offenders for name in self.batches)
-            cure = "refit with such people" + (", or pass --unseen-site adapt" if batch else ", or leave them out")
+            cure = "refit with such people" + (
+                ", or pass --unseen-site adapt (Python: unseen_site='adapt')" if batch else ", or leave them out"
+            )
             raise CovariateError(listed("levels the model has not seen", offenders, cure))
         return moved
 

@@ -1,9 +1,8 @@
 """``medrep audit``: what a model leaks, whom it harms and what its counterfactuals are worth, on people it never saw."""
 
-import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +24,7 @@ from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
+from medrep.models import ConditionalVae
 
 FORMAT = 1
 _PEOPLE = "people.tsv"
@@ -85,7 +85,8 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     """
     from medrep.audit.audited import Audited  # scikit-learn takes seconds to import
     from medrep.audit.whole import AuditOptions, run_audit
-    from medrep.export.audit_report import write_audit_report
+    from medrep.export.audit_figures import write_audit_figures
+    from medrep.report.build import write_report
 
     _check_numbers(request)
     by = parse_by(request.by) if request.by else ()
@@ -131,6 +132,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         audited = Audited(model, data, frame, cohort.table, target)
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
+    certificates = model.certificates(removed, audited.kept) if isinstance(model, ConditionalVae) else ()
     about = {
         "format": FORMAT,
         "medrep": __version__,
@@ -149,6 +151,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
             "adapted": [adaptation.level for adaptation in adapted],
             "training_known": trained is not None,
         },
+        "certificates": [asdict(one) for one in certificates],
         "seed": request.seed,
     }
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
@@ -157,10 +160,9 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         if len(result.latents):
             write_tsv(partial / "latent_diagnostics.tsv", result.latents)
         write_tsv(partial / _PEOPLE, pd.concat([ids, result.people], axis=1))
-        title = f"Audit of a {model.kind} model on {root.resolve().name}"
-        sheet = inspect.getdoc(inspect.getmodule(type(model))) or ""
-        write_audit_report(partial, title, result.findings, result.latents, _flat(about), sheet)
+        write_audit_figures(partial / "figures", result.findings)
         write_json(partial / "audit.json", about)
+        write_report(partial)
     _summary(console, result.findings)
     paths = {"report": out / "report.html", "table": out / "audit.tsv"}
     console.result(people=len(cohort), figures=result.findings.to_dict("records"), paths=paths)
@@ -226,16 +228,6 @@ def _refuse_known(cohort: Cohort, marks: Sequence[str], trained: pd.DataFrame | 
                 "leave them out with --exclude: a model passes vacuously on its own people",
             )
         )
-
-
-def _flat(about: Mapping[str, object], before: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in about.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[f"{before}{name}"] = value if not isinstance(value, list) else ", ".join(map(str, value))
-    return flat
 
 
 def _summary(console: Console, findings: pd.DataFrame) -> None:

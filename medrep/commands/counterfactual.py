@@ -24,6 +24,7 @@ def counterfactual(
     extrapolate: bool = False,
     unseen_site: Literal["error", "adapt"] = "error",
     mesh: MeshFormat | None = None,
+    show: str = "",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
@@ -40,6 +41,7 @@ def counterfactual(
         extrapolate: Whether values outside the range of training are allowed.
         unseen_site: What sites that training did not have do.
         mesh: What meshes of organs are written as; GIFTI if None.
+        show: Whom the report shows; the first person if empty, ``nobody`` for none.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -62,6 +64,7 @@ def counterfactual(
         references=wanted,
         unseen_site=unseen_site,
         mesh=mesh,
+        show=show,
         only=only,
         exclude=exclude,
         overwrite=overwrite,

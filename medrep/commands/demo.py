@@ -26,7 +26,7 @@ _LABELLED = Input(kind="volume", desc="residualized")
 
 
 def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False) -> None:
-    """Run the job on generated brains and leave everything in OUT: cohort, model, clean, before_after.png, leakage.tsv.
+    """Run the job on generated brains and leave everything in OUT: cohort, model, clean, report.html, leakage.tsv.
 
     The model is fitted on one half of the people; what is shown and measured is the other half, with site removed and
     age and sex kept.
@@ -37,6 +37,8 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
         seed: Seed of the generated cohort, the split and the probes.
         overwrite: Whether OUT may be replaced.
     """
+    from medrep.report.build import write_report
+
     check_output(out, overwrite=overwrite)
     raw = Input(kind="volume")
     console.say(f"1/4 generate {PEOPLE} brains at {SITES} sites")
@@ -61,7 +63,13 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
     images = {name: _images(state) for name, state in states.items()}
     _picture(out / "before_after.png", states["before"].table, images)
     _leakage(out / "leakage.tsv", states["before"].table, images, seed, console)
-    results = {"cleaned": out / "clean", "picture": out / "before_after.png", "table": out / "leakage.tsv"}
+    write_report(out)
+    results = {
+        "report": out / "report.html",
+        "cleaned": out / "clean",
+        "picture": out / "before_after.png",
+        "table": out / "leakage.tsv",
+    }
     console.summary("trained on one half, removed site from the other", f"{len(halves[1])} unseen", results)
 
 

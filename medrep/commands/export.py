@@ -17,7 +17,9 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.support import Support
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
+from medrep.commands.moved_report import report_moved
 from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
+from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.erasure import Certificate
 from medrep.errors import CovariateError, MedrepError, ModelError
@@ -44,6 +46,7 @@ class ExportRequest:
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
         mesh: What meshes of organs are written as; GIFTI if None.
+        show: Whom the report shows; the first person if empty, ``nobody`` for none.
         only: Participants to export; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -57,6 +60,7 @@ class ExportRequest:
     probe: bool = False
     purpose: Literal["removal", "counterfactual"] = "removal"
     mesh: MeshFormat | None = None
+    show: str = ""
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
@@ -102,6 +106,7 @@ def export(
     if features is not None:
         refuse_holes(features, wanted)
     _check_probe(request, cohort, options)
+    refuse_strangers(request.show, cohort.table)
 
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
         return _described(model_folder, model, checkpoint, request, target, adapted)
@@ -128,6 +133,7 @@ def export(
             "title": f"{root.resolve().name} {title}",
             "source": root.name,
             "about": about,
+            "show": request.show,
         }
 
     chosen = chosen_people(root, request.only, request.exclude)
@@ -140,6 +146,7 @@ def export(
         _probe(out, model.schema, frame, whole, request, console)
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
+    report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))
     return tell_failures(console, out, whole, done, {"cohort": out})
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from medrep.batch.finish import SCORE, finish
 from medrep.batch.job import read_job
 from medrep.commands.batch import tell_failures
+from medrep.commands.moved_report import report_moved
 from medrep.commands.score import summarise
 from medrep.console import Console
 
@@ -27,5 +28,7 @@ def merge(out: Path, console: Console) -> int:
     command = str(job.identity["command"])
     if command == SCORE:
         summarise(console, out)
+    else:
+        report_moved(out, whole.delivered.index, console, job.content.get("show", ""))
     results = {"scores": out / "scores.tsv"} if command == SCORE else {"cohort": out}
     return tell_failures(console, out, whole, f"merged the parts of {command}", results)

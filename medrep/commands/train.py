@@ -1,6 +1,5 @@
 """``medrep train``: cohort + configuration -> a model folder."""
 
-import inspect
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
-from medrep.audit.confounding import confounding, describe_covariates
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
@@ -22,12 +20,12 @@ from medrep.cohort.support import Support
 from medrep.commands.calibration import calibrated
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
+from medrep.commands.showing import refuse_strangers, shown_key
 from medrep.commands.tracked import track_training
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CohortError
 from medrep.export.derivative import write_tsv
-from medrep.export.report import Section, write_report
 from medrep.models import MODELS, AdditiveShape, Model, Workplace
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import FEW
@@ -52,6 +50,7 @@ def train(
     hold_out: float = 0.0,
     tracking: str | None = None,
     experiment: str = "medrep",
+    show: str = "",
 ) -> Model:
     """Fit the configured model and write OUT/model, history.tsv, config.yaml, people.tsv and report.html.
 
@@ -68,6 +67,7 @@ def train(
         hold_out: Share of participants who are kept from training, for an audit; the same share of every batch level.
         tracking: Where the run is logged once OUT is written: ``auto``, ``none`` or a URI, see `find_store`; None: nowhere.
         experiment: The MLflow experiment it is logged to.
+        show: Whom the report shows; the first person if empty, ``nobody`` for none.
 
     Returns:
         The model.
@@ -75,6 +75,10 @@ def train(
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
+    from medrep.exhibits.store import write_exhibits  # scikit-image takes seconds to import
+    from medrep.exhibits.trained import training_exhibits
+    from medrep.report.build import write_report
+
     check_output(out, overwrite=overwrite, inputs=(root,))
     store = find_store(tracking, out)
     cohort = read_cohort(root, config.input, only=only, exclude=exclude)
@@ -86,6 +90,7 @@ def train(
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     others = cohort.select(held_out)
     cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
+    refuse_strangers(show, cohort.table)
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, config.covariates)
     frame = schema.transfer(known)
@@ -104,10 +109,14 @@ def train(
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, work=work
             )
-        readouts = [_readout(name, data, frame, config, console) for name in config.predict if rank() == 0]
         leave()
-    if rank() > 0:
-        return model
+        if rank() > 0:
+            return model
+        readouts = [_readout(name, data, frame, config, console) for name in config.predict]
+        notes = (*cohort.notes, *covariates.notes)
+        with console.track("report", 1) as advance:
+            exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, shown_key(show, cohort.table))
+            advance(1)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
@@ -132,11 +141,8 @@ def train(
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _effect_summary(console, effects)
-        write_report(
-            partial / "report.html",
-            f"{config.model} model of {root.resolve().name}",
-            _report(cohort, schema, frame, config, history, model, (*cohort.notes, *covariates.notes)),
-        )
+        write_exhibits(partial, exhibits)
+        write_report(partial)
     shutil.rmtree(state, ignore_errors=True)
     _summary(console, history)
     results = {"model": out / "model", "report": out / "report.html"}
@@ -184,26 +190,6 @@ def _measured(cohort: Cohort, console: Console) -> Cohort:
     console.notes(found.notes)
     refuse_unusable(found.problems)
     return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
-
-
-def _report(
-    cohort: Cohort,
-    schema: CovariateSchema,
-    frame: pd.DataFrame,
-    config: Config,
-    history: pd.DataFrame,
-    model: Model,
-    notes: Sequence[str],
-) -> list[Section]:
-    read = f"{len(cohort)} people or sessions from {cohort.root}, {model.columns.count} columns."
-    return [
-        Section("Cohort", read, describe_covariates(schema)),
-        Section("Which covariates tell which", "0: not at all, 1: completely.", confounding(frame, schema)),
-        Section("What the model found", "Variance shares are means over columns.", history),
-        Section("Read with care", "What was interpreted while reading.", code="\n".join(notes) or "nothing"),
-        Section("Configuration", code=config.to_yaml()),
-        Section("Model sheet", code=inspect.getdoc(inspect.getmodule(type(model))) or ""),
-    ]
 
 
 def _summary(console: Console, history: pd.DataFrame) -> None:

@@ -17,7 +17,8 @@ from medrep.cohort.surfaces import Surface
 from medrep.export.derivative import write_tsv
 from medrep.export.meshes import write_mesh, write_shape_map
 from medrep.models import AdditiveShape
-from medrep.models.shape.motion import Contrast, Motion, columns_at, contrasts, surface_motion
+from medrep.models.contrasts import Contrast, contrasts
+from medrep.models.shape.motion import Motion, columns_at, surface_motion
 
 _CELLS = 96
 _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}

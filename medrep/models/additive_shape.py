@@ -54,7 +54,7 @@ from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AdditiveShape(Model):
     """A fitted additive shape model; see the module's sheet for the symbols.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError, listed
+from medrep.models.notebook import NotebookView
 from medrep.models.scores import Scores
 
 
@@ -71,7 +72,7 @@ class Workplace:
     resume: bool = False
 
 
-class Model(ABC):
+class Model(NotebookView, ABC):
     """A fitted model. Instances are frozen: fitting and adapting return new ones.
 
     Rows of every matrix are people, columns those the model was fitted on; covariate frames are indexed alike and hold the

@@ -66,7 +66,7 @@ from medrep.models.vae_settings import VaeSettings
 _AT_ONCE = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConditionalVae(Model):
     """A fitted conditional VAE; see the module's sheet for the symbols."""
 

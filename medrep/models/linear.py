@@ -53,7 +53,7 @@ from medrep.models.scores import Scores, root_mean_square
 from medrep.models.shrinkage import column_bands
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearModel(Model):
     """A fitted linear model; see the module's sheet for the symbols."""
 

@@ -140,7 +140,7 @@ def test_transfer_lists_everybody_with_an_unseen_level():
         "  sub-3: sex 'X' was not in training (F, M)",
         "  sub-1: site 'C' was not in training (A, B)",
         "  sub-3: site 'D' was not in training (A, B)",
-        "  refit with such people, or pass --unseen-site adapt",
+        "  refit with such people, or pass --unseen-site adapt (Python: unseen_site='adapt')",
     ]
 
 

@@ -6,33 +6,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import ModelError
 from medrep.models.additive_shape import AdditiveShape
+from medrep.models.contrasts import Contrast
 from medrep.models.shape.pullback import pull_back
 
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two values of one covariate; the others are at their reference.
-
-    Attributes:
-        covariate: Which.
-        before: From this value.
-        after: To this one.
-    """
-
-    covariate: str
-    before: float | str
-    after: float | str
-
-    @property
-    def name(self) -> str:
-        """Short text: ``age 38 -> 66``."""
-        shown = [f"{value:.4g}" if isinstance(value, float) else value for value in (self.before, self.after)]
-        return f"{self.covariate} {shown[0]} -> {shown[1]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +42,6 @@ class Motion:
         mean = self.millimetres @ share[:, None]
         low, high = _bounds(self.draws @ share[:, None], mean)
         return float(mean[0]), float(low[0]), float(high[0])
-
-
-def contrasts(schema: CovariateSchema) -> tuple[Contrast, ...]:
-    """Return one contrast for a continuous covariate, a deviation either side of its mean, and one for each further level."""
-    found: list[Contrast] = []
-    for covariate in schema.fitted:
-        name = covariate.declared.name
-        if isinstance(covariate, Continuous):
-            low = max(covariate.mean - covariate.sd, covariate.low)
-            found.append(Contrast(name, low, min(covariate.mean + covariate.sd, covariate.high)))
-            continue
-        levels = [level for level in covariate.levels if level != covariate.reference]
-        found += [Contrast(name, covariate.reference, level) for level in levels]
-    return tuple(found)
 
 
 def surface_motion(

@@ -86,3 +86,14 @@ class Person:
             return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
         came_from = carried(points, population.modes, self.rest, self.mean, mean)
         return self.own.values(came_from) - self.own.values(points)
+
+    def carry(
+        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
+    ) -> Float[np.ndarray, "points dims"]:
+        """Return where points of the person's own organ go when it is carried to other covariates, mm.
+
+        Args:
+            points: mm.
+            mean: What those covariates do; the person's own move nothing.
+        """
+        return carried(points, self.population.modes, self.rest, mean, self.mean)

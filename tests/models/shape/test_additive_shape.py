@@ -9,8 +9,9 @@ import pytest
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError, ModelError
 from medrep.models import AdditiveShape, Columns, restore_model
+from medrep.models.contrasts import Contrast, contrasts
 from medrep.models.shape.inference import infer_covariates
-from medrep.models.shape.motion import Contrast, contrasts, surface_motion
+from medrep.models.shape.motion import surface_motion
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import displacement
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances

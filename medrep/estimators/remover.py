@@ -1,0 +1,343 @@
+"""`CovariateRemover`: a medrep model of a feature table as a scikit-learn transformer."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.support import Support, refuse_extrapolation
+from medrep.erasure import Certificate
+from medrep.errors import EstimatorError
+from medrep.estimators.layout import Layout
+from medrep.estimators.people import dense, sorting_keys
+from medrep.estimators.plan import Plan, read_plan
+from medrep.estimators.summary import summary_html
+from medrep.models import MODELS, Columns, ConditionalVae, LinearModel, Model, restore_model
+from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+_TABLES = ("features", "connectivity")
+
+
+class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
+    """Takes covariates (age, sex, site) out of features; looks at nobody but the people it is fitted on, and never at ``y``.
+
+    Every row is a person. The covariates come in one of two ways:
+
+    - **Beside X**: ``fit(X, covariates=frame)``, ``transform(X, covariates=frame)``, a pandas DataFrame with one row a row of X,
+      in the same order (where X is a DataFrame, with the same index). Within a pipeline scikit-learn's metadata routing hands
+      it on: ``sklearn.set_config(enable_metadata_routing=True)``, then ``set_fit_request(covariates=True)`` and
+      ``set_transform_request(covariates=True)``. scikit-learn hands metadata to ``fit`` and ``score``, but not to the
+      ``predict`` of ``cross_val_predict`` and of scorers.
+    - **As columns of X**: where ``covariates`` is not given, X has a column for each declared covariate: a column of that name
+      of a pandas DataFrame, or the column at a position that is declared in place of a name. Those columns are read as
+      covariates, are no features, and are not returned: the result is narrower than X. This works wherever X goes.
+
+    A covariate has to come in exactly one of the two; everything else in X is a feature and has to be a number. With no
+    covariates declared there is nothing to remove, and X is returned as it is. Texts in the index of a DataFrame are people's
+    names; with names the order of rows does not change a linear model.
+
+    Args:
+        remove: Names of covariates to remove; None removes those that are declared as batch.
+        covariates: Name, or position in X -> ``"continuous"``, ``"categorical"``, ``"batch"`` (a category that acts on location
+            and scale, as scanners do), or properties as in a YAML configuration, see `Covariate`. Covariates that are not removed
+            are kept: what they do to the features is told apart from what the removed ones do.
+        model: ``"linear"`` or ``"conditional_vae"``.
+        settings: The model's own settings, by name (`LinearSettings`, `VaeSettings`); None has the defaults.
+        references: Removed covariate -> value it is moved to; by default the training mean, the most frequent level, or for a
+            batch the pooled cohort.
+        unseen_site: What levels of a batch covariate do that training did not have: ``"error"``, or ``"adapt"``, which
+            estimates them from the people given to that call of ``transform``, so that these depend on each other; nothing of
+            it stays in the estimator.
+        missing: ``"error"``, or ``"keep"``: NaN cells are left out of the fit and stay NaN.
+        output: ``"data"``, features without the removed covariates, or ``"latents"``, what is left of each person without any.
+        random_state: Seed of every random step, a whole number.
+
+    Attributes:
+        model_: The fitted, frozen model; None where nothing was declared. All that was learned from people is in it.
+        schema_: Its covariates as fitted, or None.
+        certificates_: What linear probes are forecast to read of removed covariates in the latents; of a conditional VAE where
+            nothing is kept, else empty.
+        history_: What the fit tells: metric, name, value.
+        n_features_in_: Columns of X, covariates among them counted.
+        feature_names_in_: Their names, where X has any.
+    """
+
+    def __init__(
+        self,
+        remove: Any = None,
+        *,
+        covariates: Any = None,
+        model: Any = "linear",
+        settings: Any = None,
+        references: Any = None,
+        unseen_site: Any = "error",
+        missing: Any = "error",
+        output: Any = "data",
+        random_state: Any = 0,
+    ) -> None:
+        self.remove = remove
+        self.covariates = covariates
+        self.model = model
+        self.settings = settings
+        self.references = references
+        self.unseen_site = unseen_site
+        self.missing = missing
+        self.output = output
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, covariates: Any = None) -> "CovariateRemover":  # noqa: ARG002
+        """Fit the model on these people.
+
+        Args:
+            X: People x columns, without or with the covariates.
+            y: Not looked at.
+            covariates: The people's covariates, where they are no columns of X.
+
+        Raises:
+            EstimatorError: Parameters or data that cannot be used, all of them by name.
+            CovariateError: Covariates that cannot be read, told apart, or moved where ``references`` says.
+            ModelError: Settings that do not fit the data.
+        """
+        table = dense(X)
+        self._check_columns(X, reset=True)
+        plan = self._plan()
+        self._layout = Layout.of(plan, self._columns, covariates, self.missing)
+        data, frame = self._layout.read(table, covariates, people=2 if plan.covariates else 1)
+        self.model_: Model | None = None
+        self.schema_: CovariateSchema | None = None
+        self.certificates_: tuple[Certificate, ...] = ()
+        self.history_ = pd.DataFrame(columns=["metric", "name", "value"])
+        if not plan.covariates:
+            return self
+        schema = CovariateSchema.fit(frame, plan.covariates)
+        known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
+        target = schema.references(plan.removed, self.references)
+        columns = Columns(self._layout.features, data.shape[1], None)
+        model, self.history_ = MODELS[self.model].fit(data, known, schema, columns, plan.settings, seed=plan.seed)
+        marks = [row_fingerprint(row) for row in data]
+        about = Checkpoint(
+            model.kind,
+            {},
+            {},
+            asdict(Input(missing=self.missing)),
+            support=Support.fit(schema, known).to_json(),
+            cohort={"people": len(data), "fingerprint": cohort_fingerprint(marks)},
+        )
+        return self._take(model, about, target)
+
+    def transform(self, X: Any, covariates: Any = None) -> Any:
+        """Return people without the removed covariates, or their latents.
+
+        Args:
+            X: People x columns as in `fit`; other people than those of training are brought into its schema.
+            covariates: Their covariates, where they are no columns of X.
+
+        Returns:
+            People x features that are no covariates, in their own units; or people x latents.
+
+        Raises:
+            EstimatorError: Data that cannot be used, all cells by row and column.
+            CovariateError: Levels that training did not have, or covariates that are missing: all people are listed.
+        """
+        data, frame, model = self._newcomers(X, covariates)
+        if model is None:
+            return data
+        return model.encode(data, frame) if self.output == "latents" else model.remove(data, frame, self._target)
+
+    def fit_transform(self, X: Any, y: Any = None, covariates: Any = None) -> Any:
+        """Fit on these people and return them transformed; see `fit` and `transform`."""
+        return self.fit(X, y, covariates).transform(X, covariates)
+
+    def counterfactual(
+        self, X: Any, covariates: Any = None, *, extrapolate: bool = False, **values: str | float | int
+    ) -> "pd.DataFrame | Float[np.ndarray, 'people features']":
+        """Return people as the model expects them with other covariates, everything else of them as it is.
+
+        Args:
+            X: People, as for `transform`.
+            covariates: The covariates they have.
+            extrapolate: Whether numbers outside the range of training are allowed.
+            **values: Covariate -> value, for instance ``age=70``.
+
+        Returns:
+            The features, in their own units; a DataFrame if X is one.
+
+        Raises:
+            CovariateError: Unknown covariates or levels, or numbers beyond training.
+        """
+        data, frame, model = self._newcomers(X, covariates)
+        if model is None:
+            raise EstimatorError("no covariates were declared, so that none can have another value; declare them")
+        if not values:
+            raise EstimatorError(f"nothing to set; name one or more of {', '.join(model.schema.names)}, e.g. age=80")
+        target = model.schema.references(list(values), values)
+        if not extrapolate:
+            refuse_extrapolation(model.schema, target)
+        moved = model.remove(data, frame, target)
+        return pd.DataFrame(moved, index=X.index, columns=model.columns.names) if isinstance(X, pd.DataFrame) else moved
+
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """Return the names of the columns that `transform` returns.
+
+        Args:
+            input_features: Names of the columns of X; None takes those of training.
+        """
+        check_is_fitted(self, "model_")
+        names = super().get_feature_names_out(input_features)
+        if self.model_ is not None and self.output == "latents":
+            return np.asarray([f"latent{k}" for k in range(self._latents)], dtype=object)
+        return np.delete(names, list(self._layout.places.values()))
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write the model as a folder of safetensors and JSON, as ``medrep train`` does, for ``medrep export --model FOLDER``.
+
+        Args:
+            folder: Where to write.
+            overwrite: Whether a model folder that is there may be replaced.
+
+        Raises:
+            EstimatorError: Nothing to save, or something else is there.
+        """
+        check_is_fitted(self, "model_")
+        path = Path(folder)
+        if self.model_ is None:
+            raise EstimatorError("no covariates were declared, so that there is no model to save; declare them")
+        if path.exists() and not (overwrite and (path / "model.json").is_file()):
+            cure = "give another folder" + ("" if overwrite else ", or overwrite=True to replace a model")
+            raise EstimatorError(f"{path} is there already; {cure}")
+        content, arrays = self.model_.state()
+        save_checkpoint(path, replace(self._about, content=content, arrays=arrays))
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        remove: Any = None,
+        references: Any = None,
+        unseen_site: Any = "error",
+        output: Any = "data",
+    ) -> "CovariateRemover":
+        """Return a fitted estimator from a model folder, that of `save` or one that ``medrep train`` wrote of a feature table.
+
+        A folder holds the model, not what is to be done with it. In ``transform``, X has the features of training in their order;
+        covariates come beside it, or as columns of a DataFrame, wherever in it they stand.
+
+        Args:
+            folder: The model folder.
+            remove: As of the estimator; so are the others.
+            references: Removed covariate -> value.
+            unseen_site: ``"error"`` or ``"adapt"``.
+            output: ``"data"`` or ``"latents"``.
+
+        Raises:
+            ModelError: Damaged, or no model folder.
+            EstimatorError: A model of images, or parameters that cannot be used.
+        """
+        saved = load_checkpoint(Path(folder))
+        model = restore_model(saved.kind, saved.content, saved.arrays)
+        wanted = saved_input(saved.input, str(folder))
+        if wanted.kind not in _TABLES or not isinstance(model, LinearModel | ConditionalVae):
+            raise EstimatorError(
+                f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
+            )
+        found = cls(
+            remove,
+            covariates={c.declared.name: _properties(c.declared) for c in model.schema.fitted},
+            model=model.kind,
+            settings=asdict(model.settings),
+            references=references,
+            unseen_site=unseen_site,
+            missing=wanted.missing,
+            output=output,
+            random_state=model.seed,
+        )
+        found.n_features_in_ = model.columns.count
+        if list(model.columns.names) != _unnamed(model.columns.count):
+            found.feature_names_in_ = np.asarray(model.columns.names, dtype=object)
+        plan = found._plan()
+        found._layout = Layout(tuple(found._columns), plan.covariates, {}, wanted.missing)
+        found.history_ = pd.DataFrame(columns=["metric", "name", "value"])
+        target = model.schema.references(plan.removed, references)
+        return found._take(model, replace(saved, content={}, arrays={}), target)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "keep"
+        tags.transformer_tags.preserves_dtype = ["float64"] if self.output == "latents" else ["float64", "float32"]
+        return tags
+
+    def _html_repr(self) -> str:
+        diagram: str = super()._html_repr()
+        model = getattr(self, "model_", None)
+        if model is None:
+            return diagram
+        latents, people = self.output == "latents", int(self._about.cohort.get("people", 0))
+        summary = summary_html(model, people, self._target, self.history_, self.certificates_, latents=latents)
+        return f"<div>{diagram}{summary}</div>"
+
+    @property
+    def _columns(self) -> list[str]:
+        """Names of the columns of X."""
+        names = getattr(self, "feature_names_in_", None)
+        return _unnamed(self.n_features_in_) if names is None else [str(name) for name in names]
+
+    def _plan(self) -> Plan:
+        return read_plan(self.get_params(deep=False), self._columns, named=hasattr(self, "feature_names_in_"))
+
+    def _check_columns(self, X: Any, *, reset: bool) -> None:
+        try:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        except ValueError as error:
+            raise EstimatorError(str(error)) from None
+
+    def _newcomers(
+        self, X: Any, covariates: Any
+    ) -> tuple[Float[np.ndarray, "people features"], pd.DataFrame, Model | None]:
+        """Return features and covariates of people who come after the fit, and a model that knows their sites."""
+        check_is_fitted(self, "model_")
+        table, covariates = self._layout.parted(dense(X), covariates)
+        self._check_columns(table if isinstance(table, pd.DataFrame) else X, reset=False)
+        data, frame = self._layout.read(table, covariates)
+        model = self.model_
+        if model is None:
+            return data, frame, None
+        frame = model.schema.transfer(frame, unseen=self.unseen_site)
+        strangers = [row for row, _ in model.schema.unseen(frame)]
+        if strangers:
+            model, _ = model.adapt([(data[strangers], frame.iloc[strangers])])
+        return data, frame, model
+
+    def _take(self, model: Model, about: Checkpoint, target: Mapping[str, str | float]) -> "CovariateRemover":
+        """Keep a fitted model, what a folder says beside its weights, and where the removed covariates go."""
+        self.model_, self.schema_, self._about, self._target = model, model.schema, about, dict(target)
+        removed = model.schema.names if self.output == "latents" else tuple(target)
+        kept = tuple(name for name in model.schema.names if name not in removed)
+        self.certificates_ = model.certificates(removed, kept) if isinstance(model, ConditionalVae) else ()
+        anybody = {c.declared.name: [c.reference] for c in model.schema.fitted}
+        self._latents = model.encode(np.zeros((1, model.columns.count)), pd.DataFrame(anybody)).shape[1]
+        if self.output == "latents" and not self._latents:
+            raise EstimatorError(
+                "output is 'latents', but the model keeps none of a person; give settings that keep some"
+            )
+        return self
+
+
+def _unnamed(count: int) -> list[str]:
+    return [f"x{position}" for position in range(count)]
+
+
+def _properties(declared: Covariate) -> dict[str, Any]:
+    """Return what was declared of a covariate and is not the default; nobody is dropped, since every row has to come back."""
+    plain = asdict(Covariate(declared.name, declared.kind))
+    told = {key: value for key, value in asdict(declared).items() if value not in (plain[key], "drop")}
+    return {"kind": declared.kind, **told}

@@ -1,0 +1,65 @@
+"""What a notebook shows of a fitted estimator, below scikit-learn's diagram."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import pandas as pd
+
+from medrep.cohort.description import describe_covariates
+from medrep.erasure import Certificate
+from medrep.models import Model
+from medrep.models.notebook import html_table
+
+
+def summary_html(
+    model: Model,
+    people: int,
+    target: Mapping[str, str | float],
+    history: pd.DataFrame,
+    certificates: Sequence[Certificate],
+    *,
+    latents: bool,
+) -> str:
+    """Return a table of covariates, and a line for each certificate.
+
+    Args:
+        model: The fitted model.
+        people: Of training.
+        target: Removed covariate -> reference.
+        history: Of the fit; its ``variance_share`` is shown.
+        certificates: What the guard leaves.
+        latents: Whether latents are handed out, from which every covariate is removed.
+    """
+    shares = history[history["metric"] == "variance_share"].set_index("name")["value"]
+    rows = [
+        (
+            row["covariate"],
+            f"{row['kind']}, {row['role']}",
+            row["training people"],
+            "removed" if latents else _becomes(target.get(row["covariate"])),
+            f"{100 * shares[row['covariate']]:.1f} %" if row["covariate"] in shares else "",
+        )
+        for row in describe_covariates(model.schema).to_dict("records")
+    ]
+    headings = ("covariate", "kind", "training people", "after removal", "variance")
+    known = f"{people} people, " if people else ""
+    lines = "".join(f"<div>{escape(_forecast(certificate))}</div>" for certificate in certificates)
+    return (
+        f"<div><strong>medrep {escape(model.kind)}</strong>: {known}{model.columns.count} features"
+        f"{html_table(headings, rows)}{lines}</div>"
+    )
+
+
+def _becomes(reference: str | float | None) -> str:
+    if reference is None:
+        return "kept"
+    return f"-> {reference:.4g}" if isinstance(reference, float) else f"-> {reference}"
+
+
+def _forecast(certificate: Certificate) -> str:
+    auc, r2 = certificate.predicted_auc, certificate.predicted_r2
+    told = f"AUC {auc:.2f}" if auc is not None else f"R2 {r2:.2f}" if r2 is not None else "not to be told"
+    return (
+        f"Certificate: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
+        f" people, forecast: {told}"
+    )

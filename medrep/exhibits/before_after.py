@@ -1,0 +1,141 @@
+"""A few people before and after: the same slices on the same scale, or each group's mean of the features that changed most."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.inputs import Input
+from medrep.cohort.nifti import read_image, read_labels
+from medrep.exhibits.moved_person import as_bytes, stepped
+from medrep.exhibits.store import Exhibit
+from medrep.export.features import align_features
+from medrep.export.mover import Mover
+
+_ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
+
+
+def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
+    """Return a few people: one a level of what was removed, as far as that is levels, else evenly spread.
+
+    Args:
+        frame: Covariates, index: key.
+        removed: Covariates that were moved.
+        able: Keys of people who have something to show.
+    """
+    own = frame[frame.index.isin(able)]
+    levels = [name for name in removed if name in own and own[name].dtype.kind not in "fiu"]
+    if levels:
+        firsts = own[levels[0]].astype(str).drop_duplicates()
+        keys = [*firsts.index, *own.index.difference(firsts.index, sort=False)]
+    else:
+        keys = [own.index[k] for k in np.linspace(0, max(len(own) - 1, 0), min(_ROWS, len(own))).astype(int)]
+    return [str(key) for key in keys[:_ROWS]]
+
+
+def before_after_images(
+    files: Mapping[str, tuple[Path, Path]], wanted: Input, frame: pd.DataFrame, removed: Sequence[str]
+) -> Exhibit:
+    """Return three slices a person through the middle of the common grid, before, after, and what changed.
+
+    Args:
+        files: The person's image before and after, by key.
+        wanted: The ``input`` section of training.
+        frame: Covariates, for the labels.
+        removed: Covariates that were moved.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    people, window = [], (0.0, 0.0)
+    images = {key: [_placed(path, wanted) for path in pair] for key, pair in files.items()}
+    if wanted.kind == "volume":
+        everything = np.concatenate([np.ravel(image) for pair in images.values() for image in pair])
+        low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
+        window = (low, high)
+    differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
+    change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
+    for number, (key, (before, after)) in enumerate(images.items()):
+        labels = ", ".join(f"{name} {_shown(frame.loc[key, name])}" for name in frame.columns)
+        people.append({"name": key, "covariates": labels})
+        for plane in range(3):
+            middle = _middle(before, plane)
+            pair = [np.nan_to_num(np.take(image, middle, axis=plane)) for image in (before, after)]
+            scaled = [as_bytes(image, *window) if wanted.kind == "volume" else image.astype(np.uint8) for image in pair]
+            arrays[f"{number}_{plane}_before"], arrays[f"{number}_{plane}_after"] = scaled
+            slice_ = np.take(differences[key], middle, axis=plane)
+            arrays[f"{number}_{plane}_change"] = np.rint(slice_ / change).astype(np.int8)
+    content = {"kind": wanted.kind, "removed": list(removed), "people": people, "window": window, "step": change}
+    return Exhibit(content, arrays)
+
+
+def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]) -> Exhibit | None:
+    """Return means and deviations of groups, of the features that differed most between groups before.
+
+    Args:
+        mover: The model and what was done.
+        cohort: The people, of whom 2000 at most are looked at.
+        frame: Their covariates.
+        removed: Covariates that were moved; groups are levels of the first, or halves of a continuous one.
+    """
+    group = next((name for name in removed if name in frame), "")
+    if cohort.features is None or not group:
+        return None
+    keys = frame.index[np.unique(np.linspace(0, len(frame) - 1, min(_MOST_TABLE, len(frame))).astype(int))]
+    features = align_features(mover.model, cohort.features.rows(keys))
+    before, own = features.values, frame.loc[keys]
+    after = mover.move(before, own)
+    groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
+    levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
+    means = np.stack([np.nanmean(before[(groups == level).to_numpy()], axis=0) for level in levels])
+    spread = np.nanstd(before, axis=0)
+    apart = np.nan_to_num(means.std(axis=0) / np.where(spread > 0, spread, np.inf))
+    rows = [
+        {
+            "feature": features.names[k],
+            "groups": [
+                {
+                    "group": level,
+                    "n": int(own.sum()),
+                    "before": _moments(before[own, k]),
+                    "after": _moments(after[own, k]),
+                }
+                for level in sorted(levels)
+                for own in [(groups == level).to_numpy()]
+            ],
+        }
+        for k in np.argsort(-apart, kind="stable")[:_FEATURES]
+    ]
+    return Exhibit({"kind": "features", "removed": list(removed), "group": group, "people": len(keys), "rows": rows})
+
+
+def _placed(path: Path, wanted: Input) -> Float[np.ndarray, "x y z"]:
+    if wanted.kind == "shape":
+        labels = read_labels(path)
+        chosen = np.isin(labels.data, wanted.labels) if wanted.labels else labels.data > 0
+        return chosen.astype(np.float32)
+    from medrep.cohort.transforms import VolumePipeline  # MONAI takes seconds to import and only volumes need it
+
+    placed = VolumePipeline(wanted).place(read_image(path))
+    return np.asarray(placed.values * np.float32(placed.unit), np.float32)
+
+
+def _middle(image: Float[np.ndarray, "x y z"], axis: int) -> int:
+    """Return the middle of what is there."""
+    inside = np.flatnonzero(np.nan_to_num(image).any(axis=tuple(k for k in range(3) if k != axis)))
+    return int((inside[0] + inside[-1]) // 2) if len(inside) else image.shape[axis] // 2
+
+
+def _halves(values: pd.Series) -> pd.Series:
+    middle = float(values.median())
+    return values.map(lambda value: f"above {middle:.4g}" if value > middle else f"up to {middle:.4g}")
+
+
+def _moments(values: Shaped[np.ndarray, " people"]) -> list[float]:
+    known = values[np.isfinite(values)]
+    return [float(known.mean()), float(known.std())] if len(known) else [0.0, 0.0]
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,82 @@
+"""What the report of an export or of counterfactuals shows."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.inputs import Input
+from medrep.exhibits.before_after import before_after_features, before_after_images, chosen_people
+from medrep.exhibits.cohort_summary import cohort_summary
+from medrep.exhibits.store import Exhibit
+from medrep.exhibits.trained import shown_person, spread_of
+from medrep.export.features import align_features
+from medrep.export.mover import Mover
+from medrep.export.volumes import described_name
+from medrep.models import Model
+
+
+def moved_exhibits(
+    out: Path,
+    mover: Mover,
+    wanted: Input,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    about: Mapping[str, Any],
+    desc: str,
+    person: str | None,
+    *,
+    pictures: bool,
+) -> dict[str, Exhibit]:
+    """Return what was done, the cohort, a few people before and after, and a person to move.
+
+    Args:
+        out: Where the moved cohort lies.
+        mover: The model and what was done.
+        wanted: The ``input`` section of training.
+        cohort: The people who were delivered, as they were.
+        frame: Their covariates; without columns where nobody looked at them.
+        about: What was done, as the sidecars say.
+        desc: BIDS ``desc`` of what was written.
+        person: Key of whom the slider shows; None for nobody.
+        pictures: Whether people may be shown at all.
+    """
+    model, removed = mover.model, list(mover.target)
+    found: dict[str, Exhibit | None] = {"about": Exhibit(dict(about))}
+    if len(frame.columns):
+        found["cohort"] = cohort_summary(frame, model.schema, cohort.notes)
+    if cohort.features is not None:
+        found["before_after"] = before_after_features(mover, cohort, frame, removed)
+    elif pictures:
+        files = {} if cohort.files is None else {str(key): Path(str(path)) for key, path in cohort.files.items()}
+        pairs = {
+            key: (files[key], out / str(described_name(files[key].relative_to(cohort.root).as_posix(), desc)))
+            for key in chosen_people(frame, removed, cohort.table.index)
+        }
+        found["before_after"] = before_after_images(pairs, wanted, frame, removed)
+    if person is not None and pictures and len(frame.columns):
+        row, spread = _data(model, wanted, cohort, person)
+        found["person"] = shown_person(model, row, frame.loc[[person]], spread)
+    return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
+
+
+def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a person's row, and how much people differ in each column of a table (0 for images)."""
+    if cohort.features is not None:
+        features = align_features(model, cohort.features)
+        return features.rows(pd.Index([person])).values[0], spread_of(features.values)
+    nothing = np.zeros(model.columns.count)
+    path = Path(str(cohort.files[person])) if cohort.files is not None else cohort.root
+    if wanted.kind == "shape":
+        from medrep.cohort.lattice import grid_lattice
+        from medrep.cohort.shapes import place_shape, shape_grid
+
+        points = grid_lattice(shape_grid(wanted)).nodes()
+        return np.asarray(place_shape(path, wanted, points).row, float), nothing
+    from medrep.cohort.nifti import read_image
+    from medrep.cohort.transforms import VolumePipeline  # MONAI takes seconds to import and only volumes need it
+
+    return VolumePipeline(wanted).place(read_image(path)).values.ravel(), nothing

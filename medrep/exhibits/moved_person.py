@@ -1,0 +1,133 @@
+"""One person at every value of a grid of covariates: what the slider of a report moves through.
+
+Changes are stored, not pictures: whole numbers of a small step, coarser than the picture where there are many combinations.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter
+from skimage.transform import resize
+
+from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
+from medrep.exhibits.store import Exhibit
+from medrep.exhibits.values_grid import Axis, combinations
+from medrep.models import AdditiveShape, Model
+
+MOST_COMBINATIONS = 120
+_MOST_CELLS = 5_000_000
+_LONGEST_EDGE = 96
+_MESH_CELLS = 48
+_FEATURES = 24
+
+
+def moved_person(
+    model: Model,
+    row: Float[np.ndarray, " columns"],
+    frame: pd.DataFrame,
+    axes: Sequence[Axis],
+    spread: Float[np.ndarray, " columns"],
+) -> Exhibit | None:
+    """Return a person as a volume, a mesh or features, and how each combination of covariates changes them.
+
+    Args:
+        model: That moves covariates.
+        row: The person's data.
+        frame: One row of covariates; what is on no axis stays.
+        axes: What is moved.
+        spread: How much people differ in each column; features are shown in these units.
+
+    Returns:
+        None for a model of distances that does not say how points move.
+    """
+    if not axes:
+        return None
+    if isinstance(model, AdditiveShape):
+        return _organ(model, row, frame, axes)
+    targets = combinations(axes)
+    if model.columns.grid is None:
+        return _features(model, row, frame, axes, spread)
+    grid = model.columns.grid
+    shape = _limited(grid.shape, _LONGEST_EDGE**3)
+    coarse = _limited(grid.shape, _MOST_CELLS // len(targets))
+    changes = np.empty((len(targets), *coarse), np.float32)
+    for change, target in zip(changes, targets, strict=True):
+        moved = model.remove(row[None], frame, target)[0]
+        change[...] = resized(np.nan_to_num(moved - row).reshape(grid.shape), coarse)
+    base = resized(np.nan_to_num(row).reshape(grid.shape), shape)
+    low, high = (float(value) for value in np.percentile(base, (1, 99.7)))
+    step = stepped(changes)
+    content = {
+        **_shared("volume", axes),
+        "shape": list(shape),
+        "edges": [edge * whole / part for edge, whole, part in zip(grid.spacing, grid.shape, shape, strict=True)],
+        "coarse": list(coarse),
+        "low": low,
+        "high": high,
+        "step": step,
+    }
+    return Exhibit(content, {"base": as_bytes(base, low, high), "changes": np.rint(changes / step).astype(np.int8)})
+
+
+def resized(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np.ndarray, "a b c"]:
+    """Return an image on fewer voxels of the same box, smoothed first, so that nothing is missed between them."""
+    if tuple(shape) == image.shape:
+        return image.astype(np.float32)
+    factors = np.array(image.shape) / np.array(shape)
+    smooth = gaussian_filter(image.astype(np.float32), np.maximum(0, (factors - 1) / 2))
+    return np.asarray(resize(smooth, tuple(shape), order=1, mode="edge", anti_aliasing=False), np.float32)
+
+
+def as_bytes(image: Float[np.ndarray, "..."], low: float, high: float) -> np.ndarray:
+    """Return grey values 0 to 255 for intensities from low to high."""
+    return np.clip((image - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
+
+
+def stepped(changes: Float[np.ndarray, "..."], levels: int = 127) -> float:
+    """Return the step in which changes fit into whole numbers from -levels to levels."""
+    return max(float(np.abs(changes).max(initial=0.0)) / levels, 1e-12)
+
+
+def _limited(shape: tuple[int, int, int], cells: int) -> tuple[int, ...]:
+    size = shape[0] * shape[1] * shape[2]
+    factor = min(1.0, (cells / size) ** (1 / 3))
+    return tuple(max(1, int(length * factor)) for length in shape)
+
+
+def _shared(kind: str, axes: Sequence[Axis]) -> dict[str, Any]:
+    return {"kind": kind, "axes": [axis.to_json() for axis in axes]}
+
+
+def _features(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:
+    unit = np.where(spread > 0, spread, 1.0)
+    targets = combinations(axes)
+    changes = np.stack([(model.remove(row[None], frame, target)[0] - row) / unit for target in targets])
+    changes = np.nan_to_num(changes)
+    most = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:_FEATURES]
+    content = {**_shared("features", axes), "names": [model.columns.names[k] for k in most]}
+    return Exhibit(content, {"changes": changes[:, most].astype(np.float32)})
+
+
+def _organ(model: AdditiveShape, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:
+    if model.population.moves != "displacement" or model.columns.grid is None or len(model.columns.grid.shape) != 3:
+        return None
+    person = model.person(row, frame)
+    lattice = grid_lattice(model.columns.grid)
+    surface = mesh_lattice(person.own.values, lattice, _MESH_CELLS)
+    moves = []
+    for target in combinations(axes):
+        there = model.schema.moved(frame, target)
+        moves.append(person.carry(surface.vertices, model.mean(there)) - surface.vertices)
+    moved = np.stack(moves)
+    step = stepped(moved, 32767)
+    content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices), "faces": len(surface.faces)}
+    arrays = {
+        "base": (surface.vertices - surface.vertices.mean(axis=0)).astype(np.float32),
+        "faces": surface.faces.astype(np.uint32),
+        "changes": np.rint(moved / step).astype(np.int16),
+    }
+    return Exhibit(content, arrays)

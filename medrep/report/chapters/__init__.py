@@ -1,0 +1,1 @@
+"""What each kind of run shows: functions from a folder of files to sections."""

@@ -1,0 +1,42 @@
+"""The report of the demo: the cleaned half beside the truth, what probes read, and what the model learned from the other half."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from medrep.exhibits.store import read_exhibit
+from medrep.report.chapters.moving import moving_sections
+from medrep.report.chapters.shared import effects_section
+from medrep.report.elements import picture, table
+from medrep.report.marks import Mark, intervals
+from medrep.report.page import Section
+
+CLEAN, TRAINED, PICTURE, LEAKAGE = "clean", "trained", "before_after.png", "leakage.tsv"
+
+
+def demonstration_sections(out: Path) -> list[Section]:
+    """Return the sections of what `medrep demo` wrote."""
+    about = read_exhibit(out / CLEAN, "about")
+    clean = {} if about is None else dict(about.content)
+    facts, *rest = moving_sections(out / CLEAN, clean)
+    alt = "One unseen person a site: as scanned, with site removed, and the truth; the same slice and grey scale"
+    caption = (
+        "Unseen people, one a site: as scanned, site removed, and what the generator says they look like without it"
+    )
+    shown = picture((out / PICTURE).read_bytes(), alt, caption, dark=True)
+    probes = pd.read_csv(out / LEAKAGE, sep="\t")
+    content = ""
+    for row in probes.to_dict("records"):
+        states = [state for state in ("before", "after", "truth") if state in row]
+        floor = pd.to_numeric(row.get("from_kept_covariates"), errors="coerce")
+        marks = [Mark(state, float(row[state]), floor=float(floor)) for state in states]
+        name = f"{row['covariate']}, {row['role']}: strongest of three probes"
+        content += intervals(marks, name, bars=True, floor_name="age and sex alone" if floor == floor else "")
+    kept = [section for section in rest if section.heading != "What probes read from what was written"]
+    return [
+        facts,
+        Section("Unseen people beside the truth", shown),
+        Section("What probes read", content + table(probes, "leakage.tsv")),
+        effects_section(out / TRAINED),
+        *kept,
+    ]

@@ -1,0 +1,172 @@
+"""Charts as rows of a table: a mark in a strip as wide as the page allows, and the figure beside it as text.
+
+Strips are drawn in percent of their width, so they fit a telephone and a poster; every figure can be read without seeing a mark.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import floor, isfinite, log10
+
+from medrep.report.elements import scrolled
+
+_HEIGHT = 22
+_MIDDLE = _HEIGHT // 2
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row: an estimate with its interval.
+
+    Attributes:
+        label: At the left.
+        estimate: NaN draws nothing and says ``absent``.
+        low: Lower end of the interval; NaN for none.
+        high: Upper end.
+        floor: A figure to compare with, such as chance; NaN for none.
+        note: Beside the figure, such as n.
+        absent: What is said where there is no estimate.
+    """
+
+    label: str
+    estimate: float
+    low: float = float("nan")
+    high: float = float("nan")
+    floor: float = float("nan")
+    note: str = ""
+    absent: str = "insufficient"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One row of a histogram.
+
+    Attributes:
+        label: The group.
+        counts: In bins of equal width over the whole scale.
+        note: Beside it, such as mean and deviation.
+    """
+
+    label: str
+    counts: Sequence[int]
+    note: str
+
+
+def intervals(
+    rows: Sequence[Mark], caption: str, *, bars: bool = False, base: float | None = None, floor_name: str = ""
+) -> str:
+    """Return a chart of estimates.
+
+    Args:
+        rows: Top to bottom.
+        caption: What the figures are.
+        bars: Whether estimates are bars from the base, or points.
+        base: A value that every scale contains, such as 0: no effect; a line is drawn there.
+        floor_name: What the floors are, for the key.
+    """
+    low, high = _scale([*(value for row in rows for value in _numbers(row)), *([] if base is None else [base])])
+
+    def at(value: float) -> float:
+        return 100 * (value - low) / (high - low)
+
+    lines = []
+    for row in rows:
+        strip = "" if base is None else _line("zero", at(base), at(base), 0, _HEIGHT)
+        figure = row.absent
+        if isfinite(row.estimate):
+            strip += _estimate(row, at, bars=bars, base=low if base is None else base)
+            figure = f"{row.estimate:.3g}"
+            if isfinite(row.low) and isfinite(row.high):
+                figure += f" ({row.low:.3g} to {row.high:.3g})"
+            if isfinite(row.floor):
+                figure += f"; floor {row.floor:.3g}"
+        missing = ' class="absent"' if not isfinite(row.estimate) else ""
+        note = f" <small>{escape(row.note)}</small>" if row.note else ""
+        lines.append(
+            f'<tr{missing}><th scope="row">{escape(row.label)}{note}</th><td class="strip">{_svg(strip)}</td>'
+            f"<td>{escape(figure)}</td></tr>"
+        )
+    key = f'<span class="key"><i class="floor"></i> {escape(floor_name)}</span>' if floor_name else ""
+    return _chart(lines, caption, low, high, key)
+
+
+def histograms(rows: Sequence[Spread], low: float, high: float, caption: str) -> str:
+    """Return one histogram a group, over one scale from low to high; heights are shares of the group."""
+    most = max((count / max(sum(row.counts), 1) for row in rows for count in row.counts), default=1.0) or 1.0
+    lines = []
+    for row in rows:
+        total, width = max(sum(row.counts), 1), 100 / max(len(row.counts), 1)
+        strip = "".join(
+            f'<rect class="bin" x="{k * width:.3g}%" width="{width * 0.92:.3g}%" y="{_HEIGHT - height:.3g}" '
+            f'height="{height:.3g}"/>'
+            for k, count in enumerate(row.counts)
+            for height in [_HEIGHT * count / total / most]
+            if count
+        )
+        lines.append(
+            f'<tr><th scope="row">{escape(row.label)}</th><td class="strip">{_svg(strip)}</td>'
+            f"<td>{escape(row.note)}</td></tr>"
+        )
+    return _chart(lines, caption, low, high, "")
+
+
+def curve(points: Sequence[tuple[float, float]], caption: str) -> str:
+    """Return a line through points, with both scales in words."""
+    (x0, x1), (y0, y1) = (_scale([point[axis] for point in points]) for axis in (0, 1))
+    first, last = points[0], points[-1]
+    path = " ".join(f"{100 * (x - x0) / (x1 - x0):.2f},{100 - 100 * (y - y0) / (y1 - y0):.2f}" for x, y in points)
+    said = f"{caption}: {first[1]:.4g} at {first[0]:g}, {last[1]:.4g} at {last[0]:g}"
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(said)}">'
+        f'<polyline points="{path}" vector-effect="non-scaling-stroke"/></svg><figcaption>{escape(said)}</figcaption></figure>'
+    )
+
+
+def _estimate(row: Mark, at: Callable[[float], float], *, bars: bool, base: float) -> str:
+    middle, strip = at(row.estimate), ""
+    if bars:
+        left, right = sorted((at(base), middle))
+        strip += f'<rect class="bar" x="{left:.3f}%" width="{right - left:.3f}%" y="5" height="{_HEIGHT - 10}"/>'
+    if isfinite(row.low) and isfinite(row.high):
+        strip += _line("whisker", at(row.low), at(row.high), _MIDDLE, _MIDDLE)
+    if isfinite(row.floor):
+        strip += _line("floor", at(row.floor), at(row.floor), 1, _HEIGHT - 1)
+    return strip if bars else strip + f'<circle class="dot" cx="{middle:.3f}%" cy="{_MIDDLE}" r="4.5"/>'
+
+
+def _numbers(row: Mark) -> list[float]:
+    return [value for value in (row.estimate, row.low, row.high, row.floor) if isfinite(value)]
+
+
+def _scale(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = 0.04 * (high - low) or max(abs(high), 1.0) * 0.5
+    return low - room, high + room
+
+
+def _line(kind: str, x1: float, x2: float, y1: int, y2: int) -> str:
+    return f'<line class="{kind}" x1="{x1:.3f}%" x2="{x2:.3f}%" y1="{y1}" y2="{y2}"/>'
+
+
+def _svg(strip: str) -> str:
+    return f'<svg height="{_HEIGHT}" aria-hidden="true">{strip}</svg>'
+
+
+def _chart(lines: Sequence[str], caption: str, low: float, high: float, key: str) -> str:
+    ticks = "".join(
+        f'<text x="{100 * (value - low) / (high - low):.3f}%" y="12">{value:g}</text>' for value in _ticks(low, high)
+    )
+    axis = f'<tr class="axis" aria-hidden="true"><td></td><td class="strip"><svg height="16">{ticks}</svg></td><td></td></tr>'
+    content = (
+        f'<table class="chart"><caption>{escape(caption)} {key}</caption><tbody>{"".join(lines)}{axis}</tbody></table>'
+    )
+    return scrolled(content, caption)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return a few round values inside the scale."""
+    rough = (high - low) / 3
+    power = 10 ** floor(log10(rough))
+    step = next(float(factor * power) for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first = -floor(-low / step)
+    return [round((first + k) * step, 10) for k in range(4) if (first + k) * step <= high]

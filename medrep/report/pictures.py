@@ -1,0 +1,63 @@
+"""Slices as PNG: in grey, with what changes in colour (blue for less, red for more, told apart by everybody)."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float, Int8, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_LESS, _NONE, _MORE = np.array([33, 102, 172]), np.array([247, 247, 247]), np.array([178, 24, 43])
+_GAP, _TITLE, _TALLEST = 6, 22, 200
+
+
+def grey(slice_: UInt8[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return a slice as a picture: the first axis runs to the right, the second up."""
+    return np.repeat(np.flipud(slice_.T)[:, :, None], 3, axis=2)
+
+
+def diverging(share: Float[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return shares from -1 to 1 as colours."""
+    share = np.flipud(share.T)[:, :, None]
+    end = np.where(share < 0, _LESS, _MORE)
+    return (_NONE + (end - _NONE) * np.abs(share)).astype(np.uint8)
+
+
+def overlay(anatomy: UInt8[np.ndarray, "_ _"], change: Int8[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return anatomy in grey with a change in colour, the more opaque the larger it is."""
+    share = change.astype(float) / 127
+    strong = np.sign(share) * (0.35 + 0.65 * np.abs(share))
+    alpha = np.flipud(np.minimum(1, 1.6 * np.abs(share)).T)[:, :, None]
+    return (grey(anatomy) * (1 - alpha) + diverging(strong) * alpha).astype(np.uint8)
+
+
+def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str]) -> bytes:
+    """Return pictures in rows and columns as one PNG on black.
+
+    Args:
+        rows: Each with as many pictures as there are titles; pictures of a column share a shape.
+        titles: Above the columns.
+    """
+    factor = max(1, _TALLEST // max(picture.shape[0] for row in rows for picture in row))
+    drawn = [
+        [Image.fromarray(picture).resize(_times(picture, factor), Image.Resampling.BICUBIC) for picture in row]
+        for row in rows
+    ]
+    widths = [max(row[k].width for row in drawn) for k in range(len(titles))]
+    heights = [max(picture.height for picture in row) for row in drawn]
+    whole = Image.new("RGB", (sum(widths) + _GAP * (len(widths) + 1), _TITLE + sum(heights) + _GAP * len(heights)))
+    pen, font, left = ImageDraw.Draw(whole), ImageFont.load_default(14), _GAP
+    for column, (width, title) in enumerate(zip(widths, titles, strict=True)):
+        pen.text((left, 2), title, fill="white", font=font)
+        top = _TITLE
+        for row, height in zip(drawn, heights, strict=True):
+            whole.paste(row[column], (left + (width - row[column].width) // 2, top))
+            top += height + _GAP
+        left += width + _GAP
+    with BytesIO() as file:
+        whole.save(file, format="PNG", optimize=True)
+        return file.getvalue()
+
+
+def _times(picture: np.ndarray, factor: int) -> tuple[int, int]:
+    return picture.shape[1] * factor, picture.shape[0] * factor

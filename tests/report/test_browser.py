@@ -1,0 +1,188 @@
+"""Pages in headless Chromium, opened from disk: what they fetch, and whether everybody can move, read and print them."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.report.conftest import Runs, run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (.ci/run installs it)"),
+]
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+# No display and no graphics card: Chromium draws WebGL in software.
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+PAGES = ("table_model", "table_clean", "table_audit", "scans_clean", "organs_model", "compared")
+MOVABLE = {
+    "table_model": ".slider table",
+    "scans_clean": ".slider .views canvas",
+    "organs_model": ".slider .mesh canvas",
+}
+
+
+@dataclass
+class Opened:
+    """A page, and what it did that it should not have done."""
+
+    page: object
+    fetched: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def pages(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    compared = tmp_path_factory.mktemp("compared") / "page.html"
+    assert run("report", runs("table_audit"), runs("straight_audit"), "--to", compared) == 0
+    return {name: runs(name) / "report.html" for name in PAGES if name != "compared"} | {"compared": compared}
+
+
+def opened(browser: object, path: Path, width: int = 1400, scheme: str = "light") -> Opened:
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    found = Opened(context.new_page())
+    own = path.as_uri()
+    found.page.on(
+        "request",
+        lambda asked: (
+            found.fetched.append(asked.url)
+            if asked.url != own and not asked.url.startswith(("data:", "blob:"))
+            else None
+        ),
+    )
+    found.page.on(
+        "console", lambda said: found.complaints.append(said.text) if said.type in {"error", "warning"} else None
+    )
+    found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+    found.page.goto(own)
+    found.page.wait_for_function("[...document.querySelectorAll('.slider')].every((one) => one.dataset.ready)")
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 1400])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_from_disk_at_any_width_and_everybody_can_use_it(
+    browser: object, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    found = opened(browser, pages[name], width, scheme)
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= width
+    found.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    serious = [
+        f"{one['id']}: {one['nodes'][0]['html'][:200]}"
+        for one in axe.Axe().run(found.page).response["violations"]
+        if one["impact"] in {"serious", "critical"}
+    ]
+    assert serious == []
+    assert (found.fetched, found.complaints) == ([], [])
+    found.page.context.close()
+
+
+@pytest.mark.parametrize("name", MOVABLE)
+def test_the_slider_changes_the_picture_and_back_brings_it_back(
+    browser: object, pages: dict[str, Path], name: str
+) -> None:
+    found = opened(browser, pages[name])
+    shown = found.page.locator(MOVABLE[name]).first
+
+    def picture() -> str:
+        found.page.wait_for_timeout(300)
+        return shown.evaluate("(one) => one.toDataURL ? one.toDataURL() : one.innerHTML")
+
+    before = picture()
+    assert picture() == before, "nothing moves by itself where motion is to be reduced"
+    assert found.page.locator(".slider .said").inner_text() == "As the person is."
+    age = found.page.locator(".slider input[type=range]").first
+    age.focus()
+    for _ in range(3):
+        found.page.keyboard.press("ArrowRight")
+    assert "Moved: age" in found.page.locator(".slider .said").inner_text()
+    assert "year" in age.get_attribute("aria-valuetext")
+    moved = picture()
+    assert moved != before
+    found.page.keyboard.press("End")
+    assert "Outside training: age was" in found.page.locator(".slider .said").inner_text()
+    assert picture() != moved
+    found.page.get_by_role("button", name="Back to the person").click()
+    assert picture() == before
+    assert (found.fetched, found.complaints) == ([], [])
+    found.page.context.close()
+
+
+def test_a_level_can_be_chosen_and_slices_can_be_moved(browser: object, pages: dict[str, Path]) -> None:
+    found = opened(browser, pages["scans_clean"])
+    canvas = found.page.locator(".slider .views canvas").first
+    before = canvas.screenshot()
+    found.page.locator(".slider select").last.select_option(index=1)
+    assert "site" in found.page.locator(".slider .said").inner_text()
+    assert canvas.screenshot() != before
+    before = canvas.screenshot()
+    found.page.get_by_label("sagittal slice", exact=True).last.fill("10")
+    assert canvas.screenshot() != before
+    found.page.context.close()
+
+
+def test_a_mesh_turns_by_mouse_and_keyboard(browser: object, pages: dict[str, Path]) -> None:
+    found = opened(browser, pages["organs_model"])
+    mesh = found.page.locator(".slider .mesh canvas").first
+    mesh.scroll_into_view_if_needed()
+    found.page.wait_for_timeout(400)
+    pictures = [mesh.screenshot()]
+    box = mesh.bounding_box()
+    found.page.mouse.move(box["x"] + 200, box["y"] + 200)
+    found.page.mouse.down()
+    found.page.mouse.move(box["x"] + 320, box["y"] + 220, steps=4)
+    found.page.mouse.up()
+    found.page.wait_for_timeout(400)
+    pictures.append(mesh.screenshot())
+    mesh.press("ArrowLeft")
+    found.page.wait_for_timeout(400)
+    pictures.append(mesh.screenshot())
+    assert len(set(pictures)) == 3
+    found.page.context.close()
+
+
+def test_without_webgl_the_rest_of_the_page_is_there(browser: object, pages: dict[str, Path]) -> None:
+    page = browser.new_page()
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    page.goto(pages["organs_model"].as_uri())
+    page.wait_for_function("document.querySelector('.slider').dataset.ready === 'failed'")
+    assert "cannot be shown here" in page.locator(".slider .said").inner_text()
+    assert page.get_by_role("heading", name="Model sheet").is_visible()
+    page.close()
+
+
+def test_faults_of_accessibility_would_be_found(browser: object, tmp_path: Path) -> None:
+    page = browser.new_page()
+    bad = "<title>x</title><img src='data:,'><p style='color:#ddd;background:#fff'>hard to read"
+    (tmp_path / "bad.html").write_text(bad, encoding="utf-8")
+    page.goto((tmp_path / "bad.html").as_uri())
+    found = {one["id"] for one in axe.Axe().run(page).response["violations"]}
+    assert {"image-alt", "color-contrast"} <= found
+    page.close()
+
+
+def test_print_shows_what_is_folded_away(browser: object, pages: dict[str, Path]) -> None:
+    found = opened(browser, pages["table_audit"])
+    assert found.page.locator("details[open]").count() == 0
+    found.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert found.page.locator("details:not([open])").count() == 0
+    assert found.page.pdf().startswith(b"%PDF")
+    found.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert found.page.locator("details[open]").count() == 0
+    found.page.context.close()
