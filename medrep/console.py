@@ -81,10 +81,10 @@ class Console:
         if not console.is_terminal:
             stream.write(_aligned(title, header, rows, left))
             return
-        table = Table(title=title, title_justify="left", show_header=any(header))
+        table = Table(title=escape(title), title_justify="left", show_header=any(header))
         for position, name in enumerate(header):
             # Not the default ellipsis, which cuts paths and is not in every terminal's letters.
-            table.add_column(name, justify="left" if position < left else "right", overflow="fold")
+            table.add_column(escape(name), justify="left" if position < left else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)
@@ -104,7 +104,7 @@ class Console:
         bar = (BarColumn(bar_width=_BAR),) if self._rich.width >= _WIDE else ()
         columns = (*bar, _Pace(self._rich, unit, _BAR + 1 if bar else 0))
         with Progress(*columns, console=self._rich, transient=True, refresh_per_second=_REFRESHES_PER_S) as progress:
-            task = progress.add_task(escape(what), total=total)
+            task = progress.add_task(what, total=total)
             yield lambda steps: progress.advance(task, steps)
 
     def summary(self, done: str, people: str, results: Mapping[str, object]) -> None:
