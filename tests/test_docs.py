@@ -26,7 +26,7 @@ PAGES = sorted(
     key=lambda path: (FIRST.index(path.name) if path.name in FIRST else len(FIRST), path.as_posix()),
 )
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-PEOPLE = {"features": 120, "volume": 24, "shape": 12, "connectivity": 24}
+PEOPLE = {"features": 200, "volume": 24, "shape": 12, "connectivity": 24}
 CHEAPER = {
     "vae_features.yaml": "settings.training.epochs=3 settings.strength=1",
     "additive_shape.yaml": "input.spacing=[2,2,2] settings.modes=12 settings.rounds=1 settings.points=200"
