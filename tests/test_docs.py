@@ -60,7 +60,7 @@ def test_commands_run_in_order(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
 def _check_formats(folder: Path) -> None:
     """What was written is what the page of file formats lists: names of files, and columns of tables."""
     text = TEXTS["file_formats.md"] + TEXTS["shapes.md"]
-    named = set(re.findall(r"`([^`]+)`", text))
+    named = set(re.findall(r"`([^`\n]+)`", text))
     for path in sorted(folder.glob("*/*")):
         if path.is_file():
             assert path.name in named, path
