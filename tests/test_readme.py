@@ -1,51 +1,43 @@
 """Every command of the README runs as it stands."""
 
-import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from medrep.cli import main
-from tests.bold_cohorts import save_atlas, write_bold_cohort
 from tests.conftest import ROOT
+from tests.documents import links, make_cohort, read_blocks, run_line, unmarked_commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = read_blocks(README)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    assert main(["simulate", str(folder / "my_bids"), "--kind", "volume", "--n", "32", "--quiet"]) == 0
-    assert main(["simulate", str(folder / "my_table"), "--kind", "features", "--n", "200", "--quiet"]) == 0
-    assert main(["simulate", str(folder / "my_shapes"), "--kind", "shape", "--n", "16", "--sites", "1", "--quiet"]) == 0
-    write_bold_cohort(folder / "my_rest")
-    save_atlas(folder / "atlas.nii.gz")
+    for kind, people in {"volume": 32, "features": 200, "shape": 16, "connectivity": 40}.items():
+        make_cohort(folder, kind, people)
     return folder
 
 
 def test_every_medrep_command_is_in_a_block_that_is_run() -> None:
-    shown = set(re.findall(r"^medrep .*$", README, flags=re.MULTILINE))
-    run = {line for _, _, block in BLOCKS for line in block.splitlines() if line.startswith("medrep ")}
-    assert shown == run
-    assert run
+    assert not unmarked_commands(README)
+    assert {block.mark for block in BLOCKS} == {"run"}
 
 
 def test_shell_blocks_run_in_order(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    for _, language, block in BLOCKS:
-        for line in block.splitlines() if language == "bash" else ():
-            assert main(shlex.split(line)[1:]) == 0, line
+    for block in BLOCKS:
+        for line in block.text.splitlines() if block.language == "bash" else ():
+            assert run_line(line) == 0, line
     cleaned = sorted((workplace / "cleaned").glob("sub-*/anat/sub-*_desc-residualized_T1w.nii.gz"))
     assert len(cleaned) == 32
 
 
 def test_python_block_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    (code,) = [block for _, language, block in BLOCKS if language == "python"]
+    (code,) = [block.text for block in BLOCKS if block.language == "python"]
     assert len(code.strip().splitlines()) <= 10
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102
@@ -62,5 +54,5 @@ def test_the_two_commands_exist(target: str) -> None:
 
 
 def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for target in links(README):
+        assert (ROOT / target.partition("#")[0]).exists(), target

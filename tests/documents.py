@@ -1,0 +1,64 @@
+"""Blocks of the documentation that are run, the cohorts they name, and the links between pages."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from medrep.cli import main
+from tests.bold_cohorts import save_atlas, write_bold_cohort
+from tests.conftest import ROOT
+
+DOCS = ROOT / "docs"
+_BLOCK = re.compile(r"<!-- (run|shown): ([^\n]*?) -->\n```(\w+)\n(.*?)```", flags=re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A marked block: ``<!-- run: NAME -->`` or ``<!-- shown: WHY -->``, then a fence."""
+
+    mark: str
+    name: str
+    language: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        return [line for line in self.text.splitlines() if line.startswith("medrep ")]
+
+
+def read_blocks(text: str) -> list[Block]:
+    return [Block(*found) for found in _BLOCK.findall(text)]
+
+
+def unmarked_commands(text: str) -> set[str]:
+    """Lines that look like a command of medrep and stand in no marked block."""
+    marked = {line for block in read_blocks(text) for line in block.commands}
+    return set(re.findall(r"^medrep .*$", text, flags=re.MULTILINE)) - marked
+
+
+def links(text: str) -> list[str]:
+    """Targets of relative links."""
+    return [target for target in _LINK.findall(text) if not re.match(r"\w+:", target)]
+
+
+def run_line(line: str, cheaper: dict[str, str] | None = None) -> int:
+    """Run a line as it stands, or with cheaper settings right after the configuration that it names."""
+    words = shlex.split(line)[1:]
+    for config, settings in (cheaper or {}).items():
+        if words[0] == "train" and config in words:
+            place = words.index(config) + 1
+            words[place:place] = [word for setting in settings.split() for word in ("--set", setting)]
+    return main(words)
+
+
+def make_cohort(folder: Path, kind: str, people: int) -> None:
+    """Generate one of the cohorts that the documentation names, where it looks for it."""
+    if kind == "connectivity":
+        write_bold_cohort(folder / "my_rest", people=people)
+        save_atlas(folder / "atlas.nii.gz")
+        return
+    name, sites = {"features": ("my_table", "4"), "volume": ("my_bids", "4"), "shape": ("my_shapes", "1")}[kind]
+    words = ["simulate", str(folder / name), "--kind", kind, "--n", str(people), "--sites", sites, "--quiet"]
+    assert main(words) == 0
