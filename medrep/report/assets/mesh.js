@@ -26,7 +26,7 @@ VIEWS.mesh = (about, arrays, views, controls) => {
   ghost.computeBoundingSphere();
   const size = ghost.boundingSphere.radius, camera = new THREE.PerspectiveCamera(35, 1, size / 50, size * 50);
   camera.up.set(0, 0, 1);
-  camera.position.set(-3.2 * size, 0.6 * size, 1.1 * size);
+  camera.position.set(-2.7 * size, 0.5 * size, 0.9 * size);
   const orbit = new THREE.OrbitControls(camera, canvas);
   orbit.target.copy(ghost.boundingSphere.center);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
