@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.exhibits.moved_person import as_bytes, resized, stepped
+from medrep.exhibits.spread import known_mean
 from medrep.exhibits.store import Exhibit
 from medrep.models import Model
 from medrep.models.contrasts import Contrast, contrasts
@@ -43,7 +44,7 @@ def average_effects(
     if model.columns.grid is None:
         return Exhibit({"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)})
     shape = [min(length, _LONGEST_EDGE) for length in model.columns.grid.shape]
-    anatomy = resized(np.nan_to_num(people.mean(axis=0)).reshape(model.columns.grid.shape), shape)
+    anatomy = resized(known_mean(people).reshape(model.columns.grid.shape), shape)
     low, high = (float(value) for value in np.percentile(anatomy, (1, 99.7)))
     content: dict[str, object] = {"kind": "volume", "people": len(some)}
     arrays = {"anatomy": as_bytes(anatomy, low, high)}

@@ -11,6 +11,7 @@ from medrep.cohort.cohort import Cohort
 from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import read_image, read_labels
 from medrep.exhibits.moved_person import as_bytes, stepped
+from medrep.exhibits.spread import known_mean, known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.export.features import align_features
 from medrep.export.mover import Mover
@@ -88,9 +89,9 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
     after = mover.move(before, own)
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
     levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
-    means = np.stack([np.nanmean(before[(groups == level).to_numpy()], axis=0) for level in levels])
-    spread = np.nanstd(before, axis=0)
-    apart = np.nan_to_num(means.std(axis=0) / np.where(spread > 0, spread, np.inf))
+    means = np.stack([known_mean(before[(groups == level).to_numpy()]) for level in levels])
+    spread = known_spread(before)
+    apart = means.std(axis=0) / np.where(spread > 0, spread, np.inf)
     rows = [
         {
             "feature": features.names[k],

@@ -11,8 +11,9 @@ from medrep.cohort.cohort import Cohort
 from medrep.cohort.inputs import Input
 from medrep.exhibits.before_after import before_after_features, before_after_images, chosen_people
 from medrep.exhibits.cohort_summary import cohort_summary
+from medrep.exhibits.spread import known_spread
 from medrep.exhibits.store import Exhibit
-from medrep.exhibits.trained import shown_person, spread_of
+from medrep.exhibits.trained import shown_person
 from medrep.export.features import align_features
 from medrep.export.mover import Mover
 from medrep.export.volumes import described_name
@@ -67,7 +68,7 @@ def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.
     """Return a person's row, and how much people differ in each column of a table (0 for images)."""
     if cohort.features is not None:
         features = align_features(model, cohort.features)
-        return features.rows(pd.Index([person])).values[0], spread_of(features.values)
+        return features.rows(pd.Index([person])).values[0], known_spread(features.values)
     nothing = np.zeros(model.columns.count)
     path = Path(str(cohort.files[person])) if cohort.files is not None else cohort.root
     if wanted.kind == "shape":

@@ -9,11 +9,10 @@ from jaxtyping import Float
 from medrep.exhibits.average_effects import average_effects
 from medrep.exhibits.cohort_summary import cohort_summary
 from medrep.exhibits.moved_person import MOST_COMBINATIONS, moved_person
+from medrep.exhibits.spread import known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.values_grid import axes_around
 from medrep.models import AdditiveShape, Model
-
-_PEOPLE = 500
 
 
 def training_exhibits(
@@ -43,7 +42,7 @@ def training_exhibits(
         "grid": None if model.columns.grid is None else model.columns.grid.to_json(),
     }
     found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": cohort_summary(frame, model.schema, notes)}
-    spread = spread_of(data)
+    spread = known_spread(data)
     if not isinstance(model, AdditiveShape):
         found["effects"] = average_effects(model, data, frame, spread)
     if person is not None:
@@ -57,13 +56,3 @@ def shown_person(model: Model, row: np.ndarray, frame: pd.DataFrame, spread: np.
     axes = axes_around(model.schema, own, MOST_COMBINATIONS)
     moved = moved_person(model, np.asarray(row), frame, axes, spread)
     return None if moved is None else Exhibit({"person": str(frame.index[0]), **moved.content}, moved.arrays)
-
-
-def spread_of(data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " columns"]:
-    """Return how much people differ in each column: of 500 at most, evenly taken; 0 where nothing is known."""
-    some = np.asarray(data[np.unique(np.linspace(0, len(data) - 1, min(_PEOPLE, len(data))).astype(int))])
-    known = np.isfinite(some)
-    counts = np.maximum(known.sum(axis=0), 1)
-    filled = np.where(known, some, 0.0)
-    mean = filled.sum(axis=0) / counts
-    return np.sqrt(np.where(known, (some - mean) ** 2, 0.0).sum(axis=0) / counts)

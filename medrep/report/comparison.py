@@ -17,6 +17,7 @@ from medrep.report.page import Section, write_page
 
 _TOLD = ("leakage_excess", "injection_gain", "identity_kept", "utility_change", "cf_effectiveness")
 _MOST_FAMILIES = 40
+_MOST_CHARACTERS = 14_000_000
 
 
 def write_comparison(path: Path, runs: Sequence[Path]) -> None:
@@ -143,5 +144,13 @@ def _trainings(named: Mapping[str, Path]) -> list[Section]:
 
 
 def _each(named: Mapping[str, Path], make: Callable[[Path], Section]) -> list[Section]:
-    made = [(name, make(out)) for name, out in named.items()]
-    return [Section(f"{name}: {section.heading}", section.content, section.scripts) for name, section in made]
+    """Return the section of each run; past a size that opens everywhere, it stays in the run's own report."""
+    found, room = [], _MOST_CHARACTERS // 2
+    for name, out in named.items():
+        section = make(out)
+        room -= len(section.content)
+        content = (
+            section.content if room > 0 else paragraph("Left out to keep this file small; see the run's own report.")
+        )
+        found.append(Section(f"{name}: {section.heading}", content, section.scripts if room > 0 else ()))
+    return found

@@ -238,3 +238,27 @@ def test_notes_and_counts_of_the_cohort_are_kept(runs: Runs) -> None:
     assert sum(n for _, n in content["levels"][-1]["levels"]) == trained
     (age,) = content["numbers"]
     assert sum(sum(group["counts"]) for group in age["groups"]) == trained
+
+
+def test_missing_cells_and_people_without_labels_have_reports_too(runs: Runs, tmp_path: Path) -> None:
+    cohort = shutil.copytree(runs("table"), tmp_path / "c")
+    features = pd.read_csv(cohort / "features.tsv", sep="\t")
+    features.iloc[3, 1:4] = np.nan
+    features.to_csv(cohort / "features.tsv", sep="\t", index=False, na_rep="n/a")
+    assert run("train", cohort, tmp_path / "m", "--set", "input.missing=keep") == 0
+    assert run("export", cohort, tmp_path / "x", "--model", tmp_path / "m" / "model", "--remove", "site") == 0
+    assert "Before and after" in (tmp_path / "x" / "report.html").read_text(encoding="utf-8")
+    settings = ("--config", "linear_latents.yaml")
+    assert run("train", runs("table"), tmp_path / "v", *settings) == 0
+    asked = ("--model", tmp_path / "v" / "model", "--remove", "site", "--label-free")
+    assert run("export", runs("table"), tmp_path / "blind", *asked) == 0
+    page = (tmp_path / "blind" / "report.html").read_text(encoding="utf-8")
+    assert "Certificate" in page
+    assert "Move a person" not in page
+
+
+def test_a_page_of_many_runs_stays_small(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medrep.report.comparison._MOST_CHARACTERS", 10_000)
+    page = tmp_path / "both.html"
+    assert run("report", runs("table_model"), runs("straight_model"), "--to", page) == 0
+    assert "Left out to keep this file small" in page.read_text(encoding="utf-8")
