@@ -10,7 +10,6 @@ from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.exhibits.spread import known_mean, known_spread
 from medrep.exhibits.values_grid import axes_around, combinations
 
-
 PEOPLE = 40
 
 
