@@ -315,11 +315,14 @@ class LinearModel(Model):
         self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
     ) -> Float[np.ndarray, "people block"]:
         """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
-        scale = np.ones((len(levels), log_scale.shape[1]))
+        scale: np.ndarray | None = None
         for part in self.design.batch_slices().values():
             own = levels[:, part]
-            scale *= own @ np.exp(log_scale[part]) + (1 - own.sum(axis=1))[:, None]
-        return scale
+            factor, pooled = own @ np.exp(log_scale[part]), 1 - own.sum(axis=1)
+            if pooled.any():
+                factor += pooled[:, None]
+            scale = factor if scale is None else np.multiply(scale, factor, out=scale)
+        return np.ones((len(levels), log_scale.shape[1])) if scale is None else scale
 
     def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
         row = self.design.batch_slices()[name].stop
