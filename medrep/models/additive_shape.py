@@ -54,6 +54,9 @@ from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
 
+_FEW = 20
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class AdditiveShape(Model):
     """A fitted additive shape model; see the module's sheet for the symbols.
@@ -102,6 +105,11 @@ class AdditiveShape(Model):
             if settings.conditioned
             else None
         )
+        if effects is not None and len(frame) < _FEW:
+            work.say(
+                f"  warning: {len(frame)} people are few: effects may be shrunk to almost nothing, and their intervals do not"
+                " show it; compare with --set settings.modes=24"
+            )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
         learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say)

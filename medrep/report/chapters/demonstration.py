@@ -31,7 +31,9 @@ def demonstration_sections(out: Path) -> list[Section]:
         floor = pd.to_numeric(row.get("from_kept_covariates"), errors="coerce")
         marks = [Mark(state, float(row[state]), floor=float(floor)) for state in states]
         name = f"{row['covariate']}, {row['role']}: strongest of three probes"
-        content += intervals(marks, name, bars=True, floor_name="age and sex alone" if floor == floor else "")
+        base = 0.5 if "AUC" in str(row["covariate"]) else 0.0  # chance
+        floor_name = "age and sex alone" if floor == floor else ""
+        content += intervals(marks, name, bars=True, base=base, floor_name=floor_name)
     kept = [section for section in rest if section.heading != "What probes read from what was written"]
     return [
         facts,
