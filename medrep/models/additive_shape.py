@@ -53,7 +53,6 @@ from medrep.models.shape.scores import deviation, reconstruction_error
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
 
-
 _FEW = 20
 
 
