@@ -10,6 +10,7 @@ The layers, in reading order, each importing only from those before it:
 - ``models``: each model's file has its model sheet as docstring.
 - ``audit``, ``export``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
 - ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
+- ``exhibits``, ``report``: what a report shows and no table holds; the page, built from files alone.
 - ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.

@@ -10,10 +10,12 @@ import yaml
 from medrep.errors import MedrepError, listed
 from medrep.report.build import read_about
 from medrep.report.chapters.auditing import read_findings
-from medrep.report.chapters.shared import before_after_section, effects_section, slider_section
+from medrep.report.chapters.before_after import before_after_section
+from medrep.report.chapters.effects import effects_section
 from medrep.report.elements import paragraph, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section, write_page
+from medrep.report.sliders import slider_section
 
 _TOLD = ("leakage_excess", "injection_gain", "identity_kept", "utility_change", "cf_effectiveness")
 _MOST_FAMILIES = 40

@@ -4,8 +4,9 @@ import json
 from base64 import b64encode
 from gzip import compress
 from html import escape
+from pathlib import Path
 
-from medrep.exhibits.store import Exhibit
+from medrep.exhibits.store import Exhibit, read_exhibit
 from medrep.report.elements import paragraph
 from medrep.report.page import Section
 
@@ -44,3 +45,11 @@ def slider(exhibit: Exhibit, heading: str) -> Section:
         "<noscript><p>The slider needs JavaScript, which this browser has off.</p></noscript></div>"
     )
     return Section(heading, content, (*_LIBRARIES.get(kind, ()), "slider.js", _VIEWS[kind]))
+
+
+def slider_section(out: Path) -> Section:
+    """Return the person whom the reader can move."""
+    exhibit = read_exhibit(out, "person")
+    if exhibit is None:
+        return Section("Move a person", "")
+    return slider(exhibit, f"Move a person: {exhibit.content['person']}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from medrep.report.chapters.shared import certificate_section, facts_section, sheet_sections
+from medrep.report.chapters.model import certificate_section, facts_section, sheet_sections
 from medrep.report.elements import details, paragraph, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from medrep.exhibits.store import read_exhibit
+from medrep.report.chapters.effects import effects_section
 from medrep.report.chapters.moving import moving_sections
-from medrep.report.chapters.shared import effects_section
 from medrep.report.elements import picture, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section

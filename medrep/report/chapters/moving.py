@@ -6,17 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medrep.report.chapters.shared import (
-    before_after_section,
-    certificate_section,
-    cohort_section,
-    facts_section,
-    sheet_sections,
-    slider_section,
-)
+from medrep.report.chapters.before_after import before_after_section
+from medrep.report.chapters.cohort import cohort_section
+from medrep.report.chapters.model import certificate_section, facts_section, sheet_sections
 from medrep.report.elements import paragraph, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section
+from medrep.report.sliders import slider_section
 
 _LATENTS, _PEOPLE = 16, 5000
 

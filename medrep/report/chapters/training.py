@@ -6,16 +6,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from medrep.report.chapters.shared import (
-    cohort_section,
-    effects_section,
-    facts_section,
-    sheet_sections,
-    slider_section,
-)
+from medrep.report.chapters.cohort import cohort_section
+from medrep.report.chapters.effects import effects_section
+from medrep.report.chapters.model import facts_section, sheet_sections
 from medrep.report.elements import code, details, table
 from medrep.report.marks import Mark, curve, intervals
 from medrep.report.page import Section
+from medrep.report.sliders import slider_section
 
 
 def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:

@@ -1,0 +1,68 @@
+"""What was done and with which model: facts, certificate, the model's sheet, how to cite."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from medrep import __version__
+from medrep.erasure import Certificate
+from medrep.models import MODELS
+from medrep.report.elements import code, details, facts, listing, paragraph, table
+from medrep.report.page import Section
+
+_SOURCES = {
+    "linear": (
+        "Location and scale of batches, empirical Bayes: Johnson, Li and Rabinovic 2007, Biostatistics 8, 118-127; for"
+        " imaging: Fortin et al. 2018, NeuroImage 167, 104-120. With covariance alignment: Chen et al. 2022, Human Brain"
+        " Mapping 43, 1179-1195.",
+    ),
+    "conditional_vae": (
+        "Variational autoencoder: Kingma and Welling 2014, ICLR. Closed-form erasure: Belrose et al. 2023, NeurIPS (LEACE).",
+    ),
+    "additive_shape": (
+        "Signed distance as a function: Park et al. 2019, CVPR (DeepSDF). Additive displacement of a template by covariates:"
+        " Jiao et al. 2024, ICLR (NAISR).",
+    ),
+}
+
+
+def facts_section(pairs: Mapping[str, object]) -> Section:
+    """Return what was done and with what; what is empty is left out."""
+    return Section("What was done", facts({name: value for name, value in pairs.items() if value not in ("", None)}))
+
+
+def certificate_section(certificates: Sequence[Mapping[str, Any]]) -> Section:
+    """Return what the model's guard promises."""
+    heading = "Certificate"
+    if not certificates:
+        return Section(heading, "")
+    known = [Certificate(**dict(one)) for one in certificates]
+    rows = []
+    for one in known:
+        auc, r2 = one.predicted_auc, one.predicted_r2
+        forecast = f"AUC {auc:.3g}" if auc is not None else f"R2 {r2:.3g}" if r2 is not None else "not to be told"
+        rows.append((one.covariate, one.rank, forecast))
+    said = (
+        "Directions that tell a removed covariate linearly were erased in closed form. The forecast is what a linear probe will"
+        " read of it from the latents of new people; nonlinear probes may read more: see an audit."
+    )
+    columns = ["covariate", "directions erased", "forecast for new people"]
+    return Section(
+        heading, paragraph(said) + table(pd.DataFrame(rows, columns=columns), "Certificate of each covariate")
+    )
+
+
+def sheet_sections(kind: str) -> list[Section]:
+    """Return the model's own sheet with its limitations first, and how to cite."""
+    text = inspect.getdoc(inspect.getmodule(MODELS[kind])) or "" if kind in MODELS else ""
+    ends = text.partition("**Limitations**:")[2].partition("\n\n")[0].replace("\n", " ").strip()
+    content = paragraph(f"Limitations: {ends}", "warn") + details("The whole model sheet", code(text)) if text else ""
+    cite = paragraph(
+        f"medrep {__version__} (software, Apache-2.0), model {kind}. Please cite the methods it builds on, too:"
+    )
+    return [
+        Section("Model sheet", content),
+        Section("How to cite", cite + listing(_SOURCES.get(kind, ())) if kind in MODELS else ""),
+    ]
