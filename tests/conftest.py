@@ -1,6 +1,7 @@
 """Every test runs with the documented shapes and types checked over the whole package, and warnings as errors."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ settings.load_profile("medrep")
 os.environ["MEDREP_TRACKING"] = "none"
 # Test files import MLflow before medrep.tracking can say so.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+# A shell ignores Ctrl-C for what runs in its background, and what tests start would inherit that; some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 

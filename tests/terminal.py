@@ -4,16 +4,19 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Mapping, Sequence
 
 # The terminal has to be the process's own, or Ctrl-C does not reach it.
 _OWN = (
     "import fcntl,os,sys,termios; os.setsid(); fcntl.ioctl(0,termios.TIOCSCTTY,0); os.execv(sys.argv[1],sys.argv[1:])"
 )
+_PATIENCE_S = 120.0
 SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 CTRL_C = b"\x03"
 
@@ -48,7 +51,12 @@ def on_terminal(
         env={**kept, "TERM": "xterm-256color", **(environment or {})},
     ) as process:
         os.close(follower)
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
+            left = deadline - time.monotonic()
+            if left < 0 or not select.select([leader], [], [], left)[0]:
+                process.kill()
+                raise TimeoutError(f"not at its end after {_PATIENCE_S:g} s: {sent[-200:]!r}")
             try:
                 piece = os.read(leader, 1 << 16)
             except OSError:  # nobody writes any more
