@@ -13,12 +13,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = read_blocks(README)
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("readme")
-    for kind, people in {"volume": 32, "features": 200, "shape": 16, "connectivity": 40}.items():
-        make_cohort(folder, kind, people)
-    return folder
+PEOPLE = {"volume": 32, "features": 200, "shape": 12, "connectivity": 40}
+TABLES = {"features", "audit"}
 
 
 def test_every_medrep_command_is_in_a_block_that_is_run() -> None:
@@ -26,17 +22,26 @@ def test_every_medrep_command_is_in_a_block_that_is_run() -> None:
     assert {block.mark for block in BLOCKS} == {"run"}
 
 
-def test_shell_blocks_run_in_order(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_every_block_is_of_a_cohort_that_is_made() -> None:
+    assert {block.name for block in BLOCKS} == {*PEOPLE, "audit", "python"}
+
+
+@pytest.mark.parametrize("kind", PEOPLE)
+def test_shell_blocks_run_in_order(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cohort(tmp_path, kind, PEOPLE[kind])
     for block in BLOCKS:
-        for line in block.text.splitlines() if block.language == "bash" else ():
-            assert run_line(line) == 0, line
-    cleaned = sorted((workplace / "cleaned").glob("sub-*/anat/sub-*_desc-residualized_T1w.nii.gz"))
-    assert len(cleaned) == 32
+        if block.name in (TABLES if kind == "features" else {kind}):
+            for line in block.commands:
+                assert run_line(line) == 0, line
+    if kind == "volume":
+        cleaned = sorted((tmp_path / "cleaned").glob("sub-*/anat/sub-*_desc-residualized_T1w.nii.gz"))
+        assert len(cleaned) == PEOPLE[kind]
 
 
-def test_python_block_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cohort(tmp_path, "features", PEOPLE["features"])
     (code,) = [block.text for block in BLOCKS if block.language == "python"]
     assert len(code.strip().splitlines()) <= 10
     names: dict[str, object] = {}

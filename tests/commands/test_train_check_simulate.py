@@ -26,6 +26,7 @@ def test_train_leaves_a_model_its_history_and_its_configuration(table_cohort: Pa
         "history.tsv",
         "model",
         "people.tsv",
+        "report",
         "report.html",
     ]
     again = ("train", table_cohort, tmp_path / "again", "--config", tmp_path / "m" / "config.yaml")
