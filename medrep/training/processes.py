@@ -45,4 +45,5 @@ def average_gradients(network: nn.Module) -> None:
 def leave() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
+        dist.barrier()  # who leaves while another still speaks to it makes that one abort
         dist.destroy_process_group()

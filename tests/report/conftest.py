@@ -1,9 +1,11 @@
 """Small runs of every kind, made once, whose pages are looked at."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from medrep.cli import main
 
@@ -18,8 +20,10 @@ def run(*arguments: object) -> int:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Return a function from the name of a run to its folder; what nobody asks for is not made."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Return a function from the name of a run to its folder; what nobody asks for is not made, and nothing is made twice."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "report-runs"
+    folder.mkdir(exist_ok=True)
 
     def commands(name: str) -> tuple[object, ...]:
         cohorts = {"table": "features", "scans": "volume", "organs": "shape"}
@@ -53,8 +57,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return ("export", made(cohort), folder / name, "--model", model, "--remove", removed, "--workers", 1)
 
     def made(name: str) -> Path:
-        if not (folder / name).exists():
-            assert run(*commands(name)) == 0
+        with FileLock(folder / f"{name}.lock"):
+            if not (folder / f"{name}.made").exists():
+                assert run(*commands(name)) == 0
+                (folder / f"{name}.made").touch()
         return folder / name
 
     return made

@@ -70,7 +70,7 @@ def opened(browser: object, path: Path, width: int = 1400, scheme: str = "light"
     )
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
     found.page.goto(own)
-    found.page.wait_for_function("[...document.querySelectorAll('.slider')].every((one) => one.dataset.ready)")
+    sync_api.expect(found.page.locator(".slider:not([data-ready])")).to_have_count(0, timeout=60_000)
     return found
 
 
@@ -161,7 +161,7 @@ def test_without_webgl_the_rest_of_the_page_is_there(browser: object, pages: dic
     page = browser.new_page()
     page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
     page.goto(pages["organs_model"].as_uri())
-    page.wait_for_function("document.querySelector('.slider').dataset.ready === 'failed'")
+    page.locator(".slider[data-ready=failed]").wait_for()
     assert "cannot be shown here" in page.locator(".slider .said").inner_text()
     assert page.get_by_role("heading", name="Model sheet").is_visible()
     page.close()
