@@ -64,9 +64,8 @@ def _generated(kind: str, people: int, sites: int) -> Callable[[Path], None]:
 def _fcon1000(folder: Path) -> None:
     features, table = fcon1000(min_site=10)
     folder.mkdir(parents=True)
-    ids = table.index.astype(str)
-    table.assign(participant_id=ids).set_index("participant_id").to_csv(folder / "participants.tsv", sep="\t")
-    features.assign(participant_id=ids).set_index("participant_id").to_csv(folder / "features.tsv", sep="\t")
+    table.to_csv(folder / "participants.tsv", sep="\t")  # both have the index participant_id
+    features.to_csv(folder / "features.tsv", sep="\t")
 
 
 def _hippocampi(folder: Path) -> None:

@@ -146,6 +146,13 @@ class Certificate:
     predicted_auc: float | None
     predicted_r2: float | None
 
+    @property
+    def forecast(self) -> str:
+        """What a linear probe is expected to read from new people, in words."""
+        if self.predicted_auc is not None:
+            return f"AUC {self.predicted_auc:.2f}"
+        return "not to be told" if self.predicted_r2 is None else f"R2 {self.predicted_r2:.2f}"
+
 
 def certify(moments: GuardMoments, guard: Guard, covariate: str) -> Certificate:
     """Say what a guard leaves of one removed covariate; the module's docstring has the derivation.

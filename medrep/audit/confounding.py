@@ -25,12 +25,12 @@ def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     for first, second in combinations(schema.fitted, 2):
         a, b = frame[first.declared.name], frame[second.declared.name]
         if isinstance(first, Continuous) and isinstance(second, Continuous):
-            measure, estimate = "|r|", _correlation(a.to_numpy(float), b.to_numpy(float))
+            measure, estimate = "|r|", correlation(a.to_numpy(float), b.to_numpy(float))
         elif isinstance(first, Categorical) and isinstance(second, Categorical):
             measure, estimate = "V", _cramers_v(a.astype(str), b.astype(str))
         else:
             numbers, levels = (a, b) if isinstance(first, Continuous) else (b, a)
-            measure, estimate = "eta", _eta(numbers.to_numpy(float), levels.astype(str))
+            measure, estimate = "eta", correlation_ratio(numbers.to_numpy(float), levels.astype(str))
         names = (first.declared.name, second.declared.name)
         rows.append((*names, measure, len(frame), estimate, _verdict(estimate)))
     table = pd.DataFrame(rows, columns=["first", "second", "measure", "n", "estimate", "verdict"])
@@ -48,13 +48,20 @@ def small_levels(schema: CovariateSchema, least: int = 10) -> list[str]:
     ]
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Absolute correlation; 0 where one of them has the same value for everybody."""
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the absolute correlation; 0 where one of them has the same value for everybody."""
     return abs(float(np.corrcoef(a, b)[0, 1])) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
 
 
-def _eta(numbers: np.ndarray, levels: pd.Series) -> float:
-    """Correlation ratio, squared value adjusted like R2 (epsilon squared), so that many small levels do not inflate it."""
+def correlation_ratio(numbers: np.ndarray, levels: pd.Series) -> float:
+    """Return the correlation ratio, 0 to 1.
+
+    Its square is adjusted like R2 (epsilon squared), so that many small levels do not inflate it.
+
+    Args:
+        numbers: One a person.
+        levels: One a person.
+    """
     if not np.ptp(numbers) > 0:
         return 0.0
     groups = pd.Series(numbers).groupby(levels.to_numpy())

@@ -84,3 +84,8 @@ def merge_levels(levels: list[str], known: tuple[str, ...] = ()) -> dict[str, st
         spelling.setdefault(level.casefold(), level)
     exact = set(known)
     return {level: level if level in exact else spelling[level.casefold()] for level in set(levels)}
+
+
+def shown(value: object) -> str:
+    """Return a value of a covariate, or any other cell, as people read it: numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

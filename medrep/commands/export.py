@@ -15,6 +15,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
 from medrep.cohort.support import Support
+from medrep.cohort.values import shown
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
@@ -269,17 +270,12 @@ def _probe(
 
 
 def _summary(console: Console, done: Removal) -> str:
-    moved = ", ".join(
-        f"{name} -> {value:.4g}" if isinstance(value, float) else f"{name} -> {value}"
-        for name, value in done.references.items()
-    )
+    moved = ", ".join(f"{name} -> {shown(value)}" for name, value in done.references.items())
     if done.near is not None:
         console.say(f"{done.near} people of training were near these values")
     for certificate in done.certificates:
-        auc, r2 = certificate.predicted_auc, certificate.predicted_r2
-        forecast = f"AUC {auc:.2f}" if auc is not None else f"R2 {r2:.2f}" if r2 is not None else "not to be told"
         console.say(
             f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
-            f" people, forecast: {forecast}"
+            f" people, forecast: {certificate.forecast}"
         )
     return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"

@@ -8,7 +8,7 @@ from medrep.batch.job import Job, read_job
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.inputs import Input
 from medrep.commands.newcomers import load_trained, read_newcomers
-from medrep.commands.showing import NOBODY, shown_key
+from medrep.commands.showing import shown_key
 from medrep.console import Console
 from medrep.errors import MedrepError
 from medrep.models import Model
@@ -53,7 +53,6 @@ def report_moved(
             about,
             desc,
             shown_key(show, cohort.table),
-            pictures=show != NOBODY,
         )
         write_exhibits(out, exhibits)
         return {"report": write_report(out)}

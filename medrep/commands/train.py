@@ -17,6 +17,7 @@ from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
+from medrep.cohort.values import shown
 from medrep.commands.calibration import calibrated
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
@@ -114,8 +115,8 @@ def train(
             return model
         readouts = [_readout(name, data, frame, config, console) for name in config.predict]
         notes = (*cohort.notes, *covariates.notes)
-        shown = shown_key(show, cohort.table)
-        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, shown)
+        person = shown_key(show, cohort.table)
+        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
@@ -201,7 +202,7 @@ def _summary(console: Console, history: pd.DataFrame) -> None:
 def _effect_summary(console: Console, effects: pd.DataFrame) -> None:
     rows = [
         (
-            f"{row['covariate']} {_short(row['before'])} -> {_short(row['after'])}",
+            f"{row['covariate']} {shown(row['before'])} -> {shown(row['after'])}",
             f"{row['mean_mm']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})",
             f"{row['volume_change_percent']:+.1f} %",
             f"{100 * row['surface_share_not_zero']:.0f} %",
@@ -210,7 +211,3 @@ def _effect_summary(console: Console, effects: pd.DataFrame) -> None:
     ]
     headings = ("covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
     console.table("What covariates do to the organ", headings, rows)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ from html import escape
 import pandas as pd
 
 from medrep.cohort.description import describe_covariates
+from medrep.cohort.values import shown
 from medrep.erasure import Certificate
 from medrep.models import Model
 from medrep.models.notebook import html_table
@@ -51,15 +52,11 @@ def summary_html(
 
 
 def _becomes(reference: str | float | None) -> str:
-    if reference is None:
-        return "kept"
-    return f"-> {reference:.4g}" if isinstance(reference, float) else f"-> {reference}"
+    return "kept" if reference is None else f"-> {shown(reference)}"
 
 
 def _forecast(certificate: Certificate) -> str:
-    auc, r2 = certificate.predicted_auc, certificate.predicted_r2
-    told = f"AUC {auc:.2f}" if auc is not None else f"R2 {r2:.2f}" if r2 is not None else "not to be told"
     return (
         f"Certificate: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
-        f" people, forecast: {told}"
+        f" people, forecast: {certificate.forecast}"
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.exhibits.moved_person import as_bytes, resized, stepped
-from medrep.exhibits.spread import known_mean
+from medrep.exhibits.compact import as_bytes, resized, stepped
+from medrep.exhibits.spread import evenly, known_mean
 from medrep.exhibits.store import Exhibit
 from medrep.models import Model
 from medrep.models.contrasts import Contrast, contrasts
@@ -34,25 +34,24 @@ def average_effects(
     Returns:
         None where the model has no contrast.
     """
-    some = np.unique(np.linspace(0, len(data) - 1, min(_PEOPLE, len(data))).astype(int))
+    some = evenly(len(data), _PEOPLE)
     people, their = np.asarray(data[some]), frame.iloc[some]
     shown = contrasts(model.schema)[:_MOST_CONTRASTS]
     if not shown:
         return None
     effects = [_change(model, people, their, contrast) for contrast in shown]
-    described: list[dict[str, Any]] = [{"name": contrast.name, "covariate": contrast.covariate} for contrast in shown]
+    described: list[dict[str, Any]] = [{"name": contrast.name} for contrast in shown]
     if model.columns.grid is None:
         return Exhibit({"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)})
     shape = [min(length, _LONGEST_EDGE) for length in model.columns.grid.shape]
     anatomy = resized(known_mean(people).reshape(model.columns.grid.shape), shape)
     low, high = (float(value) for value in np.percentile(anatomy, (1, 99.7)))
-    content: dict[str, object] = {"kind": "volume", "people": len(some)}
     arrays = {"anatomy": as_bytes(anatomy, low, high)}
     for number, effect in enumerate(effects):
         image = resized(effect.reshape(model.columns.grid.shape), shape)
         described[number] |= {"step": stepped(image)}
         arrays[f"effect{number}"] = np.rint(image / stepped(image)).astype(np.int8)
-    return Exhibit({**content, "contrasts": described}, arrays)
+    return Exhibit({"kind": "volume", "people": len(some), "contrasts": described}, arrays)
 
 
 def _change(model: Model, people: np.ndarray, frame: pd.DataFrame, contrast: Contrast) -> Float[np.ndarray, " columns"]:

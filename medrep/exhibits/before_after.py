@@ -9,9 +9,11 @@ from jaxtyping import Float, Shaped
 
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.inputs import Input
-from medrep.cohort.nifti import read_image, read_labels
-from medrep.exhibits.moved_person import as_bytes, stepped
-from medrep.exhibits.spread import known_mean, known_spread
+from medrep.cohort.nifti import read_labels
+from medrep.cohort.values import shown
+from medrep.exhibits.compact import as_bytes, stepped
+from medrep.exhibits.scans import placed_scan
+from medrep.exhibits.spread import evenly, known_mean, known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.export.features import align_features
 from medrep.export.mover import Mover
@@ -33,20 +35,17 @@ def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -
         firsts = own[levels[0]].astype(str).drop_duplicates()
         keys = [*firsts.index, *own.index.difference(firsts.index, sort=False)]
     else:
-        keys = [own.index[k] for k in np.linspace(0, max(len(own) - 1, 0), min(_ROWS, len(own))).astype(int)]
+        keys = list(own.index[evenly(len(own), _ROWS)])
     return [str(key) for key in keys[:_ROWS]]
 
 
-def before_after_images(
-    files: Mapping[str, tuple[Path, Path]], wanted: Input, frame: pd.DataFrame, removed: Sequence[str]
-) -> Exhibit:
+def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: Input, frame: pd.DataFrame) -> Exhibit:
     """Return three slices a person through the middle of the common grid, before, after, and what changed.
 
     Args:
         files: The person's image before and after, by key.
         wanted: The ``input`` section of training.
         frame: Covariates, for the labels.
-        removed: Covariates that were moved.
     """
     arrays: dict[str, np.ndarray] = {}
     people, window = [], (0.0, 0.0)
@@ -58,7 +57,7 @@ def before_after_images(
     differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
     change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
     for number, (key, (before, after)) in enumerate(images.items()):
-        labels = ", ".join(f"{name} {_shown(frame.loc[key, name])}" for name in frame.columns)
+        labels = ", ".join(f"{name} {shown(frame.loc[key, name])}" for name in frame.columns)
         people.append({"name": key, "covariates": labels})
         for plane in range(3):
             middle = _middle(before, plane)
@@ -67,8 +66,7 @@ def before_after_images(
             arrays[f"{number}_{plane}_before"], arrays[f"{number}_{plane}_after"] = scaled
             slice_ = np.take(differences[key], middle, axis=plane)
             arrays[f"{number}_{plane}_change"] = np.rint(slice_ / change).astype(np.int8)
-    content = {"kind": wanted.kind, "removed": list(removed), "people": people, "window": window, "step": change}
-    return Exhibit(content, arrays)
+    return Exhibit({"kind": wanted.kind, "people": people, "step": change}, arrays)
 
 
 def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]) -> Exhibit | None:
@@ -83,7 +81,7 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
     group = next((name for name in removed if name in frame), "")
     if cohort.features is None or not group:
         return None
-    keys = frame.index[np.unique(np.linspace(0, len(frame) - 1, min(_MOST_TABLE, len(frame))).astype(int))]
+    keys = frame.index[evenly(len(frame), _MOST_TABLE)]
     features = align_features(mover.model, cohort.features.rows(keys))
     before, own = features.values, frame.loc[keys]
     after = mover.move(before, own)
@@ -108,7 +106,7 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
         }
         for k in np.argsort(-apart, kind="stable")[:_FEATURES]
     ]
-    return Exhibit({"kind": "features", "removed": list(removed), "group": group, "people": len(keys), "rows": rows})
+    return Exhibit({"kind": "features", "group": group, "people": len(keys), "rows": rows})
 
 
 def _placed(path: Path, wanted: Input) -> Float[np.ndarray, "x y z"]:
@@ -116,9 +114,7 @@ def _placed(path: Path, wanted: Input) -> Float[np.ndarray, "x y z"]:
         labels = read_labels(path)
         chosen = np.isin(labels.data, wanted.labels) if wanted.labels else labels.data > 0
         return chosen.astype(np.float32)
-    from medrep.cohort.transforms import VolumePipeline  # MONAI takes seconds to import and only volumes need it
-
-    placed = VolumePipeline(wanted).place(read_image(path))
+    placed = placed_scan(path, wanted)
     return np.asarray(placed.values * np.float32(placed.unit), np.float32)
 
 
@@ -136,7 +132,3 @@ def _halves(values: pd.Series) -> pd.Series:
 def _moments(values: Shaped[np.ndarray, " people"]) -> list[float]:
     known = values[np.isfinite(values)]
     return [float(known.mean()), float(known.std())] if len(known) else [0.0, 0.0]
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from medrep.cohort.description import describe_covariates
 from medrep.exhibits.store import Exhibit
 
 _BINS = 24
-EVERYBODY = "everybody"
+_EVERYBODY = "everybody"
 
 
 def cohort_summary(frame: pd.DataFrame, schema: CovariateSchema, notes: Sequence[str] = ()) -> Exhibit:
@@ -25,7 +25,7 @@ def cohort_summary(frame: pd.DataFrame, schema: CovariateSchema, notes: Sequence
     grouped_by = next(iter(schema.batches), "") or next(
         (c.declared.name for c in schema.fitted if isinstance(c, Categorical)), ""
     )
-    groups = frame[grouped_by].astype(str) if grouped_by else pd.Series(EVERYBODY, index=frame.index)
+    groups = frame[grouped_by].astype(str) if grouped_by else pd.Series(_EVERYBODY, index=frame.index)
     numbers = [_spread(frame, covariate, groups) for covariate in schema.fitted if isinstance(covariate, Continuous)]
     levels = [
         {"name": c.declared.name, "levels": [[str(level), int(n)] for level, n in _counts(frame[c.declared.name])]}

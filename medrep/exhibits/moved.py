@@ -11,6 +11,7 @@ from medrep.cohort.cohort import Cohort
 from medrep.cohort.inputs import Input
 from medrep.exhibits.before_after import before_after_features, before_after_images, chosen_people
 from medrep.exhibits.cohort_summary import cohort_summary
+from medrep.exhibits.scans import placed_scan
 from medrep.exhibits.spread import known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.trained import shown_person
@@ -29,8 +30,6 @@ def moved_exhibits(
     about: Mapping[str, Any],
     desc: str,
     person: str | None,
-    *,
-    pictures: bool,
 ) -> dict[str, Exhibit]:
     """Return what was done, the cohort, a few people before and after, and a person to move.
 
@@ -42,8 +41,7 @@ def moved_exhibits(
         frame: Their covariates; without columns where nobody looked at them.
         about: What was done, as the sidecars say.
         desc: BIDS ``desc`` of what was written.
-        person: Key of whom the slider shows; None for nobody.
-        pictures: Whether people may be shown at all.
+        person: Key of whom the slider shows; None where nobody may be shown.
     """
     model, removed = mover.model, list(mover.target)
     found: dict[str, Exhibit | None] = {"about": Exhibit(dict(about))}
@@ -51,14 +49,14 @@ def moved_exhibits(
         found["cohort"] = cohort_summary(frame, model.schema, cohort.notes)
     if cohort.features is not None:
         found["before_after"] = before_after_features(mover, cohort, frame, removed)
-    elif pictures:
+    elif person is not None:
         files = {} if cohort.files is None else {str(key): Path(str(path)) for key, path in cohort.files.items()}
         pairs = {
             key: (files[key], out / str(described_name(files[key].relative_to(cohort.root).as_posix(), desc)))
             for key in chosen_people(frame, removed, cohort.table.index)
         }
-        found["before_after"] = before_after_images(pairs, wanted, frame, removed)
-    if person is not None and pictures and len(frame.columns):
+        found["before_after"] = before_after_images(pairs, wanted, frame)
+    if person is not None and len(frame.columns):
         row, spread = _data(model, wanted, cohort, person)
         found["person"] = shown_person(model, row, frame.loc[[person]], spread)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
@@ -77,7 +75,4 @@ def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.
 
         points = grid_lattice(shape_grid(wanted)).nodes()
         return np.asarray(place_shape(path, wanted, points).row, float), nothing
-    from medrep.cohort.nifti import read_image
-    from medrep.cohort.transforms import VolumePipeline  # MONAI takes seconds to import and only volumes need it
-
-    return VolumePipeline(wanted).place(read_image(path)).values.ravel(), nothing
+    return placed_scan(path, wanted).values.ravel(), nothing

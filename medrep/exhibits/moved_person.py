@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
-from skimage.transform import resize
 
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
+from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.values_grid import Axis, combinations
 from medrep.models import AdditiveShape, Model
@@ -73,25 +72,6 @@ def moved_person(
     return Exhibit(content, {"base": as_bytes(base, low, high), "changes": np.rint(changes / step).astype(np.int8)})
 
 
-def resized(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np.ndarray, "a b c"]:
-    """Return an image on fewer voxels of the same box, smoothed first, so that nothing is missed between them."""
-    if tuple(shape) == image.shape:
-        return image.astype(np.float32)
-    factors = np.array(image.shape) / np.array(shape)
-    smooth = gaussian_filter(image.astype(np.float32), np.maximum(0, (factors - 1) / 2))
-    return np.asarray(resize(smooth, tuple(shape), order=1, mode="edge", anti_aliasing=False), np.float32)
-
-
-def as_bytes(image: Float[np.ndarray, "..."], low: float, high: float) -> np.ndarray:
-    """Return grey values 0 to 255 for intensities from low to high."""
-    return np.clip((image - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8)
-
-
-def stepped(changes: Float[np.ndarray, "..."], levels: int = 127) -> float:
-    """Return the step in which changes fit into whole numbers from -levels to levels."""
-    return max(float(np.abs(changes).max(initial=0.0)) / levels, 1e-12)
-
-
 def _limited(shape: tuple[int, int, int], cells: int) -> tuple[int, ...]:
     size = shape[0] * shape[1] * shape[2]
     factor = min(1.0, (cells / size) ** (1 / 3))
@@ -124,7 +104,7 @@ def _organ(model: AdditiveShape, row: np.ndarray, frame: pd.DataFrame, axes: Seq
         moves.append(person.carry(surface.vertices, model.mean(there)) - surface.vertices)
     moved = np.stack(moves)
     step = stepped(moved, 32767)
-    content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices), "faces": len(surface.faces)}
+    content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices)}
     arrays = {
         "base": (surface.vertices - surface.vertices.mean(axis=0)).astype(np.float32),
         "faces": surface.faces.astype(np.uint32),

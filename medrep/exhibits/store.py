@@ -1,7 +1,6 @@
 """Exhibits as files: OUT/report/NAME.json, and NAME.safetensors where there are arrays. Never pickled."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from medrep.atomic import atomic_file, write_json
+from medrep.atomic import atomic_folder, write_json
 from medrep.errors import MedrepError
 
 FOLDER = "report"
@@ -37,12 +36,12 @@ def write_exhibits(out: Path, exhibits: Mapping[str, Exhibit]) -> None:
         out: OUT of a command.
         exhibits: By name; the same exhibits give the same bytes.
     """
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    for name, exhibit in exhibits.items():
-        if exhibit.arrays:
-            with atomic_file(out / FOLDER / f"{name}.safetensors") as partial:
-                save_file({key: np.ascontiguousarray(array) for key, array in exhibit.arrays.items()}, partial)
-        write_json(out / FOLDER / f"{name}.json", exhibit.content)
+    with atomic_folder(out / FOLDER) as partial:
+        for name, exhibit in exhibits.items():
+            if exhibit.arrays:
+                arrays = {key: np.ascontiguousarray(array) for key, array in exhibit.arrays.items()}
+                save_file(arrays, partial / f"{name}.safetensors")
+            write_json(partial / f"{name}.json", exhibit.content)
 
 
 def read_exhibit(out: Path, name: str) -> Exhibit | None:

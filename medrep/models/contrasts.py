@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.values import shown
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class Contrast:
     @property
     def name(self) -> str:
         """Short text: ``age 38 -> 66``."""
-        shown = [f"{value:.4g}" if isinstance(value, float) else value for value in (self.before, self.after)]
-        return f"{self.covariate} {shown[0]} -> {shown[1]}"
+        return f"{self.covariate} {shown(self.before)} -> {shown(self.after)}"
 
 
 def contrasts(schema: CovariateSchema) -> tuple[Contrast, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.description import describe_covariates
+from medrep.cohort.values import shown
 
 if TYPE_CHECKING:
     from medrep.models.base import Columns
@@ -26,8 +27,8 @@ class NotebookView:
 
     def _repr_html_(self) -> str:
         names, grid = self.columns.names, self.columns.grid
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        where = shown if names else f"voxels of a grid {' x '.join(map(str, grid.shape))}" if grid else ""
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        where = some if names else f"voxels of a grid {' x '.join(map(str, grid.shape))}" if grid else ""
         table = describe_covariates(self.schema)
         return (
             f"<div><strong>medrep {escape(self.kind)}</strong>, {self.columns.count} columns"
@@ -41,10 +42,6 @@ def html_table(headings: Iterable[str], rows: Iterable[Sequence[object]]) -> str
     """Return a table; everything is escaped, numbers have four digits."""
     head = "".join(f'<th scope="col" style="{_CELL}">{escape(str(name))}</th>' for name in headings)
     body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{escape(_shown(cell))}</td>' for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(shown(cell))}</td>' for cell in row) + "</tr>" for row in rows
     )
     return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _shown(cell: object) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

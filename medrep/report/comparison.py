@@ -9,13 +9,13 @@ import yaml
 
 from medrep.errors import MedrepError, listed
 from medrep.report.build import read_about
-from medrep.report.chapters.auditing import read_findings
 from medrep.report.chapters.before_after import before_after_section
 from medrep.report.chapters.effects import effects_section
 from medrep.report.elements import paragraph, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section, write_page
 from medrep.report.sliders import slider_section
+from medrep.tracking.audits import read_audit
 
 _TOLD = ("leakage_excess", "injection_gain", "identity_kept", "utility_change", "cf_effectiveness")
 _MOST_FAMILIES = 40
@@ -88,7 +88,7 @@ def _audits(named: Mapping[str, Path], abouts: Mapping[str, Mapping[str, Any]]) 
     prints = {about["cohort"]["fingerprint"] for about in abouts.values()}
     warning = "These audits were not made on the same people: differences between them are not differences of models."
     said = paragraph(warning, "warn") if len(prints) > 1 else paragraph("All were made on the same people.")
-    tables = {name: read_findings(out) for name, out in named.items()}
+    tables = {name: read_audit(out).table for name, out in named.items()}
     gaps = {m for found in tables.values() for m in found["metric"] if str(m).endswith("_gap")}
     sections = [Section("Same people?", said)]
     for metric in (*_TOLD, *sorted(gaps)):

@@ -6,6 +6,8 @@ from html import escape
 
 import pandas as pd
 
+from medrep.cohort.values import shown
+
 _MOST_ROWS = 400
 
 
@@ -30,9 +32,9 @@ def code(text: str) -> str:
     return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
-def details(summary: str, content: str) -> str:
+def details(summary: str, content: str, *, unfolded: bool = False) -> str:
     """Return what is folded away until somebody opens it; print shows it."""
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+    return f"<details{' open' if unfolded else ''}><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def table(rows: pd.DataFrame, caption: str) -> str:
@@ -57,19 +59,17 @@ def scrolled(content: str, name: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{content}</div>'
 
 
-def picture(image: bytes, alt: str, caption: str = "", *, dark: bool = False) -> str:
+def picture(image: bytes, alt: str, caption: str) -> str:
     """Return a PNG in the page.
 
     Args:
         image: The PNG.
         alt: What it shows, for who cannot see it.
         caption: Below it.
-        dark: Whether it was drawn for a dark ground.
     """
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     inline = b64encode(image).decode()
     source = f'<img src="data:image/png;base64,{inline}" alt="{escape(alt)}">'
-    return f"<figure{_class('dark' if dark else '')}>{source}{below}</figure>"
+    return f"<figure>{source}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _class(kind: str) -> str:
@@ -77,6 +77,4 @@ def _class(kind: str) -> str:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
-    return str(value)
+    return "" if value != value else shown(value)

@@ -10,6 +10,7 @@ from medrep.report.chapters.model import certificate_section, facts_section, she
 from medrep.report.elements import details, paragraph, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section
+from medrep.tracking.audits import read_audit
 
 _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
@@ -58,15 +59,6 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 _LEAKAGE = ("leakage", "leakage_excess")
 _BY_GROUP = ("_gap", "_gap_excess", "_trend", "_smooth")
 _TOGETHER = ("joint_dependence", "concatenated_dependence")
-NUMBERS = ("estimate", "ci_low", "ci_high", "p", "q")
-
-
-def read_findings(out: Path) -> pd.DataFrame:
-    """Return audit.tsv."""
-    findings = pd.read_csv(out / "audit.tsv", sep="\t", dtype=str, keep_default_na=False)
-    for name in NUMBERS:
-        findings[name] = pd.to_numeric(findings[name], errors="coerce")
-    return findings
 
 
 def auditing_title(about: Mapping[str, Any]) -> str:
@@ -81,7 +73,7 @@ def auditing_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
         out: OUT of the command.
         about: audit.json.
     """
-    findings = read_findings(out)
+    findings = read_audit(out).table
     few = int((findings["status"] != "ok").sum())
     said = (
         f"{len(findings)} figures; of {few} nothing can be said, for want of people: they count as nothing."

@@ -31,7 +31,7 @@ def before_after_section(out: Path) -> Section:
             rows.append([grey(before * white), grey(after * white), diverging(change.astype(float) / 127)])
         name = f"{person['name']} ({person['covariates']})" if person["covariates"] else str(person["name"])
         alt = f"{name}: three slices before, after, and their difference"
-        content += picture(sheet(rows, states), alt, f"{name}; colours end at {127 * step:.3g}", dark=True)
+        content += picture(sheet(rows, states), alt, f"{name}; colours end at {127 * step:.3g}")
     return Section("Before and after", paragraph(said) + f'<div class="pair">{content}</div>')
 
 

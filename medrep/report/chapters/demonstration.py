@@ -5,25 +5,28 @@ from pathlib import Path
 import pandas as pd
 
 from medrep.exhibits.store import read_exhibit
+from medrep.report.chapters.before_after import before_after_section
+from medrep.report.chapters.cohort import cohort_section
 from medrep.report.chapters.effects import effects_section
-from medrep.report.chapters.moving import moving_sections
+from medrep.report.chapters.model import sheet_sections
+from medrep.report.chapters.moving import latents_section, moved_facts
 from medrep.report.elements import picture, table
 from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section
+from medrep.report.sliders import slider_section
 
 CLEAN, TRAINED, PICTURE, LEAKAGE = "clean", "trained", "before_after.png", "leakage.tsv"
 
 
 def demonstration_sections(out: Path) -> list[Section]:
     """Return the sections of what `medrep demo` wrote."""
-    about = read_exhibit(out / CLEAN, "about")
-    clean = {} if about is None else dict(about.content)
-    facts, *rest = moving_sections(out / CLEAN, clean)
+    clean, exhibit = out / CLEAN, read_exhibit(out / CLEAN, "about")
+    about = {} if exhibit is None else exhibit.content
     alt = "One unseen person a site: as scanned, with site removed, and the truth; the same slice and grey scale"
     caption = (
         "Unseen people, one a site: as scanned, site removed, and what the generator says they look like without it"
     )
-    shown = picture((out / PICTURE).read_bytes(), alt, caption, dark=True)
+    shown = picture((out / PICTURE).read_bytes(), alt, caption)
     probes = pd.read_csv(out / LEAKAGE, sep="\t")
     content = ""
     for row in probes.to_dict("records"):
@@ -34,11 +37,14 @@ def demonstration_sections(out: Path) -> list[Section]:
         base = 0.5 if "AUC" in str(row["covariate"]) else 0.0  # chance
         floor_name = "age and sex alone" if floor == floor else ""
         content += intervals(marks, name, bars=True, base=base, floor_name=floor_name)
-    kept = [section for section in rest if section.heading != "What probes read from what was written"]
     return [
-        facts,
+        moved_facts(clean, about),
         Section("Unseen people beside the truth", shown),
-        Section("What probes read", content + table(probes, "leakage.tsv")),
+        Section("What probes read", content + table(probes, LEAKAGE)),
         effects_section(out / TRAINED),
-        *kept,
+        before_after_section(clean),
+        slider_section(clean),
+        cohort_section(clean, "Cohort"),
+        latents_section(clean),
+        *sheet_sections(about["ModelKind"]),
     ]

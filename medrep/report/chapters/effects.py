@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medrep.cohort.values import shown
 from medrep.exhibits.store import Exhibit, read_exhibit
 from medrep.report.elements import details, paragraph, picture, table
 from medrep.report.marks import Mark, intervals
@@ -28,7 +29,7 @@ def effects_section(out: Path) -> Section:
     rows = pd.read_csv(listed, sep="\t")
     marks = [
         Mark(
-            f"{row['covariate']} {_short(row['before'])} to {_short(row['after'])}",
+            f"{row['covariate']} {shown(row['before'])} to {shown(row['after'])}",
             row["mean_mm"],
             row["ci_low"],
             row["ci_high"],
@@ -37,7 +38,7 @@ def effects_section(out: Path) -> Section:
     ]
     alt = "The organ's surface for each covariate, from three sides; red moves outward, blue inward. Means stand in the chart."
     content = intervals(marks, "Mean outward motion of the surface, mm, with 95 % interval over people", base=0.0)
-    content += picture(drawn.read_bytes(), alt, "mm along the outward normal", dark=True)
+    content += picture(drawn.read_bytes(), alt, "mm along the outward normal")
     return Section(heading, content + details("Every figure", table(rows, "Effects on the organ")))
 
 
@@ -52,7 +53,7 @@ def _volume_effects(exhibit: Exhibit) -> str:
         ]
         alt = f"{contrast['name']}: the change the model expects, in colour on three slices of the mean anatomy"
         caption = f"{contrast['name']}: blue less, red more, colours end at {127 * float(contrast['step']):.3g}"
-        content += picture(sheet([slices], _PLANES), alt, caption, dark=True)
+        content += picture(sheet([slices], _PLANES), alt, caption)
     said = f"Mean change of {exhibit.content['people']} people when one covariate moves and the others stay."
     return paragraph(said) + f'<div class="pair">{content}</div>'
 
@@ -62,14 +63,10 @@ def _feature_effects(found: Mapping[str, Any]) -> str:
         "Mean change of a few people when one covariate moves and the others stay, in standard deviations of the cohort: the"
         " features that change most."
     )
-    for contrast in found["contrasts"]:
+    for number, contrast in enumerate(found["contrasts"]):
         marks = [Mark(name, value) for name, value in contrast["features"]]
         chart = intervals(
             marks, f"{contrast['name']} (median over features {contrast['median']:.3g})", bars=True, base=0.0
         )
-        content += details(str(contrast["name"]), chart)
-    return content.replace("<details>", "<details open>", 1)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        content += details(str(contrast["name"]), chart, unfolded=number == 0)
+    return content

@@ -39,11 +39,7 @@ def certificate_section(certificates: Sequence[Mapping[str, Any]]) -> Section:
     if not certificates:
         return Section(heading, "")
     known = [Certificate(**dict(one)) for one in certificates]
-    rows = []
-    for one in known:
-        auc, r2 = one.predicted_auc, one.predicted_r2
-        forecast = f"AUC {auc:.3g}" if auc is not None else f"R2 {r2:.3g}" if r2 is not None else "not to be told"
-        rows.append((one.covariate, one.rank, forecast))
+    rows = [(one.covariate, one.rank, one.forecast) for one in known]
     said = (
         "Directions that tell a removed covariate linearly were erased in closed form. The forecast is what a linear probe will"
         " read of it from the latents of new people; nonlinear probes may read more: see an audit."

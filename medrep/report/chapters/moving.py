@@ -1,11 +1,14 @@
 """The report of an export, or of counterfactuals."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medrep.audit.confounding import correlation, correlation_ratio
+from medrep.cohort.values import shown
 from medrep.report.chapters.before_after import before_after_section
 from medrep.report.chapters.cohort import cohort_section
 from medrep.report.chapters.model import certificate_section, facts_section, sheet_sections
@@ -17,40 +20,44 @@ from medrep.report.sliders import slider_section
 _LATENTS, _PEOPLE = 16, 5000
 
 
-def moving_sections(out: Path, about: dict[str, Any]) -> list[Section]:
+def moving_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
     """Return the sections of what `medrep export` or `medrep counterfactual` wrote.
 
     Args:
         out: OUT of the command.
         about: The exhibit of that name: the sidecars' content.
     """
-    people = pd.read_csv(out / "participants.tsv", sep="\t", dtype=str, keep_default_na=False)
-    failed = _failures(out)
+    return [
+        moved_facts(out, about),
+        before_after_section(out),
+        slider_section(out),
+        leakage_section(out),
+        certificate_section(about.get("Certificates", [])),
+        cohort_section(out, "Cohort"),
+        latents_section(out),
+        failures_section(out),
+        *sheet_sections(about["ModelKind"]),
+    ]
+
+
+def moved_facts(out: Path, about: Mapping[str, Any]) -> Section:
+    """Return what was moved where, of how many."""
+    failed = out / "failures.tsv"
     targets = about.get("References") or about.get("Covariates") or {}
     pairs = {
         "Command": about["command"],
         "Model": f"{about['ModelKind']} ({about['Model']})"
         if about["Model"].startswith("models:/")
         else about["ModelKind"],
-        "People written": len(people),
-        "Failed": len(failed) or "nobody",
-        "Moved": ", ".join(f"{name} to {_short(value)}" for name, value in targets.items()),
+        "People written": len(_rows(out / "participants.tsv")),
+        "Failed": len(_rows(failed)) if failed.is_file() else "nobody",
+        "Moved": ", ".join(f"{name} to {shown(value)}" for name, value in targets.items()),
         "Kept": ", ".join(about.get("Kept", [])) or "nothing else",
         "Sites adapted to": ", ".join(one["level"] for one in about.get("AdaptedLevels", [])),
         "Covariates looked at": "no" if about.get("LabelFree") else "",
         "People of training near": about.get("TrainingPeopleNear"),
     }
-    return [
-        facts_section(pairs),
-        before_after_section(out),
-        slider_section(out),
-        leakage_section(out),
-        certificate_section(about.get("Certificates", [])),
-        cohort_section(out, "Cohort"),
-        latents_section(out, people),
-        Section("Who failed", table(failed, "failures.tsv") if len(failed) else ""),
-        *sheet_sections(about["ModelKind"]),
-    ]
+    return facts_section(pairs)
 
 
 def leakage_section(out: Path) -> Section:
@@ -71,12 +78,12 @@ def leakage_section(out: Path) -> Section:
     return Section(heading, content + table(measured, "leakage.tsv"))
 
 
-def latents_section(out: Path, people: pd.DataFrame) -> Section:
+def latents_section(out: Path) -> Section:
     """Return how wide the leading latents are, and how they go with the covariates of the table."""
     path = out / "latents.tsv"
     if not path.is_file():
         return Section("Latents", "")
-    latents = pd.read_csv(path, sep="\t", nrows=_PEOPLE)
+    people, latents = _rows(out / "participants.tsv"), pd.read_csv(path, sep="\t", nrows=_PEOPLE)
     names = [name for name in latents if name.startswith("z")][:_LATENTS]
     values = latents[names].to_numpy(float)
     spread = values.std(axis=0)
@@ -90,35 +97,29 @@ def latents_section(out: Path, people: pd.DataFrame) -> Section:
         for name in people.columns
         if "participant" not in name
     }
-    known = {name: row for name, row in rows.items() if row is not None}
-    if known and len(values) > 2:
+    known = {name: row for name, row in rows.items() if row}
+    if known:
         strongest = [Mark(name, float(np.max(row)), note=names[int(np.argmax(row))]) for name, row in known.items()]
         caption = "Strongest association of one latent with each column (|r| or eta; some is chance in few people)"
         content += intervals(strongest, caption, bars=True, base=0.0)
     return Section("Latents", content)
 
 
-def _association(column: pd.Series, values: np.ndarray) -> np.ndarray | None:
-    """Return |r| with numbers or the correlation ratio with levels, for each latent; None where neither means anything."""
+def _association(column: pd.Series, values: np.ndarray) -> list[float]:
+    """Return |r| with numbers or the correlation ratio with levels, for each latent; nothing where neither means anything."""
     numbers = pd.to_numeric(column, errors="coerce")
-    centred = values - values.mean(axis=0)
-    total = np.maximum((centred**2).sum(axis=0), 1e-300)
     if numbers.notna().all() and numbers.nunique() > 2:
-        own = numbers.to_numpy(float) - numbers.mean()
-        return np.abs(own @ centred) / np.sqrt(total * max(own @ own, 1e-300))
-    levels = column.astype(str)
-    if not 2 <= levels.nunique() <= max(2, len(levels) // 5):
-        return None
-    between = sum(
-        len(own) * centred[own].mean(axis=0) ** 2 for own in levels.groupby(levels.to_numpy()).indices.values()
-    )
-    return np.sqrt(between / total)
+        return [correlation(numbers.to_numpy(float), latent) for latent in values.T]
+    if 2 <= column.nunique() <= max(2, len(column) // 5):
+        return [correlation_ratio(latent, column) for latent in values.T]
+    return []
 
 
-def _failures(out: Path) -> pd.DataFrame:
-    path = out / "failures.tsv"
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False) if path.is_file() else pd.DataFrame()
+def failures_section(out: Path) -> Section:
+    """Return who could not be delivered, and why."""
+    path, heading = out / "failures.tsv", "Who failed"
+    return Section(heading, table(_rows(path), path.name) if path.is_file() else "")
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _rows(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
