@@ -32,7 +32,7 @@ from medrep.models.readouts import Readout
 from medrep.models.unshrinking import FEW
 from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
-from medrep.training.processes import join, leave, rank
+from medrep.training.processes import rank, together
 
 TRAINED, HELD_OUT = "train", "held-out"
 
@@ -104,13 +104,11 @@ def train(
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
-        join()
-        with console.track("fit", columns.count, "columns") as advance:
+        with together(), console.track("fit", columns.count, "columns") as advance:
             work = Workplace(advance, console.say, state, resume)
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, work=work
             )
-        leave()
         if rank() > 0:
             return model
         readouts = [_readout(name, data, frame, config, console) for name in config.predict]

@@ -1,6 +1,8 @@
 """Several processes that train one network (``torchrun``): each takes its share of every batch, gradients are averaged."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -17,13 +19,27 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join() -> None:
-    """Meet the other processes, over NCCL where there is CUDA, else over Gloo; nothing to do for a single one."""
-    if world_size() == 1 or dist.is_initialized():
+@contextmanager
+def together() -> Iterator[None]:
+    """Meet the other processes, over NCCL where there is CUDA, else over Gloo, and part from them at the end.
+
+    Nothing to do for a single process.
+    """
+    if world_size() == 1:
+        yield
         return
+    # Defaults of its functions keep the group of the moment of their import, and optimizers import it: imported after
+    # the meeting it would keep Gloo's threads alive into the end of the interpreter, which aborts on them.
+    from torch.distributed.nn import functional  # noqa: F401
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+        dist.barrier()  # who leaves while another still speaks to it makes that one abort
+    finally:
+        dist.destroy_process_group()
 
 
 def own_share(people: torch.Tensor) -> torch.Tensor:
@@ -40,10 +56,3 @@ def average_gradients(network: nn.Module) -> None:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(gradient)
             parameter.grad = gradient / world_size()
-
-
-def leave() -> None:
-    """Part from the other processes."""
-    if dist.is_initialized():
-        dist.barrier()  # who leaves while another still speaks to it makes that one abort
-        dist.destroy_process_group()
