@@ -79,11 +79,10 @@ class VolumePipeline:
         Each comes out as if it had come alone: they are channels to MONAI, whose own work is then done once for all of them.
         """
         units = [_percentile_99(volume.data) if self._intensity == "p99" else 1.0 for volume in volumes]
-        # In the files' order in memory, so that nothing is turned round: x runs fastest.
-        channels = np.empty((len(volumes), *volumes[0].data.shape[::-1]), dtype=np.float32).transpose(0, 3, 2, 1)
+        channels = torch.empty((len(volumes), *volumes[0].data.shape), dtype=torch.float32)
         for channel, volume, unit in zip(channels, volumes, units, strict=True):
-            np.divide(volume.data, np.float32(unit), out=channel)
-        moved = self._steps(MetaTensor(torch.from_numpy(channels), affine=torch.from_numpy(volumes[0].affine)))
+            torch.div(_turned(volume.data), unit, out=channel)
+        moved = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
         x, y, z = (float(edge) for edge in moved.pixdim)
         return [
             Placed(np.ascontiguousarray(values), (x, y, z), unit, moved)
@@ -106,6 +105,16 @@ def _unbound(step: Any) -> Any:
     if isinstance(step, list):
         return [_unbound(entry) for entry in step]
     return step
+
+
+def _turned(data: Float32[np.ndarray, "x y z"]) -> Float32[torch.Tensor, "x y z"]:
+    """Return a volume whose z runs fastest in memory; in files x does.
+
+    Two steps, a matrix transposed and rows moved, take a third of the time of one copy, which goes against the order of memory.
+    """
+    x, y, z = data.shape
+    flat = torch.from_numpy(np.ascontiguousarray(data.T)).reshape(z, y * x)
+    return flat.t().contiguous().reshape(y, x, z).transpose(0, 1)
 
 
 def _percentile_99(data: Float32[np.ndarray, "x y z"]) -> float:

@@ -8,11 +8,12 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 _BLOCK_BYTES = 6 * 2**20
 
@@ -71,7 +72,12 @@ def release_pages(data: np.ndarray) -> None:
 
 
 def _blas_threads() -> int:
-    return max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    return max((int(pool["num_threads"]) for pool in _libraries().info() if pool["user_api"] == "blas"), default=1)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all that the process has loaded: milliseconds
 
 
 def principal_components(

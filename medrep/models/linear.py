@@ -159,7 +159,7 @@ class LinearModel(Model):
         projected = np.zeros((len(frame), len(self.components)))
 
         def work(part: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            used = np.isfinite(read_block(data, part)) & (self.sd[part] > 0)
+            used = np.isfinite(data[:, part]) & (self.sd[part] > 0)
             return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
 
         for _, (square, count, product) in self.residuals(data, frame).map(work):
