@@ -69,7 +69,8 @@ def refuse_outside(root: Path, paths: Iterable[tuple[str, Path]]) -> None:
     Raises:
         CohortError: All that lead out of the folder.
     """
-    problems = [f"{who}: {problem}" for who, path in paths if (problem := _outside(root, path))]
+    home = root.resolve()
+    problems = [f"{who}: {problem}" for who, path in paths if (problem := _outside(root, home, path))]
     if problems:
         cure = "copy the files into the cohort's folder"
         raise CohortError(listed("paths that are no file of the cohort", problems, cure))
@@ -77,17 +78,18 @@ def refuse_outside(root: Path, paths: Iterable[tuple[str, Path]]) -> None:
 
 def outside_problems(root: Path, paths: Mapping[int, Path]) -> dict[int, str]:
     """Return one line for each path that does not stay inside ``root`` after links and dots are resolved."""
-    return {position: problem for position, path in paths.items() if (problem := _outside(root, path))}
+    home = root.resolve()
+    return {position: problem for position, path in paths.items() if (problem := _outside(root, home, path))}
 
 
-def _outside(root: Path, path: Path) -> str:
+def _outside(root: Path, home: Path, path: Path) -> str:
     try:
         resolved = path.resolve()
     except ValueError as error:
         return f"{str(path)!r} is no path ({error})"
     except (OSError, RuntimeError):
         return f"{path} is a loop of links"
-    return "" if resolved.is_relative_to(root.resolve()) else f"{path} leads out of {root}"
+    return "" if resolved.is_relative_to(home) else f"{path} leads out of {root}"
 
 
 def suffixes(root: Path) -> list[str]:

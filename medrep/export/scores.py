@@ -1,7 +1,6 @@
 """scores.tsv: one row a person, with a dictionary of its columns; latents beside it."""
 
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -28,24 +27,28 @@ def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, u
         unit: The model's ``error_unit``.
         unshrink: How the regression of predicted covariates to the mean was undone.
     """
-    names = list(next(one.figures for one in outcomes if not one.error))
-    columns = [STATUS, *(name for name in names if name != STATUS)]
-    _write_table(folder / "scores.tsv", outcomes, ids, columns)
+    first = next(one for one in outcomes if not one.error)
+    columns = [STATUS, *(name for name in first.figures if name != STATUS)]
+    good = _write_table(folder / "scores.tsv", outcomes, ids, columns)
     write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
-    good = ids.loc[[one.key for one in outcomes if not one.error]]
     for name in ("latents", "latents_sd"):
-        rows = (one.arrays[name] for one in outcomes if name in one.arrays)
-        first = next(rows, None)
-        if first is not None:
-            write_latents(folder / f"{name}.tsv", good, chain([first], rows))
+        if name in first.arrays:
+            write_latents(
+                folder / f"{name}.tsv", ids.loc[good], (one.arrays[name] for one in outcomes if not one.error)
+            )
 
 
-def _write_table(path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str]) -> None:
+def _write_table(path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Return the keys of those who could be scored."""
+    good = []
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join([*ids.columns, *columns]) + "\n")
         for who, one in zip(ids.itertuples(index=False), outcomes, strict=True):
             figures = {STATUS: FAILED if one.error else SCORED, **one.figures}
             file.write("\t".join([*map(str, who), *(_cell(figures.get(name)) for name in columns)]) + "\n")
+            if not one.error:
+                good.append(one.key)
+    return good
 
 
 def _cell(value: float | str | None) -> str:
