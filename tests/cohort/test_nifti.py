@@ -157,6 +157,16 @@ def test_truncated_files_are_refused(tmp_path, share, packed):
     refuse(path, "not a readable image|the data are cut off or damaged|more than the file can hold")
 
 
+@pytest.mark.parametrize("form", [nib.Nifti1Image, nib.Nifti2Image])
+def test_gzip_in_several_members_and_with_something_after_it_is_read(tmp_path, form):
+    raw = image(form=form).to_bytes()
+    packed = b"".join(gzip.compress(raw[start : start + 200]) for start in range(0, len(raw), 200))
+    for content in (packed, gzip.compress(raw), gzip.compress(raw + bytes(64))):
+        volume = read_image(saved(tmp_path, content, "a.nii.gz"))
+        np.testing.assert_array_equal(volume.data, NOISE)
+        np.testing.assert_array_equal(volume.affine, SCALE)
+
+
 def test_damaged_gzip_and_wrong_endings_are_refused(tmp_path):
     raw = bytearray(gzip.compress(image().to_bytes()))
     raw[200] ^= 255
