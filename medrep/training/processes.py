@@ -23,9 +23,9 @@ def world_size() -> int:
 def together() -> Iterator[None]:
     """Meet the other processes, over NCCL where there is CUDA, else over Gloo, and part from them at the end.
 
-    Nothing to do for a single process.
+    Nothing to do for a single process, or where the caller's processes have met already.
     """
-    if world_size() == 1:
+    if world_size() == 1 or dist.is_initialized():
         yield
         return
     # Defaults of its functions keep the group of the moment of their import, and optimizers import it: imported after
