@@ -20,6 +20,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from medrep.atomic import atomic_file
+from medrep.cohort.label_likeness import label_levels
 from medrep.errors import CohortError
 
 nibabel_logger.setLevel(logging.CRITICAL)  # it tells what it mended in a header without telling in which file
@@ -35,8 +36,6 @@ _UNITS = {1: "metres", 3: "micrometres"}
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # the time units of a NIfTI header
 _AXES_CURES = {3: "take one volume or the mean of it", 4: "a time series is needed: its volumes along a fourth axis"}
 _MOST_LABEL = 2**24  # float32, in which images are read, tells whole numbers apart up to here
-_EVERY = 4
-_SMOOTHEST_IMAGE = 0.5  # equal neighbours: real images 0.00-0.08, label maps 0.76-0.91 (hippocampus, IXI)
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,12 @@ def read_image(path: Path) -> Volume:
     shape = _checked_shape(path, image)
     affine = _checked_affine(path, image)
     data = _read_data(path, image).reshape(shape)
-    volume = Volume(data, affine)
-    _refuse_labels(path, volume.data)
-    return volume
+    levels = label_levels(data)
+    if levels:
+        raise CohortError(
+            f"{path}: looks like a label map ({levels} whole-number values), not an image; choose another suffix"
+        )
+    return Volume(data, affine)
 
 
 def read_series(path: Path) -> Series:
@@ -298,7 +300,7 @@ def _read_data(path: Path, image: nib.spatialimages.SpatialImage) -> Shaped[np.n
 def _unpacked(path: Path) -> nib.Nifti1Image | None:
     """Return a .nii.gz unpacked in one go, twice as fast as through a file object; None for all that is not plainly one.
 
-    Never more is unpacked than the header claims, and that is no more than the file can hold.
+    Never more is unpacked than the header claims, and memory is taken for what the file holds only.
     """
     if not path.name.lower().endswith(".nii.gz"):
         return None
@@ -310,7 +312,7 @@ def _unpacked(path: Path) -> nib.Nifti1Image | None:
             return None
         voxels = int(np.prod(header["dim"][1 : header["dim"][0] + 1], dtype=object))
         rest = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize - _HEADER_BYTES
-        if not (0 < voxels <= MOST_VOXELS and 0 < rest <= len(packed) * _DEFLATE_LIMIT):
+        if not 0 < voxels <= MOST_VOXELS or rest <= 0:
             return None
         whole = head + stream.decompress(stream.unconsumed_tail, rest)
         more = stream.decompress(stream.unconsumed_tail, 1)  # the end of the stream, and with it its checksum
@@ -319,34 +321,6 @@ def _unpacked(path: Path) -> nib.Nifti1Image | None:
     if len(whole) < _HEADER_BYTES + rest or not (more or stream.eof):  # cut off, or of several members; nibabel tells
         return None
     return nib.Nifti1Image.from_bytes(whole)
-
-
-def _refuse_labels(path: Path, data: Float32[np.ndarray, "x y z"]) -> None:
-    """Refuse a label map: whole numbers that hardly ever change from one voxel to the next inside the object."""
-    some = data[:, :, ::_EVERY] if min(data.shape) > 2 * _EVERY else data  # enough to see that an image is none
-    whole, same = _likeness(some)
-    if not whole or (same < _SMOOTHEST_IMAGE / 2 and not _two_values(some)):
-        return
-    whole, same = _likeness(data)
-    if whole and (same > _SMOOTHEST_IMAGE or _two_values(data)):
-        levels = len(np.unique(data))
-        raise CohortError(
-            f"{path}: looks like a label map ({levels} whole-number values), not an image; choose another suffix"
-        )
-
-
-def _likeness(data: Float32[np.ndarray, "x y z"]) -> tuple[bool, float]:
-    """Return whether there are whole numbers only, not all 0, and the share of voxels inside that equal their neighbour."""
-    data = np.where(np.isfinite(data), data, 0)
-    data = np.moveaxis(data, int(np.argmax(data.shape)), 0) if len(data) == 1 else data
-    inside = data[1:] != 0
-    if not inside.any() or not np.array_equal(data, np.rint(data)):
-        return False, 0.0
-    return True, np.count_nonzero((data[1:] == data[:-1]) & inside) / np.count_nonzero(inside)
-
-
-def _two_values(data: Float32[np.ndarray, "x y z"]) -> bool:
-    return bool(((data == data.min()) | (data == data.max())).all())
 
 
 def _first_line(error: BaseException) -> str:
