@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("medrep", "beartype.beartype")
 
+pytest_plugins = ["tests.processor_time"]
+
 settings.register_profile(
     "medrep", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -1,8 +1,15 @@
 """The benchmarks can be started: their imports hold, though no test has the time to run them."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+from safetensors.numpy import save_file
+
+from benchmarks.comparison import compare_folders
 from tests.conftest import ROOT
 
 
@@ -11,3 +18,31 @@ def test_the_benchmarks_import_and_say_what_there_is() -> None:
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert "shape_fields" in found.stdout
+
+
+def test_two_folders_are_compared_file_by_file(tmp_path: Path) -> None:
+    for side, value, version in (("a", 2.0, "1"), ("b", 2.5, "2")):
+        home = tmp_path / side
+        (home / "model").mkdir(parents=True)
+        (home / "same.tsv").write_text("id\tx\ns1\t1.0\n")
+        (home / "features.tsv").write_text(f"id\tx\ty\ns1\t4.0\t1\ns2\t{value}\t1\n")
+        (home / "features.json").write_text(json.dumps({"MedrepVersion": version, "Kept": ["age"]}))
+        (home / "history.tsv").write_text(f"metric\tname\tvalue\nseconds\tfit\t{version}\n")
+        (home / "report.html").write_text(version)
+        save_file({"w": np.array([-4.0, value])}, home / "model" / "model.safetensors")
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), 4.0 * value), np.eye(4)), home / "image.nii.gz")
+    (tmp_path / "b" / "new.tsv").write_text("")
+
+    found = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert {name: each.verdict for name, each in found.items()} == {
+        "same.tsv": "same",
+        "features.json": "same",
+        "history.tsv": "same",
+        "features.tsv": "differs",
+        "image.nii.gz": "differs",
+        "model/model.safetensors": "differs",
+        "new.tsv": "only after",
+    }
+    assert found["features.tsv"].difference == found["model/model.safetensors"].difference == 0.125
+    assert found["image.nii.gz"].difference == 0.25
+    assert found["features.tsv"].note == "1 of 3: x"
