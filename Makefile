@@ -38,5 +38,4 @@ clean:
 
 .venv/ready-dev: .venv/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	$(BIN)/python -c 'import dcor'  # compiles itself once, which else both workers of the tests do, in much larger processes
 	touch $@ .venv/ready

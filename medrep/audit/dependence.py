@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
-import dcor
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -32,6 +31,7 @@ from medrep.audit.findings import Finding
 from medrep.audit.groups import Grouping
 from medrep.audit.person_metrics import PersonMean
 from medrep.audit.resampling.intervals import permutation_p
+from medrep.audit.u_centring import centred_distances, u_product
 
 MOST = 1000
 
@@ -73,7 +73,7 @@ def audit_dependence(
     columns = [_columns(attribute, rows) for attribute in attributes]
     own, sides = _kernel(values), (_joint(columns), _kernel(np.concatenate(columns, axis=1)))
     shuffles = [np.arange(len(rows)), *(rng.permutation(len(rows)) for _ in range(permutations))]
-    measured = np.array([[_mean_product(own[np.ix_(k, k)], side) for side in sides] for k in shuffles])
+    measured = np.array([[u_product(own[np.ix_(k, k)], side) for side in sides] for k in shuffles])
     sessions = int(np.count_nonzero(whole)) - found
     notes = [
         f"{len(rows)} of {found} participants drawn" if len(rows) < found else "",
@@ -93,14 +93,14 @@ def joint_dependence(
     values: Float[np.ndarray, "people columns"], attributes: Sequence[Float[np.ndarray, "people _"]]
 ) -> float:
     """Return JdCov2(values, attributes) - JdCov2(attributes), for four people or more."""
-    return _mean_product(_kernel(values), _joint(attributes))
+    return u_product(_kernel(values), _joint(attributes))
 
 
 def concatenated_dependence(
     values: Float[np.ndarray, "people columns"], attributes: Sequence[Float[np.ndarray, "people _"]]
 ) -> float:
     """Return CCdCov2, the squared distance covariance of values with all attributes side by side, for four people or more."""
-    return _mean_product(_kernel(values), _kernel(np.concatenate(list(attributes), axis=1)))
+    return u_product(_kernel(values), _kernel(np.concatenate(list(attributes), axis=1)))
 
 
 def _standardised(numbers: Float[np.ndarray, " people"]) -> Float[np.ndarray, "people 1"]:
@@ -119,11 +119,4 @@ def _joint(attributes: Sequence[Float[np.ndarray, "people _"]]) -> Float[np.ndar
 
 
 def _kernel(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"]:
-    centred: np.ndarray = -dcor.u_centered(dcor.distances.pairwise_distances(columns))
-    np.fill_diagonal(centred, 0.0)
-    return centred
-
-
-def _mean_product(left: Float[np.ndarray, "people people"], right: Float[np.ndarray, "people people"]) -> float:
-    people = len(left)
-    return float((left * right).sum() / (people * (people - 3)))
+    return 0.0 - centred_distances(columns)

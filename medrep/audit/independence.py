@@ -14,7 +14,6 @@ as kept covariates would have it (`conditional_exchange.py`), and the estimate i
 
 from collections.abc import Mapping
 
-import dcor
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
@@ -26,6 +25,7 @@ from medrep.audit.resampling.conditional_exchange import conditional_exchanges
 from medrep.audit.resampling.intervals import permutation_p
 from medrep.audit.resampling.relabelling import relabellings
 from medrep.audit.tables import refuse_gaps
+from medrep.audit.u_centring import centred_distances, u_centred, u_product
 
 PERMUTATIONS = 499
 _NOTHING = 1e-12
@@ -117,33 +117,28 @@ def table_distances(
     length = np.diag(inner)
     distances = np.sqrt(np.maximum(length[:, None] + length - 2 * inner, 0.0))
     np.fill_diagonal(distances, 0.0)
-    return dcor.u_centered(distances)
-
-
-def centred_distances(rows: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"]:
-    """Return the U-centred Euclidean distances of rows that are taken as they are; zeros where all are alike."""
-    return dcor.u_centered(dcor.distances.pairwise_distances(np.ascontiguousarray(rows, dtype=float)))
+    return u_centred(distances)
 
 
 def projected(
     own: Float[np.ndarray, "people people"], given: Float[np.ndarray, "people people"]
 ) -> Float[np.ndarray, "people people"]:
     """Return what is orthogonal to the U-centred distances of what is given."""
-    size = float(dcor.u_product(given, given))
-    return own - float(dcor.u_product(own, given)) / size * given if size > _NOTHING else own
+    size = u_product(given, given)
+    return own - u_product(own, given) / size * given if size > _NOTHING else own
 
 
 def correlation(left: Float[np.ndarray, "people people"], right: Float[np.ndarray, "people people"]) -> float:
     """Return <left, right> / sqrt(<left, left> <right, right>) of U-centred distances; 0 where one side does not vary."""
-    size = float(dcor.u_product(left, left)) * float(dcor.u_product(right, right))
-    return float(dcor.u_product(left, right)) / size**0.5 if size > _NOTHING**2 else 0.0
+    size = u_product(left, left) * u_product(right, right)
+    return u_product(left, right) / size**0.5 if size > _NOTHING**2 else 0.0
 
 
 def _exchanged(
     left: np.ndarray, right: np.ndarray, covariate: np.ndarray, sources: Int[np.ndarray, "draws people"]
 ) -> Float[np.ndarray, " draws"]:
     """Return the correlation under exchanges of the covariate; ``right`` gives the size to divide by."""
-    size = (float(dcor.u_product(left, left)) * float(dcor.u_product(right, right))) ** 0.5
+    size = (u_product(left, left) * u_product(right, right)) ** 0.5
     if not size > _NOTHING:
         return np.zeros(len(sources))
     scale = size * len(left) * (len(left) - 3)

@@ -6,12 +6,12 @@ from scipy.stats import binom
 
 from medrep.audit.independence import (
     audit_independence,
-    centred_distances,
     correlation,
     projected,
     table_distances,
 )
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges
+from medrep.audit.u_centring import centred_distances
 from medrep.errors import CohortError
 
 
