@@ -28,8 +28,9 @@ nothing changes, exactly:
 
 Where nobody is there (the pooled batch), the weakest directions of z are left out (`suppression.py`), where nothing is kept z is
 also guarded (directions that tell R are erased), and of what the decoder does not model a share is carried (``carry``), and all
-of it in the span of K's effects (`kept.py`). Labels of K are not looked at, so they cannot be written into the data. A second
-removal finds everybody at the reference and changes nothing.
+of it in the span of K's effects (`kept.py`). Labels of K are not looked at, so they cannot be written into the data; only how
+far an interaction of R with K goes depends on the person's own K, and it moves with that value. A second removal finds
+everybody at the reference and changes nothing.
 
 A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
 tell anything. What the scanner layer moves, the layers above leave alone; levels without a believed scanner are theirs.
@@ -310,7 +311,7 @@ class _Removal:
     def apply(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, there: pd.DataFrame
     ) -> Float[np.ndarray, "people columns"]:
-        """Move people from ``frame`` to ``there``; labels of what is kept are not looked at."""
+        """Move people from ``frame`` to ``there``; of what is kept only labels that interact with what moves are looked at."""
         parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
         own = parts.scanner.to_anchor(data, frame)
         if not removed:

@@ -3,8 +3,8 @@
 Columns of effects are centred on the training people, so that the first row of the coefficients is the pooled mean.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -81,6 +81,72 @@ class Design:
         blocks = [self._raw(term.covariates, frame) - np.asarray(term.centre) for term in self.terms]
         return np.concatenate([np.ones((len(frame), 1)), *blocks], axis=1)
 
+    def moved_effects(self, frame: pd.DataFrame, moved: Collection[str]) -> Float[np.ndarray, "people columns"]:
+        """Return the intercept and the effect columns as far as they depend on some covariates: the others are 0.
+
+        An interaction depends on each of its covariates. Where only some of them are in ``moved``, its columns are the
+        product less what it would be at the mean of these, with everybody's own value of the others, so that what is not
+        taken out is the others' effect at that mean.
+
+        Args:
+            frame: Covariates; only the columns of `looked_at` are.
+            moved: The covariates.
+        """
+        blocks = []
+        for term in self.terms:
+            those = [name for name in term.covariates if name in moved]
+            if not those:
+                blocks.append(np.zeros((len(frame), len(term.centre))))
+            elif len(those) == len(term.covariates):
+                blocks.append(self._raw(term.covariates, frame) - np.asarray(term.centre))
+            else:
+                blocks.append(self._raw(term.covariates, frame) - self._raw(term.covariates, frame, at_mean=those))
+        return np.concatenate([np.ones((len(frame), 1)), *blocks], axis=1)
+
+    def looked_at(self, moved: Collection[str]) -> frozenset[str]:
+        """Return some covariates and those that they interact with, whose values tell how far their effects go."""
+        partners = [name for term in self.terms if set(term.covariates) & set(moved) for name in term.covariates]
+        return frozenset({*moved, *partners})
+
+    def closed(self) -> "Design":
+        """Return the design with a term for every part of an interaction too, the further ones last and not centred."""
+        present = {frozenset(term.covariates) for term in self.terms}
+        further: list[Term] = []
+        for term in self.terms:
+            for size in range(2, len(term.covariates)):
+                for part in combinations(term.covariates, size):
+                    if frozenset(part) not in present:
+                        present.add(frozenset(part))
+                        further.append(Term(part, (0.0,) * int(np.prod([self._width(name) for name in part]))))
+        return self if not further else replace(self, terms=(*self.terms, *further))
+
+    def averaged(
+        self, coefficients: Float[np.ndarray, "effects columns"], kept: Collection[str]
+    ) -> Float[np.ndarray, "closed columns"]:
+        """Return the coefficients of the kept covariates with the others at their means, a row a column of `closed`.
+
+        Args:
+            coefficients: Of the effect columns, the intercept not counted.
+            kept: The covariates; interactions with others count by what they add to the kept ones' own effect.
+        """
+        closed = self.closed()
+        starts = np.cumsum([0, *(len(term.centre) for term in closed.terms)])
+        place = {frozenset(term.covariates): k for k, term in enumerate(closed.terms)}
+        found = np.zeros((int(starts[-1]), coefficients.shape[1]))
+        for k, term in enumerate(self.terms):
+            if not (own := frozenset(term.covariates) & set(kept)):
+                continue
+            widths = [self._width(name) for name in term.covariates]
+            block = coefficients[starts[k] : starts[k + 1]].reshape(*widths, -1)
+            for axis in reversed(range(len(widths))):
+                if term.covariates[axis] not in own:
+                    block = np.tensordot(self._centre(term.covariates[axis]), block, axes=(0, axis))
+            left = [name for name in term.covariates if name in own]
+            there = place[own]
+            block = block.transpose(*(left.index(name) for name in closed.terms[there].covariates), len(left))
+            found[starts[there] : starts[there + 1]] += block.reshape(-1, coefficients.shape[1])
+        return found
+
     def batches(self, frame: pd.DataFrame) -> Float[np.ndarray, "people levels"]:
         """Return the memberships of all batch covariates side by side; the pooled reference has no effect: zeros."""
         blocks = [
@@ -152,11 +218,20 @@ class Design:
             raise ModelError(f"{name}: a batch covariate is categorical; set covariates.{name}.kind to categorical")
         return covariate
 
-    def _raw(self, group: Sequence[str], frame: pd.DataFrame) -> np.ndarray:
+    def _centre(self, name: str) -> Float[np.ndarray, " columns"]:
+        """Return the means of a covariate's own columns over the training people."""
+        return np.asarray(next(term.centre for term in self.terms if term.covariates == (name,)))
+
+    def _width(self, name: str) -> int:
+        return len(self._centre(name))
+
+    def _raw(self, group: Sequence[str], frame: pd.DataFrame, at_mean: Collection[str] = ()) -> np.ndarray:
         product = np.ones((len(frame), 1))
         for name in group:
             covariate = self.schema[name]
-            if isinstance(covariate, Continuous):
+            if name in at_mean:
+                columns = np.tile(self._centre(name), (len(frame), 1))
+            elif isinstance(covariate, Continuous):
                 columns = natural_spline(frame[name].to_numpy(float), self.knots[name])
             else:
                 columns = membership(frame[name], covariate)[:, 1:]

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from medrep.cohort.covariates import Categorical
 from medrep.models.factors import FactorModel
 from medrep.models.linear import LinearModel
-from medrep.models.residuals import term_columns
 
 _SMALLEST = 1e-6
 _RIDGE = 0.1
@@ -48,7 +47,7 @@ class KeptReadout:
         Args:
             linear: The layer with the effects.
             factors: Cov(h | all covariates).
-            effect_covariance: Covariance of the effect columns among training people, the intercept not counted.
+            effect_covariance: Covariance of the columns of `Design.closed` among training people, the intercept not counted.
             kept: The covariates.
         """
         effects, covariance = _effects(linear, effect_covariance, kept)
@@ -82,8 +81,11 @@ def _effects(
 ) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows rows"]]:
     """Return the kept covariates' effects in units of h and the covariance of the columns they multiply."""
     per_sd = np.divide(1, linear.sd, out=np.zeros_like(linear.sd), where=linear.sd > 0)
-    inside = term_columns(linear, kept)
-    rows, covariances = [linear.coefficients[1:][inside]], [effect_covariance[np.ix_(inside, inside)]]
+    # An interaction with what is not kept is in h, too: as the kept ones' effect at the mean of the others.
+    averaged, terms = linear.design.averaged(linear.coefficients[1:], kept), linear.design.closed().terms
+    flags = [flag for term in terms for flag in [set(term.covariates) <= set(kept)] * len(term.centre)]
+    inside = np.array(flags, dtype=bool)
+    rows, covariances = [averaged[inside]], [effect_covariance[np.ix_(inside, inside)]]
     for name, part in linear.design.batch_slices().items():
         covariate = linear.schema[name]
         if name in kept and isinstance(covariate, Categorical):

@@ -55,7 +55,11 @@ class LatentLayer:
         """
         names = tuple(f"z{k + 1}" for k in range(z.shape[1]))
         settings = LinearSettings(
-            spline_degrees=linear.settings.spline_degrees, gain="no", components=0, borrow="columns"
+            spline_degrees=linear.settings.spline_degrees,
+            interactions=linear.settings.interactions,
+            gain="no",
+            components=0,
+            borrow="columns",
         )
         effects, _ = LinearModel.fit(z, frame, linear.schema, Columns(names, len(names), None), settings)
         blocks = covariate_blocks(linear.schema, linear.design.knots, frame)
@@ -68,7 +72,7 @@ class LatentLayer:
         moved: pd.DataFrame,
         known: Collection[str],
     ) -> Float[np.ndarray, "people latents"]:
-        """Move location and scale of the latents; covariates that are not known are not looked at."""
+        """Move location and scale of the latents; what is not known, and interacts with nothing known, is not looked at."""
         h = standardise(self.effects, z, frame, known, out=np.empty_like(z))
         return unstandardise(self.effects, h, moved, known, z, np.empty_like(z))
 

@@ -4,14 +4,17 @@ With S the covariates that count as known, b the batches among them and f their 
 
     h = (x - alpha - sum_{k in S} f_k(c_k) - sigma gamma_b) / (sigma delta_b)
 
-What is not in S stays in h, as a part of the person: whoever removes S alone never looks at the labels of the others.
+What is not in S stays in h, as a part of the person: whoever removes S alone never looks at the labels of the others. An
+interaction of some in S with others is the one exception: how far an effect of S goes depends on the others' own values. It
+is taken out as f(c_S, c) - f(mean of S, c), so that what stays in h is the others' effect at the mean of S
+(`Design.moved_effects`); the others' own effects are never touched.
 """
 
 from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from medrep.models.blocks import map_blocks, read_block, release_pages
 from medrep.models.linear import LinearModel
@@ -29,7 +32,7 @@ def standardise(
     Args:
         linear: The fitted layer.
         data: In their own units.
-        frame: Covariates; the columns outside ``known`` are not looked at.
+        frame: Covariates; what is outside ``known``, and interacts with nothing in it, is not looked at.
         known: S.
         out: Where to write; by default a new float32 matrix.
     """
@@ -88,20 +91,11 @@ def batch_scale(
     return linear.scale(levels, linear.batches.log_scale)
 
 
-def term_columns(linear: LinearModel, known: Collection[str]) -> Bool[np.ndarray, " effects"]:
-    """Return which effect columns (the intercept not counted) belong to terms of known covariates alone."""
-    flags = [[set(term.covariates) <= set(known)] * len(term.centre) for term in linear.design.terms]
-    return np.array([flag for own in flags for flag in own], dtype=bool)
-
-
 def _designs(linear: LinearModel, frame: pd.DataFrame, known: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-    people = len(frame)
-    neutral = frame
-    for name in linear.schema.names:
-        if name not in known:
-            neutral = neutral.assign(**{name: [linear.schema[name].reference] * people})
-    effects, levels = linear.design.effects(neutral), linear.design.batches(neutral)
-    effects[:, 1:] *= term_columns(linear, known)
+    seen = linear.design.looked_at(known)
+    hidden = {name: linear.schema[name].reference for name in linear.schema.names if name not in seen}
+    neutral = frame.assign(**{name: [value] * len(frame) for name, value in hidden.items()})
+    effects, levels = linear.design.moved_effects(neutral, known), linear.design.batches(neutral)
     for name, part in linear.design.batch_slices().items():
         levels[:, part] *= name in known
     return effects, levels

@@ -79,8 +79,8 @@ def fit_parts(
             work.say(
                 f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
             )
-        effects = np.atleast_2d(np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
-        effects = effects.reshape(len(linear.coefficients) - 1, len(linear.coefficients) - 1)
+        closed = linear.design.closed().effects(frame)[:, 1:]
+        effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
         parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.data, None), effects)
         if columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))

@@ -38,7 +38,8 @@ class VaeParts:
         factors: Factor model of what is left.
         latents: What is done to latents on the way out.
         marginals: Distributions of single columns, for samples.
-        effect_covariance: Covariance of the linear layer's effect columns among training people, the intercept not counted.
+        effect_covariance: Covariance of the columns of the linear layer's `Design.closed` among training people, the
+            intercept not counted.
     """
 
     scanner: ScannerLayer
@@ -110,7 +111,8 @@ def restore_parts(
     settings = _settings(content["settings"])
     linear = LinearModel.restore(content["linear"], prefixed(arrays, "linear."))
     latents = LatentLayer.restore(content["latents"], prefixed(arrays, "latents."))
-    width, effects = len(latents.gram), len(linear.coefficients) - 1
+    width, effects = len(latents.gram), sum(len(term.centre) for term in linear.design.closed().terms)
+    arrays = _with_parts_of_interactions(arrays, effects)
     factors = len(arrays.get("factors.loadings", ()))
     drawn, real = (len(arrays.get(f"marginals.{name}", ())) for name in ("drawn", "real"))
     wanted = {
@@ -146,6 +148,15 @@ def restore_parts(
         arrays["effects.covariance"],
     )
     return schema, columns, settings, parts
+
+
+def _with_parts_of_interactions(arrays: Mapping[str, np.ndarray], effects: int) -> dict[str, np.ndarray]:
+    """Return the arrays; models saved before parts of interactions had a covariance know nothing of these."""
+    covariance = arrays.get("effects.covariance", np.zeros((0, 0)))
+    missing = effects - len(covariance)
+    if "effects.covariance" not in arrays or missing <= 0 or covariance.shape != (len(covariance),) * 2:
+        return dict(arrays)
+    return {**arrays, "effects.covariance": np.pad(covariance, (0, missing))}
 
 
 def _settings(content: Mapping[str, Any]) -> VaeSettings:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED
-from medrep.models import LinearModel
-from medrep.models.residuals import batch_scale, standardise, term_columns, unstandardise
+from medrep.models import LinearModel, LinearSettings
+from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.splines import natural_spline
-from tests.models.planted import DECLARED, SETTINGS, Case, cases, draw_data, draw_people
+from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, Case, cases, draw_data, draw_people
 
 NAMES = ("age", "sex", "site")
 subsets = st.sets(st.sampled_from(NAMES))
@@ -57,7 +57,9 @@ def test_what_is_not_known_is_not_looked_at(case, known, seed):
     case = messy(case, seed)
     model = case.fit()
     expected = standardise(model, case.data, case.frame, known)
-    for frame in (elsewhere(case.frame, known), case.frame[sorted(known)]):
+    seen = model.design.looked_at(known)
+    assert seen == known or case.settings.interactions
+    for frame in (elsewhere(case.frame, seen), case.frame[sorted(seen)]):
         np.testing.assert_array_equal(standardise(model, case.data, frame, known), expected)
         moved, same = (
             unstandardise(model, expected, own, known, case.data, np.empty_like(case.data))
@@ -82,7 +84,7 @@ def by_hand(model: LinearModel, case: Case, known) -> np.ndarray:
     mean = np.tile(model.coefficients[0], (len(case.frame), 1))
     effect, row = np.zeros_like(mean), 1
     for term in model.design.terms:
-        columns = np.ones((len(case.frame), 1))
+        columns, at_mean = np.ones((len(case.frame), 1)), np.ones((len(case.frame), 1))
         for name in term.covariates:
             values = case.frame[name]
             own = (
@@ -90,10 +92,13 @@ def by_hand(model: LinearModel, case: Case, known) -> np.ndarray:
                 if name == "age"
                 else (values == "M").to_numpy(float)[:, None]
             )
+            mean_own = np.tile(own.mean(axis=0), (len(own), 1)) if name in known else own
             columns = np.concatenate([columns * own[:, [k]] for k in range(own.shape[1])], axis=1)
+            at_mean = np.concatenate([at_mean * mean_own[:, [k]] for k in range(own.shape[1])], axis=1)
         width = len(term.centre)
-        if set(term.covariates) <= set(known):
-            effect += (columns - np.asarray(term.centre)) @ model.coefficients[row : row + width]
+        if set(term.covariates) & set(known):
+            centre = np.asarray(term.centre) if set(term.covariates) <= set(known) else at_mean
+            effect += (columns - centre) @ model.coefficients[row : row + width]
         row += width
     delta = np.ones_like(mean)
     if "site" in known:
@@ -127,9 +132,42 @@ def test_moving_to_where_somebody_is_changes_nothing(case, known, person):
     np.testing.assert_allclose(moved[person], case.data[person], atol=1e-8)
 
 
-@pytest.mark.parametrize(("known", "terms"), [(("age",), 0b001), (("sex", "site"), 0b010), (("age", "sex"), 0b111)])
-def test_an_interaction_counts_only_where_all_its_covariates_are_known(known, terms):
-    frame = draw_people(60, 3, 0)
-    model = Case(frame, draw_data(frame, 4, 0), SETTINGS["line"], DECLARED).fit()
-    assert [term.covariates for term in model.design.terms] == [("age",), ("sex",), ("age", "sex")]
-    np.testing.assert_array_equal(term_columns(model, known), [bool(terms >> k & 1) for k in range(3)])
+@given(case=cases(("line", "default")), moved=st.sets(st.sampled_from(("age", "sex"))), person=st.integers(0, 39))
+def test_moving_effects_is_what_the_linear_model_does(case, moved, person):
+    model = case.fit()
+    target = {name: case.frame[name].iloc[person] for name in sorted(moved)}
+    there = model.schema.moved(case.frame, target)
+    h = standardise(model, case.data, case.frame, moved, out=np.empty(case.data.shape))
+    found = unstandardise(model, h, there, moved, case.data, np.empty_like(case.data))
+    np.testing.assert_allclose(found, model.remove(case.data, case.frame, target), atol=1e-8)
+
+
+THREE = (AGE, SEX, DIAGNOSIS, SITE)
+INTERACTIONS = {
+    "two pairs": (("age", "sex"), ("diagnosis", "age")),
+    "levels": (("sex", "diagnosis"),),
+    "three": (("sex", "age", "diagnosis"),),
+    "all": (("age", "sex"), ("age", "diagnosis"), ("sex", "diagnosis"), ("age", "sex", "diagnosis")),
+}
+
+
+@pytest.mark.parametrize("interactions", INTERACTIONS.values(), ids=INTERACTIONS)
+@pytest.mark.parametrize("moved", [("age",), ("sex",), ("diagnosis",), ("age", "sex"), ("age", "sex", "diagnosis")])
+def test_any_subset_of_three_interacting_covariates_moves_as_in_the_linear_model(interactions, moved):
+    frame = draw_people(120, 3, 4)
+    frame["diagnosis"] = [f"D{k // 6 % 3}" for k in range(120)]
+    data = draw_data(frame, 4, 4) + (frame["diagnosis"] == "D1").to_numpy()[:, None] * frame[["age"]].to_numpy() / 20
+    model = Case(frame, data, LinearSettings(spline_degrees=2, interactions=interactions), THREE).fit()
+    target = model.schema.references(moved)
+    there = model.schema.moved(frame, target)
+    h = standardise(model, data, frame, moved, out=np.empty(data.shape))
+    found = unstandardise(model, h, there, moved, data, np.empty_like(data))
+    np.testing.assert_allclose(found, model.remove(data, frame, target), atol=1e-8)
+    # What stays in h of an interaction is the others' effect at the mean of what moved, and nothing else.
+    kept = [name for name in ("age", "sex", "diagnosis") if name not in moved]
+    closed, averaged = model.design.closed(), model.design.averaged(model.coefficients[1:], kept)
+    left = closed.effects(frame)[:, 1:] @ averaged
+    mean = data - h * model.sd - model.coefficients[0]
+    whole = (model.design.effects(frame)[:, 1:]) @ model.coefficients[1:]
+    both = mean + left - whole
+    np.testing.assert_allclose(both, np.tile(both[0], (len(both), 1)), atol=1e-8)
