@@ -4,17 +4,17 @@ In units of each column's residual deviation: residual = gamma_batch + delta_bat
 Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import digamma, polygamma
 
+from medrep.models.level_scales import Apart, log_scale_variance, log_scales, pooled_level, told_scales
 from medrep.models.linear_fit import Moments
 from medrep.models.shrinkage import Bands, shrink
 
-_LOG_SCALE_BOUND = 2.0
+_NO_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ class BatchEffects:
     log_scale_noise: Float[np.ndarray, " bands"]
 
 
-def fit_batches(moments: Moments, borrowing: Borrowing, *, scale: bool) -> BatchEffects:
+def fit_batches(moments: Moments, borrowing: Borrowing, parts: Sequence[slice], *, scale: bool) -> BatchEffects:
     """Shrink the raw batch estimates.
 
     Args:
         moments: One pass over the training data.
         borrowing: How columns share strength.
+        parts: Which levels belong to which batch covariate (`Design.batch_slices`).
         scale: Whether batches differ in scale at all.
     """
     levels = len(moments.freedom)
@@ -55,19 +56,40 @@ def fit_batches(moments: Moments, borrowing: Borrowing, *, scale: bool) -> Batch
     raw_location = moments.coefficients[len(moments.coefficients) - levels :]
     location = raw_location * per_sd
     varies = moments.sd > 0
-    raw = _log_scale(moments.ratio, moments.freedom)
+    raw = log_scales(moments.ratio, moments.freedom)
+    apart = Apart.none(*raw.shape)
+    if scale and borrowing.log_scale.grid is None:
+        apart = Apart.of(raw, moments.freedom, told_scales(moments.ratio, moments.freedom), parts)
     # What all columns of a batch share is no noise: people are compared with their own batch.
     log_scale = np.zeros_like(location)
-    shared = _first_band(raw, borrowing.log_scale) if scale else log_scale
+    shared = _first_band(raw - apart.taken, borrowing.log_scale) + apart.taken if scale else log_scale
     within = _standard_residuals(moments, per_sd, shared)
     square_noise = _mean_energy((varies * (row**2 - 1) / np.sqrt(2) for row in within), borrowing.log_scale)
     if scale:
-        log_scale = shrink(raw, _noise(_log_scale_variance(moments.freedom), square_noise), borrowing.log_scale)[0]
+        log_scale = _shrunk_scales(raw, moments.freedom, square_noise, borrowing.log_scale, apart)
     noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), borrowing.location)
-    variance = moments.leverage * _mean_square(log_scale, varies)
-    shrunk = shrink(location, _noise(variance, noise), borrowing.location)[0] * moments.sd
+    variance = moments.leverage * _mean_square(log_scale, varies * (1 - apart.share))
+    beyond = apart.share * (location - _typical(location, varies))
+    shrunk = (shrink(location - beyond, _noise(variance, noise), borrowing.location)[0] + beyond) * moments.sd
     # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
     return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
+
+
+def centre_scales(
+    effects: BatchEffects, moments: Moments, parts: Sequence[slice]
+) -> tuple[BatchEffects, Float[np.ndarray, " columns"]]:
+    """Let the log scales of each batch covariate average to 0 over people, in every column.
+
+    Returns:
+        The effects, and what the pooled deviation of each column is to be multiplied by so that no level's own changes: its
+        geometric mean over levels, in units of the root mean square.
+    """
+    weights = told_scales(moments.ratio, moments.freedom) * np.maximum(moments.freedom, 0)[:, None]
+    level = pooled_level(effects.log_scale, weights, parts)
+    firsts = [part.start for part in parts if part.stop > part.start]
+    # Of a level that nothing is known of, as a single person's, the scale stays the pooled one.
+    centred = np.where(moments.freedom[:, None] > 0.5, effects.log_scale - level, effects.log_scale)
+    return replace(effects, log_scale=centred), np.exp(level[firsts].sum(axis=0))
 
 
 def shrink_new_level(
@@ -102,40 +124,44 @@ def shrink_new_level(
         shares of their raw energy that were kept.
     """
     freedom = np.array([people - 1.0])
-    log_variance = _log_scale_variance(freedom)
-    log_scale, log_kept = np.zeros_like(mean)[None], 0.0
+    log_variance = log_scale_variance(freedom)
+    log_scale, log_kept, apart = np.zeros_like(mean)[None], 0.0, Apart.none(1, len(mean))
     log_se = float(np.sqrt(log_variance[0])) if people > 1 else None
     if scale and people > 1:
-        raw = _log_scale(np.where(varies, variance, 1)[None], freedom)
-        log_scale, _ = shrink(raw, _noise(log_variance, effects.log_scale_noise), borrowing.log_scale)
+        ratio = np.where(varies & (variance > _NO_VARIANCE), variance, 1)[None]
+        raw = log_scales(ratio, freedom)
+        if borrowing.log_scale.grid is None:
+            apart = Apart.of(raw, freedom, told_scales(ratio, freedom), ())
+        log_scale = _shrunk_scales(raw, freedom, effects.log_scale_noise, borrowing.log_scale, apart)
         log_kept = _kept(log_scale, raw)
-    spread = _mean_square(log_scale, varies) / people
+    spread = _mean_square(log_scale, varies * (1 - apart.share)) / people
     mean = mean - (np.exp(log_scale[0]) - 1) * scaled
-    location, _ = shrink(mean[None], _noise(spread, effects.location_noise), borrowing.location)
+    beyond = apart.share * (mean - _typical(mean[None], varies))
+    location = shrink(mean - beyond, _noise(spread, effects.location_noise), borrowing.location)[0] + beyond
     return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
+
+
+def _shrunk_scales(
+    raw: Float[np.ndarray, "levels columns"],
+    freedom: Float[np.ndarray, " levels"],
+    noise: Float[np.ndarray, " bands"],
+    bands: Bands,
+    apart: Apart,
+) -> Float[np.ndarray, "levels columns"]:
+    shrunk = shrink(raw - apart.taken, _noise(log_scale_variance(freedom), noise), bands)[0]
+    return shrunk + apart.taken
+
+
+def _typical(fields: Float[np.ndarray, "levels columns"], varies: Bool[np.ndarray, " columns"]) -> np.ndarray:
+    """Return the median over columns of each field, a column."""
+    some = fields[:, varies]
+    return np.median(some, axis=1, keepdims=True) if some.shape[1] else np.zeros((len(fields), 1))
 
 
 def _first_band(fields: Float[np.ndarray, "levels columns"], bands: Bands) -> Float[np.ndarray, "levels columns"]:
     weights = np.zeros((len(fields), bands.count))
     weights[:, 0] = 1
     return bands.weigh(fields, weights)
-
-
-def _log_scale(
-    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, " levels"]
-) -> Float[np.ndarray, "levels columns"]:
-    """Return log(s) without its bias: E log(s^2) = digamma(nu/2) - log(nu/2), the same in all columns, so no average mends it.
-
-    A ratio of exactly 1 stands for one that cannot be told: 0.
-    """
-    half = np.maximum(freedom, 0.5)[:, None] / 2
-    raw = 0.5 * (np.log(np.maximum(ratio, 1e-6)) - digamma(half) + np.log(half))
-    return np.where(ratio == 1, 0.0, np.clip(raw, -_LOG_SCALE_BOUND, _LOG_SCALE_BOUND))
-
-
-def _log_scale_variance(freedom: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
-    """Variance of log(s) with s^2 a mean square on nu degrees of freedom, trigamma(nu/2)/4; infinite where there are none."""
-    return np.where(freedom > 0.5, polygamma(1, np.maximum(freedom, 0.5) / 2) / 4, np.inf)
 
 
 def _noise(
@@ -167,10 +193,10 @@ def _mean_energy(rows: Iterable[Float[np.ndarray, " columns"]], bands: Bands) ->
 
 
 def _mean_square(
-    log_scale: Float[np.ndarray, "levels columns"], varies: Bool[np.ndarray, " columns"]
+    log_scale: Float[np.ndarray, "levels columns"], weights: Float[np.ndarray, "levels columns"]
 ) -> Float[np.ndarray, " levels"]:
-    total: np.ndarray = np.exp(2 * log_scale[:, varies]).sum(axis=1)
-    return total / max(int(varies.sum()), 1)
+    total: np.ndarray = (weights * np.exp(2 * log_scale)).sum(axis=1)
+    return total / np.maximum(weights.sum(axis=1), 1e-9)
 
 
 def _kept(shrunk: np.ndarray, raw: np.ndarray) -> float:

@@ -10,7 +10,7 @@ Generative process, for person i with covariates c and column v (a feature or a 
 |---|---|---|
 | alpha_v | mean of the pooled cohort | row 0 of ``coefficients`` |
 | f_v(c) | natural splines of continuous covariates, levels, interactions | further rows of ``coefficients`` |
-| sigma_v | residual deviation within batches | ``sd`` |
+| sigma_v | residual deviation within batches: the geometric mean over a batch covariate's levels, weighed by people | ``sd`` |
 | sigma_v gamma_bv | location of batch b, in data units, shrunk | ``batches.location`` |
 | log delta_bv | log scale of batch b, shrunk | ``batches.log_scale`` |
 | e_iv | the person | `encode` gives its leading principal components |
@@ -21,6 +21,9 @@ returns depends on nothing but the data and the batch: kept labels cannot be wri
 Removal moves c to c* by  x' = mu(c*) + s(c*)/s(c) * (x - mu(c))  with mu = alpha + f + sigma * gamma and s = sigma * delta; with
 ``covariance`` the leading components of e are moved in location and scale as well (the CovBat idea, Chen 2022). For c* = c
 nothing changes, exactly.
+
+Where a batch is clearly noisier or quieter than the others in a column (2.5 times and more), people are weighed by 1 / variance
+in that column, and a scale that is far from what its batch has in other columns is believed as it is.
 
 Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
 in which more than half of the people share one value is left as it is, and so is a constant one; effects on a column are
@@ -43,7 +46,7 @@ from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
 from medrep.models.adaptation import LevelSums
 from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
-from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
+from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.design import Design
 from medrep.models.linear_fit import fit_moments
@@ -89,18 +92,22 @@ class LinearModel(Model):
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
         moments = fit_moments(data, design, frame, (work or Workplace()).advance)
-        effects = len(moments.coefficients) - len(moments.freedom)
+        parts = tuple(design.batch_slices().values())
+        borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
+        batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
+        coefficients = moments.coefficients[: len(moments.coefficients) - len(moments.freedom)]
+        if settings.has_gain(columns):
+            # A batch's scale multiplies the effects too, so they are told at the pool's.
+            coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
         empty = np.zeros((0, data.shape[1]))
         model = cls(
             schema,
             columns,
             settings,
             design,
-            moments.coefficients[:effects],
-            moments.sd,
-            fit_batches(
-                moments, settings.borrowing(columns, moments.coefficients[0], moments.sd), scale=settings.scale
-            ),
+            coefficients,
+            moments.sd * level,
+            batches,
             empty,
             _no_scores(len(moments.freedom), 0),
             seed,
@@ -265,8 +272,9 @@ class LinearModel(Model):
             return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
         plain = column_bands(np.ones(len(components), dtype=bool))
         moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), frame)
-        effects = fit_batches(moments, Borrowing(plain, plain), scale=True)
-        return replace(model, score_batches=effects)
+        parts = tuple(self.design.batch_slices().values())
+        effects = fit_batches(moments, Borrowing(plain, plain), parts, scale=True)
+        return replace(model, score_batches=centre_scales(effects, moments, parts)[0])
 
     def residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""

@@ -9,12 +9,14 @@ from jaxtyping import Bool, Float, Int
 
 from medrep.models.blocks import map_blocks, read_block
 from medrep.models.design import Design
+from medrep.models.level_scales import step_weights, weight_steps
 
 _CALIBRATORS = 48
 _FLAT = 1e-7
 _MOST_EQUAL = 0.5
 _SAMPLE = 101
 _ROUNDS = 8
+_REWEIGHTINGS = 3
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,23 @@ class _Solver:
     parts: tuple[slice, ...]
 
     @classmethod
-    def of(cls, design: Design, frame: pd.DataFrame) -> "_Solver | None":
+    def of(
+        cls, design: Design, frame: pd.DataFrame, weights: "Float[np.ndarray, ' people'] | None" = None
+    ) -> "_Solver | None":
         full, levels = design.full(frame), design.batches(frame)
         # A column can be missing in a whole site: its other sites are fitted all the same.
         contrasts = design.contrasts(levels.sum(axis=0) > 0)
         reduced = full @ contrasts
         if len(frame) <= reduced.shape[1]:
             return None
-        q, r = np.linalg.qr(reduced)
+        roots = None if weights is None else np.sqrt(weights)[:, None]
+        q, r = np.linalg.qr(reduced if roots is None else roots * reduced)
         diagonal = np.abs(np.diag(r))
         if diagonal.min() < 1e-8 * diagonal.max():
             return None
         freedom = np.maximum(1 - (q**2).sum(axis=1), 0)
-        return cls(contrasts @ np.linalg.solve(r, q.T), full, levels, freedom, tuple(design.batch_slices().values()))
+        solve = contrasts @ np.linalg.solve(r, q.T if roots is None else q.T * roots.T)
+        return cls(solve, full, levels, freedom, tuple(design.batch_slices().values()))
 
 
 def fit_moments(
@@ -121,7 +127,8 @@ def fit_moments(
                 continue
             whole = known is None and len(columns) == block.shape[1]
             inside = block if whole else block[:, columns] if known is None else block[np.ix_(known, columns)]
-            coefficients[:, where], sd[where], total[where], ratio[:, where], residual = _solve(own, inside)
+            found = _reweighted(own, inside, _solve(own, inside), design, frame if known is None else frame[known])
+            coefficients[:, where], sd[where], total[where], ratio[:, where], residual = found
             few = sample if known is None else _sample(frame.index[known])
             stuck = where[_atomic(inside, few) & (sd[where] > 0)]
             coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
@@ -156,16 +163,53 @@ def _solve(solver: _Solver, block: Float[np.ndarray, "people block"]) -> tuple[n
     squares = residual**2
     sums = squares.sum(axis=0)
     sd = np.sqrt(sums / solver.freedom.sum())
-    sd[sd <= _FLAT * np.maximum(block.max(axis=0), -block.min(axis=0))] = 0
+    least = _FLAT * np.maximum(block.max(axis=0), -block.min(axis=0))
+    sd[sd <= least] = 0
     # Least squares splits the variance exactly, so the total needs no further pass over the block.
     explained = (coefficients * (np.atleast_2d(np.cov(solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
-    return coefficients, sd, explained + sums / len(block), _ratios(solver, squares, sd), residual
+    return coefficients, sd, explained + sums / len(block), _ratios(solver, squares, sd, least), residual
+
+
+def _reweighted(
+    solver: _Solver,
+    block: Float[np.ndarray, "people block"],
+    found: tuple[np.ndarray, ...],
+    design: Design,
+    frame: pd.DataFrame,
+) -> tuple[np.ndarray, ...]:
+    """Solve again, with weights, the columns in which a batch level is clearly noisier or quieter than the others.
+
+    Unweighted, the noise of one site is in everybody's effects: a site of 30 times the deviation leaves the others' residuals
+    mostly made of it, and looks less apart than it is. So weights are tried early, and stay where levels are apart with them.
+    """
+    freedom = solver.levels.T @ solver.freedom
+    tried = np.flatnonzero(weight_steps(found[3], freedom, solver.parts, sure=False).any(axis=0) & (found[1] > 0))
+    if not len(tried):
+        return found
+    weighed = tuple(part[..., tried] for part in found)
+    for _ in range(_REWEIGHTINGS):
+        patterns, which = np.unique(
+            weight_steps(weighed[3], freedom, solver.parts, sure=False), axis=1, return_inverse=True
+        )
+        for k, pattern in enumerate(patterns.T):
+            columns = np.flatnonzero(np.ravel(which) == k)
+            weighing = _Solver.of(design, frame, step_weights(pattern, solver.levels)) if pattern.any() else solver
+            if weighing is not None:
+                for part, new in zip(weighed, _solve(weighing, block[:, tried[columns]]), strict=True):
+                    part[..., columns] = new
+    stay = weight_steps(weighed[3], freedom, solver.parts, sure=True).any(axis=0)
+    for part, new in zip(found[:2] + found[3:], weighed[:2] + weighed[3:], strict=True):
+        part[..., tried[stay]] = new[..., stay]
+    return found
 
 
 def _ratios(
-    solver: _Solver, squares: Float[np.ndarray, "people block"], sd: Float[np.ndarray, " block"]
+    solver: _Solver,
+    squares: Float[np.ndarray, "people block"],
+    sd: Float[np.ndarray, " block"],
+    least: Float[np.ndarray, " block"],
 ) -> Float[np.ndarray, "levels block"]:
-    """Return each level's mean square over sd squared.
+    """Return each level's mean square over sd squared; 1 where it cannot be told, or is no more than rounding.
 
     Several batch covariates share the credit: each is estimated with the others' ratios divided out, in turn, since the
     scale of a person is their product.
@@ -179,8 +223,8 @@ def _ratios(
             freedom = (own.T @ solver.freedom)[:, None]
             with np.errstate(divide="ignore", invalid="ignore"):
                 found = own.T @ left / freedom / sd**2
-            estimable = (freedom > 0.5) & (sd > 0)
-            found = np.where(estimable, np.maximum(found, 1e-6), 1.0)
+                estimable = (freedom > 0.5) & (sd > 0) & (found > (least / sd) ** 2)
+            found = np.where(estimable, found, 1.0)
             if len(solver.parts) > 1:
                 found = np.where(estimable, found / ((freedom * found).sum(axis=0) / freedom.sum()), 1.0)
             ratio[part] = found

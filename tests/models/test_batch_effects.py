@@ -19,7 +19,7 @@ def effects_of(frame: pd.DataFrame, data: np.ndarray, *, scale: bool = True) -> 
     schema = CovariateSchema.fit(frame, (AGE, SITE))
     frame = schema.transfer(frame)
     moments = fit_moments(data, Design.fit(schema, frame, 1, ()), frame)
-    return fit_batches(moments, borrowing(data.shape[1]), scale=scale)
+    return fit_batches(moments, borrowing(data.shape[1]), (slice(0, len(moments.freedom)),), scale=scale)
 
 
 def sized(sizes: dict[str, int], seed: int = 0) -> pd.DataFrame:
@@ -156,3 +156,17 @@ def test_columns_that_do_not_vary_do_not_touch_a_new_level():
     other = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, spread, varies, scaled=scaled, scale=True)
     np.testing.assert_array_equal(one[1], other[1])
     assert np.exp(one[1][varies]).mean() == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("only", [None, 5])
+def test_the_scale_of_a_noisy_new_level_is_not_held_back(only):
+    rng = np.random.default_rng(3)
+    trained = effects_of(sized({"A": 100, "B": 100}), rng.normal(size=(200, 80)))
+    scale = np.full(80, 30.0) if only is None else np.where(np.arange(80) == only, 30.0, 1.0)
+    rows, varies = scale * rng.normal(size=(30, 80)), np.ones(80, dtype=bool)
+    given = (30, rows.mean(axis=0), rows.var(axis=0, ddof=1), varies)
+    _, log_scale, _, _ = shrink_new_level(trained, borrowing(80), *given, scaled=np.zeros(80), scale=True)
+    left = rows[:, :6].std(axis=0, ddof=1) / np.exp(log_scale[:6])
+    np.testing.assert_allclose(left, 1, atol=0.35)
+    assert left[5] == pytest.approx(1, abs=0.2)
+    np.testing.assert_allclose(log_scale - np.log(scale), 0, atol=0.4)
