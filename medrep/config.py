@@ -1,6 +1,6 @@
 """A configuration: YAML <-> frozen dataclasses. An unknown key is an error that suggests the nearest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
 from medrep.sections import build_section, unknown_key
 from medrep.shipped import SHIPPED
+from medrep.yaml_texts import as_written, with_texts
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Config:
         """Return the configuration as YAML that `read_config` reads back."""
         content = asdict(self)
         content["covariates"] = {
-            covariate.pop("name"): {key: value for key, value in covariate.items() if value not in ("", None)}
+            covariate.pop("name"): {key: value for key, value in covariate.items() if value not in ("", None, (), {})}
             for covariate in content["covariates"]
         }
         return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True)
@@ -58,14 +59,16 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     source = _find(Path(path))
     try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
+        text = source.read_text(encoding="utf-8")
+        content, written = yaml.safe_load(text) or {}, as_written(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: not readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: holds a {type(content).__name__}, not keys and values")
     for override in overrides:
-        _override(content, override)
-    return parse_config(content, str(source))
+        _override(content, override, yaml.safe_load)
+        _override(written, override, as_written)
+    return parse_config(with_texts(content, written), str(source))
 
 
 def parse_config(content: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -113,12 +116,12 @@ def _find(path: Path) -> Path:
     raise ConfigError(f"{path}: no such configuration; give a file or a shipped one: {names}")
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _override(content: dict[str, Any], override: str, read: Callable[[str], Any]) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise ConfigError(f"--set {override}: write it as dotted.path=value, for instance input.kind=volume")
     try:
-        value = yaml.safe_load(text)
+        value = read(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not YAML ({' '.join(str(error).split())})") from None
     *parents, last = path.split(".")

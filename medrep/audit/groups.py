@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from medrep.cohort.values import merge_levels, parse_level, parse_number
+from medrep.cohort.spellings import merge_levels
+from medrep.cohort.values import parse_level, parse_number
 from medrep.errors import ConfigError, CovariateError, listed
 
 MISSING = "(missing)"

@@ -6,12 +6,14 @@ studentised: the sandwich over participants for a mean, that of DeLong et al. (1
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from medrep.cohort.spellings import merge_levels
 from medrep.cohort.values import parse_level, parse_number
 from medrep.errors import CohortError, listed
 
@@ -180,9 +182,9 @@ def prediction_metrics(
         CohortError: Predictions that do not fit the outcome, or a class that is not there.
     """
     owners = _codes(participants)
-    observed = [parse_level(_text(cell)) for cell in outcome]
-    given = [parse_level(_text(cell)) for cell in predicted]
+    observed = _one_spelling([parse_level(_text(cell)) for cell in outcome])
     levels = sorted({level for level in observed if level is not None})
+    given = _one_spelling([parse_level(_text(cell)) for cell in predicted], levels)
     numbers, scores = _numbers(observed), _numbers(given)
     if len(levels) < 2:
         raise CohortError(f"outcome {outcome.name}: a metric of a predictor needs two values or more, here: {levels}")
@@ -205,6 +207,11 @@ def prediction_metrics(
         found["error"] = PersonMean(owners, "error rate at 0.5", wrong, classes)
         found["calibration"] = PersonMean(owners, "predicted - observed", scores - known, classes)
     return found
+
+
+def _one_spelling(cells: list[str | None], known: Sequence[str] = ()) -> list[str | None]:
+    spelling = merge_levels([cell for cell in cells if cell is not None], known)
+    return [None if cell is None else spelling[cell] for cell in cells]
 
 
 def _wrong(owners: np.ndarray, observed: list[str | None], given: list[str | None], levels: list[str]) -> PersonMean:

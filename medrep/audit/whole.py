@@ -24,7 +24,7 @@ from medrep.audit.person_metrics import PersonMean, PersonMetric, person_mean, p
 from medrep.audit.readers import halves
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
-from medrep.cohort.values import parse_level
+from medrep.cohort.values import parse_level, plain_number
 from medrep.errors import CohortError
 
 _FEW_VALUES = 10
@@ -234,6 +234,6 @@ def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
 def _outcome(audited: Audited, name: str) -> tuple[pd.Series, bool]:
     """Return a column of the table with missing cells as such, and whether it is a number of more than a few values."""
     cells = audited.table[name].map(lambda cell: parse_level(str(cell)))
-    numbers = pd.to_numeric(cells, errors="coerce")
+    numbers = cells.map(lambda cell: None if cell is None else plain_number(cell)).astype(float)
     continuous = bool(cells.nunique() > _FEW_VALUES and (numbers.notna() | cells.isna()).all())
     return (numbers if continuous else cells).rename(name), continuous

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from medrep.cohort.values import plain_number
 from medrep.errors import MedrepError
 
 if TYPE_CHECKING:
@@ -162,6 +163,18 @@ def add_show(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="whom the report lets the reader move (default: the first person); `nobody` leaves pictures of people out",
     )
+
+
+def number(text: str) -> float:
+    """Return a number; ``float`` by itself also takes ``1_0``, ``nan`` and digits of any script.
+
+    Raises:
+        argparse.ArgumentTypeError: No finite number.
+    """
+    value = plain_number(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return value
 
 
 def names(text: str) -> tuple[str, ...]:

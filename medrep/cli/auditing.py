@@ -14,6 +14,7 @@ from medrep.cli.arguments import (
     add_unseen_site,
     command,
     names,
+    number,
     pairs,
 )
 
@@ -55,7 +56,7 @@ def add_audit(commands: Commands) -> None:
     )
     parser.add_argument(
         "--margin",
-        type=float,
+        type=number,
         default=0.1,
         help="leakage shown to exceed chance by less (AUC or R2) counts as none (default: 0.1)",
     )

@@ -19,6 +19,7 @@ from medrep.cli.arguments import (
     add_unseen_site,
     batch_options,
     command,
+    number,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add_train(commands: Commands) -> None:
     )
     parser.add_argument(
         "--hold-out",
-        type=float,
+        type=number,
         default=0.0,
         metavar="SHARE",
         help="keep this share of the people from training, for an audit (default: 0)",
@@ -126,7 +127,7 @@ def add_score(commands: Commands) -> None:
     )
     parser.add_argument(
         "--false-alarms",
-        type=float,
+        type=number,
         default=0.05,
         metavar="RATE",
         help="share of people like those of calibration (train --hold-out) whom the shift gate rejects (default: 0.05)",

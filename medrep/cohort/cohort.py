@@ -28,6 +28,7 @@ class Cohort:
         notes: What was tidied while reading.
         input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
         problems: Why there is no usable file, by key; empty unless the cohort was read with ``tolerant``.
+        levels: Column -> level -> what it means, from participants.json.
     """
 
     root: Path
@@ -38,6 +39,7 @@ class Cohort:
     notes: tuple[str, ...]
     input: Input
     problems: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -80,7 +82,8 @@ def read_cohort(
     table = _choose(people.table, only, exclude)
     features = read_features(root / "features.tsv") if wanted.kind == "features" else None
     table, session_notes = with_sessions(root, table, None if features is None else features.ids)
-    cohort = Cohort(root, table, people.units, None, None, (*people.notes, *session_notes), wanted)
+    notes = (*people.notes, *session_notes)
+    cohort = Cohort(root, table, people.units, None, None, notes, wanted, levels=people.levels)
     if features is not None:
         return replace(cohort, features=match_keys(features, table.index))
     sessions = table.get("session_id", pd.Series("", index=table.index))

@@ -1,16 +1,21 @@
 """The columns of a participants table -> the values of declared covariates, or one message with all that is wrong."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from medrep.cohort.covariates import POOLED, Covariate
-from medrep.cohort.values import merge_levels, parse_level, parse_number
+from medrep.cohort.dictionary import DataDictionary, contradictions
+from medrep.cohort.spellings import is_code, look_alikes, merge_levels, shown_spelling
+from medrep.cohort.units import conversion, same_unit
+from medrep.cohort.values import MISSING_WORDS, Number, parse_level, parse_number, sex_word, tidied
 from medrep.errors import CovariateError, listed
 
 _SYNONYMS = {"sex": ("gender",), "site": ("center", "centre"), "diagnosis": ("dx", "diag")}
-_SEX_WORDS = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F"}
+_NEVER_LEVELS = frozenset({"", "n/a", "nan", "#n/a", "<na>", "nat"})
+_NAMED = 4
+"""How many people are named beside a level that many have."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +25,27 @@ class CovariateTable:
     Attributes:
         frame: Index: key; one column a covariate, float (NaN where missing) or str (None where missing).
         notes: What had to be interpreted.
+        declared: The covariates, with the units and meanings of levels that participants.json states.
     """
 
     frame: pd.DataFrame
     notes: tuple[str, ...]
+    declared: tuple[Covariate, ...] = ()
 
 
 def read_covariates(
-    table: pd.DataFrame, declared: Sequence[Covariate], units: Mapping[str, str] | None = None
+    table: pd.DataFrame,
+    declared: Sequence[Covariate],
+    units: Mapping[str, str] | None = None,
+    levels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> CovariateTable:
     """Read declared covariates out of a table of text.
 
     Args:
         table: Text cells, index: key (see `participants.read_participants`).
-        declared: The covariates wanted.
+        declared: The covariates wanted; of a model: `CovariateSchema.declared`.
         units: Column -> unit that participants.json states; a contradiction with the declared unit is an error.
+        levels: Column -> level -> what participants.json says it means; a contradiction with training is an error.
 
     Returns:
         Values, with people dropped whom the policy ``drop`` leaves out; missing cells only under the policy ``impute``.
@@ -47,14 +58,16 @@ def read_covariates(
     columns = {covariate.name: _find_column(table, covariate, notes, offenders) for covariate in declared}
     if offenders:
         raise CovariateError(listed("covariates without a column", offenders))
+    stated = DataDictionary(dict(units or {}), dict(levels or {}))
+    completed = [_completed(covariate, columns[covariate.name], stated, notes, offenders) for covariate in declared]
     frame = pd.DataFrame(index=table.index)
     dropped: set[str] = set()
-    for covariate in declared:
+    for covariate in completed:
         column = columns[covariate.name]
-        _check_unit(covariate, column, dict(units or {}), offenders)
-        cells = table[column].fillna("")
+        cells = table[column].fillna("").map(str)
+        codes = (*covariate.missing_codes, *stated.no_value(column))
         reader = _read_numbers if covariate.kind == "continuous" else _read_levels
-        frame[covariate.name] = reader(cells, covariate, column, notes, offenders)
+        frame[covariate.name] = reader(cells, covariate, column, codes, notes, offenders)
         empty = frame.index[frame[covariate.name].isna()]
         if covariate.missing == "drop" and len(empty):
             dropped.update(empty)
@@ -69,7 +82,7 @@ def read_covariates(
         raise CovariateError(
             f"nobody is left: every person lacks one of {lacking}; leave a covariate out, or set its missing to impute"
         )
-    return CovariateTable(frame, tuple(notes))
+    return CovariateTable(frame, tuple(notes), tuple(completed))
 
 
 def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], offenders: list[str]) -> str:
@@ -96,17 +109,39 @@ def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], of
     return ""
 
 
-def _check_unit(covariate: Covariate, column: str, units: dict[str, str], offenders: list[str]) -> None:
-    stated, wanted = units.get(column, "").strip().casefold(), covariate.unit.strip().casefold()
-    if covariate.kind == "continuous" and stated and wanted and stated.rstrip("s") != wanted.rstrip("s"):
+def _completed(
+    covariate: Covariate, column: str, stated: DataDictionary, notes: list[str], offenders: list[str]
+) -> Covariate:
+    """Return the covariate with what participants.json says of its column; what contradicts it is added to ``offenders``."""
+    codes = stated.no_value(column)
+    if codes:
+        notes.append(f"{column}: {', '.join(map(repr, codes))} is missing, as participants.json says")
+    if covariate.kind == "continuous":
+        unit = stated.unit(column)
+        if unit and covariate.unit and not same_unit(unit, covariate.unit):
+            how = conversion(unit, covariate.unit)
+            offenders.append(
+                f"column {column}: participants.json says {unit!r}, the configuration or the model {covariate.unit!r};"
+                f" convert the column{f' ({how})' if how else ''}, or set covariates.{covariate.name}.unit before training"
+            )
+        return replace(covariate, unit=covariate.unit or unit)
+    meanings = stated.meanings(column)
+    against = contradictions(covariate.meanings, meanings)
+    if against:
         offenders.append(
-            f"column {column}: participants.json says {units[column]!r}, the configuration {covariate.unit!r};"
-            f" convert the column or set covariates.{covariate.name}.unit"
+            f"column {column}: participants.json says that {', '.join(against)}; write the levels as in training, or, where both"
+            " say the same, say it in the same words"
         )
+    return replace(covariate, meanings=covariate.meanings or meanings)
 
 
 def _read_numbers(
-    cells: pd.Series, covariate: Covariate, column: str, notes: list[str], offenders: list[str]
+    cells: pd.Series,
+    covariate: Covariate,
+    column: str,
+    codes: Sequence[str],
+    notes: list[str],
+    offenders: list[str],
 ) -> list[float]:
     values = []
     cures = {
@@ -117,11 +152,16 @@ def _read_numbers(
     }
     accepted = {"exact", "tidied"} | ({"range", "bound"} if covariate.inexact == "midpoint" else set())
     accepted |= {"missing"} if covariate.missing != "error" else set()
+    low, high = covariate.limits or (float("-inf"), float("inf"))
     for key, text in cells.items():
-        number = parse_number(str(text))
+        number = Number(float("nan"), "missing") if is_code(text, codes) else parse_number(text)
         if number.reading not in accepted:
             what = "is a censored value" if number.reading == "bound" else f"is {_article(number.reading)}"
             offenders.append(f"{key}: {column} {text!r} {what}; {cures[number.reading]}")
+        elif not (number.reading == "missing" or low <= number.value <= high):
+            offenders.append(
+                f"{key}: {column} {text!r} lies outside covariates.{covariate.name}.limits, {low:g} to {high:g}; mend it"
+            )
         elif number.reading in {"tidied", "range", "bound"}:
             notes.append(f"{key}: {column} {text!r} is read as {number.value:g}")
         values.append(number.value)
@@ -129,29 +169,74 @@ def _read_numbers(
 
 
 def _read_levels(
-    cells: pd.Series, covariate: Covariate, column: str, notes: list[str], offenders: list[str]
+    cells: pd.Series,
+    covariate: Covariate,
+    column: str,
+    codes: Sequence[str],
+    notes: list[str],
+    offenders: list[str],
 ) -> list[str | None]:
-    parsed = [parse_level(str(text)) for text in cells]
+    written = covariate.verbatim
+    parsed = [None if text not in written and is_code(text, codes) else parse_level(text, written) for text in cells]
     if covariate.name == "sex":
-        parsed = [None if level is None else _SEX_WORDS.get(level.casefold(), level) for level in parsed]
-    spelling = merge_levels([level for level in parsed if level is not None])
+        parsed = [level if level is None or level in written else sex_word(level) for level in parsed]
+    spelling = merge_levels([level for level in parsed if level is not None], written)
     levels = [None if level is None else spelling[level] for level in parsed]
+    pairs = list(zip(cells.items(), levels, strict=True))
     if covariate.missing == "error":
         offenders += [
             f"{key}: {column} {text!r} is missing; fill it in, or set covariates.{covariate.name}.missing to drop or impute"
-            for (key, text), level in zip(cells.items(), levels, strict=True)
+            + _as_level(covariate.name, text)
+            for (key, text), level in pairs
             if level is None
         ]
     offenders += [
         f"{key}: {column} {level!r} stands for the pooled cohort in a model; rename the level"
-        for key, level in zip(cells.index, levels, strict=True)
+        for (key, _), level in pairs
         if level == POOLED
     ]
-    tidied = sorted(
-        {(str(t), level) for t, level in zip(cells, levels, strict=True) if level is not None and t != level}
-    )
-    notes += [f"{column}: {text!r} is read as {level!r}" for text, level in tidied]
+    offenders += [
+        f"{key}: {column} {text!r} holds a NUL byte; write the level without it"
+        for (key, text), _ in pairs
+        if "\0" in text
+    ]
+    offenders += _alike(levels, cells, covariate, column)
+    read = sorted({(text, level) for (_, text), level in pairs if level is not None and text != level})
+    notes += [f"{column}: {shown_spelling(text, level)} is read as {level!r}" for text, level in read]
     return levels
+
+
+def _alike(levels: Sequence[str | None], cells: pd.Series, covariate: Covariate, column: str) -> list[str]:
+    """Return one line for each group of levels that look like one and are not known to be two."""
+    found = []
+    for group in look_alikes([level for level in levels if level is not None], covariate.verbatim):
+        people = {
+            level: [str(k) for k, own in zip(cells.index, levels, strict=True) if own == level] for level in group
+        }
+        told = " and ".join(f"{level!r} ({_some(own)})" for level, own in people.items())
+        found.append(
+            f"{column}: {told} look like one level; write them alike where they are one, or say that they are not with"
+            f" --set 'covariates.{covariate.name}.verbatim=[{', '.join(map(_quoted, group))}]' before training"
+        )
+    return found
+
+
+def _some(people: Sequence[str]) -> str:
+    if not people:
+        return "known before"
+    more = f" and {len(people) - _NAMED} more" if len(people) > _NAMED else ""
+    return f"{', '.join(people[:_NAMED])}{more}"
+
+
+def _quoted(level: str) -> str:
+    return '"' + level.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _as_level(name: str, text: str) -> str:
+    """Return how a missing word is kept as a level; nothing for an empty cell."""
+    word = tidied(text)
+    known = word.lower() in MISSING_WORDS - _NEVER_LEVELS
+    return f"; if it is a level, --set 'covariates.{name}.verbatim=[{_quoted(word)}]'" if known else ""
 
 
 def _article(reading: str) -> str:

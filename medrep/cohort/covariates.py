@@ -6,14 +6,15 @@ that neither the order of columns nor a missing level can change a result in sil
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.values import merge_levels, parse_number
+from medrep.cohort.spellings import find_level, look_alikes, merge_levels
+from medrep.cohort.values import parse_number, sex_word
 from medrep.errors import CovariateError, listed
 
 POOLED = "(pooled)"
@@ -33,6 +34,10 @@ class Covariate:
         reference: Where removal moves to; default: training mean, most frequent level, or the pooled cohort for a batch.
         missing: ``error``; ``drop`` leaves the person out; ``impute`` uses the training mean or most frequent level.
         inexact: ``error``; ``midpoint`` reads ``20-25`` as 22.5 and ``89+`` as its bound, 89.
+        missing_codes: Values that stand for no value, ``-9`` or ``999`` for instance.
+        limits: Lowest and highest value there can be, of a continuous covariate; what lies between is never taken for a code.
+        verbatim: Levels that are read as they are written: one called ``NA``, or ``1`` beside ``01`` where they are two.
+        meanings: Level -> what it means; training takes it from participants.json, and refuses people of whom another says else.
     """
 
     name: str
@@ -43,6 +48,10 @@ class Covariate:
     reference: float | int | str | None = None
     missing: Literal["error", "drop", "impute"] = "error"
     inexact: Literal["error", "midpoint"] = "error"
+    missing_codes: tuple[str, ...] = ()
+    limits: tuple[float | int, ...] = ()
+    verbatim: tuple[str, ...] = ()
+    meanings: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,16 @@ class CovariateSchema:
     def names(self) -> tuple[str, ...]:
         """Covariate names in the order of the configuration."""
         return tuple(covariate.declared.name for covariate in self.fitted)
+
+    @property
+    def declared(self) -> tuple[Covariate, ...]:
+        """What to read other people's covariates by: as declared, and the levels of training as they are written."""
+        return tuple(
+            replace(c.declared, verbatim=tuple(dict.fromkeys((*c.declared.verbatim, *c.levels))))
+            if isinstance(c, Categorical)
+            else c.declared
+            for c in self.fitted
+        )
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -137,6 +156,7 @@ class CovariateSchema:
         if empty:
             raise CovariateError(listed("people without a covariate", empty, "fill it in, or leave them out"))
         offenders: list[str] = []
+        doubtful: list[str] = []
         for covariate in self.fitted:
             name = covariate.declared.name
             if isinstance(covariate, Continuous):
@@ -145,14 +165,23 @@ class CovariateSchema:
             column = moved[name].astype(object).where(moved[name].notna(), _mode(covariate))
             spelling = merge_levels([str(level) for level in column], covariate.levels)
             column = column.map(lambda level, spelling=spelling: spelling[str(level)])
+            likely = {own: group for group in look_alikes(column, covariate.levels) for own in group}
+            doubtful += [
+                f"{key}: {name} {level!r} looks like {_others(likely[level], covariate.levels, level)} of training"
+                for key, level in column.items()
+                if level in likely and level not in covariate.levels and set(likely[level]) & set(covariate.levels)
+            ]
             known = {*covariate.levels, POOLED}
             if not (covariate.declared.role == "batch" and unseen == "adapt"):
                 offenders += [
                     f"{key}: {name} {level!r} was not in training ({', '.join(covariate.levels)})"
                     for key, level in column.items()
-                    if level not in known
+                    if level not in known and level not in likely
                 ]
             moved[name] = column
+        if doubtful:
+            cure = "write it as in training where it is the same, and give it a name of its own where it is not"
+            raise CovariateError(listed("levels that look like those of training", doubtful, cure))
         if offenders:
             batch = any(f": {name} " in text for text in offenders for name in self.batches)
             cure = "refit with such people" + (
@@ -231,7 +260,12 @@ class CovariateSchema:
 
     def to_json(self) -> dict[str, Any]:
         """Return the schema as JSON content; `from_json` is its inverse."""
-        return {"covariates": [{"fitted": type(c).__name__.lower(), **asdict(c)} for c in self.fitted]}
+        return {
+            "covariates": [
+                {"fitted": type(c).__name__.lower(), **asdict(c), "declared": _declared_json(c.declared)}
+                for c in self.fitted
+            ]
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "CovariateSchema":
@@ -239,7 +273,8 @@ class CovariateSchema:
         fitted: list[Continuous | Categorical] = []
         for entry in content["covariates"]:
             rest = {key: value for key, value in entry.items() if key not in {"fitted", "declared"}}
-            declared = Covariate(**entry["declared"])
+            lists = {key: tuple(value) for key, value in entry["declared"].items() if isinstance(value, list)}
+            declared = Covariate(**{**entry["declared"], **lists})
             if entry["fitted"] == "continuous":
                 fitted.append(Continuous(declared=declared, **rest))
             else:
@@ -278,6 +313,16 @@ def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorica
     return Categorical(covariate, levels, numbers, str(_reference(fitted_levels, covariate.reference)))
 
 
+def _declared_json(declared: Covariate) -> dict[str, Any]:
+    """Return a declaration without what came later and was left at its default, so that earlier versions read it, too."""
+    later = {"missing_codes", "limits", "verbatim", "meanings"}
+    return {key: value for key, value in asdict(declared).items() if key not in later or value}
+
+
+def _others(group: Sequence[str], known: Sequence[str], level: str) -> str:
+    return " and ".join(repr(other) for other in group if other in known and other != level)
+
+
 def _mode(covariate: Categorical) -> str:
     return covariate.levels[int(np.argmax(covariate.counts))]
 
@@ -297,9 +342,12 @@ def _reference(covariate: Continuous | Categorical, chosen: str | float | int | 
     pooled = covariate.declared.role == "batch" and level in {POOLED, "pooled"}
     if pooled:
         return POOLED
-    if level not in covariate.levels:
+    named = find_level(level, covariate.levels)
+    if named is None and name == "sex":
+        named = find_level(sex_word(level), covariate.levels)
+    if named is None:
         also = ", pooled" if covariate.declared.role == "batch" else ""
         raise CovariateError(
             f"reference {name}={level!r} was not in training; allowed: {', '.join(covariate.levels)}{also}"
         )
-    return level
+    return named

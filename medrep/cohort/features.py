@@ -10,8 +10,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.grid import Grid
-from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles
-from medrep.cohort.values import MISSING_WORDS
+from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles, refuse_nuls
+from medrep.cohort.values import MISSING_WORDS, plain_number
 from medrep.errors import CohortError, listed
 
 
@@ -93,13 +93,18 @@ def _read_rows(path: Path) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndar
     people: list[list[str]] = []
     rows: list[np.ndarray] = []
     ragged: list[str] = []
+    nuls: dict[int, str] = {}
     texts: list[str] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines = ((number, line.rstrip("\n").split("\t")) for number, line in enumerate(file, 1) if line.strip())
             header = [name.strip() for name in next(lines, (0, [""]))[1]]
+            nuls = {1: header[0]} if "\0" in "\t".join(header) else {}
             key_columns, features = _columns(path, header)
             for number, cells in lines:
+                if "\0" in "\t".join(cells):
+                    nuls[number] = cells[0]
+                    continue
                 if len(cells) != len(header):
                     ragged.append(f"line {number}: {len(cells)} cells ({cells[0][:40]!r} ...)")
                     continue
@@ -109,6 +114,7 @@ def _read_rows(path: Path) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndar
         raise CohortError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise CohortError(f"{path}: not UTF-8 text; save the table as UTF-8, separated by tabs") from None
+    refuse_nuls(path, nuls)
     if ragged:
         cure = "one tab between two cells, n/a in an empty one"
         raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
@@ -139,17 +145,21 @@ def _columns(path: Path, header: list[str]) -> tuple[list[int], list[int]]:
 
 def _numbers(who: list[str], names: list[str], cells: list[str], texts: list[str]) -> Float[np.ndarray, " features"]:
     """Return a row's numbers, NaN for a missing word; cells that are neither are added to ``texts``."""
-    try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:
-        pass
+    together = "".join(cells)
+    if together.isascii() and "_" not in together:  # else Python reads 1_000 and digits of other scripts, too
+        try:
+            row = np.array(cells, dtype=np.float64)
+        except ValueError:
+            row = None
+        if row is not None and not np.isinf(row).any():
+            return row
     row = np.full(len(cells), np.nan)
     for position, cell in enumerate(cells):
-        if cell.strip().lower() not in MISSING_WORDS:
-            try:
-                row[position] = float(cell)
-            except ValueError:
-                texts.append(f"{' '.join(who)}: {names[position]} {cell!r} is no number")
+        number = plain_number(cell)
+        if number is not None:
+            row[position] = number
+        elif cell.strip().lower().lstrip("+-") not in MISSING_WORDS:  # C writes -nan, too
+            texts.append(f"{' '.join(who)}: {names[position]} {cell!r} is no number")
     return row
 
 

@@ -6,13 +6,14 @@ tidied on the way in (a byte order mark, an unnamed column, a doubled row) is ke
 
 import csv
 import io
-import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from medrep.cohort.dictionary import read_dictionary
 from medrep.errors import CohortError, listed
 
 KEY_COLUMNS = ("participant_id", "session_id")
@@ -27,18 +28,20 @@ class Participants:
         table: Text cells; the index is the key (``sub-01`` or ``sub-01_ses-2``), ``participant_id`` is always a column.
         notes: What was tidied while reading, for the person to see.
         units: Column -> unit as participants.json states it.
+        levels: Column -> level -> what it means, as participants.json states it.
     """
 
     table: pd.DataFrame
     notes: tuple[str, ...]
     units: dict[str, str]
+    levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_participants(path: Path) -> Participants:
     """Read a BIDS participants.tsv.
 
     Args:
-        path: The file; a participants.json beside it is read for units.
+        path: The file; a participants.json beside it is read for units and for what levels mean.
 
     Returns:
         The checked table.
@@ -59,7 +62,8 @@ def read_participants(path: Path) -> Participants:
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
     table.index = pd.Index(keys(table), name="key")
-    return Participants(table, tuple(notes + repeated), _units(path.with_suffix(".json")))
+    stated = read_dictionary(path.with_suffix(".json"))
+    return Participants(table, tuple(notes + repeated), dict(stated.units), stated.levels)
 
 
 def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
@@ -91,6 +95,7 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
             numbered |= {reader.line_num: row} if any(row) else {}
     except csv.Error as error:
         raise CohortError(f"{path}: line {reader.line_num}: {error}; save the table as tab-separated text") from None
+    refuse_nuls(path, {number: row[0] for number, row in numbered.items() if any("\0" in cell for cell in row)})
     if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
     header = [name.strip() for name in numbered.pop(min(numbered))]
@@ -103,6 +108,23 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
         cure = "one tab between two cells, n/a in an empty one"
         raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
     return header, numbered, notes
+
+
+def refuse_nuls(path: Path, lines: Mapping[int, str]) -> None:
+    """Refuse lines that hold NUL bytes, which no text has: a table in UTF-16, or a file that was cut while it was copied.
+
+    Args:
+        path: The file.
+        lines: Number of each such line -> its first cell.
+
+    Raises:
+        CohortError: All such lines.
+    """
+    if lines:
+        places = [f"line {number}: {first[:40]!r} ..." for number, first in lines.items()]
+        raise CohortError(
+            listed(f"{path}: lines that hold NUL bytes", places, "save the table as UTF-8 text without them")
+        )
 
 
 def keys(table: pd.DataFrame) -> list[str]:
@@ -199,19 +221,3 @@ def _merge_repeats(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[
         raise CohortError(listed(f"{path}: people with several rows that disagree", clashes, cure))
     merged = table.drop_duplicates(key).reset_index(drop=True)
     return merged, [f"{path.name}: {len(table) - len(merged)} repeated identical row(s) merged"]
-
-
-def _units(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    try:
-        described = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CohortError(f"{path}: not a JSON file ({error}); mend it or remove it") from None
-    if not isinstance(described, dict):
-        raise CohortError(f"{path}: holds a {type(described).__name__}, not an object of columns; mend it or remove it")
-    return {
-        str(column): str(entry["Units"])
-        for column, entry in described.items()
-        if isinstance(entry, dict) and isinstance(entry.get("Units"), str)
-    }

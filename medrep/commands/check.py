@@ -10,10 +10,11 @@ import pandas as pd
 from medrep.audit.confounding import confounding, small_levels
 from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable, missing_cells
 from medrep.cohort.inputs import Input
+from medrep.cohort.plausibility import doubtful_values, refusal
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
@@ -45,10 +46,14 @@ def check(
     console.say(f"{len(cohort)} people in {root}")
     console.result(people=len(cohort))
     console.notes(cohort.notes)
-    covariates = _attempt(problems, lambda: read_covariates(cohort.table, config.covariates, cohort.units))
+    covariates = _attempt(problems, lambda: _covariates(cohort, config))
     if covariates is not None:
         console.notes(covariates.notes)
-        schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, config.covariates))
+        doubts = doubtful_values(covariates.frame, covariates.declared)
+        problems += [refusal(doubts.refused)] if doubts.refused else []
+        for line in doubts.named:
+            console.warn(line)
+        schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, covariates.declared))
         if schema is not None:
             _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
     problems += _data_problems(cohort, config.input, console)
@@ -61,6 +66,10 @@ def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None
     except MedrepError as error:
         problems.append(str(error))
         return None
+
+
+def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
+    return read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
 
 
 def _confounding(

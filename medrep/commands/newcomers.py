@@ -71,7 +71,7 @@ def read_newcomers(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=tolerant)
-    covariates = read_covariates(cohort.table, [fitted.declared for fitted in schema.fitted], cohort.units)
+    covariates = read_covariates(cohort.table, schema.declared, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
     console.notes((*cohort.notes, *covariates.notes))

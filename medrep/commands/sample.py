@@ -55,7 +55,7 @@ def sample(
     drawn = _drawn(model.schema, max(people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
         raise CohortError(f"nobody to draw; give --table or --n above 0 (covariates: {', '.join(model.schema.names)})")
-    covariates = read_covariates(drawn, [fitted.declared for fitted in model.schema.fitted])
+    covariates = read_covariates(drawn, model.schema.declared)
     console.notes(covariates.notes)
     frame = model.schema.transfer(covariates.frame)
     content = {

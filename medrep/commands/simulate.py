@@ -179,7 +179,7 @@ def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -
             table[name] = draws[name]
     kinds = {"site": "categorical", **_KINDS}
     declared = [Covariate(name, "continuous" if kinds[name] == "continuous" else "categorical") for name in effects]
-    return table, read_covariates(table, declared, cohort.units).frame
+    return table, read_covariates(table, declared, cohort.units, cohort.levels).frame
 
 
 def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int) -> None:

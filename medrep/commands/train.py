@@ -15,6 +15,7 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.cohort.values import shown
@@ -83,17 +84,19 @@ def train(
     check_output(out, overwrite=overwrite, inputs=(root,))
     store = find_store(tracking, out)
     cohort = read_cohort(root, config.input, only=only, exclude=exclude)
-    covariates = read_covariates(cohort.table, config.covariates, cohort.units)
+    covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
     console.say(f"{len(cohort)} people from {root}")
     console.notes((*cohort.notes, *covariates.notes))
+    for line in refuse_codes(covariates.frame, covariates.declared):
+        console.warn(line)
     held_out = _held_out(cohort, covariates.frame, config, hold_out, console)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     others = cohort.select(held_out)
     cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
     refuse_strangers(show, cohort.table)
     known = covariates.frame.loc[cohort.table.index]
-    schema = CovariateSchema.fit(known, config.covariates)
+    schema = CovariateSchema.fit(known, covariates.declared)
     frame = schema.transfer(known)
     cohort = _measured(cohort, console)
     out.parent.mkdir(parents=True, exist_ok=True)

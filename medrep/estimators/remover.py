@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, refuse_extrapolation
 from medrep.erasure import Certificate
 from medrep.errors import EstimatorError
@@ -118,6 +119,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self.history_ = pd.DataFrame(columns=["metric", "name", "value"])
         if not plan.covariates:
             return self
+        refuse_codes(frame, plan.covariates)
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)

@@ -145,7 +145,7 @@ def _table(scored: Sequence[Outcome], index: pd.Index) -> pd.DataFrame:
 def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     """Read covariates as a participants table is read; a person who would be left out there is refused here."""
     cells = rows.drop(columns=[column for column in rows if column == PATH]).map(_text)
-    frame = read_covariates(cells, [fitted.declared for fitted in schema.fitted]).frame
+    frame = read_covariates(cells, schema.declared).frame
     lost = [str(key) for key in rows.index.difference(frame.index, sort=False)]
     if lost:
         raise CovariateError(listed("people without a covariate", lost, "fill it in, or leave them out"))

@@ -137,15 +137,17 @@ def test_a_column_with_a_similar_name_is_suggested():
     assert "--set covariates.sex.column=sexe" in text[2]
 
 
-@pytest.mark.parametrize("stated", ["year", "years", "Years ", ""])
+@pytest.mark.parametrize(
+    "stated", ["year", "years", "Years ", "", "yr", "YRS", "y", "a", "Year(s)", "[years]", "years of age"]
+)
 def test_the_same_unit_in_other_words_is_accepted(stated):
     assert len(read_covariates(people(age=["3"]), [AGE], {"age": stated}).frame) == 1
 
 
 def test_a_contradicting_unit_is_refused_with_both():
     assert refusal(people(age=["300"]), [AGE], {"age": "month"}) == [
-        "covariates that cannot be used as they stand: column age: participants.json says 'month', the configuration"
-        " 'year'; convert the column or set covariates.age.unit"
+        "covariates that cannot be used as they stand: column age: participants.json says 'month', the configuration or the"
+        " model 'year'; convert the column (divide by 12), or set covariates.age.unit before training"
     ]
 
 

@@ -51,9 +51,27 @@ def test_any_text_is_read_or_refused_by_name(tmp_path_factory, soup, raw):
 
 
 def test_missing_words_become_nan_and_are_listed(tmp_path):
-    table = read_features(write(tmp_path, "participant_id\ta\tb\nsub-1\tn/a\t1\nsub-2\t2\tinf\nsub-3\t\tNaN\n"))
-    np.testing.assert_array_equal(table.values, [[np.nan, 1], [2, np.inf], [np.nan, np.nan]])
-    assert missing_cells(table) == ["sub-1: a is nan", "sub-2: b is inf", "sub-3: a is nan", "sub-3: b is nan"]
+    table = read_features(write(tmp_path, "participant_id\ta\tb\nsub-1\tn/a\t1\nsub-2\t2\t-nan\nsub-3\t\tNaN\n"))
+    np.testing.assert_array_equal(table.values, [[np.nan, 1], [2, np.nan], [np.nan, np.nan]])
+    assert missing_cells(table) == ["sub-1: a is nan", "sub-2: b is nan", "sub-3: a is nan", "sub-3: b is nan"]
+
+
+@pytest.mark.parametrize(
+    "cell", ["1_000", "\uff11\uff12", "\u0661", "inf", "-Infinity", "1e400", "0x1A", "1d5", "1 000", "\u22125"]
+)
+@pytest.mark.parametrize("beside", ["1", "n/a"])
+def test_what_only_python_takes_for_a_number_is_none(tmp_path, cell, beside):
+    with pytest.raises(CohortError, match="is no number; write a number or n/a") as refusal:
+        read_features(write(tmp_path, f"participant_id\ta\tb\nsub-1\t{cell}\t{beside}\n"))
+    assert f"sub-1: a {cell!r}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("cells", ["1\0\t2", "1\t2\0", "n/a\t\0"])
+def test_nul_bytes_are_refused_by_line(tmp_path, cells):
+    with pytest.raises(
+        CohortError, match=r"lines that hold NUL bytes: line 3: 'sub-2' ...; save the table as UTF-8 text"
+    ):
+        read_features(write(tmp_path, f"participant_id\ta\tb\nsub-1\t1\t2\nsub-2\t{cells}\n"))
 
 
 def test_all_cells_that_are_no_numbers_are_listed(tmp_path):
