@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -65,31 +66,46 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{source}: not readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: holds a {type(content).__name__}, not keys and values")
+    named = [str(name) for name in content.get("covariates") or {}]
     for override in overrides:
         _override(content, override, yaml.safe_load)
         _override(written, override, as_written)
-    return parse_config(with_texts(content, written), str(source))
+    return parse_config(with_texts(content, written), str(source), overrides, named)
 
 
-def parse_config(content: Mapping[str, Any], source: str = "configuration") -> Config:
+def parse_config(
+    content: Mapping[str, Any],
+    source: str = "configuration",
+    overrides: Sequence[str] = (),
+    named: Sequence[str] = (),
+) -> Config:
     """Turn plain content into a `Config`.
+
+    Args:
+        content: Keys and values, overrides included.
+        source: Where they come from, for messages.
+        overrides: As given to `read_config`: what is wrong with one of them is not blamed on the source.
+        named: Covariates of the source.
 
     Raises:
         ConfigError: All unknown keys and wrong values.
     """
-    problems: list[str] = []
+    problems = _misspelt(content, overrides, named)
     known = [entry.name for entry in fields(Config)]
     problems += [unknown_key(str(key), known, "") for key in content if key not in known]
     kind = content.get("model", "linear")
     if not isinstance(kind, str) or kind not in MODELS:
-        raise ConfigError(f"{source}: model {kind!r} is unknown; allowed: {', '.join(MODELS)}")
+        blamed = _blamed("model", overrides) or source
+        raise ConfigError(f"{blamed}: model {kind!r} is unknown; allowed: {', '.join(MODELS)}")
     covariates = content.get("covariates") or {}
     if not isinstance(covariates, dict):
         problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
         covariates = {}
     declared = declared_covariates(covariates, problems)
     input_section = build_section(Input, content.get("input") or {}, "input", problems)
-    settings = build_section(MODELS[kind].settings_type, content.get("settings") or {}, "settings", problems)
+    given = content.get("settings") or {}
+    read = input_section.kind if isinstance(input_section, Input) else ""
+    settings = build_section(MODELS[kind].settings_type, _with_defaults(given, kind, read), "settings", problems)
     seed = content.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: {seed!r} is not a whole number from 0")
@@ -102,8 +118,55 @@ def parse_config(content: Mapping[str, Any], source: str = "configuration") -> C
     if not any(entry is not None for entry in covariates.values()):
         problems.append("covariates: none is left; name at least one")
     if problems:
-        raise ConfigError(listed(f"{source}: not a valid configuration", problems))
+        blames = [_blamed(line.partition(":")[0], overrides) for line in problems]
+        told = [f"{override}: {line}" if override else line for override, line in zip(blames, problems, strict=True)]
+        blame = "" if all(blames) else f"{source}: "
+        raise ConfigError(listed(f"{blame}not a valid configuration", told))
     return Config(kind, input_section, declared, settings, seed, tuple(predict))
+
+
+def _with_defaults(given: Any, model: str, kind: str) -> Any:
+    """Return settings with those of the shipped configuration for this kind of input, where a model has none that fit it.
+
+    A convolutional body needs channels, which tables have none of: a conditional VAE on images without ``hidden`` is
+    vae_volume.yaml, but for what is named.
+    """
+    grid = model == "conditional_vae" and kind in {"volume", "shape"}
+    if not (
+        grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}
+    ):
+        return given
+    shipped = yaml.safe_load((SHIPPED / "vae_volume.yaml").read_text(encoding="utf-8"))["settings"]
+    nested = {
+        key: {**shipped[key], **value}
+        for key, value in given.items()
+        if isinstance(value, Mapping) and isinstance(shipped.get(key), Mapping)
+    }
+    return {**shipped, **given, **nested}
+
+
+def _misspelt(content: Mapping[str, Any], overrides: Sequence[str], named: Sequence[str]) -> list[str]:
+    """Return a line for each covariate of an override that there is none of, where one is called almost so."""
+    covariates = content.get("covariates")
+    problems = []
+    for override in overrides:
+        section, _, name = override.partition("=")[0].partition(".")
+        name = name.partition(".")[0]
+        if section != "covariates" or not name or name in named or not isinstance(covariates, Mapping):
+            continue
+        entry, near = covariates.get(name), get_close_matches(name, named, 1)
+        if near and (entry is None or (isinstance(entry, Mapping) and "kind" not in entry)):
+            problems.append(f"covariates.{name}: unknown; did you mean {near[0]}?")
+    return problems
+
+
+def _blamed(path: str, overrides: Sequence[str]) -> str:
+    """Return the override that a key comes from, as it was written; empty where it comes from the file."""
+    for override in reversed(overrides):
+        key = override.partition("=")[0]
+        if f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}."):
+            return f"--set {override}"
+    return ""
 
 
 def _find(path: Path) -> Path:

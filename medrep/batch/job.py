@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from medrep import __version__
 from medrep.atomic import write_json
 from medrep.batch.parts import Part
+from medrep.cohort.support import Outside, outside_json
 from medrep.cohort.visits import Visit
 from medrep.errors import MedrepError, listed
 from medrep.export.derivative import write_tsv
@@ -26,6 +27,7 @@ COMPLETE = "dataset_description.json"
 """Written last: whoever sees it in OUT sees everything."""
 
 _FORMAT = 1
+_OUTSIDE, _WRITTEN = "outside.json", "written.tsv"
 _DIGITS = 16
 
 
@@ -76,17 +78,46 @@ class Job:
         finally:
             lock.release()
 
-    def write_people(self, table: pd.DataFrame, people: Sequence[Visit], root: Path) -> dict[str, str]:
+    def write_people(
+        self,
+        table: pd.DataFrame,
+        people: Sequence[Visit],
+        root: Path,
+        outside: Sequence[Outside] = (),
+        written: "pd.DataFrame | None" = None,
+    ) -> dict[str, str]:
         """Write who is in the cohort, and return everybody's fingerprint: of covariates and file.
 
         A person whose covariates or file change is worked on again.
+
+        Args:
+            table: Of the cohort.
+            people: Its rows.
+            root: Its folder.
+            outside: Who lies outside the range of training, for the sidecars.
+            written: Key columns as they stand in the table of features, index: key; None for images.
         """
+        if written is not None:
+            write_tsv(self.folder / _WRITTEN, written.reset_index(names="key"))
+        write_json(self.folder / _OUTSIDE, outside_json(outside))
         prints = {one.key: fingerprint(one) for one in people}
         files = ["" if one.path is None else one.path.relative_to(root).as_posix() for one in people]
         known = pd.DataFrame({"key": list(prints), "fingerprint": list(prints.values()), "file": files})
         for name, content in (("participants.tsv", table), ("people.tsv", known)):
             write_tsv(self.folder / name, content)
         return prints
+
+    def read_outside(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return who lies outside the range of training: person -> covariate -> what a sidecar says."""
+        path = self.folder / _OUTSIDE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def read_written(self) -> "pd.DataFrame | None":
+        """Return the key columns as they stand in the table of features, index: key; None where there is none."""
+        path = self.folder / _WRITTEN
+        if not path.is_file():
+            return None
+        return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False).set_index("key")
 
     def read_people(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the table of the cohort, index: key, and key, fingerprint and file of everybody."""

@@ -124,7 +124,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        type=Path,
+        type=model_folder,
         metavar="M",
         help="the folder OUT/model that train wrote, or models:/NAME@ALIAS of the registry",
     )
@@ -155,6 +155,11 @@ def add_unseen_site(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_extrapolate(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what people outside the range of training do."""
+    parser.add_argument("--extrapolate", action="store_true", help=f"allow {what} outside the range of training")
+
+
 def add_show(parser: argparse.ArgumentParser) -> None:
     """Add whom the report shows."""
     parser.add_argument(
@@ -175,6 +180,13 @@ def number(text: str) -> float:
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return value
+
+
+def model_folder(text: str) -> Path:
+    """Return the path of a model folder; of OUT that train wrote it is OUT/model."""
+    path = Path(text)
+    inner = path / "model"
+    return inner if not (path / "model.json").is_file() and (inner / "model.json").is_file() else path
 
 
 def names(text: str) -> tuple[str, ...]:

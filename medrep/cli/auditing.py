@@ -8,6 +8,7 @@ from medrep.cli.arguments import (
     OK,
     Commands,
     add_cohort,
+    add_extrapolate,
     add_json,
     add_model,
     add_out,
@@ -68,6 +69,7 @@ def add_audit(commands: Commands) -> None:
         help="who was trained on (default: people.tsv that train wrote beside the model)",
     )
     add_unseen_site(parser)
+    add_extrapolate(parser, "people far")
     add_json(parser)
 
 
@@ -87,6 +89,7 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         seed=options.seed,
         trained=options.trained,
         unseen_site=options.unseen_site,
+        extrapolate=options.extrapolate,
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,

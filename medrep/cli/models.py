@@ -12,6 +12,7 @@ from medrep.cli.arguments import (
     add_batch,
     add_cohort,
     add_config,
+    add_extrapolate,
     add_mesh,
     add_model,
     add_out,
@@ -92,6 +93,7 @@ def add_sample(commands: Commands) -> None:
     who.add_argument("--table", type=Path, metavar="T.tsv", help="demographics, one row a person")
     who.add_argument("--n", type=int, metavar="N", help="how many people, with demographics drawn as in training")
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    add_extrapolate(parser, "demographics far")
     add_mesh(parser)
 
 
@@ -106,6 +108,7 @@ def _sample(options: argparse.Namespace, console: "Console") -> int:
         people=options.n,
         seed=options.seed,
         mesh=options.mesh,
+        extrapolate=options.extrapolate,
         overwrite=options.overwrite,
     )
     return OK
@@ -119,6 +122,7 @@ def add_score(commands: Commands) -> None:
     add_out(parser, resumes=True)
     add_model(parser)
     add_unseen_site(parser)
+    add_extrapolate(parser, "people far")
     parser.add_argument(
         "--unshrink",
         choices=("none", "linear", "tweedie"),
@@ -147,6 +151,7 @@ def _score(options: argparse.Namespace, console: "Console") -> int:
         false_alarms=options.false_alarms,
         unshrink=options.unshrink,
         unseen_site=options.unseen_site,
+        extrapolate=options.extrapolate,
         only=options.participant_label,
         exclude=options.exclude,
         overwrite=options.overwrite,

@@ -9,6 +9,7 @@ from medrep.cli.arguments import (
     Commands,
     add_batch,
     add_cohort,
+    add_extrapolate,
     add_mesh,
     add_model,
     add_out,
@@ -40,6 +41,7 @@ def add_export(commands: Commands) -> None:
         help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
     )
     add_unseen_site(parser)
+    add_extrapolate(parser, "people far (and references)")
     parser.add_argument(
         "--label-free",
         action="store_true",
@@ -63,6 +65,7 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         keep=names(options.keep),
         references=pairs("--reference", options.reference),
         unseen_site=options.unseen_site,
+        extrapolate=options.extrapolate,
         label_free=options.label_free,
         probe=options.probe,
         only=options.participant_label,
@@ -91,9 +94,7 @@ def add_counterfactual(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="a covariate and the value everybody gets, e.g. age=80; several times for several",
     )
-    parser.add_argument(
-        "--extrapolate", action="store_true", help="allow values outside the range of the people of training"
-    )
+    add_extrapolate(parser, "values (and people far)")
     add_unseen_site(parser)
     add_mesh(parser)
     add_show(parser)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
 from medrep.cohort.datalist import read_datalist
-from medrep.cohort.features import FeatureTable, match_keys, read_features
+from medrep.cohort.earlier import Earlier, earlier_work
+from medrep.cohort.features import FeatureTable, claimed, match_keys, read_features
 from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_participants
 from medrep.cohort.sessions import with_sessions
@@ -29,6 +30,7 @@ class Cohort:
         input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
         problems: Why there is no usable file, by key; empty unless the cohort was read with ``tolerant``.
         levels: Column -> level -> what it means, from participants.json.
+        earlier: What medrep has done to the data already.
     """
 
     root: Path
@@ -40,6 +42,7 @@ class Cohort:
     input: Input
     problems: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    earlier: tuple[Earlier, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -80,12 +83,18 @@ def read_cohort(
         raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
     people = read_participants(root / "participants.tsv")
     table = _choose(people.table, only, exclude)
-    features = read_features(root / "features.tsv") if wanted.kind == "features" else None
-    table, session_notes = with_sessions(root, table, None if features is None else features.ids)
-    notes = (*people.notes, *session_notes)
-    cohort = Cohort(root, table, people.units, None, None, notes, wanted, levels=people.levels)
+    features, feature_ids = None, None
+    if wanted.kind == "features":
+        everybody = [str(who) for who in people.table["participant_id"]]
+        features, feature_ids = claimed(read_features(root / "features.tsv"), everybody)
+    table, session_notes = with_sessions(root, table, feature_ids)
+    cohort = Cohort(
+        root, table, people.units, None, None, (*people.notes, *session_notes), wanted, levels=people.levels
+    )
     if features is not None:
-        return replace(cohort, features=match_keys(features, table.index))
+        features = match_keys(features, table.index)
+        notes = (*cohort.notes, *features.notes)
+        return replace(cohort, features=features, notes=notes, earlier=earlier_work(root))
     sessions = table.get("session_id", pd.Series("", index=table.index))
     pairs = [
         (str(who), str(visit) if label(str(visit), "ses") else "")
@@ -104,6 +113,7 @@ def read_cohort(
 
 
 def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
+    cohort = replace(cohort, earlier=earlier_work(cohort.root, [path for path in files if path is not None]))
     if cohort.input.kind in {"volume", "shape"}:
         return replace(cohort, files=files)
     from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import and only this needs it

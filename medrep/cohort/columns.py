@@ -8,11 +8,11 @@ import pandas as pd
 from medrep.cohort.covariates import POOLED, Covariate
 from medrep.cohort.dictionary import DataDictionary, contradictions
 from medrep.cohort.spellings import is_code, look_alikes, merge_levels, shown_spelling
+from medrep.cohort.synonyms import SYNONYMS, is_missing, meaning, same_cell
 from medrep.cohort.units import conversion, same_unit
 from medrep.cohort.values import MISSING_WORDS, Number, parse_level, parse_number, sex_word, tidied
 from medrep.errors import CovariateError, listed
 
-_SYNONYMS = {"sex": ("gender",), "site": ("center", "centre"), "diagnosis": ("dx", "diag")}
 _NEVER_LEVELS = frozenset({"", "n/a", "nan", "#n/a", "<na>", "nat"})
 _NAMED = 4
 """How many people are named beside a level that many have."""
@@ -62,10 +62,13 @@ def read_covariates(
     completed = [_completed(covariate, columns[covariate.name], stated, notes, offenders) for covariate in declared]
     frame = pd.DataFrame(index=table.index)
     dropped: set[str] = set()
+    starts: dict[str, int] = {}
     for covariate in completed:
         column = columns[covariate.name]
         cells = table[column].fillna("").map(str)
         codes = (*covariate.missing_codes, *stated.no_value(column))
+        starts[column] = len(offenders)
+        offenders += _rivals(table, covariate, column, notes)
         reader = _read_numbers if covariate.kind == "continuous" else _read_levels
         frame[covariate.name] = reader(cells, covariate, column, codes, notes, offenders)
         empty = frame.index[frame[covariate.name].isna()]
@@ -75,7 +78,8 @@ def read_covariates(
         elif covariate.missing == "impute" and len(empty):
             notes.append(f"{column}: missing; training value used for {', '.join(str(key) for key in empty)}")
     if offenders:
-        raise CovariateError(listed("covariates that cannot be used as they stand", offenders))
+        told = _shortened(offenders, starts)
+        raise CovariateError(listed("covariates that cannot be used as they stand", told, most=max(20, len(told))))
     frame = frame.drop(index=list(dropped))
     if frame.empty:
         lacking = ", ".join(sorted({columns[c.name] for c in declared if c.missing == "drop"}))
@@ -91,7 +95,7 @@ def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], of
     if wanted in names:
         return wanted
     if not covariate.column:
-        words = {wanted.casefold(), *_SYNONYMS.get(wanted, ())}
+        words = {wanted.casefold(), *SYNONYMS.get(wanted, ())}
         close = [name for name in names if name.casefold() in words]
         if len(close) == 1:
             notes.append(f"column {close[0]!r} is read as {covariate.name}")
@@ -107,6 +111,59 @@ def _find_column(table: pd.DataFrame, covariate: Covariate, notes: list[str], of
         f" or leave it out with --set covariates.{covariate.name}=null"
     )
     return ""
+
+
+def _rivals(table: pd.DataFrame, covariate: Covariate, column: str, notes: list[str]) -> list[str]:
+    """Return a line for each person of whom another column of this meaning says something else than the one that is read."""
+    meant = {meaning(covariate.name), meaning(column)}
+    offenders = []
+    for rival in [str(name) for name in table.columns if name != column and meaning(str(name)) in meant]:
+        pairs = zip(table.index, table[column].fillna("").astype(str), table[rival].fillna("").astype(str), strict=True)
+        unlike = [
+            (key, own, other)
+            for key, own, other in pairs
+            if not (is_missing(own) or is_missing(other) or same_cell(sex_word(own), sex_word(other)))
+        ]
+        if not unlike:
+            continue
+        chosen = covariate.column or rival.casefold() != column.casefold()
+        if chosen and not _of_visits(table, column, rival):
+            key, own, other = unlike[0]
+            notes.append(
+                f"{covariate.name} is read from column {column!r}; {rival!r} says otherwise of {len(unlike)} people"
+                f" ({key}: {other!r} where {own!r} is used)"
+            )
+            continue
+        cure = f"remove one of the columns, or name the right one with --set covariates.{covariate.name}.column"
+        offenders += [f"{key}: {column} is {own!r}, {rival} is {other!r}; {cure}" for key, own, other in unlike]
+    return offenders
+
+
+def _of_visits(table: pd.DataFrame, column: str, rival: str) -> bool:
+    """Return whether a column has one value a person where its rival has one a visit."""
+    if "session_id" not in table:
+        return False
+    people = table.groupby("participant_id")
+    return bool(people[column].nunique().max() == 1 and people[rival].nunique().max() > 1)
+
+
+def _shortened(offenders: Sequence[str], starts: Mapping[str, int], most: int = 20, few: int = 3) -> list[str]:
+    """Return all lines, or where there are many the first few of each column, so that no column hides another.
+
+    Args:
+        offenders: A line a cell, column by column.
+        starts: Column -> where its lines start.
+        most: How many lines are not many.
+        few: How many of a column are left.
+    """
+    if len(offenders) <= most:
+        return list(offenders)
+    told: list[str] = []
+    for (column, start), end in zip(starts.items(), [*list(starts.values())[1:], len(offenders)], strict=True):
+        own = offenders[start:end]
+        short = len(own) > few + 1
+        told += [*own[:few], f"{column}: ... and {len(own) - few} more cells of this column"] if short else own
+    return told
 
 
 def _completed(

@@ -1,8 +1,10 @@
 """Feature tables: features.tsv -> a matrix keyed like participants.tsv."""
 
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,12 @@ from jaxtyping import Float
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles, refuse_nuls
+from medrep.cohort.synonyms import certain_pairs, examples, folded
 from medrep.cohort.values import MISSING_WORDS, plain_number
 from medrep.errors import CohortError, listed
+
+_COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
+"""Names that software gives to the column of row numbers."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +26,25 @@ class FeatureTable:
     """Features of some people.
 
     Attributes:
-        ids: The key columns as they stand in the file, index: key.
+        ids: The key columns as they stand in the file, index: key, in the spelling of participants.tsv once matched with it.
         values: One row a person, NaN where a cell is missing.
-        names: Column names in the file's order.
+        names: Names of the features in the file's order.
         grid: Where the columns lie in space, if features.json says so with a ``Grid`` (shape, spacing in mm).
+        header: Names of all columns in the file's order, ids among them; empty where the features are of no file.
+        notes: What was tidied while reading.
     """
 
     ids: pd.DataFrame
     values: Float[np.ndarray, "people features"]
     names: tuple[str, ...]
     grid: Grid | None
+    header: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def rows(self, wanted: pd.Index) -> "FeatureTable":
         """Return the rows of ``wanted`` keys, in that order."""
         positions = self.ids.index.get_indexer(wanted)
-        return FeatureTable(self.ids.iloc[positions], self.values[positions], self.names, self.grid)
+        return replace(self, ids=self.ids.iloc[positions], values=self.values[positions])
 
 
 def read_features(path: Path) -> FeatureTable:
@@ -43,7 +53,8 @@ def read_features(path: Path) -> FeatureTable:
     Raises:
         CohortError: Missing file, no id column, repeated people, or cells that are neither a number nor ``n/a``.
     """
-    names, ids, values = _read_rows(path)
+    names, ids, values, header = _read_rows(path)
+    names, values, header, notes = _without_counters(path, names, values, header)
     nameless = [f"row {n}" for n, who in enumerate(ids["participant_id"], 1) if who.lower() in MISSING_WORDS]
     if nameless:
         raise CohortError(
@@ -51,17 +62,43 @@ def read_features(path: Path) -> FeatureTable:
         )
     refuse_doubles(path, ids)
     ids.index = pd.Index(keys(ids), name="key")
-    return FeatureTable(ids, values, names, _grid(path.with_suffix(".json"), len(names)))
+    return FeatureTable(ids, values, names, _grid(path.with_suffix(".json"), len(names)), header, tuple(notes))
+
+
+def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:
+    """Find whose the rows are: ids match with or without ``sub-``, and in other spellings (``1``, ``01``) where that is certain.
+
+    Args:
+        features: As read.
+        people: All ids of participants.tsv.
+
+    Returns:
+        The table with keys in the spelling of participants.tsv and notes about it, and its key columns in that spelling.
+    """
+    own = [label(str(who), "sub") for who in features.ids["participant_id"]]
+    wanted = [label(who, "sub") for who in people]
+    spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
+    ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
+    notes = [f"features.tsv: {examples(spelled)} of participants.tsv"] if spelled else []
+    nobody = [str(who) for who in dict.fromkeys(ids["participant_id"]) if who not in set(wanted)]
+    if nobody:
+        more = f", and {len(nobody) - 5} more" if len(nobody) > 5 else ""
+        notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {', '.join(nobody[:5])}{more}")
+    index = pd.Index(keys(ids), name="key")
+    return replace(features, ids=features.ids.set_axis(index), notes=(*features.notes, *notes)), ids.set_axis(index)
 
 
 def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
-    """Return the features of the wanted people; ids match with or without ``sub-``.
+    """Return the features of the wanted people; ids match with or without ``sub-``, and sessions in other spellings.
 
     Raises:
-        CohortError: People without features; all are listed.
+        CohortError: People without features; all are listed, with ids that may be meant.
     """
     bare = {label(str(key), "sub"): position for position, key in enumerate(features.ids.index)}
-    absent = [str(key) for key in wanted if label(str(key), "sub") not in bare]
+    asked = [label(str(key), "sub") for key in wanted]
+    spelled = certain_pairs(asked, list(bare))
+    bare |= {key: bare[there] for key, there in spelled.items() if key not in bare}
+    absent = [f"{key}{_perhaps(one, list(bare))}" for key, one in zip(wanted, asked, strict=True) if one not in bare]
     if absent:
         raise CohortError(
             listed(
@@ -70,36 +107,96 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
                 "add the rows, or leave the people out with --exclude",
             )
         )
-    positions = [bare[label(str(key), "sub")] for key in wanted]
+    positions = [bare[one] for one in asked]
     ids = features.ids.iloc[positions].set_axis(wanted)
-    return FeatureTable(ids, features.values[positions], features.names, features.grid)
+    other = {there: key for key, there in spelled.items()}
+    notes = (*features.notes, f"features.tsv: {examples(other)} of participants.tsv") if other else features.notes
+    return replace(features, ids=ids, values=features.values[positions], notes=notes)
+
+
+def _perhaps(key: str, there: Sequence[str]) -> str:
+    """Return in brackets which rows may be meant, where several may."""
+    close = [repr(one) for one in there if folded(one) == folded(key)]
+    return f" (is it {' or '.join(close)} of features.tsv?)" if close else ""
 
 
 def missing_cells(features: FeatureTable) -> list[str]:
-    """Return one line for each cell that is NaN or infinite: the person and the column."""
+    """Return one line for each cell that is NaN or infinite: the person and the column; a column with many has one line."""
     rows, columns = np.nonzero(~np.isfinite(features.values))
-    return [
-        f"{features.ids.index[i]}: {features.names[j]} is {features.values[i, j]:g}"
+    cells = [
+        (features.names[j], str(features.ids.index[i]), f"is {features.values[i, j]:g}")
         for i, j in zip(rows, columns, strict=True)
     ]
+    return by_column(cells, len(features.values))
 
 
-def _read_rows(path: Path) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndarray, "people features"]]:
+def by_column(cells: Sequence[tuple[str, str, str]], people: int, most: int = 3) -> list[str]:
+    """Return one line a cell, or one line a column where a column has more of them.
+
+    Args:
+        cells: Column, person, and what is wrong.
+        people: How many rows there are.
+        most: Of how many cells of a column each has its own line.
+    """
+    counts = Counter(column for column, _, _ in cells)
+    lines: dict[str, str] = {}
+    for column, person, wrong in cells:
+        if counts[column] <= most:
+            lines[f"{person} {column}"] = f"{person}: {column} {wrong}"
+        elif column not in lines:
+            lines[column] = (
+                f"column {column}: {counts[column]} of {people} cells, for instance {person}: {column} {wrong}"
+            )
+    return list(lines.values())
+
+
+def _without_counters(
+    path: Path, names: tuple[str, ...], values: Float[np.ndarray, "people features"], header: tuple[str, ...]
+) -> tuple[tuple[str, ...], Float[np.ndarray, "people other"], tuple[str, ...], list[str]]:
+    """Leave out columns that number the rows, by the names that software gives them; names, values, header, notes."""
+    counting = [
+        k for k, name in enumerate(names) if _COUNTERS.fullmatch(name) and _numbers_rows(values[:, k], len(names))
+    ]
+    if not counting:
+        nameless = [f"column {position + 1}: ''" for position, name in enumerate(header) if not name]
+        if nameless:
+            raise CohortError(listed(f"{path}: columns without a name of their own", nameless, "name each column once"))
+        return names, values, header, []
+    gone = {names[k] for k in counting}
+    kept = [k for k in range(len(names)) if k not in counting]
+    notes = [
+        f"{path.name}: column {name or 'without a name'} numbers the rows, is no feature, and is left out"
+        for name in gone
+    ]
+    rest = tuple(name for name in header if name not in gone)
+    return tuple(names[k] for k in kept), values[:, kept], rest, notes
+
+
+def _numbers_rows(column: Float[np.ndarray, " people"], columns: int) -> bool:
+    """Return whether a column holds different whole numbers from 0, and is not the only one."""
+    whole = bool(np.isfinite(column).all() and (column >= 0).all() and (column == np.floor(column)).all())
+    return whole and columns > 1 and len(np.unique(column)) == len(column)
+
+
+def _read_rows(
+    path: Path,
+) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndarray, "people features"], tuple[str, ...]]:
     """Read the file a line at a time: a table of 100,000 columns costs its numbers and one line of text.
 
     Returns:
-        The names of the features, the key columns, and the values.
+        The names of the features, the key columns, the values, and the names of all columns as written.
     """
     people: list[list[str]] = []
     rows: list[np.ndarray] = []
     ragged: list[str] = []
     nuls: dict[int, str] = {}
-    texts: list[str] = []
+    texts: list[tuple[str, str, str]] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines = ((number, line.rstrip("\n").split("\t")) for number, line in enumerate(file, 1) if line.strip())
-            header = [name.strip() for name in next(lines, (0, [""]))[1]]
-            nuls = {1: header[0]} if "\0" in "\t".join(header) else {}
+            written = [name.strip() for name in next(lines, (0, [""]))[1]]
+            nuls = {1: written[0]} if "\0" in "\t".join(written) else {}
+            header = [name.casefold() if name.casefold() in KEY_COLUMNS else name for name in written]
             key_columns, features = _columns(path, header)
             for number, cells in lines:
                 if "\0" in "\t".join(cells):
@@ -119,11 +216,15 @@ def _read_rows(path: Path) -> tuple[tuple[str, ...], pd.DataFrame, Float[np.ndar
         cure = "one tab between two cells, n/a in an empty one"
         raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
     if texts:
-        raise CohortError(listed(f"{path}: cells that are no numbers", texts, "write a number or n/a"))
+        if any(not column for column, _, _ in texts):
+            nameless = [f"column {position + 1}: ''" for position, name in enumerate(header) if not name]
+            raise CohortError(listed(f"{path}: columns without a name of their own", nameless, "name each column once"))
+        lines_told = by_column(texts, len(rows))
+        raise CohortError(listed(f"{path}: cells that are no numbers", lines_told, "write a number or n/a"))
     if not rows:
         raise CohortError(f"{path}: a header and no people; add one line a person")
     ids = pd.DataFrame(people, columns=[header[k] for k in key_columns], dtype=str)
-    return tuple(header[k] for k in features), ids, np.stack(rows)
+    return tuple(header[k] for k in features), ids, np.stack(rows), tuple(written)
 
 
 def _columns(path: Path, header: list[str]) -> tuple[list[int], list[int]]:
@@ -133,7 +234,8 @@ def _columns(path: Path, header: list[str]) -> tuple[list[int], list[int]]:
     if "participant_id" not in header:
         raise CohortError(f"{path}: no column participant_id; the first columns are {', '.join(header[:4])}")
     counts = Counter(header)
-    unclear = [f"column {n}: {name!r}" for n, name in enumerate(header, 1) if counts[name] > 1 or not name]
+    # One column without a name may be the row numbers that some software writes; that is seen once the values are read.
+    unclear = [f"column {n}: {name!r}" for n, name in enumerate(header, 1) if counts[name] > 1]
     if unclear:
         raise CohortError(listed(f"{path}: columns without a name of their own", unclear, "name each column once"))
     key_columns = [header.index(name) for name in KEY_COLUMNS if name in header]
@@ -143,7 +245,9 @@ def _columns(path: Path, header: list[str]) -> tuple[list[int], list[int]]:
     return key_columns, features
 
 
-def _numbers(who: list[str], names: list[str], cells: list[str], texts: list[str]) -> Float[np.ndarray, " features"]:
+def _numbers(
+    who: list[str], names: list[str], cells: list[str], texts: list[tuple[str, str, str]]
+) -> Float[np.ndarray, " features"]:
     """Return a row's numbers, NaN for a missing word; cells that are neither are added to ``texts``."""
     together = "".join(cells)
     if together.isascii() and "_" not in together:  # else Python reads 1_000 and digits of other scripts, too
@@ -159,7 +263,7 @@ def _numbers(who: list[str], names: list[str], cells: list[str], texts: list[str
         if number is not None:
             row[position] = number
         elif cell.strip().lower().lstrip("+-") not in MISSING_WORDS:  # C writes -nan, too
-            texts.append(f"{' '.join(who)}: {names[position]} {cell!r} is no number")
+            texts.append((names[position], " ".join(who), f"{cell!r} is no number"))
     return row
 
 

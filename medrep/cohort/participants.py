@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from medrep.cohort.dictionary import read_dictionary
+from medrep.cohort.synonyms import alike
 from medrep.errors import CohortError, listed
 
 KEY_COLUMNS = ("participant_id", "session_id")
@@ -61,6 +62,10 @@ def read_participants(path: Path) -> Participants:
     check_ids(path, table, [f"line {number}" for number in numbered])
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
+    close = [" and ".join(ids) for ids in alike([label(str(who), "sub") for who in table["participant_id"]])]
+    if close:
+        more = f", and {len(close) - 5} more" if len(close) > 5 else ""
+        notes.append(f"{path.name}: ids that look like one, read as different people: {', '.join(close[:5])}{more}")
     table.index = pd.Index(keys(table), name="key")
     stated = read_dictionary(path.with_suffix(".json"))
     return Participants(table, tuple(notes + repeated), dict(stated.units), stated.levels)
@@ -99,6 +104,8 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
     header = [name.strip() for name in numbered.pop(min(numbered))]
+    if any("\0" in name for name in header):
+        raise CohortError(f"{path}: the header holds NUL bytes; save the table as UTF-8 (it may be UTF-16)")
     if len(header) == 1 and re.search(r"[,;\s]", header[0]):
         raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
     if any(name.startswith('"') for name in header):
@@ -135,6 +142,12 @@ def keys(table: pd.DataFrame) -> list[str]:
     return [
         f"{who}_ses-{label(str(session), 'ses')}" if label(str(session), "ses") else str(who) for who, session in pairs
     ]
+
+
+def count_people(table: pd.DataFrame) -> str:
+    """Return how many people there are, and how many scans where somebody has several: ``60 people, 240 scans``."""
+    people = table["participant_id"].map(lambda who: label(str(who), "sub")).nunique()
+    return f"{people} people" if people == len(table) else f"{people} people, {len(table)} scans"
 
 
 def label(text: str, prefix: str) -> str:

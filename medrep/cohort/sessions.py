@@ -1,11 +1,42 @@
-"""Repeated visits: one row a session, from the features, from ``sub-*/ses-*`` folders and from sessions.tsv."""
+"""Repeated visits: one row a session, from the features, from ``sub-*/ses-*`` folders and from sessions.tsv.
 
+Where sessions.tsv and participants.tsv both have a fact, under one name or another spelling of it, the visit's own value is
+used; participants.tsv has that of one visit, and nobody says which.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from medrep.cohort.participants import keys, label, read_tsv
+from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_tsv
+from medrep.cohort.synonyms import certain_pairs, examples, is_missing, meaning, same_cell
 from medrep.errors import CohortError, listed
+
+_NOTHING = "n/a"
+
+
+@dataclass(frozen=True)
+class _Visits:
+    """A person's sessions.tsv: the file's name, and visit -> column -> cell."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, str]]
+
+
+@dataclass
+class _Told:
+    """What is to be said at the end, by column and by person."""
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    other: dict[str, list[str]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+    spelled: dict[str, str] = field(default_factory=dict)
+    clashes: list[str] = field(default_factory=list)
+    one_row: int = 0
 
 
 def with_sessions(
@@ -13,31 +44,122 @@ def with_sessions(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Give a table of people one row a session where the data have sessions and the table has not.
 
-    A covariate that changes between visits (age) is taken from ``sub-X/sub-X_sessions.tsv`` where that file has it.
+    A covariate that changes between visits (age) is taken from ``sub-X/sub-X_sessions.tsv`` where that file has it, whatever
+    the case of its name; a visit that the file lacks has ``n/a`` there, and not what participants.tsv says of another visit.
 
     Args:
         root: The cohort's folder.
-        table: One row a person; returned as it is if it has a ``session_id`` already.
+        table: One row a person, or a session where it has a ``session_id``.
         feature_ids: Key columns of features.tsv, or None for images.
 
     Returns:
         The table, index: key, and notes.
+
+    Raises:
+        CohortError: A damaged sessions.tsv, or rows of one visit that contradict each other; all of them.
     """
-    if "session_id" in table:
-        return table, []
-    visits = _visits(root, table, feature_ids)
+    listed_already = "session_id" in table
+    visits = _listed(table) if listed_already else _visits(root, table, feature_ids)
     if not any(visits.values()):
         return table, []
-    rows = []
+    files = {who: _sessions_table(root, who) for who, own in visits.items() if own}
+    if listed_already and not any(files.values()):
+        return table, []
+    told = _Told()
+    rows: list[dict[str, str]] = []
     for _, row in table.iterrows():
-        own = visits[str(row["participant_id"])]
-        details = _sessions_table(root, str(row["participant_id"])) if own else {}
-        rows += [
-            {**row.to_dict(), "session_id": visit, **details.get(label(visit, "ses"), {})} for visit in own or ["n/a"]
-        ]
-    expanded = pd.DataFrame(rows).astype(str)
+        person = str(row["participant_id"])
+        record = {str(name): str(cell) for name, cell in row.items()}
+        own = [record["session_id"]] if listed_already else visits[person] or [_NOTHING]
+        file = files.get(person)
+        told.one_row += not listed_already and file is None and len(own) > 1
+        rows += [_visit_row(record, visit, file, told, certain=listed_already) for visit in own]
+    if told.clashes:
+        cure = "make the two files agree; nobody can say which one is right"
+        raise CohortError(
+            listed("visits of which participants.tsv and sessions.tsv say different things", told.clashes, cure)
+        )
+    expanded = pd.DataFrame(rows).fillna(_NOTHING).astype(str)
     expanded.index = pd.Index(keys(expanded), name="key")
-    return expanded, [f"{len(expanded)} sessions of {len(table)} people"]
+    count = [] if listed_already else [f"{len(expanded)} sessions of {len(table)} people"]
+    return expanded, [*count, *_notes(told, table)]
+
+
+def _visit_row(
+    record: Mapping[str, str], visit: str, file: _Visits | None, told: _Told, *, certain: bool
+) -> dict[str, str]:
+    """Return the row of one visit.
+
+    Args:
+        record: The row of participants.tsv.
+        visit: Which visit.
+        file: The person's sessions.tsv, if there is one.
+        told: What is added to.
+        certain: Whether the row of participants.tsv is of this very visit.
+    """
+    row = {**record, "session_id": visit}
+    bare = label(visit, "ses")
+    if file is None or not bare:
+        return row
+    own = file.rows.get(bare)
+    if own is None and (found := certain_pairs([bare], list(file.rows)).get(bare)):
+        told.spelled[found] = visit
+        own = file.rows[found]
+    where = f"{record['participant_id']} {visit}"
+    if own is None and not certain:
+        told.absent.append(f"{where} ({file.name})")
+    for column in file.columns:
+        place = _place(record, column)
+        cell = _NOTHING if own is None else own[column]
+        before = record.get(place, _NOTHING)
+        if not certain:
+            told.used[place] = told.used.get(place, 0) + (own is not None and place in record)
+            if place in record and not is_missing(before) and not same_cell(cell, before):
+                told.other.setdefault(place, []).append(f"{where}: {cell!r} where participants.tsv has {before!r}")
+        elif own is None or is_missing(cell) or same_cell(cell, before):
+            cell = before
+        elif not is_missing(before):
+            told.clashes.append(f"{where}: {place} {before!r} in participants.tsv, {column} {cell!r} in {file.name}")
+        if place != column:
+            told.renamed[column] = place
+        row[place] = cell
+    return row
+
+
+def _place(record: Mapping[str, str], column: str) -> str:
+    """Return the column of participants.tsv that a column of sessions.tsv is about; itself where there is none."""
+    if column in record:
+        return column
+    same = [name for name in record if name not in KEY_COLUMNS and meaning(name) == meaning(column)]
+    return same[0] if same else column
+
+
+def _notes(told: _Told, table: pd.DataFrame) -> list[str]:
+    notes = [f"sessions.tsv: column {column!r} is read as {place}" for column, place in told.renamed.items()]
+    if told.spelled:
+        notes.append(f"sessions.tsv: visit {examples(told.spelled)} of the data")
+    for place, lines in told.other.items():
+        more = f", and {len(lines) - 2} more" if len(lines) > 2 else ""
+        notes.append(f"{place}: each visit has its own value, from sessions.tsv ({'; '.join(lines[:2])}{more})")
+    if told.absent:
+        more = f", and {len(told.absent) - 5} more" if len(told.absent) > 5 else ""
+        notes.append(
+            f"visits that sessions.tsv lacks, so that what it has of others is missing: {', '.join(told.absent[:5])}{more}"
+        )
+    facts = [str(name) for name in table.columns if name not in KEY_COLUMNS]
+    if told.one_row and facts:
+        notes.append(
+            f"{told.one_row} people have several visits and no sessions.tsv:"
+            f" {', '.join(facts)} of participants.tsv stand for each"
+        )
+    return notes
+
+
+def _listed(table: pd.DataFrame) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for who, visit in zip(table["participant_id"], table["session_id"], strict=True):
+        found.setdefault(str(who), []).extend([str(visit)] if label(str(visit), "ses") else [])
+    return found
 
 
 def _visits(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None") -> dict[str, list[str]]:
@@ -53,20 +175,23 @@ def _visits(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None")
     return {who: [str(v) for v in feature_ids.loc[bare == label(who, "sub"), "session_id"]] for who in people}
 
 
-def _sessions_table(root: Path, participant: str) -> dict[str, dict[str, str]]:
+def _sessions_table(root: Path, participant: str) -> _Visits | None:
     folder = root / f"sub-{label(participant, 'sub')}"
     path = folder / f"{folder.name}_sessions.tsv"
     if not path.is_file():
-        return {}
+        return None
     header, rows, _ = read_tsv(path)
+    header = [name.casefold() if name.casefold() in KEY_COLUMNS else name for name in header]
     if "session_id" not in header:
         raise CohortError(f"{path}: no column session_id; name the column of visits session_id")
-    entries = [dict(zip(header, row, strict=True)) for row in rows]
-    visits = [label(entry.pop("session_id"), "ses") for entry in entries]
-    twice = sorted({visit for visit in visits if visits.count(visit) > 1})
+    facts = [name for name in header if name and name not in KEY_COLUMNS]
+    twice = sorted({name for name in facts if [meaning(other) for other in facts].count(meaning(name)) > 1})
     if twice:
-        raise CohortError(listed(f"{path}: sessions that occur twice", twice, "keep one row a session"))
-    return {
-        visit: {column: text for column, text in entry.items() if column and column != "participant_id"}
-        for visit, entry in zip(visits, entries, strict=True)
-    }
+        raise CohortError(listed(f"{path}: columns of one meaning", twice, "keep one of them"))
+    entries = [dict(zip(header, row, strict=True)) for row in rows]
+    visits = [label(entry["session_id"], "ses") for entry in entries]
+    doubled = sorted({visit for visit in visits if visits.count(visit) > 1})
+    if doubled:
+        raise CohortError(listed(f"{path}: sessions that occur twice", doubled, "keep one row a session"))
+    cells: Iterator[dict[str, str]] = ({name: entry[name] for name in facts} for entry in entries)
+    return _Visits(path.name, tuple(facts), dict(zip(visits, cells, strict=True)))

@@ -1,6 +1,11 @@
-"""Where training people lie among the covariates, as counts in cells, so that a model can say how near they were."""
+"""Where training people lie among the covariates: who is near a value, and who lies outside of where anybody was.
 
-from collections.abc import Mapping
+A model's answer outside the range of its training is a guess. What is asked for in so many words (a counterfactual's value) has
+to lie inside. What a person is may lie a little outside, by at most a tenth of the range's width at either end: so much a
+cohort's youngest and oldest differ from those of another one like it. Beyond that they are far outside, and refused by name.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +17,8 @@ from medrep.errors import CovariateError, listed
 
 _BINS = 40
 _NEAR_SD = 0.5
+_FAR = 0.1
+"""Share of the width of training's range by which a person may lie outside of it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,111 @@ def refuse_extrapolation(schema: CovariateSchema, target: Mapping[str, str | flo
     if outside:
         cure = "choose a value inside, or pass --extrapolate to be told what the model guesses"
         raise CovariateError(listed("values beyond the people of training", outside, cure))
+
+
+@dataclass(frozen=True)
+class Outside:
+    """One person's number that nobody of training had.
+
+    Attributes:
+        key: The person (and session).
+        covariate: Of the number.
+        value: The number.
+        low: Lowest of training.
+        high: Highest of training.
+        sd: Standard deviation of training.
+        unit: Of all of them.
+    """
+
+    key: str
+    covariate: str
+    value: float
+    low: float
+    high: float
+    sd: float
+    unit: str
+
+    @property
+    def distance(self) -> float:
+        """How far beyond the nearer end of training's range, in the covariate's unit."""
+        return max(self.low - self.value, self.value - self.high)
+
+    @property
+    def far(self) -> bool:
+        """Whether that is more than a tenth of the range's width."""
+        return self.distance > _FAR * (self.high - self.low)
+
+    @property
+    def said(self) -> str:
+        """Person, covariate, value and range, in words."""
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.key}: {self.covariate}={self.value:g}: training people had {self.low:g} to {self.high:g}{unit}"
+
+    def to_json(self) -> dict[str, float]:
+        """Return what a sidecar says; the distance is in standard deviations of training."""
+        return {
+            "Value": self.value,
+            "TrainingLow": self.low,
+            "TrainingHigh": self.high,
+            "DistanceSd": round(self.distance / self.sd, 3),
+        }
+
+
+def outside_training(schema: CovariateSchema, frame: pd.DataFrame) -> list[Outside]:
+    """Return everybody who lies outside the range of training, by however little, in the order of the frame.
+
+    Args:
+        schema: Of the model.
+        frame: Covariates; those that are no columns are not looked at.
+    """
+    found: list[tuple[int, Outside]] = []
+    for covariate in schema.fitted:
+        name = covariate.declared.name
+        if not isinstance(covariate, Continuous) or name not in frame:
+            continue
+        values = frame[name].to_numpy(float)
+        for row in np.flatnonzero((values < covariate.low) | (values > covariate.high)):
+            one = Outside(
+                str(frame.index[row]),
+                name,
+                float(values[row]),
+                covariate.low,
+                covariate.high,
+                covariate.sd,
+                covariate.declared.unit,
+            )
+            found.append((int(row), one))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+
+
+def refuse_far(found: Sequence[Outside], cure: str = "") -> None:
+    """Refuse people who are far outside the range of training.
+
+    Args:
+        found: See `outside_training`.
+        cure: What allows it; by default the switch of the command line.
+
+    Raises:
+        CovariateError: All of them: person, covariate, value and range.
+    """
+    far = [one.said for one in found if one.far]
+    if far:
+        cure = cure or "pass --extrapolate to be told what the model guesses"
+        raise CovariateError(
+            listed(
+                "people far outside those of training",
+                far,
+                f"mend the value or its unit, leave them out with --exclude, or {cure}",
+            )
+        )
+
+
+def outside_json(found: Sequence[Outside]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return person -> covariate -> what a sidecar says."""
+    content: dict[str, dict[str, dict[str, float]]] = {}
+    for one in found:
+        content.setdefault(one.key, {})[one.covariate] = one.to_json()
+    return content
 
 
 def _close(schema: CovariateSchema, name: str, place: str | int, value: str | float) -> bool:

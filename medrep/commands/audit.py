@@ -18,7 +18,7 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
-from medrep.commands.newcomers import adapted_model, load_trained, read_newcomers
+from medrep.commands.newcomers import adapted_model, check_earlier, load_trained, read_newcomers
 from medrep.commands.train import TRAINED
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
@@ -47,6 +47,7 @@ class AuditRequest:
         seed: Of every draw.
         trained: people.tsv of the training; by default the one that train wrote beside the model.
         unseen_site: What sites that training did not have do.
+        extrapolate: Whether people far outside the range of training are taken.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -64,6 +65,7 @@ class AuditRequest:
     seed: int = 0
     trained: Path | None = None
     unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
@@ -94,7 +96,17 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
     checkpoint, model, wanted = load_trained(model_folder)
     unseen, only, exclude = request.unseen_site, request.only, request.exclude
-    cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=unseen, only=only, exclude=exclude)
+    cohort, frame = read_newcomers(
+        root,
+        model.schema,
+        wanted,
+        console,
+        unseen_site=unseen,
+        extrapolate=request.extrapolate,
+        only=only,
+        exclude=exclude,
+    )
+    check_earlier(cohort, checkpoint, console, request.remove or model.schema.batches or model.schema.names)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)

@@ -19,6 +19,7 @@ from medrep.batch.pools import InlinePool, Pool
 from medrep.batch.readable import OpenReader
 from medrep.batch.scheduler import QUARANTINE, Scheduler
 from medrep.cohort.cohort import Cohort
+from medrep.cohort.support import outside_training
 from medrep.cohort.visits import Visit, visits
 from medrep.commands.newcomers import Trained, adapted_model, load_trained, strange_people
 from medrep.console import Console
@@ -124,7 +125,10 @@ def go_through(
     if options.part.count > 1:
         console.say(f"{options.part.name}: {len(mine)} of {len(people)} people")
     with job.working(options.part):
-        prints = job.write_people(cohort.table, people, cohort.root)
+        features = cohort.features
+        written = features.ids if features is not None and features.header else None
+        outside = outside_training(model.schema, frame)
+        prints = job.write_people(cohort.table, people, cohort.root, outside, written)
         if cohort.features is not None:
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(load_trained(job.model)[1] if len(strangers) else model))

@@ -13,8 +13,11 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable, missing_cells
+from medrep.cohort.fingerprints import row_fingerprint
 from medrep.cohort.inputs import Input
+from medrep.cohort.participants import count_people
 from medrep.cohort.plausibility import doubtful_values, refusal
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
@@ -43,9 +46,11 @@ def check(
     cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
     if cohort is None:
         return _report(root, console, problems, 0)
-    console.say(f"{len(cohort)} people in {root}")
+    console.say(f"{count_people(cohort.table)} in {root}")
     console.result(people=len(cohort))
     console.notes(cohort.notes)
+    for line in (*moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
+        console.warn(line)
     covariates = _attempt(problems, lambda: _covariates(cohort, config))
     if covariates is not None:
         console.notes(covariates.notes)
@@ -55,7 +60,11 @@ def check(
             console.warn(line)
         schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, covariates.declared))
         if schema is not None:
-            _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
+            frame = schema.transfer(covariates.frame)
+            _confounding(console, schema, frame, config, problems)
+            if cohort.features is not None:
+                for line in feature_slips(cohort.features, frame, schema):
+                    console.warn(line)
     problems += _data_problems(cohort, config.input, console)
     return _report(root, console, problems, len(cohort))
 
@@ -102,6 +111,7 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
 
     problems, grid = [], None
     levels: dict[str, float] = {}
+    marks: dict[str, str] = {}
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     with console.track("read volumes", len(files)) as advance:
         for loaded in load_volumes(files, wanted):
@@ -109,13 +119,14 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
                 problems.append(f"{loaded.key}: {loaded.error}")
             else:
                 levels[loaded.key] = mean_level(loaded.placed.values)
+                marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
                 grid = grid or loaded.placed.grid
                 difference = grid_problem(loaded.placed.grid, grid)
                 problems += [f"{loaded.key}: {difference}"] if difference else []
             advance(1)
     warning = uneven_brightness(levels)
-    if warning:
-        console.warn(warning)
+    for line in [*([warning] if warning else []), *same_data(marks)]:
+        console.warn(line)
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         console.say(

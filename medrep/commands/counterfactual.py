@@ -38,7 +38,7 @@ def counterfactual(
         wanted: Covariate -> value.
         console: Where to speak.
         options: Which part, and how.
-        extrapolate: Whether values outside the range of training are allowed.
+        extrapolate: Whether values outside the range of training, and people far outside it, are allowed.
         unseen_site: What sites that training did not have do.
         mesh: What meshes of organs are written as; GIFTI if None.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
@@ -63,6 +63,7 @@ def counterfactual(
         remove=tuple(wanted),
         references=wanted,
         unseen_site=unseen_site,
+        extrapolate=extrapolate,
         mesh=mesh,
         show=show,
         only=only,

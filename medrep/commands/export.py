@@ -1,7 +1,7 @@
 """``medrep export``: cohort + model -> the same cohort without the effects of chosen covariates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,13 @@ from medrep.batch.openers import OpenMoves, image_moves
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
-from medrep.cohort.support import Support
+from medrep.cohort.participants import count_people
+from medrep.cohort.support import Support, refuse_extrapolation
 from medrep.cohort.values import shown
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
-from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import Trained, check_earlier, load_trained, read_newcomers, refuse_holes
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.erasure import Certificate
@@ -43,6 +44,7 @@ class ExportRequest:
         keep: Covariates named as kept; everything that is not removed is kept, named or not.
         references: Removed covariate -> value to move to, where it is not the model's default.
         unseen_site: ``error``, or ``adapt`` to estimate batch levels that training did not have.
+        extrapolate: Whether people far outside the range of training are taken, and references outside it.
         label_free: Whether people come without covariates: the model's guard erases without looking at labels.
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
@@ -57,6 +59,7 @@ class ExportRequest:
     keep: tuple[str, ...] = ()
     references: Mapping[str, str] | None = None
     unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
     label_free: bool = False
     probe: bool = False
     purpose: Literal["removal", "counterfactual"] = "removal"
@@ -99,10 +102,14 @@ def export(
     trained = trained or load_trained(model_folder)
     checkpoint, model, wanted = trained
     refuse_mesh(request.mesh, wanted)
+    request = _parted(model.schema, request)
     target = checked_target(model.schema, request)
+    if request.references and not request.extrapolate:
+        refuse_extrapolation(model.schema, {name: target[name] for name in request.references if name in target})
     if request.label_free:
         _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
+    check_earlier(cohort, checkpoint, console, request.remove)
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)
@@ -130,6 +137,7 @@ def export(
         grid = {} if features is None or features.grid is None else {"Grid": features.grid.to_json()}
         return {
             "names": [] if features is None else list(features.names),
+            "header": [] if features is None else list(features.header),
             "sidecar": {**about, **grid},
             "title": f"{root.resolve().name} {title}",
             "source": root.name,
@@ -229,17 +237,33 @@ def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str,
     return schema.references(request.remove, request.references)
 
 
+def _parted(schema: CovariateSchema, request: ExportRequest) -> ExportRequest:
+    """Return the request with names apart that were separated by blanks, unless a covariate has blanks in its name."""
+
+    def parted(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(part for name in names for part in ([name] if name in schema.names else name.split() or [name]))
+
+    return replace(request, remove=parted(request.remove), keep=parted(request.keep))
+
+
 def _people(
     root: Path, schema: CovariateSchema, wanted: Input, request: ExportRequest, console: Console
 ) -> tuple[Cohort, pd.DataFrame]:
     only, exclude = request.only, request.exclude
     if not request.label_free:
-        unseen = request.unseen_site
         return read_newcomers(
-            root, schema, wanted, console, unseen_site=unseen, only=only, exclude=exclude, tolerant=True
+            root,
+            schema,
+            wanted,
+            console,
+            unseen_site=request.unseen_site,
+            extrapolate=request.extrapolate,
+            only=only,
+            exclude=exclude,
+            tolerant=True,
         )
     cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=True)
-    console.say(f"{len(cohort)} people from {root}; their covariates are not looked at")
+    console.say(f"{count_people(cohort.table)} from {root}; their covariates are not looked at")
     console.notes(cohort.notes)
     return cohort, pd.DataFrame(index=cohort.table.index)
 

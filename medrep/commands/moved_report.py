@@ -69,5 +69,13 @@ def _people(job: Job, model: Model, wanted: Input) -> tuple[Cohort, pd.DataFrame
         return cohort, pd.DataFrame(index=cohort.table.index)
     quiet = Console(quiet=True)
     return read_newcomers(
-        root, model.schema, wanted, quiet, unseen_site="adapt", only=only, exclude=exclude, tolerant=True
+        root,
+        model.schema,
+        wanted,
+        quiet,
+        unseen_site="adapt",
+        extrapolate=True,
+        only=only,
+        exclude=exclude,
+        tolerant=True,
     )

@@ -9,8 +9,11 @@ import pandas as pd
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.earlier import refuse_again
 from medrep.cohort.features import FeatureTable, missing_cells
 from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.participants import count_people
+from medrep.cohort.support import outside_training, refuse_far
 from medrep.console import Console
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
@@ -51,6 +54,7 @@ def read_newcomers(
     console: Console,
     *,
     unseen_site: Literal["error", "adapt"] = "error",
+    extrapolate: bool = False,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     tolerant: bool = False,
@@ -63,6 +67,7 @@ def read_newcomers(
         wanted: The ``input`` section of training.
         console: Where to speak.
         unseen_site: What sites that training did not have do.
+        extrapolate: Whether people far outside the range of training are taken.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         tolerant: Whether people without exactly one usable file are kept, with their problem.
@@ -71,11 +76,62 @@ def read_newcomers(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=tolerant)
+    console.notes(cohort.notes)
     covariates = read_covariates(cohort.table, schema.declared, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    console.say(f"{len(cohort)} people from {root}")
-    console.notes((*cohort.notes, *covariates.notes))
-    return cohort, schema.transfer(covariates.frame, unseen=unseen_site)
+    console.say(f"{count_people(cohort.table)} from {root}")
+    console.notes(covariates.notes)
+    frame = schema.transfer(covariates.frame, unseen=unseen_site)
+    check_range(schema, frame, console, extrapolate=extrapolate)
+    return cohort, frame
+
+
+def check_range(schema: CovariateSchema, frame: pd.DataFrame, console: Console, *, extrapolate: bool) -> None:
+    """Say who lies outside the range of training, and refuse those who are far outside.
+
+    Args:
+        schema: Of the model.
+        frame: Covariates in its form.
+        console: Where to speak.
+        extrapolate: Whether people far outside are taken.
+
+    Raises:
+        CovariateError: Everybody who is far outside.
+    """
+    found = outside_training(schema, frame)
+    if not extrapolate:
+        refuse_far(found)
+    far, near = ([one for one in found if one.far is wanted] for wanted in (True, False))
+    if near:
+        more = f", and {len(near) - 5} more" if len(near) > 5 else ""
+        console.notes([f"a little outside the people of training: {'; '.join(one.said for one in near[:5])}{more}"])
+    if far:
+        console.warn(listed("extrapolated: people far outside those of training", [one.said for one in far]))
+
+
+def check_earlier(cohort: Cohort, checkpoint: Checkpoint, console: Console, moved: Sequence[str] = ()) -> None:
+    """Say what medrep has done to the data already, and refuse to take the same away again.
+
+    Args:
+        cohort: The people.
+        checkpoint: The model: whether it was trained on such data.
+        console: Where to speak.
+        moved: Covariates that are to be moved.
+
+    Raises:
+        CohortError: One of them was moved already, and not in the data of training.
+    """
+    known = tuple(str(name) for name in checkpoint.cohort.get("moved", ()))
+    refuse_again(cohort.earlier, moved, known)
+    done = {name for one in cohort.earlier for name in one.covariates}
+    for one in cohort.earlier:
+        if not one.covariates or set(one.covariates) - set(known):
+            console.warn(f"{one.done}; the model was trained on other data, which had these effects")
+    lacking = [name for name in known if name not in done]
+    if lacking:
+        console.warn(
+            f"the model was trained on data that medrep had moved along {', '.join(lacking)}; nothing says so of these data"
+        )
 
 
 def adapted_model(

@@ -12,7 +12,7 @@ from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
 from medrep.commands.export import refuse_mesh
 from medrep.commands.folders import check_output
-from medrep.commands.newcomers import load_trained
+from medrep.commands.newcomers import check_range, load_trained
 from medrep.console import Console
 from medrep.errors import CohortError, ModelError
 from medrep.export.derivative import MeshFormat
@@ -29,6 +29,7 @@ def sample(
     people: int | None = None,
     seed: int = 0,
     mesh: MeshFormat | None = None,
+    extrapolate: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Draw people and write them as a cohort.
@@ -41,6 +42,7 @@ def sample(
         people: Without a table: how many people, with covariates drawn one by one from those of training.
         seed: Of every draw.
         mesh: What meshes of organs are written as; GIFTI if None.
+        extrapolate: Whether demographics far outside the range of training are taken.
         overwrite: Whether OUT may be replaced.
 
     Raises:
@@ -58,6 +60,7 @@ def sample(
     covariates = read_covariates(drawn, model.schema.declared)
     console.notes(covariates.notes)
     frame = model.schema.transfer(covariates.frame)
+    check_range(model.schema, frame, console, extrapolate=extrapolate)
     content = {
         "Description": "Drawn by a model; not real people.",
         "Model": str(model_folder),

@@ -10,7 +10,7 @@ from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
-from medrep.commands.newcomers import load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import check_earlier, load_trained, read_newcomers, refuse_holes
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
@@ -30,6 +30,7 @@ def score(
     false_alarms: float = 0.05,
     unshrink: How = "none",
     unseen_site: Literal["error", "adapt"] = "error",
+    extrapolate: bool = False,
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     overwrite: bool = False,
@@ -45,6 +46,7 @@ def score(
         false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
         unshrink: How the regression of predicted covariates to the mean is undone.
         unseen_site: What sites that training did not have do.
+        extrapolate: Whether people far outside the range of training are taken; scores.tsv says how far they are.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -63,8 +65,17 @@ def score(
     if unshrink != "none" and not checkpoint.readouts:
         raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
     cohort, frame = read_newcomers(
-        root, model.schema, wanted, console, unseen_site=unseen_site, only=only, exclude=exclude, tolerant=True
+        root,
+        model.schema,
+        wanted,
+        console,
+        unseen_site=unseen_site,
+        extrapolate=extrapolate,
+        only=only,
+        exclude=exclude,
+        tolerant=True,
     )
+    check_earlier(cohort, checkpoint, console)
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)

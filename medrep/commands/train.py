@@ -14,8 +14,9 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
-from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.participants import KEY_COLUMNS, count_people
 from medrep.cohort.plausibility import refuse_codes
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.cohort.values import shown
@@ -84,11 +85,13 @@ def train(
     check_output(out, overwrite=overwrite, inputs=(root,))
     store = find_store(tracking, out)
     cohort = read_cohort(root, config.input, only=only, exclude=exclude)
+    console.notes(cohort.notes)
     covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    console.say(f"{len(cohort)} people from {root}")
-    console.notes((*cohort.notes, *covariates.notes))
-    for line in refuse_codes(covariates.frame, covariates.declared):
+    console.say(f"{count_people(cohort.table)} from {root}")
+    console.notes(covariates.notes)
+    doubts = refuse_codes(covariates.frame, covariates.declared)
+    for line in (*doubts, *moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         console.warn(line)
     held_out = _held_out(cohort, covariates.frame, config, hold_out, console)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
@@ -98,12 +101,18 @@ def train(
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, covariates.declared)
     frame = schema.transfer(known)
+    if cohort.features is not None:
+        for line in feature_slips(cohort.features, frame, schema):
+            console.warn(line)
     cohort = _measured(cohort, console)
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         data, columns = cohort_matrix(cohort, console, scratch, workers)
         marks = pd.Series([row_fingerprint(row) for row in data], index=cohort.table.index)
+        if cohort.features is None:
+            for line in same_data(marks.to_dict()):
+                console.warn(line)
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
@@ -127,7 +136,7 @@ def train(
             arrays,
             asdict(cohort.input),
             support=Support.fit(schema, frame).to_json(),
-            cohort={"people": len(cohort), "fingerprint": cohort_fingerprint(marks)},
+            cohort={"people": len(cohort), "fingerprint": cohort_fingerprint(marks), **_moved_already(cohort)},
             readouts={readout.name: readout.state() for readout in readouts},
             shift=shift,
         )
@@ -153,6 +162,12 @@ def train(
     return model
 
 
+def _moved_already(cohort: Cohort) -> dict[str, list[str]]:
+    """Return which covariates medrep had moved in the data before; nothing of data as they were measured."""
+    moved = sorted({name for one in cohort.earlier for name in one.covariates})
+    return {"moved": moved} if moved else {}
+
+
 def _readout(name: str, data: np.ndarray, frame: pd.DataFrame, config: Config, console: Console) -> Readout:
     """Fit what predicts a covariate from the data, and say how well."""
     readout = Readout.fit(name, data, frame[name].to_numpy(float), seed=config.seed)
@@ -171,7 +186,9 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
     table = cohort.table[["participant_id"]].assign(**{name: frame[name].astype(str) for name in batches[:1]})
     stratify = batches[0] if batches else None
     part = split_people(table, (1 - share, share), stratify=stratify, seed=config.seed)
-    console.say(f"{int((part == 1).sum())} of them held out; audit takes these by itself")
+    console.say(
+        f"{count_people(cohort.table[part == 1]).removesuffix(' people')} of them held out; audit takes these by itself"
+    )
     return cohort.table.index[part == 1]
 
 

@@ -1,5 +1,6 @@
 """`CovariateRemover`: a medrep model of a feature table as a scikit-learn transformer."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.plausibility import refuse_codes
-from medrep.cohort.support import Support, refuse_extrapolation
+from medrep.cohort.support import Support, outside_training, refuse_extrapolation
 from medrep.erasure import Certificate
-from medrep.errors import EstimatorError
+from medrep.errors import EstimatorError, listed
 from medrep.estimators.layout import Layout
 from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
@@ -314,6 +315,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if model is None:
             return data, frame, None
         frame = model.schema.transfer(frame, unseen=self.unseen_site)
+        # A warning: a fold of a cross-validation holds whoever it holds, and one person must not end it.
+        if far := [one.said for one in outside_training(model.schema, frame) if one.far]:
+            warnings.warn(listed("people far outside those of training", far, "the model guesses"), stacklevel=3)
         strangers = [row for row, _ in model.schema.unseen(frame)]
         if strangers:
             model, _ = model.adapt([(data[strangers], frame.iloc[strangers])])

@@ -17,6 +17,9 @@ from medrep.models import Adaptation
 
 BIDS_VERSION = "1.10.0"
 
+OUTSIDE = "OutsideTraining"
+"""Key of a sidecar that says how far a person lies outside the range of training; absent where nobody does."""
+
 MeshFormat = Literal["gifti", "stl", "ply"]
 """What the surface of an organ is written as."""
 
@@ -101,14 +104,29 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_matrix(
-    path: Path, ids: pd.DataFrame, names: Sequence[str], rows: Iterable[Float[np.ndarray, " columns"]]
+    path: Path,
+    ids: pd.DataFrame,
+    names: Sequence[str],
+    rows: Iterable[Float[np.ndarray, " columns"]],
+    header: Sequence[str] = (),
 ) -> None:
-    """Write one row a person: the ids, then the numbers; a row at a time, so that wide tables stay cheap."""
+    """Write one row a person, a row at a time, so that wide tables stay cheap.
+
+    Args:
+        path: Where to.
+        ids: Key columns.
+        names: Of the numbers.
+        rows: The numbers.
+        header: Names of all columns in their order; by default the ids, then the numbers.
+    """
+    columns = [*ids.columns, *names]
+    place = {str(name): position for position, name in enumerate(columns)}
+    order = [place[name] if name in place else place[name.casefold()] for name in header] or list(range(len(columns)))
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("\t".join([*ids.columns, *names]) + "\n")
+        file.write("\t".join(header or columns) + "\n")
         for who, row in zip(ids.itertuples(index=False), rows, strict=True):
-            cells = ("n/a" if cell != cell else repr(cell) for cell in row.tolist())
-            file.write("\t".join([*map(str, who), *cells]) + "\n")
+            cells = [*map(str, who), *("n/a" if cell != cell else repr(cell) for cell in row.tolist())]
+            file.write("\t".join(cells[position] for position in order) + "\n")
 
 
 def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[Float[np.ndarray, " latents"]]) -> None:

@@ -1,6 +1,7 @@
 """Removal from a feature table: the input's columns, order and ids, with the effects taken out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.visits import Visit, visit_frame
@@ -34,7 +35,7 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
             listed("feature columns that do not match the model", problems, "give the columns of training")
         )
     order = [place[name] for name in wanted]
-    return FeatureTable(features.ids, features.values[:, order], tuple(wanted), features.grid)
+    return replace(features, values=features.values[:, order], names=tuple(wanted))
 
 
 class MoveRows(Step):

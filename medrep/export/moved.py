@@ -17,6 +17,8 @@ def write_moved(
     ids: pd.DataFrame,
     names: tuple[str, ...],
     content: Mapping[str, Any],
+    written: "pd.DataFrame | None" = None,
+    header: tuple[str, ...] = (),
 ) -> None:
     """Write latents.tsv (latents_sd.tsv), and features.tsv with features.json where the data are a table.
 
@@ -26,9 +28,12 @@ def write_moved(
         ids: Key columns, index: key; in the same order.
         names: Of the features; none for images, which are written already.
         content: For the sidecar of the table.
+        written: Key columns as they stand in the table of features, in the same order; by default ``ids``.
+        header: All columns of the table of features in their order; by default the ids, then the features.
     """
     if names:
-        write_matrix(folder / "features.tsv", ids, names, (one.arrays["row"] for one in outcomes))
+        own = ids if written is None else written
+        write_matrix(folder / "features.tsv", own, names, (one.arrays["row"] for one in outcomes), header)
         write_json(folder / "features.json", content)
     first = next(iter(outcomes)).arrays
     for name in ("latents", "latents_sd"):

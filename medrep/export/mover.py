@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.support import outside_json, outside_training
+from medrep.export.derivative import OUTSIDE
 from medrep.models import ConditionalVae, Model
 
 
@@ -31,6 +33,11 @@ class Mover:
         if self.label_free and isinstance(self.model, ConditionalVae):
             return self.model.remove_blind(data, list(self.target))
         return self.model.remove(data, frame, self.target)
+
+    def outside(self, frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+        """Return what a sidecar says of one person who lies outside the range of training; nothing of others."""
+        found = outside_json(outside_training(self.model.schema, frame))
+        return {OUTSIDE: next(iter(found.values()))} if found else {}
 
     def encode(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame

@@ -1,6 +1,6 @@
 """scores.tsv: one row a person, with a dictionary of its columns; latents beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +11,21 @@ from medrep.export.outcomes import Outcome
 
 STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
+OUTSIDE = "outside_training"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
     "mm": "mean distance between the surface and the one that the model draws, mm",
 }
 
 
-def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, unit: str, unshrink: str) -> None:
+def write_scores(
+    folder: Path,
+    outcomes: Iterable[Outcome],
+    ids: pd.DataFrame,
+    unit: str,
+    unshrink: str,
+    outside: Mapping[str, float] | None = None,
+) -> None:
     """Write scores.tsv and scores.json, and latents.tsv (latents_sd.tsv) of those who could be scored.
 
     Args:
@@ -26,10 +34,12 @@ def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, u
         ids: Key columns, index: key; in the same order.
         unit: The model's ``error_unit``.
         unshrink: How the regression of predicted covariates to the mean was undone.
+        outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
     """
     first = next(one for one in outcomes if not one.error)
     columns = [STATUS, *(name for name in first.figures if name != STATUS)]
-    good = _write_table(folder / "scores.tsv", outcomes, ids, columns)
+    columns += [OUTSIDE] if outside else []
+    good = _write_table(folder / "scores.tsv", outcomes, ids, columns, outside or {})
     write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
     for name in ("latents", "latents_sd"):
         if name in first.arrays:
@@ -38,13 +48,15 @@ def write_scores(folder: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, u
             )
 
 
-def _write_table(path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str]) -> list[str]:
+def _write_table(
+    path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str], outside: Mapping[str, float]
+) -> list[str]:
     """Return the keys of those who could be scored."""
     good = []
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join([*ids.columns, *columns]) + "\n")
         for who, one in zip(ids.itertuples(index=False), outcomes, strict=True):
-            figures = {STATUS: FAILED if one.error else SCORED, **one.figures}
+            figures = {STATUS: FAILED if one.error else SCORED, **one.figures, OUTSIDE: outside.get(one.key, 0.0)}
             file.write("\t".join([*map(str, who), *(_cell(figures.get(name)) for name in columns)]) + "\n")
             if not one.error:
                 good.append(one.key)
@@ -82,6 +94,10 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         "shift_reason": {"Description": "the statistic that stands out most, in standard deviations"},
         "reconstruction_error": {"Description": _UNITS[unit], "Units": unit},
         "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
+        OUTSIDE: {
+            "Description": "how far beyond the range of training a covariate lies; the farthest of several, 0 inside",
+            "Units": "standard deviations of the covariate in training",
+        },
         "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},
     }
     return about[name]

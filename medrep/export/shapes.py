@@ -76,7 +76,8 @@ class MoveShapes(Step):
         mesh = mesh_beside(place, self._mesh)
         write_label_map(self._folder / place, LabelMap(labels, placed.labels.affine))
         write_mesh(self._folder / mesh, surface)
-        content = {**self._done.to_json(), **_facts(placed, labels, surface), "Sources": [source]}
+        facts = {**self._mover.outside(frame), **_facts(placed, labels, surface)}
+        content = {**self._done.to_json(), **facts, "Sources": [source]}
         write_json(self._folder / sidecar(place), content)
         arrays = {"latents": z, "latents_sd": sd} if len(sd) else {"latents": z}
         return arrays, (str(place), str(mesh), str(sidecar(place)))

@@ -58,7 +58,8 @@ class MoveVolumes(Step):
             source = loaded.path.relative_to(self._root).as_posix()
             place = described_name(source, self._done.desc)
             write_image(self._folder / place, Volume(moved, loaded.volume.affine))
-            write_json(self._folder / sidecar(place), {**self._done.to_json(), "Sources": [source]})
+            said = {**self._done.to_json(), **self._mover.outside(own), "Sources": [source]}
+            write_json(self._folder / sidecar(place), said)
             latents = {"latents": self._mover.encode(row, own)[0]}
             outcomes.append(Outcome(loaded.key, arrays=latents, files=(str(place), str(sidecar(place)))))
         return outcomes

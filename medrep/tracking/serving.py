@@ -12,6 +12,7 @@ from jaxtyping import Float
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.support import outside_training, refuse_far
 from medrep.cohort.visits import Visit, visits
 from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.export.outcomes import Outcome
@@ -53,7 +54,9 @@ class ServedModel:
         model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
         return cls(model, saved_input(checkpoint.input, str(folder)))
 
-    def answer(self, request: pd.DataFrame, output: str = "scores", remove: str = "") -> pd.DataFrame:
+    def answer(
+        self, request: pd.DataFrame, output: str = "scores", remove: str = "", extrapolate: bool = False
+    ) -> pd.DataFrame:
         """Answer a request.
 
         Args:
@@ -62,6 +65,7 @@ class ServedModel:
             output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...), ``latents``, or ``removed`` (the
                 feature columns without the effects of ``remove``).
             remove: Covariates to remove, separated by commas; moved to the model's references.
+            extrapolate: Whether people far outside the range of training are answered for.
 
         Returns:
             One row a person, index as ``request``.
@@ -80,6 +84,8 @@ class ServedModel:
         if rows.empty:
             raise CohortError("the request holds no row")
         frame = _covariates(rows, self.model.schema)
+        if not extrapolate:
+            refuse_far(outside_training(self.model.schema, frame), "send the parameter extrapolate: true for a guess")
         if PATH in rows.columns:
             if output == "removed":
                 raise ModelError("images are cleaned by medrep export; here only rows of features are")

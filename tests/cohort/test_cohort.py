@@ -92,7 +92,8 @@ def test_sessions_of_features_become_rows(features):
     cohort = read_cohort(features, Input())
     assert list(cohort.table.index) == ["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3_ses-x"]
     np.testing.assert_array_equal(cohort.features.values[:, 0], [1, 2, 3, 4])
-    assert cohort.notes == ("4 sessions of 3 people",)
+    one_row = "1 people have several visits and no sessions.tsv: age, sex of participants.tsv stand for each"
+    assert cohort.notes == ("4 sessions of 3 people", one_row)
 
 
 def test_sessions_of_the_table_without_an_image_are_listed(images):

@@ -118,9 +118,51 @@ def test_two_close_names_are_not_chosen_between():
     assert "'sex' (columns: Sex, gender)" in refusal(people(Sex=["M"], gender=["F"]), [SEX])[0]
 
 
-def test_an_exact_name_wins_over_close_ones():
-    read = read_covariates(people(Sex=["M"], sex=["F"]), [SEX])
+def test_an_exact_name_wins_over_close_ones_that_say_the_same():
+    read = read_covariates(people(Sex=["female"], sex=["F"]), [SEX])
     assert (list(read.frame["sex"]), read.notes) == (["F"], ())
+
+
+@pytest.mark.parametrize(
+    ("columns", "declared", "line"),
+    [
+        ({"Sex": ["M"], "sex": ["F"]}, SEX, "sub-01: sex is 'F', Sex is 'M'"),
+        ({"age": ["30.0"], "AGE": ["31"]}, AGE, "sub-01: age is '30.0', AGE is '31'"),
+        ({"Site": ["B"], "site": ["A"]}, SITE, "sub-01: site is 'A', Site is 'B'"),
+    ],
+)
+def test_two_columns_of_one_name_that_contradict_each_other_are_refused(columns, declared, line):
+    assert line in refusal(people(**columns), [declared])[0]
+
+
+def test_another_column_of_that_meaning_is_named_where_the_column_was_chosen():
+    read = read_covariates(people(sex=["F", "M"], gender=["f", "x"]), [SEX])
+    assert read.notes == (
+        "sex is read from column 'sex'; 'gender' says otherwise of 1 people (sub-02: 'x' where 'M' is used)",
+    )
+    age = Covariate("age", "continuous", column="age_at_scan")
+    notes = read_covariates(people(age=["1", "2"], age_at_scan=["1", "3"]), [age]).notes
+    assert notes == (
+        "age is read from column 'age_at_scan'; 'age' says otherwise of 1 people (sub-02: '2' where '3' is used)",
+    )
+
+
+def test_an_age_a_person_is_not_taken_where_there_is_one_a_visit():
+    table = people(baseline=["30", "30", "40"], Age=["30", "32", "40"]).assign(
+        participant_id=["a", "a", "b"], session_id=["1", "2", "1"]
+    )
+    age = Covariate("age", "continuous", column="baseline")
+    assert "baseline is '30', Age is '32'" not in str(read_covariates(table[["participant_id", "baseline"]], [age]))
+    configured = Covariate("age", "continuous", column="baseline")
+    assert "sub-02: baseline is '30', Age is '32'" in refusal(table, [configured])[0]
+
+
+def test_many_cells_of_one_column_do_not_hide_another_column():
+    table = people(age=["old"] * 40, iq=["high"] * 40)
+    lines = refusal(table, [AGE, Covariate("iq", "continuous")])
+    assert sum("is no number" in line for line in lines) == 6
+    assert "  age: ... and 37 more cells of this column" in lines
+    assert "  iq: ... and 37 more cells of this column" in lines
 
 
 def test_the_column_of_the_configuration_is_taken_as_written():

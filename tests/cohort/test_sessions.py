@@ -35,7 +35,10 @@ def test_folders_of_sessions_become_rows(tmp_path):
     assert list(expanded.index) == ["sub-1_ses-a", "sub-1_ses-b", "sub-2"]
     assert list(expanded["age"]) == ["30", "30", "40"]
     assert list(expanded["session_id"]) == ["ses-a", "ses-b", "n/a"]
-    assert notes == ["3 sessions of 2 people"]
+    assert notes == [
+        "3 sessions of 2 people",
+        "1 people have several visits and no sessions.tsv: age of participants.tsv stand for each",
+    ]
 
 
 def test_sessions_of_features_become_rows_whatever_the_prefix(tmp_path):
@@ -55,10 +58,59 @@ def test_what_changes_between_visits_comes_from_the_sessions_table(tmp_path):
     assert list(expanded["participant_id"]) == ["sub-1", "sub-1"]
 
 
-def test_a_visit_that_the_sessions_table_does_not_know_keeps_the_persons_row(tmp_path):
-    visits(tmp_path, "sub-1", "ses-a", "ses-b")
-    (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-a\t31\n")
-    assert list(with_sessions(tmp_path, people("sub-1", age=["30"]), None)[0]["age"]) == ["31", "30"]
+def table_of_visits(root, person, text, *names):
+    visits(root, person, *names)
+    (root / person / f"{person}_sessions.tsv").write_text(text)
+
+
+def test_a_visit_that_the_sessions_table_lacks_has_nothing_and_is_named(tmp_path):
+    table_of_visits(tmp_path, "sub-1", "session_id\tage\nses-a\t31\n", "ses-a", "ses-b")
+    expanded, notes = with_sessions(tmp_path, people("sub-1", age=["30"], sex=["F"]), None)
+    assert list(expanded["age"]) == ["31", "n/a"]
+    assert list(expanded["sex"]) == ["F", "F"]
+    assert any("sub-1 ses-b (sub-1_sessions.tsv)" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("known", "written"), [("age", "Age"), ("Age", "AGE"), ("sex", "Gender"), ("site", "Centre"), ("dx", "diagnosis")]
+)
+def test_a_visits_own_value_wins_whatever_its_column_is_called(tmp_path, known, written):
+    table_of_visits(tmp_path, "sub-1", f"Session_ID\t{written}\nses-a\t1\nses-b\t2\n", "ses-a", "ses-b")
+    expanded, notes = with_sessions(tmp_path, people("sub-1", **{known: ["1"]}), None)
+    assert list(expanded.columns) == ["participant_id", known, "session_id"]
+    assert list(expanded[known]) == ["1", "2"]
+    assert f"sessions.tsv: column {written!r} is read as {known}" in notes
+    assert any("sub-1 ses-b: '2' where participants.tsv has '1'" in note for note in notes)
+
+
+def test_a_visit_in_another_spelling_is_found_where_that_is_certain(tmp_path):
+    table_of_visits(tmp_path, "sub-1", "session_id\tage\nses-1\t31\n2\t33\n", "ses-01", "ses-02")
+    expanded, notes = with_sessions(tmp_path, people("sub-1", age=["30"]), None)
+    assert list(expanded["age"]) == ["31", "33"]
+    assert "sessions.tsv: visit '1' as 'ses-01', '2' as 'ses-02' of the data" in notes
+    (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-1\t31\nses-001\t33\n")
+    assert list(with_sessions(tmp_path, people("sub-1", age=["30"]), None)[0]["age"]) == ["n/a", "n/a"]
+
+
+def test_a_table_of_visits_and_sessions_tsv_must_agree(tmp_path):
+    table = people("sub-1", "sub-1", age=["30", "32"], sex=["F", "n/a"], session_id=["ses-a", "ses-b"])
+    table.index = pd.Index(["sub-1_ses-a", "sub-1_ses-b"], name="key")
+    table_of_visits(tmp_path, "sub-1", "session_id\tAge\tsex\tscanner\na\t30.0\tF\tP\nb\t32\tF\tQ\n", "ses-a", "ses-b")
+    joined, notes = with_sessions(tmp_path, table, None)
+    assert joined.index.equals(table.index)
+    assert joined.to_dict("list") == {
+        "participant_id": ["sub-1", "sub-1"],
+        "age": ["30", "32"],
+        "sex": ["F", "F"],
+        "session_id": ["ses-a", "ses-b"],
+        "scanner": ["P", "Q"],
+    }
+    assert notes == ["sessions.tsv: column 'Age' is read as age"]
+    (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tAge\tsex\na\t31\tF\nb\t33\tF\n")
+    with pytest.raises(CohortError) as refusal:
+        with_sessions(tmp_path, table, None)
+    assert "sub-1 ses-a: age '30' in participants.tsv, Age '31' in sub-1_sessions.tsv" in str(refusal.value)
+    assert "sub-1 ses-b: age '32' in participants.tsv, Age '33' in sub-1_sessions.tsv" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +121,7 @@ def test_a_visit_that_the_sessions_table_does_not_know_keeps_the_persons_row(tmp
             "session_id\tage\na\t3\nses-a\t4\n",
             "sub-1_sessions.tsv: sessions that occur twice: a; keep one row a session",
         ),
+        ("session_id\tage\tAge\na\t3\t4\n", "sub-1_sessions.tsv: columns of one meaning"),
         ("", "sub-1_sessions.tsv: the file is empty"),
         ("session_id\tage\na\n", "sub-1_sessions.tsv: rows that do not have the header's 2 cells"),
     ],
