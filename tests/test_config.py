@@ -274,3 +274,36 @@ def test_saved_input_sections_are_read_back():
 def test_a_damaged_input_section():
     with pytest.raises(ConfigError, match=r"model\.json: not a valid input section: input\.knd: unknown"):
         saved_input({"knd": "volume"}, "model.json")
+
+
+@pytest.mark.parametrize("word", ["007", "2", "1.0", "NO", "on", "1_000", "0x1F", "2020-01-02", "1:30", ".inf", "true"])
+def test_a_level_stays_as_it_is_written(tmp_path, word):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"covariates: {{site: {{kind: categorical, role: batch, reference: {word}, verbatim: [{word}, NA]}}}}"
+    )
+    for config in (
+        read_config(file),
+        read_config("linear", [f"covariates.site.reference={word}", f"covariates.site.verbatim=[{word}, NA]"]),
+        read_config("linear", [f"covariates.site={{kind: categorical, reference: {word}, verbatim: [{word}, NA]}}"]),
+    ):
+        site = config.covariates[-1]
+        assert (site.name, site.reference, site.verbatim) == ("site", word, (word, "NA"))
+        (tmp_path / "again.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        assert read_config(tmp_path / "again.yaml") == config
+
+
+def test_a_covariate_is_called_as_it_is_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("covariates: {no: {kind: continuous, column: 01, unit: y, reference: ~}, 1: categorical}")
+    first, second = read_config(file).covariates
+    assert (first.name, first.column, first.unit, first.reference, second.name) == ("no", "01", "y", None, "1")
+
+
+def test_numbers_of_a_continuous_covariate_stay_numbers(path):
+    assert read_config(path, ["covariates.age.reference=40"]).covariates[0].reference == 40.0
+    assert read_config(path, ["covariates.age.missing_codes=[-9, 999.0]"]).covariates[0].missing_codes == (
+        "-9",
+        "999.0",
+    )
+    assert read_config(path, ["covariates.age.limits=[0, 120]"]).covariates[0].limits == (0.0, 120.0)

@@ -367,6 +367,7 @@ def lines(text: str, keep: int) -> str:
     return "".join(text.splitlines(keepends=True)[:keep])
 
 
+IQ = ("--set", "covariates.age=null", "--set", "covariates.iq={kind: continuous}")
 SINGLE_SEX = re.sub(r"\t[FM]\t", "\tF\t", PEOPLE)
 FEW_AT_B = PEOPLE.replace("\tB\n", "\tA\n").replace("sub-03\t23\tM\tA", "sub-03\t23\tM\tB")
 ALIASED = "".join(line.replace("\tM\tA", "\tM\tB").replace("\tF\tB", "\tF\tA") for line in PEOPLE.splitlines(True))
@@ -382,6 +383,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "no column participant_id among": lambda w: w.check(PEOPLE.replace("participant_id", "subject")),
     "is not separated by tabs; save the table as tab-separated": lambda w: w.check(PEOPLE.replace("\t", ",")),
     "is not UTF-8 text; save the table as UTF-8": unreadable_encoding,
+    "lines that hold NUL bytes": lambda w: w.check(cell("sub-03\t23", "sub-03\t2\0003")),
     "the header is in quotes": lambda w: w.check(PEOPLE.replace("participant_id\tage", '"participant_id"\t"age"')),
     "a header and no people; add one line a person": lambda w: w.check(lines(PEOPLE, 1)),
     "rows that do not have the header's": lambda w: w.check(cell("sub-03\t23\tM\tB", "sub-03\t23\tM")),
@@ -402,6 +404,15 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "is a range; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t20-25")),
     "is a censored value; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t89+")),
     "is no number; write a number": lambda w: w.check(cell("sub-03\t23", "sub-03\told")),
+    "look like one level; write them alike": lambda w: w.check(
+        PEOPLE.replace("\tA\n", "\t1\n").replace("sub-04\t24\tF\t1", "sub-04\t24\tF\t01")
+    ),
+    "values that cannot be true": lambda w: w.check(cell("sub-03\t23", "sub-03\t999")),
+    "is like a code for a missing value": lambda w: w.check(cell("sub-03\t23", "sub-03\t99")),
+    "is far from what others have": lambda w: w.check(
+        PEOPLE.replace("\tage\t", "\tiq\t").replace("sub-03\t23", "sub-03\t300"), FEATURES, *IQ
+    ),
+    "lies outside covariates.": lambda w: w.check(PEOPLE, FEATURES, "--set", "covariates.age.limits=[0, 50]"),
     "stands for the pooled cohort in a model; rename the level": lambda w: w.check(
         cell("sub-03\t23\tM\tB", "sub-03\t23\tM\t(pooled)")
     ),
@@ -570,6 +581,8 @@ CODES = {
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
     "is read as": OK,
+    "is like a code for a missing value": OK,
+    "is far from what others have": OK,
     "the images are not in one unit: mean intensities differ": OK,
     "constant and left as they are": OK,
     "interrupted; nothing half-written is left": 130,

@@ -240,3 +240,110 @@ def test_permuting_rows_permutes_the_values(order):
     pd.testing.assert_frame_equal(
         read_covariates(table.iloc[list(order)], [AGE, SEX]).frame, straight.iloc[list(order)]
     )
+
+
+@pytest.mark.parametrize(
+    ("cells", "levels"),
+    [
+        (["1", "1.0", "2.0", "2"], ["1", "1", "2", "2"]),
+        (["1.0", "1.0", "2.0", "2.0"], ["1.0", "1.0", "2.0", "2.0"]),
+        (["Zürich", "Zu\u0308rich", "Bern", "Bern"], ["Zürich", "Zürich", "Bern", "Bern"]),
+        (["Site A", "Site  A", "Site\u00a0A", " Site A"], ["Site A"] * 4),
+        (['"A"', "A", "'A'", "B"], ["A", "A", "A", "B"]),
+        (["\uff21", "A", "a", "A"], ["A"] * 4),
+        (["A\u200b", "A", "\ufeffA", "A"], ["A"] * 4),
+    ],
+)
+def test_spellings_of_one_site_are_one_with_a_note(cells, levels):
+    read = read_covariates(people(site=cells), [SITE])
+    assert list(read.frame["site"]) == levels
+    noted = {note.split(" is read as ")[0] for note in read.notes}
+    assert len(noted) == len({cell for cell, level in zip(cells, levels, strict=True) if cell != level})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1", "01"), ("1", "True"), ("S1", "S01"), ("1.5", "1.50"), ("T2", "T\u00b2")]
+)
+def test_spellings_that_may_be_two_sites_are_refused_with_their_people(one, other):
+    table = people(site=[one, other, one, one, one, one, one])
+    (line,) = refusal(table, [SITE])
+    assert f"{other!r} (sub-02)" in line
+    assert f"{one!r} (sub-01, sub-03, sub-04, sub-05 and 2 more)" in line
+    assert "covariates.site.verbatim=[" in line
+    kept = Covariate("site", "categorical", role="batch", verbatim=(one, other))
+    assert list(read_covariates(table, [kept]).frame["site"]) == [one, other, one, one, one, one, one]
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "-", "unknown", "null"])
+def test_a_level_that_is_called_like_a_missing_one_is_kept_where_somebody_says_so(word):
+    table = people(site=["A", word, f" {word}", "B"])
+    assert f'verbatim=["{word}"]\'' in refusal(table, [SITE])[1]
+    kept = Covariate("site", "categorical", role="batch", verbatim=(word,))
+    assert list(read_covariates(table, [kept]).frame["site"]) == ["A", word, word, "B"]
+
+
+@pytest.mark.parametrize(("column", "covariate"), [("site", SITE), ("sex", SEX)])
+def test_a_nul_byte_in_a_level_is_refused_by_person(column, covariate):
+    assert f"sub-02: {column} 'A\\x00' holds a NUL byte" in refusal(people(**{column: ["A", "A\0"]}), [covariate])[0]
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\uff13\uff10", "inf", "1e400", "30\0", "0x1E", "\u0663\u0660", "3 0"])
+def test_what_only_python_takes_for_a_number_is_none(cell):
+    assert "is no number; write a number" in refusal(people(age=["30", cell]), [AGE])[0]
+
+
+def test_quoted_numbers_are_read_with_a_note():
+    read = read_covariates(people(age=['"30.5"', "40"]), [AGE])
+    assert (list(read.frame["age"]), read.notes) == ([30.5, 40.0], ("sub-01: age '\"30.5\"' is read as 30.5",))
+
+
+@pytest.mark.parametrize("missing", ["error", "drop", "impute"])
+def test_declared_codes_are_missing(missing):
+    declared = [
+        Covariate("age", "continuous", missing=missing, missing_codes=("-9", "999")),
+        Covariate("site", "categorical", missing=missing, missing_codes=("99",)),
+    ]
+    table = people(age=["30", "-9.0", "40", "999"], site=["1", "2", "99", "1"])
+    if missing == "error":
+        assert [line.split(";")[0].strip() for line in refusal(table, declared)[1:]] == [
+            "sub-02: age '-9.0' is missing",
+            "sub-04: age '999' is missing",
+            "sub-03: site '99' is missing",
+        ]
+        return
+    frame = read_covariates(table, declared).frame
+    assert frame.isna().sum().tolist() == ([0, 0] if missing == "drop" else [2, 1])
+
+
+def test_codes_that_the_data_dictionary_calls_missing_are_missing():
+    levels = {"age": {"999": "missing"}, "site": {"9": "not available", "1": "Bern"}}
+    declared = [Covariate("age", "continuous", missing="drop"), Covariate("site", "categorical", missing="drop")]
+    read = read_covariates(people(age=["30", "999", "40"], site=["1", "2", "9"]), declared, None, levels)
+    assert list(read.frame.index) == ["sub-01"]
+    assert "age: '999' is missing, as participants.json says" in read.notes
+
+
+def test_values_outside_declared_limits_are_refused():
+    age = Covariate("age", "continuous", limits=(18, 90))
+    assert refusal(people(age=["30", "17.9", "90", "91"]), [age]) == [
+        "covariates that cannot be used as they stand (2):",
+        "  sub-02: age '17.9' lies outside covariates.age.limits, 18 to 90; mend it",
+        "  sub-04: age '91' lies outside covariates.age.limits, 18 to 90; mend it",
+    ]
+
+
+def test_what_the_data_dictionary_says_is_kept_with_the_declaration():
+    age, sex = Covariate("age", "continuous"), SEX
+    read = read_covariates(
+        people(age=["300"], sex=["1"]), [age, sex], {"age": "months"}, {"sex": {"1": "male", "2": "female"}}
+    )
+    assert [c.unit for c in read.declared] == ["months", ""]
+    assert read.declared[1].meanings == {"1": "male", "2": "female"}
+    (unit,) = refusal(people(age=["30"], sex=["1"]), read.declared, {"age": "years"})
+    assert "says 'years', the configuration or the model 'months'; convert the column (multiply by 12)" in unit
+    with pytest.raises(CovariateError, match="'1' is 'female' here and 'male' in training"):
+        read_covariates(people(age=["300"], sex=["1"]), read.declared, None, {"sex": {"1": "female", "2": "male"}})
+    assert (
+        len(read_covariates(people(age=["300"], sex=["1"]), read.declared, {"age": "mo"}, {"sex": {"1": "M"}}).frame)
+        == 1
+    )

@@ -227,3 +227,77 @@ def test_a_schema_is_frozen():
     schema = CovariateSchema.fit(cohort(), ALL)
     with pytest.raises(AttributeError):
         schema.fitted = ()
+
+
+def sites(*levels, **more):
+    frame = pd.DataFrame({"site": [*levels, *levels]}).set_axis([f"sub-{n}" for n in range(2 * len(levels))])
+    return CovariateSchema.fit(frame, [Covariate("site", "categorical", role="batch", **more)])
+
+
+def newcomers(*levels):
+    return pd.DataFrame({"site": list(levels)}, index=[f"new-{n}" for n in range(len(levels))])
+
+
+@pytest.mark.parametrize(
+    ("known", "given"),
+    [("1", "1.0"), ("1.0", "1"), ("Zürich", "Zu\u0308rich"), ("Site A", "Site\u00a0 A"), ('"A"', "A"), ("A", "\uff21")],
+)
+@pytest.mark.parametrize("unseen", ["error", "adapt"])
+def test_another_spelling_of_a_site_of_training_is_that_site(known, given, unseen):
+    assert list(sites(known, "else").transfer(newcomers(given, "else"), unseen=unseen)["site"]) == [known, "else"]
+
+
+@pytest.mark.parametrize(("known", "given"), [("01", "1"), ("1", "01"), ("1", "True"), ("S1", "S01"), ("1.5", "1.50")])
+@pytest.mark.parametrize("unseen", ["error", "adapt"])
+def test_what_looks_like_a_site_of_training_never_becomes_a_new_one(known, given, unseen):
+    with pytest.raises(CovariateError) as refusal:
+        sites(known, "else").transfer(newcomers("else", given), unseen=unseen)
+    assert str(refusal.value) == (
+        f"levels that look like those of training: new-1: site {given!r} looks like {known!r} of training; write it as in"
+        " training where it is the same, and give it a name of its own where it is not"
+    )
+
+
+def test_levels_that_training_told_apart_stay_apart():
+    schema = sites("1", "01", verbatim=("1", "01"))
+    assert list(schema.transfer(newcomers("01", "1"))["site"]) == ["01", "1"]
+    assert schema.declared[0].verbatim == ("1", "01")
+
+
+@pytest.mark.parametrize(
+    ("levels", "reference", "named"),
+    [
+        (("1", "2"), 2, "2"),
+        (("1", "2"), 2.0, "2"),
+        (("1", "2"), "2.0", "2"),
+        (("1.0", "2.0"), "2", "2.0"),
+        (("007", "8"), "007", "007"),
+        (("NO", "SE"), "NO", "NO"),
+        (("A", "B"), "a", "A"),
+        (("A", "B"), "pooled", POOLED),
+    ],
+)
+def test_a_reference_is_found_in_any_certain_spelling(levels, reference, named):
+    assert sites(*levels, reference=reference)["site"].reference == named
+    assert sites(*levels).references(["site"], {"site": reference}) == {"site": named}
+
+
+@pytest.mark.parametrize(("levels", "reference"), [(("007", "8"), 7), (("1", "2"), "02"), (("NO", "SE"), "False")])
+def test_a_reference_that_only_looks_like_a_level_is_refused_with_the_levels(levels, reference):
+    with pytest.raises(CovariateError, match=f"was not in training; allowed: {', '.join(levels)}, pooled"):
+        sites(*levels, reference=reference)
+
+
+def test_sex_is_found_by_the_words_for_it():
+    assert CovariateSchema.fit(cohort(), ALL).references(["sex"], {"sex": "male"}) == {"sex": "M"}
+
+
+def test_what_is_declared_beyond_the_usual_survives_json_and_the_usual_stays_as_it_was():
+    declared = [
+        Covariate("age", "continuous", missing_codes=("-9",), limits=(0.0, 120.0)),
+        Covariate("site", "categorical", "batch", verbatim=("NA",), meanings={"A": "Aachen"}),
+    ]
+    schema = CovariateSchema.fit(cohort(), declared)
+    assert CovariateSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    usual = CovariateSchema.fit(cohort(), ALL).to_json()["covariates"][0]["declared"]
+    assert set(usual) == {"name", "kind", "role", "unit", "column", "reference", "missing", "inexact"}
