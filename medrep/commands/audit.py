@@ -18,7 +18,7 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
-from medrep.commands.newcomers import adapted_model, load_trained, read_newcomers
+from medrep.commands.newcomers import adapted_model, load_trained, note_unplaced, read_newcomers
 from medrep.commands.train import TRAINED
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
@@ -95,6 +95,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     checkpoint, model, wanted = load_trained(model_folder)
     unseen, only, exclude = request.unseen_site, request.only, request.exclude
     cohort, frame = read_newcomers(root, model.schema, wanted, console, unseen_site=unseen, only=only, exclude=exclude)
+    note_unplaced(model, wanted, console)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)
@@ -124,7 +125,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         if cohort.features is not None:
             cohort = replace(cohort, features=align_features(model, cohort.features))
-        data, columns = cohort_matrix(cohort, console, scratch, workers=0)
+        data, columns = cohort_matrix(cohort, console, scratch, workers=0, common=model.columns.grid)
         if columns != model.columns:
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
         marks = [row_fingerprint(row) for row in data]
