@@ -1,5 +1,6 @@
 """Finding a person's image in a BIDS folder, raw or derivative, by suffix and entities."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ def parse_name(name: str) -> BidsName | None:
 def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tuple[dict[int, Path], dict[int, str]]:
     """Find one image for each person (and session).
 
+    Links to folders and files of the cohort are followed. Entities are compared as BIDS indices: ``run-01`` is run 1.
+
     Args:
         root: The BIDS folder.
         people: Participant id and session id (empty where there are no sessions).
@@ -44,18 +47,23 @@ def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tup
     Returns:
         Position in ``people`` -> file, and position -> one line for each person without exactly one file.
     """
+    home = os.path.realpath(root)
     found: dict[int, Path] = {}
     problems: dict[int, str] = {}
     for position, (participant, session) in enumerate(people):
-        folder = root / f"sub-{label(participant, 'sub')}"
-        candidates = [path for path in _candidates(folder, session) if _matches(path.name, session, wanted)]
+        there = _holdings(root, home, label(participant, "sub"), label(session, "ses") if session else "")
+        candidates = [path for path, name in there.images if _matches(name, there, wanted)]
         if len(candidates) == 1:
             found[position] = candidates[0]
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
-            problems[position] = f"{len(candidates)} images match ({names}); choose with input.entities or input.desc"
+            more = f", and {len(candidates) - 3} more" if len(candidates) > 3 else ""
+            problems[position] = (
+                f"{len(candidates)} images match ({names}{more}); choose with input.entities or input.desc"
+            )
         else:
-            problems[position] = f"no {_pattern(wanted)} under {folder.name}/"
+            told = "; ".join(_instead(root, there, wanted))
+            problems[position] = f"no {_pattern(wanted)} under sub-{there.participant}/" + (f": {told}" if told else "")
     return found, problems
 
 
@@ -94,7 +102,8 @@ def _outside(root: Path, home: Path, path: Path) -> str:
 
 def suffixes(root: Path) -> list[str]:
     """Return the image suffixes that occur in a BIDS folder, for messages."""
-    names = (parse_name(path.name) for path in root.glob("sub-*/**/*") if path.name.endswith(_ENDINGS))
+    home = os.path.realpath(root)
+    names = [parse_name(path.name) for folder in sorted(root.glob("sub-*")) for path in _searched(folder, home, [])]
     return sorted({name.suffix for name in names if name})
 
 
@@ -110,18 +119,119 @@ def refuse_problems(root: Path, problems: list[str]) -> None:
         raise CohortError(listed(f"{root}: people without exactly one image", problems, cure))
 
 
-def _candidates(folder: Path, session: str) -> list[Path]:
-    start = folder / f"ses-{label(session, 'ses')}" if session else folder
-    return sorted(path for path in start.glob("**/*") if path.name.endswith(_ENDINGS)) if start.is_dir() else []
+@dataclass(frozen=True)
+class _Holdings:
+    """What lies in a person's folder, or in that of one session.
+
+    Attributes:
+        participant: Without ``sub-``.
+        session: Without ``ses-``; empty where there are no sessions.
+        images: Files and their names taken apart; those that are no image of BIDS form are left out.
+        barred: Links that are not followed, a line each.
+    """
+
+    participant: str
+    session: str
+    images: tuple[tuple[Path, BidsName], ...]
+    barred: tuple[str, ...]
 
 
-def _matches(name: str, session: str, wanted: Input) -> bool:
-    parsed = parse_name(name)
-    if parsed is None or parsed.suffix != wanted.suffix or parsed.entities.get("desc", "") != wanted.desc:
+def _holdings(root: Path, home: str, participant: str, session: str) -> _Holdings:
+    barred: list[str] = []
+    folder = root / f"sub-{participant}"
+    start = _session_folder(folder, session) if session else folder
+    images = [(path, name) for path in _searched(start, home, barred) if (name := parse_name(path.name))]
+    return _Holdings(participant, session, tuple(images), tuple(f"{line} {root}" for line in barred))
+
+
+def _session_folder(folder: Path, session: str) -> Path:
+    """Return the folder of a session by its name, or else the only one of the same number."""
+    exact = folder / f"ses-{session}"
+    if exact.is_dir() or not folder.is_dir():
+        return exact
+    alike = [path for path in folder.glob("ses-*") if path.is_dir() and same_value(label(path.name, "ses"), session)]
+    return alike[0] if len(alike) == 1 else exact
+
+
+def _searched(folder: Path, home: str, barred: list[str]) -> list[Path]:
+    """Return the image files below a folder, in order.
+
+    Linked folders are searched after the others, once each, where they lie below ``home`` and do not hold the link.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    waiting, linked = [folder], list[Path]()
+    while waiting or linked:
+        place = waiting.pop() if waiting else linked.pop(0)
+        real = os.path.realpath(place)
+        if real in seen or not place.is_dir() or (place.is_symlink() and _below(os.path.realpath(place.parent), real)):
+            continue
+        seen.add(real)
+        if place.is_symlink() and not _below(real, home):
+            barred.append(f"{place.name} is a link that leads out of")
+            continue
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            barred.append(f"{place.name} cannot be opened ({error.strerror}) in")
+            continue
+        for entry in entries:
+            path = place / entry.name
+            if entry.is_dir():
+                (linked if entry.is_symlink() else waiting).append(path)
+            elif entry.name.endswith(_ENDINGS):
+                found.append(path)
+            elif entry.is_symlink() and not path.exists():
+                barred.append(f"{entry.name} is a link to nothing in")
+    return sorted(found)
+
+
+def _below(real: str, home: str) -> bool:
+    return real == home or real.startswith(home.rstrip(os.sep) + os.sep)
+
+
+def _matches(name: BidsName, there: _Holdings, wanted: Input) -> bool:
+    own = name.entities
+    if name.suffix != wanted.suffix or not same_value(own.get("desc", ""), wanted.desc):
         return False
-    if session and parsed.entities.get("ses") != label(session, "ses"):
+    if not same_value(own.get("sub", there.participant), there.participant):  # a linked folder of somebody else
         return False
-    return all(parsed.entities.get(entity) == str(value) for entity, value in wanted.entities.items())
+    if there.session and not same_value(own.get("ses", ""), there.session):
+        return False
+    return all(entity in own and same_value(own[entity], str(value)) for entity, value in wanted.entities.items())
+
+
+def same_value(one: str, other: str) -> bool:
+    """Return whether two values of an entity are one: ``01`` is ``1``, as indices of BIDS are padded at will."""
+    return one == other or (one.isdecimal() and other.isdecimal() and int(one) == int(other))
+
+
+def _instead(root: Path, there: _Holdings, wanted: Input) -> list[str]:
+    """Return what is there where nothing matches: links that are not followed, folders, suffixes, entities or names."""
+    said = list(there.barred)
+    folder = root / f"sub-{there.participant}"
+    if folder.is_symlink() and not folder.exists():
+        return [f"{folder.name} is a link to nothing"]
+    if not folder.is_dir():
+        others = [path.name for path in root.glob("sub-*") if same_value(label(path.name, "sub"), there.participant)]
+        return [f"there is {', '.join(sorted(others))}" if others else "no such folder"]
+    named = [name for _, name in there.images if name.suffix == wanted.suffix]
+    if not there.images and there.session and not said:
+        visits = sorted(path.name for path in folder.glob("ses-*"))
+        return [f"there: {', '.join(visits) or 'no session'}"]
+    if not named:
+        found = sorted({name.suffix for _, name in there.images})
+        return said + ([f"suffixes there: {', '.join(found)}"] if found else [])
+    asked = {"sub": there.participant, **({"ses": there.session} if there.session else {}), **wanted.entities}
+    before = len(said)
+    for entity, value in {**asked, "desc": wanted.desc}.items():
+        values = sorted({name.entities.get(entity, "") for name in named})
+        if not any(same_value(own, str(value)) for own in values):
+            said.append("there: " + ", ".join(f"{entity}-{own}" if own else f"without {entity}" for own in values))
+    if len(said) == before:
+        names = [path.name for path, name in there.images if name.suffix == wanted.suffix]
+        said.append(f"there: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
+    return said
 
 
 def _pattern(wanted: Input) -> str:

@@ -119,8 +119,8 @@ def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
     from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import and only this needs it
 
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    features, done = read_connectivity(cohort.root, files, ids, cohort.input)
-    return replace(cohort, features=features, input=done)
+    features, done, notes = read_connectivity(cohort.root, files, ids, cohort.input)
+    return replace(cohort, features=features, input=done, notes=(*cohort.notes, *notes))
 
 
 def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str], tolerant: bool) -> Cohort:

@@ -22,18 +22,25 @@ from medrep.cohort.atlas import Atlas, read_atlas
 from medrep.cohort.bids import refuse_outside
 from medrep.cohort.confounds import find_confounds, read_confounds
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.image_headers import form_notes, named_images
 from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import Series, in_memory, read_series
+from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, listed
 
 LEAST_FREE = 4
 """Volumes needed beyond the number of confounds: the Fisher z of n free volumes has the variance 1 / (n - 3)."""
 
+SAME_SECONDS = 0.005
+"""Header and JSON file say the same time between volumes where they differ by no more than this share of the longer one."""
+
 _STILL = 1e-6  # relative change below which a float32 signal is constant
 _SAME = 1 - 1e-9
 
 
-def read_connectivity(root: Path, files: pd.Series, ids: pd.DataFrame, wanted: Input) -> tuple[FeatureTable, Input]:
+def read_connectivity(
+    root: Path, files: pd.Series, ids: pd.DataFrame, wanted: Input
+) -> tuple[FeatureTable, Input, list[str]]:
     """Measure the edges of everybody.
 
     Args:
@@ -43,7 +50,8 @@ def read_connectivity(root: Path, files: pd.Series, ids: pd.DataFrame, wanted: I
         wanted: The ``input`` section.
 
     Returns:
-        One column an edge, named ``REGION~REGION``, and the input section with the atlas's fingerprint.
+        One column an edge, named ``REGION~REGION``, the input section with the atlas's fingerprint, and what is to be said of
+        the images' headers.
 
     Raises:
         CohortError: Unusable settings, an unusable atlas or another one than in training, or everybody whose images or
@@ -59,15 +67,26 @@ def read_connectivity(root: Path, files: pd.Series, ids: pd.DataFrame, wanted: I
         )
     rows: list[np.ndarray] = []
     problems: list[str] = []
+    sidecars = Sidecars(root)
+    apart = {"the atlas": (atlas.regions.forms_apart, atlas.regions.shortest_edge)}
+    other: dict[str, float] = {}
     for key, file in files.items():
         try:
-            rows.append(_row(root, Path(file), atlas, wanted))
+            series = read_series(Path(file))
+            apart[str(key)] = (series.forms_apart, series.shortest_edge)
+            seconds, said = _seconds(Path(file), series, sidecars, wanted)
+            other |= {str(key): said} if _differ(said, seconds) else {}
+            rows.append(_row(root, Path(file), series, seconds, atlas, wanted))
         except CohortError as error:
             problems.append(f"{key}: {error}")
     if problems:
         cure = "mend them, choose others with input.entities, or leave the people out with --exclude"
         raise CohortError(listed(f"time series that cannot be used with {path}", problems, cure))
-    return FeatureTable(ids, np.stack(rows), atlas.edges, None), replace(wanted, atlas_sha256=atlas.sha256)
+    notes = form_notes(apart)
+    if other:
+        others = ", ".join(f"{value:g}" for value in sorted(set(other.values()))[:4])
+        notes.append(f"{named_images(list(other))}: {others} s between volumes; input.t_r is used, {wanted.t_r:g} s")
+    return FeatureTable(ids, np.stack(rows), atlas.edges, None), replace(wanted, atlas_sha256=atlas.sha256), notes
 
 
 @dataclass(frozen=True)
@@ -139,17 +158,17 @@ def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> 
     return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure == "correlation" else upper
 
 
-def _row(root: Path, path: Path, atlas: Atlas, wanted: Input) -> Float[np.ndarray, " edges"]:
+def _row(
+    root: Path, path: Path, series: Series, seconds: float, atlas: Atlas, wanted: Input
+) -> Float[np.ndarray, " edges"]:
     confounds_path = find_confounds(path, wanted.confounds_file) if wanted.confounds else None
     if confounds_path is not None:
         refuse_outside(root, [("confounds", confounds_path)])
-    series = read_series(path)
     volumes = series.data.shape[3]
     needed = LEAST_FREE + len(wanted.confounds)
     if volumes < needed:
         raise CohortError(f"{path}: {volumes} volumes, fewer than the {needed} that these edges need")
     confounds = None if confounds_path is None else read_confounds(confounds_path, wanted.confounds, volumes)
-    seconds = _seconds(path, series, wanted)
     signals = region_signals(series, atlas)
     _refuse_regions(path, signals, atlas)
     kept = _cleaned(path, signals.changes, confounds, seconds, wanted)
@@ -188,20 +207,44 @@ def _cleaned(
         raise CohortError(f"{path}: {len(changes)} volumes cannot be filtered ({error})") from None
 
 
-def _seconds(path: Path, series: Series, wanted: Input) -> float:
-    """Return the seconds between volumes where a filter needs them, else 0."""
+def _seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input) -> tuple[float, float]:
+    """Return the seconds between volumes to be used, and those that the files say; 0 where no filter needs them."""
     if not (wanted.low_pass or wanted.high_pass):
-        return 0.0
-    seconds = wanted.t_r or series.repetition
+        return 0.0, 0.0
+    said = _said_seconds(path, series, sidecars, wanted)
+    seconds = wanted.t_r or said
     if not seconds:
-        raise CohortError(f"{path}: the header does not say the seconds between volumes; set input.t_r")
+        raise CohortError(
+            f"{path}: the header does not say the seconds between volumes; set input.t_r, or write RepetitionTime beside it"
+        )
     highest = 0.5 / seconds
     too_high = [f"input.{n} {getattr(wanted, n):g}" for n in ("low_pass", "high_pass") if getattr(wanted, n) >= highest]
     if too_high:
         raise CohortError(
             f"{path}: {' and '.join(too_high)} Hz must be below {highest:g} Hz, half the rate of a volume in {seconds:g} s"
         )
-    return seconds
+    return seconds, said
+
+
+def _said_seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input) -> float:
+    """Return the seconds that header and JSON files agree on; 0 where neither says them."""
+    found = sidecars.value(path, "RepetitionTime")
+    if found is None:
+        return series.repetition
+    stated, file = found
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated < np.inf:
+        raise CohortError(f"{file}: RepetitionTime {stated!r} is no number of seconds; mend it")
+    if _differ(series.repetition, stated) and not wanted.t_r:
+        raise CohortError(
+            f"{path}: the header says {series.repetition:g} s between volumes, RepetitionTime of {file.name} {stated:g} s;"
+            " mend the wrong one, or set input.t_r"
+        )
+    return float(stated)
+
+
+def _differ(one: float, other: float) -> bool:
+    """Return whether two times between volumes are known and not the same."""
+    return one > 0 and other > 0 and abs(one - other) > SAME_SECONDS * max(one, other)
 
 
 def _refuse_regions(path: Path, signals: RegionSignals, atlas: Atlas) -> None:

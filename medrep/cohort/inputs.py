@@ -36,7 +36,7 @@ class Input:
         confounds_file: How the name of that table ends, which lies beside the image.
         low_pass: Hz above which the signal is cut; 0 for no cut.
         high_pass: Hz below which the signal is cut; 0 for no cut.
-        t_r: Seconds between volumes, for the cuts; 0 takes the header's.
+        t_r: Seconds between volumes, for the cuts; 0 takes what the header and RepetitionTime of the JSON file agree on.
     """
 
     kind: Literal["features", "volume", "shape", "connectivity"] = "features"

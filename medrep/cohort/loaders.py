@@ -9,9 +9,10 @@ import pandas as pd
 from jaxtyping import Float32
 from monai.data import DataLoader, Dataset
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Grid, grid_problem
 from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import Volume, missing_voxels, read_image
+from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
 from medrep.cohort.transforms import Placed, VolumePipeline
 from medrep.errors import CohortError, listed
 
@@ -36,39 +37,52 @@ class Loaded:
     placed: Placed | None
     error: str
 
+    @property
+    def resampled(self) -> bool:
+        """Whether the volume lay elsewhere in the world than the common grid."""
+        return self.placed is not None and isinstance(self.placed.way, Grid)
 
-def load_volumes(files: pd.Series, wanted: Input, *, workers: int = 0) -> Iterator[Loaded]:
+
+def load_volumes(files: pd.Series, wanted: Input, *, common: Grid | None = None, workers: int = 0) -> Iterator[Loaded]:
     """Read volumes one after another through the pipeline, in the order of ``files``.
 
     Args:
         files: Index: key; values: paths.
         wanted: The ``input`` section.
+        common: The grid that all have to arrive in, of a model or of `common_grid`; None: any.
         workers: Processes that read ahead; 0 reads in this one.
 
     Yields:
-        One entry a file. A file that cannot be used is an entry with an error, never an exception.
+        One entry a file. A file that cannot be used, or that arrives in another grid, is an entry with an error, never an
+        exception.
     """
     items = [{"key": str(key), "path": path} for key, path in files.items()]
-    dataset = Dataset(data=items, transform=_Reader(wanted))
+    dataset = Dataset(data=items, transform=_Reader(wanted, common))
     yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
 
 
-def load_alike(files: pd.Series, wanted: Input) -> list[Loaded]:
+def load_alike(files: pd.Series, wanted: Input, common: Grid | None = None) -> list[Loaded]:
     """Read a few volumes; those of one shape and affine go through the pipeline together, which is several times quicker.
 
     Args:
         files: Index: key; values: paths.
         wanted: The ``input`` section.
+        common: As in `load_volumes`.
 
     Returns:
         What `load_volumes` yields, without the volumes in their own grids.
     """
-    pipeline, found = VolumePipeline(wanted), dict[str, Loaded]()
+    pipeline, found = VolumePipeline(wanted, common), dict[str, Loaded]()
     waiting: dict[tuple[tuple[int, ...], bytes], list[tuple[str, Path, Volume]]] = {}
 
     def place(some: list[tuple[str, Path, Volume]]) -> None:
-        placed = pipeline.place_alike([volume for _, _, volume in some])
-        found.update({some[k][0]: Loaded(some[k][0], some[k][1], None, placed[k], "") for k in range(len(some))})
+        try:
+            placed = pipeline.place_alike([volume for _, _, volume in some])
+            problem = "" if common is None else grid_problem(placed[0].grid, common)
+        except CohortError as error:  # in one place all or none
+            problem = str(error)
+        for k, (key, path, _) in enumerate(some):
+            found[key] = Loaded(key, path, None, None if problem else placed[k], problem)
         some.clear()
 
     for key, path in files.items():
@@ -93,65 +107,64 @@ def fill_matrix(
     matrix: Callable[[int, int], np.ndarray],
     advance: Callable[[int], None],
     workers: int = 0,
+    *,
+    common: Grid | None = None,
+    tell: Callable[[list[str]], None] = lambda notes: None,
 ) -> tuple[Float32[np.ndarray, "people voxels"], Grid]:
     """Read all volumes of a cohort into one matrix, a row a person.
 
     Args:
         files: Index: key; values: paths.
         wanted: The ``input`` section.
-        matrix: Makes the float32 matrix (people, voxels) once the first grid is known, for instance memory-mapped.
+        matrix: Makes the float32 matrix (people, voxels) once a grid is known, for instance memory-mapped.
         advance: Called with the number of people read.
         workers: Processes that read ahead.
+        common: The grid of a model; None: the one in which most of the images arrive.
+        tell: Called with what is to be said of where the images lie.
 
     Returns:
         The matrix and the common grid.
 
     Raises:
-        CohortError: Every file that cannot be used, or that arrives in another grid than the first.
+        CohortError: Every file that cannot be used, or that arrives in another grid.
     """
+    places = read_places(files)
+    tell(place_notes(places))
+    common = common or common_grid(places, wanted)
     rows: np.ndarray | None = None
-    grid: Grid | None = None
     problems: list[str] = []
-    for position, loaded in enumerate(load_volumes(files, wanted, workers=workers)):
+    moved: list[str] = []
+    for position, loaded in enumerate(load_volumes(files, wanted, common=common, workers=workers)):
         if loaded.placed is None:
             problems.append(f"{loaded.key}: {loaded.error}")
         else:
-            grid = grid or loaded.placed.grid
-            problem = grid_problem(loaded.placed.grid, grid)
-            if problem:
-                problems.append(f"{loaded.key}: {problem}")
-            else:
-                rows = matrix(len(files), grid.size) if rows is None else rows
-                rows[position] = loaded.placed.values.ravel()
+            common = common or loaded.placed.grid
+            rows = matrix(len(files), common.size) if rows is None else rows
+            rows[position] = loaded.placed.values.ravel()
+            moved += [loaded.key] if loaded.resampled else []
         advance(1)
-    if problems or rows is None or grid is None:
+    if problems or rows is None or common is None:
         raise CohortError(
             listed("images that cannot be used", problems, "mend them, or leave the people out with --exclude")
         )
-    return rows, grid
-
-
-def grid_problem(own: Grid, common: Grid) -> str:
-    """Return what sets a volume's grid apart from the common one, or nothing."""
-    if own.shape != common.shape:
-        return f"grid {own.shape} differs from {common.shape}; set input.shape to cut or pad to one grid"
-    if not np.allclose(own.spacing, common.spacing, rtol=0.01):
-        edges, wanted = (tuple(round(edge, 3) for edge in grid.spacing) for grid in (own, common))
-        return f"voxels of {edges} mm differ from {wanted} mm; set input.spacing to resample"
-    return ""
+    tell(resampled_notes(moved))
+    return rows, common
 
 
 @dataclass(frozen=True)
 class _Reader:
     wanted: Input
+    common: Grid | None
 
     def __call__(self, item: dict[str, object]) -> Loaded:
         key, path = str(item["key"]), Path(str(item["path"]))
         try:
             volume = _read(path, self.wanted)
-            return Loaded(key, path, volume, VolumePipeline(self.wanted).place(volume), "")
+            placed = VolumePipeline(self.wanted, self.common).place(volume)
         except CohortError as error:
             return Loaded(key, path, None, None, str(error))
+        problem = "" if self.common is None else grid_problem(placed.grid, self.common)
+        return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, volume, placed, "")
 
 
 def _read(path: Path, wanted: Input) -> Volume:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 
 from medrep.cohort.alignment import Alignment, align_surface, second_moments
 from medrep.cohort.grid import Grid
+from medrep.cohort.image_headers import form_notes
 from medrep.cohort.inputs import Input
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, read_labels
@@ -92,6 +93,7 @@ def measure_shapes(files: pd.Series, wanted: Input, advance: Callable[[int], Non
         advance: Called with the number of people read.
     """
     corners, sizes, edges, problems, notes = [], [], [], [], []
+    apart: dict[str, tuple[float, float]] = {}
     for key, path in files.items():
         try:
             labels = read_labels(Path(str(path)))
@@ -101,11 +103,13 @@ def measure_shapes(files: pd.Series, wanted: Input, advance: Callable[[int], Non
             aligned = surface.moved(align_surface(surface, wanted.align, size=size).matrix)
             corners.append(np.stack([aligned.vertices.min(axis=0), aligned.vertices.max(axis=0)]))
             sizes.append(size)
-            edges.append(float(np.linalg.norm(labels.affine[:3, :3], axis=0).min()))
+            edges.append(labels.shortest_edge)
+            apart[str(key)] = (labels.forms_apart, labels.shortest_edge)
             notes += [f"{key}: {note}" for note in organ.notes]
         except CohortError as error:
             problems.append(f"{key}: {error}")
         advance(1)
+    notes += form_notes(apart)
     if not sizes:
         return MeasuredShapes(None, tuple(notes), tuple(problems))
     size = float(np.mean(sizes))

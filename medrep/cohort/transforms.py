@@ -1,5 +1,8 @@
 """The MONAI pipeline that brings a volume to the cohort's grid and a change back to the volume's own grid.
 
+A volume whose own place in the world is not that of the common grid is resampled onto it in world space, where the input
+section names a common grid.
+
 What goes back is the change, not the image: resampling is never applied to the person's own voxels, so the null change
 returns the input exactly, and voxels outside the common grid stay as they were.
 """
@@ -15,10 +18,14 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from monai.utils.enums import TraceKeys
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Grid, grid_problem, spacing_problem, world_rows
 from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import Volume
+from medrep.cohort.resampling import least_shared, resampled
 from medrep.errors import CohortError
+
+LEAST_SHARED = 0.5
+"""A volume is resampled onto the common grid where they share at least this part of the smaller of the two boxes."""
 
 _RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -29,21 +36,20 @@ class Placed:
 
     Attributes:
         values: Intensities on the common grid, axes RAS, in units of ``unit``.
-        spacing: Voxel edges of the common grid in mm.
+        grid: The grid this volume arrived in.
         unit: What one unit of ``values`` is in the file's own units.
-        trace: MONAI's record of the operations; its data are not used.
+        way: MONAI's record of the operations (its data are not used), or the volume's own grid if it was resampled in the world.
     """
 
     values: Float32[np.ndarray, "x y z"]
-    spacing: tuple[float, float, float]
+    grid: Grid
     unit: float
-    trace: MetaTensor
+    way: MetaTensor | Grid
 
     @property
-    def grid(self) -> Grid:
-        """The common grid this volume arrived in."""
-        x, y, z = self.values.shape
-        return Grid((x, y, z), self.spacing)
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edges of the common grid in mm."""
+        return self.grid.spacing
 
 
 class VolumePipeline:
@@ -53,9 +59,12 @@ class VolumePipeline:
 
     Args:
         wanted: The ``input`` section.
+        common: The grid to arrive in. A volume that these steps bring elsewhere is resampled onto it in world space, in one
+            step out of its own voxels, if the input section asks for a spacing or a shape, and is left where it arrived
+            otherwise. None: each volume stays where these steps bring it.
     """
 
-    def __init__(self, wanted: Input) -> None:
+    def __init__(self, wanted: Input, common: Grid | None = None) -> None:
         for name, length in (("spacing", len(wanted.spacing)), ("shape", len(wanted.shape))):
             if length not in {0, 3}:
                 raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")
@@ -66,7 +75,8 @@ class VolumePipeline:
             steps.append(Spacing(pixdim=wanted.spacing, mode="bilinear", padding_mode="border", dtype=np.float32))
         if wanted.shape:
             steps.append(ResizeWithPadOrCrop(spatial_size=wanted.shape, mode="edge"))
-        self._steps = Compose(steps)
+        self._steps, self._common = Compose(steps), common
+        self._resamples, self._respaces = bool(wanted.spacing or wanted.shape), bool(wanted.spacing)
         self._intensity = wanted.intensity
 
     def place(self, volume: Volume) -> Placed:
@@ -84,18 +94,47 @@ class VolumePipeline:
             torch.div(_turned(volume.data), unit, out=channel)
         moved = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
         x, y, z = (float(edge) for edge in moved.pixdim)
+        a, b, c = moved.shape[1:]
+        grid = Grid((a, b, c), (x, y, z), world_rows(moved.affine.numpy()))
+        if self._common is not None and self._moves(grid, self._common):
+            return _in_world(channels, volumes[0], units, self._common)
         return [
-            Placed(np.ascontiguousarray(values), (x, y, z), unit, moved)
+            Placed(np.ascontiguousarray(values), grid, unit, moved)
             for values, unit in zip(moved.numpy(), units, strict=True)
         ]
 
     def back(self, change: Float32[np.ndarray, "x y z"], placed: Placed) -> Float32[np.ndarray, "a b c"]:
         """Bring a change on the common grid to the volume's own grid and units; zero where the grid does not reach."""
-        trace = placed.trace
-        tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=trace.meta)
-        tensor.applied_operations = [_unbound(step) for step in trace.applied_operations]
-        own = self._steps.inverse(tensor)
+        if isinstance(placed.way, Grid):
+            own = resampled(
+                torch.from_numpy(np.ascontiguousarray(change))[None], placed.grid, placed.way, outside="zero"
+            )
+        else:
+            tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=placed.way.meta)
+            tensor.applied_operations = [_unbound(step) for step in placed.way.applied_operations]
+            own = self._steps.inverse(tensor)
         return np.ascontiguousarray(own[0].numpy()).astype(np.float32) * np.float32(placed.unit)
+
+    def _moves(self, own: Grid, common: Grid) -> bool:
+        """Return whether a volume that arrived in a grid of its own is to be resampled onto the common one."""
+        if not self._resamples or common.world is None or (not self._respaces and spacing_problem(own, common)):
+            return False
+        return bool(grid_problem(own, common))
+
+
+def _in_world(
+    channels: Float32[torch.Tensor, "volumes a b c"], volume: Volume, units: Sequence[float], common: Grid
+) -> list[Placed]:
+    x, y, z = volume.data.shape
+    own = Grid((x, y, z), volume.spacing, world_rows(volume.affine))
+    shared = least_shared(own, common)
+    if shared < LEAST_SHARED:
+        raise CohortError(
+            f"the image lies beside the common grid: {shared:.0%} of the smaller of the two are in both, by their places in"
+            " the world; register it to the others first, or mend its affine"
+        )
+    values = resampled(channels, own, common, outside="border").numpy()
+    return [Placed(np.ascontiguousarray(one), common, unit, own) for one, unit in zip(values, units, strict=True)]
 
 
 def _unbound(step: Any) -> Any:

@@ -18,7 +18,7 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
-from medrep.commands.newcomers import adapted_model, check_earlier, load_trained, read_newcomers
+from medrep.commands.newcomers import adapted_model, check_earlier, load_trained, note_unplaced, read_newcomers
 from medrep.commands.train import TRAINED
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
@@ -107,6 +107,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         exclude=exclude,
     )
     check_earlier(cohort, checkpoint, console, request.remove or model.schema.batches or model.schema.names)
+    note_unplaced(model, wanted, console)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)
@@ -136,7 +137,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         if cohort.features is not None:
             cohort = replace(cohort, features=align_features(model, cohort.features))
-        data, columns = cohort_matrix(cohort, console, scratch, workers=0)
+        data, columns = cohort_matrix(cohort, console, scratch, workers=0, common=model.columns.grid)
         if columns != model.columns:
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
         marks = [row_fingerprint(row) for row in data]

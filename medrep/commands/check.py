@@ -107,23 +107,26 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
         return _feature_problems(cohort.features, wanted, console)
     if wanted.kind == "shape":
         return _shape_problems(cohort, console)
-    from medrep.cohort.loaders import grid_problem, load_volumes  # MONAI takes seconds to import
+    from medrep.cohort.loaders import load_volumes  # MONAI takes seconds to import
+    from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
 
-    problems, grid = [], None
+    problems: list[str] = []
+    moved: list[str] = []
     levels: dict[str, float] = {}
     marks: dict[str, str] = {}
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
+    places = read_places(files)
+    grid = common_grid(places, wanted)
     with console.track("read volumes", len(files)) as advance:
-        for loaded in load_volumes(files, wanted):
+        for loaded in load_volumes(files, wanted, common=grid):
             if loaded.placed is None:
                 problems.append(f"{loaded.key}: {loaded.error}")
             else:
                 levels[loaded.key] = mean_level(loaded.placed.values)
                 marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
-                grid = grid or loaded.placed.grid
-                difference = grid_problem(loaded.placed.grid, grid)
-                problems += [f"{loaded.key}: {difference}"] if difference else []
+                moved += [loaded.key] if loaded.resampled else []
             advance(1)
+    console.notes([*place_notes(places), *resampled_notes(moved)])
     warning = uneven_brightness(levels)
     for line in [*([warning] if warning else []), *same_data(marks)]:
         console.warn(line)

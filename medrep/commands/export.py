@@ -20,7 +20,14 @@ from medrep.cohort.values import shown
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
-from medrep.commands.newcomers import Trained, check_earlier, load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import (
+    Trained,
+    check_earlier,
+    load_trained,
+    note_unplaced,
+    read_newcomers,
+    refuse_holes,
+)
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.erasure import Certificate
@@ -110,6 +117,7 @@ def export(
         _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
     check_earlier(cohort, checkpoint, console, request.remove)
+    note_unplaced(model, wanted, console)
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)

@@ -10,12 +10,15 @@ import pandas as pd
 from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.features import missing_cells
+from medrep.cohort.grid import Grid
 from medrep.console import Console
 from medrep.errors import CohortError, listed
 from medrep.models import Columns
 
 
-def cohort_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers: int) -> tuple[np.ndarray, Columns]:
+def cohort_matrix(
+    cohort: Cohort, console: Console, scratch: IO[bytes], workers: int, common: Grid | None = None
+) -> tuple[np.ndarray, Columns]:
     """Return the people x columns matrix: the feature table, or volumes or distances in a memory-mapped scratch file.
 
     Args:
@@ -23,6 +26,7 @@ def cohort_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers:
         console: Where to speak.
         scratch: An open file without a name, for images.
         workers: Processes that read volumes ahead.
+        common: The grid of the model that volumes are for; None: the one in which most of them arrive.
 
     Raises:
         CohortError: Features that are missing, files that cannot be read, or no room for the scratch file.
@@ -48,7 +52,7 @@ def cohort_matrix(cohort: Cohort, console: Console, scratch: IO[bytes], workers:
     from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import and only volumes need it
 
     with console.track("read volumes", len(files)) as advance:
-        rows, grid = fill_matrix(files, cohort.input, mapped, advance, workers)
+        rows, grid = fill_matrix(files, cohort.input, mapped, advance, workers, common=common, tell=console.notes)
     warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
     if warning:
         console.warn(warning)

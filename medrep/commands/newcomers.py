@@ -134,6 +134,18 @@ def check_earlier(cohort: Cohort, checkpoint: Checkpoint, console: Console, move
         )
 
 
+def note_unplaced(model: Model, wanted: Input, console: Console) -> None:
+    """Say that a model of images does not know where in the world its training images lay: models of before that was kept."""
+    grid = model.columns.grid
+    if wanted.kind == "volume" and grid is not None and grid.world is None:
+        console.notes(
+            [
+                "the model does not say where its images lay in the world (it was written by an earlier medrep), so it is not"
+                " checked whether these lie there, too; train it again to have that checked"
+            ]
+        )
+
+
 def adapted_model(
     model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
 ) -> tuple[Model, tuple[Adaptation, ...]]:

@@ -10,7 +10,7 @@ from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
-from medrep.commands.newcomers import check_earlier, load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import check_earlier, load_trained, note_unplaced, read_newcomers, refuse_holes
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
@@ -76,6 +76,7 @@ def score(
         tolerant=True,
     )
     check_earlier(cohort, checkpoint, console)
+    note_unplaced(model, wanted, console)
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)

@@ -1,7 +1,7 @@
 """``medrep simulate``: a cohort with known effects, generated or planted into a user's own."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -269,11 +269,11 @@ def _plant_volumes(
             data = volume.data
             for name, effect in plan.covariates.items():
                 data = apply_covariate_effect(data, effect, _plain(values.loc[key, name]))
-            clean = Volume(data, volume.affine)
+            clean = replace(volume, data=data)
             if plan.sites:
                 site = plan.sites[str(values.loc[key, "site"])]
                 data = apply_site_effect(data, volume.spacing, site, seed=_own_seed(seed, position))
-            yield path.relative_to(cohort.root).as_posix(), Volume(data, volume.affine), clean
+            yield path.relative_to(cohort.root).as_posix(), replace(volume, data=data), clean
 
     write_volume_cohort(folder, table, volumes(), plan.to_json(), advance)
     if problems:

@@ -114,7 +114,7 @@ def _placed(path: Path, wanted: Input) -> Float[np.ndarray, "x y z"]:
         labels = read_labels(path)
         chosen = np.isin(labels.data, wanted.labels) if wanted.labels else labels.data > 0
         return chosen.astype(np.float32)
-    placed = placed_scan(path, wanted)
+    placed = placed_scan(path, wanted, None)
     return np.asarray(placed.values * np.float32(placed.unit), np.float32)
 
 

@@ -75,4 +75,4 @@ def _data(model: Model, wanted: Input, cohort: Cohort, person: str) -> tuple[np.
 
         points = grid_lattice(shape_grid(wanted)).nodes()
         return np.asarray(place_shape(path, wanted, points).row, float), nothing
-    return placed_scan(path, wanted).values.ravel(), nothing
+    return placed_scan(path, wanted, model.columns.grid).values.ravel(), nothing

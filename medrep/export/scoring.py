@@ -147,15 +147,14 @@ class ScoreVolumes(Step):
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
         """Score a few images; see `Step.work`."""
-        from medrep.cohort.loaders import grid_problem, load_alike  # MONAI takes seconds to import
+        from medrep.cohort.loaders import load_alike  # MONAI takes seconds to import
 
         rows: list[np.ndarray] = []
         images: list[np.ndarray] = []
         outcomes: dict[str, Outcome] = {}
-        for loaded in load_alike(visit_files(people), self._wanted):
-            problem = loaded.error if loaded.placed is None else grid_problem(loaded.placed.grid, self._grid)
-            if problem or loaded.placed is None:
-                outcomes[loaded.key] = Outcome(loaded.key, problem, "read")
+        for loaded in load_alike(visit_files(people), self._wanted, self._grid):
+            if loaded.placed is None:
+                outcomes[loaded.key] = Outcome(loaded.key, loaded.error, "read")
             else:
                 rows.append(loaded.placed.values.ravel())
                 if self._scorer.measures:

@@ -1,6 +1,7 @@
 """Moved organs, a person at a time: a label map in the input's own grid, and a mesh in world millimetres."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from medrep.atomic import write_json
 from medrep.cohort.inputs import Input
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
-from medrep.cohort.nifti import LabelMap, write_label_map
+from medrep.cohort.nifti import write_label_map
 from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.cohort.visits import Visit, visit_files, visit_frame
@@ -74,7 +75,7 @@ class MoveShapes(Step):
         source = path.relative_to(self._root).as_posix()
         place = described_name(source, self._done.desc)
         mesh = mesh_beside(place, self._mesh)
-        write_label_map(self._folder / place, LabelMap(labels, placed.labels.affine))
+        write_label_map(self._folder / place, replace(placed.labels, data=labels))
         write_mesh(self._folder / mesh, surface)
         facts = {**self._mover.outside(frame), **_facts(placed, labels, surface)}
         content = {**self._done.to_json(), **facts, "Sources": [source]}

@@ -1,6 +1,7 @@
 """Removal from volumes, a person at a time: every voxel's change is brought back to the input's own grid and added."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
@@ -9,8 +10,8 @@ import pandas as pd
 
 from medrep.atomic import write_json
 from medrep.cohort.inputs import Input
-from medrep.cohort.loaders import Loaded, grid_problem, load_volumes
-from medrep.cohort.nifti import Volume, write_image
+from medrep.cohort.loaders import load_volumes
+from medrep.cohort.nifti import write_image
 from medrep.cohort.transforms import VolumePipeline
 from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import ModelError
@@ -39,16 +40,16 @@ class MoveVolumes(Step):
                 "the model was trained on a feature table, the cohort has images; set input.kind as in training"
             )
         self._folder, self._root, self._mover, self._wanted, self._done = folder, root, mover, wanted, done
-        self._pipeline = VolumePipeline(wanted)
+        self._grid = mover.model.columns.grid
+        self._pipeline = VolumePipeline(wanted, self._grid)
         self.together = 1
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
         """Move a few people; see `Step.work`."""
         frame, outcomes = visit_frame(people), []
-        for loaded in load_volumes(visit_files(people), self._wanted):
-            problem = _problem(self._mover.model, loaded)
-            if problem or loaded.placed is None or loaded.volume is None:
-                outcomes.append(Outcome(loaded.key, problem, "read"))
+        for loaded in load_volumes(visit_files(people), self._wanted, common=self._grid):
+            if loaded.placed is None or loaded.volume is None:
+                outcomes.append(Outcome(loaded.key, loaded.error, "read"))
                 continue
             own = frame.loc[[loaded.key]]
             row = loaded.placed.values.reshape(1, -1)
@@ -57,7 +58,7 @@ class MoveVolumes(Step):
             moved = loaded.volume.data + self._pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
             source = loaded.path.relative_to(self._root).as_posix()
             place = described_name(source, self._done.desc)
-            write_image(self._folder / place, Volume(moved, loaded.volume.affine))
+            write_image(self._folder / place, replace(loaded.volume, data=moved))
             said = {**self._done.to_json(), **self._mover.outside(own), "Sources": [source]}
             write_json(self._folder / sidecar(place), said)
             latents = {"latents": self._mover.encode(row, own)[0]}
@@ -75,8 +76,8 @@ def adapt_volumes(
     """Estimate unseen batch levels from the volumes of the people who have them; unusable files are left to the export."""
 
     def people() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-        for loaded in load_volumes(files, wanted):
-            if not _problem(model, loaded) and loaded.placed is not None:
+        for loaded in load_volumes(files, wanted, common=model.columns.grid):
+            if loaded.placed is not None:
                 yield loaded.placed.values.reshape(1, -1), frame.loc[[loaded.key]]
             advance(1)
 
@@ -97,9 +98,3 @@ def described_name(relative: str, desc: str) -> PurePosixPath:
 def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
     return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-
-
-def _problem(model: Model, loaded: Loaded) -> str:
-    if loaded.placed is None or model.columns.grid is None:
-        return loaded.error
-    return grid_problem(loaded.placed.grid, model.columns.grid)

@@ -63,7 +63,7 @@ def test_several_images_and_none_are_one_line_each(tmp_path):
     assert problems == {
         0: "2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with"
         " input.entities or input.desc",
-        1: "no sub-*_T1w.nii[.gz] under sub-2/",
+        1: "no sub-*_T1w.nii[.gz] under sub-2/: no such folder",
     }
 
 
@@ -75,7 +75,7 @@ def test_packed_and_unpacked_copies_are_not_chosen_between(tmp_path):
 def test_what_was_looked_for_is_named(tmp_path):
     wanted = Input("volume", suffix="dseg", desc="lung", entities={"space": "MNI"})
     assert find_images(tmp_path, [("sub-1", "ses-2")], wanted)[1] == {
-        0: "no sub-*_space-MNI_desc-lung_dseg.nii[.gz] under sub-1/"
+        0: "no sub-*_space-MNI_desc-lung_dseg.nii[.gz] under sub-1/: no such folder"
     }
 
 
@@ -91,7 +91,7 @@ def test_a_session_is_looked_for_in_its_own_folder_and_name(tmp_path):
         0: "sub-1_ses-2_T1w.nii",
         1: "sub-1_ses-1_T1w.nii",
     }
-    assert problems == {2: "no sub-*_T1w.nii[.gz] under sub-1/"}
+    assert problems == {2: "no sub-*_T1w.nii[.gz] under sub-1/: there: ses-2"}
 
 
 def test_the_order_of_people_does_not_change_who_gets_which_file(tmp_path):
@@ -140,3 +140,104 @@ def test_a_folder_linked_into_itself_is_searched_once(tmp_path):
     plant(tmp_path, "sub-1/anat/sub-1_T1w.nii")
     (tmp_path / "sub-1" / "again").symlink_to(tmp_path / "sub-1")
     assert len(find_images(tmp_path, [("sub-1", "")], Input("volume"))[0]) == 1
+
+
+RUNS = ("sub-1/anat/sub-1_run-01_T1w.nii", "sub-1/anat/sub-1_run-02_T1w.nii")
+
+
+@pytest.mark.parametrize("value", ["1", "01", "001"])
+def test_entities_are_compared_as_indices(tmp_path, value):
+    plant(tmp_path, *RUNS)
+    found, problems = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"run": value}))
+    assert (found[0].name, problems) == ("sub-1_run-01_T1w.nii", {})
+
+
+def test_two_spellings_of_one_run_are_not_chosen_between(tmp_path):
+    plant(tmp_path, *RUNS, "sub-1/anat/sub-1_run-1_T1w.nii")
+    found, problems = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"run": "1"}))
+    assert not found
+    assert problems[0].startswith("2 images match (sub-1/anat/sub-1_run-01_T1w.nii, sub-1/anat/sub-1_run-1_T1w.nii)")
+
+
+def test_a_session_is_found_by_its_number_unless_two_folders_have_it(tmp_path):
+    plant(tmp_path, "sub-1/ses-01/anat/sub-1_ses-01_T1w.nii", "sub-1/ses-02/anat/sub-1_ses-02_T1w.nii")
+    found, _ = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "ses-2")], Input("volume"))
+    assert [found[k].parts[-3] for k in (0, 1)] == ["ses-01", "ses-02"]
+    plant(tmp_path, "sub-1/ses-001/anat/sub-1_ses-001_T1w.nii")
+    found, problems = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "01")], Input("volume"))
+    assert found[1].name == "sub-1_ses-01_T1w.nii"
+    assert problems == {0: "no sub-*_T1w.nii[.gz] under sub-1/: there: ses-001, ses-01, ses-02"}
+
+
+@pytest.mark.parametrize(
+    ("who", "chosen", "told"),
+    [
+        ("sub-1", {"entities": {"run": "3"}}, "under sub-1/: there: run-01, run-02"),
+        ("sub-1", {"entities": {"acq": "fast"}}, "under sub-1/: there: without acq"),
+        ("sub-1", {"desc": "clean"}, "under sub-1/: there: without desc"),
+        ("sub-1", {"suffix": "T2w"}, "under sub-1/: suffixes there: T1w"),
+        ("sub-01", {"entities": {"run": "1"}}, "under sub-01/: there is sub-1"),
+    ],
+)
+def test_where_nothing_matches_it_is_said_what_is_there(tmp_path, who, chosen, told):
+    plant(tmp_path, *RUNS)
+    assert find_images(tmp_path, [(who, "")], Input("volume", **chosen))[1][0].endswith(told)
+
+
+def test_values_that_are_there_but_not_together_are_told_by_names(tmp_path):
+    plant(tmp_path, "sub-1/sub-1_acq-a_run-1_T1w.nii", "sub-1/sub-1_acq-b_run-2_T1w.nii")
+    problem = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"acq": "a", "run": "2"}))[1][0]
+    assert problem.endswith(": there: sub-1_acq-a_run-1_T1w.nii, sub-1_acq-b_run-2_T1w.nii")
+
+
+def test_linked_folders_and_files_of_the_cohort_are_followed(tmp_path):
+    root = tmp_path / "cohort"
+    plant(
+        root,
+        *(f"store/{n}/sub-{n}_T1w.nii" for n in (1, 2)),
+        "store/3/anat/sub-3_T1w.nii",
+        "store/4/sub-4_ses-1_T1w.nii",
+    )
+    plant(root, "store/five.nii")
+    for n in (1, 4, 5):
+        (root / f"sub-{n}").mkdir()
+    (root / "sub-1" / "anat").symlink_to("../store/1")
+    (root / "sub-2").symlink_to(root / "store" / "2")
+    (root / "sub-3").symlink_to("store/3")
+    (root / "sub-4" / "ses-1").symlink_to("../store/4")
+    (root / "sub-5" / "sub-5_T1w.nii").symlink_to("../store/five.nii")
+    people = [("sub-1", ""), ("sub-2", ""), ("sub-3", ""), ("sub-4", "ses-1"), ("sub-5", "")]
+    found, problems = find_images(root, people, Input("volume"))
+    assert problems == {}
+    assert [found[n].relative_to(root).as_posix() for n in range(5)] == [
+        "sub-1/anat/sub-1_T1w.nii",
+        "sub-2/sub-2_T1w.nii",
+        "sub-3/anat/sub-3_T1w.nii",
+        "sub-4/ses-1/sub-4_ses-1_T1w.nii",
+        "sub-5/sub-5_T1w.nii",
+    ]
+    refuse_outside(root, [("somebody", path) for path in found.values()])
+    assert suffixes(root) == ["T1w"]
+
+
+def test_linked_folders_out_of_the_cohort_dead_and_of_somebody_else_are_told(tmp_path):
+    root = tmp_path / "cohort"
+    plant(tmp_path, "elsewhere/sub-1_T1w.nii", "elsewhere/2/anat/sub-2_T1w.nii")
+    plant(root, "sub-5/anat/sub-5_T1w.nii")
+    for n in (1, 3, 4):
+        (root / f"sub-{n}").mkdir()
+    (root / "sub-1" / "anat").symlink_to(tmp_path / "elsewhere")
+    (root / "sub-2").symlink_to(tmp_path / "elsewhere" / "2")
+    (root / "sub-3" / "anat").symlink_to("nowhere")
+    (root / "sub-4" / "anat").symlink_to("../sub-5/anat")
+    (root / "sub-6").symlink_to("nowhere")
+    (root / "sub-5" / "up").symlink_to("..")
+    found, problems = find_images(root, [(f"sub-{n}", "") for n in range(1, 7)], Input("volume"))
+    assert found == {4: root / "sub-5" / "anat" / "sub-5_T1w.nii"}
+    assert [problems[k].partition("/: ")[2] for k in (0, 1, 2, 3, 5)] == [
+        f"anat is a link that leads out of {root}",
+        f"sub-2 is a link that leads out of {root}",
+        f"anat is a link to nothing in {root}",
+        "there: sub-5",
+        "sub-6 is a link to nothing",
+    ]

@@ -1,0 +1,281 @@
+"""Image files opened whole, or refused with one line: what is packed is unpacked once and checked to its last bit.
+
+What would force a guess about geometry is refused: an affine that no code vouches for, two that name opposite sides left, a
+header without its image, a header that claims more or less than the file holds.
+"""
+
+import logging
+from io import BytesIO
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.fileholders import FileHolder
+from nibabel.imageglobals import logger as nibabel_logger
+from nibabel.openers import ImageOpener
+
+from medrep.cohort.gzip_members import GZIP_MAGIC, GzipContent
+from medrep.errors import CohortError
+
+nibabel_logger.setLevel(logging.CRITICAL)  # it tells what it mended in a header without telling in which file
+
+MOST_VOXELS = 2**31
+"""Volumes above this are refused before anything is allocated."""
+
+_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz", ".mgh", ".mgz")
+_NIFTI1_BYTES, _NIFTI2_BYTES, _MGH_BYTES = 348, 540, 284
+_CIFTI_INTENTS = range(3000, 3100)
+_BEGINNING = 2**14  # of a packed file, in which its header is
+_DEFLATE_LIMIT = 1032  # no deflate stream expands further than this
+_MOST_HEADER = 2**26  # a header of its own file, with what extends it
+_MOST_FOOTER = 2**24  # what an MGH file may hold behind its voxels
+_PIECE = 2**20
+_AXES_CURES = {3: "take one volume or the mean of it", 4: "a time series is needed: its volumes along a fourth axis"}
+
+
+def open_image(path: Path) -> nib.spatialimages.SpatialImage:
+    """Open a NIfTI-1, NIfTI-2 or MGH image; packed ones are unpacked and their checksums verified.
+
+    Raises:
+        CohortError: One line: what is wrong with the file and what to do about it.
+    """
+    _check_file(path)
+    if not path.name.lower().endswith(_ENDINGS):
+        raise CohortError(f"{path}: not a file that is read ({', '.join(_ENDINGS)}); convert it to NIfTI")
+    try:
+        with np.errstate(all="ignore"):
+            image = _unpacked(path) or nib.load(path)
+    except CohortError as error:
+        raise CohortError(f"{path}: the data are cut off or damaged ({error}); fetch it again") from None
+    except Exception as error:  # nibabel lets through whatever a damaged header trips over: KeyError, TypeError, ...
+        raise CohortError(f"{path}: not a readable image ({first_line(error)}); convert it to NIfTI again") from None
+    if isinstance(image, nib.Cifti2Image):
+        raise CohortError(f"{path}: a CIFTI matrix has no voxel grid; export it as features.tsv")
+    if isinstance(image, nib.AnalyzeImage) and not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair):
+        raise CohortError(
+            f"{path}: ANALYZE files do not say which side is left; convert to NIfTI with a known orientation"
+        )
+    if not isinstance(image, nib.Nifti1Image | nib.Nifti1Pair | nib.MGHImage):
+        raise CohortError(f"{path}: {type(image).__name__} is not read; convert it to NIfTI")
+    return image
+
+
+def open_header(path: Path) -> nib.spatialimages.SpatialImage:
+    """Open an image for what its header says; its voxels stand for nothing, and of packed files only the beginning is read.
+
+    Raises:
+        CohortError: One line: not a file, or a header that cannot be read or claims more than the file can hold.
+    """
+    _check_file(path)
+    name = path.name.lower()
+    try:
+        with np.errstate(all="ignore"):
+            if not name.endswith((".nii.gz", ".mgz")):
+                return nib.load(path)
+            with path.open("rb") as file:
+                content = GzipContent(file.read(_BEGINNING))
+            head = content.take(_MGH_BYTES if name.endswith(".mgz") else _NIFTI1_BYTES)
+            form = nib.MGHImage if name.endswith(".mgz") else _nifti_form(head)
+            if form is nib.Nifti2Image:
+                head += content.take(_NIFTI2_BYTES - _NIFTI1_BYTES)
+            header = form.header_class(head)
+            shape = header.get_data_shape()
+            voxels = int(np.prod(shape, dtype=object))
+            if not 0 < voxels * header.get_data_dtype().itemsize <= path.stat().st_size * _DEFLATE_LIMIT:
+                raise CohortError(f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold")
+            return form(np.broadcast_to(np.float32(0), shape), header.get_best_affine(), header)
+    except CohortError:
+        raise
+    except Exception as error:  # as in open_image
+        raise CohortError(f"{path}: not a readable image ({first_line(error)}); convert it to NIfTI again") from None
+
+
+def checked_shape(path: Path, image: nib.spatialimages.SpatialImage, axes: int = 3) -> tuple[int, ...]:
+    """Return the lengths of the axes that are wanted; further ones of length one are dropped.
+
+    Raises:
+        CohortError: One line: no voxel, other axes, colours, or a header that claims more or less than the file holds.
+    """
+    shape = tuple(int(length) for length in image.shape)
+    voxels = int(np.prod([max(length, 0) for length in shape], dtype=object))
+    if not shape or voxels == 0 or min(shape) < 1:
+        raise CohortError(f"{path}: the header gives the shape {shape}, which holds no voxel; convert it again")
+    if voxels > MOST_VOXELS or not _may_hold(path, image, voxels):
+        raise CohortError(
+            f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold; convert it again"
+        )
+    if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
+        raise CohortError(
+            f"{path}: colour or complex voxels ({image.get_data_dtype()}); one real number a voxel is needed"
+        )
+    kept = shape[:axes] if all(length == 1 for length in shape[axes:]) else shape
+    if len(kept) != axes:
+        cure = "a 3-D image is needed" if len(kept) < 3 else _AXES_CURES[axes]
+        raise CohortError(f"{path}: has {len(kept)} axes {kept}, not {axes}; {cure}")
+    _refuse_surplus(path, image, voxels)
+    return kept
+
+
+def mgh_has_orientation(path: Path) -> bool:
+    """Return whether an MGH file says where it lies; nibabel fills in an orientation and sets the flag itself."""
+    with ImageOpener(str(path)) as file:
+        return any(file.read(30)[28:30])
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise CohortError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
+    if not path.is_file():
+        raise CohortError(f"{path}: not a file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
+    partner = _partner(path)
+    if partner is not None and not partner.is_file():
+        what = "a header without its image" if ".hdr" in path.name[-7:] else "no header beside it"
+        raise CohortError(f"{path}: {what}; put {partner.name} there or convert to .nii")
+    if size == 0:
+        raise CohortError(f"{path}: the file is empty (0 bytes); fetch or convert it again")
+
+
+def _partner(path: Path) -> Path | None:
+    """Return the other file of a pair of header and image."""
+    for own, other in ((".hdr", ".img"), (".img", ".hdr")):
+        for packed in ("", ".gz"):
+            if path.name.endswith(own + packed):
+                return path.with_name(path.name.removesuffix(own + packed) + other + packed)
+    return None
+
+
+def _unpacked(path: Path) -> nib.spatialimages.SpatialImage | None:
+    """Return a packed image, unpacked in one go and checked to its end; None where nibabel has to tell what it is.
+
+    Never more is kept than the header claims, and memory is taken for what the file holds only.
+    """
+    name = path.name.lower()
+    if not name.endswith((".gz", ".mgz")):
+        return None
+    packed, partner = path.read_bytes(), _partner(path)
+    if not packed.startswith(GZIP_MAGIC):
+        return None
+    if partner is not None:
+        pair = (packed, partner.read_bytes())
+        return _unpacked_pair(*(pair if name.endswith(".hdr.gz") else reversed(pair)))
+    content = GzipContent(packed)
+    image = _unpacked_mgh(content) if name.endswith(".mgz") else _unpacked_nifti(content)
+    if image is None:
+        content.finish()
+    return image
+
+
+def _unpacked_nifti(content: GzipContent) -> nib.Nifti1Image | None:
+    head = content.take(_NIFTI1_BYTES)
+    form = _nifti_form(head)
+    head += content.take(form.header_class.sizeof_hdr - len(head))
+    header = form.header_class(head, check=False)
+    if header["magic"].item() != header.single_magic or int(header["intent_code"]) in _CIFTI_INTENTS:
+        return None
+    size = _claimed_bytes(header)
+    if size <= len(head):
+        return None
+    whole = head + content.take(size - len(head))
+    _refuse_other_size(len(whole), size, content.finish())
+    return form.from_bytes(whole)
+
+
+def _unpacked_pair(packed_header: bytes, packed_image: bytes) -> nib.Nifti1Pair | None:
+    content = GzipContent(packed_header)
+    head = content.take(_MOST_HEADER)
+    content.finish()
+    form = nib.Nifti2Pair if _nifti_form(head) is nib.Nifti2Image else nib.Nifti1Pair
+    header = form.header_class(head[: form.header_class.sizeof_hdr], check=False)
+    content = GzipContent(packed_image)
+    size = _claimed_bytes(header) if header["magic"].item() == header.pair_magic else 0
+    if size <= 0:
+        content.finish()
+        return None
+    whole = content.take(size)
+    _refuse_other_size(len(whole), size, content.finish())
+    return form.from_file_map(
+        {"header": FileHolder(fileobj=BytesIO(head)), "image": FileHolder(fileobj=BytesIO(whole))}
+    )
+
+
+def _unpacked_mgh(content: GzipContent) -> nib.MGHImage | None:
+    head = content.take(_MGH_BYTES)
+    lengths = np.frombuffer(head[4:20], dtype=">i4").astype(object)
+    kind = int.from_bytes(head[20:24], "big")
+    voxels = int(np.prod(lengths, dtype=object)) if len(lengths) == 4 and min(lengths) > 0 else 0
+    known = nib.MGHImage.header_class._data_type_codes
+    if not 0 < voxels <= MOST_VOXELS or kind not in known.value_set():
+        return None
+    size = _MGH_BYTES + voxels * int(known.bytespervox[kind])
+    whole = head + content.take(size - len(head))
+    _refuse_other_size(len(whole), size, 0)
+    whole += content.take(_MOST_FOOTER)
+    _refuse_other_size(size, size, content.finish())
+    return nib.MGHImage.from_bytes(whole)
+
+
+def _nifti_form(head: bytes) -> type[nib.Nifti1Image]:
+    second = any(int.from_bytes(head[:4], order) == _NIFTI2_BYTES for order in ("little", "big"))
+    return nib.Nifti2Image if second else nib.Nifti1Image
+
+
+def _claimed_bytes(header: nib.Nifti1Header) -> int:
+    """Return where the voxels end by a header, in bytes; 0 where it says nothing that can be."""
+    voxels = int(np.prod(header["dim"][1 : int(header["dim"][0]) + 1], dtype=object))
+    if not 0 < voxels <= MOST_VOXELS or min(header["dim"][1 : int(header["dim"][0]) + 1]) < 1:
+        return 0
+    return int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
+
+
+def _refuse_other_size(held: int, size: int, surplus: int) -> None:
+    if held < size:
+        raise CohortError(f"{held} bytes of the {size} that its header tells of")
+    if surplus:
+        raise CohortError(f"{surplus} bytes too many behind the voxels that its header tells of")
+
+
+def _may_hold(path: Path, image: nib.spatialimages.SpatialImage, voxels: int) -> bool:
+    """Return whether a file is large enough for what its header claims."""
+    holder = image.file_map["image"]
+    if holder.fileobj is not None:  # unpacked, and of the claimed size
+        return True
+    held = Path(holder.filename or path)
+    size = held.stat().st_size if held.exists() else 0
+    packed = held.suffix.lower() in {".gz", ".mgz"}  # only what could not be unpacked comes here packed
+    return not packed and voxels * image.get_data_dtype().itemsize <= size
+
+
+def _refuse_surplus(path: Path, image: nib.spatialimages.SpatialImage, voxels: int) -> None:
+    """Refuse voxels that overlap the header, and what lies behind them and is no padding; packed files are checked before."""
+    holder = image.file_map["image"]
+    if isinstance(image, nib.MGHImage):
+        return
+    start = int(image.dataobj.offset)
+    if isinstance(image, nib.Nifti1Image) and start < image.header.sizeof_hdr:
+        raise CohortError(f"{path}: the header lets the voxels begin inside of itself (at {start}); convert it again")
+    if holder.fileobj is not None:
+        return
+    held = Path(holder.filename or path)
+    end = start + voxels * image.get_data_dtype().itemsize
+    if held.stat().st_size > end:
+        with held.open("rb") as file:
+            file.seek(end)
+            filled = any(piece.strip(b"\0") for piece in iter(lambda: file.read(_PIECE), b""))
+        if filled:
+            surplus = held.stat().st_size - end
+            raise CohortError(
+                f"{path}: {surplus} bytes too many behind the voxels that its header tells of; convert it again"
+            )
