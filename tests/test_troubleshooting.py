@@ -32,6 +32,10 @@ FEATURES = "participant_id\ta\tb\tc\n" + "".join(
     f"sub-{k:02d}\t" + "\t".join(f"{value:.4f}" for value in np.random.default_rng(k).normal(size=3)) + "\n"
     for k in range(COUNT)
 )
+INTERACTING = "participant_id\ta\tb\tc\n" + "".join(
+    f"sub-{k:02d}\t" + "\t".join(f"{k * (k % 2) + own:.4f}" for own in np.random.default_rng(k).normal(size=3)) + "\n"
+    for k in range(COUNT)
+)
 SMALL = np.diag([2.0, 2.0, 2.0, 1.0])
 VOLUME = ("--set", "input.kind=volume")
 BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
@@ -422,6 +426,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     ),
     "people; drop it with --set covariates.": lambda w: w.check(SINGLE_SEX),
     "its effect is estimated from few people": lambda w: w.check(FEW_AT_B),
+    "and the model takes them to add up": lambda w: w.check(PEOPLE, INTERACTING),
     "is read as": lambda w: w.check(cell("sub-03\t23", "sub-03\t23,5")),
     # BIDS images and sessions
     "people without exactly one image": lambda w: w.broken(Path.unlink),

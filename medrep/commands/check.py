@@ -1,6 +1,8 @@
 """``medrep check``: lint a cohort before anything is fitted; every problem is listed, nothing is written."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.audit.confounding import confounding, small_levels
+from medrep.audit.interactions import sample_columns
 from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
@@ -18,6 +21,7 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.participants import count_people
 from medrep.cohort.plausibility import doubtful_values, refusal
 from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
+from medrep.commands.interacting import linear_settings, warn_of_interactions
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
@@ -42,7 +46,7 @@ def check(
         The number of problems that would stop a training.
     """
     problems: list[str] = []
-    console.result(people=0, confounding=[])
+    console.result(people=0, confounding=[], interactions=[])
     cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
     if cohort is None:
         return _report(root, console, problems, 0)
@@ -52,6 +56,7 @@ def check(
     for line in (*moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         console.warn(line)
     covariates = _attempt(problems, lambda: _covariates(cohort, config))
+    schema = None
     if covariates is not None:
         console.notes(covariates.notes)
         doubts = doubtful_values(covariates.frame, covariates.declared)
@@ -65,7 +70,10 @@ def check(
             if cohort.features is not None:
                 for line in feature_slips(cohort.features, frame, schema):
                     console.warn(line)
-    problems += _data_problems(cohort, config.input, console)
+    samples: dict[str, np.ndarray] = {}
+    problems += _data_problems(cohort, config.input, console, samples)
+    if covariates is not None and schema is not None:
+        _interactions(console, cohort, covariates.frame, schema, config, samples)
     return _report(root, console, problems, len(cohort))
 
 
@@ -95,15 +103,38 @@ def _confounding(
         )
     for line in small_levels(schema):
         console.warn(f"{line}; its effect is estimated from few people")
-    degrees = getattr(config.settings, "spline_degrees", 1)
+    own = linear_settings(config)
+    degrees, interactions = (1, ()) if own is None else (own[0].spline_degrees, own[0].interactions)
     try:
-        Design.fit(schema, frame, degrees, getattr(config.settings, "interactions", ())).check_aliases(frame)
+        Design.fit(schema, frame, degrees, interactions).check_aliases(frame)
     except CovariateError as error:
         problems.append(str(error))
 
 
-def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]:
+def _interactions(
+    console: Console,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    config: Config,
+    samples: dict[str, np.ndarray],
+) -> None:
+    """Test whether covariates interact, on the people of whom there are samples of as many columns as of most."""
+    width = max(Counter(len(row) for row in samples.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    rows = [key for key in frame.index if len(samples.get(str(key), ())) == width]
+    if not width or not rows:
+        return
+    data = np.stack([samples[str(key)] for key in rows])
+    whose = cohort.table.loc[rows, "participant_id"].astype(str).tolist()
+    found = warn_of_interactions(data, schema.transfer(frame.loc[rows]), schema, config, console, whose)
+    console.result(interactions=[asdict(result) for result in found])
+
+
+def _data_problems(cohort: Cohort, wanted: Input, console: Console, samples: dict[str, np.ndarray]) -> list[str]:
+    """Return what is wrong with the data; ``samples`` takes some columns of everybody who can be read."""
     if cohort.features is not None:
+        picked = sample_columns(cohort.features.values.shape[1])
+        samples |= {str(key): row[picked] for key, row in zip(cohort.table.index, cohort.features.values, strict=True)}
         return _feature_problems(cohort.features, wanted, console)
     if wanted.kind == "shape":
         return _shape_problems(cohort, console)
@@ -123,6 +154,7 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
                 problems.append(f"{loaded.key}: {loaded.error}")
             else:
                 levels[loaded.key] = mean_level(loaded.placed.values)
+                samples[loaded.key] = np.ravel(loaded.placed.values)[sample_columns(loaded.placed.values.size)]
                 marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
                 moved += [loaded.key] if loaded.resampled else []
             advance(1)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import atomic_folder, write_text
+from medrep.audit.interactions import sample_columns
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
@@ -22,6 +23,7 @@ from medrep.cohort.support import Support
 from medrep.cohort.values import shown
 from medrep.commands.calibration import calibrated
 from medrep.commands.folders import check_output
+from medrep.commands.interacting import warn_of_interactions
 from medrep.commands.matrix import cohort_matrix
 from medrep.commands.showing import refuse_strangers, shown_key
 from medrep.commands.tracked import track_training
@@ -109,6 +111,9 @@ def train(
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         data, columns = cohort_matrix(cohort, console, scratch, workers)
+        some = np.asarray(data[:, sample_columns(columns.count)])
+        whose = cohort.table["participant_id"].astype(str).tolist()
+        warn_of_interactions(some, frame, schema, config, console, whose)
         marks = pd.Series([row_fingerprint(row) for row in data], index=cohort.table.index)
         if cohort.features is None:
             for line in same_data(marks.to_dict()):

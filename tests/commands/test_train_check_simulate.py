@@ -170,3 +170,24 @@ def test_no_room_for_scratch_is_one_line(
     assert run("train", bids_cohort, tmp_path / "m", "--set", "input.kind=volume") == 1
     assert "0.012 GB of scratch space are needed beside OUT: No space left on device" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [("linear", "settings.interactions"), ("conditional_vae", "settings.linear.interactions")],
+)
+def test_an_undeclared_interaction_is_named_with_its_setting(
+    table_cohort: Path, tmp_path: Path, model: str, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = pd.read_csv(table_cohort / "features.tsv", sep="\t", index_col="participant_id")
+    people = pd.read_csv(table_cohort / "participants.tsv", sep="\t", index_col="participant_id").loc[features.index]
+    both = (people["age"] - 50) / 20 * (people["sex"] == "M")
+    spread = features.std().to_numpy() * np.random.default_rng(0).normal(size=features.shape[1])
+    (features + both.to_numpy()[:, None] * spread).to_csv(tmp_path / "features.tsv", sep="\t")
+    people.to_csv(tmp_path / "participants.tsv", sep="\t")
+    assert run("check", tmp_path, "--set", f"model={model}", "--set", "settings={}") == 0
+    said = capsys.readouterr().err
+    assert "what age does depends on sex" in said
+    assert f"--set '{setting}=[[age, sex]]'" in said
+    assert run("check", tmp_path, "--set", f"model={model}", "--set", f"{setting}=[[age, sex]]") == 0
+    assert "depends on" not in capsys.readouterr().err
