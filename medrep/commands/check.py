@@ -18,8 +18,11 @@ from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
 from medrep.models.design import Design
+from medrep.models.left_alone import image_notes, table_notes
+from medrep.models.point_masses import thinned
 
 _Result = TypeVar("_Result")
+_LOOKED_AT = 16
 
 
 def check(
@@ -51,6 +54,7 @@ def check(
         schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, config.covariates))
         if schema is not None:
             _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
+            _point_masses(console, cohort, schema, schema.transfer(covariates.frame))
     problems += _data_problems(cohort, config.input, console)
     return _report(root, console, problems, len(cohort))
 
@@ -84,6 +88,12 @@ def _confounding(
         problems.append(str(error))
 
 
+def _point_masses(console: Console, cohort: Cohort, schema: CovariateSchema, frame: pd.DataFrame) -> None:
+    if cohort.features is not None:
+        features = cohort.features.rows(frame.index)
+        console.notes(table_notes(features.values, features.names, frame, schema))
+
+
 def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]:
     if cohort.features is not None:
         return _feature_problems(cohort.features, wanted, console)
@@ -93,6 +103,7 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
 
     problems, grid = [], None
     levels: dict[str, float] = {}
+    some: list[np.ndarray] = []
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     with console.track("read volumes", len(files)) as advance:
         for loaded in load_volumes(files, wanted):
@@ -100,6 +111,8 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
                 problems.append(f"{loaded.key}: {loaded.error}")
             else:
                 levels[loaded.key] = mean_level(loaded.placed.values)
+                if len(some) < _LOOKED_AT:
+                    some.append(thinned(loaded.placed.values))
                 grid = grid or loaded.placed.grid
                 difference = grid_problem(loaded.placed.grid, grid)
                 problems += [f"{loaded.key}: {difference}"] if difference else []
@@ -107,6 +120,8 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console) -> list[str]
     warning = uneven_brightness(levels)
     if warning:
         console.warn(warning)
+    if len({len(row) for row in some}) == 1:
+        console.notes(image_notes(some))
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         console.say(

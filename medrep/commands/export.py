@@ -19,7 +19,7 @@ from medrep.cohort.values import shown
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
-from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes
+from medrep.commands.newcomers import Trained, load_trained, read_newcomers, refuse_holes, refuse_unmeasured
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.erasure import Certificate
@@ -29,6 +29,7 @@ from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, ConditionalVae, Model
+from medrep.models.left_alone import left_alone
 from medrep.training.checkpoint import Checkpoint
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
@@ -106,6 +107,8 @@ def export(
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)
+        if not request.label_free:
+            refuse_unmeasured(model, features, frame, wanted, console, target)
     _check_probe(request, cohort, options)
     refuse_strangers(request.show, cohort.table)
 
@@ -195,6 +198,7 @@ def _described(
         near,
         request.label_free,
         certificates,
+        left_alone(model),
     )
 
 
