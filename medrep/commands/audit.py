@@ -18,7 +18,14 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
-from medrep.commands.newcomers import adapted_model, check_earlier, load_trained, note_unplaced, read_newcomers
+from medrep.commands.newcomers import (
+    adapted_model,
+    check_earlier,
+    load_trained,
+    note_unplaced,
+    read_newcomers,
+    refuse_unmeasured,
+)
 from medrep.commands.train import TRAINED
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
@@ -136,6 +143,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         if cohort.features is not None:
+            refuse_unmeasured(model, cohort.features, frame, wanted, console, target)
             cohort = replace(cohort, features=align_features(model, cohort.features))
         data, columns = cohort_matrix(cohort, console, scratch, workers=0, common=model.columns.grid)
         if columns != model.columns:

@@ -26,8 +26,11 @@ from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
 from medrep.models.design import Design
+from medrep.models.left_alone import image_notes, table_notes
+from medrep.models.point_masses import thinned
 
 _Result = TypeVar("_Result")
+_LOOKED_AT = 16
 
 
 def check(
@@ -67,6 +70,7 @@ def check(
         if schema is not None:
             frame = schema.transfer(covariates.frame)
             _confounding(console, schema, frame, config, problems)
+            _point_masses(console, cohort, schema, frame)
             if cohort.features is not None:
                 for line in feature_slips(cohort.features, frame, schema):
                     console.warn(line)
@@ -111,6 +115,12 @@ def _confounding(
         problems.append(str(error))
 
 
+def _point_masses(console: Console, cohort: Cohort, schema: CovariateSchema, frame: pd.DataFrame) -> None:
+    if cohort.features is not None:
+        features = cohort.features.rows(frame.index)
+        console.notes(table_notes(features.values, features.names, frame, schema))
+
+
 def _interactions(
     console: Console,
     cohort: Cohort,
@@ -145,6 +155,7 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console, samples: dic
     moved: list[str] = []
     levels: dict[str, float] = {}
     marks: dict[str, str] = {}
+    some: list[np.ndarray] = []
     files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
     places = read_places(files)
     grid = common_grid(places, wanted)
@@ -157,11 +168,15 @@ def _data_problems(cohort: Cohort, wanted: Input, console: Console, samples: dic
                 samples[loaded.key] = np.ravel(loaded.placed.values)[sample_columns(loaded.placed.values.size)]
                 marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
                 moved += [loaded.key] if loaded.resampled else []
+                if len(some) < _LOOKED_AT:
+                    some.append(thinned(loaded.placed.values))
             advance(1)
     console.notes([*place_notes(places), *resampled_notes(moved)])
     warning = uneven_brightness(levels)
     for line in [*([warning] if warning else []), *same_data(marks)]:
         console.warn(line)
+    if len({len(row) for row in some}) == 1:
+        console.notes(image_notes(some))
     if grid is not None:
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         console.say(

@@ -27,6 +27,7 @@ from medrep.commands.newcomers import (
     note_unplaced,
     read_newcomers,
     refuse_holes,
+    refuse_unmeasured,
 )
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
@@ -37,6 +38,7 @@ from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, ConditionalVae, Model
+from medrep.models.left_alone import left_alone
 from medrep.training.checkpoint import Checkpoint
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
@@ -121,6 +123,8 @@ def export(
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)
+        if not request.label_free:
+            refuse_unmeasured(model, features, frame, wanted, console, target)
     _check_probe(request, cohort, options)
     refuse_strangers(request.show, cohort.table)
 
@@ -211,6 +215,7 @@ def _described(
         near,
         request.label_free,
         certificates,
+        left_alone(model),
     )
 
 

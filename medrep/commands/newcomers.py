@@ -1,6 +1,6 @@
 """People whom a trained model meets: the model as saved, their covariates in its schema, and sites that training did not have."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from medrep.console import Console
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
 from medrep.models import Adaptation, Model, restore_model
+from medrep.models.left_alone import summed, unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 REGISTERED = "models:/"
@@ -183,6 +184,39 @@ def refuse_holes(features: FeatureTable, wanted: Input) -> None:
     if holes and wanted.missing == "error":
         cure = "mend them, or leave the people out with --exclude"
         raise CohortError(listed("features that are missing", holes, cure))
+
+
+def refuse_unmeasured(
+    model: Model,
+    features: FeatureTable,
+    frame: pd.DataFrame,
+    wanted: Input,
+    console: Console,
+    target: "Mapping[str, str | float] | None" = None,
+) -> None:
+    """Refuse values of which the model knows no effect, since nobody of a level had the column in training.
+
+    With ``input.missing: keep`` they come back missing instead, which is said.
+
+    Args:
+        model: The model.
+        features: Of everybody in ``frame``, in any column order.
+        frame: Covariates.
+        wanted: The ``input`` section of training.
+        console: Where to speak.
+        target: Where people are moved to; None where they are only scored.
+
+    Raises:
+        CohortError: Every person, column and level.
+    """
+    cells = unmeasured(model, align_features(model, features.rows(frame.index)).values, frame, target)
+    if not cells:
+        return
+    if wanted.missing == "error":
+        cure = "leave them out with --exclude, or train with people of that level who have the column"
+        raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells], cure))
+    what = "are left out of the scores" if target is None else "come back missing"
+    console.notes([f"values {what}, since nobody of the level had them in training: {', '.join(summed(cells))}"])
 
 
 def image_files(cohort: Cohort) -> pd.Series:

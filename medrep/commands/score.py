@@ -10,7 +10,14 @@ from medrep.batch.finish import SCORE
 from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
-from medrep.commands.newcomers import check_earlier, load_trained, note_unplaced, read_newcomers, refuse_holes
+from medrep.commands.newcomers import (
+    check_earlier,
+    load_trained,
+    note_unplaced,
+    read_newcomers,
+    refuse_holes,
+    refuse_unmeasured,
+)
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
@@ -80,6 +87,7 @@ def score(
     features = cohort.features
     if features is not None:
         refuse_holes(features, wanted)
+        refuse_unmeasured(model, features, frame, wanted, console)
 
     def step(known: Model) -> Step:
         scorer = OpenScores(model_folder, false_alarms, unshrink).scorer(checkpoint, known)

@@ -32,6 +32,7 @@ from medrep.console import Console
 from medrep.errors import CohortError
 from medrep.export.derivative import write_tsv
 from medrep.models import MODELS, AdditiveShape, Model, Workplace
+from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import FEW
 from medrep.tracking.stores import find_store
@@ -159,6 +160,7 @@ def train(
         write_exhibits(partial, exhibits)
         write_report(partial)
     shutil.rmtree(state, ignore_errors=True)
+    console.notes(notes_on(left_alone(model)))
     _summary(console, history)
     results = {"model": out / "model", "report": out / "report.html"}
     console.summary(f"trained a {config.model} model", f"{len(cohort)} trained on, {len(held_out)} held out", results)

@@ -24,6 +24,7 @@ from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
 from medrep.models import MODELS, Columns, ConditionalVae, LinearModel, Model, restore_model
+from medrep.models.left_alone import unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 _TABLES = ("features", "connectivity")
@@ -154,7 +155,11 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         data, frame, model = self._newcomers(X, covariates)
         if model is None:
             return data
-        return model.encode(data, frame) if self.output == "latents" else model.remove(data, frame, self._target)
+        if self.output == "latents":
+            self._refuse_unmeasured(model, data, frame, None)
+            return model.encode(data, frame)
+        self._refuse_unmeasured(model, data, frame, self._target)
+        return model.remove(data, frame, self._target)
 
     def fit_transform(self, X: Any, y: Any = None, covariates: Any = None) -> Any:
         """Fit on these people and return them transformed; see `fit` and `transform`."""
@@ -185,8 +190,18 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         target = model.schema.references(list(values), values)
         if not extrapolate:
             refuse_extrapolation(model.schema, target)
+        self._refuse_unmeasured(model, data, frame, target)
         moved = model.remove(data, frame, target)
         return pd.DataFrame(moved, index=X.index, columns=model.columns.names) if isinstance(X, pd.DataFrame) else moved
+
+    def _refuse_unmeasured(
+        self, model: Model, data: np.ndarray, frame: pd.DataFrame, target: "Mapping[str, str | float] | None"
+    ) -> None:
+        """Refuse values of which the model knows no effect; with ``missing="keep"`` they come back NaN."""
+        cells = unmeasured(model, data, frame, target) if self.missing == "error" else []
+        if cells:
+            cure = 'fit with people of that level who have the column, or pass missing="keep": they come back NaN'
+            raise EstimatorError(listed("features without an effect to remove", [str(cell) for cell in cells], cure))
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
         """Return the names of the columns that `transform` returns.

@@ -1,7 +1,7 @@
 """What every derivative folder holds beside its data: participants.tsv, latents.tsv and dataset_description.json."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ class Removal:
         near: For a counterfactual: how many training people had such covariates; None where the model does not say.
         label_free: Whether nobody's covariates were looked at.
         certificates: What the model's guard leaves of each removed covariate in the latents.
+        left: What the model leaves as it is (`left_alone`).
     """
 
     model: str
@@ -51,6 +52,7 @@ class Removal:
     near: int | None = None
     label_free: bool = False
     certificates: tuple[Certificate, ...] = ()
+    left: dict[str, Any] = field(default_factory=dict)
 
     @property
     def desc(self) -> str:
@@ -84,6 +86,7 @@ class Removal:
             "MedrepVersion": __version__,
             "Kept": list(self.kept),
             "AdaptedLevels": [asdict(adaptation) for adaptation in self.adapted],
+            **self.left,
         }
 
 

@@ -33,7 +33,8 @@ far an interaction of R with K goes depends on the person's own K, and it moves 
 everybody at the reference and changes nothing.
 
 A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
-tell anything. What the scanner layer moves, the layers above leave alone; levels without a believed scanner are theirs.
+tell anything. Point masses (`point_masses.py`) stay, there too: who has one may tell a covariate. What the scanner layer moves,
+the layers above leave alone; levels without a believed scanner are theirs.
 
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
 model; works for people whose covariates are unknown (`remove_blind`). **Limitations**: on features, removal towards the
@@ -58,6 +59,7 @@ from medrep.erasure import Certificate, Guard
 from medrep.models.base import Adaptation, Columns, Model, Workplace
 from medrep.models.context import context_vector
 from medrep.models.kept import KeptReadout
+from medrep.models.linear import Settling
 from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.scores import Scores, root_mean_square
 from medrep.models.vae_fit import fit_parts
@@ -119,8 +121,19 @@ class ConditionalVae(Model):
             removal = _Removal.of(self, wanted) if rest.any() else None
             for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
                 if removal is not None:
-                    moved[rows] = removal.apply(data[rows], frame.iloc[rows], there.iloc[rows])
+                    own = data[rows]
+                    moved[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
+                    self._settle(moved, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows]))
         return moved
+
+    def _settle(self, moved: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
+        """Put back what stays, and NaN where an effect was never estimated."""
+        everything = slice(0, own.shape[1])
+        after = moved[rows]
+        stays = settle.stays(own, everything)
+        if stays is not None:
+            after[stays] = own[stays]
+        moved[rows] = settle.without_unknown(after, everything)
 
     def remove_blind(
         self, data: Float[np.ndarray, "people columns"], removed: Sequence[str]
@@ -176,7 +189,8 @@ class ConditionalVae(Model):
         own = parts.scanner.to_anchor(data, frame)
         h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
         z = parts.network.encode(h, context)
-        used = np.isfinite(own) & (parts.linear.sd > 0)
+        exempt = parts.linear.exempt(own, parts.linear.support.of(frame), slice(0, own.shape[1]))
+        used = np.isfinite(own) & (parts.linear.sd > 0) & (True if exempt is None else ~exempt)
         missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
         error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
         return Scores(error, parts.latents.effects.scores(z, frame).deviation, self._freed(z, frame))

@@ -164,6 +164,10 @@ class Design:
             start += width
         return slices
 
+    def level_counts(self, name: str) -> tuple[int, ...]:
+        """Return how many training people have each level of a batch covariate."""
+        return self._levels(name).counts
+
     def full(self, frame: pd.DataFrame) -> Float[np.ndarray, "people rows"]:
         """Return the effects and the batch memberships side by side, one column a coefficient."""
         return np.concatenate([self.effects(frame), self.batches(frame)], axis=1)

@@ -81,27 +81,27 @@ class Apart:
 
 
 def log_scales(
-    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, " levels"]
+    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, "levels *_"]
 ) -> Float[np.ndarray, "levels columns"]:
     """Return log(s) without its bias: E log(s^2) = digamma(nu/2) - log(nu/2), the same in all columns, so no average mends it.
 
     A ratio of exactly 1 stands for one that cannot be told: 0.
     """
-    half = np.maximum(freedom, 0.5)[:, None] / 2
+    half = np.maximum(_by_column(freedom), 0.5) / 2
     raw = 0.5 * (np.log(ratio) - digamma(half) + np.log(half))
     return np.where(ratio == 1, 0.0, raw)
 
 
-def log_scale_variance(freedom: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
+def log_scale_variance(freedom: Float[np.ndarray, "levels *columns"]) -> Float[np.ndarray, "levels *columns"]:
     """Variance of log(s) with s^2 a mean square on nu degrees of freedom, trigamma(nu/2)/4; infinite where there are none."""
     return np.where(freedom > 0.5, polygamma(1, np.maximum(freedom, 0.5) / 2) / 4, np.inf)
 
 
 def told_scales(
-    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, " levels"]
+    ratio: Float[np.ndarray, "levels columns"], freedom: Float[np.ndarray, "levels *_"]
 ) -> Bool[np.ndarray, "levels columns"]:
     """Tell which scales could be estimated."""
-    return (ratio != 1) & (freedom > 0.5)[:, None]
+    return (ratio != 1) & (_by_column(freedom) > 0.5)
 
 
 def pooled_level(
@@ -120,7 +120,7 @@ def pooled_level(
 
 def weight_steps(
     ratio: Float[np.ndarray, "levels columns"],
-    freedom: Float[np.ndarray, " levels"],
+    freedom: Float[np.ndarray, "levels *_"],
     parts: Sequence[slice],
     *,
     sure: bool,
@@ -131,26 +131,31 @@ def weight_steps(
 
     Args:
         ratio: Mean squares over the pooled one.
-        freedom: Residual degrees of freedom of each level.
+        freedom: Residual degrees of freedom of each level, the same in all columns or a column each.
         parts: Which levels belong to which batch covariate.
         sure: Whether a level has to be clearly apart, or only to look so.
     """
     told = told_scales(ratio, freedom)
     raw = log_scales(ratio, freedom)
     beyond = raw - _usual(raw, told, parts, _densest)
-    error = np.sqrt(np.where(freedom > 0.5, log_scale_variance(freedom), 0))[:, None]
+    freedom = _by_column(freedom)
+    error = np.sqrt(np.where(freedom > 0.5, log_scale_variance(freedom), 0))
     least, errors = _CLEARLY if sure else _PERHAPS
-    clear = told & (np.abs(beyond) > least + errors * _width(beyond, error, freedom[:, None]))
+    clear = told & (np.abs(beyond) > least + errors * _width(beyond, error, freedom))
     steps = np.clip(np.rint(beyond / _STEP), -_MOST_STEPS, _MOST_STEPS)
     return np.where(clear, steps, 0).astype(np.int64)
 
 
 def step_weights(
-    steps: Int[np.ndarray, " levels"], levels: Float[np.ndarray, "people levels"]
-) -> Float[np.ndarray, " people"]:
+    steps: Int[np.ndarray, "levels *columns"], levels: Float[np.ndarray, "people levels"]
+) -> Float[np.ndarray, "people *columns"]:
     """Return the weight of each person: 1 / variance, in units of a level whose step is 0."""
     weights: np.ndarray = np.exp(-2 * _STEP * (levels @ steps))
     return weights
+
+
+def _by_column(freedom: Float[np.ndarray, "levels *_"]) -> Float[np.ndarray, "levels _"]:
+    return freedom if freedom.ndim > 1 else freedom[:, None]
 
 
 def _usual(

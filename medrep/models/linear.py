@@ -25,8 +25,13 @@ nothing changes, exactly.
 Where a batch is clearly noisier or quieter than the others in a column (2.5 times and more), people are weighed by 1 / variance
 in that column, and a scale that is far from what its batch has in other columns is believed as it is.
 
+Values that stand for nothing (no lesion, outside the mask, below detection) stay what they are bit for bit, and the others are
+fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
+its people are refused there, or come back missing (`column_support.py`).
+
 Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
-in which more than half of the people share one value is left as it is, and so is a constant one; effects on a column are
+in which more than half of the people share one value and too few others remain is left as it is, and so is a constant one; who
+has a point mass may itself tell a site; effects on a column are
 additive and shape only mean and scale; what a batch does to the relation between columns is moved only with ``covariance``;
 blur and noise of a scanner are not undone; voxel-wise use assumes that voxels correspond between people. A counterfactual from
 this model is the model's answer near its support, not a causal fact.
@@ -39,7 +44,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
@@ -48,10 +53,12 @@ from medrep.models.adaptation import LevelSums
 from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
+from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
 from medrep.models.design import Design
 from medrep.models.linear_fit import fit_moments
 from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
+from medrep.models.point_masses import NO_MASSES, PointMasses
 from medrep.models.scores import Scores, root_mean_square
 from medrep.models.shrinkage import column_bands
 
@@ -70,6 +77,8 @@ class LinearModel(Model):
     components: Float[np.ndarray, "components columns"]
     score_batches: BatchEffects
     seed: int = 0
+    masses: PointMasses = NO_MASSES
+    support: ColumnSupport = FULL
 
     kind = "linear"
     settings_type = LinearSettings
@@ -91,7 +100,8 @@ class LinearModel(Model):
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-        moments = fit_moments(data, design, frame, (work or Workplace()).advance)
+        images = columns.grid is not None
+        moments = fit_moments(data, design, frame, (work or Workplace()).advance, images=images)
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
@@ -111,7 +121,10 @@ class LinearModel(Model):
             empty,
             _no_scores(len(moments.freedom), 0),
             seed,
+            moments.masses,
+            moments.support,
         )
+        model = model._without_unsupported()
         if settings.components:
             model = model._with_components(data, frame)
         return model, linear_history(design, moments, model.batches, frame)
@@ -130,9 +143,12 @@ class LinearModel(Model):
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
         shift = self._score_shift(data, frame, here_b, there_b)
+        settle = self.settling(frame, there)
 
         def move(part: slice) -> None:
             block = read_block(data, part)
+            stays = settle.stays(block, part)
+            own = None if stays is None else block[stays]
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
@@ -143,7 +159,9 @@ class LinearModel(Model):
             after *= np.subtract(block, mean, out=mean)
             change += after
             block += change
-            moved[:, part] = block
+            if stays is not None:
+                block[stays] = own
+            moved[:, part] = settle.without_unknown(block, part)
             release_pages(moved)
 
         deque(map_blocks(len(frame), self.columns.count, move), maxlen=0)
@@ -164,9 +182,12 @@ class LinearModel(Model):
         self.check_width(data)
         squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
         projected = np.zeros((len(frame), len(self.components)))
+        members = self.support.of(frame)
 
         def work(part: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             used = np.isfinite(data[:, part]) & (self.sd[part] > 0)
+            exempt = self.exempt(read_block(data, part), members, part)
+            used = used if exempt is None else used & ~exempt
             return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
 
         for _, (square, count, product) in self.residuals(data, frame).map(work):
@@ -186,7 +207,10 @@ class LinearModel(Model):
             effects = self.design.effects(frame)
             residual = np.concatenate([block for _, block in self.residuals(data, frame).map(_whole)], axis=1)
             for row, unseen in self.schema.unseen(frame):
-                sums.setdefault(unseen, LevelSums(len(self.sd))).add(data[row], residual[row], effects[row])
+                own = np.asarray(data[row], dtype=np.float64)
+                exempt = self.exempt(own[None], self.support.of(frame.iloc[[row]]), slice(0, len(self.sd)))
+                own = own if exempt is None else np.where(exempt[0], np.nan, own)
+                sums.setdefault(unseen, LevelSums(len(self.sd))).add(own, residual[row], effects[row])
         if not sums:
             return self, ()
         model, notes = self, []
@@ -204,7 +228,12 @@ class LinearModel(Model):
                 scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
                 scale=self.settings.scale,
             )
+            # Where nobody of the level has a value its effect is not known, whatever neighbouring columns say.
+            without = varies & (found.known == 0)
+            location, log_scale = np.where(without, 0, location), np.where(without, 0, log_scale)
             model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
+            support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
+            model = replace(model, support=support)
             notes.append(Adaptation(name, level, found.people, *errors, *kept))
         return model, tuple(notes)
 
@@ -221,6 +250,12 @@ class LinearModel(Model):
         arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
         for group, effects in (("batches", self.batches), ("scores", self.score_batches)):
             arrays |= {f"{group}.{field.name}": getattr(effects, field.name) for field in fields(effects)}
+        # Models without either are written as before, so that older versions read them.
+        if len(self.masses.values):
+            arrays |= {f"masses.{name}": array for name, array in self.masses.arrays().items()}
+        if self.support.cells:
+            content["support"], support = self.support.state()
+            arrays |= {f"support.{name}": array for name, array in support.items()}
         return content, arrays
 
     @classmethod
@@ -257,6 +292,8 @@ class LinearModel(Model):
             kept["components"],
             score_batches,
             int(content["seed"]),
+            PointMasses.load(_group(arrays, "masses."), columns.count),
+            ColumnSupport.restore(content.get("support"), _group(arrays, "support.")),
         )
 
     @property
@@ -279,20 +316,58 @@ class LinearModel(Model):
     def residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
         effects, levels = self.design.effects(frame), self.design.batches(frame)
+        members = self.support.of(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
 
         def block(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
             centred = self.mean(effects, levels, scale, part)
-            np.subtract(read_block(data, part), centred, out=centred)
+            own = read_block(data, part)
+            exempt = self.exempt(own, members, part)
+            np.subtract(own, centred, out=centred)
             centred *= per_sd[part]
             centred /= scale
             # The sum tells in one read whether any cell is NaN or infinite.
             if not np.isfinite(centred.sum()):
                 np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            if exempt is not None:
+                centred[exempt] = 0
             return centred
 
         return BlockSource((len(frame), len(self.sd)), block)
+
+    def exempt(
+        self, block: Float[np.ndarray, "people block"], members: Bool[np.ndarray, "people cells"], part: slice
+    ) -> "Bool[np.ndarray, 'people block'] | None":
+        """Return the cells that say nothing of a person: point masses, and levels without an effect in the column.
+
+        Args:
+            block: Data of a block of columns.
+            members: Who is in which cell of ``support``.
+            part: Which columns.
+        """
+        marks = (self.masses.within(block, part), *(self.support.marked(members, part, code) for code in (NEVER, FEW)))
+        return _either(marks)
+
+    def settling(self, here: pd.DataFrame, there: pd.DataFrame) -> "Settling":
+        """Return what stays and what cannot be known where people are moved from ``here`` to ``there``."""
+        home = np.ones(len(here), dtype=bool)
+        for name in self.schema.names:
+            if name in here and name in there:
+                home &= (here[name] == there[name]).to_numpy(dtype=bool)
+        members = (self.support.of(here) | self.support.of(there)) & ~home[:, None]
+        return Settling(self.masses, self.support, members, self.columns.grid is not None)
+
+    def _without_unsupported(self) -> "LinearModel":
+        """Return the model without what neighbouring columns say of levels that have no effect of their own in a column."""
+        location, log_scale = self.batches.location.copy(), self.batches.log_scale.copy()
+        for cell, codes in zip(self.support.cells, self.support.codes, strict=True):
+            name, level = cell[0]
+            if name in self.schema.batches:
+                row = self.design.batch_slices()[name].start + self.schema.levels(name).index(level)
+                location[row, self.support.columns[codes > 0]] = 0
+                log_scale[row, self.support.columns[codes > 0]] = 0
+        return replace(self, batches=replace(self.batches, location=location, log_scale=log_scale))
 
     def _score_shift(
         self, data: np.ndarray, frame: pd.DataFrame, here: np.ndarray, there: np.ndarray
@@ -358,6 +433,51 @@ class LinearModel(Model):
             raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
         if data.shape[1] != self.columns.count:
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Which cells of moved data are not the model's to say.
+
+    Attributes:
+        masses: Values that stay.
+        support: Levels without an effect in some columns.
+        members: Who is moved from or to which of its cells.
+        images: Whether cells that nobody had stay as they are; otherwise they are NaN.
+    """
+
+    masses: PointMasses
+    support: ColumnSupport
+    members: Bool[np.ndarray, "people cells"]
+    images: bool
+
+    def stays(self, block: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
+        """Return the cells that stay as they are; None where none does."""
+        codes = (NEVER, FEW) if self.images else (FEW,)
+        marks = (self.masses.within(block, part), *(self.support.marked(self.members, part, code) for code in codes))
+        return _either(marks)
+
+    def without_unknown(
+        self, block: Float[np.ndarray, "people block"], part: slice
+    ) -> Float[np.ndarray, "people block"]:
+        """Put NaN where an effect was never estimated; a point mass stays."""
+        unknown = None if self.images else self.support.marked(self.members, part, NEVER)
+        if unknown is not None:
+            mass = self.masses.within(block, part)
+            block[unknown if mass is None else unknown & ~mass] = np.nan
+        return block
+
+
+def _either(marks: Iterable["np.ndarray | None"]) -> "np.ndarray | None":
+    found: np.ndarray | None = None
+    for mark in marks:
+        if mark is not None:
+            found = mark if found is None else found | mark
+    return found
+
+
+def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _whole(_part: slice, block: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ def linear_history(design: Design, moments: Moments, batches: BatchEffects, fram
 
     Returns:
         Columns metric, name, value. ``variance_share``: how much of the columns' variance a covariate explains, mean over
-        columns that vary; ``mean_scale``: a batch level's scale; ``columns``: how many are left as they are, and why.
+        columns that vary; ``mean_scale``: a batch level's scale; ``columns``: how many are left as they are,
+        and why, and how many are left so in part.
     """
     varies = moments.total > 0
     effects, memberships = design.effects(frame), design.batches(frame)
@@ -45,4 +46,6 @@ def linear_history(design: Design, moments: Moments, batches: BatchEffects, fram
     rows.append(("columns", "constant", float(np.count_nonzero(moments.sd == 0) - left)))
     rows.append(("columns", "mostly one value", float(len(moments.atoms))))
     rows.append(("columns", "too few values", float(len(moments.unfitted))))
+    rows.append(("columns", "point masses", float(len(moments.masses.columns()))))
+    rows.append(("columns", "not measured in some level", float(len(moments.support.columns))))
     return pd.DataFrame(rows, columns=["metric", "name", "value"])

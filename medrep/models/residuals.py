@@ -27,7 +27,7 @@ def standardise(
     known: Collection[str],
     out: Float[np.ndarray, "people columns"] | None = None,
 ) -> Float[np.ndarray, "people columns"]:
-    """Return h; 0 where a cell is NaN and in columns that are left as they are.
+    """Return h; 0 where a cell is NaN, a point mass or of a level without an effect there, and in columns left as they are.
 
     Args:
         linear: The fitted layer.
@@ -38,11 +38,16 @@ def standardise(
     """
     h = np.empty(data.shape, np.float32) if out is None else out
     effects, levels = _designs(linear, frame, known)
+    members = linear.support.of(frame, known)
 
     def work(part: slice) -> None:
         mean, scale = _moments(linear, effects, levels, part)
         sd = linear.sd[part]
-        block = (read_block(data, part) - mean) / scale * np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+        own = read_block(data, part)
+        block = (own - mean) / scale * np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+        exempt = linear.exempt(own, members, part)
+        if exempt is not None:
+            block[exempt] = 0
         h[:, part] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         release_pages(h)
 
@@ -58,6 +63,8 @@ def unstandardise(
     known: Collection[str],
     data: Float[np.ndarray, "people columns"],
     out: Float[np.ndarray, "people columns"],
+    *,
+    drawn: bool = False,
 ) -> Float[np.ndarray, "people columns"]:
     """Return the data that have the residual h under ``frame``: the inverse of `standardise`.
 
@@ -66,8 +73,9 @@ def unstandardise(
         h: Residuals.
         frame: Covariates, for instance moved to the reference.
         known: S.
-        data: What the people had; columns without a fit and NaN cells are taken from here.
+        data: What the people had; columns without a fit, NaN cells and point masses are taken from here.
         out: Where to write; ``data`` itself is allowed.
+        drawn: Whether nobody has these data, so that cells of fitted columns mean nothing.
     """
     effects, levels = _designs(linear, frame, known)
 
@@ -75,6 +83,9 @@ def unstandardise(
         mean, scale = _moments(linear, effects, levels, part)
         own = read_block(data, part)
         moved = np.where(linear.sd[part] > 0, mean + linear.sd[part] * scale * h[:, part], own)
+        masses = None if drawn else linear.masses.within(own, part)
+        if masses is not None:
+            moved[masses] = own[masses]
         out[:, part] = np.where(np.isfinite(own), moved, own)
         release_pages(out)
 

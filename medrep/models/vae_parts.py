@@ -65,7 +65,9 @@ class VaeParts:
         usual = np.sqrt((beyond**2).sum(axis=0) + self.factors.noise)
         ratio = np.divide(np.exp(log_scale), usual, out=np.zeros(mean.shape), where=usual > 0)
         data = self.marginals.draw(rng, len(frame), self.linear.sd == 0)
-        return unstandardise(self.linear, mean + ratio * noise, frame, schema.names, data, np.empty_like(data))
+        whole = mean + ratio * noise
+        drawn = unstandardise(self.linear, whole, frame, schema.names, data, np.empty_like(data), drawn=True)
+        return drawn if self.linear.columns.grid is None else self.linear.masses.drawn(drawn, rng)
 
 
 def parts_state(

@@ -18,6 +18,7 @@ from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.export.outcomes import Outcome
 from medrep.export.scoring import Scorer, image_scores
 from medrep.models import Model, restore_model
+from medrep.models.left_alone import unmeasured
 from medrep.training.checkpoint import load_checkpoint
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
@@ -92,8 +93,13 @@ class ServedModel:
             found = self._images(rows, frame)
         else:
             data = self._features(rows)
-            if output == "removed":
-                moved = self.model.remove(data, frame, self.model.schema.references(removed))
+            target = self.model.schema.references(removed) if output == "removed" else None
+            if self.wanted.missing == "error":
+                cells = unmeasured(self.model, data, frame, target)
+                if cells:
+                    raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
+            if target is not None:
+                moved = self.model.remove(data, frame, target)
                 return pd.DataFrame(moved, index=request.index, columns=list(self.model.columns.names))
             scorer = Scorer(self.model)
             blocks = _blocks(frame, scorer.together)
