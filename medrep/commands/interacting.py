@@ -56,6 +56,7 @@ def warn_of_interactions(
             first, second = result.covariates
             console.warn(
                 f"what {first} does depends on {second} (p {result.p:.3f}, {result.share:.1%} of what is left of the data's"
-                f" variance), and the model adds them up: {suggestion(found, own.interactions, f'{section}.interactions')}"
+                " variance), and the model takes them to add up:"
+                f" {suggestion(found, own.interactions, f'{section}.interactions')}"
             )
     return found
