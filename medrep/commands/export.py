@@ -29,8 +29,11 @@ from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
-from medrep.models import Adaptation, ConditionalVae, Model
+from medrep.models import Adaptation, ConditionalVae, LinearModel, Model
 from medrep.training.checkpoint import Checkpoint
+
+_MANY_COLUMNS = 20
+"""From here on columns together tell what each of them alone does not."""
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
@@ -153,6 +156,13 @@ def export(
         return 0
     if request.probe:
         _probe(out, model.schema, frame, whole, request, console)
+    if _left(model, request) and set(request.remove) - set(model.schema.batches):
+        better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
+        measured = " (--probe measures)" if features is not None else ""
+        console.warn(
+            f"a linear model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell them"
+            f"{measured}. Where nothing is kept, a model of --config {better} takes those out, too"
+        )
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
     results = {"cohort": out, **report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))}
@@ -203,7 +213,16 @@ def _described(
         near,
         request.label_free,
         certificates,
+        _left(model, request),
     )
+
+
+def _left(model: Model, request: ExportRequest) -> str:
+    """Return what a model column by column leaves: combinations of many columns (benchmarks/linear_left.py)."""
+    if request.purpose != "removal" or not isinstance(model, LinearModel) or model.columns.count < _MANY_COLUMNS:
+        return ""
+    removed = ", ".join(request.remove)
+    return f"Combinations of columns: each column alone tells nothing of {removed} any more, all together may."
 
 
 def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:

@@ -39,6 +39,7 @@ class Removal:
         near: For a counterfactual: how many training people had such covariates; None where the model does not say.
         label_free: Whether nobody's covariates were looked at.
         certificates: What the model's guard leaves of each removed covariate in the latents.
+        left: What the model does not remove, in words; empty where nothing is known of the kind.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Removal:
     near: int | None = None
     label_free: bool = False
     certificates: tuple[Certificate, ...] = ()
+    left: str = ""
 
     @property
     def desc(self) -> str:
@@ -75,6 +77,7 @@ class Removal:
             "References": self.references,
             "LabelFree": self.label_free,
             "Certificates": [asdict(certificate) for certificate in self.certificates],
+            **({"NotRemoved": self.left} if self.left else {}),
         }
 
     def _shared(self) -> dict[str, Any]:
