@@ -21,6 +21,8 @@ __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", 
 
 _INTERRUPTED = 130
 _STORE = "MLFLOW_TRACKING_URI"
+_LISTS = ("--remove", "--keep", "--by", "--effects")
+"""Switches that take names separated by commas, which people separate by blanks."""
 _EXIT_CODES = (
     "0 ok, 1 error, 2 usage, 3 finished with failed participants (listed), 4 a gate refused, 5 too little evidence"
 )
@@ -71,14 +73,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse; wrong usage ends the process, with a document where one was asked for."""
+    parser = _parser()
     try:
-        return _parser().parse_args(arguments)
+        found, left = parser.parse_known_args(arguments)
+        if left:
+            return parser.parse_args(_joined(parser, arguments, left))
+        return found
     except SystemExit as ending:
         if ending.code == USAGE and "--json" in arguments:
             from medrep.console import write_document
 
             write_document({"error": "wrong usage; standard error says what", "exit_code": USAGE}, sys.stdout)
         raise
+
+
+def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str], left: Sequence[str]) -> Sequence[str]:
+    """Return the arguments with ``--keep age sex`` as ``--keep age,sex``, where that leaves nothing over; else as they are."""
+    count = len(left)
+    if any(word.startswith("-") for word in left):
+        return arguments
+    for place, word in enumerate(arguments):
+        words = arguments[place + 1 : place + 2 + count]
+        if word in _LISTS and len(words) == count + 1 and not any(one.startswith("-") for one in words):
+            joined = [*arguments[: place + 1], ",".join(words), *arguments[place + 2 + count :]]
+            if not parser.parse_known_args(joined)[1]:
+                return joined
+    return arguments
 
 
 @contextmanager

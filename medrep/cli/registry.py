@@ -5,7 +5,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medrep.cli.arguments import GATE_REFUSED, OK, TOO_LITTLE, Commands, add_json, add_tracking_uri, command
+from medrep.cli.arguments import (
+    GATE_REFUSED,
+    OK,
+    TOO_LITTLE,
+    Commands,
+    add_json,
+    add_tracking_uri,
+    command,
+    model_folder,
+)
 
 if TYPE_CHECKING:
     from medrep.console import Console
@@ -14,7 +23,7 @@ if TYPE_CHECKING:
 def add_register(commands: Commands) -> None:
     """Add ``medrep register``."""
     parser = command(commands, "register", "register a model with its audit in MLflow", _register)
-    parser.add_argument("model", metavar="MODEL_DIR", type=Path, help="the folder OUT/model that train wrote")
+    parser.add_argument("model", metavar="MODEL_DIR", type=model_folder, help="the folder OUT/model that train wrote")
     parser.add_argument("--name", required=True, metavar="NAME", help="name of the registered model")
     parser.add_argument("--audit", required=True, type=Path, metavar="AUDIT_DIR", help="the folder that audit wrote")
     parser.add_argument(

@@ -37,9 +37,12 @@ from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
-from medrep.models import Adaptation, ConditionalVae, Model
+from medrep.models import Adaptation, ConditionalVae, LinearModel, Model
 from medrep.models.left_alone import left_alone
 from medrep.training.checkpoint import Checkpoint
+
+_MANY_COLUMNS = 20
+"""From here on columns together tell what each of them alone does not."""
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
@@ -165,6 +168,13 @@ def export(
         return 0
     if request.probe:
         _probe(out, model.schema, frame, whole, request, console)
+    if _not_removed(model, request) and set(request.remove) - set(model.schema.batches):
+        better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
+        measured = " (--probe measures)" if features is not None else ""
+        console.warn(
+            f"a linear model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell them"
+            f"{measured}. Where nothing is kept, a model of --config {better} takes those out, too"
+        )
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
     results = {"cohort": out, **report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))}
@@ -216,7 +226,16 @@ def _described(
         request.label_free,
         certificates,
         left_alone(model),
+        _not_removed(model, request),
     )
+
+
+def _not_removed(model: Model, request: ExportRequest) -> str:
+    """Return what a model column by column leaves: combinations of many columns (benchmarks/linear_left.py)."""
+    if request.purpose != "removal" or not isinstance(model, LinearModel) or model.columns.count < _MANY_COLUMNS:
+        return ""
+    removed = ", ".join(request.remove)
+    return f"Combinations of columns: each column alone tells nothing of {removed} any more, all together may."
 
 
 def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:

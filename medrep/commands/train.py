@@ -163,7 +163,8 @@ def train(
     console.notes(notes_on(left_alone(model)))
     _summary(console, history)
     results = {"model": out / "model", "report": out / "report.html"}
-    console.summary(f"trained a {config.model} model", f"{len(cohort)} trained on, {len(held_out)} held out", results)
+    trained_on = count_people(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
+    console.summary(f"trained a {config.model} model", f"{trained_on} trained on, {len(held_out)} held out", results)
     if store is not None:
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model

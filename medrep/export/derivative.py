@@ -40,6 +40,7 @@ class Removal:
         label_free: Whether nobody's covariates were looked at.
         certificates: What the model's guard leaves of each removed covariate in the latents.
         left: What the model leaves as it is (`left_alone`).
+        not_removed: What the model does not remove, in words; empty where nothing is known of the kind.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Removal:
     label_free: bool = False
     certificates: tuple[Certificate, ...] = ()
     left: dict[str, Any] = field(default_factory=dict)
+    not_removed: str = ""
 
     @property
     def desc(self) -> str:
@@ -77,6 +79,7 @@ class Removal:
             "References": self.references,
             "LabelFree": self.label_free,
             "Certificates": [asdict(certificate) for certificate in self.certificates],
+            **({"NotRemoved": self.not_removed} if self.not_removed else {}),
         }
 
     def _shared(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.features import match_keys, missing_cells, read_features
+from medrep.cohort.features import claimed, match_keys, missing_cells, read_features
 from medrep.cohort.grid import Grid
 from medrep.errors import CohortError, MedrepError
 
@@ -199,3 +199,73 @@ def test_a_grid_survives_json(shape, spacing):
     grid = Grid(shape, spacing)
     assert Grid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
     assert grid.size == np.prod(shape)
+
+
+def rows(*ids, columns="participant_id"):
+    return "\n".join([f"{columns}\ta", *(f"{who}\t{k}" for k, who in enumerate(ids))]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "people"),
+    [(["1", "2"], ["sub-01", "sub-02"]), (["SUB-A1", "b"], ["a01", "sub-B"]), (["001", "sub-0002"], ["1", "2"])],
+)
+def test_ids_in_another_spelling_are_found_where_that_is_certain(tmp_path, there, people):
+    features, ids = claimed(read_features(write(tmp_path, rows(*there))), people)
+    matched = match_keys(features, pd.Index(people))
+    np.testing.assert_array_equal(matched.values[:, 0], [0, 1])
+    assert list(matched.ids["participant_id"]) == there
+    assert list(ids["participant_id"]) == [who.removeprefix("sub-") for who in people]
+    assert "of participants.tsv" in matched.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("there", "people"), [(["1", "001"], ["sub-01"]), (["1"], ["sub-01", "sub-001"]), (["x1", "X1"], ["x01"])]
+)
+def test_ids_that_may_be_two_people_are_refused_and_named(tmp_path, there, people):
+    features, _ = claimed(read_features(write(tmp_path, rows(*there))), people)
+    with pytest.raises(CohortError, match=r"sub-01 \(is it '1'|x01 \(is it 'x1' or 'X1' of features.tsv"):
+        match_keys(features, pd.Index(people))
+
+
+def test_rows_that_nobody_is_asked_for_are_said(tmp_path):
+    features, _ = claimed(read_features(write(tmp_path, rows("1", "2", "3"))), ["sub-1", "sub-3"])
+    assert features.notes == ("features.tsv: rows of nobody in participants.tsv are not used: 2",)
+
+
+def test_sessions_in_another_spelling_are_found(tmp_path):
+    text = "participant_id\tSession_ID\ta\nsub-1\t1\t5\nsub-1\tses-2\t6\n"
+    features, _ = claimed(read_features(write(tmp_path, text)), ["sub-1"])
+    matched = match_keys(features, pd.Index(["sub-1_ses-02", "sub-1_ses-01"]))
+    np.testing.assert_array_equal(matched.values[:, 0], [6, 5])
+    assert list(matched.ids["session_id"]) == ["ses-2", "1"]
+    assert matched.header == ("participant_id", "Session_ID", "a")
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "", "index", "level_0", "row_number", "Row.names"])
+def test_columns_that_number_the_rows_are_left_out_with_a_note(tmp_path, name):
+    table = read_features(write(tmp_path, f"{name}\tparticipant_id\tb\n4\ts1\t1\n2\ts2\t7\n9\ts3\t7\n"))
+    assert (table.names, table.header) == (("b",), ("participant_id", "b"))
+    np.testing.assert_array_equal(table.values, [[1], [7], [7]])
+    assert table.notes == (
+        f"features.tsv: column {name or 'without a name'} numbers the rows, is no feature, and is left out",
+    )
+
+
+@pytest.mark.parametrize("name", ["index", "Unnamed: 3"])
+@pytest.mark.parametrize("cells", [("1.5", "2", "3"), ("1", "1", "2"), ("-1", "0", "1"), ("n/a", "1", "2")])
+def test_columns_of_such_a_name_that_hold_measurements_stay(tmp_path, name, cells):
+    lines = [f"sub-{k}\t{cell}\t{k}" for k, cell in enumerate(cells)]
+    table = read_features(write(tmp_path, "\n".join([f"participant_id\t{name}\tb", *lines])))
+    assert (table.names, table.notes) == ((name, "b"), ())
+
+
+def test_many_cells_of_a_column_have_one_line(tmp_path):
+    lines = [f"sub-{k}\tnorth\t{k}\t{'x' if k == 5 else 1}" for k in range(30)]
+    with pytest.raises(CohortError) as refusal:
+        read_features(write(tmp_path, "\n".join(["participant_id\tplace\ta\tb", *lines])))
+    assert str(refusal.value).splitlines()[1:3] == [
+        "  column place: 30 of 30 cells, for instance sub-0: place 'north' is no number",
+        "  sub-5: b 'x' is no number",
+    ]
+    empty = read_features(write(tmp_path, "\n".join(["participant_id\ta\tb", *(f"sub-{k}\tn/a\t1" for k in range(9))])))
+    assert missing_cells(empty) == ["column a: 9 of 9 cells, for instance sub-0: a is nan"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED, CovariateSchema
-from medrep.cohort.support import Support, refuse_extrapolation
+from medrep.cohort.support import Support, outside_json, outside_training, refuse_extrapolation, refuse_far
 from medrep.errors import CovariateError
 from tests.models.planted import AGE, DECLARED, draw_people
 
@@ -94,3 +94,43 @@ def test_beyond_the_range_is_refused_with_all_offenders():
     message = str(error.value)
     for part in ("age=120: training people had", "year", "iq=60: training people had 80 to 120", "--extrapolate"):
         assert part in message
+
+
+def at(frame: pd.DataFrame, **ages: float) -> pd.DataFrame:
+    """Return as many people as ages are given, of these ages."""
+    return frame.iloc[: len(ages)].set_axis(list(ages)).assign(age=list(ages.values()))
+
+
+@given(share=st.floats(-0.5, 1), below=st.booleans())
+def test_a_fifth_of_the_range_is_where_far_begins(share, below):
+    frame = draw_people(90, 3, 0)
+    schema = CovariateSchema.fit(frame, DECLARED)
+    low, high = schema["age"].low, schema["age"].high
+    age = low - share * (high - low) if below else high + share * (high - low)
+    found = outside_training(schema, at(frame, a=age, b=50.0))
+    assert [one.key for one in found] == (["a"] if age < low or age > high else [])
+    if abs(share - 0.2) > 1e-9:
+        assert any(one.far for one in found) == (share > 0.2)
+
+
+def test_everybody_who_is_far_is_refused_with_value_and_range(schema, frame):
+    found = outside_training(schema, at(frame, a=958.0, b=50.0, c=-99.0, d=schema["age"].high + 1))
+    assert [one.key for one in found] == ["a", "c", "d"]
+    with pytest.raises(CovariateError) as error:
+        refuse_far(found)
+    message = str(error.value)
+    for part in ("(2)", "a: age=958: training people had", "c: age=-99", "--exclude", "--extrapolate"):
+        assert part in message
+    assert "d: age" not in message
+    refuse_far([one for one in found if not one.far])
+
+
+def test_a_sidecar_says_how_far(schema, frame):
+    high, sd = schema["age"].high, schema["age"].sd
+    content = outside_json(outside_training(schema, at(frame, a=high + 2 * sd, b=50.0)))
+    assert content == {
+        "a": {
+            "age": {"Value": high + 2 * sd, "TrainingLow": schema["age"].low, "TrainingHigh": high, "DistanceSd": 2.0}
+        }
+    }
+    assert outside_training(schema, frame[["sex"]]) == []

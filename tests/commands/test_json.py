@@ -47,9 +47,14 @@ def test_a_check_that_finds_problems(tmp_path: Path, capsys: pytest.CaptureFixtu
     aliased, hole = found["problems"]
     assert "sex and site" in aliased
     assert hole.startswith("sub-03: b is nan")
-    assert found["warnings"] == [
+    few = [
         f"{name} has 6 people; its effect is estimated from few people"
         for name in ("sex 'F'", "sex 'M'", "site 'A'", "site 'B'")
+    ]
+    assert found["warnings"] == [
+        *few,
+        "features that are covariate age, not a measurement: a; take them out of features.tsv",
+        "features that count the rows, not a measurement: a; take them out of features.tsv",
     ]
     assert found["notes"] == ["column 'center' is read as site"]
     assert run("check", tmp_path / "nowhere", "--json", "--quiet") == 1
