@@ -34,7 +34,7 @@ this model is the model's answer near its support, not a causal fact.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arra
 from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.design import Design
+from medrep.models.effect_uncertainty import effect_covariance, effect_variance
 from medrep.models.linear_fit import fit_moments
 from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
@@ -70,6 +71,7 @@ class LinearModel(Model):
     components: Float[np.ndarray, "components columns"]
     score_batches: BatchEffects
     seed: int = 0
+    effect_covariance: Float[np.ndarray, "known known"] = field(default_factory=lambda: np.zeros((0, 0)))
 
     kind = "linear"
     settings_type = LinearSettings
@@ -111,6 +113,7 @@ class LinearModel(Model):
             empty,
             _no_scores(len(moments.freedom), 0),
             seed,
+            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
         )
         if settings.components:
             model = model._with_components(data, frame)
@@ -186,7 +189,9 @@ class LinearModel(Model):
             effects = self.design.effects(frame)
             residual = np.concatenate([block for _, block in self.residuals(data, frame).map(_whole)], axis=1)
             for row, unseen in self.schema.unseen(frame):
-                sums.setdefault(unseen, LevelSums(len(self.sd))).add(data[row], residual[row], effects[row])
+                sums.setdefault(unseen, LevelSums(len(self.sd))).add(
+                    data[row], residual[row], effects[row], frame.iloc[[row]]
+                )
         if not sums:
             return self, ()
         model, notes = self, []
@@ -205,7 +210,8 @@ class LinearModel(Model):
                 scale=self.settings.scale,
             )
             model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
-            notes.append(Adaptation(name, level, found.people, *errors, *kept))
+            location_se, effect_se = self._location_error(errors[0], found.frame())
+            notes.append(Adaptation(name, level, found.people, location_se, errors[1], *kept, effect_se))
         return model, tuple(notes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -219,8 +225,10 @@ class LinearModel(Model):
             "seed": self.seed,
         }
         arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
+        if len(self.effect_covariance):
+            arrays["effect_covariance"] = self.effect_covariance
         for group, effects in (("batches", self.batches), ("scores", self.score_batches)):
-            arrays |= {f"{group}.{field.name}": getattr(effects, field.name) for field in fields(effects)}
+            arrays |= {f"{group}.{part.name}": getattr(effects, part.name) for part in fields(effects)}
         return content, arrays
 
     @classmethod
@@ -240,9 +248,11 @@ class LinearModel(Model):
         for group, width, bands in (("batches", columns.count, settings.band_count(columns)), ("scores", scores, 2)):
             wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
             wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
+        if "effect_covariance" in arrays:
+            wanted["effect_covariance"] = (rows, rows)
         check_arrays(arrays, wanted)
         batches, score_batches = (
-            BatchEffects(**{field.name: arrays[f"{group}.{field.name}"] for field in fields(BatchEffects)})
+            BatchEffects(**{part.name: arrays[f"{group}.{part.name}"] for part in fields(BatchEffects)})
             for group in ("batches", "scores")
         )
         kept = {name: arrays[name] for name in ("coefficients", "sd", "components")}
@@ -257,6 +267,7 @@ class LinearModel(Model):
             kept["components"],
             score_batches,
             int(content["seed"]),
+            arrays.get("effect_covariance", np.zeros((0, 0))),
         )
 
     @property
@@ -293,6 +304,15 @@ class LinearModel(Model):
             return centred
 
         return BlockSource((len(frame), len(self.sd)), block)
+
+    def _location_error(self, noise: float, frame: pd.DataFrame) -> tuple[float, float | None]:
+        """Return the standard error of a location from its people's noise and the effects' errors, and that of the effects."""
+        if not len(self.effect_covariance):  # models saved before it was kept
+            return noise, None
+        varies = self.sd > 0
+        coefficients = self.coefficients[:, varies] / self.sd[varies]
+        variance = effect_variance(self.design, self.effect_covariance, coefficients, frame)
+        return float(np.hypot(noise, np.sqrt(variance))), float(np.sqrt(variance))
 
     def _score_shift(
         self, data: np.ndarray, frame: pd.DataFrame, here: np.ndarray, there: np.ndarray
