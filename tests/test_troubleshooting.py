@@ -320,6 +320,10 @@ def new_site(work: Workplace) -> Path:
     return work.table(people=PEOPLE.replace("sub-03\t23\tM\tB", "sub-03\t23\tM\tC"))
 
 
+def old_site(work: Workplace) -> Path:
+    return work.table(people=PEOPLE.replace("sub-03\t23\tM\tB", "sub-03\t93\tM\tC"))
+
+
 def locked(work: Workplace) -> int:
     with FileLock(work.scored / ".medrep" / "part-00000-of-00001.lock"):
         return work.score(work.scored)
@@ -510,6 +514,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     ),
     "feature columns that do not match the model": renamed_features,
     "levels the model has not seen": lambda w: w.export("--remove", "site", cohort=new_site(w)),
+    "its people leave the range of training": lambda w: w.export(
+        "--remove", "site", "--unseen-site", "adapt", cohort=old_site(w)
+    ),
     "values beyond the people of training": lambda w: w.moved("age=120"),
     "was not in training; allowed": lambda w: w.export("--remove", "site", "--reference", "site=Z"),
     "the model does not know": lambda w: w.export("--remove", "scanner"),
@@ -585,6 +592,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
 CODES = {
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
+    "its people leave the range of training": OK,
     "is read as": OK,
     "is like a code for a missing value": OK,
     "is far from what others have": OK,

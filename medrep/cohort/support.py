@@ -201,6 +201,20 @@ def outside_json(found: Sequence[Outside]) -> dict[str, dict[str, dict[str, floa
     return content
 
 
+def ranges_outside(schema: CovariateSchema, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Say in which continuous covariates people leave the range of training: ``age 65 to 80 year, training had 20 to 60``."""
+    found = []
+    for covariate in schema.fitted:
+        name = covariate.declared.name
+        if isinstance(covariate, Continuous) and len(frame):
+            low, high = float(frame[name].min()), float(frame[name].max())
+            if low < covariate.low or high > covariate.high:
+                unit = f" {covariate.declared.unit}" if covariate.declared.unit else ""
+                theirs, known = f"{low:g} to {high:g}{unit}", f"{covariate.low:g} to {covariate.high:g}"
+                found.append(f"{name} {theirs}, training had {known}")
+    return tuple(found)
+
+
 def _close(schema: CovariateSchema, name: str, place: str | int, value: str | float) -> bool:
     covariate = schema[name]
     if not isinstance(covariate, Continuous):

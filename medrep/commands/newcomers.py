@@ -1,6 +1,7 @@
 """People whom a trained model meets: the model as saved, their covariates in its schema, and sites that training did not have."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from medrep.cohort.earlier import refuse_again
 from medrep.cohort.features import FeatureTable, missing_cells
 from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.participants import count_people
-from medrep.cohort.support import outside_training, refuse_far
+from medrep.cohort.support import outside_training, ranges_outside, refuse_far
 from medrep.console import Console
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
@@ -160,10 +161,23 @@ def adapted_model(
     else:
         with console.track("adapt to unseen sites", len(keys)) as advance:
             model, notes = _adapt_images(model, image_files(cohort).loc[keys], frame, wanted, advance)
-    for note in notes:
-        error = f"location known to {note.location_se:.2f} sd"
+    told = tuple(_placed(note, model, frame.loc[keys]) for note in notes)
+    for note in told:
+        effects = "covariates' effects taken as known" if note.effect_se is None else f"{note.effect_se:.2f} by effects"
+        error = f"location known to {note.location_se:.2f} sd, {effects}"
         console.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
-    return model, notes
+        if note.outside:
+            console.warn(
+                f"{note.covariate} {note.level!r}: its people leave the range of training ({note.outside}); what covariates do"
+                " there is extrapolated, and what that misses is taken for the site's"
+            )
+    return model, told
+
+
+def _placed(note: Adaptation, model: Model, frame: pd.DataFrame) -> Adaptation:
+    """Add in which covariates the level's people leave the range of training."""
+    own = frame[frame[note.covariate].astype(str) == note.level]
+    return replace(note, outside="; ".join(ranges_outside(model.schema, own)))
 
 
 def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 
@@ -14,6 +15,7 @@ class LevelSums:
         width: Number of columns.
         people: How many people it has.
         effects: Sum of their rows of the design matrix.
+        rows: Their covariates, a frame of one row each.
         known: In how many of them each column has a value.
         residual: Sum of standardised residuals.
         squares: Sum of their squares.
@@ -22,6 +24,7 @@ class LevelSums:
     width: int
     people: int = 0
     effects: Float[np.ndarray, " effects"] | float = 0.0
+    rows: list[pd.DataFrame] = field(default_factory=list)
     known: Float[np.ndarray, " columns"] = field(init=False)
     residual: Float[np.ndarray, " columns"] = field(init=False)
     squares: Float[np.ndarray, " columns"] = field(init=False)
@@ -34,9 +37,11 @@ class LevelSums:
         data: Float[np.ndarray, " columns"],
         residual: Float[np.ndarray, " columns"],
         effects: Float[np.ndarray, " effects"],
+        frame: pd.DataFrame,
     ) -> None:
-        """Add one person: data (NaN where missing), standardised residual (0 there) and row of the design matrix."""
+        """Add one person: data (NaN where missing), standardised residual (0 there), row of the design matrix, covariates."""
         self.people += 1
+        self.rows.append(frame)
         self.effects = self.effects + effects
         self.known += np.isfinite(data)
         self.residual += residual
@@ -51,6 +56,10 @@ class LevelSums:
         """Return the variance of each column, divisor n - 1; 1 where it cannot be told."""
         spread = np.maximum(self.squares - self.known * self.mean() ** 2, 0) / np.maximum(self.known - 1, 1)
         return np.where(self.known > 1, spread, 1.0)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the people's covariates."""
+        return pd.concat(self.rows)
 
     def mean_effects(self) -> Float[np.ndarray, " effects"]:
         """Return the mean row of the design matrix."""

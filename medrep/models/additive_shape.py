@@ -222,14 +222,18 @@ class AdditiveShape(Model):
     ) -> tuple["AdditiveShape", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels from what their people share; see `Model.adapt`."""
         rest: dict[tuple[str, str], list[np.ndarray]] = {}
+        frames: dict[tuple[str, str], list[pd.DataFrame]] = {}
         for data, frame in people:
             for row, unseen in self.schema.unseen(frame):
                 rest.setdefault(unseen, []).append(self.person(data[row], frame.iloc[[row]]).rest)
+                frames.setdefault(unseen, []).append(frame.iloc[[row]])
         model, notes = self, []
         for (name, level), codes in sorted(rest.items()):
             location, kept = self._shrunk(name, np.mean(codes, axis=0), len(codes))
             model = model._with_level(name, level, location)
-            notes.append(Adaptation(name, level, len(codes), len(codes) ** -0.5, None, kept, 1.0))
+            effect_se = self._effect_error(pd.concat(frames[name, level]))
+            location_se = float(np.hypot(len(codes) ** -0.5, effect_se or 0.0))
+            notes.append(Adaptation(name, level, len(codes), location_se, None, kept, 1.0, effect_se))
         return model, tuple(notes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -293,6 +297,14 @@ class AdditiveShape(Model):
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:
         return self.population.precision()
+
+    def _effect_error(self, frame: pd.DataFrame) -> float | None:
+        """Return the standard error of the mean effect at some people, in units of how people differ; None without draws."""
+        if self.effect_columns is None or not len(self.resampled):
+            return None
+        away = self.effect_columns.of(frame).mean(axis=0) @ (self.resampled - self.population.effects)
+        squares = (away * np.linalg.solve(self.population.covariance, away.T).T).sum(axis=1)
+        return float(np.sqrt(squares.mean() / away.shape[1]))
 
     def _shrunk(
         self, name: str, mean: Float[np.ndarray, " coefficients"], people: int

@@ -40,10 +40,14 @@ class Adaptation:
         covariate: The batch covariate.
         level: The unseen level.
         people: How many people it was estimated from.
-        location_se: Standard error of its location in a column, in units of the column's within-batch deviation.
+        location_se: Standard error of its location in a column, in units of the column's within-batch deviation; that of the
+            covariates' effects at these people is a part of it.
         log_scale_se: Standard error of its log scale in a column; None for a single person, whose scale is not known.
         location_kept: Share of the raw location estimate's energy that shrinkage kept.
         log_scale_kept: The same for the log scale.
+        effect_se: The part of ``location_se`` that is due to covariates' effects; None where the model does not know it, and
+            ``location_se`` leaves it out.
+        outside: Continuous covariates in which its people leave the range of training, in words; empty if none.
     """
 
     covariate: str
@@ -53,6 +57,8 @@ class Adaptation:
     log_scale_se: float | None
     location_kept: float
     log_scale_kept: float
+    effect_se: float | None = None
+    outside: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ this model is the model's answer near its support, not a causal fact.
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, 
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
 from medrep.models.design import Design
+from medrep.models.effect_uncertainty import effect_covariance, effect_variance
 from medrep.models.linear_fit import fit_moments
 from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
@@ -79,6 +80,7 @@ class LinearModel(Model):
     seed: int = 0
     masses: PointMasses = NO_MASSES
     support: ColumnSupport = FULL
+    effect_covariance: Float[np.ndarray, "known known"] = field(default_factory=lambda: np.zeros((0, 0)))
 
     kind = "linear"
     settings_type = LinearSettings
@@ -123,6 +125,7 @@ class LinearModel(Model):
             seed,
             moments.masses,
             moments.support,
+            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
         )
         model = model._without_unsupported()
         if settings.components:
@@ -210,7 +213,9 @@ class LinearModel(Model):
                 own = np.asarray(data[row], dtype=np.float64)
                 exempt = self.exempt(own[None], self.support.of(frame.iloc[[row]]), slice(0, len(self.sd)))
                 own = own if exempt is None else np.where(exempt[0], np.nan, own)
-                sums.setdefault(unseen, LevelSums(len(self.sd))).add(own, residual[row], effects[row])
+                sums.setdefault(unseen, LevelSums(len(self.sd))).add(
+                    own, residual[row], effects[row], frame.iloc[[row]]
+                )
         if not sums:
             return self, ()
         model, notes = self, []
@@ -234,7 +239,8 @@ class LinearModel(Model):
             model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
             support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
             model = replace(model, support=support)
-            notes.append(Adaptation(name, level, found.people, *errors, *kept))
+            location_se, effect_se = self._location_error(errors[0], found.frame())
+            notes.append(Adaptation(name, level, found.people, location_se, errors[1], *kept, effect_se))
         return model, tuple(notes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -248,8 +254,10 @@ class LinearModel(Model):
             "seed": self.seed,
         }
         arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
+        if len(self.effect_covariance):
+            arrays["effect_covariance"] = self.effect_covariance
         for group, effects in (("batches", self.batches), ("scores", self.score_batches)):
-            arrays |= {f"{group}.{field.name}": getattr(effects, field.name) for field in fields(effects)}
+            arrays |= {f"{group}.{part.name}": getattr(effects, part.name) for part in fields(effects)}
         # Models without either are written as before, so that older versions read them.
         if len(self.masses.values):
             arrays |= {f"masses.{name}": array for name, array in self.masses.arrays().items()}
@@ -275,9 +283,11 @@ class LinearModel(Model):
         for group, width, bands in (("batches", columns.count, settings.band_count(columns)), ("scores", scores, 2)):
             wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
             wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
+        if "effect_covariance" in arrays:
+            wanted["effect_covariance"] = (rows, rows)
         check_arrays(arrays, wanted)
         batches, score_batches = (
-            BatchEffects(**{field.name: arrays[f"{group}.{field.name}"] for field in fields(BatchEffects)})
+            BatchEffects(**{part.name: arrays[f"{group}.{part.name}"] for part in fields(BatchEffects)})
             for group in ("batches", "scores")
         )
         kept = {name: arrays[name] for name in ("coefficients", "sd", "components")}
@@ -294,6 +304,7 @@ class LinearModel(Model):
             int(content["seed"]),
             PointMasses.load(_group(arrays, "masses."), columns.count),
             ColumnSupport.restore(content.get("support"), _group(arrays, "support.")),
+            arrays.get("effect_covariance", np.zeros((0, 0))),
         )
 
     @property
@@ -368,6 +379,15 @@ class LinearModel(Model):
                 location[row, self.support.columns[codes > 0]] = 0
                 log_scale[row, self.support.columns[codes > 0]] = 0
         return replace(self, batches=replace(self.batches, location=location, log_scale=log_scale))
+
+    def _location_error(self, noise: float, frame: pd.DataFrame) -> tuple[float, float | None]:
+        """Return the standard error of a location from its people's noise and the effects' errors, and that of the effects."""
+        if not len(self.effect_covariance):  # models saved before it was kept
+            return noise, None
+        varies = self.sd > 0
+        coefficients = self.coefficients[:, varies] / self.sd[varies]
+        variance = effect_variance(self.design, self.effect_covariance, coefficients, frame)
+        return float(np.hypot(noise, np.sqrt(variance))), float(np.sqrt(variance))
 
     def _score_shift(
         self, data: np.ndarray, frame: pd.DataFrame, here: np.ndarray, there: np.ndarray

@@ -99,7 +99,7 @@ def test_unseen_site_is_refused_by_name_or_adapted(
     assert run(*export, "--unseen-site", "adapt") == 0
     adapted = read(tmp_path / "clean" / "adapted.tsv")
     assert adapted["people"].tolist() == [len(strangers)]
-    assert 0 < adapted["location_se"].iloc[0] < 1
+    assert 0 < adapted["effect_se"].iloc[0] < adapted["location_se"].iloc[0] < 1
     truth = read(table_cohort / "derivatives" / "truth" / "features.tsv").iloc[:, 1:].to_numpy()
     away = (people["site"] == "S3").to_numpy()
     raw, clean = (read(f / "features.tsv").iloc[:, 1:].to_numpy() for f in (table_cohort, tmp_path / "clean"))
