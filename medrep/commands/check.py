@@ -55,7 +55,8 @@ def check(
         console.notes(covariates.notes)
         schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, config.covariates))
         if schema is not None:
-            _confounding(console, schema, schema.transfer(covariates.frame), config, problems)
+            whose = cohort.table.loc[covariates.frame.index, "participant_id"].astype(str).tolist()
+            _confounding(console, schema, schema.transfer(covariates.frame), config, problems, whose)
     samples: dict[str, np.ndarray] = {}
     problems += _data_problems(cohort, config.input, console, samples)
     if covariates is not None and schema is not None:
@@ -72,9 +73,14 @@ def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None
 
 
 def _confounding(
-    console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]
+    console: Console,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    config: Config,
+    problems: list[str],
+    participants: Sequence[str],
 ) -> None:
-    table = confounding(frame, schema)
+    table = confounding(frame, schema, participants)
     console.result(confounding=table.to_dict("records"))
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
@@ -83,7 +89,7 @@ def _confounding(
         console.table(
             "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
         )
-    for line in small_levels(schema):
+    for line in small_levels(schema, frame=frame, participants=participants):
         console.warn(f"{line}; its effect is estimated from few people")
     own = linear_settings(config)
     degrees, interactions = (1, ()) if own is None else (own[0].spline_degrees, own[0].interactions)

@@ -28,7 +28,9 @@ def product(frame: pd.DataFrame, first: str, second: str) -> np.ndarray:
     def number(name: str) -> np.ndarray:
         values = frame[name]
         return (
-            (values.to_numpy(float) - 50) / 17 if name == "age" else values.isin(["M", "ill"]).to_numpy(dtype=np.float64)
+            (values.to_numpy(float) - 50) / 17
+            if name == "age"
+            else values.isin(["M", "ill"]).to_numpy(dtype=np.float64)
         )
 
     return (number(first) * number(second))[:, None]
