@@ -9,16 +9,24 @@ solution of M [A K] = [A 0], row by row). With nothing kept it is LEACE (Belrose
 reads anything along A afterwards; what the kept covariates themselves tell of the removed ones stays. A covariate is a block
 of columns: a smooth basis, or one column a level.
 
-The certificate forecasts what linear probes read on new people, whose covariance with the covariates differs from that of the
-training people by noise. Let g be the squared Mahalanobis length of a canonical direction of the effects and r the rank of the
-guard. The estimated direction is off by noise of variance v = (d - r) / (n - 1) over all others together, and the guard leaves
+The certificate forecasts what a linear probe reads on new people, of the k directions of the latents that are handed out. Two
+errors make it, each isotropic in directions whitened within the covariates:
 
-    g v / (g + v),
+- What is left: effects are known with an error of variance 1 / n in each of the k directions, for a column of unit variance.
+  Where labels are known, effects were subtracted as they were estimated, and all of the error is left: k / n. (Batches' effects
+  are shrunk, so that of weak ones less is left.) Where the guard is all there is, it leaves the part of the true direction
+  outside the estimated one, g v / (g + v) with g the squared Mahalanobis length of the effect and v = (d - r) / (n - 1) over all
+  d latents less its rank r, of which the share k / (d - r) is handed out, and the directions that it did not erase. The estimate
+  of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero.
+- A probe has to learn its direction, from m people, with an error of variance 1 / m in each direction alike.
 
-the part of the true direction outside the estimated one. For two levels and rank 1 this is, with d2 = g n^2 / (n0 n1) the
-squared gap of the means, AUC = Phi(sqrt(d2 v / (2 (d2 + v)))), v = (d - 1)(1 / n0 + 1 / n1). For a continuous covariate what is
-left is R2 / (1 - R2). The estimate of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero:
-where there is no effect at all, the forecast is above chance.
+For a level that the share p has, with d2 = left / (p (1 - p)) the squared gap of the means and w = k / (m p (1 - p)),
+
+    AUC = Phi(d2 / sqrt(2 (d2 + w))),
+
+which is Phi(sqrt(d2 / 2)) for endless m. For a number with signal l in units of noise a probe that shrinks as it should reads
+R2 = l^2 / (l + k / m) / (1 + l). Where there is no effect at all, the forecast is above chance: what is subtracted is noise.
+Repeated scans of a person are fewer than as many people: n and m are divided by the design effect (`GuardMoments`).
 """
 
 from collections.abc import Sequence
@@ -121,21 +129,21 @@ def fit_guard(
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a guard does to one covariate, on its own people and, as forecast, on others.
+    """What is left of one covariate in the latents that are handed out, on training people and, as forecast, on others.
 
     With covariates kept, all of it is about what the latents tell beyond those: the guard leaves in what these tell.
 
     Attributes:
         covariate: The covariate.
         n: Training people.
-        latents: Number of latents.
+        latents: Number of latents that are handed out.
         rank: Directions that the guard takes out.
-        largest_correlation: On the training people after the guard, the largest correlation of any direction of the latents
+        largest_correlation: On the training people after the guard, the largest correlation of any direction of these latents
             with any combination of the covariate's columns, given the kept covariates.
-        predicted_auc: Of the best linear probe on new people, each level against the rest, averaged over levels; None where
-            a column has more than two values.
-        predicted_r2: Of the best linear probe on new people, for that combination of the columns that it reads best; None
-            for levels.
+        predicted_auc: Of a linear probe on new people, each level against the rest, averaged over levels; None where a column
+            has more than two values.
+        predicted_r2: Of a linear probe on new people, for that combination of the columns that it reads best; None for levels.
+        learners: New people whom the probe learns from; 0 for the best of all probes.
     """
 
     covariate: str
@@ -145,6 +153,7 @@ class Certificate:
     largest_correlation: float
     predicted_auc: float | None
     predicted_r2: float | None
+    learners: int = 0
 
     @property
     def forecast(self) -> str:
@@ -154,10 +163,28 @@ class Certificate:
         return "not to be told" if self.predicted_r2 is None else f"R2 {self.predicted_r2:.2f}"
 
 
-def certify(moments: GuardMoments, guard: Guard, covariate: str) -> Certificate:
-    """Say what a guard leaves of one removed covariate; the module's docstring has the derivation.
+def certify(
+    moments: GuardMoments,
+    guard: Guard,
+    covariate: str,
+    *,
+    handed_out: "Float[np.ndarray, 'latents count'] | None" = None,
+    subtracted: bool = False,
+    learners: int = 0,
+) -> Certificate:
+    """Say what is left of one removed covariate; the module's docstring has the derivation.
 
     With too few people to estimate the effects, those that are erased count as endless: the forecast is then an upper bound.
+
+    Args:
+        moments: Training people.
+        guard: Of the latents.
+        covariate: Which of the guard's.
+        handed_out: Functionals of the centred latents, the guard included, whose values are handed out; by default all
+            latents after the guard.
+        subtracted: Whether the covariate's effect was subtracted before the guard, as it was estimated, for people whose labels
+            are known. Otherwise the guard is all there is.
+        learners: New people whom the probe learns from; 0 for the best probe of all.
 
     Raises:
         CovariateError: A covariate that this guard does not remove.
@@ -166,57 +193,93 @@ def certify(moments: GuardMoments, guard: Guard, covariate: str) -> Certificate:
         allowed = ", ".join(guard.removed) or "none"
         raise CovariateError(f"{covariate}: this guard does not remove it; it removes {allowed}")
     own = Canonical.of(moments, [covariate], guard.kept)
-    projection = np.eye(moments.latents) - (guard.left @ guard.right).T * (own.scale[None, :] / own.scale[:, None])
-    after = whitener(projection @ own.partial @ projection.T).T @ projection @ own.loadings
+    through = np.eye(moments.latents) - guard.left @ guard.right if handed_out is None else handed_out
+    projection = through.T * own.scale[None, :]
+    sizes = np.sqrt(np.diag(projection @ own.partial @ projection.T))
+    projection = projection[sizes > 0] / sizes[sizes > 0, None]
+    spread = whitener(projection @ own.partial @ projection.T)
+    after = spread.T @ projection @ own.loadings
     columns = moments.columns([covariate])
     place = np.flatnonzero(np.isin(moments.columns(guard.removed), columns))
     shares = moments.shares[columns - moments.latents]
-    left = _left_over(moments, guard)[np.ix_(place, place)]
+    count = spread.shape[1]
+    left = _left_over(moments, guard, projection.T @ spread, subtracted)[np.ix_(place, place)]
     two = bool(np.isfinite(shares).all())
+    rows = learners * moments.n / moments.persons / moments.design_effect([covariate], guard.kept)
+    noise = count / rows if rows else 0.0
     return Certificate(
         covariate=covariate,
-        n=moments.n,
-        latents=moments.latents,
+        n=moments.persons,
+        latents=moments.latents if handed_out is None else handed_out.shape[1],
         rank=guard.rank,
         largest_correlation=float(np.linalg.norm(after, 2)) if after.size else 0.0,
-        predicted_auc=_auc(np.diag(left), np.diag(own.residual), shares) if two else None,
-        predicted_r2=None if two else _r2(left, own.residual),
+        predicted_auc=_auc(np.diag(left), np.diag(own.residual), shares, noise) if two else None,
+        predicted_r2=None if two else _r2(left, own.residual, noise),
+        learners=learners,
     )
 
 
-def _left_over(moments: GuardMoments, guard: Guard) -> Float[np.ndarray, "columns columns"]:
-    """Return what B^T S^-1 B the guard leaves, B the true covariance of latents and columns, S that of the latents' rest."""
+def _left_over(
+    moments: GuardMoments,
+    guard: Guard,
+    handed_out: Float[np.ndarray, "latents count"],
+    subtracted: bool,
+) -> Float[np.ndarray, "columns columns"]:
+    """Return B^T S^-1 B of what is handed out, B the true covariance of latents and columns, S that of the latents' rest.
+
+    Args:
+        moments: Training people.
+        guard: Of the latents.
+        handed_out: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
+        subtracted: See `certify`.
+    """
     pairs = Canonical.of(moments, guard.removed, guard.kept)
-    whiten, n = whitener(pairs.partial), moments.n - 1
+    deflated = (moments.n - 1) / moments.design_effect(guard.removed, guard.kept)
     squared = np.minimum(pairs.correlations**2, 1 - 1e-15)
     spare = pairs.people - pairs.degrees - pairs.dimensions - 2
-    seen = squared / (1 - squared) * spare / n - pairs.dimensions / n
+    seen = squared / (1 - squared) * spare / deflated - pairs.dimensions / deflated
     effect = np.maximum(seen, 1e-300) if spare > 0 else np.full(len(squared), 1e12)
+    if subtracted:
+        return pairs.variates @ pairs.variates.T * (handed_out.shape[1] / deflated)
+    whiten = whitener(pairs.partial)
     taken = np.linalg.qr(whiten.T @ (guard.right / pairs.scale).T)[0]
     directions = whiten.T @ pairs.loadings / np.maximum(pairs.correlations, 1e-10)
     erased = ((taken.T @ directions) ** 2).sum(axis=0)
-    noise = max(pairs.dimensions - guard.rank, 0) / n
+    inside = np.linalg.pinv(whiten, rcond=1e-10) @ handed_out
+    kept = (np.linalg.qr(inside)[0].T @ directions) ** 2
+    room = max(pairs.dimensions - guard.rank, 1)
+    noise = max(pairs.dimensions - guard.rank, 0) / deflated
     remaining = np.zeros(len(erased))
-    np.multiply(1 - erased, effect, where=erased < 1 - 1e-9, out=remaining)
-    left = erased * noise / (1 + noise / effect) + remaining
+    np.multiply(np.minimum(kept.sum(axis=0), 1 - erased), effect, where=erased < 1 - 1e-9, out=remaining)
+    left = erased * noise / (1 + noise / effect) * min(handed_out.shape[1] / room, 1.0) + remaining
     return pairs.variates * left @ pairs.variates.T
 
 
 def _auc(
-    left: Float[np.ndarray, " levels"], variance: Float[np.ndarray, " levels"], shares: Float[np.ndarray, " levels"]
+    left: Float[np.ndarray, " levels"],
+    variance: Float[np.ndarray, " levels"],
+    shares: Float[np.ndarray, " levels"],
+    noise: float,
 ) -> float | None:
-    """Return the mean AUC of the levels; with `variance` that of a level given the kept covariates, its gap is b / variance."""
+    """Return the mean AUC of the levels; with `variance` that of a level given the kept covariates, its gap is b / variance.
+
+    `noise` is that of the probe's direction, for a column of unit variance.
+    """
     known = variance > 1e-9
     if not known.any():
         return None
-    squared_gap = left[known] / variance[known] ** 2 / (shares[known] * (1 - shares[known]))
-    return float(ndtr(np.sqrt(np.maximum(squared_gap, 0) / 2)).mean())
+    spread = shares[known] * (1 - shares[known])
+    gap = np.maximum(left[known] / variance[known] ** 2 / spread, 0)
+    ratio = np.divide(gap, np.sqrt(gap + noise / spread), out=np.zeros_like(gap), where=gap > 0)
+    return float(ndtr(ratio / 2**0.5).mean())
 
 
-def _r2(left: Float[np.ndarray, "columns columns"], variance: Float[np.ndarray, "columns columns"]) -> float | None:
-    """Return the largest l / (1 + l) over unit-variance combinations of the columns, l their signal in units of noise."""
+def _r2(
+    left: Float[np.ndarray, "columns columns"], variance: Float[np.ndarray, "columns columns"], noise: float
+) -> float | None:
+    """Return the largest R2 over unit-variance combinations of the columns, `noise` that of the probe's direction."""
     whiten = whitener(variance)
     if not whiten.size:
         return None
-    largest = float(np.linalg.eigvalsh(whiten.T @ left @ whiten)[-1])
-    return max(largest, 0.0) / (1 + max(largest, 0.0))
+    largest = max(float(np.linalg.eigvalsh(whiten.T @ left @ whiten)[-1]), 0.0)
+    return largest**2 / max(largest + noise, 1e-300) / (1 + largest)

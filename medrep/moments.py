@@ -4,7 +4,7 @@ Latents and covariate columns are standardised before anything is compared with 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +23,24 @@ _LEVEL = 0.05
 class GuardMoments:
     """What training people say of latents and covariates together.
 
+    Several scans of a person tell less than as many people. With rho the share of the latents' variance that lies between people
+    and a a centred column, the mean of the latents along a has the variance of N / D independent rows, where
+
+        D = 1 - rho + rho * sum_people (sum of a over the person's rows)^2 / sum_rows a^2
+
+    (Kish's design effect for any column). For a column that is constant within people, of whom each has m rows, D is
+    1 + rho (m - 1), so that N / D = people / (rho + (1 - rho) / m); one that only varies within people has D = 1 - rho.
+
     Attributes:
-        n: Number of people.
+        n: Number of rows.
         names: Covariates, in the order of their columns.
         widths: Number of columns of each.
         mean: Means of the latents, then of the columns, each in its own unit.
         covariance: Their joint covariance (divided by n - 1).
         shares: For a column of two values, the share of people with the larger; 0 for one value, nan for more than two.
+        people: Number of people; 0 where each row is one.
+        icc: rho; 0 where each row is a person.
+        sums: Covariance of the columns' sums over each person's rows (divided by n - 1); empty where each row is a person.
     """
 
     n: int
@@ -38,19 +49,33 @@ class GuardMoments:
     mean: Float[np.ndarray, " joint"]
     covariance: Float[np.ndarray, "joint joint"]
     shares: Float[np.ndarray, " columns"]
+    people: int = 0
+    icc: float = 0.0
+    sums: Float[np.ndarray, "further further"] = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
-    def of(cls, z: Float[np.ndarray, "people latents"], blocks: Mapping[str, np.ndarray]) -> "GuardMoments":
+    def of(
+        cls,
+        z: Float[np.ndarray, "people latents"],
+        blocks: Mapping[str, np.ndarray],
+        *,
+        participants: Sequence[str] | None = None,
+        icc: float = 0.0,
+    ) -> "GuardMoments":
         """Take the moments of training people.
 
         Args:
             z: Latents.
             blocks: A matrix [people columns] a covariate: a smooth basis, or one column a level.
+            participants: Whose each row is; by default each is a person.
+            icc: Share of the latents' variance that lies between people, see `intraclass`.
 
         Raises:
             ModelError: Fewer than two people, rows that do not match, or values that are not finite.
         """
         people = len(z)
+        who = None if participants is None else np.unique(np.asarray(participants, str), return_inverse=True)[1]
+        repeated = who is not None and int(who.max(initial=-1)) + 1 < people
         odd = [
             f"{name}: shape {np.shape(b)}" for name, b in blocks.items() if np.ndim(b) != 2 or np.shape(b)[0] != people
         ]
@@ -65,6 +90,11 @@ class GuardMoments:
         columns = joint[:, z.shape[1] :]
         low, high = columns.min(axis=0), columns.max(axis=0)
         two = ((columns == low) | (columns == high)).all(axis=0)
+        own: tuple[int, float, np.ndarray] = (0, 0.0, np.zeros((0, 0)))
+        if repeated and who is not None:
+            sums = np.zeros((int(who.max()) + 1, columns.shape[1]))
+            np.add.at(sums, who, columns - columns.mean(axis=0))
+            own = (len(sums), icc, sums.T @ sums / (people - 1))
         return cls(
             people,
             tuple(blocks),
@@ -72,7 +102,33 @@ class GuardMoments:
             joint.mean(axis=0),
             np.atleast_2d(np.cov(joint, rowvar=False)),
             np.where(two, ((columns == high) & (low < high)).mean(axis=0), np.nan),
+            *own,
         )
+
+    @property
+    def persons(self) -> int:
+        """Number of people, however many rows each has."""
+        return self.people or self.n
+
+    def design_effect(self, names: Sequence[str], given: Sequence[str] = ()) -> float:
+        """Return D, averaged over the dimensions of some covariates' columns with ``given`` partialled out; 1 without repeats."""
+        if not self.sums.size:
+            return 1.0
+        k, t = self.columns(given), self.columns(names)
+        size = np.sqrt(np.diag(self.covariance))
+        size = np.where(size > 0, size, 1.0)
+        joint = self.covariance / np.outer(size, size)
+        basis = whitener(joint[np.ix_(k, k)])
+        # Weights of all columns: those of names less what given tells of them.
+        turn = np.zeros((len(self.mean), len(t)))
+        turn[t, np.arange(len(t))] = 1.0
+        turn[k] -= basis @ (basis.T @ joint[np.ix_(k, t)])
+        white = turn @ whitener(turn.T @ joint @ turn)
+        if not white.shape[1]:
+            return 1.0
+        columns = white[self.latents :] / size[self.latents :, None]
+        spread = float(np.trace(columns.T @ self.sums @ columns)) / white.shape[1]
+        return max(1 - self.icc + self.icc * spread, 1e-3)
 
     @property
     def latents(self) -> int:
@@ -94,11 +150,13 @@ class GuardMoments:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays to save; `to_json` has the rest."""
-        return {"mean": self.mean, "covariance": self.covariance, "shares": self.shares}
+        repeated = {"sums": self.sums} if self.sums.size else {}
+        return {"mean": self.mean, "covariance": self.covariance, "shares": self.shares, **repeated}
 
     def to_json(self) -> dict[str, Any]:
-        """Return number of people, names and widths as JSON content."""
-        return {"n": self.n, "names": list(self.names), "widths": list(self.widths)}
+        """Return number of rows and people, names and widths as JSON content."""
+        repeated = {"people": self.people, "icc": self.icc} if self.people else {}
+        return {"n": self.n, "names": list(self.names), "widths": list(self.widths), **repeated}
 
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> "GuardMoments":
@@ -110,6 +168,9 @@ class GuardMoments:
             arrays["mean"],
             arrays["covariance"],
             arrays["shares"],
+            int(content.get("people", 0)),
+            float(content.get("icc", 0.0)),
+            arrays.get("sums", np.zeros((0, 0))),
         )
 
 
@@ -118,7 +179,7 @@ class Canonical:
     """Canonical pairs of latents and some covariates, given others, in standardised units.
 
     Attributes:
-        people: Degrees of freedom left by the covariates that are given, plus one.
+        people: Degrees of freedom left by the covariates that are given, plus one; repeated rows of a person count for less.
         dimensions: Dimensions in which the latents vary, given those.
         degrees: Dimensions in which the covariates vary, given those.
         scale: Standard deviation of each latent, in its own unit; 1 where it is constant.
@@ -131,7 +192,7 @@ class Canonical:
         correlations: Canonical correlations, largest first.
     """
 
-    people: int
+    people: float
     dimensions: int
     degrees: int
     scale: Float[np.ndarray, " latents"]
@@ -160,7 +221,7 @@ class Canonical:
         _, correlations, turn = np.linalg.svd(whiten_z.T @ cross @ whiten_t, full_matrices=False)
         pairs = whiten_t @ turn.T
         return cls(
-            people=moments.n - basis.shape[1],
+            people=moments.n / moments.design_effect(names, given) - basis.shape[1],
             dimensions=whiten_z.shape[1],
             degrees=whiten_t.shape[1],
             scale=scale[z],
@@ -190,7 +251,7 @@ class Canonical:
                 raise ModelError(f"rank {rank} of a guard: it is 0 or more, 'significant' or 'full'")
             return min(rank, present)
         if present and self.people <= self.dimensions + self.degrees:
-            have = f"{self.people - 1} degrees of freedom for {self.dimensions} latents and {self.degrees} columns"
+            have = f"{self.people - 1:.0f} degrees of freedom for {self.dimensions} latents and {self.degrees} columns"
             raise ModelError(f"too few people to tell effects from noise: {have}; use fewer latents or merge levels")
         remaining = np.cumsum(np.log1p(-(np.minimum(self.correlations, 1 - 1e-15) ** 2))[::-1])[::-1]
         for taken in range(present):
@@ -211,3 +272,29 @@ def whitener(covariance: Float[np.ndarray, "columns columns"]) -> Float[np.ndarr
     values, vectors = np.linalg.eigh(covariance)
     present = values > _TOLERANCE * max(1, len(values))
     return vectors[:, present] / np.sqrt(values[present])
+
+
+def intraclass(values: Float[np.ndarray, "rows columns"], participants: Sequence[str]) -> float:
+    """Return the share of the variance that lies between people, by one-way analysis of variance pooled over columns.
+
+    Each column counts alike. Between 0 and 1; 0 where nobody has two rows.
+
+    Args:
+        values: What is left of the rows once covariates are accounted for.
+        participants: Whose each row is.
+    """
+    who = np.unique(np.asarray(participants, str), return_inverse=True)[1]
+    rows = np.bincount(who).astype(float)
+    people, n = len(rows), len(who)
+    if people in {1, n} or not values.shape[1]:
+        return 0.0
+    spread = values.std(axis=0)
+    scaled = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    means = np.zeros((people, values.shape[1]))
+    np.add.at(means, who, scaled)
+    means /= rows[:, None]
+    between = float((rows[:, None] * means**2).sum()) / (people - 1)
+    within = float(((scaled - means[who]) ** 2).sum()) / (n - people)
+    usual = (n - float((rows**2).sum()) / n) / (people - 1)
+    person = max(between - within, 0.0) / usual
+    return person / (person + within) if person + within > 0 else 0.0

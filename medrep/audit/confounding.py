@@ -1,5 +1,6 @@
 """Which covariates tell which: the strength of every pair's association, and small or empty levels."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -10,17 +11,22 @@ from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
 ALIASED, STRONG, MODERATE = 0.999, 0.7, 0.4
 
 
-def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
+def confounding(
+    frame: pd.DataFrame, schema: CovariateSchema, participants: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Measure the association of every pair of covariates.
 
     Args:
         frame: The people's covariates.
         schema: What they are.
+        participants: Whose each row is, the first of which is looked at; by default each is a person.
 
     Returns:
         Tidy table, strongest first: first, second, measure (``|r|``, ``eta`` or ``V``, each 0 to 1; eta and V corrected for
         the number of levels), n, estimate, verdict (``aliased``, ``strong``, ``moderate``, ``weak``).
     """
+    if participants is not None:
+        frame = frame[~pd.Series(list(participants)).duplicated().to_numpy()]
     rows = []
     for first, second in combinations(schema.fitted, 2):
         a, b = frame[first.declared.name], frame[second.declared.name]
@@ -37,15 +43,35 @@ def confounding(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     return table.sort_values("estimate", ascending=False, ignore_index=True)
 
 
-def small_levels(schema: CovariateSchema, least: int = 10) -> list[str]:
-    """Return one line for each level with fewer people than ``least``."""
-    return [
-        f"{covariate.declared.name} {level!r} has {count} {'person' if count == 1 else 'people'}"
-        for covariate in schema.fitted
-        if isinstance(covariate, Categorical)
-        for level, count in zip(covariate.levels, covariate.counts, strict=True)
-        if count < least
-    ]
+def small_levels(
+    schema: CovariateSchema,
+    least: int = 10,
+    *,
+    frame: pd.DataFrame | None = None,
+    participants: Sequence[str] | None = None,
+) -> list[str]:
+    """Return one line for each level with fewer people than ``least``.
+
+    Args:
+        schema: The covariates, with how many rows have each level.
+        least: Fewest people that are no worry.
+        frame: Covariates of the rows, where a person can have several.
+        participants: Whose each row is.
+    """
+    lines = []
+    for covariate in schema.fitted:
+        if not isinstance(covariate, Categorical):
+            continue
+        counts = dict(zip(covariate.levels, covariate.counts, strict=True))
+        if frame is not None and participants is not None:
+            who = pd.Series(list(participants)).groupby(frame[covariate.declared.name].astype(str).to_numpy()).nunique()
+            counts = {level: int(who.get(level, 0)) for level in covariate.levels}
+        lines += [
+            f"{covariate.declared.name} {level!r} has {count} {'person' if count == 1 else 'people'}"
+            for level, count in counts.items()
+            if count < least
+        ]
+    return lines
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,6 +17,8 @@ def probe_export(
     tables: Mapping[str, np.ndarray],
     removed: Sequence[str],
     seed: int = 0,
+    *,
+    participants: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure every covariate in every table.
 
@@ -26,13 +28,18 @@ def probe_export(
         tables: Name -> people x columns; columns with missing cells are left out.
         removed: Which covariates were removed.
         seed: Of folds and boosting.
+        participants: Whose each row is, the first of which is probed; by default each is a person.
 
     Returns:
         Columns table, covariate, role, measure, n, estimate (NaN: too few people or one value), floor (0.5 for an AUC, 0
         for R2).
     """
-    rows = []
-    for name, data in tables.items():
+    first = np.ones(len(frame), dtype=bool)
+    if participants is not None:
+        first = ~pd.Series(list(participants)).duplicated().to_numpy()
+    frame, rows = frame[first], []
+    for name, whole_table in tables.items():
+        data = whole_table[first]
         whole = data[:, np.isfinite(data).all(axis=0)]
         for covariate in schema.fitted:
             own = covariate.declared.name

@@ -37,8 +37,14 @@ class Support:
     counts: tuple[int, ...]
 
     @classmethod
-    def fit(cls, schema: CovariateSchema, frame: pd.DataFrame) -> "Support":
-        """Count training people."""
+    def fit(cls, schema: CovariateSchema, frame: pd.DataFrame, participants: Sequence[str] | None = None) -> "Support":
+        """Count training people.
+
+        Args:
+            schema: The covariates.
+            frame: Of each row.
+            participants: Whose each row is; by default each is a person. A person counts once in each cell.
+        """
         columns: list[list[str | int]] = []
         for covariate in schema.fitted:
             values = frame[covariate.declared.name]
@@ -48,11 +54,12 @@ class Support:
                 columns.append([int(b) for b in bins])
             else:
                 columns.append([str(level) for level in values])
-        found: dict[tuple[str | int, ...], int] = {}
-        for cell in zip(*columns, strict=True):
-            found[cell] = found.get(cell, 0) + 1
+        found: dict[tuple[str | int, ...], set[str | int]] = {}
+        whose: Sequence[str | int] = range(len(frame)) if participants is None else participants
+        for who, cell in zip(whose, zip(*columns, strict=True), strict=bool(columns)):
+            found.setdefault(cell, set()).add(who)
         cells = sorted(found, key=str)
-        return cls(schema.names, tuple(cells), tuple(found[cell] for cell in cells))
+        return cls(schema.names, tuple(cells), tuple(len(found[cell]) for cell in cells))
 
     def near(self, schema: CovariateSchema, target: Mapping[str, str | float]) -> int:
         """Count training people near a target: the same levels, and numbers within half a standard deviation."""

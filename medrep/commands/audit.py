@@ -153,7 +153,9 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         audited = Audited(model, data, frame, cohort.table, target)
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
-    certificates = model.certificates(removed, audited.kept) if isinstance(model, ConditionalVae) else ()
+    # Half of the people teach the probes, the other half is read.
+    half = cohort.table["participant_id"].astype(str).nunique() // 2
+    certificates = model.certificates(removed, audited.kept, learners=half) if isinstance(model, ConditionalVae) else ()
     about = {
         "format": FORMAT,
         "medrep": __version__,

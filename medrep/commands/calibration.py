@@ -25,6 +25,8 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
         console: Where to speak.
     """
     frame = _known(model.schema, frame)
+    # Scans of one person are alike, and several would make everybody else's p too small: the first counts.
+    frame = frame[~cohort.table.loc[frame.index, "participant_id"].astype(str).duplicated().to_numpy()]
     if len(frame) < MIN_N:
         if len(frame):
             console.say(f"  {len(frame)} people held out: {MIN_N} are needed to tell scans that are unlike them")

@@ -68,8 +68,9 @@ def check(
             console.warn(line)
         schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, covariates.declared))
         if schema is not None:
+            whose = cohort.table.loc[covariates.frame.index, "participant_id"].astype(str).tolist()
             frame = schema.transfer(covariates.frame)
-            _confounding(console, schema, frame, config, problems)
+            _confounding(console, schema, frame, config, problems, whose)
             _point_masses(console, cohort, schema, frame)
             if cohort.features is not None:
                 for line in feature_slips(cohort.features, frame, schema):
@@ -94,9 +95,14 @@ def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
 
 
 def _confounding(
-    console: Console, schema: CovariateSchema, frame: pd.DataFrame, config: Config, problems: list[str]
+    console: Console,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    config: Config,
+    problems: list[str],
+    participants: Sequence[str],
 ) -> None:
-    table = confounding(frame, schema)
+    table = confounding(frame, schema, participants)
     console.result(confounding=table.to_dict("records"))
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
@@ -105,7 +111,7 @@ def _confounding(
         console.table(
             "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
         )
-    for line in small_levels(schema):
+    for line in small_levels(schema, frame=frame, participants=participants):
         console.warn(f"{line}; its effect is estimated from few people")
     own = linear_settings(config)
     degrees, interactions = (1, ()) if own is None else (own[0].spline_degrees, own[0].interactions)

@@ -131,8 +131,10 @@ def export(
     _check_probe(request, cohort, options)
     refuse_strangers(request.show, cohort.table)
 
+    people = cohort.table["participant_id"].astype(str).nunique()
+
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
-        return _described(model_folder, model, checkpoint, request, target, adapted)
+        return _described(model_folder, model, checkpoint, request, target, adapted, people)
 
     def moves(folder: Path, done: Removal) -> OpenMoves:
         return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti")
@@ -167,7 +169,8 @@ def export(
     if whole is None:
         return 0
     if request.probe:
-        _probe(out, model.schema, frame, whole, request, console)
+        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        _probe(out, model.schema, frame, whole, request, console, whose)
     if _not_removed(model, request) and set(request.remove) - set(model.schema.batches):
         better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
         measured = " (--probe measures)" if features is not None else ""
@@ -204,6 +207,7 @@ def _described(
     request: ExportRequest,
     target: dict[str, str | float],
     adapted: tuple[Adaptation, ...],
+    people: int,
 ) -> Removal:
     kept = tuple(name for name in model.schema.names if name not in request.remove)
     near = None
@@ -211,9 +215,8 @@ def _described(
         near = Support.from_json(checkpoint.support).near(model.schema, target)
     certificates: tuple[Certificate, ...] = ()
     if isinstance(model, ConditionalVae) and request.purpose == "removal":
-        # Without labels the guard is all there is; with them it depends on the settings whether it is used.
-        source = model.parts.latents if request.label_free else model
-        certificates = source.certificates(request.remove, kept)
+        learners = people * 4 // 5  # in the five folds of `--probe`
+        certificates = model.certificates(request.remove, kept, learners=learners, label_free=request.label_free)
     return Removal(
         str(folder),
         model.kind,
@@ -310,7 +313,13 @@ def _check_probe(request: ExportRequest, cohort: Cohort, options: BatchOptions) 
 
 
 def _probe(
-    out: Path, schema: CovariateSchema, frame: pd.DataFrame, whole: Merged, request: ExportRequest, console: Console
+    out: Path,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    whole: Merged,
+    request: ExportRequest,
+    console: Console,
+    participants: Sequence[str],
 ) -> None:
     from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
 
@@ -319,7 +328,7 @@ def _probe(
         name: np.stack([one.arrays[array] for one in whole.outcomes])
         for name, array in (("features", "row"), ("latents", "latents"))
     }
-    measured = probe_export(schema, frame, handed_out, request.remove)
+    measured = probe_export(schema, frame, handed_out, request.remove, participants=participants)
     write_tsv(out / "leakage.tsv", measured)
     rows = [tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()]
     console.table("What probes read from what was written", tuple(measured.columns), rows)
@@ -331,7 +340,7 @@ def _summary(console: Console, done: Removal) -> str:
         console.say(f"{done.near} people of training were near these values")
     for certificate in done.certificates:
         console.say(
-            f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of new"
-            f" people, forecast: {certificate.forecast}"
+            f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of"
+            f" {certificate.learners} new people, forecast: {certificate.forecast}"
         )
     return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"

@@ -54,9 +54,9 @@ def warn_of_interactions(
     for result in found:
         if result.found:
             first, second = result.covariates
+            cure = suggestion(found, own.interactions, f"{section}.interactions")
             console.warn(
                 f"what {first} does depends on {second} (p {result.p:.3f}, {result.share:.1%} of what is left of the data's"
-                " variance), and the model takes them to add up:"
-                f" {suggestion(found, own.interactions, f'{section}.interactions')}"
+                f" variance), and the model takes them to add up: {cure}"
             )
     return found

@@ -125,14 +125,14 @@ def train(
         with together(), console.track("fit", columns.count, "columns") as advance:
             work = Workplace(advance, console.say, state, resume)
             model, history = MODELS[config.model].fit(
-                data, frame, schema, columns, config.settings, seed=config.seed, work=work
+                data, frame, schema, columns, config.settings, seed=config.seed, work=work, participants=whose
             )
         if rank() > 0:
             return model
-        readouts = [_readout(name, data, frame, config, console) for name in config.predict]
+        readouts = [_readout(name, data, frame, config, console, whose) for name in config.predict]
         notes = (*cohort.notes, *covariates.notes)
         person = shown_key(show, cohort.table)
-        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person)
+        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person, whose)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
@@ -141,8 +141,8 @@ def train(
             content,
             arrays,
             asdict(cohort.input),
-            support=Support.fit(schema, frame).to_json(),
-            cohort={"people": len(cohort), "fingerprint": cohort_fingerprint(marks), **_moved_already(cohort)},
+            support=Support.fit(schema, frame, whose).to_json(),
+            cohort={"people": len(set(whose)), "fingerprint": cohort_fingerprint(marks), **_moved_already(cohort)},
             readouts={readout.name: readout.state() for readout in readouts},
             shift=shift,
         )
@@ -176,10 +176,12 @@ def _moved_already(cohort: Cohort) -> dict[str, list[str]]:
     return {"moved": moved} if moved else {}
 
 
-def _readout(name: str, data: np.ndarray, frame: pd.DataFrame, config: Config, console: Console) -> Readout:
+def _readout(
+    name: str, data: np.ndarray, frame: pd.DataFrame, config: Config, console: Console, whose: Sequence[str]
+) -> Readout:
     """Fit what predicts a covariate from the data, and say how well."""
-    readout = Readout.fit(name, data, frame[name].to_numpy(float), seed=config.seed)
-    few = f"; fewer than {FEW} people, so that its correction is uncertain" if len(frame) < FEW else ""
+    readout = Readout.fit(name, data, frame[name].to_numpy(float), seed=config.seed, participants=whose)
+    few = f"; fewer than {FEW} people, so that its correction is uncertain" if len(set(whose)) < FEW else ""
     console.say(f"predict {name}: people left out of the fit, mean error {readout.mae:.3g}, R2 {readout.r2:.2f}{few}")
     return readout
 

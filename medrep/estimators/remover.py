@@ -97,13 +97,20 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self.output = output
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None, covariates: Any = None) -> "CovariateRemover":  # noqa: ARG002
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,  # noqa: ARG002
+        covariates: Any = None,
+        participants: Any = None,
+    ) -> "CovariateRemover":
         """Fit the model on these people.
 
         Args:
             X: People x columns, without or with the covariates.
             y: Not looked at.
             covariates: The people's covariates, where they are no columns of X.
+            participants: Whose each row is, where people have several; by default each row is a person.
 
         Raises:
             EstimatorError: Parameters or data that cannot be used, all of them by name.
@@ -122,19 +129,24 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if not plan.covariates:
             return self
         refuse_codes(frame, plan.covariates)
+        whose = None if participants is None else [str(who) for who in participants]
+        if whose is not None and len(whose) != len(data):
+            raise EstimatorError(f"participants names {len(whose)} rows, X has {len(data)}; name one a row")
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)
         columns = Columns(self._layout.features, data.shape[1], None)
-        model, self.history_ = MODELS[self.model].fit(data, known, schema, columns, plan.settings, seed=plan.seed)
+        model, self.history_ = MODELS[self.model].fit(
+            data, known, schema, columns, plan.settings, seed=plan.seed, participants=whose
+        )
         marks = [row_fingerprint(row) for row in data]
         about = Checkpoint(
             model.kind,
             {},
             {},
             asdict(Input(missing=self.missing)),
-            support=Support.fit(schema, known).to_json(),
-            cohort={"people": len(data), "fingerprint": cohort_fingerprint(marks)},
+            support=Support.fit(schema, known, whose).to_json(),
+            cohort={"people": len(data if whose is None else set(whose)), "fingerprint": cohort_fingerprint(marks)},
         )
         return self._take(model, about, target)
 
@@ -161,9 +173,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self._refuse_unmeasured(model, data, frame, self._target)
         return model.remove(data, frame, self._target)
 
-    def fit_transform(self, X: Any, y: Any = None, covariates: Any = None) -> Any:
+    def fit_transform(self, X: Any, y: Any = None, covariates: Any = None, participants: Any = None) -> Any:
         """Fit on these people and return them transformed; see `fit` and `transform`."""
-        return self.fit(X, y, covariates).transform(X, covariates)
+        return self.fit(X, y, covariates, participants).transform(X, covariates)
 
     def counterfactual(
         self, X: Any, covariates: Any = None, *, extrapolate: bool = False, **values: str | float | int

@@ -14,13 +14,19 @@ _BINS = 24
 _EVERYBODY = "everybody"
 
 
-def cohort_summary(frame: pd.DataFrame, schema: CovariateSchema, notes: Sequence[str] = ()) -> Exhibit:
+def cohort_summary(
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    notes: Sequence[str] = (),
+    participants: Sequence[str] | None = None,
+) -> Exhibit:
     """Summarise the covariates of people.
 
     Args:
         frame: Their covariates, in the form of the schema.
         schema: Of the model.
         notes: What was interpreted while reading.
+        participants: Whose each row is; by default each is a person.
     """
     grouped_by = next(iter(schema.batches), "") or next(
         (c.declared.name for c in schema.fitted if isinstance(c, Categorical)), ""
@@ -33,13 +39,13 @@ def cohort_summary(frame: pd.DataFrame, schema: CovariateSchema, notes: Sequence
         if isinstance(c, Categorical)
     ]
     content = {
-        "people": len(frame),
+        "people": len(frame) if participants is None else len(set(participants)),
         "grouped_by": grouped_by,
         "covariates": describe_covariates(schema).to_dict("records"),
         "numbers": numbers,
         "levels": levels,
-        "confounding": confounding(frame, schema).to_dict("records"),
-        "small": small_levels(schema),
+        "confounding": confounding(frame, schema, participants).to_dict("records"),
+        "small": small_levels(schema, frame=frame, participants=participants),
         "notes": list(notes),
     }
     return Exhibit(content)

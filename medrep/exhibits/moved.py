@@ -46,7 +46,8 @@ def moved_exhibits(
     model, removed = mover.model, list(mover.target)
     found: dict[str, Exhibit | None] = {"about": Exhibit(dict(about))}
     if len(frame.columns):
-        found["cohort"] = cohort_summary(frame, model.schema, cohort.notes)
+        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
     if cohort.features is not None:
         found["before_after"] = before_after_features(mover, cohort, frame, removed)
     elif person is not None:

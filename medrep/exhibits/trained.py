@@ -22,6 +22,7 @@ def training_exhibits(
     cohort: str,
     notes: Sequence[str],
     person: str | None,
+    participants: Sequence[str] | None = None,
 ) -> dict[str, Exhibit]:
     """Return what was done, the cohort, what each covariate does, and a person to move.
 
@@ -32,16 +33,18 @@ def training_exhibits(
         cohort: Its name.
         notes: What was interpreted while reading.
         person: Key of whom the slider shows; None leaves people out.
+        participants: Whose each row is; by default each is a person.
     """
     about = {
         "command": "train",
         "model": model.kind,
         "cohort": cohort,
-        "people": len(data),
+        "people": len(data) if participants is None else len(set(participants)),
         "columns": model.columns.count,
         "grid": None if model.columns.grid is None else model.columns.grid.to_json(),
     }
-    found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": cohort_summary(frame, model.schema, notes)}
+    people = cohort_summary(frame, model.schema, notes, participants)
+    found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}
     spread = known_spread(data)
     if not isinstance(model, AdditiveShape):
         found["effects"] = average_effects(model, data, frame, spread)

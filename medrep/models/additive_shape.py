@@ -30,7 +30,7 @@ alignment took out are no effect any more; topology is the template's for decode
 near its support, not a causal fact.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -95,6 +95,7 @@ class AdditiveShape(Model):
         *,
         seed: int = 0,
         work: Workplace | None = None,
+        participants: Sequence[str] | None = None,
     ) -> tuple["AdditiveShape", pd.DataFrame]:
         """Fit on signed distances (mm) of training people; see `Model.fit`."""
         settings, work = settings or ShapeSettings(), work or Workplace()
@@ -104,14 +105,15 @@ class AdditiveShape(Model):
             if settings.conditioned
             else None
         )
-        if effects is not None and len(frame) < _FEW:
+        people = len(frame) if participants is None else len(set(participants))
+        if effects is not None and people < _FEW:
             work.say(
-                f"  warning: {len(frame)} people are few: effects may be shrunk to almost nothing, and their intervals do not"
+                f"  warning: {people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
                 " show it; compare with --set settings.modes=24"
             )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
-        learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say)
+        learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say, participants)
         population = learned.population
         history = [("registration", "error_mm", error, number) for number, error in enumerate(learned.errors, 1)]
         history += [("shape", "size_mm", population.size, 0), ("shape", "noise_mm", population.noise, 0)]

@@ -1,7 +1,7 @@
 """What every model can do: fit on training people, move covariates of anybody, and say what is left of the person."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ class Model(NotebookView, ABC):
         *,
         seed: int = 0,
         work: Workplace | None = None,
+        participants: Sequence[str] | None = None,
     ) -> tuple["Model", pd.DataFrame]:
         """Fit on training people.
 
@@ -114,6 +115,8 @@ class Model(NotebookView, ABC):
             settings: An instance of ``settings_type``.
             seed: Seed of every random step.
             work: Where to speak and to keep an interrupted training's state; nowhere by default.
+            participants: Whose each row is; by default each row is a person. Rows of one person stay together wherever people
+                are divided, and people are what is counted.
 
         Returns:
             The model, and a tidy history: metric, name, value; what changes over epochs has an epoch too.

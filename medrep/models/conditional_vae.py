@@ -94,10 +94,11 @@ class ConditionalVae(Model):
         *,
         seed: int = 0,
         work: Workplace | None = None,
+        participants: Sequence[str] | None = None,
     ) -> tuple["ConditionalVae", pd.DataFrame]:
         """Fit on training people; see `Model.fit`."""
         settings = settings or VaeSettings()
-        parts, history = fit_parts(data, frame, schema, columns, settings, seed, work or Workplace())
+        parts, history = fit_parts(data, frame, schema, columns, settings, seed, work or Workplace(), participants)
         return cls(schema, columns, settings, parts, seed), history
 
     def remove(
@@ -210,9 +211,24 @@ class ConditionalVae(Model):
             self.parts.marginals.bend(self.parts.draw(self.trained_schema, frame, np.random.default_rng(seed))), frame
         )
 
-    def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
-        """Say what is left of each removed covariate in the latents, as forecast for new people; none without a guard."""
-        return () if self.guard(removed, kept) is None else self.parts.latents.certificates(list(removed), list(kept))
+    def certificates(
+        self, removed: Sequence[str], kept: Sequence[str], *, learners: int | None = None, label_free: bool = False
+    ) -> tuple[Certificate, ...]:
+        """Say what is left of each removed covariate in the latents that are handed out; none without a guard.
+
+        Args:
+            removed: What is removed.
+            kept: The others.
+            learners: New people whom a linear probe learns from; by default four fifths of as many as in training.
+            label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
+                and where something is kept all latents stay.
+        """
+        if not label_free and self.guard(removed, kept) is None:
+            return ()
+        count = None if label_free and kept else self.directions(removed, kept)
+        return self.parts.latents.certificates(
+            list(removed), list(kept), count=count, subtracted=not label_free, learners=learners
+        )
 
     def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
         """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""

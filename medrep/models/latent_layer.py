@@ -17,6 +17,7 @@ from medrep.models.linear_settings import LinearSettings
 from medrep.models.residuals import standardise, unstandardise
 from medrep.models.splines import natural_spline
 from medrep.models.suppression import most_directions
+from medrep.moments import intraclass
 
 _TINY = 1e-9
 
@@ -43,6 +44,8 @@ class LatentLayer:
         frame: pd.DataFrame,
         linear: LinearModel,
         gram: Float[np.ndarray, "latents latents"],
+        *,
+        participants: Sequence[str] | None = None,
     ) -> "LatentLayer":
         """Learn from training people.
 
@@ -52,6 +55,7 @@ class LatentLayer:
             frame: Their covariates.
             linear: The layer below, for its schema and knots.
             gram: Of the decoder.
+            participants: Whose each row is; by default each is a person.
         """
         names = tuple(f"z{k + 1}" for k in range(z.shape[1]))
         settings = LinearSettings(
@@ -63,7 +67,10 @@ class LatentLayer:
         )
         effects, _ = LinearModel.fit(z, frame, linear.schema, Columns(names, len(names), None), settings)
         blocks = covariate_blocks(linear.schema, linear.design.knots, frame)
-        return cls(effects, GuardMoments.of(blind, blocks), gram)
+        icc = 0.0
+        if participants is not None and len(set(participants)) < len(z):
+            icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
+        return cls(effects, GuardMoments.of(blind, blocks, participants=participants, icc=icc), gram)
 
     def move(
         self,
@@ -79,14 +86,35 @@ class LatentLayer:
     def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard:
         """Return the guard; it erases nothing where there are too few people to tell effects from noise."""
         degrees = sum(self.moments.widths)
-        few = self.moments.n <= self.moments.latents + degrees + 2
+        few = self.moments.n / self.moments.design_effect(removed, kept) <= self.moments.latents + degrees + 2
         rank: Rank = 0 if few else "significant"
         return fit_guard(self.moments, removed, kept, rank=rank, kept_rank="full" if few else "significant")
 
-    def certificates(self, removed: Sequence[str], kept: Sequence[str]) -> tuple[Certificate, ...]:
-        """Say what the guard leaves of each removed covariate."""
+    def certificates(
+        self,
+        removed: Sequence[str],
+        kept: Sequence[str],
+        *,
+        count: int | None = None,
+        subtracted: bool = False,
+        learners: int | None = None,
+    ) -> tuple[Certificate, ...]:
+        """Say what is left of each removed covariate in the latents that are handed out.
+
+        Args:
+            removed: What the guard removes.
+            kept: What it leaves.
+            count: How many directions are handed out; all latents by default.
+            subtracted: Whether labels are known, so that effects were subtracted before; otherwise the guard is all there is.
+            learners: New people whom a probe learns from; by default four fifths of as many as in training: five folds.
+        """
         guard = self.guard(removed, kept)
-        return tuple(certify(self.moments, guard, name) for name in removed)
+        read = None if count is None else self._read(guard, count)[0]
+        people = self.moments.persons * 4 // 5 if learners is None else learners
+        return tuple(
+            certify(self.moments, guard, name, handed_out=read, subtracted=subtracted, learners=people)
+            for name in removed
+        )
 
     def clean(
         self, z: Float[np.ndarray, "people latents"], guard: Guard | None, count: int
@@ -112,7 +140,8 @@ class LatentLayer:
             covariate = schema[name]
             if name in schema.batches and isinstance(covariate, Categorical):
                 allowed = max(target, self.told_by(kept, name) + target - 0.5)
-                count = min(count, most_directions(count, allowed, np.asarray(covariate.counts, float)))
+                rows = np.asarray(covariate.counts, float) / self.moments.design_effect([name], kept)
+                count = min(count, most_directions(count, allowed, rows))
         return count
 
     def told_by(self, kept: Sequence[str], name: str) -> float:

@@ -38,7 +38,7 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -97,8 +97,12 @@ class LinearModel(Model):
         *,
         seed: int = 0,
         work: Workplace | None = None,
+        participants: Sequence[str] | None = None,  # noqa: ARG003
     ) -> tuple["LinearModel", pd.DataFrame]:
-        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
+        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
+
+        Scans of one person count as independent in the estimates.
+        """
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)

@@ -6,12 +6,12 @@ pass for the people x people products and one vector of weights. The penalty has
 those pairs calibrate the correction of shrinkage (`unshrinking.py`). Data are taken as they are, site and all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medrep.errors import CovariateError, ModelError
 from medrep.models.blocks import column_blocks, read_block
@@ -47,7 +47,13 @@ class Readout:
 
     @classmethod
     def fit(
-        cls, name: str, data: Float[np.ndarray, "people columns"], truth: Float[np.ndarray, " people"], *, seed: int = 0
+        cls,
+        name: str,
+        data: Float[np.ndarray, "people columns"],
+        truth: Float[np.ndarray, " people"],
+        *,
+        seed: int = 0,
+        participants: Sequence[str] | None = None,
     ) -> "Readout":
         """Fit on people of training.
 
@@ -56,28 +62,32 @@ class Readout:
             data: In memory or memory-mapped; gone through a few columns at a time.
             truth: The covariate of each.
             seed: Of the folds.
+            participants: Whose each row is; by default each is a person. All rows of a person are in one fold, and the penalty is
+                that of people's means.
 
         Raises:
             CovariateError: Fewer than twenty people.
         """
         people, columns = data.shape
-        if people < _FEWEST:
-            raise CovariateError(f"predict {name}: {people} people of training; {_FEWEST} are needed")
+        who = np.arange(people) if participants is None else _codes(participants)
+        persons = int(who.max(initial=-1)) + 1
+        if persons < _FEWEST:
+            raise CovariateError(f"predict {name}: {persons} people of training; {_FEWEST} are needed")
         gram, centre, spread = np.zeros((people, people)), np.zeros(columns), np.zeros(columns)
         for part in column_blocks(people, columns):
             block, centre[part], spread[part] = _standardised(data, part)
             gram += block @ block.T
         gram /= columns
-        dual = _dual(gram, truth - truth.mean())
+        dual = _dual(gram, truth - truth.mean(), who)
         weights = np.zeros(columns)
         for part in column_blocks(people, columns):
             block, _, _ = _standardised(data, part)
             weights[part] = dual @ block / columns / np.maximum(spread[part], _TINY)
         weights[spread <= _TINY] = 0.0
-        predicted = _left_out(gram, truth, np.random.default_rng(seed).permutation(people) % _FOLDS)
+        predicted = _left_out(gram, truth, (np.random.default_rng(seed).permutation(persons) % _FOLDS)[who], who)
         error = predicted - truth
         r2 = 1 - float((error**2).sum() / ((truth - truth.mean()) ** 2).sum())
-        shrinkage = Unshrinking.fit(truth, predicted)
+        shrinkage = Unshrinking.fit(truth, predicted, people=persons)
         return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
 
     def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
@@ -130,21 +140,58 @@ def _standardised(
     return np.divide(block, spread, out=np.zeros_like(block), where=spread > _TINY), mean, spread
 
 
+def _codes(participants: Sequence[str]) -> Int[np.ndarray, " rows"]:
+    """Number people in the order in which they come."""
+    place = {who: k for k, who in enumerate(dict.fromkeys(participants))}
+    return np.array([place[who] for who in participants], dtype=np.int64)
+
+
 def _dual(
-    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"]
+    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"], who: Int[np.ndarray, " people"]
 ) -> Float[np.ndarray, " people"]:
-    """Return the dual weights of centred products and truth, at the penalty of least generalised cross-validation error."""
+    """Return the dual weights of centred products and truth, at the penalty of least generalised cross-validation error.
+
+    Where people have several rows the penalty is that of their means: rows of one person would vouch for each other.
+    """
+    who = np.unique(who, return_inverse=True)[1]
+    persons, rows = int(who.max()) + 1, len(who)
+    if persons == rows:
+        values, vectors, turned, penalties = _spectrum(gram, truth)
+        left = _shrunk(values, penalties)
+        best: Float[np.ndarray, " people"] = vectors @ (left[_least(values, turned, left)] * turned)
+        return best
+    average = np.zeros((persons, rows))
+    average[who, np.arange(rows)] = 1 / np.bincount(who)[who]
+    values, _, turned, penalties = _spectrum(average @ gram @ average.T, average @ truth)
+    penalty = penalties[_least(values, turned, _shrunk(values, penalties))] * rows / persons
+    dual: Float[np.ndarray, " people"] = np.linalg.solve(gram + penalty * np.eye(rows), truth)
+    return dual
+
+
+def _spectrum(gram: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return eigenvalues, eigenvectors, the truth in these and the penalties that are tried."""
     values, vectors = np.linalg.eigh(gram)
-    values, turned = np.maximum(values, 0), vectors.T @ truth
-    left = 1 / (values[None] + _PENALTIES[:, None] * max(float(values.mean()), _TINY))
+    values = np.maximum(values, 0)
+    return values, vectors, vectors.T @ truth, _PENALTIES * max(float(values.mean()), _TINY)
+
+
+def _shrunk(values: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+    inverse: np.ndarray = 1 / (values[None] + penalties[:, None])
+    return inverse
+
+
+def _least(values: np.ndarray, turned: np.ndarray, left: np.ndarray) -> int:
+    """Return the number of the penalty with the least generalised cross-validation error."""
     shrunk = 1 - left * values[None]
     errors = ((shrunk * turned) ** 2).sum(axis=1) / np.maximum(shrunk.sum(axis=1), _TINY) ** 2
-    best: Float[np.ndarray, " people"] = vectors @ (left[int(np.argmin(errors))] * turned)
-    return best
+    return int(np.argmin(errors))
 
 
 def _left_out(
-    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"], folds: np.ndarray
+    gram: Float[np.ndarray, "people people"],
+    truth: Float[np.ndarray, " people"],
+    folds: np.ndarray,
+    who: Int[np.ndarray, " people"],
 ) -> Float[np.ndarray, " people"]:
     """Return predictions of each fold by a regression on the others, whose mean is theirs alone."""
     predicted = np.empty(len(truth))
@@ -153,7 +200,7 @@ def _left_out(
         among, across = gram[np.ix_(rest, rest)], gram[np.ix_(own, rest)]
         mean = among.mean(axis=0)
         centred = among - mean[None] - mean[:, None] + mean.mean()
-        dual = _dual(centred, truth[rest] - truth[rest].mean())
+        dual = _dual(centred, truth[rest] - truth[rest].mean(), who[rest])
         across = across - across.mean(axis=1, keepdims=True) - mean[None] + mean.mean()
         predicted[own] = truth[rest].mean() + across @ dual
     return predicted

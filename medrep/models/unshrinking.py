@@ -52,17 +52,25 @@ class Unshrinking:
     pull: tuple[float, ...]
 
     @classmethod
-    def fit(cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"]) -> "Unshrinking":
+    def fit(
+        cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"], *, people: int | None = None
+    ) -> "Unshrinking":
         """Fit on people whom the predictor did not see.
+
+        Args:
+            truth: Of each row.
+            predicted: Of each row.
+            people: How many people the rows are of; by default each is one.
 
         Raises:
             EvidenceError: Fewer than ten people, or values that are all the same.
         """
-        if len(truth) < _FEWEST or np.ptp(truth) == 0 or np.ptp(predicted) == 0:
-            raise EvidenceError(f"{len(truth)} people with one value cannot tell how far predictions are shrunk")
+        people = len(truth) if people is None else people
+        if people < _FEWEST or np.ptp(truth) == 0 or np.ptp(predicted) == 0:
+            raise EvidenceError(f"{people} people with one value cannot tell how far predictions are shrunk")
         slope, intercept = np.polyfit(truth, predicted, 1)
         # The width that is best for the slope of a normal density, which is more than for the density itself (Silverman 1986).
-        density = gaussian_kde(predicted, bw_method=(4 / (5 * len(predicted))) ** (1 / 7))
+        density = gaussian_kde(predicted, bw_method=(4 / (5 * people)) ** (1 / 7))
         step = 1e-4 * np.ptp(predicted)
         grid = np.linspace(predicted.min(), predicted.max(), _GRID)
         pull = (density.logpdf(grid + step) - density.logpdf(grid - step)) / (2 * step)
@@ -70,7 +78,7 @@ class Unshrinking:
         widened = 1 + density.factor**2
         error = float(np.std(predicted - truth, ddof=1))
         ends = (float(predicted.min()), float(predicted.max()))
-        return cls(len(truth), float(intercept), float(slope), error, *ends, tuple((widened * pull).tolist()))
+        return cls(people, float(intercept), float(slope), error, *ends, tuple((widened * pull).tolist()))
 
     def undo(self, predicted: Float[np.ndarray, " people"], how: How) -> Float[np.ndarray, " people"]:
         """Return predictions without shrinkage.

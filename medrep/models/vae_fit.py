@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import IO, NamedTuple
@@ -46,8 +47,9 @@ def fit_parts(
     settings: VaeSettings,
     seed: int,
     work: Workplace,
+    participants: Sequence[str] | None = None,
 ) -> tuple[VaeParts, pd.DataFrame]:
-    """Fit every layer on training people.
+    """Fit every layer on training people; see `Model.fit` for the arguments.
 
     Returns:
         The parts, and the history: metric, name, value, epoch (0 where there is none).
@@ -59,7 +61,8 @@ def fit_parts(
     started = time.perf_counter()
     settings.check(columns)
     with tempfile.TemporaryFile() as scratch:
-        given = _Given(data, frame, schema, columns, settings, seed)
+        whose = tuple(str(key) for key in (frame.index if participants is None else participants))
+        given = _Given(data, frame, schema, columns, settings, seed, whose)
         scanner = _fit_scanner(given, work)
         given = given._replace(data=_anchored(scanner, data, frame, scratch))
         below, history = _fit_below(given, work)
@@ -111,6 +114,7 @@ class _Given(NamedTuple):
     columns: Columns
     settings: VaeSettings
     seed: int
+    participants: tuple[str, ...]
 
     def fit_linear(self, work: Workplace | None = None) -> tuple[LinearModel, pd.DataFrame]:
         """Fit the linear layer to these people."""
@@ -214,7 +218,7 @@ def _fit_network(
     device = settings.training.placed()
     if blind is not None:
         task = Task.of(blind.linear, given.data, given.frame, device)
-        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint, given.participants)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     task = Task.of(below.linear, given.data, given.frame, device)
@@ -236,10 +240,9 @@ def _seed_weights(network: Autoencoder, seed: int) -> None:
 def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     """Choose the people who judge: a share of each batch; nobody where they would be too few. Sessions stay together."""
     frame, share = given.frame, given.settings.validation
-    if share * len(frame) < _FEWEST_JUDGES:
+    if share * len(set(given.participants)) < _FEWEST_JUDGES:
         return np.zeros(len(frame), dtype=np.int64)
-    people = pd.Series([str(key).split("_ses-")[0] for key in frame.index], index=frame.index)
-    table = frame.assign(participant_id=people.to_numpy())
+    table = frame.assign(participant_id=list(given.participants))
     stratify = given.schema.batches[0] if given.schema.batches else None
     try:
         return split_people(table, (1 - share, share), stratify=stratify, seed=given.seed)
@@ -258,21 +261,24 @@ def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> La
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
-    for fold in _folds(frame, given.settings.folds if given.columns.grid is None else 0, given.seed):
+    for fold in _folds(given.participants, given.settings.folds if given.columns.grid is None else 0, given.seed):
         try:
             others, _ = given._replace(data=data[~fold], frame=frame[~fold]).fit_linear()
         except (CovariateError, ModelError):
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), schema.names)
-    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight)
+    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=given.participants)
 
 
-def _folds(frame: pd.DataFrame, parts: int, seed: int) -> list[np.ndarray]:
-    if parts < 2 or len(frame) < 4 * parts:
+def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:
+    """Divide people at random, with all rows of a person in one part; no parts where people are too few."""
+    whose = {who: place for place, who in enumerate(dict.fromkeys(participants))}
+    if parts < 2 or len(whose) < 4 * parts:
         return []
-    order = np.random.default_rng(seed).permutation(len(frame))
-    part_of = np.empty(len(frame), dtype=np.int64)
-    part_of[order] = np.arange(len(frame)) % parts
+    order = np.random.default_rng(seed).permutation(len(whose))
+    part_of = np.empty(len(whose), dtype=np.int64)
+    part_of[order] = np.arange(len(whose)) % parts
+    part_of = part_of[[whose[who] for who in participants]]
     return [part_of == part for part in range(parts)]
 
 

@@ -1,6 +1,6 @@
 """Building the network of a conditional VAE, starting it at the closed-form optimum, and training it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,6 +88,7 @@ def search(
     seed: int,
     work: Workplace,
     fingerprint: Mapping[str, object],
+    participants: Sequence[str],
 ) -> Plan:
     """Find the strength of the independence penalty and the number of epochs, on people whom no layer was fitted to.
 
@@ -103,9 +104,12 @@ def search(
         seed: Of every draw.
         work: Where to keep the state and to speak.
         fingerprint: What the training depends on.
+        participants: Whose each row is; the dependence is judged on one row of each.
     """
     device = settings.training.placed()
     chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
+    first = list({participants[int(row)]: int(row) for row in reversed(chosen.tolist())}.values())
+    single = torch.as_tensor(sorted(first), dtype=torch.int64).to(device)
     fixed = settings.strength >= 0 or settings.independence == "none"
     plans: list[Plan] = []
     rows: list[tuple[int, str, float]] = []
@@ -121,8 +125,8 @@ def search(
         )
         rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
         network.eval()
-        z = network.encode(*(t[chosen.to(device)].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
-        dependence, floor = judged_dependence(z, [part[chosen.to(device)].cpu() for part in task.parts], seed)
+        z = network.encode(*(t[single].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
+        dependence, floor = judged_dependence(z, [part[single].cpu() for part in task.parts], seed)
         plans.append(Plan(strength, state.best_epoch, dependence, floor, rows))
         if dependence <= floor:
             return plans[-1]

@@ -74,3 +74,33 @@ def test_it_comes_back_from_its_state_and_refuses_another_models_columns() -> No
         Readout.restore(*fitted.state(), 21)
     with pytest.raises(CovariateError, match="predict age: 10 people of training; 20 are needed"):
         Readout.fit("age", data[:10], age[:10])
+
+
+@pytest.mark.parametrize(("people", "scans"), [(60, 3), (40, 4), (80, 2)])
+def test_scans_of_a_person_do_not_vouch_for_each_other(people, scans):
+    rng = np.random.default_rng(people)
+    who = np.repeat(np.arange(people), scans)
+    data = rng.normal(size=(people, 20))[who] + 0.2 * rng.normal(size=(len(who), 20))
+    age = rng.uniform(20, 80, people)[who]
+    names = [f"sub-{k}" for k in who]
+    assert Readout.fit("age", data, age).r2 > 0.3
+    honest = Readout.fit("age", data, age, participants=names)
+    assert honest.r2 < 0.1
+    assert honest.shrinkage.people == people
+
+
+def test_rows_that_are_people_are_predicted_as_without_saying_so():
+    rng = np.random.default_rng(1)
+    data, age = rng.normal(size=(40, 6)), rng.uniform(20, 80, 40)
+    plain, named = (
+        Readout.fit("age", data, age),
+        Readout.fit("age", data, age, participants=[f"p{k}" for k in range(40)]),
+    )
+    np.testing.assert_array_equal(plain.weights, named.weights)
+    assert plain.r2 == named.r2
+
+
+def test_twenty_scans_of_few_people_are_too_few():
+    rng = np.random.default_rng(2)
+    with pytest.raises(CovariateError, match="8 people of training; 20 are needed"):
+        Readout.fit("age", rng.normal(size=(24, 3)), rng.normal(size=24), participants=[str(k % 8) for k in range(24)])

@@ -173,6 +173,7 @@ def resampled_effects(
     outputs: int,
     draws: int,
     rng: np.random.Generator,
+    participants: Sequence[str] | None = None,
 ) -> Float[np.ndarray, "draws columns coefficients"]:
     """Return the effects that resampled people would have, to first order: each person counts as often as drawn.
 
@@ -183,13 +184,16 @@ def resampled_effects(
         outputs: Coefficients of a mode.
         draws: Resamplings.
         rng: Of the draw.
+        participants: Whose each row is, who are drawn with all rows; by default each is a person.
     """
     found = np.repeat(effects.rows[None], draws, axis=0)
     if not draws:
         return found
     parts, people = _blocks(effects.rows.shape[1], outputs), len(equations.columns)
     columns, scores = np.stack(equations.columns), np.stack(equations.scores)
-    times = rng.multinomial(people, np.full(people, 1 / people), size=draws) - 1.0
+    who = np.arange(people) if participants is None else np.unique(participants, return_inverse=True)[1]
+    persons = int(who.max(initial=-1)) + 1
+    times = (rng.multinomial(persons, np.full(persons, 1 / persons), size=draws) - 1.0)[:, who]
     for system in _systems(len(effects.rows), groups):
         posterior = _Posterior.of(
             equations.square(system), effects.prior[np.ix_(range(len(parts)), system, system)], parts

@@ -8,7 +8,7 @@ shares goes into the template: T(p) becomes T(p + mean field), so that at the re
 template's zero level.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -127,6 +127,7 @@ def fit_population(
     settings: ShapeSettings,
     seed: int,
     say: Callable[[str], None],
+    participants: Sequence[str] | None = None,
 ) -> Learning:
     """Learn from training people.
 
@@ -138,6 +139,7 @@ def fit_population(
         settings: Of the model.
         seed: Of the points that are looked at.
         say: Called with a line a round.
+        participants: Whose each row is, for the intervals; by default each is a person.
     """
     population = start_population(data, lattice, columns.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
@@ -162,7 +164,9 @@ def fit_population(
             noise=max(error, _LEAST_NOISE * population.size),
         )
     rng = np.random.default_rng([seed, 43])
-    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng)[:, 1:]
+    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, participants)[
+        :, 1:
+    ]
     return Learning(population, rest, spread, draws, tuple(errors))
 
 
