@@ -54,7 +54,10 @@ def measure(seed: int) -> list[dict[str, object]]:
             remover.fit(X[train], covariates=table[train])
             parts[name] = remover.transform(X[test], covariates=table[test])
         for name, cleaned in parts.items():
-            own = {"sex": auc(cleaned, table["sex"][test].to_numpy()), "site": auc(cleaned, table["site"][test].to_numpy())}
+            own = {
+                "sex": auc(cleaned, table["sex"][test].to_numpy()),
+                "site": auc(cleaned, table["site"][test].to_numpy()),
+            }
             rows.append({"seed": seed, "columns": X.shape[1], "method": name, **own})
     return rows
 
@@ -70,8 +73,12 @@ def run(options: Options) -> Report:
     linear = means[means["method"] == "linear"].set_index("columns")
     few, many = linear[linear.index < MANY], linear[linear.index > MANY]
     lines = (
-        Line("linear_left", f"sex AUC under {MANY} columns <= 0.55", f"{few['sex'].max():.3f}", few["sex"].max() <= 0.55),
-        Line("linear_left", f"sex AUC over {MANY} columns > 0.55", f"{many['sex'].min():.3f}", many["sex"].min() > 0.55),
+        Line(
+            "linear_left", f"sex AUC under {MANY} columns <= 0.55", f"{few['sex'].max():.3f}", few["sex"].max() <= 0.55
+        ),
+        Line(
+            "linear_left", f"sex AUC over {MANY} columns > 0.55", f"{many['sex'].min():.3f}", many["sex"].min() > 0.55
+        ),
     )
     title = "fcon1000: AUC of a logistic probe on unseen people, age, sex and site removed; mean over seeds"
     return Report({"linear_left": Table(means, tuple(means), title)}, lines)

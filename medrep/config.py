@@ -115,7 +115,7 @@ def parse_config(
     if not any(entry is not None for entry in covariates.values()):
         problems.append("covariates: none is left; name at least one")
     if problems:
-        blamed = [_blamed(line.partition(":")[0], overrides) for line in problems]
+        blamed = [_blamed(line.partition(":")[0], overrides, named) for line in problems]
         told = [f"{override}: {line}" if override else line for override, line in zip(blamed, problems, strict=True)]
         where = "" if all(blamed) else f"{source}: "
         raise ConfigError(listed(f"{where}not a valid configuration", told))
@@ -129,7 +129,9 @@ def _with_defaults(given: Any, model: str, kind: str) -> Any:
     vae_volume.yaml, but for what is named.
     """
     grid = model == "conditional_vae" and kind in {"volume", "shape"}
-    if not (grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}):
+    if not (
+        grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}
+    ):
         return given
     shipped = yaml.safe_load((SHIPPED / "vae_volume.yaml").read_text(encoding="utf-8"))["settings"]
     nested = {
@@ -155,10 +157,14 @@ def _misspelt(content: Mapping[str, Any], overrides: Sequence[str], named: Seque
     return problems
 
 
-def _blamed(path: str, overrides: Sequence[str]) -> str:
+def _blamed(path: str, overrides: Sequence[str], named: Sequence[str] = ()) -> str:
     """Return the override that a key comes from, as it was written; empty where it comes from the file."""
     for override in reversed(overrides):
         key = override.partition("=")[0]
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section == "covariates" and name and name not in named:
+            key = f"covariates.{name}"  # all of it is new
         if f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}."):
             return f"--set {override}"
     return ""

@@ -34,7 +34,15 @@ def test_what_was_done_is_read_from_each_sidecar_that_is_written(tmp_path, done,
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '"MedrepVersion"', {"MedrepVersion": "1"}, {"Removed": ["site"]}, {"MedrepVersion": 1, "Removed": "site"}],
+    [
+        "",
+        "{",
+        "[]",
+        '"MedrepVersion"',
+        {"MedrepVersion": "1"},
+        {"Removed": ["site"]},
+        {"MedrepVersion": 1, "Removed": "site"},
+    ],
 )
 def test_other_sidecars_say_nothing(tmp_path, content):
     write(tmp_path / "features.json", content)

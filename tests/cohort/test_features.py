@@ -228,7 +228,9 @@ def test_columns_that_number_the_rows_are_left_out_with_a_note(tmp_path, name):
     table = read_features(write(tmp_path, f"{name}\tparticipant_id\tb\n4\ts1\t1\n2\ts2\t7\n9\ts3\t7\n"))
     assert (table.names, table.header) == (("b",), ("participant_id", "b"))
     np.testing.assert_array_equal(table.values, [[1], [7], [7]])
-    assert table.notes == (f"features.tsv: column {name or 'without a name'} numbers the rows, is no feature, and is left out",)
+    assert table.notes == (
+        f"features.tsv: column {name or 'without a name'} numbers the rows, is no feature, and is left out",
+    )
 
 
 @pytest.mark.parametrize("name", ["index", "Unnamed: 3"])

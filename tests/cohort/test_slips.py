@@ -8,7 +8,11 @@ from medrep.cohort.slips import feature_slips, repeated_scans, same_data
 
 COUNT = 30
 KEYS = pd.Index([f"sub-{k:02d}" for k in range(COUNT)], name="key")
-DECLARED = (Covariate("age", "continuous"), Covariate("sex", "categorical"), Covariate("site", "categorical", role="batch"))
+DECLARED = (
+    Covariate("age", "continuous"),
+    Covariate("sex", "categorical"),
+    Covariate("site", "categorical", role="batch"),
+)
 FRAME = pd.DataFrame(
     {
         "age": np.random.default_rng(0).uniform(20, 80, COUNT).round(1),
@@ -44,13 +48,17 @@ def test_measurements_are_not_named():
 )
 def test_a_feature_that_is_a_covariate_is_named_whatever_it_is_called(name, values, covariate):
     told = slips(**{name: np.asarray(values, float)})
-    assert told == [f"features that are covariate {covariate}, not a measurement: {name}; take them out of features.tsv"]
+    assert told == [
+        f"features that are covariate {covariate}, not a measurement: {name}; take them out of features.tsv"
+    ]
 
 
 @pytest.mark.parametrize(("name", "covariate"), [("Age", "age"), ("gender", "sex"), ("centre", "site")])
 def test_a_feature_called_like_a_covariate_is_named(name, covariate):
     told = slips(**{name: np.random.default_rng(2).normal(size=COUNT)})
-    assert told == [f"feature {name!r} has the name of covariate {covariate}: if it is that, take it out of features.tsv"]
+    assert told == [
+        f"feature {name!r} has the name of covariate {covariate}: if it is that, take it out of features.tsv"
+    ]
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -81,6 +89,7 @@ def test_fingerprints_are_grouped():
 
 def test_scans_of_one_person_are_said_to_be_taken_as_independent():
     assert repeated_scans(pd.DataFrame({"participant_id": ["a", "b"]})) == []
-    assert "3 scans of 2 people are treated as independent" in repeated_scans(
-        pd.DataFrame({"participant_id": ["a", "b", "a"]})
-    )[0]
+    assert (
+        "3 scans of 2 people are treated as independent"
+        in repeated_scans(pd.DataFrame({"participant_id": ["a", "b", "a"]}))[0]
+    )

@@ -129,6 +129,8 @@ def test_a_sidecar_says_how_far(schema, frame):
     high, sd = schema["age"].high, schema["age"].sd
     content = outside_json(outside_training(schema, at(frame, a=high + 2 * sd, b=50.0)))
     assert content == {
-        "a": {"age": {"Value": high + 2 * sd, "TrainingLow": schema["age"].low, "TrainingHigh": high, "DistanceSd": 2.0}}
+        "a": {
+            "age": {"Value": high + 2 * sd, "TrainingLow": schema["age"].low, "TrainingHigh": high, "DistanceSd": 2.0}
+        }
     }
     assert outside_training(schema, frame[["sex"]]) == []

