@@ -10,7 +10,8 @@ ids = st.lists(
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Age", "age"), (" AGE ", "age"), ("Gender", "sex"), ("\uff53ite", "Center"), ("Dx", "diagnosis")]
+    ("one", "other"),
+    [("Age", "age"), (" AGE ", "age"), ("Gender", "sex"), ("\uff53ite", "Center"), ("Dx", "diagnosis")],
 )
 def test_columns_of_one_meaning(one, other):
     assert meaning(one) == meaning(other)
