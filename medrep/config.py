@@ -118,7 +118,7 @@ def parse_config(
     if not any(entry is not None for entry in covariates.values()):
         problems.append("covariates: none is left; name at least one")
     if problems:
-        blames = [_blamed(line.partition(":")[0], overrides) for line in problems]
+        blames = [_blamed(line.partition(":")[0], overrides, named) for line in problems]
         told = [f"{override}: {line}" if override else line for override, line in zip(blames, problems, strict=True)]
         blame = "" if all(blames) else f"{source}: "
         raise ConfigError(listed(f"{blame}not a valid configuration", told))
@@ -160,10 +160,14 @@ def _misspelt(content: Mapping[str, Any], overrides: Sequence[str], named: Seque
     return problems
 
 
-def _blamed(path: str, overrides: Sequence[str]) -> str:
+def _blamed(path: str, overrides: Sequence[str], named: Sequence[str] = ()) -> str:
     """Return the override that a key comes from, as it was written; empty where it comes from the file."""
     for override in reversed(overrides):
         key = override.partition("=")[0]
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section == "covariates" and name and name not in named:
+            key = f"covariates.{name}"  # all of it is new
         if f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}."):
             return f"--set {override}"
     return ""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medrep.cli import main
+from medrep.cli import _parsed, main
+from medrep.cli.arguments import model_folder
 
 
 def test_help_does_not_import_what_takes_seconds() -> None:
@@ -31,6 +32,43 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         main(arguments)
     assert caught.value.code == 2
     assert "usage: medrep" in capsys.readouterr().err
+
+
+EXPORT = ["export", "c", "o", "--model", "m"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remove", "keep"),
+    [
+        ([*EXPORT, "--remove", "site", "--keep", "age", "sex"], "site", "age,sex"),
+        ([*EXPORT, "--remove", "site", "age", "sex", "--keep", "iq"], "site,age,sex", "iq"),
+        (["export", "--remove", "site", "age", "c", "o", "--model", "m"], "site,age", ""),
+        (["export", "--remove", "site", "c", "o", "--model", "m"], "site", ""),
+        ([*EXPORT, "--keep", "age,", "sex", "--remove=site"], "site", "age,,sex"),
+    ],
+)
+def test_names_may_be_separated_by_blanks(arguments: list[str], remove: str, keep: str) -> None:
+    found = _parsed(arguments)
+    assert (str(found.cohort), str(found.out), found.remove, found.keep) == ("c", "o", remove, keep)
+
+
+@pytest.mark.parametrize(
+    "extra", [["extra", "--remove", "site"], ["--remove", "site", "--kepe", "age"], ["--remove", "s", "--quiet", "x"]]
+)
+def test_words_that_belong_to_no_switch_are_wrong_usage(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _parsed([*EXPORT, *extra])
+    assert caught.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_training_is_read_as_its_model(tmp_path: Path) -> None:
+    (tmp_path / "trained" / "model").mkdir(parents=True)
+    (tmp_path / "trained" / "model" / "model.json").touch()
+    assert model_folder(str(tmp_path / "trained")) == tmp_path / "trained" / "model"
+    assert model_folder(str(tmp_path / "trained" / "model")) == tmp_path / "trained" / "model"
+    assert model_folder(str(tmp_path)) == tmp_path
+    assert str(model_folder("models:/name@champion")) == "models:/name@champion"
 
 
 def test_no_such_cohort_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

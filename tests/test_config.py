@@ -4,10 +4,11 @@ import pytest
 import yaml
 
 from medrep.cohort.covariates import Covariate
+from medrep.cohort.grid import Grid
 from medrep.cohort.inputs import saved_input
 from medrep.config import SHIPPED, Config, parse_config, read_config
 from medrep.errors import ConfigError
-from medrep.models import LinearSettings, VaeSettings
+from medrep.models import Columns, LinearSettings, VaeSettings
 from medrep.training.schedule import Schedule
 
 MINIMAL = "covariates: {age: {kind: continuous}, site: {kind: categorical, role: batch}}\n"
@@ -307,3 +308,57 @@ def test_numbers_of_a_continuous_covariate_stay_numbers(path):
         "999.0",
     )
     assert read_config(path, ["covariates.age.limits=[0, 120]"]).covariates[0].limits == (0.0, 120.0)
+
+
+@pytest.mark.parametrize("given", ["{}", "null", "{latents: 3}", "{body: conv, training: {epochs: 2}}", "{body: auto}"])
+@pytest.mark.parametrize("kind", ["volume", "shape"])
+def test_a_conditional_vae_on_images_has_settings_that_fit_them(path, kind, given):
+    config = read_config(path, ["model=conditional_vae", f"input={{kind: {kind}}}", f"settings={given}"])
+    shipped = read_config("vae_volume").settings
+    assert config.settings.hidden == shipped.hidden
+    assert config.settings.heteroscedastic is False
+    config.settings.check(Columns((), 512, Grid((8, 8, 8), (1.0, 1.0, 1.0))))
+    assert config.settings.latents == (3 if "latents" in given else shipped.latents)
+    assert config.settings.training.epochs == (2 if "epochs" in given else shipped.training.epochs)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["input.kind=features"],
+        ["input.kind=volume", "settings.hidden=[4, 8, 16]"],
+        ["input.kind=volume", "settings.body=mlp"],
+    ],
+)
+def test_other_settings_keep_their_defaults(path, overrides):
+    settings = read_config(path, ["model=conditional_vae", *overrides]).settings
+    assert (settings.latents, settings.heteroscedastic) == (VaeSettings().latents, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("settings.spline_degree=3", "settings.spline_degree: unknown; did you mean spline_degrees?"),
+        ("covariates.sight=null", "covariates.sight: unknown; did you mean site?"),
+        ("covariates.ages.column=years", "covariates.ages: unknown; did you mean age?"),
+        ("inputs.kind=volume", "inputs: unknown; did you mean input?"),
+        ("seed=x", "seed: 'x' is not a whole number from 0"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_not_blamed_on_the_file(override, line):
+    with pytest.raises(ConfigError) as error:
+        read_config("linear", ["seed=1", override])
+    assert f"--set {override}: {line}" in str(error.value)
+    assert "linear.yaml" not in str(error.value)
+
+
+def test_what_is_wrong_with_the_file_is(tmp_path):
+    message = refused(f"{MINIMAL}sed: 1\n", tmp_path, "settings.x=1")
+    assert str(tmp_path / "mine.yaml") in message
+    assert "--set settings.x=1: settings.x: unknown" in message
+    assert "\n  sed: unknown; did you mean seed?" in message
+
+
+def test_a_new_covariate_may_have_a_similar_name():
+    declared = read_config("linear", ["covariates.sites={kind: categorical}", "covariates.smoker=null"]).covariates
+    assert [covariate.name for covariate in declared] == ["age", "sex", "site", "sites"]

@@ -36,6 +36,14 @@ INTERACTING = "participant_id\ta\tb\tc\n" + "".join(
     f"sub-{k:02d}\t" + "\t".join(f"{k * (k % 2) + own:.4f}" for own in np.random.default_rng(k).normal(size=3)) + "\n"
     for k in range(COUNT)
 )
+VISITS = "".join(
+    line.replace(
+        "\t",
+        f"\t{'session_id' if line.startswith('participant_id') else 'ses-1' if line.startswith('sub-00') else 'n/a'}\t",
+        1,
+    )
+    for line in FEATURES.splitlines(keepends=True)
+)
 SMALL = np.diag([2.0, 2.0, 2.0, 1.0])
 VOLUME = ("--set", "input.kind=volume")
 BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
@@ -126,6 +134,13 @@ class Workplace:
         """A linear model of half of it."""
         out = self.folder() / "trained"
         assert run("train", self.cohort, out, "--hold-out", 0.5, "--quiet", *simple()) == OK
+        return out
+
+    @cached_property
+    def cleaned(self) -> Path:
+        """The cohort without site effects."""
+        out = self.folder() / "cleaned"
+        assert run("export", self.cohort, out, "--model", self.model, "--remove", "site", "--quiet") == OK
         return out
 
     @property
@@ -376,6 +391,45 @@ def lines(text: str, keep: int) -> str:
 
 
 IQ = ("--set", "covariates.age=null", "--set", "covariates.iq={kind: continuous}")
+
+
+def two_columns(name: str, value: object) -> str:
+    """Return the table of people with one more column."""
+    header, *rows = PEOPLE.splitlines()
+    return "\n".join([f"{header}\t{name}", *(f"{row}\t{value}" for row in rows)]) + "\n"
+
+
+def numbered(name: str) -> str:
+    """Return the table of features with the row's number in a column."""
+    header, *rows = FEATURES.splitlines()
+    return "\n".join([f"{header}\t{name}", *(f"{row}\t{k}" for k, row in enumerate(rows))]) + "\n"
+
+
+def visits(work: Workplace, text: str, *, listed: bool = False) -> int:
+    """Check people of whom the first has two visits, and a table of these."""
+    row = "sub-00\t20\tF\tA\n"
+    people = (
+        PEOPLE.replace("site\n", "site\tsession_id\n").replace("\tA\n", "\tA\tn/a\n").replace("\tB\n", "\tB\tn/a\n")
+    )
+    people = people.replace("sub-00\t20\tF\tA\tn/a\n", "sub-00\t20\tF\tA\tses-1\nsub-00\t20\tF\tA\tses-2\n")
+    assert row in PEOPLE
+    cohort = work.table(people if listed else PEOPLE, f"{VISITS}sub-00\tses-2\t1\t2\t3\n")
+    (cohort / "sub-00").mkdir()
+    if text:
+        (cohort / "sub-00" / "sub-00_sessions.tsv").write_text(text)
+    return run("check", cohort)
+
+
+def wide_removal(work: Workplace) -> int:
+    header, *rows = FEATURES.splitlines()
+    noise = np.random.default_rng(1).normal(size=(COUNT, 20)).round(3)
+    wide = [f"{row}\t" + "\t".join(map(str, own)) for row, own in zip(rows, noise.tolist(), strict=True)]
+    text = "\n".join([header + "".join(f"\tw{k}" for k in range(20)), *wide]) + "\n"
+    cohort, out = work.table(features=text), work.folder() / "trained"
+    assert run("train", cohort, out, "--quiet", *simple()) == OK
+    return run("export", cohort, work.folder() / "o", "--model", out, "--remove", "sex")
+
+
 SINGLE_SEX = re.sub(r"\t[FM]\t", "\tF\t", PEOPLE)
 FEW_AT_B = PEOPLE.replace("\tB\n", "\tA\n").replace("sub-03\t23\tM\tA", "sub-03\t23\tM\tB")
 ALIASED = "".join(line.replace("\tM\tA", "\tM\tB").replace("\tF\tB", "\tF\tA") for line in PEOPLE.splitlines(True))
@@ -399,6 +453,10 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "participant_id that cannot name a file": lambda w: w.check(cell("sub-03", "sub 03/x")),
     "people with several rows that disagree": lambda w: w.check(f"{PEOPLE}sub-03\t99\tM\tB\n"),
     "rows that stand for the same person or session": lambda w: w.check(f"{PEOPLE}03\t23\tM\tB\n"),
+    "ids that look like one, read as different people": lambda w: w.check(
+        f"{PEOPLE}sub-003\t23\tM\tB\n", f"{FEATURES}sub-003\t1\t2\t3\n"
+    ),
+    "the header holds NUL bytes": lambda w: w.check(PEOPLE.replace("age", "a\0ge")),
     "participants that the table does not have": lambda w: w.check(PEOPLE, FEATURES, "--exclude", "sub-99"),
     "nobody is left after --participant-label and --exclude": lambda w: w.check(
         PEOPLE, FEATURES, "--participant-label", "03", "--exclude", "03"
@@ -406,8 +464,21 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "not a datalist; it is a list of objects": lambda w: datalist(w, {"images": ["a.nii.gz"]}),
     "entries without an image path": lambda w: datalist(w, [{"participant_id": "sub-01", "age": 40}]),
     "repeated identical row(s) merged": lambda w: w.check(f"{PEOPLE}sub-03\t23\tM\tB\n"),
+    "are treated as independent, as if each were of another person": lambda w: w.check(
+        PEOPLE, f"{VISITS}sub-00\tses-2\t1\t2\t3\n"
+    ),
+    "the same data under several ids": lambda w: w.check(
+        PEOPLE, f"{lines(FEATURES, COUNT)}sub-39\t{FEATURES.splitlines()[1].partition(chr(9))[2]}\n"
+    ),
+    "these data are medrep's own": lambda w: w.export("--remove", "site", cohort=w.cleaned),
+    "what a model learns of": lambda w: run("check", w.cleaned),
+    "the model was trained on other data, which had these effects": lambda w: w.export(
+        "--remove", "sex", cohort=w.cleaned
+    ),
     # Columns and values
     "covariates without a column": lambda w: w.check(PEOPLE.replace("\tage\t", "\tage_at_scan\t")),
+    "remove one of the columns, or name the right one with": lambda w: w.check(two_columns("Age", 30)),
+    "says otherwise of": lambda w: w.check(two_columns("gender", "x")),
     "is missing; fill it in, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\tn/a")),
     "is a range; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t20-25")),
     "is a censored value; write a number, or set covariates.": lambda w: w.check(cell("sub-03\t23", "sub-03\t89+")),
@@ -438,6 +509,13 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "paths that are no file of the cohort": lambda w: w.broken(linked),
     "no column session_id; name the column of visits session_id": lambda w: sessions(w, "visit\tage\nses-1\t20\n"),
     "sessions that occur twice": lambda w: sessions(w, "session_id\tage\nses-1\t20\nses-1\t21\n"),
+    "columns of one meaning": lambda w: sessions(w, "session_id\tage\tAge\nses-1\t20\t20\n"),
+    "visits of which participants.tsv and sessions.tsv say different things": lambda w: visits(
+        w, "session_id\tAge\n1\t33\n", listed=True
+    ),
+    "each visit has its own value, from sessions.tsv": lambda w: visits(w, "session_id\tAge\n1\t20\n2\t33\n"),
+    "visits that sessions.tsv lacks": lambda w: visits(w, "session_id\tAge\n1\t20\n"),
+    "people have several visits and no sessions.tsv": lambda w: visits(w, ""),
     # Broken NIfTI files
     "the file is empty (0 bytes); fetch or convert it again": lambda w: w.broken(lambda path: path.write_bytes(b"")),
     "the data are cut off or damaged": lambda w: w.broken(cut),
@@ -480,6 +558,11 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     ),
     "columns without a name of their own": lambda w: w.check(PEOPLE, FEATURES.replace("\ta\tb", "\ta\ta")),
     "no feature columns beside the ids": lambda w: w.check(PEOPLE, re.sub(r"\t.*", "", FEATURES)),
+    "rows of nobody in participants.tsv are not used": lambda w: w.check(lines(PEOPLE, COUNT)),
+    "numbers the rows, is no feature, and is left out": lambda w: w.check(PEOPLE, numbered("Unnamed: 0")),
+    "features that count the rows, not a measurement": lambda w: w.check(PEOPLE, numbered("nr")),
+    "has the name of covariate": lambda w: w.check(PEOPLE, FEATURES.replace("\ta\t", "\tage\t")),
+    "features that are covariate": lambda w: w.check(PEOPLE, numbered("nr")),
     "voxels, features.tsv": other_grid,
     "constant and left as they are": lambda w: w.check(PEOPLE, re.sub(r"(sub-\d+)\t\S+", r"\1\t1", FEATURES)),
     # Functional connectivity
@@ -504,7 +587,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "settings.components is": lambda w: run("train", w.cohort, w.folder() / "o", "--set", "settings.components=-1"),
     # Models, new people and values to move to
     "no model.json; give the folder that train wrote to OUT/model": lambda w: w.export(
-        "--remove", "site", model=w.trained
+        "--remove", "site", model=w.cohort
     ),
     "train again or fetch it again": lambda w: w.export(
         "--remove", "site", model=w.damaged_model(lambda folder: cut(folder / "model.safetensors"))
@@ -515,9 +598,15 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "feature columns that do not match the model": renamed_features,
     "levels the model has not seen": lambda w: w.export("--remove", "site", cohort=new_site(w)),
     "its people leave the range of training": lambda w: w.export(
-        "--remove", "site", "--unseen-site", "adapt", cohort=old_site(w)
+        "--remove", "site", "--unseen-site", "adapt", "--extrapolate", cohort=old_site(w)
     ),
     "values beyond the people of training": lambda w: w.moved("age=120"),
+    "people far outside those of training": lambda w: w.export(
+        "--remove", "site", cohort=w.table(cell("sub-03\t23", "sub-03\t999"))
+    ),
+    "a little outside the people of training": lambda w: w.export(
+        "--remove", "site", cohort=w.table(cell("sub-03\t23", "sub-03\t62"))
+    ),
     "was not in training; allowed": lambda w: w.export("--remove", "site", "--reference", "site=Z"),
     "the model does not know": lambda w: w.export("--remove", "scanner"),
     "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
@@ -527,6 +616,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
         "sample", w.folder() / "o", "--model", w.model, "--n", 3
     ),
     "model needs everybody's covariates": lambda w: w.export("--remove", "site", "--label-free"),
+    "combinations of columns may still tell them": wide_removal,
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
@@ -590,6 +680,21 @@ CASES: dict[str, Callable[[Workplace], int]] = {
 }
 
 CODES = {
+    "ids that look like one, read as different people": OK,
+    "are treated as independent, as if each were of another person": OK,
+    "the same data under several ids": OK,
+    "what a model learns of": OK,
+    "the model was trained on other data, which had these effects": OK,
+    "says otherwise of": OK,
+    "each visit has its own value, from sessions.tsv": OK,
+    "people have several visits and no sessions.tsv": OK,
+    "rows of nobody in participants.tsv are not used": OK,
+    "numbers the rows, is no feature, and is left out": OK,
+    "features that count the rows, not a measurement": OK,
+    "has the name of covariate": OK,
+    "features that are covariate": OK,
+    "a little outside the people of training": OK,
+    "combinations of columns may still tell them": OK,
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
     "its people leave the range of training": OK,

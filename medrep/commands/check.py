@@ -49,12 +49,12 @@ def check(
         The number of problems that would stop a training.
     """
     problems: list[str] = []
-    console.result(people=0, confounding=[], interactions=[])
+    console.result(people=0, scans=0, confounding=[], interactions=[])
     cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
     if cohort is None:
         return _report(root, console, problems, 0)
     console.say(f"{count_people(cohort.table)} in {root}")
-    console.result(people=len(cohort))
+    console.result(people=int(cohort.table["participant_id"].nunique()), scans=len(cohort))
     console.notes(cohort.notes)
     for line in (*moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         console.warn(line)
@@ -215,7 +215,8 @@ def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -
         console.notes([f"constant and left as they are: {', '.join(constant)}"])
     holes = missing_cells(features)
     if holes and wanted.missing == "keep":
-        console.notes([f"{len(holes)} missing cells are left out of the fit and stay missing"])
+        count = int((~np.isfinite(features.values)).sum())
+        console.notes([f"{count} missing cells are left out of the fit and stay missing"])
         return []
     return [f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes]
 

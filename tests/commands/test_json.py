@@ -23,8 +23,17 @@ def test_a_check_that_finds_nothing(
 ) -> None:
     assert run("check", table_cohort, "--json", *quiet) == 0
     found, said = document(capsys)
-    assert set(found) == {"people", "problems", "warnings", "notes", "confounding", "interactions", "exit_code"}
-    assert (found["people"], found["problems"], found["exit_code"]) == (160, [], 0)
+    assert set(found) == {
+        "people",
+        "scans",
+        "problems",
+        "warnings",
+        "notes",
+        "confounding",
+        "interactions",
+        "exit_code",
+    }
+    assert (found["people"], found["scans"], found["problems"], found["exit_code"]) == (160, 160, [], 0)
     assert {(row["first"], row["second"]) for row in found["confounding"]} == {
         ("age", "sex"),
         ("age", "site"),

@@ -97,7 +97,6 @@ def test_an_image_says_how_far_its_person_is(bids_cohort: Path, bids_model: Path
     inside, outside = (json.loads(next((tmp_path / "o" / one).rglob("*.json")).read_text()) for one in who)
     assert "OutsideTraining" not in inside
     assert outside["OutsideTraining"]["age"]["Value"] == 400
-    assert run("export", tmp_path / "o", tmp_path / "p", "--model", bids_model, "--remove", "site", "--label-free") == 1
 
 
 def test_nothing_is_taken_away_twice(clean: Path, table_model: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

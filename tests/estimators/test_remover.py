@@ -169,6 +169,16 @@ def test_counterfactuals(people: People, fitted: CovariateRemover) -> None:
         fitted.counterfactual(people.features, people.covariates)
 
 
+def test_people_far_outside_the_range_of_training_are_named_in_a_warning(
+    people: People, fitted: CovariateRemover
+) -> None:
+    changed = people.covariates.assign(age=[999.0, *people.covariates["age"][1:]])
+    with pytest.warns(UserWarning, match="people far outside those of training: .*age=999: training people had"):
+        cleaned = fitted.transform(people.features, covariates=changed)
+    usual = fitted.transform(people.features, covariates=people.covariates)
+    np.testing.assert_allclose(cleaned[1:], usual[1:], rtol=1e-12)
+
+
 def test_sites_that_training_did_not_have(people: People, fitted: CovariateRemover) -> None:
     elsewhere = people.covariates.assign(site=people.covariates["site"].replace("S2", "S9"))
     with pytest.raises(CovariateError, match="site 'S9' was not in training") as refusal:

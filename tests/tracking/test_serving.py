@@ -117,6 +117,16 @@ def test_a_value_that_cannot_be_used_is_named_with_its_row(
     assert "row 1" not in str(caught.value)
 
 
+def test_people_far_outside_training_are_refused_but_where_a_guess_is_asked_for(
+    features: ServedModel, features_cohort: Path
+) -> None:
+    request = table(features_cohort, 4)
+    request["age"] = [30.0, 999.0, 40.0, -9.0]
+    with pytest.raises(MedrepError, match=r"(?s)row 2: age=999: training people had.*row 4: age=-9.*extrapolate: true"):
+        features.answer(request)
+    assert len(features.answer(request, extrapolate=True)) == 4
+
+
 def test_what_is_absent_is_named(features: ServedModel, features_cohort: Path) -> None:
     request = table(features_cohort, 2)
     for absent, said in (("site", "'site'"), ("region_003", "region_003"), ("age", "'age'")):
