@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_array
 
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
+from medrep.cohort.values import plain_number
 from medrep.errors import EstimatorError, listed
 
 
@@ -82,6 +83,9 @@ def feature_matrix(
         if isinstance(error, TypeError) and not told:
             raise  # scikit-learn's callers expect one of a cell that is an object
         raise EstimatorError(told or str(error)) from None
+    odd = _odd_numbers(cells, keys)
+    if odd:
+        raise EstimatorError(odd)
     _refuse_holes(values, keys, [names[position] for position in features], missing)
     return np.array(values, order="C")
 
@@ -159,6 +163,18 @@ def _no_numbers(cells: Any, keys: pd.Index) -> str:
             offenders.append(f"{keys[strange][0]}: column {name!r} holds {column[strange].iloc[0]!r}")
     cure = "declare the column in covariates, turn it into numbers, or leave it out"
     return listed("columns of X that are no numbers", offenders, cure) if offenders else ""
+
+
+def _odd_numbers(cells: Any, keys: pd.Index) -> str:
+    """Return a message about texts that only Python takes for numbers, such as ``1_000``; empty where there are none."""
+    columns = pd.DataFrame(cells).select_dtypes(exclude=["number", "bool"])
+    offenders = [
+        f"{key}: column {str(name)!r} holds {cell!r}"
+        for name, column in columns.items()
+        for key, cell in zip(keys, column, strict=True)
+        if isinstance(cell, str) and plain_number(cell) is None and cell.strip().lower().lstrip("+-") != "nan"
+    ]
+    return listed("cells of X that are no numbers", offenders, "write them as numbers") if offenders else ""
 
 
 def _refuse_holes(values: np.ndarray, keys: pd.Index, names: Sequence[str], missing: str) -> None:

@@ -41,6 +41,13 @@ def test_features_are_joined_to_people_in_the_tables_order(features):
     assert len(cohort) == 3
 
 
+def test_what_levels_mean_comes_with_the_cohort(features):
+    described = {"age": {"Units": "year"}, "sex": {"Levels": {"1": "male", "2": {"Description": "female"}}}}
+    (features / "participants.json").write_text(json.dumps(described))
+    cohort = read_cohort(features, Input())
+    assert (cohort.units, cohort.levels) == ({"age": "year"}, {"sex": {"1": "male", "2": "female"}})
+
+
 def test_images_are_joined_to_people(images):
     cohort = read_cohort(images, IMAGES)
     assert [path.name for path in cohort.files] == [f"sub-{n}_T1w.nii.gz" for n in (1, 2, 3)]

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 
 import medrep as mr
 from medrep.cli import main
-from medrep.errors import CovariateError
+from medrep.errors import CovariateError, EstimatorError
 from medrep.estimators import CovariateRemover
 from tests.estimators.people import DECLARED, SMALL_VAE, People, draw
 
@@ -368,3 +368,10 @@ def test_missing_covariates_are_imputed_if_declared(people: People) -> None:
     remover = CovariateRemover("site", covariates=declared).fit(holey)
     filled = holey.fillna({"age": remover.schema_["age"].mean})
     assert np.allclose(remover.transform(holey), remover.transform(filled))
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\uff11", "inf"])
+def test_what_only_python_takes_for_a_number_is_none(cell):
+    X = pd.DataFrame({"a": ["1", "2", cell], "b": [1.0, 2, 3]})
+    with pytest.raises(EstimatorError, match=r"cells of X that are no numbers: row 2: column 'a' holds"):
+        CovariateRemover().fit(X)
