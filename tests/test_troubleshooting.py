@@ -515,7 +515,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     ),
     "each visit has its own value, from sessions.tsv": lambda w: visits(w, "session_id\tAge\n1\t20\n2\t33\n"),
     "visits that sessions.tsv lacks": lambda w: visits(w, "session_id\tAge\n1\t20\n"),
-    "people have several visits and no sessions.tsv": lambda w: visits(w, ""),
+    "one value a person, for all visits of": lambda w: visits(w, ""),
     # Broken NIfTI files
     "the file is empty (0 bytes); fetch or convert it again": lambda w: w.broken(lambda path: path.write_bytes(b"")),
     "the data are cut off or damaged": lambda w: w.broken(cut),
@@ -687,7 +687,7 @@ CODES = {
     "the model was trained on other data, which had these effects": OK,
     "says otherwise of": OK,
     "each visit has its own value, from sessions.tsv": OK,
-    "people have several visits and no sessions.tsv": OK,
+    "one value a person, for all visits of": OK,
     "rows of nobody in participants.tsv are not used": OK,
     "numbers the rows, is no feature, and is left out": OK,
     "features that count the rows, not a measurement": OK,

@@ -4,6 +4,7 @@ Where sessions.tsv and participants.tsv both have a fact, under one name or anot
 used; participants.tsv has that of one visit, and nobody says which.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ class _Told:
     absent: list[str] = field(default_factory=list)
     spelled: dict[str, str] = field(default_factory=dict)
     clashes: list[str] = field(default_factory=list)
-    one_row: int = 0
+    standing: dict[str, int] = field(default_factory=dict)
+    similar: dict[str, str] = field(default_factory=dict)
 
 
 def with_sessions(
@@ -72,7 +74,8 @@ def with_sessions(
         record = {str(name): str(cell) for name, cell in row.items()}
         own = [record["session_id"]] if listed_already else visits[person] or [_NOTHING]
         file = files.get(person)
-        told.one_row += not listed_already and file is None and len(own) > 1
+        if not listed_already and len(own) > 1:
+            _stand(record, file, told)
         rows += [_visit_row(record, visit, file, told, certain=listed_already) for visit in own]
     if told.clashes:
         cure = "make the two files agree; nobody can say which one is right"
@@ -82,7 +85,7 @@ def with_sessions(
     expanded = pd.DataFrame(rows).fillna(_NOTHING).astype(str)
     expanded.index = pd.Index(keys(expanded), name="key")
     count = [] if listed_already else [f"{len(expanded)} sessions of {len(table)} people"]
-    return expanded, [*count, *_notes(told, table)]
+    return expanded, [*count, *_notes(told)]
 
 
 def _visit_row(
@@ -134,7 +137,7 @@ def _place(record: Mapping[str, str], column: str) -> str:
     return same[0] if same else column
 
 
-def _notes(told: _Told, table: pd.DataFrame) -> list[str]:
+def _notes(told: _Told) -> list[str]:
     notes = [f"sessions.tsv: column {column!r} is read as {place}" for column, place in told.renamed.items()]
     if told.spelled:
         notes.append(f"sessions.tsv: visit {examples(told.spelled)} of the data")
@@ -146,13 +149,31 @@ def _notes(told: _Told, table: pd.DataFrame) -> list[str]:
         notes.append(
             f"visits that sessions.tsv lacks, so that what it has of others is missing: {', '.join(told.absent[:5])}{more}"
         )
-    facts = [str(name) for name in table.columns if name not in KEY_COLUMNS]
-    if told.one_row and facts:
+    if told.standing:
+        names = list(told.standing)
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        hints = "".join(
+            f"; sessions.tsv has {other!r}: if that is the {name} of a visit, --set covariates.{name}.column={other}"
+            for name, other in told.similar.items()
+        )
         notes.append(
-            f"{told.one_row} people have several visits and no sessions.tsv:"
-            f" {', '.join(facts)} of participants.tsv stand for each"
+            f"one value a person, for all visits of {max(told.standing.values())} people: {', '.join(names[:8])}{more} of"
+            f" participants.tsv{hints}"
         )
     return notes
+
+
+def _stand(record: Mapping[str, str], file: _Visits | None, told: _Told) -> None:
+    """Add which columns of participants.tsv stand for every visit, and what in sessions.tsv may be meant instead."""
+    columns = () if file is None else file.columns
+    own = {_place(record, column) for column in columns}
+    for name in record:
+        if name in KEY_COLUMNS or name in own:
+            continue
+        told.standing[name] = told.standing.get(name, 0) + 1
+        close = [column for column in columns if meaning(name) in re.split(r"[^a-z0-9]+", column.casefold())]
+        if close:
+            told.similar[name] = close[0]
 
 
 def _listed(table: pd.DataFrame) -> dict[str, list[str]]:

@@ -33,6 +33,7 @@ def is_missing(cell: str) -> bool:
 def folded(key: str) -> str:
     """Return an id or key as loosely as it can be read: without ``sub-`` and ``ses-``, case, and zeros before a number."""
     word = unicodedata.normalize("NFKC", key).strip().casefold().removeprefix("sub-").removeprefix("ses-")
+    word = re.sub(r"\A(\d+)\.0+\Z", r"\1", word)  # an id that a spreadsheet took for a number
     return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", word.replace("_ses-", "_"))
 
 

@@ -99,7 +99,7 @@ def test_sessions_of_features_become_rows(features):
     cohort = read_cohort(features, Input())
     assert list(cohort.table.index) == ["sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3_ses-x"]
     np.testing.assert_array_equal(cohort.features.values[:, 0], [1, 2, 3, 4])
-    one_row = "1 people have several visits and no sessions.tsv: age, sex of participants.tsv stand for each"
+    one_row = "one value a person, for all visits of 1 people: age, sex of participants.tsv"
     assert cohort.notes == ("4 sessions of 3 people", one_row)
 
 

@@ -37,7 +37,7 @@ def test_folders_of_sessions_become_rows(tmp_path):
     assert list(expanded["session_id"]) == ["ses-a", "ses-b", "n/a"]
     assert notes == [
         "3 sessions of 2 people",
-        "1 people have several visits and no sessions.tsv: age of participants.tsv stand for each",
+        "one value a person, for all visits of 1 people: age of participants.tsv",
     ]
 
 
@@ -69,6 +69,14 @@ def test_a_visit_that_the_sessions_table_lacks_has_nothing_and_is_named(tmp_path
     assert list(expanded["age"]) == ["31", "n/a"]
     assert list(expanded["sex"]) == ["F", "F"]
     assert any("sub-1 ses-b (sub-1_sessions.tsv)" in note for note in notes)
+
+
+def test_a_column_that_may_be_the_one_of_a_visit_is_named(tmp_path):
+    table_of_visits(tmp_path, "sub-1", "session_id\tage_at_visit\nses-a\t31\nses-b\t33\n", "ses-a", "ses-b")
+    expanded, notes = with_sessions(tmp_path, people("sub-1", age=["30"], sex=["F"]), None)
+    assert list(expanded["age"]) == ["30", "30"]
+    assert "all visits of 1 people: age, sex of participants.tsv; sessions.tsv has 'age_at_visit'" in notes[-1]
+    assert "--set covariates.age.column=age_at_visit" in notes[-1]
 
 
 @pytest.mark.parametrize(

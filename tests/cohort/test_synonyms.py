@@ -34,7 +34,8 @@ def test_cells_that_say_the_same(one, other, same):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("sub-01", "1"), ("SUB-A01", "a1"), ("01_ses-02", "1_ses-2"), ("site10-003", "site10-3")]
+    ("one", "other"),
+    [("sub-01", "1"), ("SUB-A01", "a1"), ("01_ses-02", "1_ses-2"), ("site10-003", "site10-3"), ("7.0", "007")],
 )
 def test_ids_that_may_be_one(one, other):
     assert folded(one) == folded(other)
