@@ -192,7 +192,12 @@ def test_values_that_are_there_but_not_together_are_told_by_names(tmp_path):
 
 def test_linked_folders_and_files_of_the_cohort_are_followed(tmp_path):
     root = tmp_path / "cohort"
-    plant(root, *(f"store/{n}/sub-{n}_T1w.nii" for n in (1, 2)), "store/3/anat/sub-3_T1w.nii", "store/4/sub-4_ses-1_T1w.nii")
+    plant(
+        root,
+        *(f"store/{n}/sub-{n}_T1w.nii" for n in (1, 2)),
+        "store/3/anat/sub-3_T1w.nii",
+        "store/4/sub-4_ses-1_T1w.nii",
+    )
     plant(root, "store/five.nii")
     for n in (1, 4, 5):
         (root / f"sub-{n}").mkdir()
