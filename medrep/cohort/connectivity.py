@@ -234,7 +234,7 @@ def _said_seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input)
     stated, file = found
     if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated < np.inf:
         raise CohortError(f"{file}: RepetitionTime {stated!r} is no number of seconds; mend it")
-    if _differ(series.repetition, stated) and not wanted.t_r:
+    if _differ(series.repetition, float(stated)) and not wanted.t_r:
         raise CohortError(
             f"{path}: the header says {series.repetition:g} s between volumes, RepetitionTime of {file.name} {stated:g} s;"
             " mend the wrong one, or set input.t_r"

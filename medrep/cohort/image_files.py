@@ -6,7 +6,9 @@ header without its image, a header that claims more or less than the file holds.
 
 import logging
 from io import BytesIO
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +29,11 @@ _NIFTI1_BYTES, _NIFTI2_BYTES, _MGH_BYTES = 348, 540, 284
 _CIFTI_INTENTS = range(3000, 3100)
 _BEGINNING = 2**14  # of a packed file, in which its header is
 _DEFLATE_LIMIT = 1032  # no deflate stream expands further than this
+_LAYOUTS = {
+    (kind.sizeof_hdr, order): kind.template_dtype.newbyteorder(sign)
+    for kind in (nib.Nifti1Header, nib.Nifti2Header)
+    for order, sign in (("little", "<"), ("big", ">"))
+}
 _MOST_HEADER = 2**26  # a header of its own file, with what extends it
 _MOST_FOOTER = 2**24  # what an MGH file may hold behind its voxels
 _PIECE = 2**20
@@ -70,15 +77,13 @@ def open_header(path: Path) -> nib.spatialimages.SpatialImage:
     name = path.name.lower()
     try:
         with np.errstate(all="ignore"):
-            if not name.endswith((".nii.gz", ".mgz")):
+            if not name.endswith((".nii.gz", ".mgh", ".mgz")):
                 return nib.load(path)
             with path.open("rb") as file:
-                content = GzipContent(file.read(_BEGINNING))
-            head = content.take(_MGH_BYTES if name.endswith(".mgz") else _NIFTI1_BYTES)
-            form = nib.MGHImage if name.endswith(".mgz") else _nifti_form(head)
-            if form is nib.Nifti2Image:
-                head += content.take(_NIFTI2_BYTES - _NIFTI1_BYTES)
-            header = form.header_class(head)
+                beginning = file.read(_BEGINNING)
+            head = beginning if name.endswith(".mgh") else GzipContent(beginning).take(_NIFTI2_BYTES)
+            form = _nifti_form(head) if name.endswith(".gz") else nib.MGHImage
+            header = form.header_class(head[: _MGH_BYTES if form is nib.MGHImage else form.header_class.sizeof_hdr])
             shape = header.get_data_shape()
             voxels = int(np.prod(shape, dtype=object))
             if not 0 < voxels * header.get_data_dtype().itemsize <= path.stat().st_size * _DEFLATE_LIMIT:
@@ -100,7 +105,9 @@ def checked_shape(path: Path, image: nib.spatialimages.SpatialImage, axes: int =
     voxels = int(np.prod([max(length, 0) for length in shape], dtype=object))
     if not shape or voxels == 0 or min(shape) < 1:
         raise CohortError(f"{path}: the header gives the shape {shape}, which holds no voxel; convert it again")
-    if voxels > MOST_VOXELS or not _may_hold(path, image, voxels):
+    held = image.file_map["image"].filename if image.file_map["image"].fileobj is None else None
+    size = _size(held) if held else np.inf  # what was unpacked is of the size that is claimed
+    if voxels > MOST_VOXELS or voxels * image.get_data_dtype().itemsize > size:
         raise CohortError(
             f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold; convert it again"
         )
@@ -112,7 +119,8 @@ def checked_shape(path: Path, image: nib.spatialimages.SpatialImage, axes: int =
     if len(kept) != axes:
         cure = "a 3-D image is needed" if len(kept) < 3 else _AXES_CURES[axes]
         raise CohortError(f"{path}: has {len(kept)} axes {kept}, not {axes}; {cure}")
-    _refuse_surplus(path, image, voxels)
+    if held:
+        _refuse_surplus(path, image, voxels, held, size)
     return kept
 
 
@@ -158,11 +166,13 @@ def _partner(path: Path) -> Path | None:
 
 
 def _unpacked(path: Path) -> nib.spatialimages.SpatialImage | None:
-    """Return a packed image, unpacked in one go and checked to its end; None where nibabel has to tell what it is.
+    """Return a packed image, unpacked in one go and checked to its end, or an MGH one; None for all else, and for what is odd.
 
     Never more is kept than the header claims, and memory is taken for what the file holds only.
     """
     name = path.name.lower()
+    if name.endswith(".mgh"):  # nibabel would leave the file open
+        return nib.MGHImage.from_bytes(path.read_bytes())
     if not name.endswith((".gz", ".mgz")):
         return None
     packed, partner = path.read_bytes(), _partner(path)
@@ -182,12 +192,14 @@ def _unpacked_nifti(content: GzipContent) -> nib.Nifti1Image | None:
     head = content.take(_NIFTI1_BYTES)
     form = _nifti_form(head)
     head += content.take(form.header_class.sizeof_hdr - len(head))
-    header = form.header_class(head, check=False)
-    if header["magic"].item() != header.single_magic or int(header["intent_code"]) in _CIFTI_INTENTS:
+    header = _fields(form, head)
+    if header["magic"].item() != form.header_class.single_magic or int(header["intent_code"]) in _CIFTI_INTENTS:
         return None
     size = _claimed_bytes(header)
-    if size <= len(head):
+    if size == 0:
         return None
+    if header["vox_offset"] < len(head):
+        raise CohortError("its voxels would begin inside of its header")
     whole = head + content.take(size - len(head))
     _refuse_other_size(len(whole), size, content.finish())
     return form.from_bytes(whole)
@@ -198,9 +210,9 @@ def _unpacked_pair(packed_header: bytes, packed_image: bytes) -> nib.Nifti1Pair 
     head = content.take(_MOST_HEADER)
     content.finish()
     form = nib.Nifti2Pair if _nifti_form(head) is nib.Nifti2Image else nib.Nifti1Pair
-    header = form.header_class(head[: form.header_class.sizeof_hdr], check=False)
+    header = _fields(form, head[: form.header_class.sizeof_hdr])
     content = GzipContent(packed_image)
-    size = _claimed_bytes(header) if header["magic"].item() == header.pair_magic else 0
+    size = _claimed_bytes(header) if header["magic"].item() == form.header_class.pair_magic else 0
     if size <= 0:
         content.finish()
         return None
@@ -232,12 +244,22 @@ def _nifti_form(head: bytes) -> type[nib.Nifti1Image]:
     return nib.Nifti2Image if second else nib.Nifti1Image
 
 
-def _claimed_bytes(header: nib.Nifti1Header) -> int:
+def _fields(form: type[nib.Nifti1Image], head: bytes) -> Any:
+    """Return the fields of a header by name: nibabel checks every one of them, which takes longer than to read a small image."""
+    for order in ("little", "big"):
+        if int.from_bytes(head[:4], order) == form.header_class.sizeof_hdr:
+            return np.frombuffer(head, _LAYOUTS[form.header_class.sizeof_hdr, order])[0]
+    return form.header_class(head, check=False)
+
+
+def _claimed_bytes(header: Any) -> int:
     """Return where the voxels end by a header, in bytes; 0 where it says nothing that can be."""
-    voxels = int(np.prod(header["dim"][1 : int(header["dim"][0]) + 1], dtype=object))
-    if not 0 < voxels <= MOST_VOXELS or min(header["dim"][1 : int(header["dim"][0]) + 1]) < 1:
+    axes, *lengths = header["dim"].tolist()
+    voxels = prod(lengths[:axes]) if min(lengths[:axes], default=0) > 0 else 0
+    if not 0 < voxels <= MOST_VOXELS:
         return 0
-    return int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
+    itemsize = int(nib.nifti1.data_type_codes.dtype[int(header["datatype"])].itemsize)
+    return int(header["vox_offset"]) + voxels * itemsize
 
 
 def _refuse_other_size(held: int, size: int, surplus: int) -> None:
@@ -247,35 +269,22 @@ def _refuse_other_size(held: int, size: int, surplus: int) -> None:
         raise CohortError(f"{surplus} bytes too many behind the voxels that its header tells of")
 
 
-def _may_hold(path: Path, image: nib.spatialimages.SpatialImage, voxels: int) -> bool:
-    """Return whether a file is large enough for what its header claims."""
-    holder = image.file_map["image"]
-    if holder.fileobj is not None:  # unpacked, and of the claimed size
-        return True
-    held = Path(holder.filename or path)
-    size = held.stat().st_size if held.exists() else 0
-    packed = held.suffix.lower() in {".gz", ".mgz"}  # only what could not be unpacked comes here packed
-    return not packed and voxels * image.get_data_dtype().itemsize <= size
+def _size(held: str) -> float:
+    """Return the bytes of a file; none where it is packed, which only what could not be unpacked still is here."""
+    return 0 if held.lower().endswith((".gz", ".mgz")) else Path(held).stat().st_size
 
 
-def _refuse_surplus(path: Path, image: nib.spatialimages.SpatialImage, voxels: int) -> None:
+def _refuse_surplus(path: Path, image: nib.spatialimages.SpatialImage, voxels: int, held: str, size: float) -> None:
     """Refuse voxels that overlap the header, and what lies behind them and is no padding; packed files are checked before."""
-    holder = image.file_map["image"]
-    if isinstance(image, nib.MGHImage):
-        return
-    start = int(image.dataobj.offset)
+    start = image.dataobj.offset
     if isinstance(image, nib.Nifti1Image) and start < image.header.sizeof_hdr:
-        raise CohortError(f"{path}: the header lets the voxels begin inside of itself (at {start}); convert it again")
-    if holder.fileobj is not None:
-        return
-    held = Path(holder.filename or path)
+        raise CohortError(f"{path}: its voxels would begin inside of its header (at {start}); convert it again")
     end = start + voxels * image.get_data_dtype().itemsize
-    if held.stat().st_size > end:
-        with held.open("rb") as file:
+    if size > end:
+        with Path(held).open("rb") as file:
             file.seek(end)
             filled = any(piece.strip(b"\0") for piece in iter(lambda: file.read(_PIECE), b""))
         if filled:
-            surplus = held.stat().st_size - end
             raise CohortError(
-                f"{path}: {surplus} bytes too many behind the voxels that its header tells of; convert it again"
+                f"{path}: {size - end} bytes too many behind the voxels that its header tells of; convert it again"
             )

@@ -7,6 +7,7 @@ is right and the image is refused.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -41,8 +42,7 @@ def checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> Float[n
     affine = np.asarray(image.affine, dtype=np.float64)
     if not _invertible(affine):
         raise CohortError(f"{path}: the affine {affine[:3].tolist()} cannot be inverted; set a valid one")
-    other = _second_form(header)
-    if other is not None and np.linalg.det(other[:3, :3]) * np.linalg.det(affine[:3, :3]) < 0:
+    if _has_both_forms(header) and (float(header["pixdim"][0]) < 0) != (np.linalg.det(affine[:3, :3]) < 0):
         raise CohortError(
             f"{path}: sform and qform are mirror images of each other, so which side is left is not known; find out, and set"
             " both to what is right"
@@ -50,15 +50,15 @@ def checked_affine(path: Path, image: nib.spatialimages.SpatialImage) -> Float[n
     return affine
 
 
-def forms_apart(header: object, shape: tuple[int, ...]) -> float:
+def forms_apart(header: Any, shape: tuple[int, ...]) -> float:
     """Return how far sform and qform put the corners of an image apart, mm; 0 where the header holds one of them only.
 
     Args:
         header: Of an image whose affine was checked.
         shape: Of the image; its first three axes count.
     """
-    other = _second_form(header)
-    return 0.0 if other is None else corner_distance(header.get_sform(), other, shape[:3])  # type: ignore[attr-defined]
+    other = _second_form(header) if _has_both_forms(header) else None
+    return 0.0 if other is None else corner_distance(header.get_sform(), other, shape[:3])
 
 
 def form_notes(apart: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -133,10 +133,12 @@ def image_without_header(data: Shaped[np.ndarray, "x y z"], affine: Float[np.nda
     return image
 
 
-def _second_form(header: object) -> Float[np.ndarray, "4 4"] | None:
+def _has_both_forms(header: object) -> bool:
+    return isinstance(header, nib.Nifti1Header) and int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0
+
+
+def _second_form(header: nib.Nifti1Header) -> Float[np.ndarray, "4 4"] | None:
     """Return the qform of a header that has an sform, too."""
-    if not isinstance(header, nib.Nifti1Header) or int(header["sform_code"]) == 0 or int(header["qform_code"]) == 0:
-        return None
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError):  # a quaternion that is none; the sform stands alone

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -297,3 +298,95 @@ def test_a_datalist_of_series_is_a_cohort(cohort, people, wanted):
     read = read_cohort(cohort / "list.json", wanted)
     np.testing.assert_array_equal(read.features.values, read_cohort(cohort, wanted).features.values)
     assert list(read.features.ids["participant_id"]) == people
+
+
+def filtered(wanted, **more):
+    return replace(wanted, low_pass=0.1, **more)
+
+
+def stated(folder, seconds, name="task-rest_bold.json"):
+    (folder / name).write_text(json.dumps({"RepetitionTime": seconds}))
+
+
+def set_seconds(path, seconds, unit="sec"):
+    save(path, nib.load(path).get_fdata(dtype=np.float32), seconds=seconds, unit=unit)
+
+
+def test_seconds_that_header_and_json_contradict_are_refused_by_name_where_a_filter_needs_them(cohort, people, wanted):
+    path = bold_path(cohort, people[2])
+    beside = path.name.replace(".nii.gz", ".json")
+    stated(path.parent, 1.5, beside)
+    with pytest.raises(CohortError) as refusal:
+        read_cohort(cohort, filtered(wanted))
+    assert f"{people[2]}: {path}: the header says 2 s between volumes, RepetitionTime of {beside} 1.5 s;" in str(
+        refusal.value
+    )
+    assert people[1] not in str(refusal.value)
+    assert len(read_cohort(cohort, wanted)) == 6
+    read = read_cohort(cohort, filtered(wanted, t_r=2.0))
+    assert read.notes[-1] == f"1 image ({people[2]}): 1.5 s between volumes; input.t_r is used, 2 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "applies"),
+    [
+        ("task-rest_bold.json", True),
+        ("bold.json", True),
+        ("task-rest_space-MNI_bold.json", True),
+        ("task-nback_bold.json", False),
+        ("task-rest_run-1_bold.json", False),
+        ("task-rest_sbref.json", False),
+    ],
+)
+def test_json_files_higher_up_count_where_their_name_says_so(cohort, wanted, name, applies):
+    stated(cohort, 1.0, name)
+    if not applies:
+        read_cohort(cohort, filtered(wanted))
+        return
+    with pytest.raises(CohortError, match=rf"\(6\):[\s\S]*RepetitionTime of {name} 1 s"):
+        read_cohort(cohort, filtered(wanted))
+
+
+def test_the_nearest_json_file_is_taken_and_one_outside_of_the_cohort_is_not(cohort, people, wanted):
+    stated(cohort.parent, 7.0)
+    stated(cohort, 7.0)
+    for who in people:
+        stated(cohort / who, 2.0005, f"{who}_task-rest_bold.json")
+        stated(cohort / who, 9.0, f"{who}_bold.json")
+    read_cohort(cohort, filtered(wanted))
+
+
+def test_the_json_file_alone_is_enough_and_gives_the_same_edges(cohort, people, wanted):
+    before = read_cohort(cohort, filtered(wanted)).features.values
+    for who in people:
+        set_seconds(bold_path(cohort, who), 2.0, unit="unknown")
+    stated(cohort, 2)
+    np.testing.assert_array_equal(read_cohort(cohort, filtered(wanted)).features.values, before)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"RepetitionTime": "2"}', "RepetitionTime '2' is no number of seconds; mend it"),
+        ('{"RepetitionTime": 0}', "RepetitionTime 0 is no number of seconds"),
+        ('{"RepetitionTime": 2000}', "the header says 2 s between volumes, RepetitionTime of bold.json 2000 s"),
+        ("[2]", "holds no JSON object"),
+        ("{", r"unusable \(.*\); mend it, or take it away"),
+    ],
+)
+def test_json_files_that_say_nothing_usable_are_refused(cohort, wanted, content, told):
+    (cohort / "bold.json").write_text(content)
+    with pytest.raises(CohortError, match=told):
+        read_cohort(cohort, filtered(wanted))
+
+
+def test_forms_of_images_and_atlas_that_disagree_are_told(cohort, people, wanted):
+    path = bold_path(cohort, people[0])
+    image = nib.load(path)
+    shifted = image.affine.copy()
+    shifted[0, 3] += 6
+    copy = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+    copy.set_qform(shifted, 1)
+    nib.save(copy, path)
+    note = f"1 image ({people[0]}): sform and qform of the header disagree, by up to 6 mm; the sform is used"
+    assert note in read_cohort(cohort, wanted).notes

@@ -2,10 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.cohort.grid import Grid, grid_problem
+from medrep.cohort.grid import Grid, grid_problem, world_rows
 from medrep.cohort.inputs import Input
 from medrep.cohort.loaders import fill_matrix, load_alike, load_volumes
 from medrep.cohort.nifti import Volume, write_image
+from medrep.cohort.placement import common_grid, read_places
+from medrep.cohort.transforms import VolumePipeline
 from medrep.errors import CohortError
 
 WANTED = Input("volume")
@@ -152,3 +154,96 @@ def test_volumes_that_are_placed_together_come_out_as_if_they_had_come_alone(tmp
             assert together.placed.grid == alone.placed.grid
             assert together.placed.unit == alone.placed.unit
             np.testing.assert_array_equal(together.placed.values, alone.placed.values)
+
+
+def placed_cohort(folder, affines, shape=(16, 14, 12)):
+    """One smooth object of the world as each image's affine sees it."""
+    files = {}
+    for key, affine in affines.items():
+        world = np.einsum("ij,jxyz->ixyz", affine[:3, :3], np.indices(shape)) + affine[:3, 3, None, None, None]
+        data = 100 + 50 * np.sin(world[0] / 9) + 30 * np.cos(world[1] / 8) + 20 * np.sin(world[2] / 7)
+        files[key] = folder / f"{key}.nii.gz"
+        write_image(files[key], Volume(data.astype(np.float32), affine))
+    return pd.Series(files, dtype=object)
+
+
+def placed_at(shift=(0, 0, 0), degrees=0.0, flip=False):
+    affine, angle = np.diag([2.0, 2.0, 2.0, 1.0]), np.radians(degrees)
+    affine[:2, :2] = 2 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affine[:3, 3] = shift
+    return affine @ np.array([[-1, 0, 0, 15], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]) if flip else affine
+
+
+ELSEWHERE = {
+    "8 mm away": placed_at((8, 0, 0)),
+    "half a voxel away": placed_at((0, 1, 0)),
+    "turned by 25 degrees": placed_at(degrees=25),
+    "turned by 3 degrees": placed_at((1, 1, 1), 3),
+}
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+def test_images_elsewhere_in_the_world_are_refused_by_name_whoever_is_first(tmp_path, how):
+    files = placed_cohort(
+        tmp_path, {"z": ELSEWHERE[how], "a": placed_at(), "b": placed_at(flip=True), "c": placed_at()}
+    )
+    with pytest.raises(CohortError, match=r"^images that cannot be used: z: lies apart from the common grid by up to"):
+        filled(files)
+    together = load_alike(files, WANTED, filled(files.drop("z"))[1])
+    assert [bool(one.error) for one in together] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("how", ELSEWHERE)
+@pytest.mark.parametrize(
+    "chosen", [{"spacing": (2.0, 2.0, 2.0)}, {"shape": (12, 12, 12)}, {"spacing": (3.0, 3.0, 3.0)}]
+)
+def test_images_elsewhere_are_put_right_where_a_common_grid_is_asked_for(tmp_path, how, chosen):
+    wanted = Input("volume", **chosen)
+    files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(flip=True), "z": ELSEWHERE[how]})
+    said = []
+    matrix, grid = fill_matrix(
+        files, wanted, lambda n, m: np.zeros((n, m), np.float32), lambda n: None, tell=said.extend
+    )
+    assert said == ["1 image (z): not on the common grid of the world as they are, and resampled onto it"]
+    np.testing.assert_array_equal(matrix[0], matrix[1])
+    inside = tuple(slice(length // 3, -(length // 3)) for length in grid.shape)
+    here, there = (row.reshape(grid.shape)[inside] for row in (matrix[0], matrix[2]))
+    assert np.abs(here - there).max() < 3  # of an object that spans 200
+    for one, alone in zip(load_alike(files, wanted, grid), load_volumes(files, wanted, common=grid), strict=True):
+        np.testing.assert_array_equal(one.placed.values, alone.placed.values)
+
+
+def test_a_change_goes_back_to_the_voxels_of_an_image_elsewhere(tmp_path):
+    wanted = Input("volume", spacing=(2.0, 2.0, 2.0))
+    files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(), "z": placed_at((10, -4, 0))})
+    _, grid = filled(files, wanted)
+    change = np.random.default_rng(0).normal(size=grid.shape).astype(np.float32)
+    pipeline = VolumePipeline(wanted, grid)
+    *_, loaded = load_volumes(files, wanted, common=grid)
+    back = pipeline.back(change, loaded.placed)
+    np.testing.assert_array_equal(back[:-5, 2:], change[5:, :-2])
+    assert not back[-5:].any()
+    assert not back[:, :2].any()
+    assert not pipeline.back(np.zeros_like(change), loaded.placed).any()
+
+
+def test_images_beside_the_common_grid_are_refused_by_name(tmp_path):
+    files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(), "z": placed_at((25, 0, 0))})
+    with pytest.raises(CohortError, match=r"z: the image lies beside the common grid: \d+% of the smaller of the two"):
+        filled(files, Input("volume", spacing=(2.0, 2.0, 2.0)))
+
+
+def test_a_common_grid_without_a_place_leaves_the_place_out(tmp_path):
+    files = placed_cohort(tmp_path, {"a": placed_at(), "z": placed_at((10, 0, 0))})
+    for wanted in (WANTED, Input("volume", shape=(16, 14, 12))):
+        found = list(load_volumes(files, wanted, common=Grid((16, 14, 12), (2.0, 2.0, 2.0))))
+        assert [one.error for one in found] == ["", ""]
+        assert not any(one.resampled for one in found)
+
+
+def test_the_grid_of_most_images_is_the_common_one(tmp_path):
+    files = placed_cohort(tmp_path, {"z": placed_at((10, 0, 0)), "a": placed_at(), "b": placed_at()})
+    assert common_grid(read_places(files), WANTED).world == world_rows(placed_at())
+    (tmp_path / "b.nii.gz").write_bytes(b"")
+    assert common_grid(read_places(files), WANTED).world == world_rows(placed_at((10, 0, 0)))
+    assert common_grid({}, WANTED) is None

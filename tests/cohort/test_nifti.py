@@ -462,3 +462,93 @@ def test_a_real_series_is_read(shared_data):
     series = read_series(path)
     np.testing.assert_allclose(series.data, nib.load(path).get_fdata(), rtol=1e-6)
     assert series.data.shape == (17, 21, 3, 20)
+
+
+FORMS = {
+    "a.nii.gz": nib.Nifti1Image,
+    "b.nii.gz": nib.Nifti2Image,
+    "c.mgz": nib.MGHImage,
+    "d.img.gz": nib.Nifti1Pair,
+    "e.img.gz": nib.Nifti2Pair,
+}
+
+
+def packed_file(folder, name, data=NOISE):
+    """Write a packed file whose voxels gzip cannot shorten, so that most of its bytes are theirs."""
+    path = folder / name
+    nib.save(image(data, form=FORMS[name]), path)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 0))
+    return path
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_a_flipped_bit_in_a_packed_voxel_is_refused_through_every_door(tmp_path, name, read):
+    data = NOISE if read is read_image else (NOISE > 0).astype(np.float32)
+    path = packed_file(tmp_path, name, data)
+    read(path)
+    raw = path.read_bytes()
+    for place in range(-20, -12):
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(
+            CohortError, match="the data are cut off or damaged .*checksum does not fit.*; fetch it again"
+        ):
+            read(path)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 7), st.sampled_from([1, 6]))
+def test_no_flipped_bit_of_a_series_passes_with_other_voxels(tmp_path_factory, place, bit, level):
+    data = np.stack([NOISE, NOISE + 1, NOISE - 5], axis=-1)
+    path = tmp_path_factory.mktemp("s") / "a.nii.gz"
+    raw = bytearray(gzip.compress(image(data).to_bytes(), level))
+    raw[place % len(raw)] ^= 1 << bit
+    path.write_bytes(raw)
+    try:
+        series = read_series(path)
+    except CohortError:
+        return
+    np.testing.assert_array_equal(series.data, data)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_behind_the_voxels_zeros_are_padding_and_all_else_is_refused(tmp_path, name):
+    path = packed_file(tmp_path, name)
+    raw = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(raw + bytes(100)) + bytes(512))
+    np.testing.assert_array_equal(read_image(path).data, NOISE)
+    path.write_bytes(gzip.compress(raw) + b"more")
+    refuse(path, r"cut off or damaged \(4 bytes behind its end are no part of it\)")
+    if FORMS[name] is not nib.MGHImage:  # an MGH file may say more behind its voxels
+        path.write_bytes(gzip.compress(raw + b"\0\1"))
+        refuse(path, r"cut off or damaged \(2 bytes too many behind the voxels that its header tells of\)")
+    path.write_bytes(gzip.compress(raw[: 200 if "img" in name else -30]))
+    refuse(path, r"cut off or damaged \(\d+ bytes of the \d+ that its header tells of\)|not a readable image")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.img"])
+def test_surplus_behind_voxels_that_are_not_packed_is_refused_unless_it_is_padding(tmp_path, name):
+    path = tmp_path / name
+    nib.save(image(form=nib.Nifti1Image if name == "a.nii" else nib.Nifti1Pair), path)
+    raw = path.read_bytes()
+    path.write_bytes(raw + bytes(160))
+    np.testing.assert_array_equal(read_image(path).data, NOISE)
+    path.write_bytes(raw + bytes(3) + b"\1")
+    refuse(path, "4 bytes too many behind the voxels that its header tells of; convert it again")
+    path.write_bytes(raw[:-1])
+    refuse(path, "the data are cut off or damaged|more than the file can hold")
+
+
+def test_a_series_whose_header_tells_of_one_volume_is_not_taken_for_one(tmp_path):
+    raw = bytearray(image(np.stack([NOISE, NOISE + 1], axis=-1)).to_bytes())
+    struct.pack_into("<8h", raw, 40, 3, *SHAPE, 1, 1, 1, 1)
+    for name, content in (("a.nii", bytes(raw)), ("a.nii.gz", gzip.compress(bytes(raw)))):
+        refuse(saved(tmp_path, content, name), "240 bytes too many behind the voxels")
+
+
+def test_voxels_that_begin_in_the_header_are_refused(tmp_path):
+    for place in (0.0, 16.0):
+        raw = header_with(108, "<f", place)
+        for name, content in (("a.nii", raw), ("a.nii.gz", gzip.compress(raw))):
+            refuse(saved(tmp_path, content, name), "begin inside of its|too low for single file")
