@@ -60,7 +60,9 @@ def _whose(function: object, who: np.ndarray) -> dict[str, list[str]]:
     return {"participants": [f"sub-{k:03d}" for k in who]} if known else {}
 
 
-def _cohort(people: int, scans: int, seed: int, world: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def _cohort(
+    people: int, scans: int, seed: int, world: np.random.Generator
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     effects, site, loadings = (world.normal(0, s, (r, FEATURES)) for s, r in ((0.4, 2), (0.8, 2), (0.6, FACTORS)))
     rng = np.random.default_rng([seed, 2])
     who = np.repeat(np.arange(people), scans)

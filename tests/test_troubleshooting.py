@@ -574,6 +574,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
 CODES = {
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
+    "and the model takes them to add up": OK,
     "is read as": OK,
     "the images are not in one unit: mean intensities differ": OK,
     "constant and left as they are": OK,

@@ -158,7 +158,9 @@ class _Case:
         """Say how much the reading of a kept covariate changes, over all values that ``name`` is moved to."""
         reading, group = self.readings[kept], f"{name}/{kept}"
         if not reading.able or not changes:
-            return Finding("cf_minimality", group, len(np.unique(self.participants)), status="insufficient", note=reading.note)
+            return Finding(
+                "cf_minimality", group, len(np.unique(self.participants)), status="insufficient", note=reading.note
+            )
         number = isinstance(self.model.schema[kept], Continuous)
         unit = f"sd of {kept}, mean absolute change" if number else "share of people whose class changes"
         # A person who was at one of the values is judged at the others.

@@ -94,3 +94,11 @@ def test_beyond_the_range_is_refused_with_all_offenders():
     message = str(error.value)
     for part in ("age=120: training people had", "year", "iq=60: training people had 80 to 120", "--extrapolate"):
         assert part in message
+
+
+def test_a_person_of_several_scans_is_one_person(schema, frame):
+    twice = pd.concat([frame, frame])
+    whose = [*frame.index, *frame.index]
+    target = {"site": "S1"}
+    assert Support.fit(schema, twice, whose) == Support.fit(schema, frame)
+    assert Support.fit(schema, twice).near(schema, target) == 2 * Support.fit(schema, frame).near(schema, target)
