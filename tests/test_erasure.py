@@ -383,3 +383,45 @@ def test_wrong_names_and_shares_are_refused():
         fit_guard(moments, ["site"], ["age"], min_share=0.0)
     with pytest.raises(CovariateError, match="age: this guard does not remove it; it removes site, sex"):
         certify(moments, fit_guard(moments, ["site", "sex"], []), "age")
+
+
+@pytest.mark.parametrize(("learners", "count"), [(60, 4), (240, 4), (0, 8)])
+def test_what_is_handed_out_is_certified_for_a_probe_that_has_to_learn(learners, count):
+    rng = np.random.default_rng(learners + count)
+    people, latents = 150, 12
+    pick = np.zeros((latents, count))
+    pick[:count] = np.eye(count)
+    forecasts, measured = [], []
+    for _ in range(60):
+        sex = (np.arange(people) % 2).astype(float)
+        gap = rng.normal(0, 0.5, latents)
+
+        def draw(n, moved, gap=gap):
+            own = (np.arange(n) % 2).astype(float)
+            return rng.normal(size=(n, latents)) + np.outer(own - 0.5, gap - moved), own
+
+        z, _ = draw(people, 0.0)
+        estimate = z[sex == 1].mean(axis=0) - z[sex == 0].mean(axis=0)
+        moments = GuardMoments.of(z, {"sex": sex[:, None]})
+        guard = fit_guard(moments, ["sex"], [], rank=0)
+        found = certify(moments, guard, "sex", handed_out=pick, subtracted=True, learners=learners)
+        assert (found.latents, found.learners, found.n) == (count, learners, people)
+        forecasts.append(found.predicted_auc)
+        (seen, own), (new, truth) = draw(learners or 20_000, estimate), draw(2000, estimate)
+        direction = (seen[own == 1].mean(axis=0) - seen[own == 0].mean(axis=0))[:count]
+        measured.append(auc(new[:, :count] @ direction, truth == 1))
+    assert np.mean(forecasts) == pytest.approx(np.mean(measured), abs=0.02)
+
+
+@pytest.mark.parametrize("scans", [2, 5])
+def test_scans_count_as_the_people_they_are_worth(scans):
+    rng = np.random.default_rng(scans)
+    who = np.repeat(np.arange(60), scans)
+    sex = (np.arange(60) % 2).astype(float)[who][:, None]
+    z = rng.normal(size=(60, 6))[who] + 1e-3 * rng.normal(size=(len(who), 6)) + sex
+    names = [str(k) for k in who]
+    several = GuardMoments.of(z, {"sex": sex}, participants=names, icc=1.0)
+    single = GuardMoments.of(z[::scans], {"sex": sex[::scans]})
+    found, one = (certify(own, fit_guard(own, ["sex"], [], rank=1), "sex", learners=60) for own in (several, single))
+    assert found.n == one.n == 60
+    assert found.predicted_auc == pytest.approx(one.predicted_auc, abs=0.01)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medrep.errors import CovariateError, ModelError
-from medrep.moments import Canonical, GuardMoments
+from medrep.moments import Canonical, GuardMoments, intraclass
 
 
 def people(seed=0, n=60):
@@ -82,3 +82,50 @@ def test_the_test_for_one_column_is_the_f_test():
         squared, rest = pairs.correlations[0] ** 2, 30 - 1 - 1 - 5
         significant = f.sf(squared / (1 - squared) * rest / 5, 5, rest) < 0.05
         assert pairs.count("significant") == int(significant)
+
+
+@pytest.mark.parametrize(("icc", "scans"), [(0.2, 4), (0.7, 2), (0.9, 5)])
+def test_the_intraclass_correlation_is_that_planted(icc, scans):
+    rng = np.random.default_rng(scans)
+    who = np.repeat(np.arange(300), scans)
+    values = icc**0.5 * rng.normal(size=(300, 6))[who] + (1 - icc) ** 0.5 * rng.normal(size=(len(who), 6))
+    assert intraclass(values * [1, 10, 1, 1, 0.1, 1] + 5, [f"p{k}" for k in who]) == pytest.approx(icc, abs=0.05)
+    assert intraclass(values, [f"p{k}" for k in range(len(who))]) == 0
+
+
+def repeated(seed=0, scans=4, people_count=400):
+    """Draw people with several rows: one column is the person's own, one changes within people, one is balanced there."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people_count), scans)
+    own, change = rng.normal(size=people_count)[who], rng.normal(size=len(who))
+    turn = np.tile(np.arange(scans) % 2, people_count).astype(float)
+    return who, {"own": own[:, None], "change": change[:, None], "turn": turn[:, None]}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("own", 1 + 0.6 * 3), ("change", 1.0), ("turn", 0.4)])
+def test_the_design_effect_is_that_of_the_variance_of_an_estimate(name, expected):
+    who, blocks = repeated()
+    rng = np.random.default_rng(3)
+    whose = [f"p{k}" for k in who]
+    moments = GuardMoments.of(rng.normal(size=(len(who), 2)), blocks, participants=whose, icc=0.6)
+    assert moments.persons == 400
+    assert moments.design_effect([name]) == pytest.approx(expected, rel=0.1)
+    column = blocks[name][:, 0] - blocks[name].mean()
+    estimates = []
+    for _ in range(400):
+        noise = 0.6**0.5 * rng.normal(size=400)[who] + 0.4**0.5 * rng.normal(size=len(who))
+        estimates.append(column @ noise / (column @ column))
+    assert np.var(estimates) * (column @ column) == pytest.approx(expected, rel=0.25)
+
+
+def test_repeats_survive_being_saved_and_rows_that_are_people_are_saved_as_before():
+    who, blocks = repeated()
+    z = np.random.default_rng(0).normal(size=(len(who), 2))
+    moments = GuardMoments.of(z, blocks, participants=[str(k) for k in who], icc=0.3)
+    again = GuardMoments.load(moments.arrays(), json.loads(json.dumps(moments.to_json())))
+    assert again.design_effect(["own"], ["turn"]) == moments.design_effect(["own"], ["turn"])
+    assert again.persons == 400
+    plain = GuardMoments.of(z, blocks, participants=[str(k) for k in range(len(who))], icc=0.3)
+    assert set(plain.arrays()) == {"mean", "covariance", "shares"}
+    assert set(plain.to_json()) == {"n", "names", "widths"}
+    assert (plain.design_effect(["own"]), plain.persons) == (1.0, len(who))

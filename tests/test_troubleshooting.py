@@ -698,6 +698,7 @@ CODES = {
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
     "its people leave the range of training": OK,
+    "and the model takes them to add up": OK,
     "is read as": OK,
     "is like a code for a missing value": OK,
     "is far from what others have": OK,

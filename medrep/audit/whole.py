@@ -223,7 +223,8 @@ def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
     try:
         predict = outcome_predictor(data[known], outcome.iloc[known], who[known], options.seed, continuous=continuous)
     except CohortError as error:
-        row = Finding("counterfactual_fairness", options.outcome, len(known), status="insufficient", note=str(error))
+        n = len(np.unique(who[known]))
+        row = Finding("counterfactual_fairness", options.outcome, n, status="insufficient", note=str(error))
         return [*found, row]
     unit = f"of the predicted {options.outcome}"
     return found + counterfactual_fairness(

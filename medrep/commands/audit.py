@@ -154,13 +154,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         audited = Audited(model, data, frame, cohort.table, target)
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
-    half = cohort.table["participant_id"].astype(str).nunique() // 2
-    certificates = model.certificates(removed, audited.kept, learners=half) if isinstance(model, ConditionalVae) else ()
+    people = cohort.table["participant_id"].astype(str).nunique()
+    vae = model if isinstance(model, ConditionalVae) else None
+    certificates = () if vae is None else vae.certificates(removed, audited.kept, learners=people // 2)
     about = {
         "format": FORMAT,
         "medrep": __version__,
         "model": {"kind": model.kind, "digest": checkpoint.digest},
-        "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": len(cohort)},
+        "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": people},
         "options": {
             "by": request.by,
             "intersect": list(request.intersect),

@@ -119,3 +119,14 @@ def test_small_levels_are_named():
     lines = small_levels(CovariateSchema.fit(frame, DECLARED), least=10)
     assert lines == ["site 'Lone' has 1 person"]
     assert small_levels(CovariateSchema.fit(frame, DECLARED), least=20)[1] == "site 'S0' has 19 people"
+
+
+@pytest.mark.parametrize("scans", [2, 3, 5])
+def test_levels_and_associations_are_of_people_not_of_scans(scans):
+    frame = draw_people(24, 3, 0)
+    many = frame.iloc[np.repeat(np.arange(24), scans)]
+    whose = [str(key) for key in many.index]
+    schema, single = (CovariateSchema.fit(own, DECLARED) for own in (many, frame))
+    assert small_levels(schema, frame=many, participants=whose) == small_levels(single)
+    assert "site 'S0' has 8 people" in small_levels(single)
+    pd.testing.assert_frame_equal(confounding(many, schema, whose), confounding(frame, single))

@@ -134,3 +134,11 @@ def test_a_sidecar_says_how_far(schema, frame):
         }
     }
     assert outside_training(schema, frame[["sex"]]) == []
+
+
+def test_a_person_of_several_scans_is_one_person(schema, frame):
+    twice = pd.concat([frame, frame])
+    whose = [*frame.index, *frame.index]
+    target = {"site": "S1"}
+    assert Support.fit(schema, twice, whose) == Support.fit(schema, frame)
+    assert Support.fit(schema, twice).near(schema, target) == 2 * Support.fit(schema, frame).near(schema, target)

@@ -185,9 +185,10 @@ def test_an_undeclared_interaction_is_named_with_its_setting(
     spread = features.std().to_numpy() * np.random.default_rng(0).normal(size=features.shape[1])
     (features + both.to_numpy()[:, None] * spread).to_csv(tmp_path / "features.tsv", sep="\t")
     people.to_csv(tmp_path / "participants.tsv", sep="\t")
-    assert run("check", tmp_path, "--set", f"model={model}", "--set", "settings={}") == 0
+    settings = ("--set", f"model={model}", "--set", "settings={}")
+    assert run("check", tmp_path, *settings) == 0
     said = capsys.readouterr().err
     assert "what age does depends on sex" in said
     assert f"--set '{setting}=[[age, sex]]'" in said
-    assert run("check", tmp_path, "--set", f"model={model}", "--set", f"{setting}=[[age, sex]]") == 0
+    assert run("check", tmp_path, *settings, "--set", f"{setting}=[[age, sex]]") == 0
     assert "depends on" not in capsys.readouterr().err

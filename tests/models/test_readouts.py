@@ -80,7 +80,7 @@ def test_it_comes_back_from_its_state_and_refuses_another_models_columns() -> No
 def test_scans_of_a_person_do_not_vouch_for_each_other(people, scans):
     rng = np.random.default_rng(people)
     who = np.repeat(np.arange(people), scans)
-    data = rng.normal(size=(people, 20))[who] + 0.2 * rng.normal(size=(len(who), 20))
+    data = rng.normal(size=(people, 90))[who] + 0.2 * rng.normal(size=(len(who), 90))
     age = rng.uniform(20, 80, people)[who]
     names = [f"sub-{k}" for k in who]
     assert Readout.fit("age", data, age).r2 > 0.3
