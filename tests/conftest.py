@@ -2,13 +2,19 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-install_import_hook("medrep", "beartype.beartype")
+from tests.documented_shapes import check_documented_shapes
+
+# Processes that tests start by the dozen would each compile medrep anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+check_documented_shapes("medrep")
 
 pytest_plugins = ["tests.processor_time"]
 

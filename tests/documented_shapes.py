@@ -1,0 +1,61 @@
+"""Documented shapes and types are checked as every function of medrep is called, and in as little time as that takes.
+
+jaxtyping's own decorator checks the arguments of each call and then its result in two further calls, and binds the arguments
+to the signature before: half of the processor time of the tests. One call of beartype does for both, within a context of
+jaxtyping only where a shape is documented.
+"""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, TypeCheckError, install_import_hook, jaxtyped
+
+_check_types = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
+
+
+def check_documented_shapes(package: str) -> None:
+    """Check all that is imported of a package from now on."""
+    jaxtyping.jaxtyped = lambda *, typechecker: _checked  # what the hook decorates everything with
+    install_import_hook(package, "beartype.beartype")
+
+
+def _checked(thing: Any) -> Any:
+    if inspect.isclass(thing):
+        if dataclasses.is_dataclass(thing):
+            thing.__init__ = _checked(thing.__init__)
+        return thing
+    if isinstance(thing, classmethod | staticmethod):
+        return type(thing)(_checked(thing.__func__))
+    if isinstance(thing, property):
+        return property(*(each and _checked(each) for each in (thing.fget, thing.fset, thing.fdel)))
+    if not inspect.isfunction(thing) or hasattr(thing, "__wrapped__"):
+        return thing
+    checked = _check_types(thing)
+    return _in_context(checked) if _documents_shapes(thing) else checked
+
+
+def _in_context(checked: Callable[..., Any]) -> Callable[..., Any]:
+    """Let axes of one name have one length within a call."""
+
+    @functools.wraps(checked)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jaxtyped("context"):
+            return checked(*args, **kwargs)
+
+    return call
+
+
+def _documents_shapes(function: Callable[..., Any]) -> bool:
+    return any(_has_shape(hint) for hint in function.__annotations__.values())
+
+
+def _has_shape(hint: Any) -> bool:
+    if isinstance(hint, str):
+        return "[" in hint
+    return (inspect.isclass(hint) and issubclass(hint, AbstractArray)) or any(map(_has_shape, typing.get_args(hint)))
