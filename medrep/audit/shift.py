@@ -10,6 +10,9 @@ is uniform, or somewhat large (Vovk 2012, cross-conformal; Barber 2021, jackknif
 (Mondrian) if it has enough of them for p to reach the rate. Otherwise they are everybody, each judged by their own scanner; for
 a scanner of few people, whose location is little known, by as few of their own scanner. A person of a scanner that calibration
 did not have (or had too few of, with too few others) is judged by the nearest one, against everybody judged by their nearest one.
+
+The model's errors count to one side: that the model draws a person well is no sign of another scanner. People of its training are
+drawn too well for their errors to be compared with those of others; give 0 for their errors, and the image alone decides.
 """
 
 from collections.abc import Mapping
@@ -20,12 +23,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from medrep.audit.shift_reference import ShiftReference
+from medrep.audit.shift_reference import ONE_SIDED, ShiftReference
 from medrep.errors import EvidenceError, ModelError, listed
 
 MIN_N = 20
 RATE = 0.05
-LOGGED = ("reconstruction_error", "deviation")
+LOGGED = ONE_SIDED
 """What a model adds to the statistics of the image; errors multiply, so that their logarithms are compared."""
 
 _FEW = 20  # people of a scanner, from which on its location is known well enough

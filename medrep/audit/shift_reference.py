@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from sklearn.covariance import ledoit_wolf
+
+ONE_SIDED = ("reconstruction_error", "deviation")
+"""Statistics of which only too much is odd: nobody is unlike others for fitting well."""
 
 _LEAST = 1e-9  # of a statistic's size: what varies less does not vary
 
@@ -68,19 +72,47 @@ class ShiftReference:
         return cls(names, scanners, location @ back, scale, whitening, 1 + unknown)
 
     def distances(self, values: Float[np.ndarray, "people statistics"]) -> Float[np.ndarray, "people scanners"]:
-        """Return the squared Mahalanobis distance of each person from each scanner."""
+        """Return the squared Mahalanobis distance of each person from each scanner.
+
+        Of `ONE_SIDED` statistics the least odd value counts that is no lower than the person's: what is below what the others let
+        expect adds nothing.
+        """
         found = np.empty((len(values), len(self.scanners)))
         for code in range(len(self.scanners)):
-            whitened = (values - self.location[code]) / self.scale[code] @ self.whitening
+            whitened = self._raised(values, code) @ self.whitening
             found[:, code] = (whitened**2 / self.variance[code]).sum(axis=1)
         return found
 
     def deviations(self, values: Float[np.ndarray, "people statistics"], code: int) -> Deviations:
         """Return how far each statistic is from the location of a scanner, and from what the others let expect, in sd."""
-        plain = (values - self.location[code]) / self.scale[code]
+        plain = self._raised(values, code)
         covariance = (np.linalg.inv(self.whitening) ** 2 * self.variance[code][:, None]).sum(axis=0)
-        precision = self.whitening / self.variance[code] @ self.whitening.T
+        precision = self._precision(code)
         return plain / np.sqrt(covariance), plain @ precision / np.sqrt(np.diag(precision))
+
+    def _precision(self, code: int) -> Float[np.ndarray, "statistics statistics"]:
+        return self.whitening / self.variance[code] @ self.whitening.T
+
+    def _raised(
+        self, values: Float[np.ndarray, "people statistics"], code: int
+    ) -> Float[np.ndarray, "people statistics"]:
+        """Return deviations from a scanner, those of one-sided statistics raised to where the distance is least."""
+        plain = (values - self.location[code]) / self.scale[code]
+        sided = [k for k, name in enumerate(self.names) if name in ONE_SIDED]
+        precision = self._precision(code)
+        best, least = plain, ((plain @ precision) * plain).sum(axis=1)
+        for count in range(1, len(sided) + 1):
+            for free in map(list, combinations(sided, count)):
+                rest = [k for k in range(len(self.names)) if k not in free]
+                expected = (
+                    -plain[:, rest] @ np.linalg.solve(precision[np.ix_(free, free)], precision[np.ix_(free, rest)]).T
+                )
+                moved = plain.copy()
+                moved[:, free] = expected
+                distance = ((moved @ precision) * moved).sum(axis=1)
+                better = (expected >= plain[:, free]).all(axis=1) & (distance < least)
+                best, least = np.where(better[:, None], moved, best), np.where(better, distance, least)
+        return best
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON content; `from_json` is the inverse."""

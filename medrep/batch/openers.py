@@ -26,11 +26,13 @@ class OpenScores(Opener):
         model: A model folder.
         rate: Of false alarms of the shift gate.
         unshrink: How the regression of predictions to the mean is undone.
+        trained: Fingerprints of the rows that the model was trained on; None where nobody says.
     """
 
     model: Path
     rate: float
     unshrink: How
+    trained: frozenset[str] | None = None
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
@@ -41,7 +43,7 @@ class OpenScores(Opener):
         """Return what is asked of a model: itself, its shift gate and its readouts, as far as it has them."""
         columns = model.columns.count
         readouts = tuple(Readout.restore(content, arrays, columns) for content, arrays in checkpoint.readouts.values())
-        judge = saved_judge(checkpoint, model.schema, self.rate)
+        judge = saved_judge(checkpoint, model.schema, self.rate, self.trained)
         return Scorer(model, judge=judge, readouts=readouts, unshrink=self.unshrink)
 
 

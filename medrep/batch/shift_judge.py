@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from medrep.audit.shift import ShiftGate
+from medrep.audit.shift import LOGGED, ShiftGate
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.visits import Visit
 from medrep.export.scoring import Judge
@@ -23,15 +24,36 @@ class ShiftJudge(Judge):
         gate: As calibrated with people whom the model never saw.
         scanner: The covariate that names the scanner; empty where none does.
         rate: Of false alarms.
+        trained: Fingerprints of the rows that the model was trained on; None where nobody says.
     """
 
     gate: ShiftGate
     scanner: str
     rate: float
+    trained: frozenset[str] | None = None
 
-    def figures(self, statistics: pd.DataFrame, people: Sequence[Visit]) -> list[dict[str, float | str]]:
+    def figures(
+        self, statistics: pd.DataFrame, people: Sequence[Visit], marks: Sequence[str]
+    ) -> list[dict[str, float | str]]:
         """Return status, p-value and what stands out most where it is no accept; see `Judge.figures`."""
         statistics = statistics.set_axis(range(len(statistics)))  # one person can stand for several
+        known = np.array([self.trained is not None and mark in self.trained for mark in marks])
+        errors = [name for name in LOGGED if name in statistics]
+        statistics.loc[known, errors] = 0.0  # fitted to them, so not to be compared with those of others
+        if len(errors) == statistics.shape[1] and known.any():
+            judged = self._judged(statistics[~known], [one for one, own in zip(people, known, strict=True) if not own])
+            rest = iter(judged)
+            unjudged: dict[str, float | str] = {"status": "scored", "shift_p": "n/a", "shift_reason": "in training"}
+            said = [dict(unjudged) if own else next(rest) for own in known]
+        else:
+            said = self._judged(statistics, people)
+        told = ["n/a" if self.trained is None else "yes" if own else "no" for own in known]
+        return [figures | {"in_training": own} for figures, own in zip(said, told, strict=True)]
+
+    def _judged(self, statistics: pd.DataFrame, people: Sequence[Visit]) -> list[dict[str, float | str]]:
+        if not len(statistics):
+            return []
+        statistics = statistics.set_axis(range(len(statistics)))
         scanners = pd.Series([str(one.covariates.get(self.scanner, ANYBODY)) for one in people])
         p = self.gate.p_value(statistics, scanners, self.rate)
         statuses = [self.gate.status(float(value), self.rate) for value in p]
@@ -48,8 +70,10 @@ def scanner_of(schema: CovariateSchema) -> str:
     return next(iter(schema.batches), "")
 
 
-def saved_judge(checkpoint: Checkpoint, schema: CovariateSchema, rate: float) -> ShiftJudge | None:
+def saved_judge(
+    checkpoint: Checkpoint, schema: CovariateSchema, rate: float, trained: frozenset[str] | None
+) -> ShiftJudge | None:
     """Return the judge of a model folder, or None where its training held nobody out."""
     if not checkpoint.shift:
         return None
-    return ShiftJudge(ShiftGate.from_json(checkpoint.shift), scanner_of(schema), rate)
+    return ShiftJudge(ShiftGate.from_json(checkpoint.shift), scanner_of(schema), rate, trained)

@@ -11,6 +11,7 @@ from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import (
+    REGISTERED,
     check_earlier,
     load_trained,
     note_unplaced,
@@ -18,6 +19,7 @@ from medrep.commands.newcomers import (
     refuse_holes,
     refuse_unmeasured,
 )
+from medrep.commands.train import TRAINED
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
@@ -89,8 +91,10 @@ def score(
         refuse_holes(features, wanted)
         refuse_unmeasured(model, features, frame, wanted, console)
 
+    marks = _trained_rows(model_folder)
+
     def step(known: Model) -> Step:
-        scorer = OpenScores(model_folder, false_alarms, unshrink).scorer(checkpoint, known)
+        scorer = OpenScores(model_folder, false_alarms, unshrink, marks).scorer(checkpoint, known)
         return image_scores(scorer, wanted) if features is None else ScoreRows(scorer, features)
 
     about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
@@ -110,13 +114,24 @@ def score(
         },
         content=lambda adapted: content,
         step=step,
-        opener=lambda job: OpenScores(job.model, false_alarms, unshrink),
+        opener=lambda job: OpenScores(job.model, false_alarms, unshrink, marks),
     )
     whole = go_through(work, trained, cohort, frame, out, options or BatchOptions(), console, overwrite=overwrite)
     if whole is None:
         return 0
     summarise(console, out)
     return tell_failures(console, out, whole, "scored", {"scores": out / "scores.tsv"})
+
+
+def _trained_rows(model_folder: Path) -> frozenset[str] | None:
+    """Return the fingerprints of the rows that a model was trained on; None where people.tsv is not beside it."""
+    path = model_folder.parent / "people.tsv"
+    if str(model_folder).startswith(REGISTERED) or not path.is_file():
+        return None
+    people = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    if not {"part", "data"} <= set(people):
+        return None
+    return frozenset(people.loc[people["part"] == TRAINED, "data"])
 
 
 def summarise(console: Console, out: Path) -> None:
@@ -127,6 +142,9 @@ def summarise(console: Console, out: Path) -> None:
         counts = scored[STATUS].value_counts()
         said = ", ".join(f"{status} {counts.get(status, 0)}" for status in ("accept", "warn", "reject"))
         console.say(f"like the people of calibration: {said}")
+        known = int((scored["in_training"] == "yes").sum()) if "in_training" in scored else 0
+        if known:
+            console.say(f"  {known} of them were in training: their errors are not compared with those of others")
     figures = [name for name in scored.select_dtypes("number") if name != "shift_p"]
     found = scored[figures].quantile([0.05, 0.5, 0.95])
     rows = [(name, *(f"{value:.3g}" for value in found[name])) for name in figures]

@@ -83,11 +83,19 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         STATUS: {
             "Description": "whether the person could be scored, and is like the people of calibration, if training had any",
             "Levels": {
-                SCORED: "scored; the model has no calibration",
+                SCORED: "scored; the model has no calibration, or was trained on this person",
                 "accept": "scored, and like the people of calibration",
                 "warn": "scored; hardly like them",
                 "reject": "scored; unlike them, so that the scores are not to be relied on",
                 FAILED: "not scored; see failures.tsv",
+            },
+        },
+        "in_training": {
+            "Description": "whether the model was trained on this row, so that its errors are not compared with others'",
+            "Levels": {
+                "yes": "it was",
+                "no": "it was not",
+                "n/a": "people.tsv of training does not lie beside the model",
             },
         },
         "shift_p": {"Description": "share of calibration people who are as unusual (conformal p-value)"},

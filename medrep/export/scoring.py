@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.fingerprints import row_fingerprint
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
 from medrep.cohort.inputs import Input
 from medrep.cohort.visits import Visit, visit_files, visit_frame
@@ -29,12 +30,15 @@ class Judge(ABC):
     """Whether people are like those whom the model was calibrated with."""
 
     @abstractmethod
-    def figures(self, statistics: pd.DataFrame, people: Sequence[Visit]) -> list[dict[str, float | str]]:
+    def figures(
+        self, statistics: pd.DataFrame, people: Sequence[Visit], marks: Sequence[str]
+    ) -> list[dict[str, float | str]]:
         """Return what is said of each person, for scores.tsv.
 
         Args:
             statistics: One row a person, a column a statistic.
             people: The same people.
+            marks: Fingerprints of their rows.
         """
 
 
@@ -92,7 +96,7 @@ class Scorer:
             statistics = statistics.join(pd.DataFrame(measured, columns=list(STATISTICS)))
         said = [dict[str, float | str]()] * len(standing)
         if self.judge is not None:
-            said = self.judge.figures(statistics, standing)
+            said = self.judge.figures(statistics, standing, [row_fingerprint(row) for row in block])
         predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
         outcomes = []
         for place, one in zip(places, people, strict=True):

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from medrep.audit.shift_reference import ShiftReference
 
@@ -63,3 +66,36 @@ def test_json_is_exact_and_checked():
     np.testing.assert_array_equal(again.distances(values), reference.distances(values))
     with pytest.raises(ValueError, match="3 scanners and 2 statistics"):
         ShiftReference.from_json({**content, "names": ["a", "b"]})
+
+
+SIDED = ("reconstruction_error", "b", "deviation")
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 999))
+def test_one_sided_statistics_count_at_their_least_odd_value(seed):
+    values, codes = draw((40, 40, 40), 1.0, seed)
+    reference = ShiftReference.fit(values, codes, SCANNERS, SIDED)
+    two_sided = ShiftReference.fit(values, codes, SCANNERS, NAMES)
+    person = np.random.default_rng(seed).normal(0, 3, (1, 3))
+    start = np.maximum(person[0, [0, 2]], reference.location[1, [0, 2]])
+    best = minimize(
+        lambda errors: two_sided.distances(np.array([[errors[0], person[0, 1], errors[1]]]))[0, 1],
+        start,
+        bounds=[(person[0, 0], None), (person[0, 2], None)],
+    )
+    assert reference.distances(person)[0, 1] == pytest.approx(best.fun, rel=1e-4, abs=1e-5)
+    assert reference.distances(person)[0, 1] <= two_sided.distances(person)[0, 1] + 1e-9
+
+
+def test_nobody_is_unlike_others_for_fitting_well():
+    values, codes = draw((60, 60, 60), 1.0)
+    reference = ShiftReference.fit(values, codes, SCANNERS, SIDED)
+    usual = reference.location[[0]]
+    well = usual - np.array([[9.0, 0.0, 9.0]])
+    np.testing.assert_allclose(reference.distances(well)[:, 0], 0, atol=1e-9)
+    assert max(np.abs(found).max() for found in reference.deviations(well, 0)) < 1e-6
+    badly = usual + np.array([[9.0, 0.0, 0.0]])
+    assert reference.distances(badly)[0, 0] > 20
+    # What is odd beside stays odd.
+    assert reference.distances(well + np.array([[0.0, 9.0, 0.0]]))[0, 0] > 20

@@ -88,7 +88,8 @@ def test_those_held_out_calibrate_a_gate_that_scoring_asks(bids_cohort: Path, tm
     scores = pd.read_csv(
         tmp_path / "scored" / "scores.tsv", sep="\t", index_col="participant_id", keep_default_na=False
     )
-    assert list(scores.columns)[:3] == ["status", "shift_p", "shift_reason"]
+    assert list(scores.columns)[:4] == ["status", "shift_p", "shift_reason", "in_training"]
+    assert set(scores["in_training"]) == {"no"}
     assert scores.loc[odd, "status"] in {"reject", "warn"}
     assert " sd" in scores.loc[odd, "shift_reason"]
     assert (scores.drop(odd)["status"] == "accept").mean() > 0.7
@@ -97,3 +98,24 @@ def test_those_held_out_calibrate_a_gate_that_scoring_asks(bids_cohort: Path, tm
     # What stands in the model folder tells nobody's row, and no name.
     text = (model / "model.json").read_text()
     assert not any(name in text for name in people.index)
+
+
+def test_people_of_training_are_told_and_not_rejected_for_fitting_well(
+    table_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", table_cohort, tmp_path / "m", "--hold-out", 0.4, "--tracking", "none", "--quiet") == 0
+    part = pd.read_csv(tmp_path / "m" / "people.tsv", sep="\t", index_col="participant_id")["part"]
+    model = tmp_path / "m" / "model"
+    assert run("score", table_cohort, tmp_path / "scored", "--model", model) == 0
+    read = {"sep": "\t", "index_col": "participant_id", "keep_default_na": False}
+    scores = pd.read_csv(tmp_path / "scored" / "scores.tsv", **read)
+    trained = part.reindex(scores.index) == "train"
+    assert (scores["in_training"] == np.where(trained, "yes", "no")).all()
+    assert set(scores.loc[trained, "status"]) == {"scored"}
+    assert set(scores.loc[trained, "shift_reason"]) == {"in training"}
+    assert not (scores["shift_reason"].str.contains("-")).any()
+    assert f"{trained.sum()} of them were in training" in capsys.readouterr().err
+    # A model without its people.tsv does not know whom it was trained on.
+    shutil.copytree(model, tmp_path / "alone" / "model")
+    assert run("score", table_cohort, tmp_path / "x", "--model", tmp_path / "alone" / "model", "--quiet") == 0
+    assert set(pd.read_csv(tmp_path / "x" / "scores.tsv", **read)["in_training"]) == {"n/a"}
