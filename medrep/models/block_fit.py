@@ -167,6 +167,7 @@ class BlockFitter:
         kept = PointMasses(np.where(left, np.nan, masses.values), np.where(left, 0, masses.shares))
         rank = self.solver.full.shape[1] - len(self.solver.parts)
         missing = np.flatnonzero(unfitted | (flat & ~complete & (finite.sum(axis=0) <= rank)))
+        coefficients[:, missing] = 0
         exceptions = Exceptions(0, missing, np.flatnonzero(stuck), kept, lacking, codes[:, lacking])
         return BlockFit(coefficients, sd, total, ratio, residual, exceptions)
 

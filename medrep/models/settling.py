@@ -1,4 +1,4 @@
-"""What is not the model's to say when people are moved: point masses stay, and effects that were never estimated leave no value."""
+"""What is not the model's to say when people are moved: point masses stay, and effects never estimated leave no value."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
