@@ -386,6 +386,19 @@ def interrupted(work: Workplace) -> int:
         return work.check()
 
 
+def of_site_a(value: str) -> str:
+    """Return the features, with one value in the first column of everybody of site A."""
+    at_a = [line.split("\t")[0] for line in PEOPLE.splitlines() if line.endswith("\tA")]
+    return re.sub(rf"({'|'.join(at_a)})\t\S+", rf"\g<1>\t{value}", FEATURES)
+
+
+def unmeasured(w: Workplace, value: str, *more: str) -> int:
+    """Train where nobody of site A has a feature, and clean people of site A who have it."""
+    out = w.folder() / "o"
+    assert run("train", w.table(features=of_site_a(value)), out, "--quiet", *simple(), *more) == OK
+    return run("export", w.cohort, w.folder() / "e", "--model", out / "model", "--remove", "site")
+
+
 def lines(text: str, keep: int) -> str:
     return "".join(text.splitlines(keepends=True)[:keep])
 
@@ -556,6 +569,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "features that are missing": lambda w: run(
         "train", w.table(features=re.sub(r"(sub-03)\t\S+", r"\1\tn/a", FEATURES)), w.folder() / "o"
     ),
+    "features without an effect to remove": lambda w: unmeasured(w, "0"),
+    "since nobody of the level had them in training": lambda w: unmeasured(w, "n/a", "--set", "input.missing=keep"),
+    "stay as they are:": lambda w: w.check(PEOPLE, of_site_a("0")),
     "columns without a name of their own": lambda w: w.check(PEOPLE, FEATURES.replace("\ta\tb", "\ta\ta")),
     "no feature columns beside the ids": lambda w: w.check(PEOPLE, re.sub(r"\t.*", "", FEATURES)),
     "rows of nobody in participants.tsv are not used": lambda w: w.check(lines(PEOPLE, COUNT)),
@@ -695,6 +711,8 @@ CODES = {
     "features that are covariate": OK,
     "a little outside the people of training": OK,
     "combinations of columns may still tell them": OK,
+    "since nobody of the level had them in training": OK,
+    "stay as they are:": OK,
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
     "its people leave the range of training": OK,

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 _BLOCK_BYTES = 6 * 2**20
+_TIE = 1e-6
 
 _Result = TypeVar("_Result")
 
@@ -112,7 +113,9 @@ def principal_components(
     usable = values > 1e-10 * max(float(values.max(initial=0)), 1e-300)
     values, left = values[usable], left[:, usable]
     right = (left / values).T @ projected
-    strongest = np.abs(right).argmax(axis=1)
+    # The first of entries that are as large but for rounding, so that a sign does not hang on it.
+    sizes = np.abs(right)
+    strongest = (sizes >= (1 - _TIE) * sizes.max(axis=1, initial=0, keepdims=True)).argmax(axis=1)
     signs = np.where(right[np.arange(len(right)), strongest] < 0, -1.0, 1.0)
     return right * signs[:, None], (basis @ left) * (values * signs)
 

@@ -59,9 +59,9 @@ from medrep.erasure import Certificate, Guard
 from medrep.models.base import Adaptation, Columns, Model, Workplace
 from medrep.models.context import context_vector
 from medrep.models.kept import KeptReadout
-from medrep.models.linear import Settling
 from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.scores import Scores, root_mean_square
+from medrep.models.settling import Settling
 from medrep.models.vae_fit import fit_parts
 from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
 from medrep.models.vae_settings import VaeSettings

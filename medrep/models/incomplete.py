@@ -58,7 +58,8 @@ def fit_incomplete(
     )
     known = (weights > 0).astype(np.float64)
     values = np.where(weights > 0, block, 0.0)
-    absent = np.logical_and(cells.T.astype(np.float64) @ known == 0, np.asarray(cells.any(axis=0))[:, None])
+    used = cells.any(axis=0).reshape(-1, 1)
+    absent = np.logical_and(cells.T.astype(np.float64) @ known == 0, used)
     patterns, which = np.zeros((len(absent), 1), dtype=bool), np.zeros(width, dtype=np.int64)
     if absent.any():
         patterns, which = np.unique(absent, axis=1, return_inverse=True)

@@ -61,6 +61,7 @@ from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.point_masses import NO_MASSES, PointMasses
 from medrep.models.scores import Scores, root_mean_square
+from medrep.models.settling import Settling, either
 from medrep.models.shrinkage import column_bands
 
 
@@ -362,9 +363,9 @@ class LinearModel(Model):
             part: Which columns.
         """
         marks = (self.masses.within(block, part), *(self.support.marked(members, part, code) for code in (NEVER, FEW)))
-        return _either(marks)
+        return either(marks)
 
-    def settling(self, here: pd.DataFrame, there: pd.DataFrame) -> "Settling":
+    def settling(self, here: pd.DataFrame, there: pd.DataFrame) -> Settling:
         """Return what stays and what cannot be known where people are moved from ``here`` to ``there``."""
         home = np.ones(len(here), dtype=bool)
         for name in self.schema.names:
@@ -457,47 +458,6 @@ class LinearModel(Model):
             raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
         if data.shape[1] != self.columns.count:
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
-
-
-@dataclass(frozen=True)
-class Settling:
-    """Which cells of moved data are not the model's to say.
-
-    Attributes:
-        masses: Values that stay.
-        support: Levels without an effect in some columns.
-        members: Who is moved from or to which of its cells.
-        images: Whether cells that nobody had stay as they are; otherwise they are NaN.
-    """
-
-    masses: PointMasses
-    support: ColumnSupport
-    members: Bool[np.ndarray, "people cells"]
-    images: bool
-
-    def stays(self, block: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
-        """Return the cells that stay as they are; None where none does."""
-        codes = (NEVER, FEW) if self.images else (FEW,)
-        marks = (self.masses.within(block, part), *(self.support.marked(self.members, part, code) for code in codes))
-        return _either(marks)
-
-    def without_unknown(
-        self, block: Float[np.ndarray, "people block"], part: slice
-    ) -> Float[np.ndarray, "people block"]:
-        """Put NaN where an effect was never estimated; a point mass stays."""
-        unknown = None if self.images else self.support.marked(self.members, part, NEVER)
-        if unknown is not None:
-            mass = self.masses.within(block, part)
-            block[unknown if mass is None else unknown & ~mass] = np.nan
-        return block
-
-
-def _either(marks: Iterable["np.ndarray | None"]) -> "np.ndarray | None":
-    found: np.ndarray | None = None
-    for mark in marks:
-        if mark is not None:
-            found = mark if found is None else found | mark
-    return found
 
 
 def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

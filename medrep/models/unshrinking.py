@@ -27,6 +27,7 @@ FEW = 100
 _FEWEST = 10
 _FLATTEST = 0.05  # below this slope a prediction says nothing that could be stretched
 _GRID = 256
+_FLAT = 1e-9  # relative; less is rounding
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Unshrinking:
             EvidenceError: Fewer than ten people, or values that are all the same.
         """
         people = len(truth) if people is None else people
-        if people < _FEWEST or np.ptp(truth) == 0 or np.ptp(predicted) == 0:
+        if people < _FEWEST or _same(truth) or _same(predicted):
             raise EvidenceError(f"{people} people with one value cannot tell how far predictions are shrunk")
         slope, intercept = np.polyfit(truth, predicted, 1)
         # The width that is best for the slope of a normal density, which is more than for the density itself (Silverman 1986).
@@ -105,3 +106,7 @@ class Unshrinking:
     def from_json(cls, content: Mapping[str, Any]) -> "Unshrinking":
         """Rebuild from the content of `to_json`."""
         return cls(**{**content, "pull": tuple(content["pull"])})
+
+
+def _same(values: Float[np.ndarray, " people"]) -> bool:
+    return bool(np.ptp(values) <= _FLAT * np.abs(values).max())

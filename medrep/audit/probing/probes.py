@@ -28,6 +28,7 @@ from sklearn.svm import SVC
 FOLDS = 5
 INNER_FOLDS = 3
 WIDTHS = (0.1, 0.5, 2.5)  # of the RBF kernel, times 1 / number of columns that vary
+_CONSTANT = 1e-9  # relative; less is rounding
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def _columns(X: np.ndarray) -> np.ndarray:
 
 
 def _widths(X: np.ndarray) -> list[float]:
-    return [width / max(1, int((X.std(axis=0) > 0).sum())) for width in WIDTHS]
+    varies = X.std(axis=0) > _CONSTANT * np.abs(X).max(axis=0, initial=0.0)
+    return [width / max(1, int(varies.sum())) for width in WIDTHS]
 
 
 def _out_of_fold(

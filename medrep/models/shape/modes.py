@@ -71,7 +71,10 @@ class SmoothModes:
         present = values > 1e-9 * values[-1]
         shapes = (vectors * np.sqrt(np.maximum(values, 0)))[:, present][:, ::-1]
         # An eigenvector's sign is arbitrary: its largest entry is made positive, so that a refit gives the same latents.
-        signs = np.sign(shapes[np.abs(shapes).argmax(axis=0), np.arange(shapes.shape[1])])
+        # The first of entries that are as large but for rounding: symmetric modes have several.
+        sizes = np.abs(shapes)
+        strongest = (sizes >= (1 - 1e-6) * sizes.max(axis=0)).argmax(axis=0)
+        signs = np.sign(shapes[strongest, np.arange(shapes.shape[1])])
         return cls(lattice, nodes, np.ascontiguousarray(shapes * signs))
 
     @property

@@ -1,0 +1,66 @@
+"""Point masses and levels without a column, through the conditional VAE: its layers leave alone what the linear one does."""
+
+import numpy as np
+import pytest
+
+from medrep.cohort.covariates import CovariateSchema
+from medrep.models import ConditionalVae, VaeSettings, restore_model
+from medrep.models.left_alone import left_alone, unmeasured
+from tests.models.planted import DECLARED, draw_data, draw_people, named
+
+PEOPLE = 120
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    frame = draw_people(PEOPLE, 3, 0)
+    data = draw_data(frame, 10, 0)
+    data[np.random.default_rng(0).random(PEOPLE) < 0.35, 4] = 0
+    away = (frame["site"] == "S2").to_numpy()
+    held = data.copy()
+    held[away, 7] = np.nan
+    schema = CovariateSchema.fit(frame, DECLARED)
+    settings = VaeSettings(latents=3, body="linear", validation=0.0)
+    model, _ = ConditionalVae.fit(held, schema.transfer(frame), schema, named(10), settings)
+    return model, frame, data, held
+
+
+@pytest.mark.parametrize("removed", [["site"], ["age"], ["age", "sex", "site"]])
+@pytest.mark.parametrize("reference", [{}, {"site": "S0"}])
+def test_they_stay_and_nothing_is_put_where_nobody_was_measured(fitted, removed, reference):
+    model, frame, data, _ = fitted
+    target = model.schema.references(removed, {k: v for k, v in reference.items() if k in removed})
+    moved = model.remove(data, frame, target)
+    zero, away = data[:, 4] == 0, (frame["site"] == "S2").to_numpy()
+    np.testing.assert_array_equal(moved[zero, 4], 0)
+    assert (moved[~zero, 4] != data[~zero, 4]).mean() > 0.6
+    assert np.isnan(moved[away, 7]).all()
+    assert np.isfinite(moved[~away]).all()
+    assert np.isfinite(np.delete(moved, 7, axis=1)).all()
+    again = model.remove(moved, model.schema.moved(frame, target), target)
+    np.testing.assert_array_equal(again, moved)
+    assert {cell.column for cell in unmeasured(model, data, frame, target)} == {"region_7"}
+
+
+def test_the_rest_of_the_model_takes_them_as_their_mean(fitted):
+    model, frame, data, held = fitted
+    missing = held.copy()
+    missing[missing[:, 4] == 0, 4] = np.nan
+    np.testing.assert_allclose(model.encode(data, frame), model.encode(missing, frame))
+    np.testing.assert_allclose(
+        model.scores(data, frame).reconstruction_error, model.scores(missing, frame).reconstruction_error
+    )
+    assert (model.reconstruct(data, frame)[data[:, 4] == 0, 4] == 0).all()
+
+
+def test_samples_have_them_as_often_as_training(fitted):
+    model, frame, data, _ = fitted
+    drawn = model.sample(frame, seed=0)
+    assert (drawn[:, 4] == 0).mean() == pytest.approx((data[:, 4] == 0).mean(), abs=0.12)
+
+
+def test_saved_models_know_them(fitted):
+    model, frame, data, _ = fitted
+    again = restore_model(model.kind, *model.state())
+    assert left_alone(again) == left_alone(model)
+    np.testing.assert_array_equal(again.remove(data, frame, {"site": "S0"}), model.remove(data, frame, {"site": "S0"}))
