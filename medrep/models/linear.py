@@ -116,6 +116,8 @@ class LinearModel(Model):
             effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
         )
         if settings.components:
+            if work is not None:
+                work.phase("find the leading components")
             model = model._with_components(data, frame)
         return model, linear_history(design, moments, model.batches, frame)
 
