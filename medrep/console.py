@@ -7,6 +7,7 @@ exactly one document.
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -46,9 +47,11 @@ class Console:
         self._notes: list[str] = []
         self._summary: list[tuple[str, str]] = []
         self._result: dict[str, object] = {}
+        self._pulse = Pulse(self.say)
 
     def say(self, text: str) -> None:
         """Say one thing."""
+        self._pulse.spoke()
         if not self._quiet:
             self._rich.print(escape(text), soft_wrap=True)
 
@@ -90,6 +93,27 @@ class Console:
         console.print(table)
 
     @contextmanager
+    def alive(self, phase: str) -> Iterator[None]:
+        """Say at least every `LOG_EVERY_S` seconds what is being done and for how long, however long a step takes.
+
+        Args:
+            phase: What is done until `phase` or `track` says otherwise.
+        """
+        self.phase(phase)
+        done = threading.Event()
+        beating = threading.Thread(target=self._pulse.until, args=(done,), name="pulse", daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beating.join()
+
+    def phase(self, name: str) -> None:
+        """Keep what is done from now on; it is said where nothing else is for long, under `alive`."""
+        self._pulse.enter(name)
+
+    @contextmanager
     def track(self, what: str, total: int, unit: str = "people") -> Iterator[Callable[[int], None]]:
         """Yield a function to call with the number of steps done.
 
@@ -98,6 +122,7 @@ class Console:
             total: How many steps there are.
             unit: What a step is, in the plural.
         """
+        self.phase(what)
         if not self._live:
             yield self._logged(what, total, unit)
             return
@@ -105,7 +130,12 @@ class Console:
         columns = (*bar, _Pace(self._rich, unit, _BAR + 1 if bar else 0))
         with Progress(*columns, console=self._rich, transient=True, refresh_per_second=_REFRESHES_PER_S) as progress:
             task = progress.add_task(what, total=total)
-            yield lambda steps: progress.advance(task, steps)
+
+            def advance(steps: int) -> None:
+                self._pulse.spoke()  # the bar moves
+                progress.advance(task, steps)
+
+            yield advance
 
     def summary(self, done: str, people: str, results: Mapping[str, object]) -> None:
         """Keep what the table at the end says; of a command that calls others, the last one counts.
@@ -160,6 +190,40 @@ class Console:
                 self.say(f"{what}: {_pace(done, total, now - begun, f' {unit}')}")
 
         return advance
+
+
+class Pulse:
+    """When something was last said, and what is being done.
+
+    Args:
+        say: Says a line, and calls `spoke`.
+        clock: Seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._phase, self._begun, self._spoken = "", clock(), clock()
+
+    def enter(self, phase: str) -> None:
+        """Begin something else."""
+        self._phase, self._begun = phase, self._clock()
+
+    def spoke(self) -> None:
+        """Keep that something was said just now."""
+        self._spoken = self._clock()
+
+    def beat(self) -> float:
+        """Say what is done and for how long, if nothing was said for `LOG_EVERY_S`; return the seconds until that is next due."""
+        now = self._clock()
+        if now - self._spoken >= LOG_EVERY_S:
+            self._say(f"{self._phase} ... {now - self._begun:.0f} s")
+            self._spoken = now
+        return self._spoken + LOG_EVERY_S - now
+
+    def until(self, done: threading.Event) -> None:
+        """Go on until that is set."""
+        while not done.wait(self.beat()):
+            pass
 
 
 def write_document(content: Mapping[str, object], output: _Stream) -> None:

@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medrep import console as spoken
-from medrep.console import Console
+from medrep.console import LOG_EVERY_S, Console, Pulse
 from tests.terminal import CTRL_C, SEQUENCE, on_terminal, screen
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|9[0-7]|38;[0-9;]+)m")
@@ -169,3 +170,75 @@ def test_a_script_gets_one_document(quiet: bool, capsys: pytest.CaptureFixture[s
     }
     assert ("Summary" in said.err) == (not quiet)
     assert "a library's own words" in said.err
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def beating() -> tuple[Clock, Pulse, list[str]]:
+    clock, said = Clock(), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        pulse.spoke()
+
+    pulse = Pulse(say, clock)
+    return clock, pulse, said
+
+
+def test_a_long_step_is_said_to_go_on() -> None:
+    clock, pulse, said = beating()
+    pulse.enter("fit the scanners")
+    waited = []
+    for _ in range(4):
+        waited.append(pulse.beat())
+        clock.now += waited[-1]
+    assert waited == [LOG_EVERY_S] * 4
+    assert said == [f"fit the scanners ... {k * LOG_EVERY_S:.0f} s" for k in (1, 2, 3)]
+
+
+def test_nothing_is_said_where_something_was_said_just_now() -> None:
+    clock, pulse, said = beating()
+    pulse.enter("fit")
+    for _ in range(20):
+        clock.now += 0.7 * LOG_EVERY_S
+        assert 0 < pulse.beat() <= LOG_EVERY_S
+        pulse.spoke()
+    assert not said
+
+
+def test_another_step_counts_from_its_own_begin() -> None:
+    clock, pulse, said = beating()
+    pulse.enter("fit")
+    clock.now += 0.9 * LOG_EVERY_S
+    pulse.enter("write")
+    clock.now += 0.9 * LOG_EVERY_S
+    pulse.beat()
+    assert said == [f"write ... {0.9 * LOG_EVERY_S:.0f} s"]
+
+
+def test_a_console_that_is_alive_says_what_it_is_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spoken, "LOG_EVERY_S", 0.01)
+    console, quiet = Console(), Console(quiet=True)
+    for one in (console, quiet):
+        with one.alive("read the cohort"), one.track("fit", 3):
+            heard = ""
+            while one is console and heard.count("fit ... 0 s") < 2:
+                heard += capsys.readouterr().err
+    assert "pulse" not in {thread.name for thread in threading.enumerate()}
+    assert not capsys.readouterr().err.replace("fit ... 0 s\n", "")
+
+
+def test_a_console_that_fails_is_no_longer_alive() -> None:
+    with pytest.raises(ValueError, match="broken"), Console(quiet=True).alive("fit"):
+        raise ValueError("broken")
+    assert "pulse" not in {thread.name for thread in threading.enumerate()}

@@ -66,21 +66,23 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
     from medrep.training.processes import rank
 
     config = read_config(options.config, options.overrides)
-    train(
-        options.cohort,
-        options.out,
-        config,
-        console if rank() == 0 else Console(quiet=True),
-        only=options.participant_label,
-        exclude=options.exclude,
-        overwrite=options.overwrite,
-        workers=options.workers,
-        resume=options.resume,
-        hold_out=options.hold_out,
-        tracking=options.tracking,
-        experiment=options.experiment,
-        show=options.show,
-    )
+    speaking = console if rank() == 0 else Console(quiet=True)
+    with speaking.alive("read the cohort"):
+        train(
+            options.cohort,
+            options.out,
+            config,
+            speaking,
+            only=options.participant_label,
+            exclude=options.exclude,
+            overwrite=options.overwrite,
+            workers=options.workers,
+            resume=options.resume,
+            hold_out=options.hold_out,
+            tracking=options.tracking,
+            experiment=options.experiment,
+            show=options.show,
+        )
     return OK
 
 

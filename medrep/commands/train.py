@@ -123,17 +123,20 @@ def train(
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
         with together(), console.track("fit", columns.count, "columns") as advance:
-            work = Workplace(advance, console.say, state, resume)
+            work = Workplace(advance, console.say, state, resume, console.phase)
             model, history = MODELS[config.model].fit(
                 data, frame, schema, columns, config.settings, seed=config.seed, work=work, participants=whose
             )
         if rank() > 0:
             return model
+        console.phase("fit what predicts covariates")
         readouts = [_readout(name, data, frame, config, console, whose) for name in config.predict]
         notes = (*cohort.notes, *covariates.notes)
         person = shown_key(show, cohort.table)
+        console.phase("draw what the report shows")
         exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person, whose)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
+    console.phase("write")
     with atomic_folder(out) as partial:
         content, arrays = model.state()
         saved = Checkpoint(
@@ -157,6 +160,7 @@ def train(
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _effect_summary(console, effects)
+        console.phase("write the report")
         write_exhibits(partial, exhibits)
         write_report(partial)
     shutil.rmtree(state, ignore_errors=True)
@@ -166,6 +170,7 @@ def train(
     trained_on = count_people(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
     console.summary(f"trained a {config.model} model", f"{trained_on} trained on, {len(held_out)} held out", results)
     if store is not None:
+        console.phase("log the run")
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
 

@@ -113,6 +113,7 @@ class AdditiveShape(Model):
             )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
+        work.phase("fit template and effects")
         learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say, participants)
         population = learned.population
         history = [("registration", "error_mm", error, number) for number, error in enumerate(learned.errors, 1)]

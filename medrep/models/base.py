@@ -70,12 +70,14 @@ class Workplace:
         say: Called with a line for the person who waits.
         folder: For the state of an interrupted training; None keeps none.
         resume: Whether to go on from a state that is there.
+        phase: Called with what is done from now on, where that takes long and says nothing of itself.
     """
 
     advance: Callable[[int], None] = lambda columns: None
     say: Callable[[str], None] = lambda line: None
     folder: Path | None = None
     resume: bool = False
+    phase: Callable[[str], None] = lambda name: None
 
 
 class Model(NotebookView, ABC):

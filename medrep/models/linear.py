@@ -134,6 +134,8 @@ class LinearModel(Model):
         )
         model = model._without_unsupported()
         if settings.components:
+            if work is not None:
+                work.phase("find the leading components")
             model = model._with_components(data, frame)
         return model, linear_history(design, moments, model.batches, frame)
 

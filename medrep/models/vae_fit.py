@@ -63,11 +63,14 @@ def fit_parts(
     with tempfile.TemporaryFile() as scratch:
         whose = tuple(str(key) for key in (frame.index if participants is None else participants))
         given = _Given(data, frame, schema, columns, settings, seed, whose)
+        work.phase("fit the scanners")
         scanner = _fit_scanner(given, work)
         given = given._replace(data=_anchored(scanner, data, frame, scratch))
+        work.phase("fit the layers below the network")
         below, history = _fit_below(given, work)
         linear, factors = below
         judges = _judges(given)
+        work.phase("fit the layers below again, without the people who judge")
         blind = _fit_blind(given, judges)
         latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
         latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
@@ -76,6 +79,7 @@ def fit_parts(
         forecast = min(latents, factors.active(settings.beta))
         work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
         network, plan, rows = _fit_network(given, below, blind, judges, latents, work)
+        work.phase("fit what is handed out of the latents")
         layer = _fit_latents(given, linear, network)
         active = _active(given, linear, network)
         if active < forecast:
@@ -85,6 +89,7 @@ def fit_parts(
         closed = linear.design.closed().effects(frame)[:, 1:]
         effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
         parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.data, None), effects)
+        work.phase("fit the marginals of samples")
         if columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))
     found = [
@@ -221,6 +226,7 @@ def _fit_network(
         plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint, given.participants)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
+    work.phase("train everybody")
     task = Task.of(below.linear, given.data, given.frame, device)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 

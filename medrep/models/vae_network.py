@@ -117,6 +117,7 @@ def search(
         network = make().to(device)
         objective = VaeObjective(network, task, settings, strength)
         name = f"search {stage + 1}"
+        work.phase(name)
         state = fit_loop(
             Trainee(network, objective, fitted, chosen),
             settings.training,
@@ -124,6 +125,7 @@ def search(
             _bench(work, name, {**fingerprint, "strength": strength}),
         )
         rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
+        work.phase(f"{name}: independence of the latents")
         network.eval()
         z = network.encode(*(t[single].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
         dependence, floor = judged_dependence(z, [part[single].cpu() for part in task.parts], seed)
@@ -184,6 +186,7 @@ class _Reporter:
     name: str
 
     def __call__(self, epoch: int, parts: Mapping[str, float]) -> None:
+        self.work.phase(f"{self.name}, epoch {epoch + 1}")
         if epoch > 1 and epoch % _SPOKEN_EVERY:
             return
         shown = {name.removeprefix("train/"): v for name, v in parts.items() if name.startswith("train/") and v != 0}
