@@ -21,13 +21,13 @@ from benchmarks import (
     equality,
     fcon1000,
     hippocampus,
-    many_seeds,
     report_size,
     same_bytes,
     scale,
     shape_fields,
     shapes,
     shift_gate,
+    whole_tests,
 )
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
@@ -43,7 +43,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "equality": equality.run,
     "fcon1000": fcon1000.run,
     "hippocampus": hippocampus.run,
-    "many_seeds": many_seeds.run,
+    "whole_tests": whole_tests.run,
     "report_size": report_size.run,
     "same_bytes": same_bytes.run,
     "scale": scale.run,

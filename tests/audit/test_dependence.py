@@ -7,7 +7,7 @@ from medrep.audit.dependence import audit_dependence, concatenated_dependence, j
 from medrep.audit.groups import group_people, parse_by
 from medrep.audit.person_metrics import person_mean
 from medrep.losses import concatenated_distance_covariance, joint_distance_covariance
-from tests.many_seeds import at_most, seeds
+from tests.shortened import at_most, seeds
 
 
 def attributes(n, rng):
@@ -46,7 +46,7 @@ def test_dependence_that_only_the_intersection_has_is_seen():
         assert audit(values, frame, by=name, permutations=199)["joint_dependence"].p > 0.05
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_attributes_that_tell_each_other_are_no_dependence_of_the_metric():
     rng = np.random.default_rng(2)
     alarms, figures = np.zeros(2), []

@@ -7,8 +7,8 @@ from statsmodels.stats.anova import anova_lm
 from medrep.audit.identity import agreement, audit_identity, identity_kept, reidentification, retest_agreement
 from medrep.audit.profiles import covariate_design
 from medrep.cohort.covariates import CovariateSchema
-from tests.many_seeds import at_most, seeds
 from tests.models.planted import AGE, DECLARED, draw_data, draw_people, fit
+from tests.shortened import at_most, seeds
 
 COLUMNS = 30
 
@@ -37,7 +37,7 @@ def test_people_are_known_again_and_noise_is_not():
     assert change.ci_high < -0.7
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_noise_is_known_again_as_often_as_chance_says():
     rates, alarms = [], 0
     for seed in seeds(120):

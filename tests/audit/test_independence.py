@@ -12,7 +12,7 @@ from medrep.audit.independence import (
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges
 from medrep.audit.u_centring import centred_distances
 from medrep.errors import CohortError
-from tests.many_seeds import at_most, seeds
+from tests.shortened import at_most, seeds
 
 
 def audited(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, permutations=99):
@@ -60,7 +60,7 @@ def test_the_estimate_and_its_note(continuous):
     assert "floor" in one.note
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_false_alarms_of_levels_numbers_and_sessions():
     ps = []
     for seed in seeds(150):
@@ -90,7 +90,7 @@ def test_what_probes_cannot_read_is_found():
     assert audited(rng.normal(size=(150, 3)) * np.where(site == "A", 0.4, 2)[:, None], site)["dependence"].p <= 0.01
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 @pytest.mark.parametrize("continuous", [False, True])
 def test_kept_covariates_that_tell_both_are_no_dependence_given_them(continuous):
     plain, given = [], []

@@ -7,7 +7,7 @@ import pytest
 from medrep.audit.injection import audit_injection, regressed_out, shuffle_kept
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CohortError, CovariateError
-from tests.many_seeds import at_most, seeds
+from tests.shortened import at_most, seeds
 
 AGE, SEX, SITE = (
     Covariate("age", "continuous"),
@@ -92,7 +92,7 @@ def test_a_written_category_is_found():
     assert found["injection_gain", "exported/sex"].ci_low > 0.05
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_an_honest_export_is_rarely_accused_however_given_labels_fall():
     # People are few and age is plain in the data, so that given labels often resemble the true ones by chance.
     ps = []

@@ -6,7 +6,7 @@ from scipy.stats import kstest
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.probing.probe_halves import Halves
 from medrep.errors import CohortError
-from tests.many_seeds import at_most, seeds
+from tests.shortened import at_most, seeds
 
 CHEAP = {"permutations": 99, "draws": 200}
 PLAIN = ("linear", "rbf")
@@ -66,7 +66,7 @@ def null_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
     return table, (rng.choice(["A", "B", "C"], 60) if seed % 3 else rng.normal(size=60)), np.arange(60), seed % 3 == 0
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_false_alarms_are_as_rare_as_they_should_be():
     ps, excesses = [], []
     for seed in seeds(150):
@@ -106,7 +106,7 @@ def test_a_planted_number_is_found():
     assert by_metric["leakage_excess"].ci_low > 0.4
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_what_kept_covariates_tell_is_no_excess():
     over, told, estimates, kept = 0, 0, [], []
     for seed in seeds(40):
@@ -152,7 +152,7 @@ def test_equivalence_takes_many_clean_people():
     assert passed[900] >= 0.9
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_leakage_at_the_margin_hardly_ever_passes_as_equivalent():
     # A shift of d standard deviations has an AUC of Phi(d / sqrt 2): .36 gives .60, the margin.
     passed = 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medrep.audit.shift import ShiftGate
 from medrep.errors import EvidenceError, ModelError
-from tests.many_seeds import seeds
+from tests.shortened import seeds
 
 WIDTH = 12
 
@@ -32,7 +32,7 @@ class Planted:
         return pd.DataFrame(values, keys, [f"s{k}" for k in range(WIDTH)]), pd.Series([f"S{c}" for c in codes], keys)
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("sizes", [(40,), (25, 25, 25), (60, 30, 8, 4), (120, 19, 18)])
 def test_p_is_uniform_or_somewhat_large_for_people_of_known_scanners(sizes, heavy):
@@ -54,7 +54,7 @@ def test_p_is_uniform_or_somewhat_large_for_people_of_known_scanners(sizes, heav
             assert each.mean() <= rate + 3.5 * each.std(ddof=1) / np.sqrt(len(each)) + 0.005, (label, rate)
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_an_unknown_label_of_a_known_kind_is_not_alarmed_about():
     alarms = []
     for seed in seeds(30):

@@ -13,7 +13,7 @@ from medrep.audit.resampling.relabelling import relabellings, sample_weights
 from medrep.audit.resampling.small_samples import area_interval, share_interval
 from medrep.audit.subgroups import audit_subgroups
 from medrep.errors import CohortError
-from tests.many_seeds import at_most, seeds
+from tests.shortened import at_most, seeds
 
 CHEAP = {"draws": 300, "permutations": 199}
 
@@ -178,7 +178,7 @@ def planted(kind, gap):
     return make
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 @pytest.mark.parametrize("kind", ["skewed", "spread", "share"])
 def test_no_disparity_gives_no_more_alarms_than_chance(kind):
     found = rates(planted(kind, 0.0), 150)
@@ -189,7 +189,7 @@ def test_no_disparity_gives_no_more_alarms_than_chance(kind):
     assert abs(excess.mean()) < 3.5 * excess.std() / np.sqrt(len(found))
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 @pytest.mark.parametrize(("kind", "gap"), [("skewed", 0.8), ("share", 0.3)])
 def test_a_planted_disparity_is_found_and_its_interval_holds_it(kind, gap):
     found = rates(planted(kind, gap), 100)
@@ -199,7 +199,7 @@ def test_a_planted_disparity_is_found_and_its_interval_holds_it(kind, gap):
         assert found[name].sum() <= at_most(len(found), 0.025, 0.995), name
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_upper_ends_hold_the_gap_of_equal_and_of_different_groups():
     for gap in (0.0, 1.0):
         missed = rates(planted("spread", gap), 100, permutations=19)["below"]
@@ -241,7 +241,7 @@ def test_the_smooth_follows_a_planted_curve_and_its_range():
     assert found["m", "age=40-60"].estimate < found["m", "age>=60"].estimate
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_ages_over_sessions_are_exchanged_as_series():
     rng = np.random.default_rng(9)
     alarms = 0
@@ -326,7 +326,7 @@ def test_perfect_separation_has_an_interval_of_some_width():
     assert 0.6 < row.ci_low < 0.95
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_prevalence_is_no_disparity_of_auroc_and_a_worse_site_is():
     alarms, found = 0, 0
     for seed in seeds(60):

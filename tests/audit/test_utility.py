@@ -4,8 +4,8 @@ import pytest
 
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import CovariateSchema
-from tests.many_seeds import at_most, seeds
 from tests.models.planted import DECLARED, draw_people
+from tests.shortened import at_most, seeds
 
 COLUMNS = 12
 
@@ -72,7 +72,7 @@ def test_noise_tells_nothing_over_cohorts():
     assert sum(f.p <= 0.05 for f in found) <= 2
 
 
-@pytest.mark.statistics
+@pytest.mark.shortened
 def test_intervals_of_no_change_hold_it():
     # Two tables that tell the diagnosis alike, with noise of their own. Predictions held fixed would reach 90%.
     held = lost = 0
