@@ -31,6 +31,7 @@ from benchmarks import (
     shape_fields,
     shapes,
     shift_gate,
+    whole_tests,
 )
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "linear_left": linear_left.run,
     "new_site": new_site.run,
     "point_masses": point_masses.run,
+    "whole_tests": whole_tests.run,
     "report_size": report_size.run,
     "same_bytes": same_bytes.run,
     "scale": scale.run,

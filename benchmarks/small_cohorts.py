@@ -17,7 +17,8 @@ Command = tuple[str, ...]
 CONNECTIVITY = "input={kind: connectivity, suffix: bold, desc: preproc, entities: {task: rest}, atlas: %s}"
 FEW_ROUNDS = "settings={rounds: 1, modes: 30, points: 400, careful_points: 600, threads: 1, bootstrap: 4}"
 SHORT_FEATURES = "settings={latents: 8, hidden: [16], training: {epochs: 6, batch: 32, threads: 1}}"
-SHORT_VOLUME = "settings={body: conv, latents: 4, hidden: [4, 8, 8], training: {epochs: 1, batch: 8, threads: 1}}"
+SHORT_VOLUME = "settings={body: conv, strength: 1, latents: 4, hidden: [4, 8, 8], training: {epochs: 1, threads: 1}}"
+COARSE = "input={kind: volume, suffix: T1w, spacing: [8, 8, 8], shape: [20, 24, 20]}"
 ZEROS = (0.6, 0.45, 0.2, 0.05)
 """Shares of exact zeros of the first columns of the zero-inflated table."""
 
@@ -100,7 +101,7 @@ def _of_volumes(cohort: str) -> tuple[Command, ...]:
         *_exports(cohort, "linear", "linear", "site"),
         _score(cohort, "linear", "linear"),
         _audit(cohort, "linear", "linear", 4),
-        ("train", cohort, "vae", "--config", "vae_volume.yaml", "--set", SHORT_VOLUME),
+        ("train", cohort, "vae", "--config", "vae_volume.yaml", "--set", SHORT_VOLUME, "--set", COARSE),
         *_exports(cohort, "vae", "vae", "site"),
     )
 

@@ -8,10 +8,18 @@ from pathlib import Path
 from medrep.cli import main
 from tests.bold_cohorts import save_atlas, write_bold_cohort
 from tests.conftest import ROOT
+from tests.shortened import whole
 
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"<!-- (run|shown): ([^\n]*?) -->\n```(\w+)\n(.*?)```", flags=re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+CHEAPER = {
+    "vae_features.yaml": "settings.training.epochs=3 settings.strength=1",
+    "additive_shape.yaml": "input.spacing=[2,2,2] settings.modes=12 settings.rounds=1 settings.points=200"
+    " settings.careful_points=300 settings.bootstrap=20",
+}
+"""Settings with which the same commands take seconds; those that a page names itself win."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,10 @@ def links(text: str) -> list[str]:
     return [target for target in _LINK.findall(text) if not re.match(r"\w+:", target)]
 
 
-def run_line(line: str, cheaper: dict[str, str] | None = None) -> int:
-    """Run a line as it stands, or with cheaper settings right after the configuration that it names."""
+def run_line(line: str) -> int:
+    """Run a line as it stands, but with cheaper settings right after a configuration that it names."""
     words = shlex.split(line)[1:]
-    for config, settings in (cheaper or {}).items():
+    for config, settings in () if whole() else CHEAPER.items():
         if words[0] == "train" and config in words:
             place = words.index(config) + 1
             words[place:place] = [word for setting in settings.split() for word in ("--set", setting)]

@@ -27,12 +27,6 @@ PAGES = sorted(
 )
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 PEOPLE = {"features": 200, "volume": 24, "shape": 12, "connectivity": 24}
-CHEAPER = {
-    "vae_features.yaml": "settings.training.epochs=3 settings.strength=1",
-    "additive_shape.yaml": "input.spacing=[2,2,2] settings.modes=12 settings.rounds=1 settings.points=200"
-    " settings.careful_points=300 settings.bootstrap=20",
-}
-"""Settings with which the same commands take seconds; those that a page names itself win."""
 SETTINGS = {
     "linear.md": (linear, {"": LinearSettings}),
     "conditional_vae.md": (conditional_vae, {"": VaeSettings, "training.": Schedule}),
@@ -46,13 +40,14 @@ def _blocks(kind: str) -> list[Block]:
     return [block for block in blocks if block.name.split()[0] == kind]
 
 
+@pytest.mark.shortened
 @pytest.mark.parametrize("kind", PEOPLE)
 def test_commands_run_in_order(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_cohort(tmp_path, kind, PEOPLE[kind])
     for block in _blocks(kind):
         for line in block.commands:
-            code = run_line(line, CHEAPER)
+            code = run_line(line)
             assert code in (REFUSED if block.name.endswith(" refused") else {0}), f"{line}: exit code {code}"
     _check_formats(tmp_path)
 

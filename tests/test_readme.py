@@ -1,4 +1,4 @@
-"""Every command of the README runs as it stands."""
+"""Every command of the README runs as it stands, but for trainings, which `make test` shortens."""
 
 import shutil
 import subprocess
@@ -26,6 +26,7 @@ def test_every_block_is_of_a_cohort_that_is_made() -> None:
     assert {block.name for block in BLOCKS} == {*PEOPLE, "audit", "python"}
 
 
+@pytest.mark.shortened
 @pytest.mark.parametrize("kind", PEOPLE)
 def test_shell_blocks_run_in_order(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

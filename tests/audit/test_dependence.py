@@ -7,6 +7,7 @@ from medrep.audit.dependence import audit_dependence, concatenated_dependence, j
 from medrep.audit.groups import group_people, parse_by
 from medrep.audit.person_metrics import person_mean
 from medrep.losses import concatenated_distance_covariance, joint_distance_covariance
+from tests.shortened import at_most, seeds
 
 
 def attributes(n, rng):
@@ -45,17 +46,18 @@ def test_dependence_that_only_the_intersection_has_is_seen():
         assert audit(values, frame, by=name, permutations=199)["joint_dependence"].p > 0.05
 
 
+@pytest.mark.shortened
 def test_attributes_that_tell_each_other_are_no_dependence_of_the_metric():
     rng = np.random.default_rng(2)
     alarms, figures = np.zeros(2), []
-    for seed in range(120):
+    for seed in seeds(120):
         frame = attributes(60, rng)
         frame["site"] = np.where(rng.random(60) < 0.9, frame["sex"], frame["site"])
         found = audit(rng.standard_t(3, size=60), frame, by="sex,site,age", permutations=99, seed=seed)
         figures.append([row.estimate for row in found.values()])
         alarms += [row.p <= 0.05 for row in found.values()]
-    assert (alarms <= 12).all()  # the 99% point of 120 at 5%
-    mean, error = np.mean(figures, axis=0), np.std(figures, axis=0) / np.sqrt(120)
+    assert (alarms <= at_most(len(figures), 0.05, 0.99)).all()
+    mean, error = np.mean(figures, axis=0), np.std(figures, axis=0) / np.sqrt(len(figures))
     assert (np.abs(mean) < 3.5 * error).all()
 
 

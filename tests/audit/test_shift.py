@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from medrep.audit.shift import ShiftGate
 from medrep.errors import EvidenceError, ModelError
+from tests.shortened import seeds
 
 WIDTH = 12
 
@@ -31,11 +32,12 @@ class Planted:
         return pd.DataFrame(values, keys, [f"s{k}" for k in range(WIDTH)]), pd.Series([f"S{c}" for c in codes], keys)
 
 
+@pytest.mark.shortened
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("sizes", [(40,), (25, 25, 25), (60, 30, 8, 4), (120, 19, 18)])
 def test_p_is_uniform_or_somewhat_large_for_people_of_known_scanners(sizes, heavy):
     found, scanner = [], []
-    for seed in range(40):
+    for seed in seeds(40):
         planted = Planted(seed, len(sizes), heavy)
         gate = ShiftGate.fit(*planted.draw(*sizes))
         people = planted.draw(*(30,) * len(sizes))
@@ -52,9 +54,10 @@ def test_p_is_uniform_or_somewhat_large_for_people_of_known_scanners(sizes, heav
             assert each.mean() <= rate + 3.5 * each.std(ddof=1) / np.sqrt(len(each)) + 0.005, (label, rate)
 
 
+@pytest.mark.shortened
 def test_an_unknown_label_of_a_known_kind_is_not_alarmed_about():
     alarms = []
-    for seed in range(30):
+    for seed in seeds(30):
         planted = Planted(seed, 3)
         gate = ShiftGate.fit(*planted.draw(40, 40, 40))
         statistics, _ = planted.draw(20, 20, 20)

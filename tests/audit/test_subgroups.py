@@ -13,6 +13,7 @@ from medrep.audit.resampling.relabelling import relabellings, sample_weights
 from medrep.audit.resampling.small_samples import area_interval, share_interval
 from medrep.audit.subgroups import audit_subgroups
 from medrep.errors import CohortError
+from tests.shortened import at_most, seeds
 
 CHEAP = {"draws": 300, "permutations": 199}
 
@@ -142,7 +143,7 @@ def test_rows_of_a_participant_are_one_person():
 def rates(make, count, **more):
     """Share of seeds in which the gap of site is found, its interval's ends pass the truth, the excess; and trends."""
     rows = []
-    for seed in range(count):
+    for seed in seeds(count):
         frame, statistic, gap = make(np.random.default_rng(1000 + seed))
         found = audit(statistic, frame, by="site,age:40/60", seed=seed, **more)
         own, excess, trend = found["m_gap", "site"], found["m_gap_excess", "site"], found.get(("m_trend", "age"))
@@ -177,28 +178,32 @@ def planted(kind, gap):
     return make
 
 
+@pytest.mark.shortened
 @pytest.mark.parametrize("kind", ["skewed", "spread", "share"])
 def test_no_disparity_gives_no_more_alarms_than_chance(kind):
     found = rates(planted(kind, 0.0), 150)
-    most = stats.binom.ppf(0.995, 150, 0.05)
+    most = at_most(len(found), 0.05, 0.995)
     for name in ("p", "above", "group_p", "trend_p", "trend_low"):
         assert found[name].sum() <= most, name
     excess = found["excess"]
-    assert abs(excess.mean()) < 3.5 * excess.std() / np.sqrt(150)
+    assert abs(excess.mean()) < 3.5 * excess.std() / np.sqrt(len(found))
 
 
+@pytest.mark.shortened
 @pytest.mark.parametrize(("kind", "gap"), [("skewed", 0.8), ("share", 0.3)])
 def test_a_planted_disparity_is_found_and_its_interval_holds_it(kind, gap):
     found = rates(planted(kind, gap), 100)
     assert found["p"].mean() >= 0.9
     assert found["group_p"].mean() >= 0.9
     for name in ("above", "below", "below_excess"):  # 2.5% each
-        assert found[name].sum() <= stats.binom.ppf(0.995, 100, 0.025), name
+        assert found[name].sum() <= at_most(len(found), 0.025, 0.995), name
 
 
+@pytest.mark.shortened
 def test_upper_ends_hold_the_gap_of_equal_and_of_different_groups():
-    misses = [rates(planted("spread", gap), 100, permutations=19)["below"].sum() for gap in (0.0, 1.0)]
-    assert max(misses) <= stats.binom.ppf(0.995, 100, 0.025)
+    for gap in (0.0, 1.0):
+        missed = rates(planted("spread", gap), 100, permutations=19)["below"]
+        assert missed.sum() <= at_most(len(missed), 0.025, 0.995)
 
 
 def test_the_correction_over_groups_belongs_to_groups_of_one_metric():
@@ -236,16 +241,17 @@ def test_the_smooth_follows_a_planted_curve_and_its_range():
     assert found["m", "age=40-60"].estimate < found["m", "age>=60"].estimate
 
 
+@pytest.mark.shortened
 def test_ages_over_sessions_are_exchanged_as_series():
     rng = np.random.default_rng(9)
     alarms = 0
-    for seed in range(80):
+    for seed in seeds(80):
         own = np.repeat(rng.normal(size=40), 3)
         frame = pd.DataFrame({"age": np.repeat(rng.uniform(20, 80, 40), 3) + np.tile([0, 2, 4], 40)})
         values = own + 0.1 * rng.normal(size=120)
         found = audit(mean(values, np.repeat(np.arange(40), 3)), frame, by="age:50", seed=seed, permutations=99)
         alarms += found["m_trend", "age"].p <= 0.05
-    assert alarms <= stats.binom.ppf(0.995, 80, 0.05)
+    assert alarms <= at_most(len(seeds(80)), 0.05, 0.995)
 
 
 def test_too_few_people_have_no_smooth():
@@ -320,9 +326,10 @@ def test_perfect_separation_has_an_interval_of_some_width():
     assert 0.6 < row.ci_low < 0.95
 
 
+@pytest.mark.shortened
 def test_prevalence_is_no_disparity_of_auroc_and_a_worse_site_is():
     alarms, found = 0, 0
-    for seed in range(60):
+    for seed in seeds(60):
         rng = np.random.default_rng(seed)
         frame, outcome, risk = predictions(300, rng, worse="S2")
         auroc = prediction_metrics(outcome, risk, np.arange(300), "AD")["auroc"]
@@ -333,8 +340,8 @@ def test_prevalence_is_no_disparity_of_auroc_and_a_worse_site_is():
         frame, outcome, risk = (part.iloc[keep].reset_index(drop=True) for part in (frame, outcome, risk))
         auroc = prediction_metrics(outcome, risk, np.arange(len(keep)), "AD")["auroc"]
         alarms += audit(auroc, frame, by="site", draws=50, permutations=99)["m_gap", "site"].p <= 0.05
-    assert found >= 54
-    assert alarms <= stats.binom.ppf(0.995, 60, 0.05)
+    assert found >= 0.9 * len(seeds(60))
+    assert alarms <= at_most(len(seeds(60)), 0.05, 0.995)
 
 
 @pytest.mark.parametrize(
