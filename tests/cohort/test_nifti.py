@@ -493,7 +493,7 @@ def test_a_flipped_bit_in_a_packed_voxel_is_refused_through_every_door(tmp_path,
         damaged[place] ^= 1 << (place % 8)
         path.write_bytes(damaged)
         with pytest.raises(
-            CohortError, match="the data are cut off or damaged .*checksum does not fit.*; fetch it again"
+            CohortError, match=r"the data are cut off or damaged .*checksum does not fit.*; fetch it again"
         ):
             read(path)
 
