@@ -1,5 +1,6 @@
 """Every message of docs/troubleshooting.md is printed by the case that provokes it here, with the exit code of the case."""
 
+import gzip
 import json
 import os
 import re
@@ -99,6 +100,11 @@ class Workplace:
         """Check five people one of whose images has other voxels."""
         return self.broken(lambda path: save(path, data, affine))
 
+    def elsewhere(self, shift: float, *more: str) -> int:
+        """Check five people one of whose images lies elsewhere."""
+        data = np.random.default_rng(4).normal(100, 10, (8, 8, 8)).astype(np.float32)
+        return self.broken(lambda path: save(path, data, placed(shift)), *more)
+
     def mask(self, labels: np.ndarray, *more: str) -> int:
         """Check one person's label map."""
         made = self.people(1)
@@ -112,10 +118,13 @@ class Workplace:
         volumes: int = 40,
         seconds: float = 2.0,
         place: Mapping[int, float] | None = None,
+        stated: float | None = None,
     ) -> int:
         """Check one person's time series."""
         made = self.people(1)
         path = made / "sub-00" / "func" / "sub-00_desc-preproc_bold.nii.gz"
+        if stated is not None:
+            (made / "bold.json").write_text(json.dumps({"RepetitionTime": stated}))
         save(path, draw_bold(np.random.default_rng(0), volumes), seconds=seconds)
         affine = np.array(nib.load(path).affine)
         for axis, shift in (place or {}).items():
@@ -277,6 +286,18 @@ def linked(path: Path) -> None:
     target = path.parents[3] / "elsewhere.nii.gz"
     shutil.move(path, target)
     path.symlink_to(target)
+
+
+def linked_folder(path: Path) -> None:
+    target = path.parents[3] / "elsewhere"
+    shutil.move(path.parent, target)
+    path.parent.symlink_to(target)
+
+
+def placed(shift: float) -> np.ndarray:
+    affine = SMALL.copy()
+    affine[0, 3] = shift
+    return affine
 
 
 def twice(path: Path) -> None:
@@ -519,6 +540,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     # BIDS images and sessions
     "people without exactly one image": lambda w: w.broken(Path.unlink),
     "images match (": lambda w: w.broken(twice),
+    "is a link that leads out of": lambda w: w.broken(linked_folder),
     "paths that are no file of the cohort": lambda w: w.broken(linked),
     "no column session_id; name the column of visits session_id": lambda w: sessions(w, "visit\tage\nses-1\t20\n"),
     "sessions that occur twice": lambda w: sessions(w, "session_id\tage\nses-1\t20\nses-1\t21\n"),
@@ -532,9 +554,18 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     # Broken NIfTI files
     "the file is empty (0 bytes); fetch or convert it again": lambda w: w.broken(lambda path: path.write_bytes(b"")),
     "the data are cut off or damaged": lambda w: w.broken(cut),
+    "bytes too many behind the voxels that its header tells of": lambda w: w.broken(
+        lambda path: path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"more"))
+    ),
     "not a readable image": lambda w: w.broken(lambda path: path.write_bytes(b"no image" * 100)),
     "no orientation (sform and qform codes are 0)": lambda w: w.broken(
         header(lambda h: (h.set_sform(None, code=0), h.set_qform(None, code=0)))
+    ),
+    "sform and qform are mirror images of each other": lambda w: w.broken(
+        header(lambda h: h.set_qform(np.diag([-2.0, 2.0, 2.0, 1.0]), code=1))
+    ),
+    "sform and qform of the header disagree": lambda w: w.broken(
+        header(lambda h: h.set_qform(placed(9.0), code=1)), *only_age(), *simple()
     ),
     "cannot be inverted; set a valid one": lambda w: w.broken(header(flat)),
     "the header gives lengths in": lambda w: w.broken(header(lambda h: h.set_xyzt_units("meter"))),
@@ -551,6 +582,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "set input.spacing to resample": lambda w: w.rewritten(
         np.random.default_rng(0).normal(100, 10, (8, 8, 8)).astype(np.float32), np.diag([3.0, 2.0, 2.0, 1.0])
     ),
+    "lies apart from the common grid by up to": lambda w: w.elsewhere(6.0),
+    "the image lies beside the common grid": lambda w: w.elsewhere(12.0, "--set", "input.spacing=[2, 2, 2]"),
+    "and resampled onto it": lambda w: w.elsewhere(6.0, "--set", "input.spacing=[2, 2, 2]", *only_age(), *simple()),
     "numbers; give three, or leave it empty": lambda w: run("check", w.scans(), *VOLUME, "--set", "input.shape=[8]"),
     "the images are not in one unit: mean intensities differ": lambda w: w.broken(dark, *only_age(), *simple()),
     # Label maps of organs
@@ -588,6 +622,8 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "that these edges need": lambda w: w.bold(volumes=3),
     "is needed beside it, there": lambda w: w.bold("input.confounds=[csf]"),
     "the header does not say the seconds between volumes": lambda w: w.bold("input.high_pass=0.01", seconds=0.0),
+    "s between volumes, RepetitionTime of": lambda w: w.bold("input.high_pass=0.01", stated=1.0),
+    "s between volumes; input.t_r is used": lambda w: w.bold("input.high_pass=0.01", "input.t_r=1.0"),
     # Confounding
     "aliased covariates: their effects cannot be separated": lambda w: run("train", w.table(ALIASED), w.folder() / "o"),
     "cannot be told apart": lambda w: w.check(ALIASED),
@@ -721,6 +757,8 @@ CODES = {
     "is like a code for a missing value": OK,
     "is far from what others have": OK,
     "the images are not in one unit: mean intensities differ": OK,
+    "sform and qform of the header disagree": OK,
+    "and resampled onto it": OK,
     "constant and left as they are": OK,
     "interrupted; nothing half-written is left": 130,
     "--retry-failed tries them again": SOME_FAILED,

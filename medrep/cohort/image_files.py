@@ -5,6 +5,7 @@ header without its image, a header that claims more or less than the file holds.
 """
 
 import logging
+import sys
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -106,7 +107,7 @@ def checked_shape(path: Path, image: nib.spatialimages.SpatialImage, axes: int =
     if not shape or voxels == 0 or min(shape) < 1:
         raise CohortError(f"{path}: the header gives the shape {shape}, which holds no voxel; convert it again")
     held = image.file_map["image"].filename if image.file_map["image"].fileobj is None else None
-    size = _size(held) if held else np.inf  # what was unpacked is of the size that is claimed
+    size = _size(held) if held else sys.maxsize  # what was unpacked is of the size that is claimed
     if voxels > MOST_VOXELS or voxels * image.get_data_dtype().itemsize > size:
         raise CohortError(
             f"{path}: the header claims {voxels:.3g} voxels, more than the file can hold; convert it again"
@@ -192,7 +193,7 @@ def _unpacked_nifti(content: GzipContent) -> nib.Nifti1Image | None:
     head = content.take(_NIFTI1_BYTES)
     form = _nifti_form(head)
     head += content.take(form.header_class.sizeof_hdr - len(head))
-    header = _fields(form, head)
+    header = _fields(form.header_class, head)
     if header["magic"].item() != form.header_class.single_magic or int(header["intent_code"]) in _CIFTI_INTENTS:
         return None
     size = _claimed_bytes(header)
@@ -210,7 +211,7 @@ def _unpacked_pair(packed_header: bytes, packed_image: bytes) -> nib.Nifti1Pair 
     head = content.take(_MOST_HEADER)
     content.finish()
     form = nib.Nifti2Pair if _nifti_form(head) is nib.Nifti2Image else nib.Nifti1Pair
-    header = _fields(form, head[: form.header_class.sizeof_hdr])
+    header = _fields(form.header_class, head[: form.header_class.sizeof_hdr])
     content = GzipContent(packed_image)
     size = _claimed_bytes(header) if header["magic"].item() == form.header_class.pair_magic else 0
     if size <= 0:
@@ -244,12 +245,12 @@ def _nifti_form(head: bytes) -> type[nib.Nifti1Image]:
     return nib.Nifti2Image if second else nib.Nifti1Image
 
 
-def _fields(form: type[nib.Nifti1Image], head: bytes) -> Any:
+def _fields(kind: type[nib.Nifti1Header], head: bytes) -> Any:
     """Return the fields of a header by name: nibabel checks every one of them, which takes longer than to read a small image."""
     for order in ("little", "big"):
-        if int.from_bytes(head[:4], order) == form.header_class.sizeof_hdr:
-            return np.frombuffer(head, _LAYOUTS[form.header_class.sizeof_hdr, order])[0]
-    return form.header_class(head, check=False)
+        if int.from_bytes(head[:4], order) == kind.sizeof_hdr:
+            return np.frombuffer(head, _LAYOUTS[kind.sizeof_hdr, order])[0]
+    return kind(head, check=False)
 
 
 def _claimed_bytes(header: Any) -> int:
@@ -269,14 +270,14 @@ def _refuse_other_size(held: int, size: int, surplus: int) -> None:
         raise CohortError(f"{surplus} bytes too many behind the voxels that its header tells of")
 
 
-def _size(held: str) -> float:
+def _size(held: str) -> int:
     """Return the bytes of a file; none where it is packed, which only what could not be unpacked still is here."""
     return 0 if held.lower().endswith((".gz", ".mgz")) else Path(held).stat().st_size
 
 
-def _refuse_surplus(path: Path, image: nib.spatialimages.SpatialImage, voxels: int, held: str, size: float) -> None:
+def _refuse_surplus(path: Path, image: nib.spatialimages.SpatialImage, voxels: int, held: str, size: int) -> None:
     """Refuse voxels that overlap the header, and what lies behind them and is no padding; packed files are checked before."""
-    start = image.dataobj.offset
+    start = int(image.dataobj.offset)
     if isinstance(image, nib.Nifti1Image) and start < image.header.sizeof_hdr:
         raise CohortError(f"{path}: its voxels would begin inside of its header (at {start}); convert it again")
     end = start + voxels * image.get_data_dtype().itemsize

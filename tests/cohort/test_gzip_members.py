@@ -1,6 +1,6 @@
 import gzip
-import itertools
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ def whole(packed, first=50):
 )
 def test_members_one_behind_the_other_and_zeros_behind_them_are_one_content(cuts, first, level, padding):
     ends = [0, *sorted(cuts), len(RAW)]
-    packed = b"".join(gzip.compress(RAW[a:b], level) for a, b in itertools.pairwise(ends))
+    packed = b"".join(gzip.compress(RAW[a:b], level) for a, b in pairwise(ends))
     assert whole(packed + bytes(padding), first) == (RAW, 0)
 
 
