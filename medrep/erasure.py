@@ -13,8 +13,8 @@ The certificate forecasts what a linear probe reads on new people, of the k dire
 errors make it, each isotropic in directions whitened within the covariates:
 
 - What is left: effects are known with an error of variance 1 / n in each of the k directions, for a column of unit variance.
-  Where labels are known, effects were subtracted as they were estimated, and all of the error is left: k / n. (Batches' effects
-  are shrunk, so that of weak ones less is left.) Where the guard is all there is, it leaves the part of the true direction
+  Where labels are known, effects were subtracted as they were estimated, and all of the error is left: k / n. A batch's are
+  shrunk by g / (g + v), with g the squared Mahalanobis length of its effect and v = d / n, and that share of k / n is left. Where the guard is all there is, it leaves the part of the true direction
   outside the estimated one, g v / (g + v) with g the squared Mahalanobis length of the effect and v = (d - r) / (n - 1) over all
   d latents less its rank r, of which the share k / (d - r) is handed out, and the directions that it did not erase. The estimate
   of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero.
@@ -24,7 +24,12 @@ For a level that the share p has, with d2 = left / (p (1 - p)) the squared gap o
 
     AUC = Phi(d2 / sqrt(2 (d2 + w))),
 
-which is Phi(sqrt(d2 / 2)) for endless m. For a number with signal l in units of noise a probe that shrinks as it should reads
+which is Phi(sqrt(d2 / 2)) for endless m. One logistic regression for all of more than two levels, the usual probe, weighs levels
+by their shares p_j, so that its score of a level holds a little of the directions of the others: its variance is larger by
+
+    1 + sum_{j != level} p_j (p_j - q)^2 / (p (1 - p + q)^2),    q = sum_j p_j^2
+
+(to first order in its weights), nothing where all levels are as large. For a number with signal l in units of noise a probe that shrinks as it should reads
 R2 = l^2 / (l + k / m) / (1 + l). Where there is no effect at all, the forecast is above chance: what is subtracted is noise.
 Repeated scans of a person are fewer than as many people: n and m are divided by the design effect (`GuardMoments`).
 """
@@ -170,6 +175,7 @@ def certify(
     *,
     handed_out: "Float[np.ndarray, 'latents count'] | None" = None,
     subtracted: bool = False,
+    shrunk: bool = False,
     learners: int = 0,
 ) -> Certificate:
     """Say what is left of one removed covariate; the module's docstring has the derivation.
@@ -184,6 +190,7 @@ def certify(
             latents after the guard.
         subtracted: Whether the covariate's effect was subtracted before the guard, as it was estimated, for people whose labels
             are known. Otherwise the guard is all there is.
+        shrunk: Whether effects were shrunk before they were subtracted, each level's as a whole, as a batch's are.
         learners: New people whom the probe learns from; 0 for the best probe of all.
 
     Raises:
@@ -203,7 +210,7 @@ def certify(
     place = np.flatnonzero(np.isin(moments.columns(guard.removed), columns))
     shares = moments.shares[columns - moments.latents]
     count = spread.shape[1]
-    left = _left_over(moments, guard, projection.T @ spread, subtracted)[np.ix_(place, place)]
+    left = _left_over(moments, guard, projection.T @ spread, subtracted, shrunk)[np.ix_(place, place)]
     two = bool(np.isfinite(shares).all())
     rows = learners * moments.n / moments.persons / moments.design_effect([covariate], guard.kept)
     noise = count / rows if rows else 0.0
@@ -224,6 +231,7 @@ def _left_over(
     guard: Guard,
     handed_out: Float[np.ndarray, "latents count"],
     subtracted: bool,
+    shrunk: bool,
 ) -> Float[np.ndarray, "columns columns"]:
     """Return B^T S^-1 B of what is handed out, B the true covariance of latents and columns, S that of the latents' rest.
 
@@ -232,6 +240,7 @@ def _left_over(
         guard: Of the latents.
         handed_out: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
         subtracted: See `certify`.
+        shrunk: See `certify`.
     """
     pairs = Canonical.of(moments, guard.removed, guard.kept)
     deflated = (moments.n - 1) / moments.design_effect(guard.removed, guard.kept)
@@ -240,7 +249,10 @@ def _left_over(
     seen = squared / (1 - squared) * spare / deflated - pairs.dimensions / deflated
     effect = np.maximum(seen, 1e-300) if spare > 0 else np.full(len(squared), 1e12)
     if subtracted:
-        return pairs.variates @ pairs.variates.T * (handed_out.shape[1] / deflated)
+        error = pairs.variates @ pairs.variates.T / deflated
+        signal, noise = np.diag(pairs.variates * effect @ pairs.variates.T), np.diag(error) * pairs.dimensions
+        weight = signal / np.maximum(signal + noise, 1e-300) if shrunk else np.ones(len(error))
+        return error * handed_out.shape[1] * np.sqrt(np.outer(weight, weight))
     whiten = whitener(pairs.partial)
     taken = np.linalg.qr(whiten.T @ (guard.right / pairs.scale).T)[0]
     directions = whiten.T @ pairs.loadings / np.maximum(pairs.correlations, 1e-10)
@@ -271,7 +283,17 @@ def _auc(
     spread = shares[known] * (1 - shares[known])
     gap = np.maximum(left[known] / variance[known] ** 2 / spread, 0)
     ratio = np.divide(gap, np.sqrt(gap + noise / spread), out=np.zeros_like(gap), where=gap > 0)
+    if noise and len(shares) > 2:
+        ratio = ratio / np.sqrt(1 + _blur(shares)[known])
     return float(ndtr(ratio / 2**0.5).mean())
+
+
+def _blur(shares: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
+    """Return by how much other levels' directions add to the variance of each level's score in one regression for all."""
+    apart = shares - (shares**2).sum()
+    each = shares * apart**2
+    own: Float[np.ndarray, " levels"] = (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
+    return own
 
 
 def _r2(

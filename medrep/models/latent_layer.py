@@ -112,7 +112,15 @@ class LatentLayer:
         read = None if count is None else self._read(guard, count)[0]
         people = self.moments.persons * 4 // 5 if learners is None else learners
         return tuple(
-            certify(self.moments, guard, name, handed_out=read, subtracted=subtracted, learners=people)
+            certify(
+                self.moments,
+                guard,
+                name,
+                handed_out=read,
+                subtracted=subtracted,
+                shrunk=name in self.effects.schema.batches,
+                learners=people,
+            )
             for name in removed
         )
 
