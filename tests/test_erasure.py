@@ -10,6 +10,8 @@ from scipy.stats import rankdata
 from medrep.erasure import Guard, GuardMoments, certify, fit_guard
 from medrep.errors import CovariateError, ModelError
 
+pytestmark = pytest.mark.rounding
+
 NAMES = ("site", "sex", "age")
 CHOICES = [
     (("site",), ()),

@@ -6,6 +6,8 @@ import pytest
 from medrep.errors import CovariateError, ModelError
 from medrep.moments import Canonical, GuardMoments, intraclass
 
+pytestmark = pytest.mark.rounding
+
 
 def people(seed=0, n=60):
     rng = np.random.default_rng(seed)

@@ -9,6 +9,8 @@ from medrep.models.linear_fit import fit_moments
 from medrep.models.shrinkage import column_bands
 from tests.models.planted import AGE, SITE, draw_people
 
+pytestmark = pytest.mark.rounding
+
 
 def borrowing(columns: int) -> Borrowing:
     bands = column_bands(np.ones(columns, dtype=bool))

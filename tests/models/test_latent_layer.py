@@ -14,6 +14,8 @@ from medrep.models import LinearModel
 from medrep.models.latent_layer import LatentLayer
 from tests.models.planted import Case, draw_data, draw_people
 
+pytestmark = pytest.mark.rounding
+
 NAMES = ("age", "sex", "site")
 LATENTS = 5
 seeds = st.integers(0, 9)

@@ -14,6 +14,8 @@ from medrep.errors import ModelError
 from medrep.models import Columns, LinearModel, LinearSettings, restore_model
 from tests.models.planted import DECLARED, SETTINGS, Case, cases, draw_data, draw_people, fit, named
 
+pytestmark = pytest.mark.rounding
+
 NAMES = ("age", "sex", "site")
 subsets = st.sets(st.sampled_from(NAMES), min_size=1).map(sorted)
 TARGETS = {"age": 35.0, "sex": "M", "site": "S1"}

@@ -8,6 +8,8 @@ from medrep.errors import CovariateError
 from medrep.models import LinearModel
 from tests.models.planted import AGE, DECLARED, SETTINGS, SEX, SITE, draw_data, draw_people, fit
 
+pytestmark = pytest.mark.rounding
+
 REMOVED = {"age": 50.0, "sex": "F", "site": "S0"}
 
 

@@ -13,6 +13,8 @@ from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.splines import natural_spline
 from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, Case, cases, draw_data, draw_people
 
+pytestmark = pytest.mark.rounding
+
 NAMES = ("age", "sex", "site")
 subsets = st.sets(st.sampled_from(NAMES))
 ATOL = 1e-3  # residuals are held in float32

@@ -6,6 +6,8 @@ from scipy.special import ndtr
 
 from medrep.models.suppression import forecast_auc, most_directions
 
+pytestmark = pytest.mark.rounding
+
 counts = st.lists(st.integers(0, 200), min_size=1, max_size=5).map(lambda own: np.array(own, dtype=float))
 
 
