@@ -1,4 +1,4 @@
-"""Point masses and levels without a column, through the conditional VAE: its layers leave alone what the linear one does."""
+"""Point masses and levels without a column, through the conditional VAE: all of it leaves alone what its linear layer does."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def fitted():
     held = data.copy()
     held[away, 7] = np.nan
     schema = CovariateSchema.fit(frame, DECLARED)
-    settings = VaeSettings(latents=3, body="linear", validation=0.0)
+    settings = VaeSettings(latents=3, body="linear")
     model, _ = ConditionalVae.fit(held, schema.transfer(frame), schema, named(10), settings)
     return model, frame, data, held
 
