@@ -111,17 +111,28 @@ def test_units_and_orders_do_not_matter(seed, factor, offset):
     assert ((p > 0) & (p <= 1)).all()
 
 
-def test_errors_are_compared_by_their_logarithms():
+def test_errors_are_compared_by_their_logarithms_and_to_one_side():
     planted = Planted(2, 1)
     statistics, scanners = planted.draw(50)
     new, labels = planted.draw(20)
-    plain = ShiftGate.fit(statistics, scanners).p_value(new, labels)
     columns = {"s0": "reconstruction_error", "s1": "deviation"}
 
-    def powers(table: pd.DataFrame) -> pd.DataFrame:
-        return table.assign(s0=np.exp(table["s0"]), s1=np.exp(table["s1"])).rename(columns=columns)
+    def powers(table: pd.DataFrame, factor: float = 1.0) -> pd.DataFrame:
+        errors = {name: factor * np.exp(table[name]) for name in columns}
+        return table.assign(**errors).rename(columns=columns)
 
-    np.testing.assert_allclose(ShiftGate.fit(powers(statistics), scanners).p_value(powers(new), labels), plain)
+    gate = ShiftGate.fit(powers(statistics), scanners)
+    p = gate.p_value(powers(new), labels)
+    again = ShiftGate.fit(powers(statistics, 40.0), scanners).p_value(powers(new, 40.0), labels)
+    assert np.mean(np.abs(p - again) > 1e-9) <= 0.1  # ties of rounding
+    # Whoever is drawn better is no more unusual, and never for that reason.
+    well = powers(new).assign(reconstruction_error=1e-9, deviation=0.0)
+    assert (gate.p_value(well, labels) >= p).all()
+    assert not [
+        said for said in gate.reason(well, labels) if said.startswith(("reconstruction_error -", "deviation -"))
+    ]
+    badly = powers(new).assign(reconstruction_error=1e9)
+    assert (gate.p_value(badly, labels) <= p).all()
 
 
 def test_status_follows_the_rate():
