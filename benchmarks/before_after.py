@@ -59,7 +59,9 @@ def figures(module: str, seeds: Iterable[int]) -> pd.DataFrame:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         if done.returncode:
             raise RuntimeError(f"{module} on {home}: {done.stderr.strip()[-2000:]}")
-        found = [json.loads(line.removeprefix("FIGURES ")) for line in done.stdout.splitlines() if line[:8] == "FIGURES "]
+        found = [
+            json.loads(line.removeprefix("FIGURES ")) for line in done.stdout.splitlines() if line[:8] == "FIGURES "
+        ]
         rows += [
             {"checkout": checkout, "seed": seed, "figure": name, "value": value}
             for seed, own in zip(seeds, found, strict=True)
@@ -70,7 +72,9 @@ def figures(module: str, seeds: Iterable[int]) -> pd.DataFrame:
 
 def summary(found: pd.DataFrame, title: str) -> Table:
     """Return mean, lowest and highest of each figure, before and after, side by side."""
-    grouped = found.groupby(["figure", "checkout"], sort=False)["value"].agg(["mean", "min", "max", "count"]).reset_index()
+    grouped = (
+        found.groupby(["figure", "checkout"], sort=False)["value"].agg(["mean", "min", "max", "count"]).reset_index()
+    )
     return Table(grouped, ("figure", "checkout", "mean", "min", "max", "count"), title)
 
 
