@@ -177,7 +177,7 @@ def _searched(folder: Path, home: str, barred: list[str]) -> list[Path]:
             continue
         for entry in entries:
             path = place / entry.name
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and path.is_dir()):
                 (linked if entry.is_symlink() else waiting).append(path)
             elif entry.name.endswith(_ENDINGS):
                 found.append(path)

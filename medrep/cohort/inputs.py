@@ -20,7 +20,8 @@ class Input:
         desc: BIDS ``desc`` of the image; empty for files without one.
         entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
         spacing: Common voxel edges in mm; empty keeps the images' own, which must then agree.
-        shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree.
+        shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree. Where
+            spacing or shape is given, a volume that lies elsewhere in the world than most is resampled onto their grid.
         intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
         missing: What NaN cells and voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
         labels: Region numbers that are the organ together (``shape``); empty: every number above 0.

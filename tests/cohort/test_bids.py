@@ -232,6 +232,7 @@ def test_linked_folders_out_of_the_cohort_dead_and_of_somebody_else_are_told(tmp
     (root / "sub-4" / "anat").symlink_to("../sub-5/anat")
     (root / "sub-6").symlink_to("nowhere")
     (root / "sub-5" / "up").symlink_to("..")
+    (root / "sub-5" / "loop").symlink_to("loop")
     found, problems = find_images(root, [(f"sub-{n}", "") for n in range(1, 7)], Input("volume"))
     assert found == {4: root / "sub-5" / "anat" / "sub-5_T1w.nii"}
     assert [problems[k].partition("/: ")[2] for k in (0, 1, 2, 3, 5)] == [
