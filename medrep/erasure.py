@@ -14,10 +14,10 @@ errors make it, each isotropic in directions whitened within the covariates:
 
 - What is left: effects are known with an error of variance 1 / n in each of the k directions, for a column of unit variance.
   Where labels are known, effects were subtracted as they were estimated, and all of the error is left: k / n. A batch's are
-  shrunk by g / (g + v), with g the squared Mahalanobis length of its effect and v = d / n, and that share of k / n is left. Where the guard is all there is, it leaves the part of the true direction
-  outside the estimated one, g v / (g + v) with g the squared Mahalanobis length of the effect and v = (d - r) / (n - 1) over all
-  d latents less its rank r, of which the share k / (d - r) is handed out, and the directions that it did not erase. The estimate
-  of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero.
+  shrunk by g / (g + v), with g the squared Mahalanobis length of its effect and v = d / n, and that share of k / n is left.
+  Where the guard is all there is, it leaves the part of the true direction outside the estimated one, g v / (g + v) with
+  v = (d - r) / (n - 1) over all d latents less its rank r, of which the share k / (d - r) is handed out, and the directions that
+  it did not erase. The estimate of g is rid of the energy that noise alone gives it, d / (n - 1), and not let below zero.
 - A probe has to learn its direction, from m people, with an error of variance 1 / m in each direction alike.
 
 For a level that the share p has, with d2 = left / (p (1 - p)) the squared gap of the means and w = k / (m p (1 - p)),
@@ -29,9 +29,10 @@ by their shares p_j, so that its score of a level holds a little of the directio
 
     1 + sum_{j != level} p_j (p_j - q)^2 / (p (1 - p + q)^2),    q = sum_j p_j^2
 
-(to first order in its weights), nothing where all levels are as large. For a number with signal l in units of noise a probe that shrinks as it should reads
-R2 = l^2 / (l + k / m) / (1 + l). Where there is no effect at all, the forecast is above chance: what is subtracted is noise.
-Repeated scans of a person are fewer than as many people: n and m are divided by the design effect (`GuardMoments`).
+(to first order in its weights), nothing where all levels are as large. For a number with signal l in units of noise a probe that
+shrinks as it should reads R2 = l^2 / (l + k / m) / (1 + l). Where there is no effect at all, the forecast is above chance: what
+is subtracted is noise. Repeated scans of a person are fewer than as many people: n and m are divided by the design effect
+(`GuardMoments`).
 """
 
 from collections.abc import Sequence
@@ -250,8 +251,8 @@ def _left_over(
     effect = np.maximum(seen, 1e-300) if spare > 0 else np.full(len(squared), 1e12)
     if subtracted:
         error = pairs.variates @ pairs.variates.T / deflated
-        signal, noise = np.diag(pairs.variates * effect @ pairs.variates.T), np.diag(error) * pairs.dimensions
-        weight = signal / np.maximum(signal + noise, 1e-300) if shrunk else np.ones(len(error))
+        signal, blur = np.diag(pairs.variates * effect @ pairs.variates.T), np.diag(error) * pairs.dimensions
+        weight = signal / np.maximum(signal + blur, 1e-300) if shrunk else np.ones(len(error))
         return error * handed_out.shape[1] * np.sqrt(np.outer(weight, weight))
     whiten = whitener(pairs.partial)
     taken = np.linalg.qr(whiten.T @ (guard.right / pairs.scale).T)[0]
