@@ -259,6 +259,7 @@ class LinearModel(Model):
             "names": list(self.columns.names),
             "grid": None if self.columns.grid is None else self.columns.grid.to_json(),
             "seed": self.seed,
+            "effects_known": len(self.effect_covariance) > 0,
         }
         arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
         if len(self.effect_covariance):
@@ -290,7 +291,8 @@ class LinearModel(Model):
         for group, width, bands in (("batches", columns.count, settings.band_count(columns)), ("scores", scores, 2)):
             wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
             wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
-        if "effect_covariance" in arrays:
+        known = content.get("effects_known", False)  # models saved before do not say
+        if known:
             wanted["effect_covariance"] = (rows, rows)
         check_arrays(arrays, wanted)
         batches, score_batches = (
@@ -311,7 +313,7 @@ class LinearModel(Model):
             int(content["seed"]),
             PointMasses.load(_group(arrays, "masses."), columns.count),
             ColumnSupport.restore(content.get("support"), _group(arrays, "support.")),
-            arrays.get("effect_covariance", np.zeros((0, 0))),
+            arrays["effect_covariance"] if known else np.zeros((0, 0)),
         )
 
     @property

@@ -104,7 +104,7 @@ def test_models_saved_before_leave_the_effects_out():
     frame = people(20, 60)
     data = np.random.default_rng(0).normal(size=(PEOPLE, 6))
     content, arrays = fit(frame, data, declared=DECLARED).state()
-    del arrays["effect_covariance"]
+    del arrays["effect_covariance"], content["effects_known"]
     model = LinearModel.restore(content, arrays)
     new = people(65, 80, "new", 16, seed=2)
     _, (note,) = model.adapt([(data[:16], new)])
