@@ -264,7 +264,7 @@ def test_a_person_and_a_column_without_any_value(people):
 def test_columns_that_hardly_vary(people):
     data = people.data.copy()
     data[:, 1] = 4
-    data[:110, 2] = 0
+    data[:140, 2] = 0
     model, _ = fit(people.frame, data)
     np.testing.assert_array_equal(model.remove(data, people.frame, POOL)[:, 1:3], data[:, 1:3])
     everything = model.schema.references(list(model.schema.names))
