@@ -36,8 +36,22 @@ def _checked(thing: Any) -> Any:
         return property(*(each and _checked(each) for each in (thing.fget, thing.fset, thing.fdel)))
     if not inspect.isfunction(thing) or hasattr(thing, "__wrapped__"):
         return thing
+    thing.__annotations__ = {name: hint for name, hint in thing.__annotations__.items() if _is_known(hint, thing)}
     checked = _check_types(thing)
     return _in_context(checked) if _documents_shapes(thing) else checked
+
+
+def _is_known(hint: Any, function: Callable[..., Any]) -> bool:
+    """Whether what a hint names can be had while the program runs, and not only by mypy."""
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = {"hint": hint}
+    try:
+        typing.get_type_hints(holder, function.__globals__)
+    except (NameError, TypeError):
+        return False
+    return True
 
 
 def _in_context(checked: Callable[..., Any]) -> Callable[..., Any]:
