@@ -37,8 +37,31 @@ def _checked(thing: Any) -> Any:
     if not inspect.isfunction(thing) or hasattr(thing, "__wrapped__"):
         return thing
     thing.__annotations__ = {name: hint for name, hint in thing.__annotations__.items() if _is_known(hint, thing)}
+    if inspect.isgeneratorfunction(thing):
+        return _generator(thing)
     checked = _check_types(thing)
     return _in_context(checked) if _documents_shapes(thing) else checked
+
+
+def _generator(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Check arrays as a generator is made: later it would be in the context of whoever goes through it."""
+    signature = inspect.signature(function)
+    shapes = {
+        name: hint
+        for name, hint in function.__annotations__.items()
+        if inspect.isclass(hint) and issubclass(hint, AbstractArray)
+    }
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        with jaxtyped("context"):
+            for name, hint in shapes.items():
+                if name in given and not isinstance(given[name], hint):
+                    raise TypeCheckError(f"{function.__qualname__}: {name} is no {hint}: {given[name]!r}")
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _is_known(hint: Any, function: Callable[..., Any]) -> bool:

@@ -1,5 +1,7 @@
 """What is documented is checked: axes of one name, results, and fields, over all of medrep."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from jaxtyping import Float, TypeCheckError
@@ -24,6 +26,18 @@ def test_a_result_has_the_axes_of_the_arguments() -> None:
 
     with pytest.raises(TypeCheckError, match="return"):
         _checked(padded)(np.ones((2, 3)))
+
+
+def test_a_generator_is_checked_as_it_is_made_and_in_no_context_but_its_own() -> None:
+    def rows(table: Float[np.ndarray, "people columns"]) -> Iterator[np.ndarray]:
+        yield from table
+
+    def first(some: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " columns"]:
+        return next(_checked(rows)(np.ones((len(some) + 1, some.shape[1]))))
+
+    assert len(_checked(first)(np.ones((2, 3)))) == 3
+    with pytest.raises(TypeCheckError, match="table"):
+        _checked(rows)(np.ones(3))
 
 
 def test_fields_and_plain_types_are_checked_too() -> None:

@@ -90,7 +90,7 @@ def test_centring_moves_the_pool_alone(seed, factor):
 def test_sites_of_like_scale_are_solved_once(name, monkeypatch):
     frame, data, _, _ = noisy([1, 1.5, 0.8], 30, 8)
     moved = fit(frame, data, SETTINGS[name]).remove(data, frame, {"site": "S1"})
-    monkeypatch.setattr("medrep.models.linear_fit._REWEIGHTINGS", 0)
+    monkeypatch.setattr("medrep.models.least_squares.REWEIGHTINGS", 0)
     np.testing.assert_array_equal(moved, fit(frame, data, SETTINGS[name]).remove(data, frame, {"site": "S1"}))
 
 
