@@ -1,5 +1,6 @@
 """A newcomer's path on real scans: the README's commands, as they stand, on a BIDS folder of one's own."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def my_bids(shared_data: Path, tmp_path: Path) -> Path:
     return tmp_path / "my_bids"
 
 
+PLAIN = "'input={kind: volume, suffix: T1w}'"
+
+
+def common_grid(readme: str) -> str:
+    """Return the README's way with scans that do not lie alike, as each head does in its scanner."""
+    (found,) = re.findall(r"`--set ('input=\{kind: volume, suffix: T1w, spacing: .*?\}')`", readme)
+    return found
+
+
 def test_five_commands_lead_from_a_bids_folder_to_a_clean_one(my_bids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(my_bids.parent)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +49,8 @@ def test_five_commands_lead_from_a_bids_folder_to_a_clean_one(my_bids: Path, mon
     path = [line for line in lines if "my_bids" in line and line != planted and "--config" not in line]
     assert [line.split()[1] for line in path] == ["check", "train", "export"]
     # IXI's ten have one scanner: the README's own way to plant sites comes first.
-    commands = [planted, *(line.replace("my_bids", "planted") for line in path)]
+    grid = common_grid(readme)
+    commands = [planted, *(line.replace("my_bids", "planted").replace(PLAIN, grid) for line in path)]
     assert len(commands) <= MOST_COMMANDS
     for line in commands:
         assert run_line(f"{line} --quiet") == 0, line
@@ -62,7 +73,9 @@ def test_what_is_missing_is_said_with_what_mends_it(
     my_bids: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(my_bids.parent)
-    scans = "--set 'input={kind: volume, suffix: T1w}'"
-    assert run_line(f"medrep check my_bids {scans}") == 1
-    assert "leave it out with --set covariates.site=null" in capsys.readouterr().err
-    assert run_line(f"medrep check my_bids {scans} --set covariates.site=null --quiet") == 0
+    assert run_line(f"medrep check my_bids --set {PLAIN}") == 1
+    said = capsys.readouterr().err
+    assert "leave it out with --set covariates.site=null" in said
+    assert "set input.spacing" in said
+    grid = common_grid((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert run_line(f"medrep check my_bids --set {grid} --set covariates.site=null --quiet") == 0

@@ -490,7 +490,6 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "ids that look like one, read as different people": lambda w: w.check(
         f"{PEOPLE}sub-003\t23\tM\tB\n", f"{FEATURES}sub-003\t1\t2\t3\n"
     ),
-    "the header holds NUL bytes": lambda w: w.check(PEOPLE.replace("age", "a\0ge")),
     "participants that the table does not have": lambda w: w.check(PEOPLE, FEATURES, "--exclude", "sub-99"),
     "nobody is left after --participant-label and --exclude": lambda w: w.check(
         PEOPLE, FEATURES, "--participant-label", "03", "--exclude", "03"

@@ -95,6 +95,8 @@ def probe_interactions(
     chosen = np.flatnonzero(np.isin(who, rng.permutation(int(who.max()) + 1)[:_MOST_PEOPLE]))
     frame, who = frame.iloc[chosen], np.unique(who[chosen], return_inverse=True)[1]
     columns = _usable(np.asarray(data, dtype=np.float64)[chosen])
+    if len(frame) <= _SPARE or frame[effects].nunique().min() < 2:
+        return ()
     design = Design.fit(schema, frame, degrees, declared)
     batches = design.batches(frame)
     base = np.concatenate([design.effects(frame), batches], axis=1)

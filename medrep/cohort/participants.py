@@ -104,8 +104,6 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
     header = [name.strip() for name in numbered.pop(min(numbered))]
-    if any("\0" in name for name in header):
-        raise CohortError(f"{path}: the header holds NUL bytes; save the table as UTF-8 (it may be UTF-16)")
     if len(header) == 1 and re.search(r"[,;\s]", header[0]):
         raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
     if any(name.startswith('"') for name in header):

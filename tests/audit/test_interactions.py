@@ -110,3 +110,10 @@ def test_the_setting_names_what_is_there_and_what_was_found():
         "--set 'settings.interactions=[[age, sex], [age, diagnosis]]'"
     )
     assert suggestion(found[1:], (), "settings.interactions") == ""
+
+
+@pytest.mark.parametrize("some", [1, 2, 9])
+def test_too_few_people_tell_nothing(some):
+    frame, data = people()
+    schema = CovariateSchema.fit(frame, DECLARED)
+    assert probe_interactions(data[:some], schema.transfer(frame).iloc[:some], schema, degrees=4) == ()

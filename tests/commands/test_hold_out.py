@@ -83,7 +83,7 @@ def test_those_held_out_calibrate_a_gate_that_scoring_asks(bids_cohort: Path, tm
     noise = np.random.default_rng(0).normal(0, 0.2 * image.data.max(), image.data.shape)
     write_image(path, Volume(image.data + noise.astype(np.float32), image.affine))
     model = tmp_path / "trained" / "model"
-    who = ("--participant-label", *held_out, "--quiet")
+    who = ("--participant-label", *held_out, "--extrapolate", "--quiet")
     assert run("score", cohort, tmp_path / "scored", "--model", model, *who) == 0
     scores = pd.read_csv(
         tmp_path / "scored" / "scores.tsv", sep="\t", index_col="participant_id", keep_default_na=False
