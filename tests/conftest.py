@@ -25,8 +25,6 @@ settings.load_profile("medrep")
 
 # Logging every training of the suite would take seconds each; the tests of tracking turn it on.
 os.environ["MEDREP_TRACKING"] = "none"
-# dcor, which figures are compared with, would compile itself for seconds on every import: numba cannot keep what it compiles.
-os.environ["NUMBA_DISABLE_JIT"] = "1"
 # Test files import MLflow before medrep.tracking can say so.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
