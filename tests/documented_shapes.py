@@ -21,8 +21,13 @@ _check_types = beartype(conf=BeartypeConf(violation_type=TypeCheckError))
 
 def check_documented_shapes(package: str) -> None:
     """Check all that is imported of a package from now on."""
-    jaxtyping.jaxtyped = lambda *, typechecker: _checked  # what the hook decorates everything with
+    jaxtyping.jaxtyped = lambda *, typechecker: _checked_if_lasting  # what the hook decorates everything with
     install_import_hook(package, "beartype.beartype")
+
+
+def _checked_if_lasting(thing: Any) -> Any:
+    """Leave a function within a function alone: each call makes it anew, and its checks would take longer than it does."""
+    return thing if "<locals>" in getattr(thing, "__qualname__", "") else _checked(thing)
 
 
 def _checked(thing: Any) -> Any:
@@ -36,11 +41,31 @@ def _checked(thing: Any) -> Any:
         return property(*(each and _checked(each) for each in (thing.fget, thing.fset, thing.fdel)))
     if not inspect.isfunction(thing) or hasattr(thing, "__wrapped__"):
         return thing
-    thing.__annotations__ = {name: hint for name, hint in thing.__annotations__.items() if _is_known(hint, thing)}
     if inspect.isgeneratorfunction(thing):
-        return _generator(thing)
-    checked = _check_types(thing)
-    return _in_context(checked) if _documents_shapes(thing) else checked
+        return _generator(_with_known_hints(thing))
+    return _at_first_call(thing)
+
+
+def _at_first_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile the checks of a function as it is called first; most functions are called by few tests' processes."""
+    checked: Callable[..., Any] | None = None
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        if checked is None:
+            compiled = _check_types(_with_known_hints(function))
+            checked = _in_context(compiled) if _documents_shapes(function) else compiled
+        return checked(*args, **kwargs)
+
+    return call
+
+
+def _with_known_hints(function: Callable[..., Any]) -> Callable[..., Any]:
+    function.__annotations__ = {
+        name: hint for name, hint in function.__annotations__.items() if _is_known(hint, function)
+    }
+    return function
 
 
 def _generator(function: Callable[..., Any]) -> Callable[..., Any]:

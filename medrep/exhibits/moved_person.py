@@ -22,6 +22,7 @@ _MOST_CELLS = 5_000_000
 _LONGEST_EDGE = 96
 _MESH_CELLS = 48
 _FEATURES = 24
+_AT_ONCE = 8  # whole volumes
 
 
 def moved_person(
@@ -54,9 +55,10 @@ def moved_person(
     shape = _limited(grid.shape, _LONGEST_EDGE**3)
     coarse = _limited(grid.shape, _MOST_CELLS // len(targets))
     changes = np.empty((len(targets), *coarse), np.float32)
-    for change, target in zip(changes, targets, strict=True):
-        moved = model.remove(row[None], frame, target)[0]
-        change[...] = resized(np.nan_to_num(moved - row).reshape(grid.shape), coarse)
+    for start in range(0, len(targets), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        for change, moved in zip(changes[some], _everywhere(model, row, frame, targets[some]), strict=True):
+            change[...] = resized(np.nan_to_num(moved - row).reshape(grid.shape), coarse)
     base = resized(np.nan_to_num(row).reshape(grid.shape), shape)
     low, high = (float(value) for value in np.percentile(base, (1, 99.7)))
     step = stepped(changes)
@@ -84,12 +86,18 @@ def _shared(kind: str, axes: Sequence[Axis]) -> dict[str, Any]:
 
 def _features(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:
     unit = np.where(spread > 0, spread, 1.0)
-    targets = combinations(axes)
-    changes = np.stack([(model.remove(row[None], frame, target)[0] - row) / unit for target in targets])
-    changes = np.nan_to_num(changes)
+    changes = np.nan_to_num((_everywhere(model, row, frame, combinations(axes)) - row) / unit)
     most = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:_FEATURES]
     content = {**_shared("features", axes), "names": [model.columns.names[k] for k in most]}
     return Exhibit(content, {"changes": changes[:, most].astype(np.float32)})
+
+
+def _everywhere(
+    model: Model, row: np.ndarray, frame: pd.DataFrame, targets: Sequence[dict[str, float | str]]
+) -> Float[np.ndarray, "targets columns"]:
+    """Return the person at each target, all in one go: a move has to be prepared whether it is of one row or of many."""
+    here = pd.concat([frame] * len(targets), ignore_index=True)
+    return model.move(np.repeat(row[None], len(targets), axis=0), here, pd.DataFrame(targets))
 
 
 def _organ(model: AdditiveShape, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:

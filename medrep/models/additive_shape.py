@@ -123,18 +123,18 @@ class AdditiveShape(Model):
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
         return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed), table
 
-    def remove(
+    def move(
         self,
         data: Float[np.ndarray, "people columns"],
         frame: pd.DataFrame,
-        target: Mapping[str, str | float],
+        to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates to ``target``; see `Model.remove`. What comes back is a distance near the surface, negative inside."""
+        """Move covariates of each person; see `Model.move`. What comes back is a distance near the surface, negative inside."""
         self._check(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
-        there = self.schema.moved(frame, target)
-        home = (frame[list(target)] == there[list(target)]).all(axis=1).to_numpy()
+        there = frame.assign(**to)
+        home = (frame[to.columns] == to).all(axis=1).to_numpy()
         nodes = self.population.template.lattice.nodes()
         for row in range(len(data)):
             if home[row]:

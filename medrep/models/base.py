@@ -128,7 +128,6 @@ class Model(NotebookView, ABC):
             ModelError: Settings that do not fit the data.
         """
 
-    @abstractmethod
     def remove(
         self,
         data: Float[np.ndarray, "people columns"],
@@ -146,6 +145,24 @@ class Model(NotebookView, ABC):
 
         Returns:
             Data of the same shape and dtype. Where ``target`` is what the person has already, the data come back as they are.
+        """
+        return self.move(data, frame, self.schema.moved(frame, target)[list(target)], out)
+
+    @abstractmethod
+    def move(
+        self,
+        data: Float[np.ndarray, "people columns"],
+        frame: pd.DataFrame,
+        to: pd.DataFrame,
+        out: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move some covariates of each person to a value of their own; see `remove`.
+
+        Args:
+            data: The people's data, in their own units; NaN stays NaN.
+            frame: Their covariates.
+            to: What they are moved to, rows as in ``frame``, a column for each covariate that is moved.
+            out: Where to write; a new array by default.
         """
 
     @abstractmethod

@@ -101,30 +101,33 @@ class ConditionalVae(Model):
         parts, history = fit_parts(data, frame, schema, columns, settings, seed, work or Workplace(), participants)
         return cls(schema, columns, settings, parts, seed), history
 
-    def remove(
+    def move(
         self,
         data: Float[np.ndarray, "people columns"],
         frame: pd.DataFrame,
-        target: Mapping[str, str | float],
+        to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates to ``target``; see `Model.remove`."""
+        """Move covariates of each person; see `Model.move`."""
         self.parts.linear.check_width(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
-        there = self.schema.moved(frame, target)
-        home = (frame[list(target)] == there[list(target)]).all(axis=1).to_numpy()
+        there = frame.assign(**to)
+        home = (frame[to.columns] == to).all(axis=1).to_numpy()
         moved[home] = data[home]
         # What the scanner layer moves, the layers above leave alone; where it has no scanner for a level, they do it.
         batch = self.parts.scanner.covariate
-        above = {name: value for name, value in target.items() if name != batch}
+        above = tuple(name for name in to if name != batch)
         handled = np.array([self.parts.scanner.handles(str(level)) for level in frame[batch]] if batch else home)
-        for rest, wanted in ((~home & ~handled, target), (~home & handled, above)):
-            removal = _Removal.of(self, wanted) if rest.any() else None
-            for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
-                if removal is not None:
-                    own = data[rows]
-                    moved[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
-                    self._settle(moved, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows]))
+        for some, removed in ((~home & ~handled, tuple(to)), (~home & handled, above)):
+            to_pool = (to[list(removed)].astype(object) == POOLED).any(axis=1).to_numpy(bool)
+            for pooled in (False, True):
+                rest = some & (to_pool == pooled)
+                removal = _Removal.of(self, removed, pooled) if rest.any() else None
+                for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
+                    if removal is not None:
+                        own = data[rows]
+                        moved[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
+                        self._settle(moved, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows]))
         return moved
 
     def _settle(self, moved: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
@@ -326,10 +329,9 @@ class _Removal:
     count: int
 
     @classmethod
-    def of(cls, model: ConditionalVae, target: Mapping[str, str | float]) -> "_Removal":
-        removed = tuple(target)
-        kept = tuple(name for name in model.schema.names if name not in target)
-        pooled = POOLED in target.values() and model.columns.grid is None
+    def of(cls, model: ConditionalVae, removed: tuple[str, ...], pooled: bool) -> "_Removal":
+        kept = tuple(name for name in model.schema.names if name not in removed)
+        pooled = pooled and model.columns.grid is None
         guard = model.guard(removed, kept) if pooled else None
         return cls(model, removed, kept, pooled, guard, model.directions(removed, kept) if pooled else 0)
 

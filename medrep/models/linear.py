@@ -139,17 +139,17 @@ class LinearModel(Model):
             model = model._with_components(data, frame)
         return model, linear_history(design, moments, model.batches, frame)
 
-    def remove(
+    def move(
         self,
         data: Float[np.ndarray, "people columns"],
         frame: pd.DataFrame,
-        target: Mapping[str, str | float],
+        to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates to ``target``; see `Model.remove`."""
+        """Move covariates of each person; see `Model.move`."""
         self.check_width(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
-        there = self.schema.moved(frame, target)
+        there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
         shift = self._score_shift(data, frame, here_b, there_b)
