@@ -95,17 +95,6 @@ def default_targets(schema: CovariateSchema, frame: pd.DataFrame) -> dict[str, t
     return targets
 
 
-def move_to_own(
-    model: Model, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, own: pd.Series
-) -> Float[np.ndarray, "people columns"]:
-    """Move one covariate, named as the series is, to a value for each person."""
-    moved = np.empty_like(data)
-    for value, rows in own.groupby(own.to_numpy()).indices.items():
-        target = value if isinstance(value, str) else float(value)
-        moved[rows] = model.remove(np.ascontiguousarray(data[rows]), frame.iloc[rows], {str(own.name): target})
-    return moved
-
-
 @dataclass(frozen=True, eq=False)
 class _Case:
     """The people who are moved, and who reads them."""
@@ -124,14 +113,14 @@ class _Case:
         """Move people to where they are, several times."""
         own, x = self.frame[name], self.data
         for _ in range(TIMES):
-            before, x = x, move_to_own(self.model, x, self.frame, own)
+            before, x = x, self.model.move(x, self.frame, own.to_frame())
             if np.array_equal(x, before, equal_nan=True):
                 break  # and so it would go on
         apart = self.ruler.between(x, self.data)
         note = f"sd of a column; null intervention {TIMES} times; the person moved most {apart.max(initial=0.0):.2g}"
         covariate = self.model.schema[name]
         if isinstance(covariate, Continuous):
-            nudged = move_to_own(self.model, self.data, self.frame, own + _NUDGE * covariate.sd)
+            nudged = self.model.move(self.data, self.frame, (own + _NUDGE * covariate.sd).to_frame())
             note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, self.data).mean():.2g}"
         return self._mean("cf_composition", name, apart, note)
 
@@ -141,7 +130,7 @@ class _Case:
         target = {name: value if isinstance(value, str) else float(value)}
         x = self.model.remove(self.data, self.frame, target)
         away = (self.frame[name] != target[name]).to_numpy()
-        back = move_to_own(self.model, x, self.frame.assign(**{name: [target[name]] * len(x)}), self.frame[name])
+        back = self.model.move(x, self.model.schema.moved(self.frame, target), self.frame[[name]])
         gone = self.ruler.between(x, self.data)
         between = self.ruler.between_people(self.data, self.participants)
         for kept, own in changes.items():

@@ -253,5 +253,5 @@ def _distances_of_few(
         chosen = rng.choice(mine[mine != person], count, replace=False)
         rest = np.concatenate([np.flatnonzero(codes != codes[person]), chosen])
         others = ShiftReference.fit(values[rest], codes[rest], reference.scanners, reference.names)
-        found[row] = others.distances(values[[person]])[0, codes[person]]
+        found[row] = others.distance(values[[person]], int(codes[person]))[0]
     return found

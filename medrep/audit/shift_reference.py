@@ -77,11 +77,13 @@ class ShiftReference:
         Of `ONE_SIDED` statistics the least odd value counts that is no lower than the person's: what is below what the others let
         expect adds nothing.
         """
-        found = np.empty((len(values), len(self.scanners)))
-        for code in range(len(self.scanners)):
-            whitened = self._raised(values, code) @ self.whitening
-            found[:, code] = (whitened**2 / self.variance[code]).sum(axis=1)
-        return found
+        return np.stack([self.distance(values, code) for code in range(len(self.scanners))], axis=1)
+
+    def distance(self, values: Float[np.ndarray, "people statistics"], code: int) -> Float[np.ndarray, " people"]:
+        """Return `distances` from one scanner."""
+        whitened = self._raised(values, code) @ self.whitening
+        squared: np.ndarray = (whitened**2 / self.variance[code]).sum(axis=1)
+        return squared
 
     def deviations(self, values: Float[np.ndarray, "people statistics"], code: int) -> Deviations:
         """Return how far each statistic is from the location of a scanner, and from what the others let expect, in sd."""

@@ -45,7 +45,9 @@ class Marginals:
         probabilities = _probabilities(knots)
         empty = ~np.isfinite(data).any(axis=0)
         real = np.zeros((knots, data.shape[1]))
-        real[:, ~empty] = np.nanquantile(data[:, ~empty] if empty.any() else data, probabilities, axis=0)
+        # nanquantile goes column by column, a hundred times as slow.
+        quantile = np.quantile if np.isfinite(data).all() else np.nanquantile
+        real[:, ~empty] = quantile(data[:, ~empty] if empty.any() else data, probabilities, axis=0)
         if draws is None:
             return cls(np.zeros((0, data.shape[1])), real, np.zeros(data.shape[1]))
         drawn = np.quantile(draws, probabilities, axis=0)

@@ -114,6 +114,15 @@ def model(request: pytest.FixtureRequest, fitted: dict[str, ConditionalVae]) -> 
     return fitted[request.param]
 
 
+def test_everybody_is_moved_to_values_of_their_own(any_model, people):
+    frame, data = any_model.schema.transfer(people.frame).iloc[:12], people.data[:12]
+    to = pd.DataFrame({"age": frame["age"].to_numpy()[::-1], "site": ["S0", POOLED, "S1", "S2"] * 3}, index=frame.index)
+    moved = any_model.move(data, frame, to)
+    for row in range(12):
+        target = {"age": float(to["age"].iloc[row]), "site": str(to["site"].iloc[row])}
+        np.testing.assert_allclose(moved[[row]], any_model.remove(data[[row]], frame.iloc[[row]], target), rtol=1e-5)
+
+
 def test_training_changes_the_network(fitted):
     weights = [fitted[name].parts.network.state_dict()["decoder.linear.weight"] for name in ("mlp", "untrained")]
     assert not np.array_equal(*(each.numpy() for each in weights))

@@ -49,6 +49,17 @@ def test_removing_twice_is_removing_once(case, removed):
     np.testing.assert_array_equal(twice, once)
 
 
+@given(case=cases(), removed=subsets, seed=st.integers(0, 99))
+def test_everybody_is_moved_to_values_of_their_own(case, removed, seed):
+    model, rows = case.fit(), np.random.default_rng(seed).permutation(len(case.frame))
+    to = case.frame[removed].iloc[rows].set_axis(case.frame.index)
+    moved = model.move(case.data, case.frame, to)
+    for row in range(3):
+        own = {name: to[name].iloc[row] for name in removed}
+        alone = model.remove(case.data[[row]], case.frame.iloc[[row]], own)
+        np.testing.assert_allclose(moved[[row]], alone, rtol=1e-9, atol=1e-9 * np.abs(case.data).max())
+
+
 @given(case=cases(), first=subsets, second=subsets)
 def test_removing_one_after_the_other_is_removing_both(case, first, second):
     model = case.fit()
