@@ -193,7 +193,7 @@ def renamed(table: Path, to: Path, who: pd.Index, digits: int = 0) -> Path:
     for name in ("participants.tsv", "features.tsv"):
         content = pd.read_csv(table / name, sep="\t", index_col="participant_id").loc[who].rename(index=names)
         rounded = f"%.{digits}g" if digits and name == "features.tsv" else None
-        content.iloc[::-1].to_csv(to / name, sep="\t", float_format=rounded)
+        content.iloc[::-1, ::-1].to_csv(to / name, sep="\t", float_format=rounded)
     return to
 
 
@@ -225,6 +225,36 @@ def test_the_people_of_another_training_are_told_apart(
     assert f"{other}: is of another training than the model" in capsys.readouterr().err
     assert run(*given, "--model", copied(trained / "model", tmp_path / "model")) == 1
     assert "give the one of this model with --trained" in capsys.readouterr().err
+
+
+def test_a_second_scan_of_training_is_known_without_its_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    people = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{k:02d}" for k in range(24)],
+            "age": 20 + np.arange(24),
+            "sex": [*"FM"] * 12,
+            "site": [*"AABB"] * 6,
+        }
+    )
+    scans = people[["participant_id"]].merge(pd.DataFrame({"session_id": ["ses-1", "ses-2"]}), how="cross")
+    scans[["a", "b", "c", "d"]] = 3 + 0.1 * rng.normal(size=(len(scans), 4))
+    visits = scans[scans["session_id"] == "ses-2"].drop(columns="session_id").iloc[:8].round(8)
+    for name, who, what in (("all", people, scans), ("some", people.iloc[:8], visits)):
+        (tmp_path / name).mkdir()
+        for table, file in ((who, "participants.tsv"), (what, "features.tsv")):
+            renamed = table.assign(participant_id=table["participant_id"] + ("" if name == "all" else "x"))
+            renamed.to_csv(tmp_path / name / file, sep="\t", index=False)
+    simple = ("--set", "settings.spline_degrees=1", "--tracking", "none", "--quiet")
+    assert run("train", tmp_path / "all", tmp_path / "m", *simple) == OK
+    model = copied(tmp_path / "m" / "model", tmp_path / "model")
+    (tmp_path / "m" / "people.tsv").unlink()
+    assert run("audit", tmp_path / "some", tmp_path / "a", "--model", model, "--min-n", 2, "--quiet") == ERROR
+    said = capsys.readouterr().err
+    assert "people whose data the model was trained on (8)" in said
+    assert "sub-07x" in said
 
 
 def test_names_of_training_may_be_given_from_elsewhere(table: Path, trained: Path, tmp_path: Path) -> None:
