@@ -38,8 +38,6 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
         RegistryError: No such file, one that others may read, one with a passphrase, or anything but an Ed25519 key.
     """
     pem = _read(path, "--sign")
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise RegistryError(f"--sign {path}: others may read this key; chmod 600 {path}")
     try:
         key = load_pem_private_key(pem, None)
     except TypeError:
@@ -51,6 +49,8 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
         raise RegistryError(f"--sign {path}: holds no private key in PEM; make one with {_MAKE}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise RegistryError(f"--sign {path}: holds a key of another kind than Ed25519; make one with {_MAKE}")
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise RegistryError(f"--sign {path}: others may read this key; chmod 600 {path}")
     return key
 
 
