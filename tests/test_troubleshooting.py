@@ -13,14 +13,24 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from filelock import FileLock
 
 from medrep.audit.findings import Finding
 from medrep.batch.journal import Journal
 from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
+from medrep.tracking.signatures import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
-from tests.tracking.registering import CLEAN, write_audit
+from tests.tracking.registering import CLEAN, not_known, without_digests, write_audit
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ENTRIES = re.findall(r"^### `([^`\n]+)`\n(.+?)(?=\n#|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -214,10 +224,20 @@ class Workplace:
         """Findings of many people, and one of few."""
         return (*CLEAN, Finding("deviation", "site=S9", 4, status="insufficient", note="under 20 people"))
 
-    def register(self, audit: Path, name: str = "known") -> int:
+    def register(self, audit: Path, name: str = "known", *more: object) -> int:
         """Register the model with an audit."""
         uri = f"sqlite:///{self.folder() / 'mlflow.db'}"
-        return run("register", self.model, "--name", name, "--audit", audit, "--tracking-uri", uri)
+        return run("register", self.model, "--name", name, "--audit", audit, "--tracking-uri", uri, *more)
+
+    def keys(self, how: KeySerializationEncryption | None = None, mode: int = 0o600) -> tuple[Path, Path]:
+        """Write a private and a public key."""
+        made, home = Ed25519PrivateKey.generate(), self.folder()
+        own, public = home / "key.pem", home / "pub.pem"
+        own.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how or NoEncryption()))
+        own.chmod(mode)
+        public.write_bytes(made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        public.chmod(0o600)
+        return own, public
 
     def audited(self, change: Callable[[Path], object] = lambda path: None, model: Path | None = None) -> Path:
         """Write an audit, and change it."""
@@ -382,6 +402,32 @@ def quarantined(work: Workplace) -> int:
 def known_people(work: Workplace) -> int:
     people, features = (text.replace("sub-", "sub-x") for text in (PEOPLE, FEATURES))
     return work.audit("--min-n", 2, cohort=work.table(people, features))
+
+
+def other_people(work: Workplace) -> Path:
+    path = work.folder() / "people.tsv"
+    path.write_text("".join((work.trained / "people.tsv").read_text().splitlines(keepends=True)[:-1]))
+    return path
+
+
+def unknown_people(work: Workplace) -> int:
+    uri = ("--tracking-uri", f"sqlite:///{work.folder() / 'mlflow.db'}")
+    assert run("register", work.model, "--name", "known", "--audit", work.audited(not_known), *uri, "--quiet") == OK
+    return run("promote", "known", *uri)
+
+
+def edited(audit: Path) -> None:
+    path = audit / "audit.tsv"
+    path.write_text(path.read_text().replace("0.07", "0.01"))
+
+
+def signed(work: Workplace, trusted: Path | None) -> int:
+    """Register an audit with a signature of another key than the trusted one; None: of that, over something else."""
+    own, public = work.keys()
+    audit = work.audited()
+    seal = json.loads((audit / "audit.json").read_text())["seal"] if trusted else "0" * 64
+    write_signature(audit, seal, read_signing_key(own))
+    return work.register(audit, "known", "--trusted-key", trusted or public)
 
 
 def other_audit(work: Workplace) -> int:
@@ -693,20 +739,25 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "participants whom the model never saw; an audit needs": lambda w: w.audit("--min-n", 50),
     "people whose data the model was trained on": known_people,
     "that nobody here was in training cannot be checked": lambda w: w.audit(
-        "--min-n", 50, model=w.damaged_model(lambda folder: None)
+        "--min-n", 50, model=w.damaged_model(without_digests)
     ),
+    "is of another training than the model": lambda w: w.audit("--trained", other_people(w)),
     "no such file; give the people.tsv that train wrote": lambda w: w.audit("--trained", w.root / "nobody.tsv"),
+    "others may read this key": lambda w: w.audit("--sign", w.keys(mode=0o644)[0]),
+    "has a passphrase; write it without one": lambda w: w.audit("--sign", w.keys(BestAvailableEncryption(b"x"))[0]),
+    "make one with openssl genpkey -algorithm ed25519": lambda w: w.audit("--sign", w.keys()[1]),
     "--prediction needs --outcome": lambda w: w.audit("--prediction", "age"),
     "columns that participants.tsv does not have": lambda w: w.audit("--outcome", "diagnosis"),
     "edges have to increase": lambda w: w.audit("--by", "age:60/20"),
     "an intersection needs two columns or more": lambda w: w.audit("--intersect", "sex"),
     "numbers that cannot be": lambda w: w.audit("--min-n", 1, "--margin", 2),
     # Registry
-    "which no gate passed; promote it": lambda w: run(
+    "which no gate passed for": lambda w: run(
         "score", w.cohort, w.folder() / "o", "--model", "models:/known@challenger", *w.registry
     ),
     "a gate refused;": lambda w: w.promote("metric: leakage_excess, group: raw/site, estimate: {max: 0.1}"),
     "too little evidence;": lambda w: w.promote(f"{WEAK}, min_n: 1000"),
+    "nobody audited was in training: the audit could not tell": unknown_people,
     "warning: left out: ": lambda w: w.promote(f"{WEAK}, insufficient: warn", "--to", "pilot"),
     "is registered; there is": lambda w: run("promote", "nobody", *w.registry),
     "no such alias;": lambda w: run("promote", "known", "--from", "staging", *w.registry),
@@ -718,6 +769,12 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "an audit of another model": other_audit,
     "not an audit": lambda w: w.register(w.folder()),
     "a damaged audit": lambda w: w.register(w.audited(written("metric\tgroup\n", "audit.tsv"))),
+    "not as medrep audit wrote it": lambda w: w.register(w.audited(edited)),
+    "the audit could not check that the model had never seen its people": lambda w: w.register(w.audited(not_known)),
+    "is not signed, and a trusted key": lambda w: w.register(w.audited(), "known", "--trusted-key", w.keys()[1]),
+    "which is not trusted; trusted": lambda w: signed(w, w.keys()[1]),
+    "one of them was altered": lambda w: signed(w, None),
+    "openssl pkey -in KEY.pem -pubout": lambda w: w.register(w.audited(), "known", "--trusted-key", w.keys()[0]),
     "no such gates; give a file or shipped ones": lambda w: run("promote", "known", "--gates", "nowhere.yaml"),
     "not valid gates": lambda w: w.promote("metric: leakage_excess, estimat: {max: 0.1}"),
     # Tracking
@@ -767,6 +824,8 @@ CODES = {
     "that nobody here was in training cannot be checked": TOO_LITTLE,
     "a gate refused;": GATE_REFUSED,
     "too little evidence;": TOO_LITTLE,
+    "nobody audited was in training: the audit could not tell": TOO_LITTLE,
+    "the audit could not check that the model had never seen its people": OK,
     "warning: left out: ": OK,
     "not logged to": OK,
 }

@@ -26,7 +26,7 @@ class OpenScores(Opener):
         model: A model folder.
         rate: Of false alarms of the shift gate.
         unshrink: How the regression of predictions to the mean is undone.
-        trained: Fingerprints of the rows that the model was trained on; None where nobody says.
+        trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
     """
 
     model: Path

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from medrep.audit.shift import LOGGED, ShiftGate
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.training_rows import TrainingRows, known_rows
 from medrep.cohort.visits import Visit
 from medrep.export.scoring import Judge
 from medrep.training.checkpoint import Checkpoint
@@ -24,20 +26,20 @@ class ShiftJudge(Judge):
         gate: As calibrated with people whom the model never saw.
         scanner: The covariate that names the scanner; empty where none does.
         rate: Of false alarms.
-        trained: Fingerprints of the rows that the model was trained on; None where nobody says.
+        trained: The rows that the model was trained on; None where nobody says.
     """
 
     gate: ShiftGate
     scanner: str
     rate: float
-    trained: frozenset[str] | None = None
+    trained: TrainingRows | None = None
 
     def figures(
-        self, statistics: pd.DataFrame, people: Sequence[Visit], marks: Sequence[str]
+        self, statistics: pd.DataFrame, people: Sequence[Visit], rows: Float[np.ndarray, "people columns"]
     ) -> list[dict[str, float | str]]:
         """Return status, p-value and what stands out most where it is no accept; see `Judge.figures`."""
         statistics = statistics.set_axis(range(len(statistics)))  # one person can stand for several
-        known = np.array([self.trained is not None and mark in self.trained for mark in marks])
+        known = np.array([self.trained is not None and self.trained.holds(row) for row in rows])
         errors = [name for name in LOGGED if name in statistics]
         statistics.loc[known, errors] = 0.0  # fitted to them, so not to be compared with those of others
         if len(errors) == statistics.shape[1] and known.any():
@@ -71,9 +73,18 @@ def scanner_of(schema: CovariateSchema) -> str:
 
 
 def saved_judge(
-    checkpoint: Checkpoint, schema: CovariateSchema, rate: float, trained: frozenset[str] | None
+    checkpoint: Checkpoint, schema: CovariateSchema, rate: float, marks: frozenset[str] | None
 ) -> ShiftJudge | None:
-    """Return the judge of a model folder, or None where its training held nobody out."""
+    """Return the judge of a model folder, or None where its training held nobody out.
+
+    Args:
+        checkpoint: The model folder.
+        schema: Of the model.
+        rate: Of false alarms.
+        marks: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
+    """
     if not checkpoint.shift:
         return None
-    return ShiftJudge(ShiftGate.from_json(checkpoint.shift), scanner_of(schema), rate, trained)
+    return ShiftJudge(
+        ShiftGate.from_json(checkpoint.shift), scanner_of(schema), rate, known_rows(checkpoint.cohort, marks)
+    )

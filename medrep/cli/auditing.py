@@ -68,6 +68,9 @@ def add_audit(commands: Commands) -> None:
         metavar="PEOPLE.tsv",
         help="who was trained on (default: people.tsv that train wrote beside the model)",
     )
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
+    )
     add_unseen_site(parser)
     add_extrapolate(parser, "people far")
     add_json(parser)
@@ -88,6 +91,7 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         margin=options.margin,
         seed=options.seed,
         trained=options.trained,
+        sign=options.sign,
         unseen_site=options.unseen_site,
         extrapolate=options.extrapolate,
         only=options.participant_label,

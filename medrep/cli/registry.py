@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from medrep.console import Console
 
 
+def _add_trusted_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted-key",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PUB.pem",
+        help="public key that has to have signed the audit; given several times: one of them",
+    )
+
+
 def add_register(commands: Commands) -> None:
     """Add ``medrep register``."""
     parser = command(commands, "register", "register a model with its audit in MLflow", _register)
@@ -34,6 +45,7 @@ def add_register(commands: Commands) -> None:
     parser.add_argument(
         "--with-participants", action="store_true", help="log the audit's rows of persons, with their ids, too"
     )
+    _add_trusted_key(parser)
 
 
 def _register(options: argparse.Namespace, console: "Console") -> int:
@@ -48,6 +60,7 @@ def _register(options: argparse.Namespace, console: "Console") -> int:
         tracking_uri=options.tracking_uri,
         experiment=options.experiment,
         with_participants=options.with_participants,
+        trusted=options.trusted_key,
     )
     return OK
 
@@ -72,6 +85,7 @@ def add_promote(commands: Commands) -> None:
         metavar="G",
         help="YAML file, or a shipped one: gates.yaml, gates_strict.yaml (default: gates.yaml)",
     )
+    _add_trusted_key(parser)
     add_tracking_uri(parser, "mlflow.db in the current folder")
     add_json(parser)
 
@@ -86,6 +100,7 @@ def _promote(options: argparse.Namespace, console: "Console") -> int:
         target=options.target,
         gates=options.gates,
         tracking_uri=options.tracking_uri,
+        trusted=options.trusted_key,
     )
     if decision.verdict == "passed":
         return OK

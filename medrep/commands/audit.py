@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from medrep import __version__
@@ -15,6 +14,7 @@ from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.training_rows import known_rows
 from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
@@ -26,15 +26,15 @@ from medrep.commands.newcomers import (
     read_newcomers,
     refuse_unmeasured,
 )
-from medrep.commands.train import TRAINED
+from medrep.commands.seen_people import PEOPLE, refuse_trained, trained_people, without_trained
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
 from medrep.models import ConditionalVae
+from medrep.tracking.seals import seal_of, sealed
 
 FORMAT = 1
-_PEOPLE = "people.tsv"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class AuditRequest:
         min_n: Fewest participants to say anything.
         margin: Leakage whose excess is shown to be below this counts as none.
         seed: Of every draw.
-        trained: people.tsv of the training; by default the one that train wrote beside the model.
+        trained: people.tsv of the training; by default the one that train wrote beside the model. It adds names to what the
+            model itself knows of its training rows.
+        sign: Private key that signs what was found; None: nothing is signed.
         unseen_site: What sites that training did not have do.
         extrapolate: Whether people far outside the range of training are taken.
         only: Participants; all if empty.
@@ -71,6 +73,7 @@ class AuditRequest:
     margin: float = 0.1
     seed: int = 0
     trained: Path | None = None
+    sign: Path | None = None
     unseen_site: Literal["error", "adapt"] = "error"
     extrapolate: bool = False
     only: Sequence[str] = ()
@@ -79,7 +82,7 @@ class AuditRequest:
 
 
 def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, console: Console) -> None:
-    """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv.
+    """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv; audit.sig where it is signed.
 
     Args:
         root: The cohort; people of training are left out by themselves.
@@ -98,6 +101,11 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     from medrep.report.build import write_report
 
     _check_numbers(request)
+    key = None
+    if request.sign is not None:
+        from medrep.tracking.signatures import read_signing_key  # before hours of work, and only where somebody signs
+
+        key = read_signing_key(request.sign)
     by = parse_by(request.by) if request.by else ()
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
@@ -118,8 +126,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)
-    trained = _trained(request.trained, model_folder, console)
-    cohort = _unseen(cohort, trained, console)
+    trained = trained_people(request.trained, model_folder, str(checkpoint.cohort.get("fingerprint", "")))
+    rows = known_rows(checkpoint.cohort, None if trained is None else trained["data"])
+    if rows is None:
+        console.warn(
+            "the model holds no digests of its training rows (an earlier medrep wrote it), and no people.tsv lies beside it: "
+            "that nobody here was in training cannot be checked, and promote will find too little evidence"
+        )
+    cohort = without_trained(cohort, trained, console)
     if cohort.table["participant_id"].nunique() < 2 * request.min_n:
         raise EvidenceError(
             f"{cohort.table['participant_id'].nunique()} participants whom the model never saw; an audit needs "
@@ -149,7 +163,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         if columns != model.columns:
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
         marks = [row_fingerprint(row) for row in data]
-        _refuse_known(cohort, marks, trained)
+        refuse_trained(cohort, data, rows)
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         audited = Audited(model, data, frame, cohort.table, target)
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
@@ -173,7 +187,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
             "min_n": request.min_n,
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],
-            "training_known": trained is not None,
+            "training_known": rows is not None,
         },
         "certificates": [asdict(one) for one in certificates],
         "seed": request.seed,
@@ -183,9 +197,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         write_tsv(partial / "audit.tsv", result.findings)
         if len(result.latents):
             write_tsv(partial / "latent_diagnostics.tsv", result.latents)
-        write_tsv(partial / _PEOPLE, pd.concat([ids, result.people], axis=1))
+        write_tsv(partial / PEOPLE, pd.concat([ids, result.people], axis=1))
         write_audit_figures(partial / "figures", result.findings)
+        about = sealed(about, partial / "audit.tsv")
         write_json(partial / "audit.json", about)
+        if key is not None:
+            from medrep.tracking.signatures import write_signature
+
+            write_signature(partial, seal_of(about), key)
         write_report(partial)
     _summary(console, result.findings)
     paths = {"report": out / "report.html", "table": out / "audit.tsv"}
@@ -210,48 +229,6 @@ def _check_columns(cohort: Cohort, request: AuditRequest) -> None:
         )
     if request.prediction and not request.outcome:
         raise MedrepError("--prediction needs --outcome: the column that was predicted")
-
-
-def _trained(given: Path | None, model_folder: Path, console: Console) -> pd.DataFrame | None:
-    """Return who was trained on; None where nobody says."""
-    path = given or model_folder.parent / _PEOPLE
-    if not path.is_file():
-        if given is not None:
-            raise CohortError(f"--trained {path}: no such file; give the people.tsv that train wrote")
-        console.warn("no people.tsv beside the model: that nobody here was in training cannot be checked")
-        return None
-    people = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    wanted = ["participant_id", "part", "data"]
-    if lacking := [column for column in wanted if column not in people]:
-        raise CohortError(f"{path}: has no column {', '.join(lacking)}; give the people.tsv that train wrote")
-    return people[people["part"] == TRAINED]
-
-
-def _unseen(cohort: Cohort, trained: pd.DataFrame | None, console: Console) -> Cohort:
-    """Return the people who were not trained on: of the cohort of training, those of other names."""
-    if trained is None:
-        return cohort
-    known = set(trained["participant_id"])
-    own = cohort.table["participant_id"].astype(str)
-    # Another cohort may use the same names for other people: only where all are there is it the same one.
-    if not known <= set(own):
-        return cohort
-    console.say(f"{own.isin(known).sum()} of training left out")
-    return cohort.select(cohort.table.index[~own.isin(known)])
-
-
-def _refuse_known(cohort: Cohort, marks: Sequence[str], trained: pd.DataFrame | None) -> None:
-    if trained is None:
-        return
-    known = np.isin(marks, trained["data"].to_numpy(str))
-    if known.any():
-        raise CohortError(
-            listed(
-                "people whose data the model was trained on",
-                [str(key) for key in cohort.table.index[known]],
-                "leave them out with --exclude: a model passes vacuously on its own people",
-            )
-        )
 
 
 def _summary(console: Console, findings: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """``medrep promote``: gates decide whether a version gets an alias."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from medrep.errors import ConfigError
 from medrep.shipped import SHIPPED
 from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.promotion import promote_version
+from medrep.tracking.signatures import read_trusted_keys
 from medrep.tracking.stores import registry_store
 from medrep.tracking.versions import Address
 
@@ -20,6 +22,7 @@ def promote(
     target: str = "champion",
     gates: Path = Path("gates.yaml"),
     tracking_uri: str | None = None,
+    trusted: Sequence[Path] = (),
 ) -> Decision:
     """Hold the gates against the audit of a version, write the decision down, and move the alias if it passed.
 
@@ -30,15 +33,17 @@ def promote(
         target: The alias it is to have.
         gates: A YAML list of gates, or a shipped one (``gates.yaml``).
         tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+        trusted: Public keys (PEM) one of which has to have signed the audit; none: no signature is asked for.
 
     Raises:
-        MedrepError: No such version, an audit that was altered, or gates that are not valid.
+        MedrepError: No such version, an audit that was altered or is not signed as it has to be, or gates that are not valid.
     """
     wanted = read_gates(_find(gates))
+    keys = read_trusted_keys(trusted)
     store = registry_store(tracking_uri, Path.cwd(), present=True)
     number = source.isascii() and source.isdigit()
     address = Address(name, version=source) if number else Address(name, alias=source)
-    done = promote_version(store, address, target, wanted)
+    done = promote_version(store, address, target, wanted, keys)
     rows = [(one.gate, one.verdict, str(one.looked_at)) for one in done.decision.judged]
     console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
     for warning in done.decision.warnings:

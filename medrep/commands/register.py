@@ -1,14 +1,16 @@
 """``medrep register``: a model folder and its audit -> a version in a registry."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError, listed
 from medrep.models import restore_model
-from medrep.tracking.audits import Audit, read_audit
+from medrep.tracking.audits import Audit, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.registry import Candidate, Registered, register_version
+from medrep.tracking.signatures import read_trusted_keys, refuse_unsigned
 from medrep.tracking.stores import registry_store
 from medrep.training.checkpoint import load_checkpoint
 
@@ -23,6 +25,7 @@ def register(
     tracking_uri: str | None = None,
     experiment: str = "medrep",
     with_participants: bool = False,
+    trusted: Sequence[Path] = (),
 ) -> Registered:
     """Register a model with its audit as a new version.
 
@@ -35,10 +38,13 @@ def register(
         tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db where `train` keeps its runs.
         experiment: The MLflow experiment.
         with_participants: Whether rows of persons in the audit go along.
+        trusted: Public keys (PEM) one of which has to have signed the audit; none: no signature is asked for.
 
     Raises:
-        MedrepError: A model or an audit that cannot be used, or an audit of another model; all that is wrong.
+        MedrepError: A model or an audit that cannot be used, an audit that was altered, that is not signed as it has to be or
+            that is of another model; all that is wrong.
     """
+    keys = read_trusted_keys(trusted)
     store = registry_store(tracking_uri, model_folder.resolve().parent.parent)
     problems: list[str] = []
     candidate = audit = None
@@ -48,9 +54,11 @@ def register(
         problems.append(str(error))
     try:
         audit = read_audit(audit_folder)
+        refuse_altered(audit, str(audit_folder), "audit the model again")
+        refuse_unsigned(audit_folder, audit.seal, keys, str(audit_folder))
     except RegistryError as error:
         problems.append(str(error))
-    if candidate is None or audit is None:
+    if problems or candidate is None or audit is None:
         raise RegistryError("\n".join(problems))
     _check_same(candidate, audit, model_folder, audit_folder)
     made = register_version(store, experiment, name, alias, candidate, audit, with_participants=with_participants)
@@ -58,7 +66,10 @@ def register(
     console.say(f"{name} version {made.version}, alias {alias}, in {store}")
     console.say(f"  {len(audit.table)} findings of {audit.cohort['people']} people, {weak} of them insufficient")
     if not audit.unseen:
-        console.warn("the audit could not check that the model had never seen its people (people.tsv of training)")
+        console.warn(
+            "the audit could not check that the model had never seen its people, so that promote will find too little "
+            "evidence; train the model again, or audit it with --trained people.tsv of its training"
+        )
     console.summary(
         f"registered {name} version {made.version}, alias {alias}",
         f"{audit.cohort['people']} audited",

@@ -20,6 +20,7 @@ from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
+from medrep.cohort.training_rows import TrainingRows, row_trace
 from medrep.cohort.values import shown
 from medrep.commands.calibration import calibrated
 from medrep.commands.folders import check_output
@@ -115,7 +116,9 @@ def train(
         some = np.asarray(data[:, sample_columns(columns.count)])
         whose = cohort.table["participant_id"].astype(str).tolist()
         warn_of_interactions(some, frame, schema, config, console, whose)
-        marks = pd.Series([row_fingerprint(row) for row in data], index=cohort.table.index)
+        # Images lie on the disk: both are taken of a row while it is at hand.
+        taken = [(row_fingerprint(row), row_trace(row)) for row in data]
+        marks = pd.Series([mark for mark, _ in taken], index=cohort.table.index)
         if cohort.features is None:
             for line in same_data(marks.to_dict()):
                 console.warn(line)
@@ -137,6 +140,8 @@ def train(
         exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person, whose)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     console.phase("write")
+    fingerprint = cohort_fingerprint(marks)
+    rows = TrainingRows.of([trace for _, trace in taken], fingerprint, config.seed)
     with atomic_folder(out) as partial:
         content, arrays = model.state()
         saved = Checkpoint(
@@ -145,7 +150,12 @@ def train(
             arrays,
             asdict(cohort.input),
             support=Support.fit(schema, frame, whose).to_json(),
-            cohort={"people": len(set(whose)), "fingerprint": cohort_fingerprint(marks), **_moved_already(cohort)},
+            cohort={
+                "people": len(set(whose)),
+                "fingerprint": fingerprint,
+                "rows": rows.to_json(),
+                **_moved_already(cohort),
+            },
             readouts={readout.name: readout.state() for readout in readouts},
             shift=shift,
         )

@@ -17,6 +17,7 @@ from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
+from medrep.cohort.training_rows import TrainingRows, row_trace
 from medrep.erasure import Certificate
 from medrep.errors import EstimatorError, listed
 from medrep.estimators.layout import Layout
@@ -139,14 +140,18 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         model, self.history_ = MODELS[self.model].fit(
             data, known, schema, columns, plan.settings, seed=plan.seed, participants=whose
         )
-        marks = [row_fingerprint(row) for row in data]
+        fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         about = Checkpoint(
             model.kind,
             {},
             {},
             asdict(Input(missing=self.missing)),
             support=Support.fit(schema, known, whose).to_json(),
-            cohort={"people": len(data if whose is None else set(whose)), "fingerprint": cohort_fingerprint(marks)},
+            cohort={
+                "people": len(data if whose is None else set(whose)),
+                "fingerprint": fingerprint,
+                "rows": TrainingRows.of(map(row_trace, data), fingerprint, plan.seed).to_json(),
+            },
         )
         return self._take(model, about, target)
 

@@ -95,7 +95,7 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
             "Levels": {
                 "yes": "it was",
                 "no": "it was not",
-                "n/a": "people.tsv of training does not lie beside the model",
+                "n/a": "the model carries no digests of its training rows, and people.tsv does not lie beside it",
             },
         },
         "shift_p": {"Description": "share of calibration people who are as unusual (conformal p-value)"},

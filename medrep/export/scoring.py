@@ -9,7 +9,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.fingerprints import row_fingerprint
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
 from medrep.cohort.inputs import Input
 from medrep.cohort.visits import Visit, visit_files, visit_frame
@@ -31,14 +30,14 @@ class Judge(ABC):
 
     @abstractmethod
     def figures(
-        self, statistics: pd.DataFrame, people: Sequence[Visit], marks: Sequence[str]
+        self, statistics: pd.DataFrame, people: Sequence[Visit], rows: Float[np.ndarray, "people columns"]
     ) -> list[dict[str, float | str]]:
         """Return what is said of each person, for scores.tsv.
 
         Args:
             statistics: One row a person, a column a statistic.
             people: The same people.
-            marks: Fingerprints of their rows.
+            rows: Their data.
         """
 
 
@@ -96,7 +95,7 @@ class Scorer:
             statistics = statistics.join(pd.DataFrame(measured, columns=list(STATISTICS)))
         said = [dict[str, float | str]()] * len(standing)
         if self.judge is not None:
-            said = self.judge.figures(statistics, standing, [row_fingerprint(row) for row in block])
+            said = self.judge.figures(statistics, standing, block)
         predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
         outcomes = []
         for place, one in zip(places, people, strict=True):

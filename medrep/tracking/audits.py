@@ -12,12 +12,13 @@ import pandas as pd
 from medrep.audit.findings import COLUMNS
 from medrep.errors import listed
 from medrep.tracking.errors import RegistryError
+from medrep.tracking.seals import seal_of, seal_problems
 
 FORMAT = 1
 TABLE, ABOUT = "audit.tsv", "audit.json"
-PEOPLE = "people.tsv"
+PEOPLE, SIGNATURE = "people.tsv", "audit.sig"
 # Only these are logged: whatever else lies in the folder may name people.
-_ALSO, _FIGURES = ("report.html", "latent_diagnostics.tsv"), ("*.png", "*.svg")
+_ALSO, _FIGURES = (SIGNATURE, "report.html", "latent_diagnostics.tsv"), ("*.png", "*.svg")
 _NUMBERS = ("estimate", "ci_low", "ci_high", "p", "q")
 _MISSING = frozenset({"", "n/a", "nan"})
 
@@ -35,6 +36,8 @@ class Audit:
         files: What is to be logged, as path -> folder in the run; names no participant.
         people: Rows of persons; None where there are none.
         unseen: Whether it was checked that the model had not seen the people.
+        seal: Over what it found, of which model and whom; empty in audits of before there were seals.
+        altered: What is not as `medrep audit` wrote it.
     """
 
     table: pd.DataFrame
@@ -45,6 +48,8 @@ class Audit:
     files: dict[Path, str]
     people: Path | None
     unseen: bool
+    seal: str
+    altered: tuple[str, ...]
 
 
 def read_audit(folder: Path) -> Audit:
@@ -78,7 +83,24 @@ def read_audit(folder: Path) -> Audit:
         files=files,
         people=people if people.is_file() else None,
         unseen=isinstance(options, dict) and options.get("training_known") is True,
+        seal=seal_of(about),
+        altered=tuple(seal_problems(about, folder / TABLE)),
     )
+
+
+def refuse_altered(audit: Audit, where: str, cure: str) -> None:
+    """Refuse an audit that is not as it was written, or that nothing binds to what it audited.
+
+    Args:
+        audit: As it was read.
+        where: For the message.
+        cure: For the message.
+
+    Raises:
+        RegistryError: All that is not as it was written.
+    """
+    if audit.altered:
+        raise RegistryError(listed(f"{where}: not as medrep audit wrote it", audit.altered, cure))
 
 
 def audit_digest(folder: Path) -> str:

@@ -16,7 +16,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.session import explained, session
 from medrep.tracking.stores import Store, registry_store
-from medrep.tracking.versions import DIGEST, Address, find_version, passed_gate
+from medrep.tracking.versions import DIGEST, Address, find_version, passed_aliases, passed_gate
 from medrep.training.checkpoint import digest
 
 _MODEL = "artifacts/model"
@@ -41,7 +41,7 @@ def fetched_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
     """Yield the model folder of a registered version, in a temporary place that is gone afterwards.
 
     Args:
-        uri: ``models:/NAME@ALIAS``, which only a version that passed its gates answers to, or ``models:/NAME/VERSION``.
+        uri: ``models:/NAME@ALIAS``, which only a version answers to that was promoted to this alias, or ``models:/NAME/VERSION``.
         tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
 
     Raises:
@@ -54,9 +54,11 @@ def fetched_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
         with explained(store), session(store, alone=False) as client:
             version = find_version(client, address)
             if address.alias and not passed_gate(version, address.alias):
+                others = ", ".join(passed_aliases(version))
+                passed = f" (but for {others})" if others else ""
                 raise RegistryError(
-                    f"{address}: is version {version.version}, which no gate passed; promote it, or name the version "
-                    f"(models:/{address.name}/{version.version}) to use it all the same"
+                    f"{address}: is version {version.version}, which no gate passed for {address.alias}{passed}; promote it, "
+                    f"or name the version (models:/{address.name}/{version.version}) to use it all the same"
                 )
             model = _fetch(client, store, version, Path(folder), address)
         _verify(model, version, address)

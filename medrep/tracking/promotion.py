@@ -2,11 +2,14 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -14,10 +17,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from medrep import __version__
 from medrep.errors import listed
-from medrep.tracking.audits import ABOUT, TABLE, Audit, audit_digest, read_audit
+from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
-from medrep.tracking.gates import Decision, Gates
+from medrep.tracking.gates import Decision, Gates, Judged, Verdict
 from medrep.tracking.session import explained, session
+from medrep.tracking.signatures import refuse_unsigned
 from medrep.tracking.stores import Store
 from medrep.tracking.versions import (
     AUDIT_DIGEST,
@@ -30,7 +34,12 @@ from medrep.tracking.versions import (
     alias_problems,
     find_version,
     gate_tag,
+    pass_tag,
+    passed_of,
 )
+
+UNSEEN = "nobody audited was in training"
+"""The gate that every promotion has, beside those of the file."""
 
 _LONGEST = 4000  # characters of a tag; databases that were made by earlier MLflow take 5000
 
@@ -45,7 +54,9 @@ class Promotion:
     decision: Decision
 
 
-def promote_version(store: Store, source: Address, alias: str, gates: Gates) -> Promotion:
+def promote_version(
+    store: Store, source: Address, alias: str, gates: Gates, trusted: Sequence[Ed25519PublicKey] = ()
+) -> Promotion:
     """Promote a version if its gates let it.
 
     Args:
@@ -53,28 +64,31 @@ def promote_version(store: Store, source: Address, alias: str, gates: Gates) -> 
         source: The version.
         alias: What it is to be called.
         gates: What its audit has to show.
+        trusted: Keys one of which has to have signed the audit; none: no signature is asked for.
 
     Raises:
-        RegistryError: No such version, one that `medrep register` did not make, an audit that was altered since, or a store
-            that does not answer. No alias has moved.
+        RegistryError: No such version, one that `medrep register` did not make, an audit that was altered since or is not
+            signed as it has to be, or a store that does not answer. No alias has moved.
     """
     if problems := alias_problems(alias):
         raise RegistryError(listed("names that cannot be used", problems))
     with explained(store), session(store) as client:
         version = find_version(client, source)
-        audit = registered_audit(client, store, version)
-        decision = gates.judge(audit.table)
-        _write_down(client, version, alias, gates, decision)
+        audit, signer = registered_audit(client, store, version, trusted)
+        decision = _with_unseen(gates.judge(audit.table), audit)
+        _write_down(client, version, alias, gates, decision, {"audit_seal": audit.seal, "signed_by": signer or None})
         if decision.verdict == "passed":
             client.set_registered_model_alias(version.name, alias, version.version)
     return Promotion(str(version.name), str(version.version), alias, decision)
 
 
-def registered_audit(client: MlflowClient, store: Store, version: ModelVersion) -> Audit:
-    """Fetch the audit that a version was registered with.
+def registered_audit(
+    client: MlflowClient, store: Store, version: ModelVersion, trusted: Sequence[Ed25519PublicKey] = ()
+) -> tuple[Audit, str]:
+    """Fetch the audit that a version was registered with, and the id of the trusted key that signed it; empty if none has to.
 
     Raises:
-        RegistryError: The version has none, or not the one that was registered.
+        RegistryError: The version has none, not the one that was registered, or none that is signed as it has to be.
     """
     where = f"{version.name} version {version.version}"
     absent = [tag for tag in (AUDITED, AUDIT_DIGEST, DIGEST) if not version.tags.get(tag)]
@@ -95,12 +109,37 @@ def registered_audit(client: MlflowClient, store: Store, version: ModelVersion) 
         if audit_digest(Path(folder)) != version.tags[AUDIT_DIGEST]:
             raise RegistryError(f"{where}: its audit is not the one it was registered with; register the model again")
         audit = read_audit(Path(folder))
+        refuse_altered(audit, f"{where}: its audit", "audit the model again, and register it with that audit")
+        if trusted:
+            # Absent where nobody signed, which is said below.
+            with suppress(MlflowException, OSError):
+                Path(repository.download_artifacts(f"audit/{SIGNATURE}", folder)).replace(Path(folder) / SIGNATURE)
+        signer = refuse_unsigned(Path(folder), audit.seal, trusted, f"{where}: its audit")
     if audit.model != version.tags[DIGEST]:
         raise RegistryError(f"{where}: its audit is of another model; register the model with its own")
-    return audit
+    return audit, signer
 
 
-def _write_down(client: MlflowClient, version: ModelVersion, alias: str, gates: Gates, decision: Decision) -> None:
+def _with_unseen(decision: Decision, audit: Audit) -> Decision:
+    """Add to a decision what is known of the audited people; that nothing is, is not enough evidence."""
+    if audit.unseen:
+        return replace(decision, judged=(*decision.judged, Judged(UNSEEN, "passed", 1)))
+    reason = (
+        "the audit could not tell (the model holds no digests of its training rows, and people.tsv was not at hand); train the "
+        "model again with this medrep, or audit it with --trained people.tsv of its training, and register that audit"
+    )
+    verdict: Verdict = "refused" if decision.verdict == "refused" else "insufficient"
+    return replace(decision, verdict=verdict, judged=(*decision.judged, Judged(UNSEEN, "insufficient", 0, (reason,))))
+
+
+def _write_down(
+    client: MlflowClient,
+    version: ModelVersion,
+    alias: str,
+    gates: Gates,
+    decision: Decision,
+    of: Mapping[str, str | None],
+) -> None:
     """Keep the decision in the version's run, with all earlier ones, and its outcome in the version's tags."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = {
@@ -112,6 +151,7 @@ def _write_down(client: MlflowClient, version: ModelVersion, alias: str, gates: 
         "alias": alias,
         "model_digest": version.tags[DIGEST],
         "audit_digest": version.tags[AUDIT_DIGEST],
+        **of,
         "gates_digest": gates.digest,
         "gates": yaml.safe_load(gates.source),
         "decision": decision.to_json(),
@@ -126,6 +166,7 @@ def _write_down(client: MlflowClient, version: ModelVersion, alias: str, gates: 
         f"{GATE}_digest": gates.digest,
         f"{GATE}_verdict": decision.verdict,
         f"{GATE}_reasons": reasons if len(reasons) <= _LONGEST else f"{reasons[: _LONGEST - 3]}...",
+        pass_tag(alias): f"{passed_of(version)}; gates {gates.digest}",
         gate_tag(alias): outcome,
         GATE: outcome,
     }

@@ -90,13 +90,34 @@ def gate_tag(alias: str) -> str:
     return f"{GATE}.{alias}"
 
 
+def pass_tag(alias: str) -> str:
+    """Return the tag that says of which model and audit the last promotion of a version to an alias was."""
+    return f"{gate_tag(alias)}.of"
+
+
+def passed_of(version: ModelVersion) -> str:
+    """Return which model and audit a pass has to be of."""
+    return f"model {version.tags.get(DIGEST, '')}, audit {version.tags.get(AUDIT_DIGEST, '')}"
+
+
 def passed_gate(version: ModelVersion, alias: str) -> bool:
     """Say whether a version may be used under an alias.
 
-    The tags of the version decide, not the alias, which any client can move: what came of its last promotion to this alias,
-    or, if it was never to be promoted to this one, of its last promotion at all.
+    The tags of the version decide, not the alias, which any client can move: what came of its last promotion to this very
+    alias, with the model and the audit that it has now. Promotions of earlier versions of medrep do not say of which those
+    were, and count.
     """
-    return str(version.tags.get(gate_tag(alias), version.tags.get(GATE, ""))) == PASSED
+    told = version.tags.get(pass_tag(alias), "")
+    if told and told.partition("; ")[0] != passed_of(version):
+        return False
+    return str(version.tags.get(gate_tag(alias), "")) == PASSED
+
+
+def passed_aliases(version: ModelVersion) -> list[str]:
+    """Return the aliases that a version passed the gates of."""
+    prefix = gate_tag("")
+    named = [key.removeprefix(prefix) for key in version.tags if key.startswith(prefix)]
+    return sorted(alias for alias in named if "." not in alias and passed_gate(version, alias))
 
 
 def _exists(client: MlflowClient, name: str) -> bool:

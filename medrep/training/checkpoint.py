@@ -31,7 +31,8 @@ class Checkpoint:
         input: The ``input`` section it was trained with.
         versions: Package -> version at training.
         support: Where training people lie among the covariates; empty in models of earlier versions.
-        cohort: How many people of training there were, and their data's fingerprint; empty in models of earlier versions.
+        cohort: How many people of training there were, their data's fingerprint, and keyed digests of their rows (``rows``, see
+            `TrainingRows`; absent in models of earlier versions); empty in models of versions before that.
         readouts: Covariate -> content and arrays of what predicts it from the data; empty where nothing does.
         shift: The gate that tells people unlike those of calibration; empty where training held nobody out.
         digest: Of the folder, see `digest`.

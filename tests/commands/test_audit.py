@@ -1,16 +1,22 @@
 """`medrep audit` as a user runs it; what it measures is tested in tests/audit."""
 
+import gzip
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from medrep.cli import main
+from medrep.cli import ERROR, OK, TOO_LITTLE, main
 from medrep.cohort.fingerprints import cohort_fingerprint
+from medrep.tracking.seals import seal_problems
 from medrep.training.checkpoint import digest
+from tests.tracking.registering import copied
 
 BY = ("--by", "sex,age:40/60,site", "--intersect", "sex,site")
 ASKED = (*BY, "--outcome", "diagnosis", "--prediction", "risk", "--positive", "control")
@@ -41,9 +47,21 @@ def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(table: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private key, and the public one beside it."""
+    made, path = Ed25519PrivateKey.generate(), tmp_path_factory.mktemp("key") / "key.pem"
+    path.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.chmod(0o600)
+    path.with_name("pub.pem").write_bytes(
+        made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def audited(table: Path, trained: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("audit") / "audited"
-    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--quiet") == 0
+    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--sign", key, "--quiet") == 0
     return out
 
 
@@ -102,8 +120,13 @@ def test_the_same_audit_twice_is_the_same_file_and_the_same_figures_for_a_script
     audited: Path, table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "again"
-    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--json", "--quiet") == 0
-    assert (out / "audit.tsv").read_bytes() == (audited / "audit.tsv").read_bytes()
+    # A model that lies elsewhere, without people.tsv, knows by itself that it never saw them.
+    elsewhere = copied(trained / "model", tmp_path / "elsewhere" / "model")
+    split = pd.read_csv(trained / "people.tsv", sep="\t", index_col="participant_id")["part"]
+    who = ("--participant-label", *split.index[split == "held-out"])
+    assert run("audit", table, out, "--model", elsewhere, *ASKED, *who, "--json", "--quiet") == 0
+    for name in ("audit.tsv", "audit.json"):
+        assert (out / name).read_bytes() == (audited / name).read_bytes()
     said = capsys.readouterr()
     assert said.err == ""
     found = json.loads(said.out, parse_constant=pytest.fail)
@@ -163,6 +186,104 @@ def test_people_of_training_under_other_names_are_refused(
     assert not (tmp_path / "a").exists()
 
 
+def renamed(table: Path, to: Path, who: pd.Index, digits: int = 0) -> Path:
+    """Write a cohort of some people under other names, their numbers exported again if digits are given."""
+    to.mkdir()
+    names = {old: f"sub-y{k:04d}" for k, old in enumerate(who)}
+    for name in ("participants.tsv", "features.tsv"):
+        content = pd.read_csv(table / name, sep="\t", index_col="participant_id").loc[who].rename(index=names)
+        rounded = f"%.{digits}g" if digits and name == "features.tsv" else None
+        content.iloc[::-1, ::-1].to_csv(to / name, sep="\t", float_format=rounded)
+    return to
+
+
+@pytest.mark.parametrize("digits", [0, 6, 8])
+def test_a_model_that_lies_elsewhere_knows_its_own_people_under_other_names(
+    table: Path, trained: Path, tmp_path: Path, digits: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = copied(trained / "model", tmp_path / "elsewhere" / "model")
+    split = pd.read_csv(trained / "people.tsv", sep="\t", index_col="participant_id")["part"]
+    own, others = split.index[split == "train"], split.index[split == "held-out"]
+    cohort = renamed(table, tmp_path / "cohort", own[3:40].append(others), digits)
+    assert run("audit", cohort, tmp_path / "a", "--model", elsewhere, *BY, "--quiet") == 1
+    said = capsys.readouterr().err
+    assert "people whose data the model was trained on (37)" in said
+    named = re.findall(r"^  (sub-y\d+)$", said, flags=re.MULTILINE)
+    assert sorted(named) == [f"sub-y{k:04d}" for k in range(37)]
+    assert "leave them out with --exclude, or give the people.tsv of training with --trained" in said
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_people_of_another_training_are_told_apart(
+    table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "people.tsv"
+    people = pd.read_csv(trained / "people.tsv", sep="\t")
+    people[people["part"] == "train"].iloc[1:].to_csv(other, sep="\t", index=False)
+    given = ("audit", table, tmp_path / "a", "--quiet")
+    assert run(*given, "--model", trained / "model", "--trained", other) == 1
+    assert f"{other}: is of another training than the model" in capsys.readouterr().err
+    assert run(*given, "--model", copied(trained / "model", tmp_path / "model")) == 1
+    assert "give the one of this model with --trained" in capsys.readouterr().err
+
+
+def test_a_second_scan_of_training_is_known_without_its_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    people = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{k:02d}" for k in range(24)],
+            "age": 20 + np.arange(24),
+            "sex": [*"FM"] * 12,
+            "site": [*"AABB"] * 6,
+        }
+    )
+    scans = people[["participant_id"]].merge(pd.DataFrame({"session_id": ["ses-1", "ses-2"]}), how="cross")
+    scans[["a", "b", "c", "d"]] = 3 + 0.1 * rng.normal(size=(len(scans), 4))
+    visits = scans[scans["session_id"] == "ses-2"].drop(columns="session_id").iloc[:8].round(8)
+    for name, who, what in (("all", people, scans), ("some", people.iloc[:8], visits)):
+        (tmp_path / name).mkdir()
+        for table, file in ((who, "participants.tsv"), (what, "features.tsv")):
+            renamed = table.assign(participant_id=table["participant_id"] + ("" if name == "all" else "x"))
+            renamed.to_csv(tmp_path / name / file, sep="\t", index=False)
+    simple = ("--set", "settings.spline_degrees=1", "--tracking", "none", "--quiet")
+    assert run("train", tmp_path / "all", tmp_path / "m", *simple) == OK
+    model = copied(tmp_path / "m" / "model", tmp_path / "model")
+    (tmp_path / "m" / "people.tsv").unlink()
+    assert run("audit", tmp_path / "some", tmp_path / "a", "--model", model, "--min-n", 2, "--quiet") == ERROR
+    said = capsys.readouterr().err
+    assert "people whose data the model was trained on (8)" in said
+    assert "sub-07x" in said
+
+
+def test_names_of_training_may_be_given_from_elsewhere(table: Path, trained: Path, tmp_path: Path) -> None:
+    elsewhere = copied(trained / "model", tmp_path / "elsewhere" / "model")
+    asked = ("audit", table, tmp_path / "a", "--model", elsewhere, "--min-n", 80, "--quiet")
+    assert run(*asked, "--trained", trained / "people.tsv") == TOO_LITTLE
+    assert run(*asked) == ERROR
+
+
+def test_an_audit_binds_its_table_to_model_and_people_and_is_signed(
+    table: Path, trained: Path, audited: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = json.loads((audited / "audit.json").read_text())
+    assert not seal_problems(about, audited / "audit.tsv")
+    assert about["files"] == {"audit.tsv": sha256((audited / "audit.tsv").read_bytes()).hexdigest()}
+    for section, name in (("model", "digest"), ("cohort", "fingerprint"), ("options", "training_known")):
+        forged = {**about, section: {**about[section], name: "0" * 64}}
+        assert seal_problems(forged, audited / "audit.tsv") == ["audit.json is not as the audit wrote it"]
+    pub, loose = key.with_name("pub.pem"), tmp_path / "loose.pem"
+    store = ("--name", "brains", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}", "--trusted-key", pub)
+    assert run("register", trained / "model", "--audit", audited, *store, "--quiet") == OK
+    loose.write_bytes(key.read_bytes())
+    loose.chmod(0o644)
+    assert run("audit", table, tmp_path / "a", "--model", trained / "model", "--sign", loose) == ERROR
+    said = capsys.readouterr().err
+    assert f"--sign {loose}: others may read this key" in said
+    assert "people from" not in said, "before anything is read"
+
+
 def test_too_few_people_is_an_exit_code_of_its_own(
     table: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +320,7 @@ def test_what_cannot_be_is_refused_by_name(
     assert not (tmp_path / "a").exists()
 
 
-def test_volumes_are_audited_too(tmp_path: Path) -> None:
+def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "trained"
     assert run("simulate", cohort, "--kind", "volume", "--n", 48, "--sites", 2, "--quiet") == 0
     switches = ("--set", "input.kind=volume", "--hold-out", 0.5, "--tracking", "none", "--quiet")
@@ -208,3 +329,12 @@ def test_volumes_are_audited_too(tmp_path: Path) -> None:
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("leakage", "raw/site"), "status"] == "ok"
     assert found.loc[("reconstruction_error", "everybody"), "status"] == "ok"
+    # A scan of training under another name, packed otherwise, beside people whom the model never saw.
+    split = pd.read_csv(out / "people.tsv", sep="\t", index_col="participant_id")["part"]
+    seen, stands_for = split.index[split == "train"][0], split.index[split == "held-out"][0]
+    scans = [next((cohort / who).rglob("*_T1w.nii.gz")) for who in (seen, stands_for)]
+    scans[1].write_bytes(gzip.compress(gzip.decompress(scans[0].read_bytes()), 1))
+    elsewhere = copied(out / "model", tmp_path / "elsewhere" / "model")
+    who = ("--participant-label", *split.index[split == "held-out"])
+    assert run("audit", cohort, tmp_path / "b", "--model", elsewhere, "--min-n", 10, *who, "--quiet") == 1
+    assert f"people whose data the model was trained on: {stands_for};" in capsys.readouterr().err

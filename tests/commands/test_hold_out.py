@@ -9,6 +9,7 @@ from medrep.cli import main
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.nifti import Volume, read_image, write_image
 from medrep.training.checkpoint import load_checkpoint
+from tests.tracking.registering import copied, without_digests
 
 
 def run(*arguments: object) -> int:
@@ -115,7 +116,10 @@ def test_people_of_training_are_told_and_not_rejected_for_fitting_well(
     assert set(scores.loc[trained, "shift_reason"]) == {"in training"}
     assert not (scores["shift_reason"].str.contains("-")).any()
     assert f"{trained.sum()} of them were in training" in capsys.readouterr().err
-    # A model without its people.tsv does not know whom it was trained on.
-    shutil.copytree(model, tmp_path / "alone" / "model")
-    assert run("score", table_cohort, tmp_path / "x", "--model", tmp_path / "alone" / "model", "--quiet") == 0
-    assert set(pd.read_csv(tmp_path / "x" / "scores.tsv", **read)["in_training"]) == {"n/a"}
+    # A model without its people.tsv knows by its own digests; one of before there were any does not.
+    alone = copied(model, tmp_path / "alone" / "model")
+    assert run("score", table_cohort, tmp_path / "x", "--model", alone, "--quiet") == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "x" / "scores.tsv", **read), scores)
+    without_digests(alone)
+    assert run("score", table_cohort, tmp_path / "y", "--model", alone, "--quiet") == 0
+    assert set(pd.read_csv(tmp_path / "y" / "scores.tsv", **read)["in_training"]) == {"n/a"}

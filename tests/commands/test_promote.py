@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 
 from medrep.audit.findings import Finding
 from medrep.cli import GATE_REFUSED, OK, TOO_LITTLE
+from medrep.tracking.promotion import UNSEEN
 from tests.commands.conftest import run
-from tests.tracking.registering import CLEAN, write_audit
+from tests.tracking.registering import CLEAN, not_known, write_audit
 
 LEAK = Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001)
 FEW = Finding("leakage_excess", "exported/site", 9, status="insufficient", note="under 20 people")
@@ -27,8 +29,12 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def registered(name: str, model: Path, home: Path, tmp_path: Path, findings: tuple[Finding, ...]) -> None:
+def registered(
+    name: str, model: Path, home: Path, tmp_path: Path, findings: tuple[Finding, ...], *, known: bool = True
+) -> None:
     audit = write_audit(tmp_path / "audit", model, findings)
+    if not known:
+        not_known(audit)
     uri = f"sqlite:///{home / 'mlflow.db'}"
     assert run("register", model, "--name", name, "--audit", audit, "--tracking-uri", uri, "--quiet") == OK
 
@@ -70,10 +76,34 @@ def test_the_exit_code_says_what_the_gates_said(
     assert bool(document["reasons"]) == (code != OK)
     assert all(reason in quiet.err for reason in document["reasons"])
     assert {gate["verdict"] for gate in document["gates"]} >= {document["decision"]}
+    assert {gate["gate"]: gate["verdict"] for gate in document["gates"]}[UNSEEN] == "passed"
     if FEW in findings:
         assert "leakage_excess exported/site: insufficient (n = 9, under 20 people)" in quiet.err
     if LEAK in findings:
         assert "leakage_excess exported/site: ci_low 0.2, allowed: at most 0.1 (n = 120)" in quiet.err
+
+
+@pytest.mark.parametrize(("findings", "code"), [(CLEAN, TOO_LITTLE), ((*CLEAN[1:], LEAK), GATE_REFUSED)])
+def test_people_of_whom_nobody_knows_are_no_evidence(
+    findings: tuple[Finding, ...],
+    code: int,
+    table_model: Path,
+    home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = f"unknown-{code}"
+    registered(name, table_model, home, tmp_path, findings, known=False)
+    assert run("promote", name, "--json") == code
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert not document["promoted"]
+    (own,) = (gate for gate in document["gates"] if gate["gate"] == UNSEEN)
+    assert own["verdict"] == "insufficient"
+    assert f"{UNSEEN}: the audit could not tell" in said.err
+    assert "train the model again with this medrep, or audit it with --trained people.tsv" in said.err
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}", f"sqlite:///{home / 'mlflow.db'}")
+    assert client.get_model_version(name, "1").tags["medrep.gate.champion"] == "refused"
 
 
 def test_gates_of_ones_own_versions_and_aliases(

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.commands.conftest import run
-from tests.tracking.registering import copied, write_audit
+from tests.tracking.registering import copied, not_known, seal_again, write_audit
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +36,12 @@ def test_it_registers_where_train_logs(
     assert client.get_registered_model("brains").aliases == {"challenger": 1}
     assert client.get_experiment_by_name("medrep") is not None
 
-    about = json.loads((audit / "audit.json").read_text())
-    del about["options"]["training_known"]
-    (audit / "audit.json").write_text(json.dumps(about))
+    not_known(audit)
     more = ("--alias", "candidate", "--experiment", "trials", "--tracking-uri", uri)
     assert run("register", out / "model", "--name", "brains", "--audit", audit, *more) == 0
-    assert "warning: the audit could not check" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: the audit could not check" in said
+    assert "promote will find too little evidence; train the model again, or audit it with --trained" in said
     assert client.get_registered_model("brains").aliases == {"challenger": 1, "candidate": 2}
     run_id = client.get_model_version("brains", "2").run_id
     assert client.get_run(run_id).info.experiment_id == client.get_experiment_by_name("trials").experiment_id
@@ -52,11 +52,13 @@ def other_model(audit: Path) -> None:
     about = json.loads((audit / "audit.json").read_text())
     about["model"]["digest"] = "0" * 64
     (audit / "audit.json").write_text(json.dumps(about))
+    seal_again(audit)
 
 
 def other_kind(audit: Path) -> None:
     path = audit / "audit.json"
     path.write_text(path.read_text().replace('"linear"', '"conditional_vae"'))
+    seal_again(audit)
 
 
 def other_format(audit: Path) -> None:
@@ -98,6 +100,29 @@ def changed(audit: Path, before: str, after: str) -> None:
     path.write_text(path.read_text().replace(before, after, 1))
 
 
+def better_figure(audit: Path) -> None:
+    changed(audit, "0.07", "0.01")
+
+
+def another_table(audit: Path) -> None:
+    """The table of a better audit, with its digest written in."""
+    better_figure(audit)
+    before = json.loads((audit / "audit.json").read_text())
+    seal_again(audit)
+    after = json.loads((audit / "audit.json").read_text())
+    (audit / "audit.json").write_text(json.dumps({**before, "files": after["files"]}))
+
+
+def another_cohort(audit: Path) -> None:
+    path = audit / "audit.json"
+    path.write_text(path.read_text().replace('"people": 120', '"people": 1200'))
+
+
+def unsealed(audit: Path) -> None:
+    about = json.loads((audit / "audit.json").read_text())
+    (audit / "audit.json").write_text(json.dumps({k: v for k, v in about.items() if k not in ("seal", "files")}))
+
+
 def no_number(audit: Path) -> None:
     changed(audit, "0.07", "small")
 
@@ -130,6 +155,13 @@ def no_probability(audit: Path) -> None:
         (no_status, "status 'fine' is neither ok nor insufficient"),
         (turned_interval, "its interval ends before it begins"),
         (no_probability, "p 1.3 is no probability"),
+        (better_figure, "not as medrep audit wrote it: audit.tsv is not the one that the audit wrote; audit"),
+        (another_table, "not as medrep audit wrote it: audit.json is not as the audit wrote it; audit the model again"),
+        (
+            another_cohort,
+            "not as medrep audit wrote it: audit.json is not as the audit wrote it; audit the model again",
+        ),
+        (unsealed, "audit.json holds no seal (an earlier medrep wrote it), so that nothing binds the table"),
     ],
 )
 def test_an_audit_that_cannot_be_used_registers_nothing(

@@ -232,3 +232,22 @@ def test_scoring_shapes_with_a_model_of_a_table_is_refused(
     assert run("score", organs, tmp_path / "scored", "--model", model / "model", "--quiet") == 1
     assert "features.tsv" in capsys.readouterr().err
     assert not (tmp_path / "scored").exists()
+
+
+def test_organs_of_training_are_known_under_other_names(
+    organs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = pd.read_csv(organs / "participants.tsv", sep="\t", dtype=str).tail(4)
+    elsewhere = Path(shutil.copytree(trained / "model", tmp_path / "elsewhere" / "model"))
+    for who in people["participant_id"]:
+        shutil.copytree(organs / who / "anat", tmp_path / "cohort" / f"{who}x" / "anat")
+        organ(tmp_path / "cohort", f"{who}x").parent.joinpath(organ(organs, who).name).rename(
+            organ(tmp_path / "cohort", f"{who}x")
+        )
+    named = people.assign(participant_id=people["participant_id"] + "x")
+    named.to_csv(tmp_path / "cohort" / "participants.tsv", sep="\t", index=False)
+    asked = ("--model", elsewhere, "--min-n", 2, "--extrapolate", "--quiet")
+    assert run("audit", tmp_path / "cohort", tmp_path / "a", *asked) == 1
+    said = capsys.readouterr().err
+    assert "people whose data the model was trained on (4)" in said
+    assert all(who in said for who in named["participant_id"])

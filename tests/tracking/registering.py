@@ -8,6 +8,7 @@ from pathlib import Path
 from medrep import __version__
 from medrep.audit.findings import Finding, findings_table
 from medrep.export.derivative import write_tsv
+from medrep.tracking.seals import sealed
 from medrep.training.checkpoint import digest
 
 CLEAN = (
@@ -35,12 +36,33 @@ def write_audit(folder: Path, model: Path, findings: Iterable[Finding] = CLEAN, 
         "options": {"by": "sex", "training_known": True},
         "seed": 0,
     }
-    (folder / "audit.json").write_text(json.dumps(about))
+    (folder / "audit.json").write_text(json.dumps(sealed(about, folder / "audit.tsv")))
     (folder / "report.html").write_text("<!doctype html><title>audit</title>")
     (folder / "people.tsv").write_text("participant_id\treconstruction_error\nsub-0001\t0.8\n")
     (folder / "figures").mkdir()
     (folder / "figures" / "leakage.png").write_bytes(b"\x89PNG")
     return folder
+
+
+def seal_again(folder: Path) -> None:
+    """Make what was edited look as if an audit had written it, as somebody who may write to the folder could."""
+    about = json.loads((folder / "audit.json").read_text())
+    (folder / "audit.json").write_text(json.dumps(sealed(about, folder / "audit.tsv")))
+
+
+def not_known(folder: Path) -> None:
+    """Make an audit one that could not tell whether the model had seen its people."""
+    about = json.loads((folder / "audit.json").read_text())
+    about["options"]["training_known"] = False
+    (folder / "audit.json").write_text(json.dumps(about))
+    seal_again(folder)
+
+
+def without_digests(model: Path) -> None:
+    """Make a model one of before models carried digests of their training rows."""
+    described = json.loads((model / "model.json").read_text())
+    del described["cohort"]["rows"]
+    (model / "model.json").write_text(json.dumps(described))
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -20,8 +20,9 @@ from medrep.console import Console
 from medrep.errors import MedrepError
 from medrep.models import restore_model
 from medrep.tracking.fetched import fetched_model
+from medrep.tracking.promotion import UNSEEN
 from medrep.training.checkpoint import digest, load_checkpoint
-from tests.tracking.registering import CLEAN, write_audit
+from tests.tracking.registering import CLEAN, seal_again, write_audit
 
 QUIET = Console(quiet=True)
 LEAKING = (*CLEAN[1:], Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001))
@@ -177,7 +178,11 @@ def test_a_pass_writes_the_decision_and_moves_the_alias(template: Registry) -> N
     assert decision["decision"]["verdict"] == "passed"
     assert decision["model_digest"] == tags["medrep.digest"]
     assert decision["gates_digest"] == tags["medrep.gate_digest"]
-    assert {gate["name"] for gate in decision["gates"]} >= {one["gate"] for one in decision["decision"]["gates"]}
+    judged = {one["gate"]: one["verdict"] for one in decision["decision"]["gates"]}
+    assert {gate["name"] for gate in decision["gates"]} >= set(judged) - {UNSEEN}
+    assert judged[UNSEEN] == "passed"
+    assert decision["audit_seal"] == json.loads((template.run() / "audit" / "audit.json").read_text())["seal"]
+    assert decision["signed_by"] is None
 
 
 @pytest.mark.parametrize(
@@ -215,10 +220,46 @@ def test_an_alias_that_somebody_moved_serves_only_what_passed(registry: Registry
     ):
         pass
     registry.client.set_registered_model_alias(registry.name, "blue", "1")
-    with fetched_model(f"models:/{registry.name}@blue", registry.uri) as folder:
-        assert digest(folder) == digest(features_model)
+    with (
+        refused("which no gate passed for blue (but for champion)"),
+        fetched_model(f"models:/{registry.name}@blue", registry.uri),
+    ):
+        pass
     with fetched_model(f"models:/{registry.name}/2", registry.uri) as folder:
         assert digest(folder) == digest(features_model)
+
+
+@pytest.mark.parametrize("tag", ["medrep.digest", "medrep.audit_digest"])
+def test_a_pass_is_of_the_model_and_the_audit_that_were_judged(registry: Registry, tag: str) -> None:
+    assert registry.promote() == "passed"
+    registry.client.set_model_version_tag(registry.name, "1", tag, "0" * 64)
+    with refused("no gate passed"), fetched_model(f"models:/{registry.name}@champion", registry.uri):
+        pass
+
+
+def test_a_pass_of_an_earlier_medrep_counts_for_its_alias_alone(registry: Registry, features_model: Path) -> None:
+    assert registry.promote() == "passed"
+    registry.client.delete_model_version_tag(registry.name, "1", "medrep.gate.champion.of")
+    registry.client.set_registered_model_alias(registry.name, "blue", "1")
+    with fetched_model(f"models:/{registry.name}@champion", registry.uri) as folder:
+        assert digest(folder) == digest(features_model)
+    with refused("no gate passed"), fetched_model(f"models:/{registry.name}@blue", registry.uri):
+        pass
+
+
+def test_lax_gates_of_a_sandbox_open_no_other_alias(registry: Registry, features_model: Path, tmp_path: Path) -> None:
+    lax = tmp_path / "lax.yaml"
+    lax.write_text("- {name: raw, metric: leakage_excess, group: raw/site, estimate: {max: 1}}\n")
+    version = registry.register(features_model, LEAKING)
+    assert registry.promote(source=version, target="sandbox", gates=lax) == "passed"
+    with fetched_model(f"models:/{registry.name}@sandbox", registry.uri):
+        pass
+    registry.client.set_registered_model_alias(registry.name, "champion", version)
+    with (
+        refused("is version 2, which no gate passed for champion (but for sandbox); promote it"),
+        fetched_model(f"models:/{registry.name}@champion", registry.uri),
+    ):
+        pass
 
 
 def test_another_aliass_gates_do_not_take_the_champion_away(registry: Registry) -> None:
@@ -258,7 +299,17 @@ def other_audit(registry: Registry, tmp_path: Path) -> None:
 
     path = registry.run() / "audit" / "audit.json"
     path.write_text(path.read_text().replace(registry.tags("1")["medrep.digest"], "0" * 64))
+    seal_again(path.parent)
     registry.client.set_model_version_tag(registry.name, "1", "medrep.audit_digest", audit_digest(path.parent))
+
+
+def edit_both(registry: Registry, _: Path) -> None:
+    """A better table, with the tag made to fit."""
+    from medrep.tracking.audits import audit_digest
+
+    edit_table(registry, _)
+    found = audit_digest(registry.run() / "audit")
+    registry.client.set_model_version_tag(registry.name, "1", "medrep.audit_digest", found)
 
 
 def no_table(registry: Registry, _: Path) -> None:
@@ -274,6 +325,7 @@ def no_tag(registry: Registry, _: Path) -> None:
     [
         (edit_table, "its audit is not the one it was registered with"),
         (edit_about, "its audit is not the one it was registered with"),
+        (edit_both, "its audit: not as medrep audit wrote it: audit.tsv is not the one that the audit wrote"),
         (other_audit, "its audit is of another model"),
         (no_table, "audit.tsv"),
         (no_tag, "has no audit (medrep.audited)"),
