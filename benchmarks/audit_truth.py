@@ -133,9 +133,7 @@ def leakage(seed: int, planted: bool) -> Verdicts:
         data[np.ix_(site == name, range(3 * k, 3 * k + 3))] += float(planted)
     asked = {"continuous": False, "name": "site", "participants": np.arange(300).astype(str), "seed": seed}
     nothing = np.zeros((300, 0))
-    found = audit_leakage(
-        {"table": data}, pd.Series(site), kept=nothing, draws=DRAWS, permutations=PERMUTATIONS, **asked
-    )
+    found = audit_leakage({"table": data}, pd.Series(site), kept=nothing, permutations=PERMUTATIONS, **asked)
     found += audit_independence({"table": data}, pd.Series(site), kept=nothing, permutations=PERMUTATIONS, **asked)
     return {
         "strongest probe": _p(found, "leakage", "table/site") <= LEVEL,
@@ -157,7 +155,6 @@ def spread(seed: int, planted: bool) -> Verdicts:
         participants=np.arange(300).astype(str),
         kept=np.zeros((300, 0)),
         seed=seed,
-        draws=DRAWS,
         permutations=PERMUTATIONS,
     )
     return {"strongest probe": _p(found, "leakage", "table/site") <= LEVEL}

@@ -1,27 +1,84 @@
-"""How much of a removed covariate can be read from what is handed out, beyond what chance and kept covariates tell.
+"""How much of a removed covariate what is handed out tells, beyond what kept covariates tell.
 
-On people the remover never saw (`probe_halves.py`). Of each table T and covariate: `leakage`, the strongest probe's figure;
-`leakage_kept`, what kept covariates alone tell; `leakage_excess`, strongest(T) - max(floor of T, kept); and
-`leakage_equivalence`, the upper 95% bound of strongest(T) - max(chance, kept), with the p of the hypothesis that this is the
-margin or more. The bound counts from chance and not from the floor: as the largest of several figures is too large on a few
-people, and the floor is, too, taking off the floor would make it too easy to pass with few people. For the same reason the probe
-of the kept covariates is the one that the training half's folds chose, not the best of four on the test half.
+Take a label y (a number, or whether somebody has a level), what kept covariates K let expect of it, e = E(y | K), and the rest,
+r = y - e. Where the data tell nothing of y that K does not, r has nothing to do with any function of the data, however well
+these tell K: that is what is measured, rather than a floor taken off. A table is read by `TableReaders`, and
+
+- the test (`p` of `leakage`) compares the strongest reader of all levels with what it is where labels are exchanged as K would
+  have it (`conditional_exchange.py`): exact where nothing is kept, and the choice of the strongest is in it (Westfall and Young
+  1993). Readers see shifts, spreads, covariances, products and single columns;
+- the size (`leakage_excess`) is what the best linear reader could tell: with q = r' H r / r' r for the hat matrix H of a ridge
+  regression and q0 its mean under exchanged labels, rho = (q - q0) / (1 - q0) estimates the share of r that a linear function of
+  the data explains among all people, not in this sample: the adjusted R2, in wide tables the estimator of Kong and Valiant
+  (2018). Of a level, delta2 = rho / (v (1 - rho)) with v the mean of e (1 - e) is the squared distance between its people and the
+  others in standard deviations of the best direction; as an AUC it is Phi(sqrt(delta2 / 2)). No probe is trained and nobody is
+  set apart to judge it, so that the figure does not depend on how many people there were to learn from.
+
+Levels are averaged, and intervals are normal ones, on the scale u = -log(1 - rho) / v, which is delta2 where little is told. The
+variance is that under exchanged labels, and what the people's own part in it (Hajek's projection) adds to that. Participants
+are what is exchanged and counted: where a label is the same in all rows of a participant, their rows count as one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
+from scipy.stats import norm
 
 from medrep.audit.findings import Finding
-from medrep.audit.probing.probe_figures import recentred
-from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, Judged
-from medrep.audit.probing.probe_suite import PROBES
-from medrep.audit.resampling.intervals import LEVEL, percentile_interval, permutation_p
+from medrep.audit.probing.participant_parts import deal
+from medrep.audit.probing.probe_figures import AUC, weighted_figures
+from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, rows_each
+from medrep.audit.probing.table_readers import TableReaders
+from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
+from medrep.audit.resampling.intervals import LEVEL, percentile_interval
+from medrep.audit.resampling.relabelling import relabellings, sample_weights
 from medrep.audit.tables import refuse_gaps
 
-MARGIN = 0.1
+MARGIN, PERMUTATIONS = 0.1, 499
+_FOLDS, _DRAWS = 5, 200
+_MOST_TOLD = 0.999  # of the rest: a table that tells it all is not infinitely far from telling nothing
+_Z = float(norm.ppf((1 + LEVEL) / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """One covariate of people, ready to be looked for in tables.
+
+    Attributes:
+        rows: Everybody's rows that count, those of one person side by side.
+        starts: Where each unit begins in ``rows``: a participant, or a row where labels vary within participants.
+        who: Participant of each unit.
+        levels: The levels looked for; none for a number.
+        targets: Label of each unit: the number, or whether they have each level.
+        expected: What kept covariates let expect of them.
+        sources: For each exchange and unit, the unit whose label it gets.
+        left_out: Level -> why nothing can be said of it.
+        too_few: Why nothing can be said at all; empty where it can.
+        told: What kept covariates alone tell of the label, and its interval.
+    """
+
+    rows: Int[np.ndarray, " rows"]
+    starts: Int[np.ndarray, " units"]
+    who: Int[np.ndarray, " units"]
+    levels: tuple[str, ...]
+    targets: Float[np.ndarray, "units outputs"]
+    expected: Float[np.ndarray, "units outputs"]
+    sources: Int[np.ndarray, "exchanges units"]
+    left_out: dict[str, str]
+    too_few: str
+    told: tuple[float, float, float]
+
+    @property
+    def people(self) -> int:
+        """How many participants count."""
+        return len(np.unique(self.who))
+
+    def table(self, data: Float[np.ndarray, "_ columns"]) -> Float[np.ndarray, "units columns"]:
+        """Return a row a unit: the mean of its rows."""
+        return _means(data, self.rows, self.starts)
 
 
 def audit_leakage(
@@ -35,105 +92,222 @@ def audit_leakage(
     seed: int,
     margin: float = MARGIN,
     permutations: int = PERMUTATIONS,
-    draws: int = DRAWS,
     min_n: int = MIN_N,
-    probes: Sequence[str] = PROBES,
 ) -> list[Finding]:
     """Measure what tables tell of one covariate.
 
     Args:
-        tables: Name -> rows of audited people, without missing cells.
+        tables: Name -> rows of audited people, whom the model never saw, without missing cells.
         values: The covariate; rows without a value are left out.
-        continuous: Whether it is a number (signed squared correlation) or has levels (macro one-vs-rest AUC).
+        continuous: Whether it is a number (share of its variance that is told) or has levels (AUC).
         name: How the covariate is called in groups, ``exported/site``.
-        participants: Whose each row is; a participant's rows stay together in halves, folds, exchanges and samples.
+        participants: Whose each row is.
         kept: Scaled kept covariates; without columns nothing is kept.
         seed: Of every random step.
-        margin: What the excess has to be shown to be under, in units of the figure.
+        margin: What `leakage_equivalence` asks the excess to be under, in units of the figure.
         permutations: Exchanges of labels.
-        draws: Bootstrap samples.
-        min_n: Fewest participants in the half that judges.
-        probes: Which of `PROBES` judge.
+        min_n: Fewest participants.
+
+    Returns:
+        ``leakage_kept``, what kept covariates alone tell; and of each table ``leakage`` (the figure, chance included, with the p
+        of telling anything in any way), ``leakage_excess`` and ``leakage_equivalence`` (the upper 95% bound of the excess, and
+        the p of its being the margin or more).
 
     Raises:
         CohortError: Tables with missing cells, or of other people.
     """
     refuse_gaps({**tables, "kept covariates": kept}, len(values))
-    halves = Halves.of(
-        values,
-        participants,
-        seed,
-        continuous=continuous,
-        min_n=min_n,
-        permutations=permutations,
-        draws=draws,
-        probes=probes,
-    )
+    asked = _ask(values, participants, kept, seed, permutations, min_n, continuous=continuous)
     found = [
-        Finding("leakage", f"{table}/{name}={level}", count, status="insufficient", note=_few(count))
+        Finding("leakage", f"{table}/{name}={level}", int(why.split()[0]), status="insufficient", note=why)
         for table in tables
-        for level, count in halves.left_out.items()
+        for level, why in asked.left_out.items()
     ]
-    if halves.too_few:
-        groups = [("leakage_kept", name)] + [
-            (metric, f"{table}/{name}")
-            for table in tables
-            for metric in ("leakage", "leakage_excess", "leakage_equivalence")
-        ]
+    metrics = ("leakage", "leakage_excess", "leakage_equivalence")
+    if asked.too_few:
+        groups = [("leakage_kept", name), *((metric, f"{table}/{name}") for table in tables for metric in metrics)]
         return found + [
-            Finding(metric, group, halves.people, status="insufficient", note=halves.too_few)
-            for metric, group in groups
+            Finding(metric, group, asked.people, status="insufficient", note=asked.too_few) for metric, group in groups
         ]
-    alone = halves.judge(kept)
-    at, at_draws = float(alone.figures[alone.chosen]), alone.resampled[:, alone.chosen]
-    if not kept.shape[1]:
-        note = f"{halves.measure}; nothing is kept"
-    else:
-        note = f"{halves.measure}, probe chosen on the training half: {alone.probes[alone.chosen]}; {halves.note}"
-    low, high = percentile_interval(at_draws[np.isfinite(at_draws)])
-    found.append(Finding("leakage_kept", name, halves.people, at, low, high, alone.p, note=note))
+    measure = "AUC" if asked.levels else "R2"
+    told = f"{measure} of a regression on kept covariates, out of fold" if kept.shape[1] else "nothing is kept"
+    found.append(Finding("leakage_kept", name, asked.people, *asked.told, note=told))
     for table, data in tables.items():
-        told = halves.judge(data)
-        found += _of_table(f"{table}/{name}", halves, told, at, at_draws, margin)
+        found += _of_table(f"{table}/{name}", asked, _read(asked, data), margin, given=bool(kept.shape[1]))
     return found
 
 
-def _of_table(
-    group: str, halves: Halves, told: Judged, kept: float, kept_draws: np.ndarray, margin: float
-) -> list[Finding]:
-    people, low_high = halves.people, told.interval()
+@dataclass(frozen=True)
+class _Read:
+    """What was read: u, its error and the mean v (of a number: 1), and the strongest reader."""
+
+    size: float
+    error: float
+    unit: float
+    p: float
+    strongest: str
+    strength: float
+
+
+def _read(asked: _Asked, data: np.ndarray) -> _Read:
+    """Read one table."""
+    readers = TableReaders.of(asked.table(data))
+    hat = readers.forms["linear"]
+    draws = np.concatenate([np.arange(len(asked.who))[None], asked.sources])
+    units = (asked.expected * (1 - asked.expected)).mean(axis=0) if asked.levels else np.ones(1)
+    sizes, own_parts, null, strengths = [], [], [], []
+    for label, expected, unit in zip(asked.targets.T, asked.expected.T, units, strict=True):
+        rest = (label[draws] - expected).T
+        rest -= rest.mean(axis=0)
+        read = readers.read(rest)
+        spread = read.std(axis=1, keepdims=True)
+        strengths.append(np.divide(read - read.mean(axis=1, keepdims=True), spread, where=spread > 0, out=read * 0))
+        floor = min(float(read[0, 1:].mean()), _MOST_TOLD)
+        told = np.minimum((read[0] - floor) / (1 - floor), _MOST_TOLD)
+        sizes.append(-np.log1p(-told[0]) / unit)
+        null.append(told[1:] / unit)
+        mine = rest[:, 0] * (hat @ rest[:, 0]) - read[0, 0] * rest[:, 0] ** 2
+        slope = 2 / (unit * (1 - told[0]) * (1 - floor))
+        own_parts.append(slope * mine / max(float((rest[:, 0] ** 2).sum()), 1e-300))
+    by_chance = float(np.mean(null, axis=0).var())
+    part = np.bincount(np.unique(asked.who, return_inverse=True)[1], weights=np.mean(own_parts, axis=0))
+    # Where nothing is told the projection's own noise is twice what chance gives.
+    error = (by_chance + max(float(len(part) * part.var()) - 2 * by_chance, 0.0)) ** 0.5
+    together = np.concatenate(strengths)
+    largest = together.max(axis=0)
+    p = float(np.mean(largest >= largest[0] - 1e-9))
+    place = int(together[:, 0].argmax())
+    reader = readers.names[place % len(readers.names)]
+    level = f" of {asked.levels[place // len(readers.names)]}" if asked.levels else ""
+    return _Read(float(np.mean(sizes)), error, float(units.mean()), p, reader + level, float(largest[0]))
+
+
+def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: bool) -> list[Finding]:
+    def figure(size: float) -> float:
+        """Return what is over chance: of an AUC, or of R2."""
+        if not asked.levels:
+            return float(-np.expm1(-min(max(size, -0.69), 700.0)))
+        squared = np.expm1(min(abs(size) * read.unit, 700.0)) / read.unit
+        return float(np.sign(size) * (norm.cdf(np.sqrt(squared / 2)) - 0.5))
+
+    people, chance, measure = asked.people, 0.5 if asked.levels else 0.0, "AUC" if asked.levels else "R2"
+    estimate, low, high = (figure(read.size + k * read.error) for k in (0.0, -_Z, _Z))
+    over = " given kept covariates" if given else ""
     note = (
-        f"{halves.measure} of the strongest probe, {told.strongest_probe}"
-        f" ({', '.join(f'{probe} {at:.3f}' for probe, at in zip(told.probes, told.figures, strict=True))});"
-        f" floor {told.floor:.3f}; {halves.note}"
+        f"{measure} of the best linear reader{over}; p: of any reader; strongest: {read.strongest}, {read.strength:.1f}"
+        " standard deviations over exchanged labels"
     )
-    found = [Finding("leakage", group, people, told.strongest, *low_high, told.p, note=note)]
-    floor = max(told.floor, kept)
-    excess = told.strongest - floor
-    draws = recentred(told.strongest_draws - np.maximum(told.floor, kept_draws), excess)
-    over = f"kept covariates ({kept:.3f})" if kept > told.floor else f"the floor ({told.floor:.3f})"
-    found.append(
+    bound = figure(read.size + float(norm.ppf(LEVEL)) * read.error)
+    apart = 2 * float(norm.ppf(0.5 + min(margin, 0.499))) ** 2
+    at_margin = float(np.log1p(apart * read.unit) / read.unit if asked.levels else -np.log1p(-margin))
+    p_margin = float(norm.sf((at_margin - read.size) / read.error)) if read.error > 0 else float(read.size >= at_margin)
+    shown = "shown to be under" if bound < margin else "not shown to be under"
+    return [
+        Finding("leakage", group, people, estimate + chance, low + chance, high + chance, read.p, note=note),
+        Finding("leakage_excess", group, people, estimate, low, high, note=f"{measure} over chance{over}"),
         Finding(
-            "leakage_excess",
+            "leakage_equivalence",
             group,
             people,
-            excess,
-            *percentile_interval(draws),
-            note=f"{halves.measure} over {over}, the larger of the two",
+            bound,
+            p=p_margin,
+            note=f"upper {LEVEL:.0%} bound of {measure} over chance{over}; p: that it is {margin:g} or more; {shown} the margin",
+        ),
+    ]
+
+
+def _ask(
+    values: pd.Series,
+    participants: np.ndarray,
+    kept: np.ndarray,
+    seed: int,
+    permutations: int,
+    min_n: int,
+    *,
+    continuous: bool,
+) -> _Asked:
+    """Prepare a covariate: who counts, what kept covariates let expect of them, and exchanges of labels."""
+    rng = np.random.default_rng(seed)
+    who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+    known = values.notna().to_numpy().copy()
+    own = np.unique(who[known])
+    if len(own) > MOST:
+        known &= np.isin(who, rng.permutation(own)[:MOST])
+    left_out: dict[str, str] = {}
+    labels = values.to_numpy(float, na_value=np.nan) if continuous else values.astype(str).to_numpy(object)
+    if not continuous:
+        counts = pd.Series(who[known]).groupby(labels[known]).nunique()
+        few = counts[counts < 2 * FEWEST]
+        left_out = {str(level): f"{count} people; {2 * FEWEST} are needed" for level, count in few.items()}
+        known &= ~np.isin(labels, list(left_out))
+    rows = np.flatnonzero(known)
+    rows = rows[np.argsort(who[rows], kind="stable")]
+    levels, codes = np.unique(labels[rows], return_inverse=True)
+    first = np.flatnonzero(np.diff(who[rows], prepend=-1))
+    fixed = len(first) > 0 and bool(np.all(codes == np.repeat(codes[first], np.diff([*first, len(rows)]))))
+    starts = first if fixed else np.arange(len(rows))
+    unit_who, numbers = who[rows][starts], (labels[rows].astype(float) if continuous else codes.astype(float))[starts]
+    people, free = len(first), exchangeable(unit_who)
+    too_few = ""
+    if min(people, free) < max(min_n, FEWEST):
+        too_few = f"{people} people, {free} of them with as many sessions as others; {max(min_n, FEWEST)} are needed"
+    elif len(levels) < 2:
+        too_few = (
+            f"fewer than two levels have {2 * FEWEST} people" if not continuous else "everybody has the same value"
         )
+    nothing = np.zeros((0, len(starts)))
+    if too_few:
+        gone = (float("nan"),) * 3
+        return _Asked(rows, starts, unit_who, (), nothing.T, nothing.T, nothing.astype(int), left_out, too_few, gone)
+    given = _means(kept, rows, starts)
+    targets = numbers[:, None] if continuous else np.eye(len(levels))[numbers.astype(int)]
+    expected = expected_labels(numbers, given, continuous=continuous)
+    names = () if continuous else tuple(map(str, levels))
+    overlap = 4 * (expected * (1 - expected)).sum(axis=0) if not continuous else np.array([np.inf])
+    lone = [k for k, size in enumerate(overlap) if size < 2 * FEWEST]
+    for k in lone:
+        few_like = f"{int((numbers == k).sum())} people; kept covariates tell who they are, so that nobody is like them"
+        left_out[names[k]] = few_like
+    looked = [k for k in range(targets.shape[1]) if k not in lone]
+    if len(names) == 2:
+        looked = looked[:1]  # of two levels one says all
+    if not looked:
+        too_few = "kept covariates tell every level: nobody of one is like anybody of another"
+    if given.shape[1]:
+        sources = conditional_exchanges(unit_who, numbers, given, permutations, rng, continuous=continuous)
+    else:
+        sources = np.concatenate(list(relabellings(unit_who, numbers, rows_each(unit_who), permutations, rng)))
+    told = _told_by_kept(numbers, given, unit_who, len(names), rng)
+    shown = tuple(names[k] for k in looked) if names else ()
+    return _Asked(
+        rows, starts, unit_who, shown, targets[:, looked], expected[:, looked], sources, left_out, too_few, told
     )
-    beyond = told.strongest - max(halves.chance, kept)
-    draws = recentred(told.strongest_draws - np.maximum(halves.chance, kept_draws), beyond)
-    bound = float(np.quantile(draws, LEVEL)) if len(draws) else float("nan")
-    over = "kept covariates" if kept > halves.chance else "chance"
-    note = (
-        f"upper {LEVEL:.0%} bound of {halves.measure} over {over}, {beyond:.3f}; p: that it is {margin:g} or more;"
-        f" {'shown to be under' if bound < margin else 'not shown to be under'} the margin"
-    )
-    p = permutation_p(margin, draws) if len(draws) else float("nan")
-    found.append(Finding("leakage_equivalence", group, people, bound, p=p, note=note))
-    return found
 
 
-def _few(count: int) -> str:
-    return f"{count} people; {FEWEST} are needed in each half; left out of the probes"
+def _told_by_kept(
+    numbers: np.ndarray, given: np.ndarray, who: np.ndarray, levels: int, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return what a regression on kept covariates tells of labels out of fold (macro AUC, or R2), with its interval."""
+    if not given.shape[1]:
+        at = 0.5 if levels else 0.0
+        return at, at, at
+    part = deal(who, numbers, _FOLDS, rng)
+    scores = np.zeros((1, len(numbers), max(levels, 1)))
+    for number in range(_FOLDS):
+        rest = part != number
+        if levels and len(np.unique(numbers[rest])) < levels:
+            continue
+        scores[0, ~rest] = expected_labels(numbers[rest], given[rest], continuous=not levels, at=given[~rest])
+    weights = np.concatenate([np.ones((1, len(who))), *sample_weights(who, _DRAWS, rng)])
+    figures = weighted_figures(scores, numbers, weights, AUC if levels else "signed r2")[:, 0]
+    low, high = percentile_interval(figures[1:][np.isfinite(figures[1:])])
+    return float(figures[0]), low, high
+
+
+def _means(data: np.ndarray, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the mean of each unit's rows."""
+    if len(starts) == len(rows):
+        return np.asarray(data[rows])
+    counts = np.diff([*starts, len(rows)])[:, None]
+    means: np.ndarray = np.add.reduceat(np.asarray(data[rows], dtype=float), starts, axis=0) / counts
+    return means

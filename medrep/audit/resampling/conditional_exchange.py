@@ -76,22 +76,45 @@ def _swapped(
     return places
 
 
-def _log_likelihood(labels: np.ndarray, kept: np.ndarray, *, continuous: bool) -> Float[np.ndarray, "rows rows"]:
-    """Return log p(label of the column's row | kept covariates of the row)."""
-    design = _design(kept)
+def expected_labels(
+    labels: Shaped[np.ndarray, " rows"],
+    kept: Float[np.ndarray, "rows width"],
+    *,
+    continuous: bool,
+    at: "Float[np.ndarray, 'others width'] | None" = None,
+) -> Float[np.ndarray, "_ outputs"]:
+    """Return what kept covariates let expect of each row's label: a number's mean, or the probability of each level in order.
+
+    Args:
+        labels: A number, or a code of a level.
+        kept: Kept covariates, scaled; without columns nothing but the mean, or the shares of levels, is known.
+        continuous: Whether labels are numbers.
+        at: Kept covariates of others, whose labels are asked for; of the rows themselves by default.
+    """
+    design, there = _design(kept), _design(kept, kept if at is None else at)
     if continuous:
-        coefficients = np.linalg.lstsq(design, labels, rcond=1e-9)[0]
-        expected = design @ coefficients
-        free = max(len(labels) - np.linalg.matrix_rank(design), 1)
-        variance = max(float(((labels - expected) ** 2).sum()) / free, 1e-12 * float(labels.var()))
-        return -((labels[None] - expected[:, None]) ** 2) / (2 * variance)
+        return (there @ np.linalg.lstsq(design, labels.astype(float), rcond=1e-9)[0])[:, None]
+    if not kept.shape[1]:
+        shares = np.unique(labels, return_counts=True)[1] / max(len(labels), 1)
+        return np.tile(shares, (len(there), 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=_STRENGTH, max_iter=1000).fit(design[:, 1:], labels)
-    return model.predict_log_proba(design[:, 1:])[:, np.searchsorted(model.classes_, labels)]
+    return np.asarray(model.predict_proba(there[:, 1:]))
 
 
-def _design(kept: np.ndarray) -> Float[np.ndarray, "rows width"]:
-    """Return a constant, the kept columns, and squares of those that have more than two values."""
+def _log_likelihood(labels: np.ndarray, kept: np.ndarray, *, continuous: bool) -> Float[np.ndarray, "rows rows"]:
+    """Return log p(label of the column's row | kept covariates of the row)."""
+    expected = expected_labels(labels, kept, continuous=continuous)
+    if continuous:
+        free = max(len(labels) - np.linalg.matrix_rank(_design(kept)), 1)
+        variance = max(float(((labels - expected[:, 0]) ** 2).sum()) / free, 1e-12 * float(labels.var()))
+        return -((labels[None] - expected) ** 2) / (2 * variance)
+    return np.log(np.maximum(expected, 1e-300))[:, np.unique(labels, return_inverse=True)[1]]
+
+
+def _design(kept: np.ndarray, at: np.ndarray | None = None) -> Float[np.ndarray, "_ width"]:
+    """Return a constant, the kept columns, and squares of those that have more than two values; of other rows, if asked."""
     many = [len(np.unique(column)) > 2 for column in kept.T]
-    return np.concatenate([np.ones((len(kept), 1)), kept, kept[:, many] ** 2], axis=1)
+    rows = kept if at is None else at
+    return np.concatenate([np.ones((len(rows), 1)), rows, rows[:, many] ** 2], axis=1)

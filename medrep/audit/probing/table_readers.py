@@ -1,0 +1,134 @@
+"""Readers of a table: statistics that grow where it tells a label, each of a kind of its own, none of which looks at labels.
+
+With r what is left of a label once kept covariates are known, and z the standardised columns, readers are
+
+- quadratic forms r' M r / r' r, M over pairs of people: `linear`, the hat matrix of a ridge regression; `broad`, inner products,
+  which look at columns that go together; `near` and `nearer`, Gaussian kernels of two widths; `products`, squared inner products,
+  which see covariances; `spread`, the hat matrix of a ridge regression on |z| and z^2; `length`, a person's overall size;
+- the largest, and the five largest, squared correlations of r with single `columns`, with their `squares`, and with products of
+  `pairs`, which see what few of many columns tell.
+
+A form is what a kernel machine of that kernel is trained on, without the noise of training: on people whose labels have been
+exchanged it says what chance gives. Forms need n^2 numbers for n people, whatever the number of columns.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.audit.probing.coordinates import standardised_blocks
+
+_DEGREES = 8
+"""People per degree of freedom of a ridge regression: fewer degrees read less of a leak, more read more noise."""
+_MOST_COLUMNS, _MOST_PAIRED = 2000, 60
+_FEW, _SOME = 1, 5
+_FARTHEST = 4.0  # standard deviations: beyond, a square says more of one person than of a group
+_SMALL = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class TableReaders:
+    """The readers of one table.
+
+    Attributes:
+        forms: Name -> symmetric matrix, of which rows and columns sum to 0; `linear` is the first.
+        columns: Name -> standardised columns.
+    """
+
+    forms: dict[str, Float[np.ndarray, "people people"]]
+    columns: dict[str, Float[np.ndarray, "people _"]]
+
+    @classmethod
+    def of(cls, table: Float[np.ndarray, "people columns"]) -> "TableReaders":
+        """Prepare them; the table is read a few columns at a time.
+
+        Args:
+            table: Rows of people, without missing cells.
+        """
+        people = len(table)
+        inner, used, blocks = np.zeros((people, people)), 0, []
+        for _, block in standardised_blocks(table, np.arange(people), people):
+            inner += block @ block.T
+            used += block.shape[1]
+            if used <= _MOST_COLUMNS:
+                blocks.append(block)
+        inner /= max(used, 1)
+        if used <= _MOST_COLUMNS:
+            z = np.concatenate([np.zeros((people, 0)), *blocks], axis=1)
+        else:
+            z = _standardised(_components(inner))
+        length = np.diag(inner)
+        apart = np.maximum(length[:, None] + length - 2 * inner, 0.0)
+        usual = max(float(np.median(apart[np.triu_indices(people, 1)])), _SMALL)
+        bent = _standardised(np.concatenate([np.abs(z), np.clip(z, -_FARTHEST, _FARTHEST) ** 2], axis=1))
+        size = _standardised(np.sqrt(length)[:, None])
+        forms = {
+            "linear": _hat(inner, people / _DEGREES),
+            "broad": _centred(inner),
+            "near": _centred(np.exp(-apart / usual)),
+            "nearer": _centred(np.exp(-4 * apart / usual)),
+            "products": _centred(inner**2),
+            "spread": _hat(bent @ bent.T / max(bent.shape[1], 1), people / _DEGREES),
+            "length": size @ size.T,
+        }
+        paired = z if z.shape[1] <= _MOST_PAIRED else _standardised(_components(inner)[:, :_MOST_PAIRED])
+        one, other = np.triu_indices(paired.shape[1], 1)
+        columns = {
+            "columns": z,
+            "squares": bent[:, bent.shape[1] // 2 :],
+            "pairs": _standardised(paired[:, one] * paired[:, other]),
+        }
+        return cls(forms, columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The readers, in the order of `read`."""
+        single = (f"{count} of the {name}" for name in self.columns for count in ("strongest", f"{_SOME} strongest"))
+        return (*self.forms, *single)
+
+    def read(self, rest: Float[np.ndarray, "people draws"]) -> Float[np.ndarray, "readers draws"]:
+        """Return every reader's statistic for every column of ``rest``, which has to sum to 0."""
+        whole = np.maximum((rest**2).sum(axis=0), _SMALL)
+        found = [(rest * (form @ rest)).sum(axis=0) / whole for form in self.forms.values()]
+        for columns in self.columns.values():
+            squared = (columns.T @ rest) ** 2 / (len(rest) * whole)
+            squared = np.concatenate([squared, np.zeros((_SOME, rest.shape[1]))])
+            largest = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
+            found += [largest.max(axis=0), largest.sum(axis=0)]
+        return np.stack(found)
+
+
+def _centred(form: np.ndarray) -> np.ndarray:
+    mean = form.mean(axis=0)
+    centred: np.ndarray = form - mean - mean[:, None] + mean.mean()
+    return centred
+
+
+def _hat(inner: np.ndarray, degrees: float) -> np.ndarray:
+    """Return the hat matrix of a ridge regression on columns of these inner products, its degrees of freedom at most so many."""
+    values, vectors = np.linalg.eigh(_centred(inner))
+    values = np.where(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL), values, 0.0)
+    if not values.any():
+        return np.zeros_like(inner)
+    low, high = np.log(1e-3 * values[values > 0].mean()), np.log(1e6 * values.max())
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (values / (values + np.exp(middle))).sum() > degrees else (low, middle)
+    hat: np.ndarray = (vectors * (values / (values + np.exp(high)))) @ vectors.T
+    return hat
+
+
+def _components(inner: np.ndarray) -> np.ndarray:
+    """Return the principal component scores of people, those of largest variance first."""
+    values, vectors = np.linalg.eigh(_centred(inner))
+    kept = np.flatnonzero(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL))[::-1]
+    scores: np.ndarray = vectors[:, kept] * np.sqrt(values[kept])
+    return scores
+
+
+def _standardised(columns: np.ndarray) -> np.ndarray:
+    spread = columns.std(axis=0)
+    varies = spread > 1e-9 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), _SMALL)
+    standard: np.ndarray = (columns[:, varies] - columns[:, varies].mean(axis=0)) / spread[varies]
+    return standard
