@@ -30,10 +30,10 @@ from medrep.audit.findings import Finding
 from medrep.audit.resampling.intervals import permutation_p
 from medrep.audit.resampling.means import shuffled_participants
 
-MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 99, 10
+MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 49, 10
 SCORES = ("info_modularity", "info_compactness", "info_explicitness")
 _BIN, _MOST_BINS, _FEWEST = 25, 10, 12  # people a bin; bins; rows a level
-_PRUNED, _HALVES, _FOLDS, _C = 20, 40, 5, 10.0
+_PRUNED, _HALVES, _FOLDS, _C = 20, 20, 5, 10.0
 
 
 @dataclass(frozen=True, eq=False)

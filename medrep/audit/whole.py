@@ -21,7 +21,9 @@ from medrep.audit.latents import Posterior, audit_latents, describe_latents, lat
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.measured_groups import Least
 from medrep.audit.person_metrics import PersonMean, PersonMetric, person_mean, prediction_metrics
+from medrep.audit.profiles import covariate_design
 from medrep.audit.readers import halves
+from medrep.audit.retention import variance_kept
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
 from medrep.cohort.values import parse_level, plain_number
@@ -182,9 +184,20 @@ def _subgroups(
 
 
 def _identity(audited: Audited, options: AuditOptions) -> list[Finding]:
-    return audit_identity(
+    found = audit_identity(
         audited.tables, audited.participants, audited.frame, audited.schema, options.seed, min_n=options.min_n
     )
+    batches = list(audited.schema.batches)
+    kept = variance_kept(
+        audited.tables["raw"],
+        audited.tables["exported"],
+        covariate_design(audited.frame, audited.schema),
+        audited.participants,
+        options.seed,
+        audited.frame[batches].astype(str).agg("|".join, axis=1).to_numpy(object) if batches else None,
+        min_n=options.min_n,
+    )
+    return [*found, kept]
 
 
 def _utility(audited: Audited, options: AuditOptions) -> list[Finding]:

@@ -1,9 +1,10 @@
 """Gates: what an audit has to show before a model is promoted, and the decision that follows from them.
 
-A gate bounds a figure of every finding it matches. A bound on an end of the interval says who has to prove what:
-``ci_high: {max: m}`` passes only a model that is shown to be under m, ``ci_low: {max: m}`` refuses only one that is shown
-to be over it; between them lies what the data cannot tell. A finding with too few people, or without the figure that is
-bounded, is insufficient: it never passes, and the gate says what becomes of it.
+A gate bounds a figure of every finding it matches, and has three ends. ``ci_high: {max: m}`` passes what is shown to be under m,
+refuses what is shown to be over it (the whole interval is), and finds too little evidence in between; ``estimate: {max: m}``
+likewise passes what is under m by estimate. ``ci_low: {max: m}`` wants proof of harm: it passes all that is not shown to be over
+m. Too little evidence never passes, and comes with how many people would be enough. A finding with too few people, or without
+the figure that is bounded, is insufficient, too, and the gate says what becomes of it.
 """
 
 import math
@@ -22,8 +23,9 @@ from medrep.sections import unknown_key
 
 Verdict = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]
-Missing = Literal["refuse", "ignore"]
+Missing = Literal["refuse", "warn", "ignore"]
 FIGURES = ("estimate", "ci_low", "ci_high", "p", "q")
+_Z95, _Z80 = 1.96, 0.84  # normal quantiles: of a 95% interval, and of four audits in five
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Gate:
         bounds: What has to hold for every one of them.
         min_n: Findings of fewer people are insufficient.
         insufficient: What an insufficient finding does: ``refuse``; ``warn`` and ``ignore`` leave it out, the first in words.
-        missing: What no finding at all does, or none that is not left out.
+        missing: What no finding at all does, or none that is not left out; `warn` and `ignore` leave the gate out.
     """
 
     name: str
@@ -70,11 +72,11 @@ class Judged:
 
     Attributes:
         gate: Its name.
-        verdict: ``insufficient``: nothing speaks against it, and too little for it; ``absent``: it found nothing to look at,
-            and that is allowed.
+        verdict: ``insufficient``: nothing is shown to speak against it, and too little for it; ``absent``: it found nothing to
+            look at, and that is allowed.
         looked_at: How many findings were compared with the bounds.
         reasons: Every finding that refused, or was insufficient.
-        warnings: Insufficient findings that were left out.
+        warnings: What was left out.
     """
 
     gate: str
@@ -163,7 +165,7 @@ def read_gates(path: Path) -> Gates:
 
 def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
     """Judge the findings of one gate."""
-    refusals, unknown, looked_at = [], [], 0
+    refusals, unclear, unknown, looked_at = [], [], [], 0
     for row in table[table["metric"] == gate.metric].to_dict("records"):
         if not _matches(gate.group, row["group"]) or (gate.not_group and _matches(gate.not_group, row["group"])):
             continue
@@ -172,19 +174,51 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
             unknown.append(f"{row['metric']} {row['group']}: {lacking}")
             continue
         looked_at += 1
-        refusals += [
-            f"{row['metric']} {row['group']}: {bound.figure} {row[bound.figure]:.4g}, allowed: {bound} (n = {row['n']})"
-            for bound in gate.bounds
-            if not bound.low <= row[bound.figure] <= bound.high
-        ]
+        for bound in gate.bounds:
+            if bound.low <= row[bound.figure] <= bound.high:
+                continue
+            text = f"{row['metric']} {row['group']}: {bound.figure} {row[bound.figure]:.4g}, allowed: {bound} (n = {row['n']}"
+            if _shown(bound, row):
+                refusals.append(f"{text})")
+            else:
+                unclear.append(f"{text}{_enough(bound, row)})")
     strict = gate.insufficient == "refuse"
-    reasons = [*refusals, *(unknown if strict else [])]
-    if not looked_at and not (strict and unknown) and gate.missing == "refuse":
+    reasons = [*refusals, *unclear, *(unknown if strict else [])]
+    nothing = not looked_at and not (strict and unknown)
+    if nothing and gate.missing == "refuse":
         left_out = f" that is not left out ({len(unknown)} insufficient)" if unknown else ""
         reasons.append(f"{gate.metric} {gate.group}: no finding{left_out}")
     verdict: Verdict = "refused" if refusals else "insufficient" if reasons else "passed" if looked_at else "absent"
     warnings = tuple(unknown) if gate.insufficient == "warn" else ()
+    if nothing and not unknown and gate.missing == "warn":
+        warnings = (f"{gate.metric} {gate.group}: no finding; the audit was not asked for it", *warnings)
     return Judged(gate.name, verdict, looked_at, tuple(reasons), warnings)
+
+
+def _shown(bound: Bound, row: Mapping[Any, Any]) -> bool:
+    """Say whether a figure outside of a bound shows that it is broken: the interval is outside as a whole, or there is none."""
+    over = row[bound.figure] > bound.high
+    end = row["ci_low"] if over else row["ci_high"]
+    if bound.figure in ("p", "q") or math.isnan(end):
+        return True
+    return bool(end > bound.high if over else end < bound.low)
+
+
+def _enough(bound: Bound, row: Mapping[Any, Any]) -> str:
+    """Say how many people would show that a bound holds, in four of five audits, if it does.
+
+    What is taken for the truth is the estimate where the bound allows it, and else 0. Errors shrink with the root of n.
+    """
+    error = (row["ci_high"] - row["ci_low"]) / (2 * _Z95)
+    over = row[bound.figure] > bound.high
+    limit = bound.high if over else bound.low
+    allowed = [value for value in (row["estimate"], 0.0) if (value < limit if over else value > limit)]
+    if not allowed or not error > 0:
+        return ""
+    wanted = _Z80 if bound.figure == "estimate" else _Z95 + _Z80
+    factor = (wanted * error / (limit - allowed[0])) ** 2
+    people = max(math.ceil(row["n"] * factor / 10) * 10, row["n"] + 10)
+    return f"; about {people} would be enough if it is truly {allowed[0]:.2g}"
 
 
 def _matches(pattern: str, group: str) -> bool:

@@ -12,8 +12,12 @@ from medrep.tracking.seals import sealed
 from medrep.training.checkpoint import digest
 
 CLEAN = (
+    Finding("leakage", "exported/site", 120, 0.52, 0.46, 0.57, 0.3),
     Finding("leakage_excess", "exported/site", 120, 0.02, -0.04, 0.07, 0.3, "ok", "linear probe"),
     Finding("leakage_excess", "raw/site", 120, 0.40, 0.33, 0.46, 0.001),
+    Finding("dependence_given_kept", "exported/site", 120, 0.001, p=0.4),
+    Finding("variance_kept", "exported", 120, 0.97, 0.95, 0.98),
+    Finding("identity_kept", "exported", 120, 0.96, 0.95, 0.97, 0.001),
     Finding("injection", "exported/age", 120, 0.05, -0.02, 0.12, 0.4),
     Finding("injection_gain", "exported/age", 120, -0.01, -0.05, 0.03),
     Finding("injection_gain", "exported/sex", 120, 0.00, -0.04, 0.05),

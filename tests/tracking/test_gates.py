@@ -31,7 +31,7 @@ TOO_FEW = Finding("leakage_excess", "exported/site", 7, status="insufficient", n
 
 @pytest.mark.parametrize(
     ("low", "high", "proof", "suspicion"),
-    [(-0.02, 0.05, "passed", "passed"), (0.02, 0.18, "refused", "passed"), (0.12, 0.2, "refused", "refused")],
+    [(-0.02, 0.05, "passed", "passed"), (0.02, 0.18, "insufficient", "passed"), (0.12, 0.2, "refused", "refused")],
 )
 def test_the_end_that_is_bounded_says_who_has_to_prove_what(
     low: float, high: float, proof: str, suspicion: str
@@ -53,7 +53,46 @@ def test_bounds_are_inclusive_and_every_matching_finding_counts() -> None:
     assert judged(gate, good, bad).verdict == "refused"
     assert judged(gate, good, excess("raw/site", 0.4, 0.5)).verdict == "passed"
     both = Gate("g", "leakage_excess", (Bound("estimate", -0.1, 0.1),))
-    assert judged(both, Finding("leakage_excess", "a", 9, -0.2)).verdict == "refused"
+    assert judged(both, Finding("leakage_excess", "a", 9, -0.2)).verdict == "refused", "nothing says how sure it is"
+
+
+@pytest.mark.parametrize(
+    ("bound", "row", "verdict"),
+    [
+        (Bound("estimate", high=0.1), (0.12, 0.05, 0.2), "insufficient"),
+        (Bound("estimate", high=0.1), (0.15, 0.11, 0.2), "refused"),
+        (Bound("estimate", high=0.1), (0.08, -0.05, 0.2), "passed"),
+        (Bound("ci_low", low=0.7), (0.8, 0.6, 0.9), "insufficient"),
+        (Bound("ci_low", low=0.7), (0.5, 0.4, 0.6), "refused"),
+        (Bound("ci_high", low=0.7), (0.5, 0.4, 0.6), "refused"),
+        (Bound("ci_high", low=0.7), (0.65, 0.6, 0.71), "passed"),
+    ],
+)
+def test_what_is_not_shown_either_way_is_too_little_evidence(
+    bound: Bound, row: tuple[float, float, float], verdict: str
+) -> None:
+    decision = judged(Gate("g", "m", (bound,)), Finding("m", "a", 100, *row))
+    assert decision.verdict == verdict
+    assert ("would be enough" in "".join(decision.reasons)) == (verdict == "insufficient")
+
+
+@given(st.floats(0.01, 1.0), st.integers(30, 500))
+def test_as_many_people_as_said_are_enough_in_four_of_five_audits(error: float, n: int) -> None:
+    row = excess("exported/site", -1.96 * error, 1.96 * error, n)
+    (reason,) = judged(Gate("g", "leakage_excess", UNDER), row).reasons or ("",)
+    if not reason:
+        return
+    people = int(reason.rpartition("about ")[2].split()[0])
+    assert people > n
+    # With that many the upper end is under the bound at an estimate .84 errors above 0.
+    assert (1.96 + 0.84) * error * (n / people) ** 0.5 <= 0.1 + 1e-9
+
+
+def test_an_outcome_that_was_not_given_is_said() -> None:
+    decision = read_gates(SHIPPED / "gates.yaml").judge(findings_table(CLEAN))
+    assert decision.warnings == (
+        "what the data are for is still there: utility_change exported/*: no finding; the audit was not asked for it",
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,9 +163,11 @@ def test_a_pass_always_rests_on_evidence(rows: Sequence[tuple[float, float, int,
     ]
     usable = [f for f in findings if f.status == "ok" and f.n >= 20]
     decision = judged(gate, *findings)
-    if any(f.ci_high > 0.1 for f in usable):
+    if any(f.ci_low > 0.1 for f in usable):
         assert decision.verdict == "refused"
-    elif not usable or (insufficient == "refuse" and len(usable) < len(findings)):
+    elif (
+        any(f.ci_high > 0.1 for f in usable) or not usable or (insufficient == "refuse" and len(usable) < len(findings))
+    ):
         assert decision.verdict == "insufficient"
     else:
         assert decision.verdict == "passed"
@@ -137,26 +178,34 @@ def test_shipped_gates_pass_a_clean_audit_and_refuse_each_planted_fault() -> Non
     assert default.judge(findings_table(CLEAN)).verdict == "passed"
     faults = {
         "leakage_excess": Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001),
+        "leakage": Finding("leakage", "exported/site", 120, 0.5, 0.45, 0.55, 0.002),
+        "dependence_given_kept": Finding("dependence_given_kept", "exported/site", 120, 0.02, p=0.002),
+        "variance_kept": Finding("variance_kept", "exported", 120, 0.22, 0.2, 0.25),
+        "identity_kept": Finding("identity_kept", "exported", 120, 0.4, 0.35, 0.5),
         "injection": Finding("injection", "exported/age", 120, 0.5, 0.4, 0.6, 0.001),
         "injection_gain": Finding("injection_gain", "exported/sex", 120, 0.2, 0.1, 0.3),
         "reconstruction_error_gap_excess": Finding("reconstruction_error_gap_excess", "sex", 120, 0.3, 0.2, 0.4),
         "cf_composition": Finding("cf_composition", "site", 120, 0.2, 0.1, 0.3),
         "utility_change": Finding("utility_change", "exported/diagnosis", 120, -0.3, -0.4, -0.2),
     }
+    lost = Finding("injection_gain", "exported/sex", 120, -0.2, -0.3, -0.1)
+    assert default.judge(findings_table([*CLEAN, lost])).verdict == "refused", "a kept covariate was lost"
     for metric, fault in faults.items():
         decision = default.judge(findings_table([*CLEAN, fault]))
         assert decision.verdict == "refused", metric
         assert metric in decision.reasons[0]
         without = [row for row in CLEAN if row.metric != metric]
-        expected = "insufficient" if metric in ("leakage_excess", "reconstruction_error_gap_excess") else "passed"
+        wanted = {"leakage", "leakage_excess", "variance_kept", "identity_kept", "reconstruction_error_gap_excess"}
+        expected = "insufficient" if metric in wanted else "passed"
         assert default.judge(findings_table(without)).verdict == expected, metric
 
 
 def test_strict_gates_want_proof() -> None:
     strict = read_gates(SHIPPED / "gates_strict.yaml")
     decision = strict.judge(findings_table(CLEAN))
-    assert decision.verdict == "refused"
-    assert "leakage_excess exported/site: ci_high 0.07, allowed: at most 0.05 (n = 120)" in decision.reasons[0]
+    assert decision.verdict == "insufficient"
+    said = "leakage_excess exported/site: ci_high 0.07, allowed: at most 0.05 (n = 120; about 830 would be enough"
+    assert any(said in reason for reason in decision.reasons)
     assert any("latents" in reason for reason in decision.reasons)
 
 
@@ -186,7 +235,7 @@ def test_a_level_without_people_does_not_decide_for_its_covariate() -> None:
         ("- {name: a, metric: m, p: {min: 1, max: 0}}", "min above its max"),
         ("- {name: a, metric: m, p: {min: 0}, min_n: -1}", "min_n -1 is not a whole number"),
         ("- {name: a, metric: m, p: {min: 0}, insufficient: pass}", "insufficient 'pass' is not allowed"),
-        ("- {name: a, metric: m, p: {min: 0}, missing: warn}", "missing 'warn' is not allowed"),
+        ("- {name: a, metric: m, p: {min: 0}, missing: say}", "missing 'say' is not allowed"),
         ("- {metric: m, p: {min: 0}}", "name is absent"),
         ("- {name: a, metric: 3, p: {min: 0}}", "metric is absent or no text"),
         ("- {name: a, metric: m, p: {min: 0}, group: ''}", "group is absent or no text"),

@@ -1,0 +1,116 @@
+"""Models that fooled an audit: one that removes nothing, one that guts the data. The shipped gates refuse both, with reasons."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medrep.audit import whole
+from medrep.audit.audited import Audited
+from medrep.audit.whole import AuditOptions, run_audit
+from medrep.cohort.covariates import CovariateSchema
+from medrep.config import SHIPPED
+from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.tracking.gates import Decision, read_gates
+from tests.models.planted import DECLARED, named
+
+
+def people(n: int, seed: int, tie: float = 0.0) -> pd.DataFrame:
+    """Draw people of two sites; with a tie, those of S1 are older."""
+    rng = np.random.default_rng([seed, 1])
+    site = rng.permutation(np.arange(n) % 2)
+    age = np.clip(50 + 12 * rng.normal(size=n) + tie * (site - 0.5), 18, 90)
+    return pd.DataFrame(
+        {"age": age, "sex": rng.choice(["F", "M"], n), "site": np.where(site == 1, "S1", "S0")},
+        index=[f"sub-{k}" for k in range(n)],
+    )
+
+
+def measured(frame: pd.DataFrame, seed: int, site_effect: float) -> np.ndarray:
+    """Draw 20 columns that tell age and sex, and six traits of people; three columns tell the site."""
+    rng = np.random.default_rng([seed, 2])
+    fixed = np.random.default_rng(99)
+    decades = (frame["age"].to_numpy(float)[:, None] - 50) / 10
+    male = (frame["sex"] == "M").to_numpy(float)[:, None]
+    loadings = fixed.normal(size=(6, 20))
+    own = rng.normal(size=(len(frame), 6)) @ loadings + rng.normal(size=(len(frame), 20))
+    data = 10 + decades * fixed.normal(0, 0.5, 20) + male * fixed.normal(0, 0.5, 20) + own
+    data[:, :3] += site_effect * own.std(axis=0)[:3] * (frame["site"] == "S1").to_numpy(float)[:, None]
+    return data
+
+
+def audit(model: LinearModel, frame: pd.DataFrame, data: np.ndarray, outcome: np.ndarray) -> Decision:
+    frame = model.schema.transfer(frame)
+    table = frame.assign(participant_id=frame.index, diagnosis=outcome)
+    audited = Audited(model, data, frame, table, model.schema.references(["site"]))
+    found = run_audit(audited, AuditOptions(outcome="diagnosis"))
+    return read_gates(SHIPPED / "gates.yaml").judge(found.findings)
+
+
+def fitted(frame: pd.DataFrame, data: np.ndarray) -> LinearModel:
+    schema = CovariateSchema.fit(frame, DECLARED)
+    columns: Columns = named(data.shape[1])
+    return LinearModel.fit(data, schema.transfer(frame), schema, columns, LinearSettings())[0]
+
+
+class Gutted(LinearModel):
+    """A model that hands out two directions of what is left, and nothing else of a person."""
+
+    def move(
+        self, data: np.ndarray, frame: pd.DataFrame, to: pd.DataFrame, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        moved = super().move(data, frame, to, out)
+        mean = moved.mean(axis=0)
+        axes = np.linalg.svd(moved - mean, full_matrices=False)[2][:1]
+        return mean + (moved - mean) @ axes.T @ axes
+
+
+@pytest.fixture(autouse=True)
+def without_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of an audit's time goes to what latents carry, which no gate asks."""
+    monkeypatch.setattr(whole, "_latents", lambda *_: [])
+
+
+@pytest.fixture(scope="module")
+def training() -> tuple[pd.DataFrame, np.ndarray]:
+    frame = people(300, 0)
+    return frame, measured(frame, 0, 0.0)
+
+
+def outcome_of(data: np.ndarray, seed: int) -> np.ndarray:
+    score = (data[:, 12] - data[:, 14]) / (data[:, 12] - data[:, 14]).std()
+    return np.where(score + 0.5 * np.random.default_rng(seed).normal(size=len(data)) > 0, "patient", "control")
+
+
+def test_a_model_that_removes_nothing_is_refused_although_age_tells_the_site(training) -> None:
+    model = fitted(*training)
+    frame = people(200, 1, tie=36.0)
+    data = measured(frame, 1, 1.2)
+    decision = audit(model, frame, data, outcome_of(data, 1))
+    assert decision.verdict == "refused"
+    said = "\n".join(decision.reasons)
+    assert "exported/site" in said
+    assert "leakage" in said or "dependence_given_kept" in said
+
+
+def test_a_gutted_export_is_refused_for_what_is_lost(training) -> None:
+    model = fitted(*training)
+    state = {name: getattr(model, name) for name in model.__dataclass_fields__}
+    frame = people(200, 2)
+    data = measured(frame, 2, 0.0)
+    decision = audit(Gutted(**state), frame, data, outcome_of(data, 2))
+    assert decision.verdict == "refused"
+    said = "\n".join(decision.reasons)
+    for metric in ("variance_kept", "identity_kept", "utility_change"):
+        assert metric in said
+
+
+def test_a_proper_model_is_not_refused(training) -> None:
+    frame, _ = training
+    model = fitted(frame, measured(frame, 0, 1.2))
+    others = people(240, 3)
+    data = measured(others, 3, 1.2)
+    decision = audit(model, others, data, outcome_of(data, 3))
+    assert decision.verdict != "refused", decision.reasons
+    assert replace(decision).warnings == ()
