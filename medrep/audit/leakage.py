@@ -7,16 +7,15 @@ these tell K: that is what is measured, rather than a floor taken off. A table i
 - the test (`p` of `leakage`) compares the strongest reader of all levels with what it is where labels are exchanged as K would
   have it (`conditional_exchange.py`): exact where nothing is kept, and the choice of the strongest is in it (Westfall and Young
   1993). Readers see shifts, spreads, covariances, products and single columns;
-- the size (`leakage_excess`) is what the best linear reader could tell: with q = r' H r / r' r for the hat matrix H of a ridge
-  regression and q0 its mean under exchanged labels, rho = (q - q0) / (1 - q0) estimates the share of r that a linear function of
-  the data explains among all people, not in this sample: the adjusted R2, in wide tables the estimator of Kong and Valiant
-  (2018). Of a level, delta2 = rho / (v (1 - rho)) with v the mean of e (1 - e) is the squared distance between its people and the
-  others in standard deviations of the best direction; as an AUC it is Phi(sqrt(delta2 / 2)). No probe is trained and nobody is
-  set apart to judge it, so that the figure does not depend on how many people there were to learn from.
+- the size (`leakage_excess`) is what a linear reader taught by four fifths of the people tells of the others, over what it tells
+  under exchanged labels: a ridge regression of r, cross-fitted in five parts and three times over, judged by the AUC in
+  which members of a level weigh 1 - e and others e. These overlap weights (Li, Morgan and Zaslavsky 2018) make both alike in the
+  kept covariates, so that the AUC is 0.5 where the data add nothing, and no ceiling is near where kept covariates tell much. Of
+  a number it is the signed squared correlation with r (the generalised covariance measure, Shah and Peters 2020, on a scale).
 
-Levels are averaged, and intervals are normal ones, on the scale u = -log(1 - rho) / v, which is delta2 where little is told. The
-variance is that under exchanged labels, and what the people's own part in it (Hajek's projection) adds to that. Participants
-are what is exchanged and counted: where a label is the same in all rows of a participant, their rows count as one.
+The interval is a normal one, with the larger of two standard errors: under exchanged labels, where readers are taught anew, and
+of resampled people, where they are not. Participants are what is exchanged, divided and counted: where a label is the same in
+all rows of a participant, their rows count as one.
 """
 
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from scipy.stats import norm
 
 from medrep.audit.findings import Finding
 from medrep.audit.probing.participant_parts import deal
-from medrep.audit.probing.probe_figures import AUC, weighted_figures
+from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_area, weighted_figures
 from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, rows_each
 from medrep.audit.probing.table_readers import TableReaders
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
@@ -38,8 +37,8 @@ from medrep.audit.resampling.relabelling import relabellings, sample_weights
 from medrep.audit.tables import refuse_gaps
 
 MARGIN, PERMUTATIONS = 0.1, 499
-_FOLDS, _DRAWS = 5, 200
-_MOST_TOLD = 0.999  # of the rest: a table that tells it all is not infinitely far from telling nothing
+_FOLDS, _REPEATS, _DRAWS = 5, 3, 200
+_TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
 _Z = float(norm.ppf((1 + LEVEL) / 2))
 
 
@@ -133,85 +132,84 @@ def audit_leakage(
     told = f"{measure} of a regression on kept covariates, out of fold" if kept.shape[1] else "nothing is kept"
     found.append(Finding("leakage_kept", name, asked.people, *asked.told, note=told))
     for table, data in tables.items():
-        found += _of_table(f"{table}/{name}", asked, _read(asked, data), margin, given=bool(kept.shape[1]))
+        found += _of_table(f"{table}/{name}", asked, _read(asked, data, seed), margin, given=bool(kept.shape[1]))
     return found
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read: u, its error and the mean v (of a number: 1), and the strongest reader."""
+    """What was read: the linear reader's figure over exchanged labels, its error, the p of all readers, and the strongest."""
 
-    size: float
+    excess: float
     error: float
-    unit: float
     p: float
     strongest: str
     strength: float
 
 
-def _read(asked: _Asked, data: np.ndarray) -> _Read:
+def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
     """Read one table."""
+    rng = np.random.default_rng([seed, 1])
     readers = TableReaders.of(asked.table(data))
-    hat = readers.forms["linear"]
     draws = np.concatenate([np.arange(len(asked.who))[None], asked.sources])
-    units = (asked.expected * (1 - asked.expected)).mean(axis=0) if asked.levels else np.ones(1)
-    sizes, own_parts, null, strengths = [], [], [], []
-    for label, expected, unit in zip(asked.targets.T, asked.expected.T, units, strict=True):
+    whole = asked.targets[:, 0] if not asked.levels else asked.targets @ np.arange(asked.targets.shape[1])
+    parts = np.stack([deal(asked.who, whole, _FOLDS, rng) for _ in range(_REPEATS)])
+    weights = np.concatenate(list(sample_weights(asked.who, _DRAWS, rng)))
+    strengths, figures, resampled = [], [], []
+    for label, expected in zip(asked.targets.T, asked.expected.T, strict=True):
         rest = (label[draws] - expected).T
-        rest -= rest.mean(axis=0)
-        read = readers.read(rest)
+        centred = rest - rest.mean(axis=0)
+        read = readers.read(centred)
         spread = read.std(axis=1, keepdims=True)
         strengths.append(np.divide(read - read.mean(axis=1, keepdims=True), spread, where=spread > 0, out=read * 0))
-        floor = min(float(read[0, 1:].mean()), _MOST_TOLD)
-        told = np.minimum((read[0] - floor) / (1 - floor), _MOST_TOLD)
-        sizes.append(-np.log1p(-told[0]) / unit)
-        null.append(told[1:] / unit)
-        mine = rest[:, 0] * (hat @ rest[:, 0]) - read[0, 0] * rest[:, 0] ** 2
-        slope = 2 / (unit * (1 - told[0]) * (1 - floor))
-        own_parts.append(slope * mine / max(float((rest[:, 0] ** 2).sum()), 1e-300))
-    by_chance = float(np.mean(null, axis=0).var())
-    part = np.bincount(np.unique(asked.who, return_inverse=True)[1], weights=np.mean(own_parts, axis=0))
-    # Where nothing is told the projection's own noise is twice what chance gives.
-    error = (by_chance + max(float(len(part) * part.var()) - 2 * by_chance, 0.0)) ** 0.5
+        scores = readers.taught(centred[:, : _TAUGHT + 1], parts)
+        figures.append([_figure(scores[:, k], rest[:, k], asked) for k in range(scores.shape[1])])
+        resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
+    macro = np.mean(figures, axis=0)
+    error = max(float(macro[1:].std()), float(np.nanstd(np.mean(resampled, axis=0))))
     together = np.concatenate(strengths)
     largest = together.max(axis=0)
     p = float(np.mean(largest >= largest[0] - 1e-9))
     place = int(together[:, 0].argmax())
-    reader = readers.names[place % len(readers.names)]
     level = f" of {asked.levels[place // len(readers.names)]}" if asked.levels else ""
-    return _Read(float(np.mean(sizes)), error, float(units.mean()), p, reader + level, float(largest[0]))
+    strongest = readers.names[place % len(readers.names)] + level
+    return _Read(float(macro[0] - macro[1:].mean()), error, p, strongest, float(largest[0]))
+
+
+def _figure(scores: np.ndarray, rest: np.ndarray, asked: _Asked) -> float:
+    return float(_figures(scores, rest, np.ones((1, len(rest))), asked)[0])
+
+
+def _figures(scores: np.ndarray, rest: np.ndarray, weights: np.ndarray, asked: _Asked) -> np.ndarray:
+    """Return the overlap-weighted AUC of a level, or the signed squared correlation with a number, of each sample."""
+    if asked.levels:
+        return weighted_area(scores, rest > 0, weights * np.abs(rest))
+    return weighted_figures(scores[None, :, None], rest, weights, NUMBER)[:, 0]
 
 
 def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: bool) -> list[Finding]:
-    def figure(size: float) -> float:
-        """Return what is over chance: of an AUC, or of R2."""
-        if not asked.levels:
-            return float(-np.expm1(-min(max(size, -0.69), 700.0)))
-        squared = np.expm1(min(abs(size) * read.unit, 700.0)) / read.unit
-        return float(np.sign(size) * (norm.cdf(np.sqrt(squared / 2)) - 0.5))
-
     people, chance, measure = asked.people, 0.5 if asked.levels else 0.0, "AUC" if asked.levels else "R2"
-    estimate, low, high = (figure(read.size + k * read.error) for k in (0.0, -_Z, _Z))
+    most = 1 - chance
+    low, high = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_Z, _Z))
     over = " given kept covariates" if given else ""
     note = (
-        f"{measure} of the best linear reader{over}; p: of any reader; strongest: {read.strongest}, {read.strength:.1f}"
-        " standard deviations over exchanged labels"
+        f"{measure} of a linear reader taught by four fifths of these people{over}; p: of any reader; strongest:"
+        f" {read.strongest}, {read.strength:.1f} standard deviations over exchanged labels"
     )
-    bound = figure(read.size + float(norm.ppf(LEVEL)) * read.error)
-    apart = 2 * float(norm.ppf(0.5 + min(margin, 0.499))) ** 2
-    at_margin = float(np.log1p(apart * read.unit) / read.unit if asked.levels else -np.log1p(-margin))
-    p_margin = float(norm.sf((at_margin - read.size) / read.error)) if read.error > 0 else float(read.size >= at_margin)
+    bound = min(read.excess + float(norm.ppf(LEVEL)) * read.error, most)
+    p_margin = float(norm.sf((margin - read.excess) / read.error)) if read.error > 0 else float(read.excess >= margin)
     shown = "shown to be under" if bound < margin else "not shown to be under"
     return [
-        Finding("leakage", group, people, estimate + chance, low + chance, high + chance, read.p, note=note),
-        Finding("leakage_excess", group, people, estimate, low, high, note=f"{measure} over chance{over}"),
+        Finding("leakage", group, people, read.excess + chance, low + chance, high + chance, read.p, note=note),
+        Finding("leakage_excess", group, people, read.excess, low, high, note=f"{measure} over exchanged labels{over}"),
         Finding(
             "leakage_equivalence",
             group,
             people,
             bound,
             p=p_margin,
-            note=f"upper {LEVEL:.0%} bound of {measure} over chance{over}; p: that it is {margin:g} or more; {shown} the margin",
+            note=f"upper {LEVEL:.0%} bound of {measure} over exchanged labels{over}; p: that it is {margin:g} or more;"
+            f" {shown} the margin",
         ),
     ]
 
@@ -299,7 +297,7 @@ def _told_by_kept(
             continue
         scores[0, ~rest] = expected_labels(numbers[rest], given[rest], continuous=not levels, at=given[~rest])
     weights = np.concatenate([np.ones((1, len(who))), *sample_weights(who, _DRAWS, rng)])
-    figures = weighted_figures(scores, numbers, weights, AUC if levels else "signed r2")[:, 0]
+    figures = weighted_figures(scores, numbers, weights, AUC if levels else NUMBER)[:, 0]
     low, high = percentile_interval(figures[1:][np.isfinite(figures[1:])])
     return float(figures[0]), low, high
 

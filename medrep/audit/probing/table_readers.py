@@ -15,11 +15,11 @@ exchanged it says what chance gives. Forms need n^2 numbers for n people, whatev
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medrep.audit.probing.coordinates import standardised_blocks
 
-_DEGREES = 8
+_DEGREES, _DEGREES_TAUGHT = 8, 16
 """People per degree of freedom of a ridge regression: fewer degrees read less of a leak, more read more noise."""
 _MOST_COLUMNS, _MOST_PAIRED = 2000, 60
 _FEW, _SOME = 1, 5
@@ -32,10 +32,12 @@ class TableReaders:
     """The readers of one table.
 
     Attributes:
+        inner: Inner products of people, over the number of columns.
         forms: Name -> symmetric matrix, of which rows and columns sum to 0; `linear` is the first.
         columns: Name -> standardised columns.
     """
 
+    inner: Float[np.ndarray, "people people"]
     forms: dict[str, Float[np.ndarray, "people people"]]
     columns: dict[str, Float[np.ndarray, "people _"]]
 
@@ -79,7 +81,7 @@ class TableReaders:
             "squares": bent[:, bent.shape[1] // 2 :],
             "pairs": _standardised(paired[:, one] * paired[:, other]),
         }
-        return cls(forms, columns)
+        return cls(inner, forms, columns)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,6 +100,28 @@ class TableReaders:
             found += [largest.max(axis=0), largest.sum(axis=0)]
         return np.stack(found)
 
+    def taught(
+        self, rest: Float[np.ndarray, "people draws"], parts: Int[np.ndarray, "repeats people"]
+    ) -> Float[np.ndarray, "people draws"]:
+        """Return what a ridge regression, taught by the people of all other parts, predicts for each; the mean of the repeats.
+
+        Args:
+            rest: What is to be predicted, for each draw.
+            parts: The part of each person, for each repeat.
+        """
+        told = np.zeros(rest.shape)
+        for part in parts:
+            for number in np.unique(part):
+                train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
+                among, to = self.inner[np.ix_(train, train)], self.inner[np.ix_(test, train)]
+                values, vectors, penalty = _ridge(among, len(train) / _DEGREES_TAUGHT)
+                mean = among.mean(axis=0)
+                to = to - to.mean(axis=1, keepdims=True) - mean + mean.mean()
+                told[test] += ((to @ vectors) / (values + penalty)) @ (
+                    vectors.T @ (rest[train] - rest[train].mean(axis=0))
+                )
+        return told / len(parts)
+
 
 def _centred(form: np.ndarray) -> np.ndarray:
     mean = form.mean(axis=0)
@@ -107,16 +131,22 @@ def _centred(form: np.ndarray) -> np.ndarray:
 
 def _hat(inner: np.ndarray, degrees: float) -> np.ndarray:
     """Return the hat matrix of a ridge regression on columns of these inner products, its degrees of freedom at most so many."""
+    values, vectors, penalty = _ridge(inner, degrees)
+    hat: np.ndarray = (vectors * (values / (values + penalty))) @ vectors.T
+    return hat
+
+
+def _ridge(inner: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return eigenvalues and vectors of centred inner products, and the penalty that leaves a ridge so many degrees at most."""
     values, vectors = np.linalg.eigh(_centred(inner))
     values = np.where(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL), values, 0.0)
     if not values.any():
-        return np.zeros_like(inner)
+        return values, vectors, 1.0
     low, high = np.log(1e-3 * values[values > 0].mean()), np.log(1e6 * values.max())
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if (values / (values + np.exp(middle))).sum() > degrees else (low, middle)
-    hat: np.ndarray = (vectors * (values / (values + np.exp(high)))) @ vectors.T
-    return hat
+    return values, vectors, float(np.exp(high))
 
 
 def _components(inner: np.ndarray) -> np.ndarray:
