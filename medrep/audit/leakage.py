@@ -6,7 +6,8 @@ these tell K: that is what is measured, rather than a floor taken off. A table i
 
 - the test (`p` of `leakage`) compares the strongest reader of all levels with what it is where labels are exchanged as K would
   have it (`conditional_exchange.py`): exact where nothing is kept, and the choice of the strongest is in it (Westfall and Young
-  1993). Readers see shifts, spreads, covariances, products and single columns;
+  1993). Readers see shifts, spreads, covariances, products and single columns; `leakage_shape` is the same test of all readers
+  but those of means, of which the next figure gives the size;
 - the size (`leakage_excess`) is what a linear reader taught by four fifths of the people tells of the others, over what it tells
   under exchanged labels: a ridge regression of r, cross-fitted in five parts and three times over, judged by the AUC in
   which members of a level weigh 1 - e and others e. These overlap weights (Li, Morgan and Zaslavsky 2018) make both alike in the
@@ -39,7 +40,7 @@ from medrep.audit.tables import refuse_gaps
 MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200
 _TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
-_Z = float(norm.ppf((1 + LEVEL) / 2))
+_Z, _ONE_SIDED = float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(LEVEL))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +110,8 @@ def audit_leakage(
 
     Returns:
         ``leakage_kept``, what kept covariates alone tell; and of each table ``leakage`` (the figure, chance included, with the p
-        of telling anything in any way), ``leakage_excess`` and ``leakage_equivalence`` (the upper 95% bound of the excess, and
-        the p of its being the margin or more).
+        of telling anything in any way), ``leakage_excess``, ``leakage_shape`` and ``leakage_equivalence`` (the upper 95% bound of
+        the excess, and the p of its being the margin or more).
 
     Raises:
         CohortError: Tables with missing cells, or of other people.
@@ -122,7 +123,7 @@ def audit_leakage(
         for table in tables
         for level, why in asked.left_out.items()
     ]
-    metrics = ("leakage", "leakage_excess", "leakage_equivalence")
+    metrics = ("leakage", "leakage_excess", "leakage_shape", "leakage_equivalence")
     if asked.too_few:
         groups = [("leakage_kept", name), *((metric, f"{table}/{name}") for table in tables for metric in metrics)]
         return found + [
@@ -137,14 +138,22 @@ def audit_leakage(
 
 
 @dataclass(frozen=True)
+class _Strongest:
+    """The strongest of some readers, and of what level: the p of the choice, and standard deviations over exchanged labels."""
+
+    p: float
+    reader: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class _Read:
-    """What was read: the linear reader's figure over exchanged labels, its error, the p of all readers, and the strongest."""
+    """What was read: the linear reader's figure over exchanged labels, its error, and the strongest readers."""
 
     excess: float
     error: float
-    p: float
-    strongest: str
-    strength: float
+    any: "_Strongest"
+    shape: "_Strongest"
 
 
 def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
@@ -167,13 +176,16 @@ def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
         resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
     macro = np.mean(figures, axis=0)
     error = max(float(macro[1:].std()), float(np.nanstd(np.mean(resampled, axis=0))))
-    together = np.concatenate(strengths)
-    largest = together.max(axis=0)
-    p = float(np.mean(largest >= largest[0] - 1e-9))
-    place = int(together[:, 0].argmax())
-    level = f" of {asked.levels[place // len(readers.names)]}" if asked.levels else ""
-    strongest = readers.names[place % len(readers.names)] + level
-    return _Read(float(macro[0] - macro[1:].mean()), error, p, strongest, float(largest[0]))
+    together = np.stack(strengths)
+    found = []
+    for some in (np.ones(len(readers.names), dtype=bool), ~readers.of_means):
+        names, own = [name for name, used in zip(readers.names, some, strict=True) if used], together[:, some]
+        largest = own.max(axis=(0, 1))
+        level, reader = divmod(int(own[:, :, 0].argmax()), len(names))
+        strongest = f"{names[reader]} of {asked.levels[level]}" if asked.levels else names[reader]
+        found.append(_Strongest(float(np.mean(largest >= largest[0] - 1e-9)), strongest, float(largest[0])))
+    most = 0.5 if asked.levels else 1.0
+    return _Read(min(float(macro[0] - macro[1:].mean()), most), error, found[0], found[1])
 
 
 def _figure(scores: np.ndarray, rest: np.ndarray, asked: _Asked) -> float:
@@ -194,21 +206,26 @@ def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: b
     over = " given kept covariates" if given else ""
     note = (
         f"{measure} of a linear reader taught by four fifths of these people{over}; p: of any reader; strongest:"
-        f" {read.strongest}, {read.strength:.1f} standard deviations over exchanged labels"
+        f" {read.any.reader}, {read.any.strength:.1f} standard deviations over exchanged labels"
     )
-    bound = min(read.excess + float(norm.ppf(LEVEL)) * read.error, most)
+    lower, bound = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_ONE_SIDED, _ONE_SIDED))
+    shape = f"standard deviations over exchanged labels of the strongest reader but those of means{over}, {read.shape.reader}"
     p_margin = float(norm.sf((margin - read.excess) / read.error)) if read.error > 0 else float(read.excess >= margin)
     shown = "shown to be under" if bound < margin else "not shown to be under"
     return [
-        Finding("leakage", group, people, read.excess + chance, low + chance, high + chance, read.p, note=note),
+        Finding("leakage", group, people, read.excess + chance, low + chance, high + chance, read.any.p, note=note),
         Finding("leakage_excess", group, people, read.excess, low, high, note=f"{measure} over exchanged labels{over}"),
+        Finding("leakage_shape", group, people, read.shape.strength, p=read.shape.p, note=shape),
         Finding(
             "leakage_equivalence",
             group,
             people,
             bound,
-            p=p_margin,
-            note=f"upper {LEVEL:.0%} bound of {measure} over exchanged labels{over}; p: that it is {margin:g} or more;"
+            lower,
+            bound,
+            p_margin,
+            note=f"upper {LEVEL:.0%} bound (ci_low: lower) of {measure} over exchanged labels{over};"
+            f" p: that it is {margin:g} or more;"
             f" {shown} the margin",
         ),
     ]

@@ -36,6 +36,7 @@ def test_findings_of_a_table():
         ("leakage_kept", "site"),
         ("leakage", "exported/site"),
         ("leakage_excess", "exported/site"),
+        ("leakage_shape", "exported/site"),
         ("leakage_equivalence", "exported/site"),
     ]
     assert {f.status for f in found} == {"ok"}
@@ -44,7 +45,7 @@ def test_findings_of_a_table():
     assert leakage.estimate > 0.95
     assert leakage.p == pytest.approx(0.01)
     assert leakage.ci_low <= leakage.estimate <= leakage.ci_high
-    assert "AUC of the best linear reader; p: of any reader; strongest: " in leakage.note
+    assert "AUC of a linear reader taught by four fifths of these people; p: of any reader; strongest: " in leakage.note
     assert excess.estimate == pytest.approx(leakage.estimate - 0.5)
     assert excess.ci_low > 0.3
     assert by_metric["leakage_equivalence"].p > 0.999

@@ -178,7 +178,7 @@ def test_shipped_gates_pass_a_clean_audit_and_refuse_each_planted_fault() -> Non
     assert default.judge(findings_table(CLEAN)).verdict == "passed"
     faults = {
         "leakage_excess": Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001),
-        "leakage": Finding("leakage", "exported/site", 120, 0.5, 0.45, 0.55, 0.002),
+        "leakage_shape": Finding("leakage_shape", "exported/site", 120, 6.5, p=0.002),
         "dependence_given_kept": Finding("dependence_given_kept", "exported/site", 120, 0.02, p=0.002),
         "variance_kept": Finding("variance_kept", "exported", 120, 0.22, 0.2, 0.25),
         "identity_kept": Finding("identity_kept", "exported", 120, 0.4, 0.35, 0.5),
@@ -195,16 +195,24 @@ def test_shipped_gates_pass_a_clean_audit_and_refuse_each_planted_fault() -> Non
         assert decision.verdict == "refused", metric
         assert metric in decision.reasons[0]
         without = [row for row in CLEAN if row.metric != metric]
-        wanted = {"leakage", "leakage_excess", "variance_kept", "identity_kept", "reconstruction_error_gap_excess"}
+        wanted = {
+            "leakage_shape",
+            "leakage_equivalence",
+            "leakage_excess",
+            "variance_kept",
+            "identity_kept",
+            "reconstruction_error_gap_excess",
+        }
         expected = "insufficient" if metric in wanted else "passed"
         assert default.judge(findings_table(without)).verdict == expected, metric
 
 
 def test_strict_gates_want_proof() -> None:
     strict = read_gates(SHIPPED / "gates_strict.yaml")
-    decision = strict.judge(findings_table(CLEAN))
+    unclear = Finding("leakage_excess", "exported/site", 120, 0.1, -0.03, 0.23)
+    decision = strict.judge(findings_table([*CLEAN, unclear]))
     assert decision.verdict == "insufficient"
-    said = "leakage_excess exported/site: ci_high 0.07, allowed: at most 0.05 (n = 120; about 830 would be enough"
+    said = "leakage_excess exported/site: estimate 0.1, allowed: at most 0.075 (n = 120; about 130 would be enough"
     assert any(said in reason for reason in decision.reasons)
     assert any("latents" in reason for reason in decision.reasons)
 

@@ -15,7 +15,7 @@ exchanged it says what chance gives. Forms need n^2 numbers for n people, whatev
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from medrep.audit.probing.coordinates import standardised_blocks
 
@@ -88,6 +88,12 @@ class TableReaders:
         """The readers, in the order of `read`."""
         single = (f"{count} of the {name}" for name in self.columns for count in ("strongest", f"{_SOME} strongest"))
         return (*self.forms, *single)
+
+    @property
+    def of_means(self) -> Bool[np.ndarray, " readers"]:
+        """Which readers see shifts of means; the others hardly do."""
+        of_means = ("linear", "broad", "near", "nearer")
+        return np.array([name in of_means or name.endswith("of the columns") for name in self.names])
 
     def read(self, rest: Float[np.ndarray, "people draws"]) -> Float[np.ndarray, "readers draws"]:
         """Return every reader's statistic for every column of ``rest``, which has to sum to 0."""
