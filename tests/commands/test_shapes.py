@@ -165,10 +165,10 @@ def test_an_organ_elsewhere_is_refused_with_the_setting_that_mends_it(
 
 
 def test_drawn_people_are_a_cohort_that_can_be_read_again(trained: Path, tmp_path: Path) -> None:
-    assert run("sample", tmp_path / "drawn", "--model", trained / "model", "--n", 12, "--quiet") == 0
+    assert run("sample", tmp_path / "drawn", "--model", trained / "model", "--n", 8, "--quiet") == 0
     people = pd.read_csv(tmp_path / "drawn" / "participants.tsv", sep="\t")["participant_id"].tolist()
     sizes = [int(mask(organ(tmp_path / "drawn", who, "sampled")).sum()) for who in people]
-    assert len(set(sizes)) > 9
+    assert len(set(sizes)) > 6
     assert (
         run("check", tmp_path / "drawn", "--config", "additive_shape.yaml", "--set", "input.desc=sampled", "--quiet")
         == 0
