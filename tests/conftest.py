@@ -16,7 +16,7 @@ sys.dont_write_bytecode = False
 
 check_documented_shapes("medrep")
 
-pytest_plugins = ["tests.processor_time"]
+pytest_plugins = ["tests.processor_time", "tests.small_runs"]
 
 settings.register_profile(
     "medrep", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]

@@ -9,60 +9,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from medrep.cli import ERROR, OK, TOO_LITTLE, main
 from medrep.cohort.fingerprints import cohort_fingerprint
 from medrep.tracking.seals import seal_problems
 from medrep.training.checkpoint import digest
+from tests.small_runs import ASKED, BY, Runs
 from tests.tracking.registering import copied
-
-BY = ("--by", "sex,age:40/60,site", "--intersect", "sex,site")
-ASKED = (*BY, "--outcome", "diagnosis", "--prediction", "risk", "--positive", "control")
 
 
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("audit") / "table"
-    assert run("simulate", folder, "--kind", "features", "--n", 200, "--sites", 3, "--seed", 5, "--quiet") == 0
-    people = pd.read_csv(folder / "participants.tsv", sep="\t")
-    rng = np.random.default_rng(0)
-    outcome = people["diagnosis"] == "control"
-    people["risk"] = np.where(rng.random(len(people)) < 0.8, outcome, ~outcome) * 0.6 + 0.2
-    people.to_csv(folder / "participants.tsv", sep="\t", index=False)
-    return folder
+@pytest.fixture
+def table(runs: Runs) -> Path:
+    return runs("table")
 
 
-@pytest.fixture(scope="module")
-def trained(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("audit") / "trained"
-    settings = ("--set", "settings.components=6")
-    assert run("train", table, out, *settings, "--hold-out", 0.5, "--tracking", "none", "--quiet") == 0
-    return out
+@pytest.fixture
+def trained(runs: Runs) -> Path:
+    return runs("table_model")
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A private key, and the public one beside it."""
-    made, path = Ed25519PrivateKey.generate(), tmp_path_factory.mktemp("key") / "key.pem"
-    path.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    path.chmod(0o600)
-    path.with_name("pub.pem").write_bytes(
-        made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
-    return path
+@pytest.fixture
+def key(runs: Runs) -> Path:
+    return runs("key") / "key.pem"
 
 
-@pytest.fixture(scope="module")
-def audited(table: Path, trained: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("audit") / "audited"
-    assert run("audit", table, out, "--model", trained / "model", *ASKED, "--sign", key, "--quiet") == 0
-    return out
+@pytest.fixture
+def audited(runs: Runs) -> Path:
+    return runs("table_audit")
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -322,7 +299,7 @@ def test_what_cannot_be_is_refused_by_name(
 
 def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "trained"
-    assert run("simulate", cohort, "--kind", "volume", "--n", 48, "--sites", 2, "--quiet") == 0
+    assert run("simulate", cohort, "--kind", "volume", "--n", 44, "--sites", 2, "--quiet") == 0
     switches = ("--set", "input.kind=volume", "--hold-out", 0.5, "--tracking", "none", "--quiet")
     assert run("train", cohort, out, *switches) == 0
     assert run("audit", cohort, tmp_path / "a", "--model", out / "model", "--min-n", 10, "--quiet") == 0

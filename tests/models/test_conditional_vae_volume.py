@@ -105,7 +105,17 @@ def test_labels_of_what_is_kept_are_not_looked_at_where_all_site_effects_are_the
 def test_exported_people_of_the_reference_are_the_input_bit_for_bit(brains, tmp_path):
     known = brains.table.index[~brains.strange][:8].tolist()
     assert {"S0"} < set(brains.table.loc[known, "site"])
-    arguments = ("--model", brains.model_folder, "--remove", "site", "--reference", "site=S0", "--quiet")
+    arguments = (
+        "--model",
+        brains.model_folder,
+        "--remove",
+        "site",
+        "--reference",
+        "site=S0",
+        "--show",
+        "nobody",
+        "--quiet",
+    )
     assert run("export", brains.cohort, tmp_path / "o", *arguments, "--participant-label", *known) == 0
     for who in known:
         before = brains.cohort / f"{who}/anat/{who}_T1w.nii.gz"

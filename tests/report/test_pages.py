@@ -14,7 +14,7 @@ from medrep.cli import main
 from medrep.exhibits.store import FOLDER, read_exhibit
 from medrep.report.elements import facts, table
 from medrep.report.marks import Mark, Spread, curve, histograms, intervals
-from tests.report.conftest import Runs, run
+from tests.small_runs import Runs, run
 
 MOST_BYTES = 15_000_000
 PAGES = ("table_model", "table_clean", "table_audit", "scans_model", "scans_clean", "organs_model", "organs_moved")

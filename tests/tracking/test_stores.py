@@ -22,31 +22,54 @@ from medrep.tracking.stores import Store
 from medrep.training.checkpoint import digest
 from tests.tracking.registering import write_audit
 
-# Everything that a training does after OUT is written.
-TRAINED = (
-    "import sys; from pathlib import Path; import pandas as pd; from medrep.tracking.runs import log_training; "
-    "from medrep.tracking.stores import find_store; "
-    "history = pd.DataFrame({'metric': ['loss'] * 50, 'name': ['train/all'] * 50, 'value': 1.0, 'epoch': range(50)}); "
-    "log_training(find_store(sys.argv[1], Path()), 'medrep', 'trained', parameters={'seed': 0}, history=history)"
-)
-REGISTERED = (
-    "import sys; from pathlib import Path; from medrep.tracking.audits import read_audit; "
-    "from medrep.tracking.registry import Candidate, register_version; from medrep.tracking.stores import registry_store; "
-    "from medrep.training.checkpoint import digest; uri, m, a = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]); "
-    "c = Candidate(m, digest(m), 'linear', 'features', {}, 'sheet'); "
-    "register_version(registry_store(uri, m), 'medrep', 'brains', 'challenger', c, read_audit(a))"
-)
+# Everything that a training does after OUT is written, and a registration, by six processes; they share only the imports.
+SIX_AT_ONCE = """
+import os, sys, traceback
+from pathlib import Path
+
+import pandas as pd
+
+from medrep.tracking.audits import read_audit
+from medrep.tracking.registry import Candidate, register_version
+from medrep.tracking.runs import log_training
+from medrep.tracking.stores import find_store, registry_store
+from medrep.training.checkpoint import digest
+
+uri, model, audit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+
+
+def trained():
+    history = pd.DataFrame({"metric": ["loss"] * 50, "name": ["train/all"] * 50, "value": 1.0, "epoch": range(50)})
+    log_training(find_store(uri, Path()), "medrep", "trained", parameters={"seed": 0}, history=history)
+
+
+def registered():
+    candidate = Candidate(model, digest(model), "linear", "features", {}, "sheet")
+    register_version(registry_store(uri, model), "medrep", "brains", "challenger", candidate, read_audit(audit))
+
+
+started = []
+for work in (trained, registered) * 3:
+    started.append(os.fork())
+    if not started[-1]:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+sys.exit(sum(os.waitpid(process, 0)[1] != 0 for process in started))
+"""
 
 
 def test_six_processes_that_start_at_once_on_no_database_all_succeed(features_model: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     where = [uri, str(features_model), str(write_audit(tmp_path / "audit", features_model))]
-    started = [
-        subprocess.Popen([sys.executable, "-c", script, *where], stderr=subprocess.PIPE, text=True)
-        for script in (TRAINED, REGISTERED) * 3
-    ]
-    said = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0] * 6, said
+    six = subprocess.run(
+        [sys.executable, "-c", SIX_AT_ONCE, *where], stderr=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    assert six.returncode == 0, six.stderr
     client = MlflowClient(uri, uri)
     runs = client.search_runs([client.get_experiment_by_name("medrep").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
