@@ -34,12 +34,16 @@ def test_a_model_is_trained_audited_registered_promoted_and_scored_by_alias(
     assert run("register", "trained/model", "--name", "fcon", "--audit", "audited") == OK
     assert run("score", "cohort", "early", "--model", "models:/fcon@challenger") == 1
     assert "no gate passed" in capsys.readouterr().err
-    assert run("promote", "fcon", "--gates", "gates_strict.yaml") == GATE_REFUSED
+    # A dozen people of training a site leave what they cannot tell of its mean, and the audit sees it.
+    assert run("promote", "fcon") == GATE_REFUSED
     said = capsys.readouterr().err
-    assert "leakage_excess exported/site: ci_high" in said
+    assert "leakage_excess exported/site: estimate" in said
     assert "champion stays where it is" in said
     assert run("score", "cohort", "early", "--model", "models:/fcon@champion") == 1
-    assert run("promote", "fcon") == OK
+    Path("ours.yaml").write_text(
+        "- {name: hardly read, metric: leakage_excess, group: exported/*, estimate: {max: 0.4}}\n"
+    )
+    assert run("promote", "fcon", "--gates", "ours.yaml") == OK
     people = pd.read_csv("audited/people.tsv", sep="\t")
     assert run("score", "cohort", "scored", "--model", "models:/fcon@champion") == OK
     scores = pd.read_csv("scored/scores.tsv", sep="\t").set_index("participant_id")

@@ -73,7 +73,8 @@ def audit_dependence(
     columns = [_columns(attribute, rows) for attribute in attributes]
     own, sides = _kernel(values), (_joint(columns), _kernel(np.concatenate(columns, axis=1)))
     shuffles = [np.arange(len(rows)), *(rng.permutation(len(rows)) for _ in range(permutations))]
-    measured = np.array([[u_product(own[np.ix_(k, k)], side) for side in sides] for k in shuffles])
+    shuffled = (own[np.ix_(k, k)] for k in shuffles)
+    measured = np.array([[u_product(one, side) for side in sides] for one in shuffled])
     sessions = int(np.count_nonzero(whole)) - found
     notes = [
         f"{len(rows)} of {found} participants drawn" if len(rows) < found else "",
