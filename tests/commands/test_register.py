@@ -29,7 +29,7 @@ def test_it_registers_where_train_logs(
     assert run("register", out / "model", "--name", "brains", "--audit", audit) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "brains version 1, alias challenger" in said
-    assert "9 findings of 120 people, 1 of them insufficient" in said
+    assert "15 findings of 120 people, 1 of them insufficient" in said
     assert "warning" not in said
     uri = f"sqlite:///{tmp_path / 'study' / 'mlflow.db'}"
     client = MlflowClient(uri, uri)

@@ -12,8 +12,8 @@ from medrep.tracking.seals import sealed
 from medrep.training.checkpoint import digest
 
 CLEAN = (
-    Finding("leakage", "exported/site", 120, 0.52, 0.46, 0.57, 0.3),
     Finding("leakage_excess", "exported/site", 120, 0.02, -0.04, 0.07, 0.3, "ok", "linear probe"),
+    Finding("leakage", "exported/site", 120, 0.52, 0.46, 0.57, 0.3),
     Finding("leakage_shape", "exported/site", 120, 1.1, p=0.4),
     Finding("leakage_equivalence", "exported/site", 120, 0.06, -0.03, 0.06, 0.01),
     Finding("leakage_excess", "raw/site", 120, 0.40, 0.33, 0.46, 0.001),
