@@ -1,5 +1,6 @@
 """A mean over participants as a finding: each counts once, and participants are what is resampled."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,9 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import beta
 
 from medrep.audit.findings import Finding
-from medrep.audit.resampling.intervals import LEVEL, bootstrap, percentile_interval
+from medrep.audit.resampling.intervals import LEVEL
+from medrep.audit.resampling.relabelling import sample_weights
+from medrep.audit.resampling.small_samples import share_interval, studentised_interval
 
 
 def participant_means(
@@ -31,7 +34,7 @@ def mean_finding(
     p: float = float("nan"),
     share: bool = False,
 ) -> Finding:
-    """Return a mean over participants, with a percentile interval of resampled participants.
+    """Return a mean over participants, with its interval (`mean_interval`).
 
     Args:
         metric: Of the finding.
@@ -43,20 +46,44 @@ def mean_finding(
         draws: Bootstrap samples.
         note: Of the finding.
         p: Of the finding.
-        share: Values lie in [0, 1]; where all are at one end, which resampling takes for certainty, the interval is the
-            exact one of Clopper and Pearson (1934).
+        share: Values lie in [0, 1], and most of them at its ends: the interval is that of a proportion (`share_interval`).
     """
     means = participant_means(values, participants)
     if len(means) < max(min_n, 2):
         few = f"{len(means)} participants, {min_n} are needed"
         return Finding(metric, group, len(means), status="insufficient", note="; ".join(filter(None, (few, note))))
     estimate = float(means.mean())
-    low, high = percentile_interval(
-        bootstrap(lambda rows: float(means[rows].mean()), len(means), draws, np.random.default_rng(seed))
-    )
-    if share and (np.all(means == 0) or np.all(means == 1)):
-        low, high = exact_interval(round(estimate * len(means)), len(means))
+    if share:
+        # A mean of zeros and ones is one of them, whatever a sum in another order rounds to.
+        estimate = float(np.clip(estimate, 0.0, 1.0))
+        rows = int(np.count_nonzero(np.isfinite(values)))
+        low, high = share_interval(estimate, float(means.std()) / math.sqrt(len(means)), len(means), rows)
+    else:
+        low, high = mean_interval(means, draws, np.random.default_rng(seed))
     return Finding(metric, group, len(means), estimate, low, high, p, note=note)
+
+
+def mean_interval(
+    values: Float[np.ndarray, " participants"], draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the bootstrap-t interval of a mean (`studentised_interval`); no width where all values are the same.
+
+    Args:
+        values: One a participant, all finite.
+        draws: Bootstrap samples.
+        rng: Of these.
+    """
+    people, centre = len(values), float(values.mean())
+    apart = values - centre
+    spread = float((apart**2).mean())
+    if math.sqrt(spread) <= 1e-12 * abs(centre):
+        return centre, centre
+    drawn = [weights @ np.stack([apart, apart**2], axis=1) for weights in sample_weights(np.arange(people), draws, rng)]
+    first, second = np.concatenate(drawn).T / people
+    # Less than rounding leaves of a sample in which all values are the same.
+    left = second - first**2
+    errors = np.sqrt(np.where(left > 1e-12 * spread, left, 0.0) / people)
+    return studentised_interval(centre, math.sqrt(spread / people), centre + first, errors, people)
 
 
 def exact_interval(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
