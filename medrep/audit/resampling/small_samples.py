@@ -12,6 +12,7 @@ from medrep.audit.resampling.intervals import LEVEL, percentile_interval
 _SOUND = 0.99  # of samples have a spread
 _FEWEST = 20
 
+
 def expansion(people: int, level: float = LEVEL) -> float:
     """Return by how much a bootstrap of n people is too narrow: t(n - 1) / z * sqrt(n / (n - 1)) (Hesterberg 2015)."""
     tail = (1 + level) / 2
@@ -78,6 +79,25 @@ def share_interval(share: float, error: float, people: int, rows: int, level: fl
     low = float(stats.beta.ppf(tail, hits, effective - hits + 1)) if share > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, effective - hits)) if share < 1 else 1.0
     return low, high
+
+
+def change_interval(change: float, square: float, people: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the interval of a paired difference of proportions, with a width where nothing changed (Agresti and Min 2005).
+
+    Wald's, with half a pair more of those that were right before and after, only before, only after, and never.
+
+    Args:
+        change: Mean over participants of what each changed, in [-1, 1].
+        square: Mean of the squares.
+        people: Participants.
+        level: Of the interval.
+    """
+    more = people + 2
+    centre = change * people / more
+    half = float(stats.t.ppf((1 + level) / 2, people - 1)) * math.sqrt(
+        ((square * people + 1) / more - centre**2) / more
+    )
+    return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def area_interval(area: float, cases: int, others: int, level: float = LEVEL) -> tuple[float, float]:
