@@ -75,8 +75,8 @@ def agreement_interval(
 ) -> tuple[float, float]:
     """Return the interval of the median over columns of ICC(2,1), participants resampled.
 
-    The wider of two: percentiles, and the bootstrap-t on Fisher's scale, draws moved so that the estimate is their mean
-    (the median over noisier columns lies lower). Both expanded (`small_samples`).
+    The wider of two: percentiles, and the bootstrap-t on Fisher's scale, whose draws are moved so that their mean is the
+    estimate (the median over noisier columns lies lower). Both are expanded (`small_samples`).
 
     Args:
         visits: Every participant at every visit; every column varies.
