@@ -73,14 +73,15 @@ def audit_trend(
     ranges = np.concatenate([np.ptp(coefficients @ seen.T, axis=1) for coefficients, _ in null])
     told = np.searchsorted(places, points)
     one = np.ones((1, len(rows)))
-    error = _errors(basis, seen[told], values, participants, one, fitted, _least_squares(basis[None], values, one)[1])[
-        0
-    ]
+    inverse = _least_squares(basis[None], values, one)[1]
+    error = _errors(basis, seen[told], values, participants, one, fitted, inverse)[0]
+    # As many as a mean with this leverage would be of: few at the ends.
+    stands_on = np.clip(1 / np.einsum("pc,ce,pe->p", seen[told], inverse[0], seen[told]), 2, people)
     fits, spreads = [], []
     for w in sample_weights(participants, draws, rng):
-        coefficients, inverse = _least_squares(basis[None], values, w)
+        coefficients, inverses = _least_squares(basis[None], values, w)
         fits.append(coefficients @ seen.T)
-        spreads.append(_errors(basis, seen[told], values, participants, w, coefficients, inverse))
+        spreads.append(_errors(basis, seen[told], values, participants, w, coefficients, inverses))
     drawn, errors = np.concatenate(fits), np.concatenate(spreads)
     top, bottom = places[int(np.argmax(smooth))], places[int(np.argmin(smooth))]
     trend = Finding(
@@ -95,7 +96,7 @@ def audit_trend(
     absent = len(statistic.values) - len(rows)
     findings = [noted(trend, f"{absent} rows without a value or a number" if absent else "")]
     for k, (point, at) in enumerate(zip(points, told, strict=True)):
-        ends = studentised_interval(float(smooth[at]), float(error[k]), drawn[:, at], errors[:, k], people)
+        ends = studentised_interval(float(smooth[at]), float(error[k]), drawn[:, at], errors[:, k], float(stands_on[k]))
         findings.append(
             Finding(
                 f"{metric}_smooth",
