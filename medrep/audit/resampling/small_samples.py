@@ -13,18 +13,20 @@ _SOUND = 0.99  # of samples have a spread
 _FEWEST = 20
 
 
-def expansion(people: float, level: float = LEVEL) -> float:
+def expansion(people: int | float, level: float = LEVEL) -> float:
     """Return by how much a bootstrap of n people is too narrow: t(n - 1) / z * sqrt(n / (n - 1)) (Hesterberg 2015)."""
     tail = (1 + level) / 2
     return float(stats.t.ppf(tail, people - 1) / stats.norm.ppf(tail) * math.sqrt(people / (people - 1)))
 
 
-def expanded_level(people: float, level: float = LEVEL) -> float:
+def expanded_level(people: int | float, level: float = LEVEL) -> float:
     """Return the level at which a normal interval is wider by `expansion`."""
     return float(1 - 2 * stats.norm.cdf(-stats.norm.ppf((1 + level) / 2) * expansion(people, level)))
 
 
-def expanded_interval(values: Float[np.ndarray, " draws"], people: float, level: float = LEVEL) -> tuple[float, float]:
+def expanded_interval(
+    values: Float[np.ndarray, " draws"], people: int | float, level: float = LEVEL
+) -> tuple[float, float]:
     """Return the percentile interval of bootstrap draws at the level that expands it to n people (`expansion`)."""
     return percentile_interval(values, expanded_level(people, level))
 
@@ -34,7 +36,7 @@ def studentised_interval(
     error: float,
     values: Float[np.ndarray, " draws"],
     errors: Float[np.ndarray, " draws"],
-    people: float,
+    people: int | float,
     level: float = LEVEL,
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval: estimate - q * error, q the quantiles of (value - estimate) / error over draws.
