@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from benchmarks import (
     audit_cost,
+    audit_coverage,
     audit_truth,
     batch_lost,
     batch_parts,
@@ -41,6 +42,7 @@ from benchmarks.report import Line, Options, Report, say, write_lines, write_rep
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "audit_cost": audit_cost.run,
+    "audit_coverage": audit_coverage.run,
     "audit_truth": audit_truth.run,
     "batch_lost": batch_lost.run,
     "batch_parts": batch_parts.run,

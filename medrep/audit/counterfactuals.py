@@ -10,18 +10,18 @@ differences, each in its column's standard deviation. Where a reader cannot read
 of counterfactuals means nothing, and the findings that need it are ``insufficient``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from medrep.audit.distances import Ruler
 from medrep.audit.findings import Finding
 from medrep.audit.readers import FEWEST, Reading, fit_readings, halves
-from medrep.audit.resampling.intervals import bootstrap, percentile_interval
-from medrep.audit.resampling.means import exact_interval, mean_finding
+from medrep.audit.resampling.means import difference_interval, mean_finding, share_of
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.models import Model
 
@@ -156,7 +156,8 @@ class _Case:
         together = np.stack(changes)
         counts = np.isfinite(together).sum(axis=0)
         mean = np.where(counts > 0, np.nansum(together, axis=0) / np.maximum(counts, 1), np.nan)
-        return self._mean("cf_minimality", group, mean, f"reading of {kept} when {name} moves: {unit}; {reading.note}")
+        note = f"reading of {kept} when {name} moves: {unit}; {reading.note}"
+        return self._mean("cf_minimality", group, mean, note, share=not number)
 
     def _effect(
         self,
@@ -207,18 +208,18 @@ class _Case:
             few = f"{counts['worse']} and {counts['better']} participants are compared, {FEWEST} are needed; {note}"
             return Finding(metric, group, len(values), status="insufficient", note=few)
 
-        def gap(rows: Int[np.ndarray, " rows"]) -> float:
-            return _mean(values[rows, 0]) - _mean(values[rows, 1])
-
-        own = bootstrap(gap, len(values), self.draws, np.random.default_rng(self.seed))
-        low, high = percentile_interval(own)
         sides = [side[np.isfinite(side)] for side in values.T]
-        if share and all(np.all(side == 0) or np.all(side == 1) for side in sides):
-            # Resampling takes what everybody has for certain.
-            ends = [exact_interval(int(side.sum()), len(side)) for side in sides]
-            low, high = ends[0][0] - ends[1][1], ends[0][1] - ends[1][0]
+        estimate = float(sides[0].mean() - sides[1].mean())
+        if share:
+            # The ends of both sides make those of the difference (Zou and Donner 2008), also where a side is all 0 or 1.
+            ends = [(side.mean(), *share_of(side, len(side))) for side in sides]
+            (there, there_low, there_high), (real, real_low, real_high) = ends
+            low = estimate - math.hypot(there - there_low, real_high - real)
+            high = estimate + math.hypot(there_high - there, real - real_low)
+        else:
+            low, high = difference_interval(values, self.draws, np.random.default_rng(self.seed))
         text = f"worse than real people by; {note}"
-        return Finding(metric, group, len(values), gap(np.arange(len(values))), low, high, note=text)
+        return Finding(metric, group, len(values), estimate, low, high, note=text)
 
     def _change(self, kept: str, x: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " people"]:
         reader, covariate = self.readings[kept].reader, self.model.schema[kept]
@@ -231,8 +232,17 @@ class _Case:
     def _mean(
         self, metric: str, group: str, values: Float[np.ndarray, " people"], note: str, *, share: bool = False
     ) -> Finding:
-        options = {"min_n": self.min_n, "draws": self.draws}
-        return mean_finding(metric, group, values, self.participants, self.seed, note=note, share=share, **options)
+        return mean_finding(
+            metric,
+            group,
+            values,
+            self.participants,
+            self.seed,
+            min_n=self.min_n,
+            draws=self.draws,
+            note=note,
+            values_are="shares" if share else "numbers",
+        )
 
 
 def _mean(values: Float[np.ndarray, " people"]) -> float:

@@ -8,15 +8,15 @@ rescaled, and a cohort of clusters (sites) correlates well in them although nobo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from medrep.audit.agreement import agreement, agreement_interval
 from medrep.audit.findings import Finding
 from medrep.audit.profiles import covariate_design, drawn_columns, residual, standardised
-from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.intervals import permutation_p
 from medrep.audit.resampling.means import mean_finding, shuffled_participants
 from medrep.cohort.covariates import CovariateSchema
 
@@ -94,7 +94,7 @@ def reidentification(
                 seed,
                 note=note,
                 p=p,
-                share=True,
+                values_are="shares",
                 min_n=min_n,
                 draws=draws,
             )
@@ -104,47 +104,12 @@ def reidentification(
             change = hits[name] - hits["raw"]
             note = f"{name} minus raw, paired"
             metric = "reidentification_change"
-            found.append(mean_finding(metric, name, change, who[asked], seed, min_n=min_n, draws=draws, note=note))
+            found.append(
+                mean_finding(
+                    metric, name, change, who[asked], seed, min_n=min_n, draws=draws, note=note, values_are="changes"
+                )
+            )
     return found
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Intraclass correlations of each column, in each draw of participants; NaN where a column does not vary.
-
-    Attributes:
-        absolute: ICC(2,1): a shift between visits counts as disagreement.
-        consistent: ICC(3,1): it does not.
-    """
-
-    absolute: Float[np.ndarray, "draws columns"]
-    consistent: Float[np.ndarray, "draws columns"]
-
-
-def agreement(
-    visits: Float[np.ndarray, "participants visits columns"],
-    weights: Float[np.ndarray, "draws participants"] | None = None,
-) -> Agreement:
-    """Return the intraclass correlations of Shrout and Fleiss (1979), from a two-way analysis of variance.
-
-    Args:
-        visits: Every participant at every visit.
-        weights: How often each participant counts, in one draw or several; once by default.
-    """
-    people, count, _ = visits.shape
-    w = np.ones((1, people)) if weights is None else weights
-    n = w.sum(axis=1, keepdims=True)
-    x = visits - visits.mean(axis=(0, 1))
-    own = x.mean(axis=1)
-    centre = w @ own / n
-    between = count * (w @ own**2 - n * centre**2)
-    across = n * sum((w @ x[:, visit] / n - centre) ** 2 for visit in range(count))
-    total = w @ (x**2).sum(axis=1) - n * count * centre**2
-    rows, columns = between / (n - 1), across / (count - 1)
-    error = np.maximum(total - between - across, 0.0) / ((n - 1) * (count - 1))
-    spread = rows + (count - 1) * error
-    absolute = _ratio(rows - error, spread + count * (columns - error) / n)
-    return Agreement(absolute, _ratio(rows - error, spread))
 
 
 def retest_agreement(
@@ -158,7 +123,7 @@ def retest_agreement(
 ) -> Finding:
     """Return the median over columns of ICC(2,1), of as many first visits as everybody with repeats has.
 
-    The interval resamples participants; columns that are not finite or do not vary are left out and counted in the note.
+    The interval is `agreement_interval`; columns that are not finite or do not vary are left out and counted in the note.
     """
     who = _codes(participants)
     rows = [own for own in (np.flatnonzero(who == code) for code in range(who.max(initial=-1) + 1)) if len(own) > 1]
@@ -174,11 +139,7 @@ def retest_agreement(
         return Finding("test_retest", name, len(rows), status="insufficient", note="no column is complete and varies")
     visits = visits[:, :, used]
     found = agreement(visits)
-    counts = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws).astype(float)
-    resampled = np.array(
-        [_median(row) for part in np.array_split(counts, 10) for row in agreement(visits, part).absolute]
-    )
-    low, high = percentile_interval(resampled[np.isfinite(resampled)])
+    low, high = agreement_interval(visits, draws, rng)
     quartiles = np.nanquantile(found.absolute, [0.25, 0.75])
     note = (
         f"median ICC(2,1) of {used.sum()} of {table.shape[1]} columns, {first.shape[1]} visits;"
@@ -275,10 +236,6 @@ def _reidentified_p(similar: np.ndarray, who: np.ndarray, asked: np.ndarray, obs
         own = rng.permutation(who)
         null[draw] = (weight * (own[rows] == own[columns]))[counts[own[rows]] > 1].sum() / len(asked)
     return permutation_p(observed, null)
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
 def _median(values: np.ndarray) -> float:

@@ -194,8 +194,12 @@ def explicitness(
             base += float(((y[test] - y[train].mean()) ** 2).sum())
         return 1 - missed / max(base, 1e-300)
     levels, codes = np.unique(source.codes, return_inverse=True)
-    logs = np.zeros(len(z))
+    if len(levels) < 2:
+        return 0.0
+    logs = np.full(len(z), -float(np.log(len(levels))))
     for train, test in folds:
+        if len(np.unique(codes[train])) < 2:
+            continue  # the few of a level all in one fold, as in a half of the people: nothing was learned
         sd = np.maximum(z[train].std(axis=0), 1e-300)
         fitted = LogisticRegression(C=_C, class_weight="balanced", max_iter=2000, tol=1e-3)
         fitted.fit(z[train] / sd, codes[train])

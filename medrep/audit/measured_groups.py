@@ -130,8 +130,4 @@ def _interval_of_mean(
         return share_interval(value, error, people, rows)
     if not error > 0:
         return np.nan, np.nan
-    # Where many samples have no spread (nearly all values tied) there is nothing to studentise by.
-    sound = errors > 0
-    if sound.mean() >= 0.99:
-        return studentised_interval(value, error, values[sound], errors[sound])
-    return expanded_interval(values, people)
+    return studentised_interval(value, error, values, errors, people)

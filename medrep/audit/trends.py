@@ -4,7 +4,7 @@
   unit. Biased upwards like every range; the note gives its mean under exchanged ages. p: of the robust Wald statistic of the
   whole smooth, ages exchanged between participants (DiCiccio and Romano 2017): valid too where the spread changes with age.
   Interval: of the population's range, made as that of a gap (`subgroups`) from pairs of points of the smooth.
-- ``m_smooth``, group ``age=30``: the smooth at a few points; interval over participants at each point.
+- ``m_smooth``, group ``age=30``: the smooth at a few points; bootstrap-t interval over participants at each point.
 """
 
 import math
@@ -18,7 +18,7 @@ from medrep.audit.measured_groups import noted
 from medrep.audit.person_metrics import PersonMean
 from medrep.audit.resampling.intervals import LEVEL, permutation_p
 from medrep.audit.resampling.relabelling import relabellings, sample_weights
-from medrep.audit.resampling.small_samples import expanded_interval, expansion
+from medrep.audit.resampling.small_samples import expansion, studentised_interval
 from medrep.models.splines import natural_spline, spline_knots
 
 DEGREES = 3
@@ -71,9 +71,18 @@ def audit_trend(
         for source in relabellings(participants, numbers, anybody, permutations, rng)
     ]
     ranges = np.concatenate([np.ptp(coefficients @ seen.T, axis=1) for coefficients, _ in null])
-    drawn = np.concatenate(
-        [_least_squares(basis[None], values, w)[0] @ seen.T for w in sample_weights(participants, draws, rng)]
-    )
+    told = np.searchsorted(places, points)
+    one = np.ones((1, len(rows)))
+    inverse = _least_squares(basis[None], values, one)[1]
+    error = _errors(basis, seen[told], values, participants, one, fitted, inverse)[0]
+    # As many as a mean with this leverage would be of: few at the ends.
+    stands_on = np.clip(1 / np.einsum("pc,ce,pe->p", seen[told], inverse[0], seen[told]), 2, people)
+    fits, spreads = [], []
+    for w in sample_weights(participants, draws, rng):
+        coefficients, inverses = _least_squares(basis[None], values, w)
+        fits.append(coefficients @ seen.T)
+        spreads.append(_errors(basis, seen[told], values, participants, w, coefficients, inverses))
+    drawn, errors = np.concatenate(fits), np.concatenate(spreads)
     top, bottom = places[int(np.argmax(smooth))], places[int(np.argmin(smooth))]
     trend = Finding(
         f"{metric}_trend",
@@ -86,9 +95,8 @@ def audit_trend(
     )
     absent = len(statistic.values) - len(rows)
     findings = [noted(trend, f"{absent} rows without a value or a number" if absent else "")]
-    for point in points:
-        at = int(np.flatnonzero(places == point)[0])
-        ends = expanded_interval(drawn[:, at], people)
+    for k, (point, at) in enumerate(zip(points, told, strict=True)):
+        ends = studentised_interval(float(smooth[at]), float(error[k]), drawn[:, at], errors[:, k], float(stands_on[k]))
         findings.append(
             Finding(
                 f"{metric}_smooth",
@@ -119,6 +127,28 @@ def _fit(
     covariance = (inverse @ meat @ inverse)[:, 1:, 1:]
     slopes = coefficients[:, 1:]
     return coefficients, np.einsum("dc,dce,de->d", slopes, np.linalg.pinv(covariance, hermitian=True), slopes)
+
+
+def _errors(
+    basis: Float[np.ndarray, "rows columns"],
+    seen: Float[np.ndarray, "points columns"],
+    values: Float[np.ndarray, " rows"],
+    participants: Int[np.ndarray, " rows"],
+    weights: Float[np.ndarray, "draws rows"],
+    coefficients: Float[np.ndarray, "draws columns"],
+    inverse: Float[np.ndarray, "draws columns columns"],
+) -> Float[np.ndarray, "draws points"]:
+    """Return the sandwich errors of the smooth at some points, participants held together; one drawn twice is two."""
+    residuals = values - coefficients @ basis.T
+    order = np.argsort(participants, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(participants[order]) > 0])
+    counts, columns = weights[:, order][:, starts], []
+    for point in seen:
+        parts = (inverse @ point) @ basis.T * residuals
+        own = np.add.reduceat(parts[:, order], starts, axis=1)
+        columns.append((counts * own**2).sum(axis=1))
+    squares = np.stack(columns, axis=1)
+    return np.sqrt(np.where(squares > 1e-24 * float(values @ values), squares, 0.0))
 
 
 def _least_squares(

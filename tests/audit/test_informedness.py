@@ -175,3 +175,17 @@ def test_sources_without_levels_enough_are_left_out_by_name():
 def test_the_seed_decides():
     code = perfect(people()) + np.random.default_rng(0).normal(size=(N, 3))
     assert audited(code, permutations=5) == audited(code, permutations=5)
+
+
+@pytest.mark.parametrize("few", [12, 13])
+def test_a_level_of_few_that_some_halves_hardly_have(few):
+    frame = people(n=50).assign(sex=["F"] * few + ["M"] * (50 - few))[["age", "sex"]]
+    found = audited(np.random.default_rng(0).normal(size=(50, 3)), frame, permutations=3)
+    assert all(row.status == "ok" and np.isfinite(row.ci_low) for row in found.values())
+
+
+def test_nothing_is_learned_of_a_level_that_no_fold_can_train_on():
+    z, who = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20).astype(str)
+    one = explicitness(z, Source("sex", np.r_[1, np.zeros(19, int)], None), who, 0)
+    assert np.isfinite(one)
+    assert explicitness(z, Source("sex", np.zeros(20, int), None), who, 0) == 0

@@ -1,6 +1,8 @@
 """A mean over participants as a finding: each counts once, and participants are what is resampled."""
 
+import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,9 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import beta
 
 from medrep.audit.findings import Finding
-from medrep.audit.resampling.intervals import LEVEL, bootstrap, percentile_interval
+from medrep.audit.resampling.intervals import LEVEL
+from medrep.audit.resampling.relabelling import sample_weights
+from medrep.audit.resampling.small_samples import change_interval, share_interval, studentised_interval
 
 
 def participant_means(
@@ -29,9 +33,9 @@ def mean_finding(
     draws: int,
     note: str = "",
     p: float = float("nan"),
-    share: bool = False,
+    values_are: Literal["numbers", "shares", "changes"] = "numbers",
 ) -> Finding:
-    """Return a mean over participants, with a percentile interval of resampled participants.
+    """Return a mean over participants, with its interval (`mean_interval`).
 
     Args:
         metric: Of the finding.
@@ -43,20 +47,89 @@ def mean_finding(
         draws: Bootstrap samples.
         note: Of the finding.
         p: Of the finding.
-        share: Values lie in [0, 1]; where all are at one end, which resampling takes for certainty, the interval is the
-            exact one of Clopper and Pearson (1934).
+        values_are: What the interval is for: numbers have that of a mean (`mean_interval`); shares, in [0, 1] and mostly at
+            its ends, that of a proportion (`share_interval`); changes of such shares that of a paired difference
+            (`change_interval`).
     """
     means = participant_means(values, participants)
     if len(means) < max(min_n, 2):
         few = f"{len(means)} participants, {min_n} are needed"
         return Finding(metric, group, len(means), status="insufficient", note="; ".join(filter(None, (few, note))))
     estimate = float(means.mean())
-    low, high = percentile_interval(
-        bootstrap(lambda rows: float(means[rows].mean()), len(means), draws, np.random.default_rng(seed))
-    )
-    if share and (np.all(means == 0) or np.all(means == 1)):
-        low, high = exact_interval(round(estimate * len(means)), len(means))
+    if values_are == "shares":
+        low, high = share_of(means, int(np.count_nonzero(np.isfinite(values))))
+    elif values_are == "changes":
+        low, high = change_interval(estimate, float((means**2).mean()), len(means))
+    else:
+        low, high = mean_interval(means, draws, np.random.default_rng(seed))
     return Finding(metric, group, len(means), estimate, low, high, p, note=note)
+
+
+def mean_interval(
+    values: Float[np.ndarray, " participants"], draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the bootstrap-t interval of a mean (`studentised_interval`); no width where all values are the same.
+
+    Args:
+        values: One a participant, all finite.
+        draws: Bootstrap samples.
+        rng: Of these.
+    """
+    return difference_interval(np.column_stack([values, np.full(len(values), np.nan)]), draws, rng)
+
+
+def difference_interval(
+    values: Float[np.ndarray, "participants 2"], draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the bootstrap-t interval of a difference of means, of the first column less the second.
+
+    Args:
+        values: One a participant and column, NaN where there is none: columns may share participants or not. A column without
+            any value counts as 0.
+        draws: Bootstrap samples of participants.
+        rng: Of these.
+    """
+    people, known = len(values), np.isfinite(values)
+    counts = known.sum(axis=0)
+    centre = np.divide(np.where(known, values, 0.0).sum(axis=0), counts, out=np.zeros(2), where=counts > 0)
+    apart, there = np.where(known, values - centre, 0.0), known.astype(float)
+    scale = np.divide(1.0, counts, out=np.zeros(2), where=counts > 0)
+    estimate, error = (
+        float(centre[0] - centre[1]),
+        float(np.sqrt(((apart * scale) @ [1.0, -1.0]) ** 2 @ np.ones(people))),
+    )
+    if error <= 1e-12 * float(np.abs(centre).max()):
+        return estimate, estimate
+    means, errors = [], []
+    both = there.prod(axis=1)
+    parts = np.column_stack([there, apart, apart**2, apart.prod(axis=1), both, apart * both[:, None]])
+    for weights in sample_weights(np.arange(people), draws, rng):
+        n, first, second, cross, shared, first_shared = np.split(weights @ parts, [2, 4, 6, 7, 8], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.where(counts > 0, first / n, 0.0)
+            own = np.where(counts > 0, (second - mean**2 * n) / n**2, 0.0)
+            # Of participants in both columns: what these share is no error of the difference.
+            common = cross[:, 0] - (mean[:, ::-1] * first_shared).sum(axis=1) + mean.prod(axis=1) * shared[:, 0]
+            variance = own.sum(axis=1) - np.where(shared[:, 0] > 0, 2 * common / n.prod(axis=1), 0.0)
+        means.append(mean @ [1.0, -1.0])
+        # Less than rounding leaves of a sample in which all values are the same.
+        errors.append(np.sqrt(np.where(variance > 1e-12 * error**2, variance, 0.0)))
+    drawn, spread = np.concatenate(means), np.concatenate(errors)
+    defined = np.isfinite(drawn)
+    smaller = int(counts[counts > 0].min())
+    return studentised_interval(estimate, error, estimate + drawn[defined], spread[defined], smaller)
+
+
+def share_of(means: Float[np.ndarray, " participants"], rows: int) -> tuple[float, float]:
+    """Return the interval of a share (`share_interval`) that is the mean of participants' shares.
+
+    Args:
+        means: One a participant, in [0, 1].
+        rows: Of all participants.
+    """
+    # A mean of zeros and ones is one of them, whatever a sum in another order rounds to.
+    share, error = float(np.clip(means.mean(), 0.0, 1.0)), float(means.std()) / math.sqrt(len(means))
+    return share_interval(share, error, len(means), rows)
 
 
 def exact_interval(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:

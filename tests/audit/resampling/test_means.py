@@ -43,9 +43,12 @@ def test_missing_values_do_not_count():
 
 
 def test_a_share_at_its_end_has_width():
-    assert (found(np.ones(30), share=True).ci_low, found(np.ones(30), share=True).ci_high) == exact_interval(30, 30)
-    assert found(np.ones(30), share=True).ci_low == pytest.approx(0.025 ** (1 / 30))
-    assert found(np.zeros(30), share=True).ci_high == pytest.approx(1 - 0.025 ** (1 / 30))
+    assert (
+        found(np.ones(30), values_are="shares").ci_low,
+        found(np.ones(30), values_are="shares").ci_high,
+    ) == exact_interval(30, 30)
+    assert found(np.ones(30), values_are="shares").ci_low == pytest.approx(0.025 ** (1 / 30))
+    assert found(np.zeros(30), values_are="shares").ci_high == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
 def test_shuffling_holds_rows_together_in_order():
