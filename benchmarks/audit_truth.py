@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from scipy import stats
 
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.findings import Finding
+from medrep.audit.findings import Finding, findings_table
 from medrep.audit.groups import group_people, parse_by
 from medrep.audit.independence import audit_independence
 from medrep.audit.injection import audit_injection
@@ -25,11 +25,26 @@ from medrep.audit.leakage import audit_leakage
 from medrep.audit.person_metrics import person_mean, prediction_metrics
 from medrep.audit.subgroups import audit_subgroups
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.config import SHIPPED
+from medrep.tracking.gates import Gates, read_gates
 
 SEEDS, QUICK, LEVEL, POWER = 200, 20, 0.05, 0.9
 SMALL = {"tiny1": 1, "tiny2": 2, "tiny5": 5}
 FAIRLEARN_BOUND = 0.3  # of a standard deviation, or of 1.0 for a rate
 DRAWS, PERMUTATIONS = 200, 199
+LEAKAGE = {"leakage", "leakage_excess", "leakage_shape", "leakage_equivalence"}
+ASKED = (
+    *(
+        (people, export)
+        for people in (60, 120, 200, 400, 800)
+        for export in ("clean", "Bayes AUC 0.7", "Bayes AUC 0.75")
+    ),
+    (60, "Bayes AUC 0.8"),
+    (400, "XOR of two columns"),
+    (400, "scale x1.5 in 3 of 20 columns"),
+    (400, "a tenth of a site 3 sd away in 5 columns"),
+    (400, "covariance .4 in 60 columns"),
+)
 Verdicts = dict[str, float]
 
 
@@ -55,9 +70,96 @@ def run(options: Options) -> Report:
                 )
     table = pd.DataFrame(rows)
     shown = ("case", "planted", "judge", "seeds", "alarms", "share")
-    return Report(
-        {"audit_truth": Table(table, shown, "Alarms on cohorts whose truth is known")}, tuple(judge(table, len(seeds)))
-    )
+    decided = pd.concat([_decisions(*asked, seeds) for asked in ASKED], ignore_index=True)
+    tables = {
+        "audit_truth": Table(table, shown, "Alarms on cohorts whose truth is known"),
+        "audit_decisions": Table(
+            decided,
+            ("people", "export", "gates", "passed", "refused", "too_little"),
+            "What gates say of exports, shares of audits",
+        ),
+    }
+    return Report(tables, (*judge(table, len(seeds)), *judge_decisions(decided)))
+
+
+def judge_decisions(decided: pd.DataFrame) -> list[Line]:
+    """Return the acceptance lines of gates: size, power at 120 and 200 people, and leaks that no mean tells."""
+    lines = []
+    for row in decided.to_dict("records"):
+        if row["gates"].startswith("fairlearn"):
+            continue
+        name = f"{row['people']} people, {row['export']}, {row['gates']}"
+        if row["export"] == "clean":
+            lines.append(
+                Line("audit_truth", f"{name}: refused <= .05", f"{row['refused']:.3f}", row["refused"] <= 0.05)
+            )
+            least = {120: 0.8, 200: 0.9}.get(row["people"])
+            if least:
+                passed = row["passed"] >= least
+                lines.append(Line("audit_truth", f"{name}: passes >= {least:g}", f"{row['passed']:.3f}", passed))
+        elif row["export"] in {"Bayes AUC 0.75", "Bayes AUC 0.7"} and row["people"] in {120, 200}:
+            passed = row["passed"] <= 0.1
+            lines.append(Line("audit_truth", f"{name}: passes <= .10", f"{row['passed']:.3f}", passed))
+        elif row["people"] == 400 and "Bayes" not in row["export"]:
+            passed = row["passed"] <= 0.2
+            lines.append(Line("audit_truth", f"{name}: caught >= .80", f"{1 - row['passed']:.3f}", passed))
+    return lines
+
+
+def _decisions(people: int, export: str, seeds: range) -> pd.DataFrame:
+    """Return what the leakage gates of each file say of exports of 20 columns and two sites."""
+    say(f"audit_truth: {people} people, {export}")
+    verdicts = pd.DataFrame(Parallel(n_jobs=2)(delayed(_decided)(people, export, seed) for seed in seeds))
+    shares = [
+        {
+            "people": people,
+            "export": export,
+            "gates": gates,
+            "passed": float((own == "passed").mean()),
+            "refused": float((own == "refused").mean()),
+            "too_little": float((own == "insufficient").mean()),
+        }
+        for gates, own in verdicts.items()
+    ]
+    return pd.DataFrame(shares)
+
+
+def _decided(people: int, export: str, seed: int) -> dict[str, str]:
+    data, site = leaking(people, export, seed)
+    asked = {"continuous": False, "name": "site", "participants": np.arange(people).astype(str), "seed": seed}
+    nothing = np.zeros((people, 0))
+    found = findings_table(audit_leakage({"exported": data}, pd.Series(site), kept=nothing, **asked))
+    verdicts = {}
+    for name in ("gates.yaml", "gates_strict.yaml"):
+        gates = read_gates(SHIPPED / name).gates
+        own = Gates(
+            tuple(gate for gate in gates if gate.metric in LEAKAGE and not gate.group.startswith("latents")), ""
+        )
+        verdicts[name] = own.judge(found).verdict
+    gap = max(_fairlearn(pd.Series(column), pd.Series(site)) for column in data.T)
+    verdicts["fairlearn: largest gap of a column <= 0.5 sd"] = "passed" if gap <= 0.5 else "refused"
+    return verdicts
+
+
+def leaking(people: int, export: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an export of two sites that tells them in a known way, or not at all."""
+    rng = np.random.default_rng([seed, 67])
+    site, data = rng.permutation(np.arange(people) % 2), rng.normal(size=(people, 20))
+    other = site == 1
+    if export.startswith("Bayes AUC"):
+        apart = 2**0.5 * stats.norm.ppf(float(export.split()[-1]))
+        data += np.outer(site - 0.5, np.full(20, apart / 20**0.5))
+    elif export == "XOR of two columns":
+        drawn = rng.random(people) < 0.5
+        site = np.where(drawn, rng.integers(2, size=people), data[:, 0] * data[:, 1] > 0).astype(int)
+    elif export == "scale x1.5 in 3 of 20 columns":
+        data[other, :3] *= 1.5
+    elif export == "a tenth of a site 3 sd away in 5 columns":
+        data[np.ix_(np.flatnonzero(other & (rng.random(people) < 0.1)), range(5))] += 3
+    elif export == "covariance .4 in 60 columns":
+        data = rng.normal(size=(people, 60))
+        data[other] = 0.6**0.5 * data[other] + 0.4**0.5 * rng.normal(size=(int(other.sum()), 1))
+    return data, np.where(site == 1, "S1", "S0")
 
 
 def judge(table: pd.DataFrame, seeds: int) -> list[Line]:
