@@ -187,7 +187,7 @@ def test_a_pass_writes_the_decision_and_moves_the_alias(template: Registry) -> N
 
 @pytest.mark.parametrize(
     ("findings", "verdict", "reason"),
-    [(LEAKING, "refused", "ci_low 0.2, allowed: at most 0.1"), (FEW, "insufficient", "under 20 people")],
+    [(LEAKING, "refused", "estimate 0.3, allowed: at most 0.15"), (FEW, "insufficient", "under 20 people")],
 )
 def test_a_refusal_is_written_down_and_no_alias_moves(
     registry: Registry, features_model: Path, findings: tuple[Finding, ...], verdict: str, reason: str
@@ -265,11 +265,11 @@ def test_lax_gates_of_a_sandbox_open_no_other_alias(registry: Registry, features
 def test_another_aliass_gates_do_not_take_the_champion_away(registry: Registry) -> None:
     assert registry.promote() == "passed"
     strict = {"source": "champion", "target": "certified", "gates": Path("gates_strict.yaml")}
-    assert registry.promote(**strict) == "refused"
+    assert registry.promote(**strict) == "insufficient"
     assert registry.alias("certified") == ""
     with fetched_model(f"models:/{registry.name}@champion", registry.uri):
         pass
-    assert registry.promote(source="1", gates=Path("gates_strict.yaml")) == "refused"
+    assert registry.promote(source="1", gates=Path("gates_strict.yaml")) == "insufficient"
     with refused("no gate passed"), fetched_model(f"models:/{registry.name}@champion", registry.uri):
         pass
     assert len(list((registry.run() / "decisions").iterdir())) >= 2
