@@ -55,7 +55,7 @@ class _Asked:
         targets: Label of each unit: the number, or whether they have each level.
         expected: What kept covariates let expect of them.
         sources: For each exchange and unit, the unit whose label it gets.
-        left_out: Level -> why nothing can be said of it.
+        left_out: Level -> how many people have it, and why nothing can be said of it.
         too_few: Why nothing can be said at all; empty where it can.
         told: What kept covariates alone tell of the label, and its interval.
     """
@@ -67,7 +67,7 @@ class _Asked:
     targets: Float[np.ndarray, "units outputs"]
     expected: Float[np.ndarray, "units outputs"]
     sources: Int[np.ndarray, "exchanges units"]
-    left_out: dict[str, str]
+    left_out: dict[str, tuple[int, str]]
     too_few: str
     told: tuple[float, float, float]
 
@@ -119,9 +119,9 @@ def audit_leakage(
     refuse_gaps({**tables, "kept covariates": kept}, len(values))
     asked = _ask(values, participants, kept, seed, permutations, min_n, continuous=continuous)
     found = [
-        Finding("leakage", f"{table}/{name}={level}", int(why.split()[0]), status="insufficient", note=why)
+        Finding("leakage", f"{table}/{name}={level}", count, status="insufficient", note=why)
         for table in tables
-        for level, why in asked.left_out.items()
+        for level, (count, why) in asked.left_out.items()
     ]
     metrics = ("leakage", "leakage_excess", "leakage_shape", "leakage_equivalence")
     if asked.too_few:
@@ -152,8 +152,8 @@ class _Read:
 
     excess: float
     error: float
-    any: "_Strongest"
-    shape: "_Strongest"
+    any: _Strongest
+    shape: _Strongest
 
 
 def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
@@ -161,8 +161,8 @@ def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
     rng = np.random.default_rng([seed, 1])
     readers = TableReaders.of(asked.table(data))
     draws = np.concatenate([np.arange(len(asked.who))[None], asked.sources])
-    whole = asked.targets[:, 0] if not asked.levels else asked.targets @ np.arange(asked.targets.shape[1])
-    parts = np.stack([deal(asked.who, whole, _FOLDS, rng) for _ in range(_REPEATS)])
+    # Parts know nothing of labels: balanced in the observed ones, they would treat these unlike exchanged ones.
+    parts = np.stack([deal(asked.who, np.zeros(len(asked.who)), _FOLDS, rng) for _ in range(_REPEATS)])
     weights = np.concatenate(list(sample_weights(asked.who, _DRAWS, rng)))
     strengths, figures, resampled = [], [], []
     for label, expected in zip(asked.targets.T, asked.expected.T, strict=True):
@@ -248,12 +248,14 @@ def _ask(
     own = np.unique(who[known])
     if len(own) > MOST:
         known &= np.isin(who, rng.permutation(own)[:MOST])
-    left_out: dict[str, str] = {}
+    left_out: dict[str, tuple[int, str]] = {}
     labels = values.to_numpy(float, na_value=np.nan) if continuous else values.astype(str).to_numpy(object)
     if not continuous:
         counts = pd.Series(who[known]).groupby(labels[known]).nunique()
         few = counts[counts < 2 * FEWEST]
-        left_out = {str(level): f"{count} people; {2 * FEWEST} are needed" for level, count in few.items()}
+        left_out = {
+            str(level): (int(count), f"{count} people; {2 * FEWEST} are needed") for level, count in few.items()
+        }
         known &= ~np.isin(labels, list(left_out))
     rows = np.flatnonzero(known)
     rows = rows[np.argsort(who[rows], kind="stable")]
@@ -281,8 +283,8 @@ def _ask(
     overlap = 4 * (expected * (1 - expected)).sum(axis=0) if not continuous else np.array([np.inf])
     lone = [k for k, size in enumerate(overlap) if size < 2 * FEWEST]
     for k in lone:
-        few_like = f"{int((numbers == k).sum())} people; kept covariates tell who they are, so that nobody is like them"
-        left_out[names[k]] = few_like
+        alone = "kept covariates tell who they are, so that nobody is like them"
+        left_out[names[k]] = (len(np.unique(unit_who[numbers == k])), alone)
     looked = [k for k in range(targets.shape[1]) if k not in lone]
     if len(names) == 2:
         looked = looked[:1]  # of two levels one says all
