@@ -60,12 +60,10 @@ def server() -> Iterator[str]:
                 "--port",
                 str(port),
             ]
-            environment = {
+            environment = {name: value.replace("@database/", f"@{where}/") for name, value in service["environment"].items()}
+            environment |= {
                 "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
                 "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
-                "MLFLOW_BACKEND_STORE_URI": service["environment"]["MLFLOW_BACKEND_STORE_URI"].replace(
-                    "@database/", f"@{where}/"
-                ),
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": "only-for-this-test",
                 "PGPASSWORD": DATABASE_PASSWORD,
             }
