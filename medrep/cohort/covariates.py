@@ -285,10 +285,10 @@ class CovariateSchema:
 
 def membership(values: pd.Series, covariate: Categorical) -> Float[np.ndarray, "people levels"]:
     """Return one column a level: 1 for the person's own; the shares of training for the pooled level; 0 if unseen."""
-    shares = np.asarray(covariate.counts, float) / sum(covariate.counts)
-    rows = {level: np.eye(len(covariate.levels))[k] for k, level in enumerate(covariate.levels)} | {POOLED: shares}
-    nobody = np.zeros(len(covariate.levels))
-    return np.stack([rows.get(str(level), nobody) for level in values]) if len(values) else nobody[None][:0]
+    width, shares = len(covariate.levels), np.asarray(covariate.counts, float) / sum(covariate.counts)
+    rows = np.concatenate([np.eye(width), shares[None], np.zeros((1, width))])
+    place = {level: k for k, level in enumerate((*covariate.levels, POOLED))}
+    return rows[[place.get(str(level), width + 1) for level in values.tolist()]]
 
 
 def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorical:

@@ -150,7 +150,8 @@ class Design:
     def batches(self, frame: pd.DataFrame) -> Float[np.ndarray, "people levels"]:
         """Return the memberships of all batch covariates side by side; the pooled reference has no effect: zeros."""
         blocks = [
-            membership(frame[name], self._levels(name)) * (frame[name] != POOLED).to_numpy()[:, None]
+            membership(frame[name], self._levels(name))
+            * np.array([str(own) != POOLED for own in frame[name].tolist()])[:, None]
             for name in self.schema.batches
         ]
         return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(frame), 0))

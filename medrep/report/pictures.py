@@ -55,7 +55,7 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
             top += height + _GAP
         left += width + _GAP
     with BytesIO() as file:
-        whole.save(file, format="PNG", optimize=True)
+        whole.save(file, format="PNG", compress_level=6)
         return file.getvalue()
 
 

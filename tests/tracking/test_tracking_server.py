@@ -60,7 +60,9 @@ def server() -> Iterator[str]:
                 "--port",
                 str(port),
             ]
-            environment = {name: value.replace("@database/", f"@{where}/") for name, value in service["environment"].items()}
+            environment = {
+                name: value.replace("@database/", f"@{where}/") for name, value in service["environment"].items()
+            }
             environment |= {
                 "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
                 "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
