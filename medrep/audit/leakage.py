@@ -164,14 +164,14 @@ def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
     # Parts know nothing of labels: balanced in the observed ones, they would treat these unlike exchanged ones.
     parts = np.stack([deal(asked.who, np.zeros(len(asked.who)), _FOLDS, rng) for _ in range(_REPEATS)])
     weights = np.concatenate(list(sample_weights(asked.who, _DRAWS, rng)))
+    rests = [(label[draws] - expected).T for label, expected in zip(asked.targets.T, asked.expected.T, strict=True)]
+    centred = [rest - rest.mean(axis=0) for rest in rests]
+    taught = readers.taught(np.concatenate([rest[:, : _TAUGHT + 1] for rest in centred], axis=1), parts)
     strengths, figures, resampled = [], [], []
-    for label, expected in zip(asked.targets.T, asked.expected.T, strict=True):
-        rest = (label[draws] - expected).T
-        centred = rest - rest.mean(axis=0)
-        read = readers.read(centred)
+    for rest, own, scores in zip(rests, centred, np.split(taught, len(rests), axis=1), strict=True):
+        read = readers.read(own)
         spread = read.std(axis=1, keepdims=True)
         strengths.append(np.divide(read - read.mean(axis=1, keepdims=True), spread, where=spread > 0, out=read * 0))
-        scores = readers.taught(centred[:, : _TAUGHT + 1], parts)
         figures.append([_figure(scores[:, k], rest[:, k], asked) for k in range(scores.shape[1])])
         resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
     macro = np.mean(figures, axis=0)
