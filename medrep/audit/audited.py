@@ -71,6 +71,14 @@ class Audited:
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
 
+    def people_of_training(self, name: str) -> dict[str, int]:
+        """Return how many people of training had each level of a covariate; of a number, of another one that has levels."""
+        of_levels = (
+            one for one in map(self.schema.__getitem__, (name, *self.schema.names)) if isinstance(one, Categorical)
+        )
+        fitted = next(of_levels, None)
+        return dict(zip(fitted.levels, fitted.counts, strict=True)) if fitted else {}
+
     def scaled(self, names: tuple[str, ...]) -> Float[np.ndarray, "people width"]:
         """Return covariates as a matrix: standardised numbers, and a column a level."""
         return CovariateSchema(tuple(self.schema[name] for name in names)).vector(self.frame)

@@ -14,6 +14,12 @@ these tell K: that is what is measured, rather than a floor taken off. A table i
   kept covariates, so that the AUC is 0.5 where the data add nothing, and no ceiling is near where kept covariates tell much. Of
   a number it is the signed squared correlation with r (the generalised covariance measure, Shah and Peters 2020, on a scale).
 
+Whoever estimates what a level does from n people errs by a random person's deviation over the root of n, in a direction that
+nobody knows, and new people of that level tell it; of what a standard deviation of a number does, alike.
+`leakage_beyond_training` is the excess less what that leaves: the figure of the same reader under exchanged labels, once people
+are moved by such errors. A model with a large excess and little beyond is as good as so few people of training allow; one with
+much beyond is wrong.
+
 The interval is a normal one, with the larger of two standard errors: under exchanged labels, where readers are taught anew, and
 of resampled people, where they are not. Participants are what is exchanged, divided and counted: where a label is the same in
 all rows of a participant, their rows count as one.
@@ -40,6 +46,7 @@ from medrep.audit.tables import refuse_gaps
 MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200
 _TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
+_MOVED = 20  # errors of training that are drawn
 _Z, _ONE_SIDED = float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(LEVEL))
 
 
@@ -51,8 +58,10 @@ class _Asked:
         rows: Everybody's rows that count, those of one person side by side.
         starts: Where each unit begins in ``rows``: a participant, or a row where labels vary within participants.
         who: Participant of each unit.
+        label: Label of each unit: the number in standard deviations, or whether they have each of ``names``.
+        names: All levels; none for a number.
         levels: The levels looked for; none for a number.
-        targets: Label of each unit: the number, or whether they have each level.
+        targets: What is looked for of each unit: the number, or whether they have each level.
         expected: What kept covariates let expect of them.
         sources: For each exchange and unit, the unit whose label it gets.
         left_out: Level -> how many people have it, and why nothing can be said of it.
@@ -63,6 +72,8 @@ class _Asked:
     rows: Int[np.ndarray, " rows"]
     starts: Int[np.ndarray, " units"]
     who: Int[np.ndarray, " units"]
+    label: Float[np.ndarray, "units width"]
+    names: tuple[str, ...]
     levels: tuple[str, ...]
     targets: Float[np.ndarray, "units outputs"]
     expected: Float[np.ndarray, "units outputs"]
@@ -90,6 +101,7 @@ def audit_leakage(
     participants: Shaped[np.ndarray, " people"],
     kept: Float[np.ndarray, "people width"],
     seed: int,
+    trained: Mapping[str, Mapping[str, int]] | None = None,
     margin: float = MARGIN,
     permutations: int = PERMUTATIONS,
     min_n: int = MIN_N,
@@ -104,6 +116,7 @@ def audit_leakage(
         participants: Whose each row is.
         kept: Scaled kept covariates; without columns nothing is kept.
         seed: Of every random step.
+        trained: Table -> level -> how many people of training told what the level does to it; of a number, any names will do.
         margin: What `leakage_equivalence` asks the excess to be under, in units of the figure.
         permutations: Exchanges of labels.
         min_n: Fewest participants.
@@ -111,7 +124,7 @@ def audit_leakage(
     Returns:
         ``leakage_kept``, what kept covariates alone tell; and of each table ``leakage`` (the figure, chance included, with the p
         of telling anything in any way), ``leakage_excess``, ``leakage_shape`` and ``leakage_equivalence`` (the upper 95% bound of
-        the excess, and the p of its being the margin or more).
+        the excess, and the p of its being the margin or more); of tables in ``trained`` also ``leakage_beyond_training``.
 
     Raises:
         CohortError: Tables with missing cells, or of other people.
@@ -133,7 +146,13 @@ def audit_leakage(
     told = f"{measure} of a regression on kept covariates, out of fold" if kept.shape[1] else "nothing is kept"
     found.append(Finding("leakage_kept", name, asked.people, *asked.told, note=told))
     for table, data in tables.items():
-        found += _of_table(f"{table}/{name}", asked, _read(asked, data, seed), margin, given=bool(kept.shape[1]))
+        readers = TableReaders.of(asked.table(data))
+        read = _read(asked, readers, seed)
+        found += _of_table(f"{table}/{name}", asked, read, margin, given=bool(kept.shape[1]))
+        people = (trained or {}).get(table, {})
+        if people and all(people.get(level, 0) > 0 for level in asked.names or people):
+            counts = np.array([people[level] for level in asked.names] if asked.names else [sum(people.values())])
+            found.append(_beyond_training(f"{table}/{name}", asked, readers, read, counts, seed))
     return found
 
 
@@ -148,18 +167,18 @@ class _Strongest:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read: the linear reader's figure over exchanged labels, its error, and the strongest readers."""
+    """What was read: the linear reader's figure over exchanged labels, what it is there, its error, and the strongest readers."""
 
     excess: float
+    by_chance: float
     error: float
     any: _Strongest
     shape: _Strongest
 
 
-def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
+def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
     """Read one table."""
     rng = np.random.default_rng([seed, 1])
-    readers = TableReaders.of(asked.table(data))
     draws = np.concatenate([np.arange(len(asked.who))[None], asked.sources])
     # Parts know nothing of labels: balanced in the observed ones, they would treat these unlike exchanged ones.
     parts = np.stack([deal(asked.who, np.zeros(len(asked.who)), _FOLDS, rng) for _ in range(_REPEATS)])
@@ -185,7 +204,30 @@ def _read(asked: _Asked, data: np.ndarray, seed: int) -> _Read:
         strongest = f"{names[reader]} of {asked.levels[level]}" if asked.levels else names[reader]
         found.append(_Strongest(float(np.mean(largest >= largest[0] - 1e-9)), strongest, float(largest[0])))
     most = 0.5 if asked.levels else 1.0
-    return _Read(min(float(macro[0] - macro[1:].mean()), most), error, found[0], found[1])
+    by_chance = float(macro[1:].mean())
+    return _Read(min(float(macro[0]) - by_chance, most), by_chance, error, found[0], found[1])
+
+
+def _beyond_training(
+    group: str, asked: _Asked, readers: TableReaders, read: _Read, counts: Int[np.ndarray, " directions"], seed: int
+) -> Finding:
+    """Return the excess less that of a model without any fault but how few people of training tell what labels do."""
+    rng = np.random.default_rng([seed, 2])
+    people, figures = len(asked.who), []
+    for source in asked.sources[:_MOVED]:
+        steps = asked.label[source]
+        drawn = rng.normal(size=(len(counts), people))
+        errors = (drawn - drawn.mean(axis=1, keepdims=True)) / np.sqrt(people * counts[:, None])
+        rest = asked.targets[source] - asked.expected
+        parts = np.stack([deal(asked.who, np.zeros(people), _FOLDS, rng) for _ in range(_REPEATS)])
+        scores = readers.taught_moved(steps, errors, rest - rest.mean(axis=0), parts)
+        figures.append(np.mean([_figure(scores[:, k], rest[:, k], asked) for k in range(rest.shape[1])]))
+    left = float(np.mean(figures)) - read.by_chance
+    error = max(read.error, float(np.std(figures, ddof=1))) * (1 + 1 / len(figures)) ** 0.5
+    low, high = (float(np.clip(read.excess - left + k * error, -1, 1)) for k in (-_Z, _Z))
+    of = f"{counts.min()} to {counts.max()} people a level" if asked.levels else f"{counts[0]} people"
+    note = f"{'AUC' if asked.levels else 'R2'}; {left:.3f} is what a model without fault leaves that learned from {of}"
+    return Finding("leakage_beyond_training", group, asked.people, read.excess - left, low, high, note=note)
 
 
 def _figure(scores: np.ndarray, rest: np.ndarray, asked: _Asked) -> float:
@@ -275,7 +317,8 @@ def _ask(
     nothing = np.zeros((0, len(starts)))
     if too_few:
         gone = (float("nan"),) * 3
-        return _Asked(rows, starts, unit_who, (), nothing.T, nothing.T, nothing.astype(int), left_out, too_few, gone)
+        empty = nothing.T
+        return _Asked(rows, starts, unit_who, empty, (), (), empty, empty, nothing.astype(int), left_out, too_few, gone)
     given = _means(kept, rows, starts)
     targets = numbers[:, None] if continuous else np.eye(len(levels))[numbers.astype(int)]
     expected = expected_labels(numbers, given, continuous=continuous)
@@ -297,7 +340,18 @@ def _ask(
     told = _told_by_kept(numbers, given, unit_who, len(names), rng)
     shown = tuple(names[k] for k in looked) if names else ()
     return _Asked(
-        rows, starts, unit_who, shown, targets[:, looked], expected[:, looked], sources, left_out, too_few, told
+        rows,
+        starts,
+        unit_who,
+        targets if names else (targets - targets.mean()) / max(float(targets.std()), 1e-300),
+        names,
+        shown,
+        targets[:, looked],
+        expected[:, looked],
+        sources,
+        left_out,
+        too_few,
+        told,
     )
 
 

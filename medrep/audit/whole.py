@@ -132,6 +132,7 @@ def _leakage(audited: Audited, options: AuditOptions) -> list[Finding]:
             participants=audited.participants,
             kept=kept,
             seed=options.seed,
+            trained={"exported": audited.people_of_training(name)},
             margin=options.margin,
             min_n=options.min_n,
         )

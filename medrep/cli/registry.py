@@ -83,7 +83,7 @@ def add_promote(commands: Commands) -> None:
         type=Path,
         default=Path("configs/gates.yaml"),
         metavar="G",
-        help="YAML file, or a shipped one: gates.yaml, gates_strict.yaml (default: gates.yaml)",
+        help="YAML file, or a shipped one: gates.yaml, gates_small.yaml, gates_strict.yaml (default: gates.yaml)",
     )
     _add_trusted_key(parser)
     add_tracking_uri(parser, "mlflow.db in the current folder")

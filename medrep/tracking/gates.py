@@ -1,10 +1,12 @@
 """Gates: what an audit has to show before a model is promoted, and the decision that follows from them.
 
-A gate bounds a figure of every finding it matches, and has three ends. ``ci_high: {max: m}`` passes what is shown to be under m,
-refuses what is shown to be over it (the whole interval is), and finds too little evidence in between; ``estimate: {max: m}``
-likewise passes what is under m by estimate. ``ci_low: {max: m}`` wants proof of harm: it passes all that is not shown to be over
-m. Too little evidence never passes, and comes with how many people would be enough. A finding with too few people, or without
-the figure that is bounded, is insufficient, too, and the gate says what becomes of it.
+A gate bounds a figure of every finding it matches, and has three ends. ``ci_high: {max: m}`` passes what is shown to be under
+m, refuses what is shown to be over it (the whole interval is), and finds too little evidence in between; ``estimate: {max: m}``
+likewise passes what is under m by estimate. ``ci_low: {max: m}`` wants proof of harm: it passes all that is not shown to be
+over m. A gate whose findings are ``left_to`` another metric does not pass what is shown to be outside, and leaves it to the
+gates of that metric to refuse, where the audit has it of the same group. Too little evidence never passes, and comes with how
+many people would be enough. A finding with too few people, or without the figure that is bounded, is insufficient, too, and the
+gate says what becomes of it.
 """
 
 import math
@@ -52,6 +54,7 @@ class Gate:
         not_group: Of findings of these it does not look at; empty for none.
         bounds: What has to hold for every one of them.
         min_n: Findings of fewer people are insufficient.
+        left_to: The metric whose gates refuse what is shown to be outside of a bound, in audits that have it; empty for none.
         insufficient: What an insufficient finding does: ``refuse``; ``warn`` and ``ignore`` leave it out, the first in words.
         missing: What no finding at all does, or none that is not left out; `warn` and `ignore` leave the gate out.
     """
@@ -62,6 +65,7 @@ class Gate:
     group: str = "*"
     not_group: str = ""
     min_n: int = 0
+    left_to: str = ""
     insufficient: Insufficient = "refuse"
     missing: Missing = "refuse"
 
@@ -178,10 +182,12 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
             if bound.low <= row[bound.figure] <= bound.high:
                 continue
             text = f"{row['metric']} {row['group']}: {bound.figure} {row[bound.figure]:.4g}, allowed: {bound} (n = {row['n']}"
-            if _shown(bound, row):
-                refusals.append(f"{text})")
-            else:
+            if not _shown(bound, row):
                 unclear.append(f"{text}{_enough(bound, row)})")
+            elif gate.left_to and _has(table, gate.left_to, row["group"]):
+                unclear.append(f"{text}; shown, so that more audited people will not help; see {gate.left_to})")
+            else:
+                refusals.append(f"{text})")
     strict = gate.insufficient == "refuse"
     reasons = [*refusals, *unclear, *(unknown if strict else [])]
     nothing = not looked_at and not (strict and unknown)
@@ -193,6 +199,11 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
     if nothing and not unknown and gate.missing == "warn":
         warnings = (f"{gate.metric} {gate.group}: no finding; the audit was not asked for it", *warnings)
     return Judged(gate.name, verdict, looked_at, tuple(reasons), warnings)
+
+
+def _has(table: pd.DataFrame, metric: str, group: str) -> bool:
+    found = (table["metric"] == metric) & (table["group"] == group) & (table["status"] == "ok")
+    return bool(found.any())
 
 
 def _shown(bound: Bound, row: Mapping[Any, Any]) -> bool:
@@ -246,7 +257,7 @@ def _gate(entry: object, number: int, problems: list[str]) -> Gate | None:
     before = len(problems)
     known = [field.name for field in fields(Gate) if field.name != "bounds"] + list(FIGURES)
     problems += [f"{where}: {unknown_key(str(key), known, '')}" for key in entry if key not in known]
-    texts = {"name": None, "metric": None, "group": "*", "not_group": "-"}
+    texts = {"name": None, "metric": None, "group": "*", "not_group": "-", "left_to": "-"}
     for key, default in texts.items():
         text = entry.get(key, default)
         if not isinstance(text, str) or not text:

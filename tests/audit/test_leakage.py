@@ -241,3 +241,51 @@ def test_tables_with_gaps_are_refused():
     table[4, 1] = np.nan
     with pytest.raises(CohortError, match="exported: 1 of 3 columns have missing cells; audit whole columns"):
         audited(table, ["A", "B"] * 30)
+
+
+def planted(people: int, training: int, seed: int, *, fault: float = 0.0, number: bool = False):
+    """Draw what models hand out that learned from so many people a level: their errors, and a fault if asked."""
+    rng = np.random.default_rng([seed, 5])
+    mixed = np.eye(30) + 0.3 * rng.normal(size=(30, 30))
+    errors = (rng.normal(size=(2, training, 30)) @ mixed).mean(axis=1)
+    errors[0] += fault * mixed.sum(axis=0)
+    labels = rng.normal(size=people) if number else rng.permutation(np.arange(people) % 2)
+    steps = labels[:, None] * errors[:1] if number else errors[labels]
+    known = {"exported": {"0": training, "1": training} if not number else {"": training}}
+    return rng.normal(size=(people, 30)) @ mixed + steps, labels if number else labels.astype(str), known
+
+
+@pytest.mark.parametrize("number", [False, True])
+def test_what_few_people_of_training_leave_is_known_beforehand(number):
+    beyond, excess = [], []
+    for seed in range(4):
+        table, labels, known = planted(160, 40, seed, number=number)
+        found, _ = audited(table, labels, continuous=number, trained=known, seed=seed)
+        beyond.append(found["leakage_beyond_training"])
+        excess.append(found["leakage_excess"].estimate)
+    assert np.mean(excess) > 0.1
+    assert np.mean([row.estimate for row in beyond]) == pytest.approx(0, abs=0.06)
+    assert sum(row.ci_low > 0.085 for row in beyond) == 0
+
+
+def test_a_fault_is_beyond_what_training_leaves():
+    table, labels, known = planted(160, 160, 0, fault=0.3)
+    found, _ = audited(table, labels, trained=known)
+    beyond = found["leakage_beyond_training"]
+    assert beyond.ci_low > 0.085
+    assert beyond.estimate < found["leakage_excess"].estimate
+    assert "learned from 160 to 160 people a level" in beyond.note
+
+
+def test_nothing_is_said_of_levels_that_nobody_of_training_had():
+    table, labels, _ = planted(80, 40, 0)
+    for known in (
+        None,
+        {},
+        {"exported": {}},
+        {"exported": {"0": 40}},
+        {"exported": {"0": 40, "1": 0}},
+        {"raw": {"0": 40, "1": 40}},
+    ):
+        found, _ = audited(table, labels, trained=known)
+        assert "leakage_beyond_training" not in found

@@ -270,3 +270,46 @@ def test_a_decision_is_json_without_nan() -> None:
     assert content["verdict"] == "insufficient"
     assert content["gates"][0]["reasons"] == ("leakage_excess exported/site: insufficient (n = 7, under 20 people)",)
     json.dumps(content, allow_nan=False)
+
+
+def test_what_is_left_to_another_metric_is_no_pass_and_refused_by_its_gates_only() -> None:
+    gate = Gate("small", "leakage_excess", UNDER, left_to="leakage_beyond_training")
+    other = Gate("beyond", "leakage_beyond_training", NOT_OVER)
+    row = excess("exported/site", 0.2, 0.3)
+    assert judged(gate, row).verdict == "refused", "the audit has no finding that could say what is a fault"
+
+    def beyond(low: float, high: float, group: str = "exported/site") -> Finding:
+        return Finding("leakage_beyond_training", group, 100, (low + high) / 2, low, high)
+
+    left = judged(gate, row, beyond(-0.05, 0.05))
+    assert left.verdict == "insufficient"
+    assert "more audited people will not help; see leakage_beyond_training" in left.reasons[0]
+    assert judged(gate, row, beyond(-0.05, 0.05, "exported/age")).verdict == "refused"
+    both = Gates((gate, other), "")
+    assert both.judge(findings_table([row, beyond(-0.05, 0.05)])).verdict == "insufficient"
+    assert both.judge(findings_table([row, beyond(0.15, 0.25)])).verdict == "refused"
+    assert both.judge(findings_table([excess("exported/site", -0.1, 0.05), beyond(-0.2, 0.0)])).verdict == "passed"
+
+
+def test_gates_for_small_trainings_forgive_what_these_leave_and_nothing_else() -> None:
+    default, small = (read_gates(SHIPPED / name) for name in ("gates.yaml", "gates_small.yaml"))
+    few = [row for row in CLEAN if (row.metric, row.group) != ("leakage_excess", "exported/site")]
+    few += [
+        Finding("leakage_excess", "exported/site", 120, 0.2, 0.12, 0.28),
+        Finding("leakage_beyond_training", "exported/site", 120, 0.01, -0.07, 0.09),
+    ]
+    assert default.judge(findings_table(few)).verdict == "insufficient"
+    assert small.judge(findings_table(few)).verdict == "passed"
+    wrong = [*few[:-1], Finding("leakage_beyond_training", "exported/site", 120, 0.18, 0.1, 0.26)]
+    assert default.judge(findings_table(wrong)).verdict == "refused"
+    assert small.judge(findings_table(wrong)).verdict == "refused"
+    forgiven = {
+        "removed covariates can hardly be read",
+        "exports hardly depend on removed covariates, given the kept ones",
+    }
+    assert {gate.name for gate in default.gates} - {gate.name for gate in small.gates} == {
+        *forgiven,
+        "no more of them is left than so few people of training leave",
+    }
+    kept = [gate for gate in small.gates if gate.metric != "leakage_beyond_training"]
+    assert all(gate in default.gates for gate in kept)

@@ -187,7 +187,7 @@ def test_a_pass_writes_the_decision_and_moves_the_alias(template: Registry) -> N
 
 @pytest.mark.parametrize(
     ("findings", "verdict", "reason"),
-    [(LEAKING, "refused", "estimate 0.3, allowed: at most 0.15"), (FEW, "insufficient", "under 20 people")],
+    [(LEAKING, "refused", "estimate 0.3, allowed: at most 0.085"), (FEW, "insufficient", "under 20 people")],
 )
 def test_a_refusal_is_written_down_and_no_alias_moves(
     registry: Registry, features_model: Path, findings: tuple[Finding, ...], verdict: str, reason: str

@@ -122,7 +122,7 @@ def test_a_model_is_registered_promoted_and_fetched_with_a_password(
 
     assert register(features_model, tmp_path / "leaking", server, LEAKING) == OK
     assert main(["promote", "brains"]) == GATE_REFUSED
-    assert "estimate 0.3, allowed: at most 0.15" in capsys.readouterr().err
+    assert "estimate 0.3, allowed: at most 0.085" in capsys.readouterr().err
     assert MlflowClient(server, server).get_model_version_by_alias("brains", "champion").version == version.version
 
     be(user, READER)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import cho_factor, cho_solve
 
 from medrep.audit.probing.coordinates import standardised_blocks
 
@@ -128,6 +129,36 @@ class TableReaders:
                 )
         return told / len(parts)
 
+    def taught_moved(
+        self,
+        steps: Float[np.ndarray, "people directions"],
+        directions: Float[np.ndarray, "directions people"],
+        rest: Float[np.ndarray, "people outputs"],
+        parts: Int[np.ndarray, "repeats people"],
+    ) -> Float[np.ndarray, "people outputs"]:
+        """Return what `taught` would predict if people were moved along directions.
+
+        Args:
+            steps: How far each person is moved along each direction.
+            directions: Each a weighted sum of all people about their mean.
+            rest: What is to be predicted.
+            parts: The part of each person, for each repeat.
+        """
+        inner = _centred(self.inner)
+        across = steps @ (directions @ inner)
+        moved = inner + across + across.T + steps @ (directions @ inner @ directions.T) @ steps.T
+        told, penalty = np.zeros(rest.shape), 0.0
+        for part in parts:
+            for number in np.unique(part):
+                train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
+                among, to = _centred(moved[np.ix_(train, train)]), moved[np.ix_(test, train)]
+                if not penalty:  # parts are of one size: what leaves one so many degrees leaves them to all
+                    penalty = _penalty(_spectrum(np.linalg.eigvalsh(among)), len(train) / _DEGREES_TAUGHT)
+                among[np.diag_indices_from(among)] += penalty
+                solved = cho_solve(cho_factor(among, lower=True), rest[train] - rest[train].mean(axis=0))
+                told[test] += (to - to.mean(axis=1, keepdims=True)) @ solved
+        return told / len(parts)
+
 
 def _centred(form: np.ndarray) -> np.ndarray:
     mean = form.mean(axis=0)
@@ -145,14 +176,23 @@ def _hat(inner: np.ndarray, degrees: float) -> np.ndarray:
 def _ridge(inner: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return eigenvalues and vectors of centred inner products, and the penalty that leaves a ridge so many degrees at most."""
     values, vectors = np.linalg.eigh(_centred(inner))
-    values = np.where(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL), values, 0.0)
+    values = _spectrum(values)
+    return values, vectors, _penalty(values, degrees)
+
+
+def _spectrum(values: np.ndarray) -> np.ndarray:
+    """Return eigenvalues with those that are but rounding set to 0."""
+    return np.where(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL), values, 0.0)
+
+
+def _penalty(values: np.ndarray, degrees: float) -> float:
     if not values.any():
-        return values, vectors, 1.0
+        return 1.0
     low, high = np.log(1e-3 * values[values > 0].mean()), np.log(1e6 * values.max())
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if (values / (values + np.exp(middle))).sum() > degrees else (low, middle)
-    return values, vectors, float(np.exp(high))
+    return float(np.exp(high))
 
 
 def _components(inner: np.ndarray) -> np.ndarray:
