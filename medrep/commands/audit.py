@@ -32,9 +32,12 @@ from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepErro
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
 from medrep.models import ConditionalVae
+from medrep.shipped import SHIPPED
+from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.seals import seal_of, sealed
 
-FORMAT = 1
+FORMAT, GATES = 1, "gates.yaml"
+_TOLD = ("leakage_excess", "leakage_beyond_training", "injection_gain", "utility_change", "identity_kept")
 
 
 @dataclass(frozen=True)
@@ -207,8 +210,16 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
             write_signature(partial, seal_of(about), key)
         write_report(partial)
     _summary(console, result.findings)
+    expected = _expect(console, result.findings)
     paths = {"report": out / "report.html", "table": out / "audit.tsv"}
-    console.result(people=len(cohort), figures=result.findings.to_dict("records"), paths=paths)
+    console.result(
+        people=len(cohort),
+        figures=result.findings.to_dict("records"),
+        decision=expected.verdict,
+        reasons=expected.reasons,
+        gates=[asdict(one) for one in expected.judged],
+        paths=paths,
+    )
     console.summary(f"audited a {model.kind} model", f"{len(cohort)} whom the model never saw", paths)
 
 
@@ -231,8 +242,18 @@ def _check_columns(cohort: Cohort, request: AuditRequest) -> None:
         raise MedrepError("--prediction needs --outcome: the column that was predicted")
 
 
+def _expect(console: Console, findings: pd.DataFrame) -> Decision:
+    """Say what the gates that `promote` asks by default would make of it, and what they miss."""
+    decision = read_gates(SHIPPED / GATES).judge(findings)
+    words = {"passed": "would pass it", "refused": "would refuse it", "insufficient": "would find too little evidence"}
+    console.say(f"{GATES}, which promote asks, {words[decision.verdict]}")
+    for reason in decision.reasons:
+        console.say(f"  {reason}")
+    return decision
+
+
 def _summary(console: Console, findings: pd.DataFrame) -> None:
-    told = findings[findings["metric"].isin(["leakage_excess", "injection_gain", "utility_change", "identity_kept"])]
+    told = findings[findings["metric"].isin(_TOLD)]
     by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
     gaps = findings[by_group & (findings["status"] == "ok")]
     rows = [

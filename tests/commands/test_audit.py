@@ -12,6 +12,8 @@ import pytest
 
 from medrep.cli import ERROR, OK, TOO_LITTLE, main
 from medrep.cohort.fingerprints import cohort_fingerprint
+from medrep.shipped import SHIPPED
+from medrep.tracking.gates import read_gates
 from medrep.tracking.seals import seal_problems
 from medrep.training.checkpoint import digest
 from tests.small_runs import ASKED, BY, Runs
@@ -111,6 +113,9 @@ def test_the_same_audit_twice_is_the_same_file_and_the_same_figures_for_a_script
     assert found["paths"] == {"report": str(out / "report.html"), "table": str(out / "audit.tsv")}
     table_again = read(out).fillna({"note": ""})
     pd.testing.assert_frame_equal(pd.DataFrame(found["figures"]), table_again, check_dtype=False)
+    foreseen = read_gates(SHIPPED / "gates.yaml").judge(read(out).fillna({"note": ""}))
+    assert (found["decision"], found["reasons"]) == (foreseen.verdict, list(foreseen.reasons))
+    assert [one["verdict"] for one in found["gates"]] == [one.verdict for one in foreseen.judged]
     few = [row for row in found["figures"] if row["status"] == "insufficient"]
     assert few
     assert all(row["estimate"] is None for row in few)
