@@ -11,6 +11,7 @@ organ's size, so that the same settings serve a hippocampus and a heart.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ SPACING = 0.3
 """Distance of lattice nodes, as a share of the organ's size."""
 REACH = 1.0
 """Nodes farther than this from the template's surface carry nothing; a share of the organ's size."""
+_TILE = 1024  # points at a time, so that all about them stays in cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,29 +86,51 @@ class SmoothModes:
 
     def at(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points modes"]:
         """Return the value of each mode at points, mm."""
-        index, weight = self.lattice.weights(points)
-        return self._sparse(index, weight) @ self.shapes
+        return self._values(points, self.shapes)
 
     def field(
         self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
     ) -> Float[np.ndarray, "points outputs"]:
         """Return a field, a sum of modes, at points, mm."""
-        index, weight = self.lattice.weights(points)
-        return self._sparse(index, weight) @ (self.shapes @ coefficients)
+        return self._values(points, self.shapes @ coefficients)
 
     def field_slopes(
         self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
     ) -> tuple[Float[np.ndarray, "points outputs"], Float[np.ndarray, "points outputs dims"]]:
         """Return a field, mm, and its derivative by position (no unit)."""
-        index, weight, gradient = self.lattice.slopes(points)
         control = self.shapes @ coefficients
-        slopes = [self._sparse(index, gradient[:, axis]) @ control for axis in range(self.lattice.dims)]
-        return self._sparse(index, weight) @ control, np.stack(slopes, axis=2)
+        found = np.empty((len(points), control.shape[1]))
+        slopes = np.empty((*found.shape, self.lattice.dims))
+        for start in range(0, len(points), _TILE):
+            tile = slice(start, start + _TILE)
+            index, weight, gradient = self.lattice.slopes(points[tile])
+            splines = self._splines(index)
+            found[tile] = splines(weight) @ control
+            for axis in range(self.lattice.dims):
+                slopes[tile, :, axis] = splines(gradient[:, axis]) @ control
+        return found, slopes
 
-    def _sparse(self, index: Int[np.ndarray, "points taps"], weight: Float[np.ndarray, "points taps"]) -> csr_array:
+    def _values(
+        self, points: Float[np.ndarray, "points dims"], control: Float[np.ndarray, "nodes outputs"]
+    ) -> Float[np.ndarray, "points outputs"]:
+        found = np.empty((len(points), control.shape[1]))
+        for start in range(0, len(points), _TILE):
+            tile = slice(start, start + _TILE)
+            index, weight = self.lattice.weights(points[tile])
+            found[tile] = self._splines(index)(weight) @ control
+        return found
+
+    @cached_property
+    def _place(self) -> Int[np.ndarray, " lattice"]:
+        """Where each node of the lattice is among those that carry something; -1 where it carries nothing."""
         place = np.full(self.lattice.size, -1)
         place[self.nodes] = np.arange(len(self.nodes))
-        own = place[index]
-        kept = own >= 0
-        starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-        return csr_array((weight[kept], own[kept], starts), shape=(len(index), len(self.nodes)))
+        return place
+
+    def _splines(self, index: Int[np.ndarray, "points taps"]) -> Callable[[np.ndarray], csr_array]:
+        """Return what makes a sparse matrix, points x nodes, of weights of these taps."""
+        own = self._place[index].ravel()
+        kept = np.flatnonzero(own >= 0)
+        own = own[kept]
+        starts = np.searchsorted(kept, np.arange(len(index) + 1) * index.shape[1])
+        return lambda weight: csr_array((weight.ravel()[kept], own, starts), shape=(len(index), len(self.nodes)))
