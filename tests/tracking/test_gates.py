@@ -186,6 +186,7 @@ def test_shipped_gates_pass_a_clean_audit_and_refuse_each_planted_fault() -> Non
         "injection_gain": Finding("injection_gain", "exported/sex", 120, 0.2, 0.1, 0.3),
         "reconstruction_error_gap_excess": Finding("reconstruction_error_gap_excess", "sex", 120, 0.3, 0.2, 0.4),
         "cf_composition": Finding("cf_composition", "site", 120, 0.2, 0.1, 0.3),
+        "cf_reversibility": Finding("cf_reversibility", "site=S1", 120, 0.2, 0.15, 0.25),
         "utility_change": Finding("utility_change", "exported/diagnosis", 120, -0.3, -0.4, -0.2),
     }
     lost = Finding("injection_gain", "exported/sex", 120, -0.2, -0.3, -0.1)
