@@ -29,7 +29,7 @@ from medrep.config import SHIPPED
 from medrep.tracking.gates import Bound, Gate, Gates, read_gates
 
 SEEDS, QUICK, LEVEL, POWER = 200, 20, 0.05, 0.9
-FEWER = {400: 100, 800: 40}
+FEWER = {400: 100, 800: 20}
 """Seeds of audits of so many people, which take seconds."""
 SMALL = {"tiny1": 1, "tiny2": 2, "tiny5": 5}
 FAIRLEARN_BOUND = 0.3  # of a standard deviation, or of 1.0 for a rate

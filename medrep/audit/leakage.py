@@ -37,6 +37,7 @@ from medrep.audit.findings import Finding
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_area, weighted_figures
 from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, rows_each
+from medrep.audit.probing.shape_readers import ShapeReaders
 from medrep.audit.probing.table_readers import TableReaders
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
 from medrep.audit.resampling.intervals import LEVEL, percentile_interval
@@ -46,6 +47,7 @@ from medrep.audit.tables import refuse_gaps
 MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200
 _TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
+_SHAPES = 299  # exchanges of labels under which shapes are read
 _MOVED = 20  # errors of training that are drawn
 _Z, _ONE_SIDED = float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(LEVEL))
 
@@ -189,23 +191,41 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
     strengths, figures, resampled = [], [], []
     for rest, own, scores in zip(rests, centred, np.split(taught, len(rests), axis=1), strict=True):
         read = readers.read(own)
-        spread = read.std(axis=1, keepdims=True)
-        strengths.append(np.divide(read - read.mean(axis=1, keepdims=True), spread, where=spread > 0, out=read * 0))
+        strengths.append(_standardised(read))
         figures.append([_figure(scores[:, k], rest[:, k], asked) for k in range(scores.shape[1])])
         resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
     macro = np.mean(figures, axis=0)
     error = max(float(macro[1:].std()), float(np.nanstd(np.mean(resampled, axis=0))))
-    together = np.stack(strengths)
-    found = []
-    for some in (np.ones(len(readers.names), dtype=bool), ~readers.of_means):
-        names, own = [name for name, used in zip(readers.names, some, strict=True) if used], together[:, some]
-        largest = own.max(axis=(0, 1))
-        level, reader = divmod(int(own[:, :, 0].argmax()), len(names))
-        strongest = f"{names[reader]} of {asked.levels[level]}" if asked.levels else names[reader]
-        found.append(_Strongest(float(np.mean(largest >= largest[0] - 1e-9)), strongest, float(largest[0])))
+    shapes = ShapeReaders.of(readers)
+    taken = draws[: _SHAPES + 1]
+    rests = [asked.targets[source] - asked.expected for source in taken]
+    read = np.stack(
+        [shapes.read(rest - rest.mean(axis=0), asked.label[k]) for rest, k in zip(rests, taken, strict=True)]
+    )
+    found = [
+        _strongest(np.stack(strengths), readers.names, asked),
+        _strongest(_standardised(read.transpose(2, 1, 0)), shapes.names, asked),
+    ]
     most = 0.5 if asked.levels else 1.0
     by_chance = float(macro[1:].mean())
     return _Read(min(float(macro[0]) - by_chance, most), by_chance, error, found[0], found[1])
+
+
+def _standardised(read: np.ndarray) -> np.ndarray:
+    """Return statistics in standard deviations over exchanges, the last axis."""
+    spread = read.std(axis=-1, keepdims=True)
+    strengths: np.ndarray = np.divide(read - read.mean(axis=-1, keepdims=True), spread, where=spread > 0, out=read * 0)
+    return strengths
+
+
+def _strongest(
+    strengths: Float[np.ndarray, "outputs readers draws"], names: tuple[str, ...], asked: _Asked
+) -> _Strongest:
+    """Choose the strongest reader of any level, and say how often exchanged labels have one as strong."""
+    largest = strengths.max(axis=(0, 1))
+    level, reader = divmod(int(strengths[:, :, 0].argmax()), len(names))
+    name = f"{names[reader]} of {asked.levels[level]}" if asked.levels else names[reader]
+    return _Strongest(float(np.mean(largest >= largest[0] - 1e-9)), name, float(largest[0]))
 
 
 def _beyond_training(

@@ -15,14 +15,14 @@ exchanged it says what chance gives. Forms need n^2 numbers for n people, whatev
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
 from medrep.audit.probing.coordinates import standardised_blocks
 
-_DEGREES, _DEGREES_TAUGHT = 8, 16
+DEGREES, DEGREES_TAUGHT = 8, 16
 """People per degree of freedom of a ridge regression: fewer degrees read less of a leak, more read more noise."""
-_MOST_COLUMNS, _MOST_PAIRED = 2000, 60
+_MOST_COLUMNS, MOST_PAIRED = 2000, 60
 _FEW, _SOME = 1, 5
 _FARTHEST = 4.0  # standard deviations: beyond, a square says more of one person than of a group
 _SMALL = 1e-12
@@ -57,30 +57,28 @@ class TableReaders:
             if used <= _MOST_COLUMNS:
                 blocks.append(block)
         inner /= max(used, 1)
-        if used <= _MOST_COLUMNS:
-            z = np.concatenate([np.zeros((people, 0)), *blocks], axis=1)
-        else:
-            z = _standardised(_components(inner))
+        few = used <= _MOST_COLUMNS
+        z = np.concatenate([np.zeros((people, 0)), *blocks], axis=1) if few else standardised(components(inner))
         length = np.diag(inner)
         apart = np.maximum(length[:, None] + length - 2 * inner, 0.0)
         usual = max(float(np.median(apart[np.triu_indices(people, 1)])), _SMALL)
-        bent = _standardised(np.concatenate([np.abs(z), np.clip(z, -_FARTHEST, _FARTHEST) ** 2], axis=1))
-        size = _standardised(np.sqrt(length)[:, None])
+        bent = standardised(bends(z))
+        size = standardised(np.sqrt(length)[:, None])
         forms = {
-            "linear": _hat(inner, people / _DEGREES),
+            "linear": _hat(inner, people / DEGREES),
             "broad": _centred(inner),
             "near": _centred(np.exp(-apart / usual)),
             "nearer": _centred(np.exp(-4 * apart / usual)),
             "products": _centred(inner**2),
-            "spread": _hat(bent @ bent.T / max(bent.shape[1], 1), people / _DEGREES),
+            "spread": _hat(bent @ bent.T / max(bent.shape[1], 1), people / DEGREES),
             "length": size @ size.T,
         }
-        paired = z if z.shape[1] <= _MOST_PAIRED else _standardised(_components(inner)[:, :_MOST_PAIRED])
+        paired = z if z.shape[1] <= MOST_PAIRED else standardised(components(inner)[:, :MOST_PAIRED])
         one, other = np.triu_indices(paired.shape[1], 1)
         columns = {
             "columns": z,
             "squares": bent[:, bent.shape[1] // 2 :],
-            "pairs": _standardised(paired[:, one] * paired[:, other]),
+            "pairs": standardised(paired[:, one] * paired[:, other]),
         }
         return cls(inner, forms, columns)
 
@@ -90,21 +88,12 @@ class TableReaders:
         single = (f"{count} of the {name}" for name in self.columns for count in ("strongest", f"{_SOME} strongest"))
         return (*self.forms, *single)
 
-    @property
-    def of_means(self) -> Bool[np.ndarray, " readers"]:
-        """Which readers see shifts of means; the others hardly do."""
-        of_means = ("linear", "broad", "near", "nearer")
-        return np.array([name in of_means or name.endswith("of the columns") for name in self.names])
-
     def read(self, rest: Float[np.ndarray, "people draws"]) -> Float[np.ndarray, "readers draws"]:
         """Return every reader's statistic for every column of ``rest``, which has to sum to 0."""
         whole = np.maximum((rest**2).sum(axis=0), _SMALL)
         found = [(rest * (form @ rest)).sum(axis=0) / whole for form in self.forms.values()]
         for columns in self.columns.values():
-            squared = (columns.T @ rest) ** 2 / (len(rest) * whole)
-            squared = np.concatenate([squared, np.zeros((_SOME, rest.shape[1]))])
-            largest = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
-            found += [largest.max(axis=0), largest.sum(axis=0)]
+            found += strongest(columns, rest, whole)
         return np.stack(found)
 
     def taught(
@@ -121,7 +110,7 @@ class TableReaders:
             for number in np.unique(part):
                 train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
                 among, to = self.inner[np.ix_(train, train)], self.inner[np.ix_(test, train)]
-                values, vectors, penalty = _ridge(among, len(train) / _DEGREES_TAUGHT)
+                values, vectors, penalty = ridge(among, len(train) / DEGREES_TAUGHT)
                 mean = among.mean(axis=0)
                 to = to - to.mean(axis=1, keepdims=True) - mean + mean.mean()
                 told[test] += ((to @ vectors) / (values + penalty)) @ (
@@ -153,11 +142,28 @@ class TableReaders:
                 train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
                 among, to = _centred(moved[np.ix_(train, train)]), moved[np.ix_(test, train)]
                 if not penalty:  # parts are of one size: what leaves one so many degrees leaves them to all
-                    penalty = _penalty(_spectrum(np.linalg.eigvalsh(among)), len(train) / _DEGREES_TAUGHT)
+                    penalty = _penalty(_spectrum(np.linalg.eigvalsh(among)), len(train) / DEGREES_TAUGHT)
                 among[np.diag_indices_from(among)] += penalty
                 solved = cho_solve(cho_factor(among, lower=True), rest[train] - rest[train].mean(axis=0))
                 told[test] += (to - to.mean(axis=1, keepdims=True)) @ solved
         return told / len(parts)
+
+
+def bends(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people bent"]:
+    """Return sizes of standardised values and their squares, side by side."""
+    return np.concatenate([np.abs(columns), np.clip(columns, -_FARTHEST, _FARTHEST) ** 2], axis=1)
+
+
+def strongest(
+    columns: Float[np.ndarray, "people columns"],
+    rest: Float[np.ndarray, "people draws"],
+    whole: Float[np.ndarray, " draws"],
+) -> list[Float[np.ndarray, " draws"]]:
+    """Return the largest, and the sum of the five largest, squared correlations of standardised columns with each of ``rest``."""
+    squared = (columns.T @ rest) ** 2 / (len(rest) * whole)
+    squared = np.concatenate([squared, np.zeros((_SOME, rest.shape[1]))])
+    largest = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
+    return [largest.max(axis=0), largest.sum(axis=0)]
 
 
 def _centred(form: np.ndarray) -> np.ndarray:
@@ -168,12 +174,12 @@ def _centred(form: np.ndarray) -> np.ndarray:
 
 def _hat(inner: np.ndarray, degrees: float) -> np.ndarray:
     """Return the hat matrix of a ridge regression on columns of these inner products, its degrees of freedom at most so many."""
-    values, vectors, penalty = _ridge(inner, degrees)
+    values, vectors, penalty = ridge(inner, degrees)
     hat: np.ndarray = (vectors * (values / (values + penalty))) @ vectors.T
     return hat
 
 
-def _ridge(inner: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
+def ridge(inner: Float[np.ndarray, "people people"], degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return eigenvalues and vectors of centred inner products, and the penalty that leaves a ridge so many degrees at most."""
     values, vectors = np.linalg.eigh(_centred(inner))
     values = _spectrum(values)
@@ -195,7 +201,7 @@ def _penalty(values: np.ndarray, degrees: float) -> float:
     return float(np.exp(high))
 
 
-def _components(inner: np.ndarray) -> np.ndarray:
+def components(inner: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "people components"]:
     """Return the principal component scores of people, those of largest variance first."""
     values, vectors = np.linalg.eigh(_centred(inner))
     kept = np.flatnonzero(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL))[::-1]
@@ -203,7 +209,8 @@ def _components(inner: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _standardised(columns: np.ndarray) -> np.ndarray:
+def standardised(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people varying"]:
+    """Return the columns that vary, with mean 0 and standard deviation 1."""
     spread = columns.std(axis=0)
     varies = spread > 1e-9 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), _SMALL)
     standard: np.ndarray = (columns[:, varies] - columns[:, varies].mean(axis=0)) / spread[varies]
