@@ -6,8 +6,8 @@ these tell K: that is what is measured, rather than a floor taken off. A table i
 
 - the test (`p` of `leakage`) compares the strongest reader of all levels with what it is where labels are exchanged as K would
   have it (`conditional_exchange.py`): exact where nothing is kept, and the choice of the strongest is in it (Westfall and Young
-  1993). Readers see shifts, spreads, covariances, products and single columns; `leakage_shape` is the same test of all readers
-  but those of means, of which the next figure gives the size;
+  1993). Readers see shifts, spreads, covariances, products and single columns. `leakage_shape` is the same test of readers of
+  all that is not a mean (`ShapeReaders`): means, of which the next figure gives the size, are taken out before they look;
 - the size (`leakage_excess`) is what a linear reader taught by four fifths of the people tells of the others, over what it tells
   under exchanged labels: a ridge regression of r, cross-fitted in five parts and three times over, judged by the AUC in
   which members of a level weigh 1 - e and others e. These overlap weights (Li, Morgan and Zaslavsky 2018) make both alike in the
@@ -271,7 +271,7 @@ def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: b
         f" {read.any.reader}, {read.any.strength:.1f} standard deviations over exchanged labels"
     )
     lower, bound = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_ONE_SIDED, _ONE_SIDED))
-    shape = f"standard deviations over exchanged labels of the strongest reader but those of means{over}, {read.shape.reader}"
+    shape = f"standard deviations over exchanged labels of the strongest reader, means taken out{over}: {read.shape.reader}"
     p_margin = float(norm.sf((margin - read.excess) / read.error)) if read.error > 0 else float(read.excess >= margin)
     shown = "shown to be under" if bound < margin else "not shown to be under"
     return [
