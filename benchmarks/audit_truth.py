@@ -29,8 +29,8 @@ from medrep.config import SHIPPED
 from medrep.tracking.gates import Bound, Gate, Gates, read_gates
 
 SEEDS, QUICK, LEVEL, POWER = 200, 20, 0.05, 0.9
-FEWER = {400: 100, 800: 20}
-"""Seeds of audits of so many people, which take seconds."""
+FEWER = {60: 100, 120: 100, 200: 100, 400: 50, 800: 20}
+"""Seeds of decisions on audits of so many people, each of which takes a second or several."""
 SMALL = {"tiny1": 1, "tiny2": 2, "tiny5": 5}
 FAIRLEARN_BOUND = 0.3  # of a standard deviation, or of 1.0 for a rate
 DRAWS, PERMUTATIONS = 200, 199
