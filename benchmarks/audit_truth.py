@@ -104,7 +104,11 @@ def judge_decisions(decided: pd.DataFrame) -> list[Line]:
             if least and row["export"] == "clean":
                 passed = row["passed"] >= least
                 lines.append(Line("audit_truth", f"{name}: passes >= {least:g}", f"{row['passed']:.3f}", passed))
-        elif row["export"] in {"Bayes AUC 0.75", "Bayes AUC 0.7"} and row["people"] in {120, 200}:
+        elif (row["people"], row["export"]) in {
+            (120, "Bayes AUC 0.75"),
+            (200, "Bayes AUC 0.7"),
+            (200, "Bayes AUC 0.75"),
+        }:
             passed = row["passed"] <= 0.1
             lines.append(Line("audit_truth", f"{name}: passes <= .10", f"{row['passed']:.3f}", passed))
         elif row["people"] == 400 and "Bayes" not in row["export"]:
