@@ -44,7 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     retired = partial.with_name(f"{partial.name}-old")
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        _share(partial)
         if path.exists():
             path.replace(retired)
         partial.replace(path)
@@ -63,6 +63,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as indented JSON, atomically; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _share(folder: Path) -> None:
+    """Let others read a folder and what it holds as far as the umask does, whatever a library made of it."""
+    mask = _umask()
+    folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _flush(path: Path) -> None:

@@ -19,9 +19,7 @@ from medrep.cohort.support import Outside, outside_json
 from medrep.cohort.visits import Visit
 from medrep.errors import MedrepError, listed
 from medrep.export.derivative import write_tsv
-
-STATE = ".medrep"
-"""The folder in OUT that holds journals, the model and who is in the cohort."""
+from medrep.outputs import STATE, is_output, not_ours
 
 COMPLETE = "dataset_description.json"
 """Written last: whoever sees it in OUT sees everything."""
@@ -151,12 +149,13 @@ def open_job(
     identity = {"format": _FORMAT, "version": __version__, **identity}
     if overwrite and part.count > 1:
         raise MedrepError("--overwrite would have each part delete the others; remove OUT first, or give another")
-    strangers = sorted(path.name for path in out.iterdir()) if out.is_dir() and not (out / STATE).exists() else []
-    if strangers and not overwrite:
-        raise MedrepError(
-            f"{out}: already holds files ({', '.join(strangers[:4])}); give another OUT, or pass --overwrite to replace"
-            " the folder"
-        )
+    held = (
+        sorted(path.name for path in out.iterdir() if path.name != STATE or path.is_symlink()) if out.is_dir() else []
+    )
+    if held and not is_output(out):
+        raise MedrepError(not_ours(out, held))
+    if held and not (out / STATE / "job.json").exists() and not overwrite:
+        raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")
     (out / STATE).mkdir(parents=True, exist_ok=True)
     with FileLock(out / STATE / "job.lock"):
         found = _read(out)

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from medrep import __version__
-from medrep.atomic import atomic_folder, write_json
+from medrep.atomic import write_json
 from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
@@ -32,6 +32,7 @@ from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepErro
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
 from medrep.models import ConditionalVae
+from medrep.outputs import output_folder
 from medrep.shipped import SHIPPED
 from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.seals import seal_of, sealed
@@ -196,7 +197,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         "seed": request.seed,
     }
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         write_tsv(partial / "audit.tsv", result.findings)
         if len(result.latents):
             write_tsv(partial / "latent_diagnostics.tsv", result.latents)

@@ -10,7 +10,7 @@ import pandas as pd
 from joblib import cpu_count
 
 from medrep.batch.finish import finish
-from medrep.batch.job import STATE, Job, fingerprint, open_job
+from medrep.batch.job import Job, fingerprint, open_job
 from medrep.batch.ledger import ALONE, TOGETHER, Ledger, Trial, read_history
 from medrep.batch.local_pool import LocalPool
 from medrep.batch.merge import Merged
@@ -26,6 +26,7 @@ from medrep.console import Console
 from medrep.errors import listed
 from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, Model
+from medrep.outputs import STATE
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
 
 _ADAPTING = "adapting.jsonl"

@@ -20,6 +20,7 @@ from medrep.console import Console
 from medrep.export.cohorts import TRUTH
 from medrep.export.derivative import write_tsv
 from medrep.export.pictures import Row, before_and_after
+from medrep.outputs import mark_output
 
 PEOPLE, SITES, COMPONENTS = 240, 4, 30
 _LABELLED = Input(kind="volume", desc="residualized")
@@ -40,6 +41,7 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
     from medrep.report.build import write_report
 
     check_output(out, overwrite=overwrite)
+    mark_output(out)
     raw = Input(kind="volume")
     console.say(f"1/4 generate {PEOPLE} brains at {SITES} sites")
     simulate_cohort(out / "cohort", "volume", PEOPLE, SITES, seed, console, overwrite=overwrite)

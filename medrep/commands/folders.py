@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medrep.errors import MedrepError
+from medrep.outputs import is_output, not_ours
 
 
 def check_output(out: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
@@ -17,7 +18,10 @@ def check_output(out: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -
         MedrepError: With what to do.
     """
     refuse_input(out, inputs)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if held and not is_output(out):
+        raise MedrepError(not_ours(out, held))
+    if held and not overwrite:
         raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")
 
 

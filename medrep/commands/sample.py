@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from medrep import __version__
-from medrep.atomic import atomic_folder
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
@@ -18,6 +17,7 @@ from medrep.errors import CohortError, ModelError
 from medrep.export.derivative import MeshFormat
 from medrep.export.samples import write_samples
 from medrep.models import AdditiveShape, ConditionalVae
+from medrep.outputs import output_folder
 
 
 def sample(
@@ -68,7 +68,7 @@ def sample(
         "MedrepVersion": __version__,
         "Seed": seed,
     }
-    with atomic_folder(out) as partial, console.track("draw", len(frame)) as advance:
+    with output_folder(out) as partial, console.track("draw", len(frame)) as advance:
         chosen = drawn.loc[frame.index]
         if isinstance(model, AdditiveShape):
             from medrep.export.shape_cohorts import write_shape_samples  # libigl, which only shapes need

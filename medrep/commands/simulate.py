@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medrep.atomic import atomic_folder
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
@@ -19,6 +18,7 @@ from medrep.config import read_config
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, listed
 from medrep.export.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
+from medrep.outputs import output_folder
 from medrep.simulate import (
     CovariateEffect,
     SiteEffect,
@@ -67,7 +67,7 @@ def simulate_cohort(
     """
     check_output(out, overwrite=overwrite)
     participants = simulate_participants(people, n_sites=sites, seed=seed)
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         if kind == "features":
             simulated = simulate_features(participants, seed=seed)
             write_feature_cohort(partial, participants, simulated.features, simulated.clean, simulated.truth)
@@ -149,7 +149,7 @@ def plant_effects(
     console.say(f"{len(cohort)} people from {source}")
     console.notes(cohort.notes)
     table, values = _covariates(cohort, effects, sites, seed)
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         if cohort.features is not None:
             _plant_features(partial, cohort, table, values, seed)
         elif wanted.kind == "shape":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medrep.atomic import atomic_folder, write_text
+from medrep.atomic import write_text
 from medrep.audit.interactions import sample_columns
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
@@ -36,6 +36,7 @@ from medrep.models import MODELS, AdditiveShape, Model, Workplace
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import FEW
+from medrep.outputs import output_folder
 from medrep.tracking.stores import find_store
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
 from medrep.training.processes import rank, together
@@ -142,7 +143,7 @@ def train(
     console.phase("write")
     fingerprint = cohort_fingerprint(marks)
     rows = TrainingRows.of([trace for _, trace in taken], fingerprint, config.seed)
-    with atomic_folder(out) as partial:
+    with output_folder(out) as partial:
         content, arrays = model.state()
         saved = Checkpoint(
             model.kind,

@@ -1,6 +1,7 @@
 """Model folders: safetensors and JSON, never pickle."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -87,12 +88,28 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
+def refuse_unreadable(folder: Path) -> None:
+    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged.
+
+    Raises:
+        ModelError: With the files, and what to do.
+    """
+    closed = [folder] if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK) else []
+    closed = closed or [
+        folder / name for name in _FILES if (folder / name).exists() and not os.access(folder / name, os.R_OK)
+    ]
+    if closed:
+        names = ", ".join(map(str, sorted(closed)))
+        raise ModelError(f"{names}: you may not read it; ask its owner to let you (chmod -R a+rX)")
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a model folder without running anything that is in it.
 
     Raises:
         ModelError: Not a model folder, foreign files in it, a newer format, or damaged weights.
     """
+    refuse_unreadable(folder)
     if not (folder / "model.json").is_file():
         raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
