@@ -271,7 +271,9 @@ def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: b
         f" {read.any.reader}, {read.any.strength:.1f} standard deviations over exchanged labels"
     )
     lower, bound = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_ONE_SIDED, _ONE_SIDED))
-    shape = f"standard deviations over exchanged labels of the strongest reader, means taken out{over}: {read.shape.reader}"
+    shape = (
+        f"standard deviations over exchanged labels of the strongest reader, means taken out{over}: {read.shape.reader}"
+    )
     p_margin = float(norm.sf((margin - read.excess) / read.error)) if read.error > 0 else float(read.excess >= margin)
     shown = "shown to be under" if bound < margin else "not shown to be under"
     return [
