@@ -152,7 +152,7 @@ def audit_leakage(
         read = _read(asked, readers, seed)
         found += _of_table(f"{table}/{name}", asked, read, margin, given=bool(kept.shape[1]))
         people = (trained or {}).get(table, {})
-        counts = np.array([people.get(level, 0) for level in asked.names or ("",)], dtype=float)
+        counts = np.array([people.get(level, 0.0) for level in asked.names or ("",)])
         if counts.all():
             found.append(_beyond_training(f"{table}/{name}", asked, readers, read, counts, seed))
     return found
