@@ -140,7 +140,7 @@ def _decided(people: int, export: str, seed: int) -> dict[str, str]:
     """Return what each file of gates says of one export, the rule of before, and fairlearn's gap."""
     data, site = leaking(people, export, seed)
     scans = len(data) // people
-    training = int(export.split()[-3]) if export.startswith("a model") else 10**6
+    training = float(export.split()[-3]) if export.startswith("a model") else 1e6
     found = findings_table(
         audit_leakage(
             {"exported": data},

@@ -22,6 +22,7 @@ class Audited:
         frame: Their covariates, in the model's schema; index: key.
         table: Everything that participants.tsv says of them; same index.
         target: Removed covariate -> where it is moved to.
+        trained: How many people the model learned from; 0 where that is not known.
     """
 
     model: Model
@@ -29,6 +30,7 @@ class Audited:
     frame: pd.DataFrame
     table: pd.DataFrame
     target: Mapping[str, str | float]
+    trained: int = 0
 
     @property
     def schema(self) -> CovariateSchema:
@@ -71,13 +73,16 @@ class Audited:
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
 
-    def people_of_training(self, name: str) -> dict[str, int]:
-        """Return how many people of training had each level of a covariate; of a number, of another one that has levels."""
-        of_levels = (
-            one for one in map(self.schema.__getitem__, (name, *self.schema.names)) if isinstance(one, Categorical)
-        )
-        fitted = next(of_levels, None)
-        return dict(zip(fitted.levels, fitted.counts, strict=True)) if fitted else {}
+    def people_of_training(self, name: str) -> dict[str, float]:
+        """Return how many people of training had each level of a covariate, or any number ("").
+
+        The schema counts scans: people are shared out as these are. Nothing where it is not known how many there were.
+        """
+        fitted = self.schema[name]
+        if not self.trained or not isinstance(fitted, Categorical):
+            return {"": float(self.trained)} if self.trained else {}
+        scans = sum(fitted.counts)
+        return {level: count * self.trained / scans for level, count in zip(fitted.levels, fitted.counts, strict=True)}
 
     def scaled(self, names: tuple[str, ...]) -> Float[np.ndarray, "people width"]:
         """Return covariates as a matrix: standardised numbers, and a column a level."""

@@ -103,7 +103,7 @@ def audit_leakage(
     participants: Shaped[np.ndarray, " people"],
     kept: Float[np.ndarray, "people width"],
     seed: int,
-    trained: Mapping[str, Mapping[str, int]] | None = None,
+    trained: Mapping[str, Mapping[str, float]] | None = None,
     margin: float = MARGIN,
     permutations: int = PERMUTATIONS,
     min_n: int = MIN_N,
@@ -118,7 +118,7 @@ def audit_leakage(
         participants: Whose each row is.
         kept: Scaled kept covariates; without columns nothing is kept.
         seed: Of every random step.
-        trained: Table -> level -> how many people of training told what the level does to it; of a number, any names will do.
+        trained: Table -> level, or "" of a number -> how many people told the model what it does.
         margin: What `leakage_equivalence` asks the excess to be under, in units of the figure.
         permutations: Exchanges of labels.
         min_n: Fewest participants.
@@ -152,8 +152,8 @@ def audit_leakage(
         read = _read(asked, readers, seed)
         found += _of_table(f"{table}/{name}", asked, read, margin, given=bool(kept.shape[1]))
         people = (trained or {}).get(table, {})
-        if people and all(people.get(level, 0) > 0 for level in asked.names or people):
-            counts = np.array([people[level] for level in asked.names] if asked.names else [sum(people.values())])
+        counts = np.array([people.get(level, 0.0) for level in asked.names or ("",)])
+        if counts.all():
             found.append(_beyond_training(f"{table}/{name}", asked, readers, read, counts, seed))
     return found
 
@@ -229,7 +229,7 @@ def _strongest(
 
 
 def _beyond_training(
-    group: str, asked: _Asked, readers: TableReaders, read: _Read, counts: Int[np.ndarray, " directions"], seed: int
+    group: str, asked: _Asked, readers: TableReaders, read: _Read, counts: Float[np.ndarray, " directions"], seed: int
 ) -> Finding:
     """Return the excess less that of a model without any fault but how few people of training tell what labels do."""
     rng = np.random.default_rng([seed, 2])
@@ -245,7 +245,7 @@ def _beyond_training(
     left = float(np.mean(figures)) - read.by_chance
     error = max(read.error, float(np.std(figures, ddof=1))) * (1 + 1 / len(figures)) ** 0.5
     low, high = (float(np.clip(read.excess - left + k * error, -1, 1)) for k in (-_Z, _Z))
-    of = f"{counts.min()} to {counts.max()} people a level" if asked.levels else f"{counts[0]} people"
+    of = f"{counts.min():.0f} to {counts.max():.0f} people a level" if asked.levels else f"{counts[0]:.0f} people"
     note = f"{'AUC' if asked.levels else 'R2'}; {left:.3f} is what a model without fault leaves that learned from {of}"
     return Finding("leakage_beyond_training", group, asked.people, read.excess - left, low, high, note=note)
 

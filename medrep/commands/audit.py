@@ -169,7 +169,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         marks = [row_fingerprint(row) for row in data]
         refuse_trained(cohort, data, rows)
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
-        audited = Audited(model, data, frame, cohort.table, target)
+        audited = Audited(model, data, frame, cohort.table, target, int(checkpoint.cohort.get("people", 0)))
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
     people = cohort.table["participant_id"].astype(str).nunique()

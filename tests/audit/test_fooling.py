@@ -43,7 +43,7 @@ def measured(frame: pd.DataFrame, seed: int, site_effect: float) -> np.ndarray:
 def audit(model: LinearModel, frame: pd.DataFrame, data: np.ndarray, outcome: np.ndarray) -> Decision:
     frame = model.schema.transfer(frame)
     table = frame.assign(participant_id=frame.index, diagnosis=outcome)
-    audited = Audited(model, data, frame, table, model.schema.references(["site"]))
+    audited = Audited(model, data, frame, table, model.schema.references(["site"]), trained=300)
     found = run_audit(audited, AuditOptions(outcome="diagnosis"))
     return read_gates(SHIPPED / "gates.yaml").judge(found.findings)
 
@@ -114,3 +114,14 @@ def test_a_proper_model_is_not_refused(training) -> None:
     decision = audit(model, others, data, outcome_of(data, 3))
     assert decision.verdict != "refused", decision.reasons
     assert replace(decision).warnings == ()
+
+
+def test_people_of_training_are_counted_and_not_their_scans(training) -> None:
+    frame, _ = training
+    scans = frame.loc[np.repeat(frame.index, 3)].set_axis([f"sub-{k}" for k in range(900)])
+    schema = CovariateSchema.fit(scans, DECLARED)
+    model = LinearModel.fit(measured(scans, 0, 0.0), schema.transfer(scans), schema, named(20), LinearSettings())[0]
+    audited = Audited(model, measured(scans, 0, 0.0), scans, scans, {"site": "S0"}, trained=300)
+    assert audited.people_of_training("site") == {"S0": 150.0, "S1": 150.0}
+    assert audited.people_of_training("age") == {"": 300.0}
+    assert replace(audited, trained=0).people_of_training("site") == {}

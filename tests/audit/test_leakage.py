@@ -251,7 +251,7 @@ def planted(people: int, training: int, seed: int, *, fault: float = 0.0, number
     errors[0] += fault * mixed.sum(axis=0)
     labels = rng.normal(size=people) if number else rng.permutation(np.arange(people) % 2)
     steps = labels[:, None] * errors[:1] if number else errors[labels]
-    known = {"exported": {"0": training, "1": training} if not number else {"": training}}
+    known = {"exported": dict.fromkeys([""] if number else ["0", "1"], float(training))}
     return rng.normal(size=(people, 30)) @ mixed + steps, labels if number else labels.astype(str), known
 
 
@@ -283,9 +283,9 @@ def test_nothing_is_said_of_levels_that_nobody_of_training_had():
         None,
         {},
         {"exported": {}},
-        {"exported": {"0": 40}},
-        {"exported": {"0": 40, "1": 0}},
-        {"raw": {"0": 40, "1": 40}},
+        {"exported": {"0": 40.0}},
+        {"exported": {"0": 40.0, "1": 0.0}},
+        {"raw": {"0": 40.0, "1": 40.0}},
     ):
         found, _ = audited(table, labels, trained=known)
         assert "leakage_beyond_training" not in found

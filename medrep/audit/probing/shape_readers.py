@@ -16,7 +16,9 @@ from medrep.audit.probing.table_readers import (
     MOST_PAIRED,
     TableReaders,
     bends,
+    clipped_squares,
     components,
+    largest,
     ridge,
     standardised,
     strongest,
@@ -82,12 +84,9 @@ class ShapeReaders:
             ((size.T @ rest) ** 2).sum(axis=0) / whole,
             (spread**2).sum(axis=0) / whole,
         ]
-        squares = bends(_without(self.columns, base))
-        found += strongest(standardised(squares[:, squares.shape[1] // 2 :]), rest, whole)
-        paired = _without(self.paired, base)
-        one, other = np.triu_indices(paired.shape[1], 1)
-        found += strongest(standardised(paired[:, one] * paired[:, other]), rest, whole)
-        return np.stack(found)
+        squares = clipped_squares(_without(self.columns, base))
+        found += strongest(standardised(squares), rest, whole)
+        return np.stack([*found, *_strongest_pairs(_without(self.paired, base), rest, whole)])
 
     @cached_property
     def _bends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +108,20 @@ class ShapeReaders:
         axes = bent.T @ vectors[:, used] / np.sqrt(values[used] * width)
         directions: np.ndarray = axes / np.sqrt((values[used] + penalty) * width)
         return directions
+
+
+def _strongest_pairs(
+    columns: Float[np.ndarray, "people paired"],
+    rest: Float[np.ndarray, "people outputs"],
+    whole: Float[np.ndarray, " outputs"],
+) -> list[Float[np.ndarray, " outputs"]]:
+    """Return what `strongest` returns of products of two columns, without making them."""
+    one, other = np.triu_indices(columns.shape[1], 1)
+    people, square = len(columns), columns**2
+    spread = (square.T @ square / people - (columns.T @ columns / people) ** 2)[one, other]
+    varies = spread > 1e-12 * max(float(spread.max(initial=0.0)), _SMALL)
+    told = np.stack([(columns.T @ (columns * own[:, None]))[one, other][varies] for own in rest.T], axis=1)
+    return largest(told**2 / (people * spread[varies, None] * whole))
 
 
 def _without(columns: np.ndarray, base: np.ndarray) -> np.ndarray:

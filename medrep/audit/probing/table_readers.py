@@ -151,7 +151,13 @@ class TableReaders:
 
 def bends(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people bent"]:
     """Return sizes of standardised values and their squares, side by side."""
-    return np.concatenate([np.abs(columns), np.clip(columns, -_FARTHEST, _FARTHEST) ** 2], axis=1)
+    return np.concatenate([np.abs(columns), clipped_squares(columns)], axis=1)
+
+
+def clipped_squares(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+    """Return squares of standardised values, those far out no larger than a few standard deviations'."""
+    squares: np.ndarray = np.clip(columns, -_FARTHEST, _FARTHEST) ** 2
+    return squares
 
 
 def strongest(
@@ -160,10 +166,14 @@ def strongest(
     whole: Float[np.ndarray, " draws"],
 ) -> list[Float[np.ndarray, " draws"]]:
     """Return the largest, and the sum of the five largest, squared correlations of standardised columns with each of ``rest``."""
-    squared = (columns.T @ rest) ** 2 / (len(rest) * whole)
-    squared = np.concatenate([squared, np.zeros((_SOME, rest.shape[1]))])
-    largest = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
-    return [largest.max(axis=0), largest.sum(axis=0)]
+    return largest((columns.T @ rest) ** 2 / (len(rest) * whole))
+
+
+def largest(squared: Float[np.ndarray, "columns draws"]) -> list[Float[np.ndarray, " draws"]]:
+    """Return the largest figure, and the sum of the five largest, of each draw."""
+    squared = np.concatenate([squared, np.zeros((_SOME, squared.shape[1]))])
+    ends = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
+    return [ends.max(axis=0), ends.sum(axis=0)]
 
 
 def _centred(form: np.ndarray) -> np.ndarray:

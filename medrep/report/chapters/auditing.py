@@ -15,9 +15,17 @@ from medrep.tracking.audits import read_audit
 _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "What probes read",
-        "Strongest of four probes, trained on one half of these people and judged on the other. The excess is over the floor of"
-        " exchanged labels and over what the kept covariates tell by themselves.",
-        ("leakage", "leakage_kept", "leakage_excess", "leakage_equivalence"),
+        "A linear reader taught by four fifths of these people, among people alike in the kept covariates. The excess is over"
+        " exchanged labels; beyond training: over what a model without fault leaves that learned from as few people. Shape:"
+        " whatever is not a mean.",
+        (
+            "leakage",
+            "leakage_kept",
+            "leakage_excess",
+            "leakage_beyond_training",
+            "leakage_shape",
+            "leakage_equivalence",
+        ),
     ),
     ("What depends on covariates", "Distance correlation, bias-corrected.", ("dependence", "dependence_given_kept")),
     (
@@ -29,7 +37,15 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "What is left of the person and of the outcome",
         "Before and after.",
-        ("reidentification", "reidentification_change", "test_retest", "identity_kept", "utility", "utility_change"),
+        (
+            "reidentification",
+            "reidentification_change",
+            "test_retest",
+            "identity_kept",
+            "variance_kept",
+            "utility",
+            "utility_change",
+        ),
     ),
     (
         "Latents",
