@@ -10,6 +10,7 @@ STATE = ".medrep"
 """The folder in OUT that says that medrep wrote it; a batch keeps its journals, the model and who is in the cohort there."""
 
 _MARK = "output.json"
+_MARKS = (_MARK, "job.json")  # a batch's description of its job is one as well
 
 
 @contextmanager
@@ -26,8 +27,9 @@ def mark_output(folder: Path) -> None:
 
 
 def is_output(folder: Path) -> bool:
-    """Say whether medrep wrote a folder; a link is no mark."""
-    return (folder / STATE).is_dir() and not (folder / STATE).is_symlink()
+    """Say whether medrep wrote a folder; a link is no mark, nor is an empty folder of that name."""
+    state = folder / STATE
+    return not state.is_symlink() and any((state / name).is_file() for name in _MARKS)
 
 
 def not_ours(out: Path, held: Sequence[str]) -> str:

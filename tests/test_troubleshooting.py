@@ -27,6 +27,7 @@ from filelock import FileLock
 from medrep.audit.findings import Finding
 from medrep.batch.journal import Journal
 from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
+from medrep.outputs import mark_output
 from medrep.tracking.signatures import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
@@ -444,8 +445,14 @@ def no_database(work: Workplace) -> int:
 
 def occupied(work: Workplace) -> int:
     out = work.folder()
-    (out / "notes.txt").write_text("mine")
+    mark_output(out)
     return run("train", work.cohort, out)
+
+
+def strangers_output(work: Workplace) -> int:
+    out = work.folder()
+    (out / "notes.txt").write_text("mine")
+    return run("train", work.cohort, out, "--overwrite")
 
 
 def interrupted(work: Workplace) -> int:
@@ -719,6 +726,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
     # Output folders
     "already holds files": occupied,
+    "holds files that medrep did not write": strangers_output,
     "is or holds the input": lambda w: run("train", w.cohort, w.cohort.parent),
     "interrupted; nothing half-written is left": interrupted,
     "is a file; give a folder for OUT": lambda w: run("train", w.cohort, w.cohort / "participants.tsv"),

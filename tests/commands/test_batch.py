@@ -222,7 +222,7 @@ def test_files_of_somebody_else_are_never_mixed_with(
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     assert run("score", bids_cohort, tmp_path, "--model", bids_model, "--quiet") == 1
-    assert "already holds files (notes.txt)" in capsys.readouterr().err
+    assert "holds files that medrep did not write (notes.txt)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert run("merge", tmp_path, "--quiet") == 1
     assert "no batch was begun here" in capsys.readouterr().err

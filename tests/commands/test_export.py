@@ -207,11 +207,11 @@ def test_output_is_never_mixed_with_what_is_there(
     (out / "precious.txt").write_text("mine")
     command = ("export", table_cohort, out, "--model", table_model, "--remove", "site")
     assert run(*command) == 1
-    assert "already holds files" in capsys.readouterr().err
-    assert (out / "precious.txt").read_text() == "mine"
+    assert "holds files that medrep did not write (precious.txt)" in capsys.readouterr().err
     assert run("export", table_cohort, table_cohort, "--model", table_model, "--remove", "site", "--overwrite") == 1
     assert (table_cohort / "features.tsv").exists()
-    assert run(*command, "--overwrite") == 0
+    assert run(*command, "--overwrite") == 1
+    assert (out / "precious.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 

@@ -31,7 +31,7 @@ def test_a_number_of_people_is_drawn_as_a_cohort(
     out = tmp_path / "drawn"
     assert run("sample", out, "--model", model, "--n", 200, "--seed", 2) == 0
     assert "200 drawn" in capsys.readouterr().out
-    names = ["dataset_description.json", "features.json", "features.tsv", "participants.tsv"]
+    names = [".medrep", "dataset_description.json", "features.json", "features.tsv", "participants.tsv"]
     assert sorted(path.name for path in out.iterdir()) == names
     people, features = read(out / "participants.tsv"), read(out / "features.tsv")
     assert people["participant_id"].tolist() == features["participant_id"].tolist()

@@ -22,6 +22,7 @@ def edited(cohort: Path, folder: Path, name: str, edit) -> Path:
 def test_train_leaves_a_model_its_history_and_its_configuration(table_cohort: Path, tmp_path: Path) -> None:
     assert run("train", table_cohort, tmp_path / "m", "--set", "settings.spline_degrees=1") == 0
     assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
+        ".medrep",
         "config.yaml",
         "history.tsv",
         "model",
