@@ -18,7 +18,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 from medrep.cohort.covariates import Continuous, CovariateSchema, membership
 from medrep.models.design import Design
@@ -216,7 +215,7 @@ def _shares(residuals: np.ndarray, basis: np.ndarray, directions: list[np.ndarra
 
 def _combined(statistics: Float[np.ndarray, "draws two"]) -> float:
     """Return the p of the better of two statistics; the first draw is the one observed."""
-    best = (rankdata(-statistics, method="max", axis=0) / len(statistics)).min(axis=1)
+    best = (pd.DataFrame(-statistics).rank(method="max").to_numpy() / len(statistics)).min(axis=1)
     return float((best <= best[0]).mean())
 
 

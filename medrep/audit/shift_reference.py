@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.covariance import ledoit_wolf
 
 ONE_SIDED = ("reconstruction_error", "deviation")
 """Statistics of which only too much is odd: nobody is unlike others for fitting well."""
@@ -169,6 +168,8 @@ def _scale(
 
 def _whitening(deviation: Float[np.ndarray, "people statistics"]) -> Float[np.ndarray, "statistics statistics"]:
     """Return w with w^T c w = I for the covariance c, shrunk so that it has full rank."""
+    from sklearn.covariance import ledoit_wolf  # half a second, which only calibration needs
+
     values, vectors = np.linalg.eigh(ledoit_wolf(deviation, assume_centered=True)[0])
     whitening: np.ndarray = vectors / np.sqrt(np.maximum(values, _LEAST))
     return whitening

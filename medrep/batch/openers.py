@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from medrep.batch.shift_judge import saved_judge
 from medrep.cohort.inputs import Input, saved_input
 from medrep.export.derivative import MeshFormat, Removal
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.export.scoring import Scorer, image_scores
-from medrep.models import ConditionalVae, Model, restore_model
+from medrep.models import Model, is_vae, restore_model
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import How
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
+from medrep.training.schedule import has_cuda
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,6 @@ def image_moves(mover: Mover, wanted: Input, asked: OpenMoves) -> Step:
 def _loaded(folder: Path) -> tuple[Checkpoint, Model, Input]:
     checkpoint = load_checkpoint(folder)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    if isinstance(model, ConditionalVae) and torch.cuda.is_available():
+    if is_vae(model) and has_cuda():
         model.parts.network.to("cuda")
     return checkpoint, model, saved_input(checkpoint.input, str(folder))

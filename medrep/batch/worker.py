@@ -2,12 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
-import torch
 from threadpoolctl import threadpool_limits
 
 from medrep.batch.pools import attempt
@@ -27,11 +27,11 @@ def work(connection: Connection, opener: Opener) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
     with threadpool_limits(1):
         reply: list[Outcome] | OSError | MedrepError
         try:
             step = opener.open()
+            _one_thread()
         except (MedrepError, OSError) as error:
             connection.send(error)
             return
@@ -46,6 +46,13 @@ def work(connection: Connection, opener: Opener) -> None:
             except OSError as error:
                 reply = error
             connection.send(reply)
+
+
+def _one_thread() -> None:
+    """Keep torch, where the step needs it, to one thread: it counts its own, beside those of `threadpool_limits`."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Num
-from scipy import fft, stats
+from scipy import fft
 
 BANDS = 6
 AXES = ("x", "y", "z")
@@ -117,6 +117,8 @@ def _wavelets(values: Float32[np.ndarray, "x y z"]) -> list[float]:
     if not foreground.any():
         return [float(np.log(_FLOOR))] * (len(STATISTICS) - BANDS - 3) + [0.0, 0.0]
     tissue = np.sort(size[foreground].astype(np.float64))
+    from scipy import stats  # half a second, which only images need
+
     low, first, middle, signal, top = np.quantile(tissue, [0.05, 0.25, 0.5, 0.95, 0.99]).tolist()
     noise = corners[foreground]
     robust = 1.4826 * float(np.median(np.abs(noise)))

@@ -37,7 +37,7 @@ from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
-from medrep.models import Adaptation, ConditionalVae, LinearModel, Model
+from medrep.models import Adaptation, LinearModel, Model, is_vae
 from medrep.models.left_alone import left_alone
 from medrep.training.checkpoint import Checkpoint
 
@@ -185,7 +185,7 @@ def export(
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
-    if not isinstance(model, ConditionalVae):
+    if not is_vae(model):
         raise ModelError(
             f"--label-free: a {model.kind} model needs everybody's covariates; train with --config vae_features.yaml"
         )
@@ -214,7 +214,7 @@ def _described(
     if request.purpose == "counterfactual" and checkpoint.support:
         near = Support.from_json(checkpoint.support).near(model.schema, target)
     certificates: tuple[Certificate, ...] = ()
-    if isinstance(model, ConditionalVae) and request.purpose == "removal":
+    if is_vae(model) and request.purpose == "removal":
         learners = people * 4 // 5  # in the five folds of `--probe`
         certificates = model.certificates(request.remove, kept, learners=learners, label_free=request.label_free)
     return Removal(

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.ndimage import gaussian_filter
-from skimage.transform import resize
 
 
 def resized(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np.ndarray, "a b c"]:
     """Return an image on fewer voxels of the same box, smoothed first, so that nothing is missed between them."""
     if tuple(shape) == image.shape:
         return image.astype(np.float32)
+    from scipy.ndimage import gaussian_filter  # with scikit-image a second, which tables do not need
+    from skimage.transform import resize
+
     factors = np.array(image.shape) / np.array(shape)
     smooth = gaussian_filter(image.astype(np.float32), np.maximum(0, (factors - 1) / 2))
     return np.asarray(resize(smooth, tuple(shape), order=1, mode="edge", anti_aliasing=False), np.float32)

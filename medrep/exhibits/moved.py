@@ -15,9 +15,9 @@ from medrep.exhibits.scans import placed_scan
 from medrep.exhibits.spread import known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.trained import shown_person
+from medrep.export.derivative import described_name
 from medrep.export.features import align_features
 from medrep.export.mover import Mover
-from medrep.export.volumes import described_name
 from medrep.models import Model
 
 

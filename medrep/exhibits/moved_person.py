@@ -11,11 +11,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.lattice import grid_lattice
-from medrep.cohort.meshing import mesh_lattice
 from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.values_grid import Axis, combinations
-from medrep.models import AdditiveShape, Model
+from medrep.models import Model, is_shape
 
 MOST_COMBINATIONS = 120
 _MOST_CELLS = 5_000_000
@@ -46,7 +45,7 @@ def moved_person(
     """
     if not axes:
         return None
-    if isinstance(model, AdditiveShape):
+    if is_shape(model):
         return _organ(model, row, frame, axes)
     targets = combinations(axes)
     if model.columns.grid is None:
@@ -100,9 +99,13 @@ def _everywhere(
     return model.move(np.repeat(row[None], len(targets), axis=0), here, pd.DataFrame(targets))
 
 
-def _organ(model: AdditiveShape, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:
-    if model.population.moves != "displacement" or model.columns.grid is None or len(model.columns.grid.shape) != 3:
+def _organ(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:
+    if not is_shape(model) or model.population.moves != "displacement":
         return None
+    if model.columns.grid is None or len(model.columns.grid.shape) != 3:
+        return None
+    from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
+
     person = model.person(row, frame)
     lattice = grid_lattice(model.columns.grid)
     surface = mesh_lattice(person.own.values, lattice, _MESH_CELLS)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,8 @@ BIDS_VERSION = "1.10.0"
 
 OUTSIDE = "OutsideTraining"
 """Key of a sidecar that says how far a person lies outside the range of training; absent where nobody does."""
+
+_Place = TypeVar("_Place", bound=PurePath)
 
 MeshFormat = Literal["gifti", "stl", "ply"]
 """What the surface of an organ is written as."""
@@ -161,3 +163,19 @@ def write_description(folder: Path, name: str, sources: Sequence[str], content: 
         "SourceDatasets": [{"URL": source} for source in sources],
     }
     write_json(folder / "dataset_description.json", description)
+
+
+def described_name(relative: str, desc: str) -> PurePosixPath:
+    """Return the path of a derivative: the same place, ``desc-...`` before the suffix, always .nii.gz."""
+    path = PurePosixPath(relative)
+    stem = path.name.removesuffix(".gz")
+    for ending in (".nii", ".mgz", ".mgh", ".hdr", ".img"):
+        stem = stem.removesuffix(ending)
+    *entities, suffix = stem.split("_")
+    kept = [entity for entity in entities if not entity.startswith("desc-")]
+    return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + ".nii.gz")
+
+
+def sidecar(image: _Place) -> _Place:
+    """Return the JSON beside an image."""
+    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")

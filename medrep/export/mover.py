@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from medrep.cohort.support import outside_json, outside_training
 from medrep.export.derivative import OUTSIDE
-from medrep.models import ConditionalVae, Model
+from medrep.models import Model, is_vae
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Mover:
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""
-        if self.label_free and isinstance(self.model, ConditionalVae):
+        if self.label_free and is_vae(self.model):
             return self.model.remove_blind(data, list(self.target))
         return self.model.remove(data, frame, self.target)
 
@@ -43,6 +43,6 @@ class Mover:
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return the latents."""
-        if self.label_free and isinstance(self.model, ConditionalVae):
+        if self.label_free and is_vae(self.model):
             return self.model.encode_blind(data)
         return self.model.encode(data, frame)

@@ -18,12 +18,11 @@ from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import CohortError, ModelError
-from medrep.export.derivative import MeshFormat, Removal
+from medrep.export.derivative import MeshFormat, Removal, described_name, sidecar
 from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
-from medrep.export.volumes import described_name, sidecar
-from medrep.models import Adaptation, AdditiveShape, Model
+from medrep.models import Adaptation, Model, is_shape
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 128
@@ -105,7 +104,7 @@ def adapt_shapes(
 def _moved(mover: Mover, placed: PlacedShape, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the moved level on the grid, the latents, and how well each is known (empty where the model does not say)."""
     row = placed.row[None]
-    if not isinstance(mover.model, AdditiveShape):
+    if not is_shape(mover.model):
         return mover.move(row, frame)[0], mover.encode(row, frame)[0], np.zeros(0)
     there = mover.model.schema.moved(frame, mover.target)
     person = mover.model.person(placed.row, frame)

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,10 @@ from medrep.cohort.nifti import write_image
 from medrep.cohort.transforms import VolumePipeline
 from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import ModelError
-from medrep.export.derivative import Removal
+from medrep.export.derivative import Removal, described_name, sidecar
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
 from medrep.models import Adaptation, Model
-
-_Place = TypeVar("_Place", bound=PurePath)
 
 
 class MoveVolumes(Step):
@@ -82,19 +79,3 @@ def adapt_volumes(
             advance(1)
 
     return model.adapt(people())
-
-
-def described_name(relative: str, desc: str) -> PurePosixPath:
-    """Return the path of a derivative: the same place, ``desc-...`` before the suffix, always .nii.gz."""
-    path = PurePosixPath(relative)
-    stem = path.name.removesuffix(".gz")
-    for ending in (".nii", ".mgz", ".mgh", ".hdr", ".img"):
-        stem = stem.removesuffix(ending)
-    *entities, suffix = stem.split("_")
-    kept = [entity for entity in entities if not entity.startswith("desc-")]
-    return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + ".nii.gz")
-
-
-def sidecar(image: _Place) -> _Place:
-    """Return the JSON beside an image."""
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")

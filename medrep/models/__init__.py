@@ -1,25 +1,52 @@
-"""Models: each file's docstring is its model sheet. A new model is a class and one line here."""
+"""Models: each file's docstring is its model sheet. A new model is a class and one line here.
 
-from collections.abc import Mapping
-from typing import Any
+A kind is imported when it is asked for: torch, which networks need, takes seconds to import, and a linear model needs none.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
 from medrep.errors import ModelError
-from medrep.models.additive_shape import AdditiveShape
 from medrep.models.base import Adaptation, Columns, Model, Workplace
-from medrep.models.conditional_vae import ConditionalVae
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.scores import Scores
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.vae_settings import VaeSettings
 
-MODELS: dict[str, type[Model]] = {
-    "linear": LinearModel,
-    "conditional_vae": ConditionalVae,
-    "additive_shape": AdditiveShape,
+if TYPE_CHECKING:
+    from medrep.models.additive_shape import AdditiveShape
+    from medrep.models.conditional_vae import ConditionalVae
+
+_KINDS = {
+    "linear": ("medrep.models.linear", "LinearModel"),
+    "conditional_vae": ("medrep.models.conditional_vae", "ConditionalVae"),
+    "additive_shape": ("medrep.models.additive_shape", "AdditiveShape"),
 }
+
+
+class _Kinds(Mapping[str, type[Model]]):
+    """Kinds of models; reading one imports it."""
+
+    def __getitem__(self, kind: str) -> type[Model]:
+        module, name = _KINDS[kind]
+        found: type[Model] = getattr(import_module(module), name)
+        return found
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _KINDS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_KINDS)
+
+    def __len__(self) -> int:
+        return len(_KINDS)
+
+
+MODELS: Mapping[str, type[Model]] = _Kinds()
 
 __all__ = [
     "MODELS",
@@ -34,8 +61,27 @@ __all__ = [
     "ShapeSettings",
     "VaeSettings",
     "Workplace",
+    "is_shape",
+    "is_vae",
     "restore_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, known in _KINDS.values():
+        if name == known:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def is_vae(model: Model) -> TypeGuard["ConditionalVae"]:
+    """Say whether a model is a conditional VAE, without importing what only that kind needs."""
+    return model.kind == "conditional_vae"
+
+
+def is_shape(model: Model) -> TypeGuard["AdditiveShape"]:
+    """Say whether a model is an additive shape model, without importing what only that kind needs."""
+    return model.kind == "additive_shape"
 
 
 def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:

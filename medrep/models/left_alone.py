@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import Categorical, CovariateSchema, membership
+from medrep.models import is_vae
 from medrep.models.base import Model
 from medrep.models.column_support import FEW, NEVER, shown_cell
-from medrep.models.conditional_vae import ConditionalVae
 from medrep.models.linear import LinearModel
 from medrep.models.point_masses import PointMasses, background, find, sample_of, told
 
@@ -36,7 +36,7 @@ class Unmeasured(NamedTuple):
 
 def linear_layer(model: Model) -> LinearModel | None:
     """Return what moves location and scale in a model of columns; None for other models."""
-    if isinstance(model, ConditionalVae):
+    if is_vae(model):
         return model.parts.linear
     return model if isinstance(model, LinearModel) else None
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import gaussian_kde
 
 from medrep.errors import EvidenceError
 
@@ -71,6 +70,8 @@ class Unshrinking:
             raise EvidenceError(f"{people} people with one value cannot tell how far predictions are shrunk")
         slope, intercept = np.polyfit(truth, predicted, 1)
         # The width that is best for the slope of a normal density, which is more than for the density itself (Silverman 1986).
+        from scipy.stats import gaussian_kde  # half a second, which only this needs
+
         density = gaussian_kde(predicted, bw_method=(4 / (5 * people)) ** (1 / 7))
         step = 1e-4 * np.ptp(predicted)
         grid = np.linspace(predicted.min(), predicted.max(), _GRID)

@@ -32,6 +32,7 @@ from medrep.models.vae_parts import VaeParts
 from medrep.models.vae_settings import VaeSettings
 from medrep.models.vae_task import Task
 from medrep.nn.autoencoder import Autoencoder
+from medrep.training.devices import placed
 
 _COLLAPSED_NATS = 0.01
 _BEYOND = 64
@@ -220,7 +221,7 @@ def _fit_network(
     if settings.body_of(given.columns) == "linear":
         return network, plan, []
     fingerprint = _fingerprint(given, below.linear)
-    device = settings.training.placed()
+    device = placed(settings.training)
     if blind is not None:
         task = Task.of(blind.linear, given.data, given.frame, device)
         plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint, given.participants)

@@ -16,6 +16,7 @@ from medrep.models.vae_objective import VaeObjective
 from medrep.models.vae_settings import VaeSettings
 from medrep.models.vae_task import Task
 from medrep.nn.autoencoder import Autoencoder
+from medrep.training.devices import placed
 from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
@@ -106,7 +107,7 @@ def search(
         fingerprint: What the training depends on.
         participants: Whose each row is; the dependence is judged on one row of each.
     """
-    device = settings.training.placed()
+    device = placed(settings.training)
     chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
     first = list({participants[int(row)]: int(row) for row in reversed(chosen.tolist())}.values())
     single = torch.as_tensor(sorted(first), dtype=torch.int64).to(device)
@@ -146,7 +147,7 @@ def train(
     fingerprint: Mapping[str, object],
 ) -> list[tuple[int, str, float]]:
     """Train the network in place on everybody, as planned; return the history."""
-    network.to(settings.training.placed())
+    network.to(placed(settings.training))
     objective = VaeObjective(network, task, settings, plan.strength)
     everybody, nobody = torch.arange(len(task.contexts[0])), torch.zeros(0, dtype=torch.int64)
     state = fit_loop(

@@ -6,7 +6,7 @@ from typing import Literal
 from medrep.errors import ModelError
 from medrep.models.base import Columns
 from medrep.models.linear_settings import LinearSettings
-from medrep.nn.conditioning import Conditioning
+from medrep.nn.choices import Conditioning
 from medrep.training.schedule import Schedule
 
 Independence = Literal["distance_covariance", "hsic", "joint", "concatenated", "none"]

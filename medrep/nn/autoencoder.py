@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medrep.nn.conditioning import Conditioning
+from medrep.nn.choices import Conditioning
 from medrep.nn.conv import ConvDecoder, ConvEncoder
 from medrep.nn.mlp import MlpDecoder, MlpEncoder
 from medrep.nn.priors import PRIORS

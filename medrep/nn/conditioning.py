@@ -1,12 +1,10 @@
 """How covariates enter a network: they modulate features (FiLM, Perez 2018), or stand beside the input."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Conditioning = Literal["film", "concatenate"]
+from medrep.nn.choices import Conditioning
 
 
 class ConditionedLayer(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medrep.nn.conditioning import ConditionedLayer, Conditioning, zero_linear
+from medrep.nn.choices import Conditioning
+from medrep.nn.conditioning import ConditionedLayer, zero_linear
 
 LOG_BOUND = 5.0
 

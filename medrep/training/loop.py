@@ -11,7 +11,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from medrep.errors import ModelError
-from medrep.training.processes import average_gradients, own_share, rank, world_size
+from medrep.training.devices import autocast
+from medrep.training.gradients import average_gradients, own_share
+from medrep.training.processes import rank, world_size
 from medrep.training.schedule import Schedule
 from medrep.training.state import TrainingState, load_state, optimiser_tensors, restore, save_state
 
@@ -127,7 +129,7 @@ def _epoch(
     network.train()
     for people in torch.tensor_split(order, batches):
         optimiser.zero_grad(set_to_none=True)
-        with schedule.autocast(device):
+        with autocast(schedule, device):
             parts = trainee.objective(own_share(people).to(device), epoch)
         if not torch.isfinite(parts[TOTAL]):
             what = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in parts.items())
@@ -152,7 +154,7 @@ def _judge(trainee: Trainee, schedule: Schedule, seed: int, state: TrainingState
     if len(trainee.validation):
         trainee.network.eval()
         torch.manual_seed(_mixed(seed, -1))
-        with torch.no_grad(), schedule.autocast(device):
+        with torch.no_grad(), autocast(schedule, device):
             parts = trainee.objective(trainee.validation.to(device), schedule.epochs + schedule.warmup)
         state.rows += [(state.epoch, f"validation/{name}", float(value)) for name, value in parts.items()]
         loss = float(parts[TOTAL])

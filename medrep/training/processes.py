@@ -4,10 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-import torch.distributed as dist
-from torch import nn
-
 
 def rank() -> int:
     """Return the number of this process, 0 where there is only one."""
@@ -25,7 +21,13 @@ def together() -> Iterator[None]:
 
     Nothing to do for a single process, or where the caller's processes have met already.
     """
-    if world_size() == 1 or dist.is_initialized():
+    if world_size() == 1:
+        yield
+        return
+    import torch  # seconds, which a single process may not need
+    import torch.distributed as dist
+
+    if dist.is_initialized():
         yield
         return
     # Defaults of its functions keep the group of the moment of their import, and optimizers import it: imported after
@@ -40,19 +42,3 @@ def together() -> Iterator[None]:
         dist.barrier()  # who leaves while another still speaks to it makes that one abort
     finally:
         dist.destroy_process_group()
-
-
-def own_share(people: torch.Tensor) -> torch.Tensor:
-    """Return this process's share of a batch."""
-    return people[rank() :: world_size()]
-
-
-def average_gradients(network: nn.Module) -> None:
-    """Give every process the mean of all gradients."""
-    if world_size() == 1:
-        return
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(gradient)
-            parameter.grad = gradient / world_size()

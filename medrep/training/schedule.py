@@ -1,9 +1,7 @@
-"""Settings of a training run, and how they resolve on this machine."""
+"""Settings of a training run; `medrep.training.devices` says how they resolve on this machine."""
 
 from dataclasses import dataclass
 from typing import Literal
-
-import torch
 
 from medrep.errors import ModelError
 
@@ -51,7 +49,7 @@ class Schedule:
             for name in ("learning_rate", "clip")
             if not getattr(self, name) > 0
         ]
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and not has_cuda():
             wrong.append("device is cuda, but this machine has none; give auto or cpu")
         if wrong:
             raise ModelError("settings.training: " + "; ".join(wrong))
@@ -60,14 +58,9 @@ class Schedule:
         """Return the share of beta that counts in an epoch (from 0): a straight line that reaches 1 after `warmup`."""
         return min(1.0, (epoch + 1) / (self.warmup + 1))
 
-    def placed(self) -> torch.device:
-        """Return the device to train on."""
-        cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
-    def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which losses are computed."""
-        half = self.precision == "bfloat16" or (
-            self.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        return torch.autocast(device.type, torch.bfloat16, enabled=half)
+def has_cuda() -> bool:
+    """Say whether torch, which takes seconds to import, can use CUDA here."""
+    import torch
+
+    return torch.cuda.is_available()

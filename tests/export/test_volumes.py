@@ -1,6 +1,6 @@
 import pytest
 
-from medrep.export.volumes import described_name
+from medrep.export.derivative import described_name
 
 
 @pytest.mark.parametrize(

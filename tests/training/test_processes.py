@@ -10,8 +10,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
+from medrep.training.gradients import average_gradients, own_share
 from medrep.training.loop import TOTAL, Trainee, fit_loop
-from medrep.training.processes import average_gradients, own_share, rank, together, world_size
+from medrep.training.processes import rank, together, world_size
 from medrep.training.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]

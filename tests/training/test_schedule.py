@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import ModelError
+from medrep.training.devices import autocast, placed
 from medrep.training.schedule import Schedule
 
 
@@ -35,6 +36,6 @@ def test_beta_rises_in_a_straight_line_and_stays(warmup, epoch):
 
 @pytest.mark.parametrize(("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_precision_is_that_of_matrix_products(precision, expected):
-    with Schedule(precision=precision).autocast(torch.device("cpu")):
+    with autocast(Schedule(precision=precision), torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
-    assert Schedule(device="cpu").placed() == torch.device("cpu")
+    assert placed(Schedule(device="cpu")) == torch.device("cpu")
