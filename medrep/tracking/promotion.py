@@ -17,6 +17,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from medrep import __version__
 from medrep.errors import listed
+from medrep.masking import mask
 from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.gates import Decision, Gates, Judged, Verdict
@@ -103,7 +104,7 @@ def registered_audit(
             try:
                 Path(repository.download_artifacts(f"audit/{name}", folder)).replace(Path(folder) / name)
             except (MlflowException, OSError) as error:
-                problems.append(f"{name}: {' '.join(str(error).split())[:200]}")
+                problems.append(f"{name}: {' '.join(mask(str(error)).split())[:200]}")
         if problems:
             raise RegistryError(listed(f"{where}: its audit cannot be fetched", problems, "register the model again"))
         if audit_digest(Path(folder)) != version.tags[AUDIT_DIGEST]:
