@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -38,6 +37,7 @@ from medrep.tracking.versions import (
     pass_tag,
     passed_of,
 )
+from medrep.yaml_texts import read_yaml
 
 UNSEEN = "nobody audited was in training"
 """The gate that every promotion has, beside those of the file."""
@@ -154,7 +154,7 @@ def _write_down(
         "audit_digest": version.tags[AUDIT_DIGEST],
         **of,
         "gates_digest": gates.digest,
-        "gates": yaml.safe_load(gates.source),
+        "gates": read_yaml(gates.source),
         "decision": decision.to_json(),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
