@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One part of a cohort a task; a task that was ended goes on where it was. From a folder that all nodes share:
 #   job=$(sbatch --parsable --array=0-15 docker/slurm_array.sh score /data/cohort /data/scores --model /data/trained/model)
+#   sbatch --array=5,7,11 docker/slurm_array.sh score /data/cohort /data/scores --model /data/trained/model --num-parts 16  # again
 #   sbatch --dependency=afterany:"$job" --wrap 'medrep merge /data/scores'
 #SBATCH --job-name=medrep
 #SBATCH --cpus-per-task=4
@@ -13,6 +14,7 @@ set -euo pipefail
 
 if [ "$#" -lt 4 ]; then
   echo "usage: sbatch --array=0-N docker/slurm_array.sh score|export|counterfactual COHORT OUT --model M ..." >&2
+  echo "       sbatch --array=SOME docker/slurm_array.sh ... --num-parts N     (task ids are part ids, from 0 to N-1)" >&2
   exit 2
 fi
 

@@ -2,8 +2,9 @@
 
 The layers, in reading order, each importing only from those before it:
 
-- ``errors``, ``atomic``, ``sections``, ``yaml_texts``, ``shipped``: what can go wrong; how files are written; keys and values as
-  dataclasses; the words of a YAML file as they are written; where shipped configurations are.
+- ``masking``, ``errors``, ``atomic``, ``json_texts``, ``sections``, ``yaml_texts``, ``shipped``: what may be shown; what can go
+  wrong; how files are written; JSON and YAML that others wrote, the latter word for word; keys and values as dataclasses; where
+  shipped configurations are.
 - ``cohort``: table and files -> checked people, covariates and matrices.
 - ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
 - ``nn``: networks. ``training``: the loop, its state, and model folders.

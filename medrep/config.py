@@ -15,7 +15,7 @@ from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
 from medrep.sections import build_section, unknown_key
 from medrep.shipped import SHIPPED
-from medrep.yaml_texts import as_written, with_texts
+from medrep.yaml_texts import MOST_LEVELS, as_written, read_yaml, with_texts
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     source = _find(Path(path))
     try:
         text = source.read_text(encoding="utf-8")
-        content, written = yaml.safe_load(text) or {}, as_written(text)
+        content, written = read_yaml(text) or {}, as_written(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: not readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: holds a {type(content).__name__}, not keys and values")
-    named = [str(name) for name in content.get("covariates") or {}]
+    own = content.get("covariates")
+    named = [str(name) for name in own] if isinstance(own, dict | list) else []
     for override in overrides:
-        _override(content, override, yaml.safe_load)
+        _override(content, override, read_yaml)
         _override(written, override, as_written)
     return parse_config(with_texts(content, written), str(source), overrides, named)
 
@@ -136,7 +137,7 @@ def _with_defaults(given: Any, model: str, kind: str) -> Any:
         grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}
     ):
         return given
-    shipped = yaml.safe_load((SHIPPED / "vae_volume.yaml").read_text(encoding="utf-8"))["settings"]
+    shipped = read_yaml((SHIPPED / "vae_volume.yaml").read_text(encoding="utf-8"))["settings"]
     nested = {
         key: {**shipped[key], **value}
         for key, value in given.items()
@@ -190,8 +191,12 @@ def _override(content: dict[str, Any], override: str, read: Callable[[str], Any]
     try:
         value = read(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is not YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"--set {path}: {text[:80]!r} is not YAML ({' '.join(str(error).split())})") from None
     *parents, last = path.split(".")
+    if len(parents) >= MOST_LEVELS:
+        raise ConfigError(
+            f"--set {override[:40]}...: {len(parents) + 1} names, one in another; a setting lies at most 4 deep"
+        )
     place = content
     for parent in parents:
         if not isinstance(place.get(parent), dict):

@@ -1,7 +1,7 @@
 """What a person sees: progress and one table at the end; what a log holds: plain lines; what a script reads: one JSON document.
 
 Commands only say what happened. Standard error is for people; standard output is for results: tables, or under ``--json``
-exactly one document.
+exactly one document. Nothing is shown but by way of `printable`: names and headers can hold anything.
 """
 
 import json
@@ -20,6 +20,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
+
+from medrep.masking import mask, printable
 
 LOG_EVERY_S = 10.0
 _REFRESHES_PER_S = 4.0
@@ -53,7 +55,7 @@ class Console:
         """Say one thing."""
         self._pulse.spoke()
         if not self._quiet:
-            self._rich.print(escape(text), soft_wrap=True)
+            self._rich.print(escape(printable(text)), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Say what a person should look at before they trust the result."""
@@ -79,6 +81,8 @@ class Console:
         """
         if self._quiet:
             return
+        title, header = printable(title), [_cell(name) for name in header]
+        rows = [[_cell(cell) for cell in row] for row in rows]
         stream = sys.stderr if self._json else sys.stdout
         console = _rich(stream)
         if not console.is_terminal:
@@ -122,6 +126,7 @@ class Console:
             total: How many steps there are.
             unit: What a step is, in the plural.
         """
+        what = printable(what)
         self.phase(what)
         if not self._live:
             yield self._logged(what, total, unit)
@@ -170,8 +175,12 @@ class Console:
 
     def fail(self, command: str, error: str, exit_code: int) -> None:
         """End a command with an error, which is said even under ``--quiet``."""
-        sys.stderr.write(f"medrep {command}: {error}\n")
+        self.tell(f"medrep {command}: {error}")
         self._document({"error": error, "exit_code": exit_code})
+
+    def tell(self, text: str) -> None:
+        """Say how a command ended, which is said even under ``--quiet``."""
+        sys.stderr.write(f"{printable(text)}\n")
 
     def _document(self, content: Mapping[str, object]) -> None:
         if self._json:
@@ -224,6 +233,11 @@ class Pulse:
         """Go on until that is set."""
         while not done.wait(self.beat()):
             pass
+
+
+def _cell(text: str) -> str:
+    """Return what a cell of a table shows; a line feed would break the row."""
+    return printable(text).replace("\n", "\\n")
 
 
 def write_document(content: Mapping[str, object], output: _Stream) -> None:
@@ -285,6 +299,8 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return mask(value)
+    if value is None or isinstance(value, bool | int):
         return value
-    return _plain(value.item()) if hasattr(value, "item") else str(value)
+    return _plain(value.item()) if hasattr(value, "item") else mask(str(value))

@@ -6,9 +6,17 @@ them all, through `listed`.
 
 from collections.abc import Sequence
 
+from medrep.masking import mask
+
 
 class MedrepError(Exception):
-    """An error whose message is meant for the person at the keyboard; the command line prints it without a traceback."""
+    """An error whose message is meant for the person at the keyboard; the command line prints it without a traceback.
+
+    Passwords, tokens and keys in the message are stars from the start, wherever it is shown or logged.
+    """
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__(*map(mask, texts))
 
 
 class CohortError(MedrepError):

@@ -15,7 +15,9 @@ ARGUMENTS = ["score", "/data/co hort", "/data/scores", "--model", "models:/thick
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "3",
     "SLURM_ARRAY_TASK_MIN": "0",
+    "SLURM_ARRAY_TASK_MAX": "15",
     "SLURM_ARRAY_TASK_COUNT": "16",
+    "SLURM_ARRAY_TASK_STEP": "1",
     "SLURM_CPUS_PER_TASK": "4",
 }
 

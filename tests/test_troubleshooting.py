@@ -273,6 +273,12 @@ def part(number: int) -> tuple[str, ...]:
     return ("--num-parts", "2", "--part-id", str(number))
 
 
+def task(w: Workplace, *more: object, **variables: str) -> int:
+    """Score as a task of a SLURM array."""
+    with patch.dict(os.environ, variables):
+        return w.score(None, *more)
+
+
 def cell(old: str, new: str) -> str:
     """Return the table of people with somebody's cells changed."""
     assert old in PEOPLE
@@ -737,6 +743,8 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "no batch was begun here": lambda w: run("merge", w.folder()),
     "and nothing says of how many; give --num-parts": lambda w: w.score(None, "--part-id", 0),
     "without --part-id; give a number from 0": lambda w: w.score(None, "--num-parts", 2),
+    "task ids are part ids, counted from 0": lambda w: task(w, "--num-parts", 3, SLURM_ARRAY_TASK_ID="3"),
+    "of how many parts is not said": lambda w: task(w, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_COUNT="1"),
     "--overwrite would have each part delete the others": lambda w: w.score(None, "--overwrite", *part(0)),
     "--retry-failed tries them again": lambda w: image_job(w, all_broken=False),
     "its worker died 2 times while alone with it": quarantined,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ from medrep.cohort.support import Outside, outside_json
 from medrep.cohort.visits import Visit
 from medrep.errors import MedrepError, listed
 from medrep.export.derivative import write_tsv
+from medrep.json_texts import read_json
 from medrep.outputs import STATE, is_output, not_ours
 
 COMPLETE = "dataset_description.json"
@@ -108,7 +110,10 @@ class Job:
     def read_outside(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return who lies outside the range of training: person -> covariate -> what a sidecar says."""
         path = self.folder / _OUTSIDE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return read_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise MedrepError(_damaged(path, error, self.out)) from None
 
     def read_written(self) -> "pd.DataFrame | None":
         """Return the key columns as they stand in the table of features, index: key; None where there is none."""
@@ -157,6 +162,7 @@ def open_job(
     if held and not (out / STATE / "job.json").exists() and not overwrite:
         raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")
     (out / STATE).mkdir(parents=True, exist_ok=True)
+    _refuse_links(out)
     with FileLock(out / STATE / "job.lock"):
         found = _read(out)
         finished = (out / COMPLETE).exists()
@@ -184,6 +190,9 @@ def read_job(out: Path) -> Job:
     Raises:
         MedrepError: There is none.
     """
+    if (out / STATE).is_symlink():
+        raise MedrepError(f"{out / STATE}: is a link; give the OUT of medrep score, export or counterfactual")
+    _refuse_links(out)
     found = _read(out)
     if found is None:
         raise MedrepError(f"{out}: no batch was begun here; give the OUT of medrep score, export or counterfactual")
@@ -208,10 +217,33 @@ def _read(out: Path) -> Job | None:
     if not path.is_file():
         return None
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = read_json(path.read_text(encoding="utf-8"))
         return Job(out, dict(described["identity"]), dict(described["content"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MedrepError(f"{path}: damaged ({type(error).__name__}: {error}); remove {out} and call again") from None
+        raise MedrepError(_damaged(path, error, out)) from None
+
+
+def _damaged(path: Path, error: Exception, out: Path) -> str:
+    return f"{path}: damaged ({type(error).__name__}: {error}); remove {out} and call again"
+
+
+def _refuse_links(out: Path) -> None:
+    """Refuse what stands in the job's own folder for a file elsewhere: medrep would write to it.
+
+    Raises:
+        MedrepError: All links, second names of files, and what is neither file nor folder.
+    """
+    if not (out / STATE).is_dir():
+        return
+    found = {path: path.lstat() for path in sorted((out / STATE).rglob("*"))}
+    odd = [
+        str(path.relative_to(out))
+        for path, state in found.items()
+        if not (S_ISDIR(state.st_mode) or (S_ISREG(state.st_mode) and state.st_nlink == 1))
+    ]
+    if odd:
+        cure = "medrep made none of them; find out who did, and give another OUT"
+        raise MedrepError(listed(f"{out}: links or special files where the job keeps its own", odd, cure))
 
 
 def _empty(out: Path) -> None:

@@ -6,7 +6,8 @@ worker that dies with one person in it is held against that person; so is a whol
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ class Ended:
         fingerprint: Of what the person was when it was worked on.
         failed: Whether the outcome is an error.
         attempts: How often the person was tried to the end.
-        time: When, seconds since 1970.
+        time: When, seconds since 1970, by the clock of the machine that worked.
         files: What was written, relative to OUT.
+        count: Outcomes of this person that whoever worked knew of, and this one; 0 in journals of before. No clock is in it.
     """
 
     journal: Path
@@ -41,10 +43,23 @@ class Ended:
     attempts: int
     time: float
     files: tuple[str, ...]
+    count: int = 0
 
     def outcome(self) -> Outcome:
         """Read the outcome."""
         return Outcome.from_json(read_event(self.journal, self.start)["outcome"])
+
+    def surely_after(self, other: "Ended") -> bool:
+        """Return whether this outcome is the later of two whatever clocks say: by its place in one journal, or by its count."""
+        if self.journal == other.journal:
+            return self.start > other.start
+        return self.count > other.count
+
+    def after(self, other: "Ended") -> bool:
+        """Return whether this outcome is the later of two; clocks are asked where nothing else tells."""
+        if self.surely_after(other) or other.surely_after(self):
+            return self.surely_after(other)
+        return self.time >= other.time
 
 
 @dataclass(frozen=True)
@@ -68,16 +83,34 @@ class History:
         ended: Key -> the latest outcome.
         trials: Key -> how to go on, of people who were begun.
         superseded: Files of outcomes that later ones replaced, relative to OUT; later ones can have written them anew.
+        earlier: Key -> the outcomes before the latest one, of people who have several.
     """
 
     ended: Mapping[str, Ended]
     trials: Mapping[str, Trial]
     superseded: frozenset[str] = frozenset()
+    earlier: Mapping[str, tuple[Ended, ...]] = field(default_factory=dict)
+
+    def every(self, key: str) -> tuple[Ended, ...]:
+        """Return all outcomes of somebody; the latest stands last."""
+        latest = self.ended.get(key)
+        return () if latest is None else (*self.earlier.get(key, ()), latest)
 
     def current(self, key: str, fingerprint: str) -> Ended | None:
-        """Return somebody's outcome, if it is of what the person is now."""
+        """Return somebody's outcome of what the person is now, whatever the clocks of the machines that worked said.
+
+        An outcome whose files a surely later one of another fingerprint has written over is none.
+        """
         found = self.ended.get(key)
-        return found if found is not None and found.fingerprint == fingerprint else None
+        if found is None or found.fingerprint == fingerprint:
+            return found
+        every = self.every(key)
+        fitting = [one for one in every if one.fingerprint == fingerprint]
+        if not fitting:
+            return None
+        latest = reduce(lambda best, one: one if one.after(best) else best, fitting)
+        others = (one for one in every if one.fingerprint != fingerprint)
+        return None if latest.files and any(one.surely_after(latest) for one in others) else latest
 
 
 def read_history(folder: Path, pattern: str = _PATTERN) -> History:
@@ -91,6 +124,7 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
     begun: dict[str, int] = {}
     trials: dict[str, Trial] = {}
     superseded: set[str] = set()
+    earlier: dict[str, tuple[Ended, ...]] = {}
     for path in sorted(folder.glob(pattern)):
         for start, event in read_events(path):
             what = event["event"]
@@ -108,13 +142,14 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
                 else:
                     trials.pop(key, None)
                     one = _ended(path, start, event)
-                    older, newer = sorted((ended.get(key, one), one), key=lambda end: end.time)
-                    if older is not newer:
+                    if (before := ended.get(key)) is not None:
+                        older, one = (before, one) if one.after(before) else (one, before)
                         superseded.update(older.files)
-                    ended[key] = newer
+                        earlier[key] = (*earlier.get(key, ()), older)
+                    ended[key] = one
     for key, stage in begun.items():  # the whole job died
         trials[key] = _after(trials.get(key), stage, held=stage == ALONE)
-    return History(ended, trials, frozenset(superseded))
+    return History(ended, trials, frozenset(superseded), earlier)
 
 
 def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
@@ -124,7 +159,8 @@ def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
 
 def _ended(path: Path, start: int, event: Mapping[str, Any]) -> Ended:
     fingerprint, failed, attempts = event["fingerprint"], event["failed"], event["attempts"]
-    return Ended(path, start, fingerprint, failed, attempts, event["time"], tuple(event["outcome"]["files"]))
+    files, count = tuple(event["outcome"]["files"]), event.get("count", 0)
+    return Ended(path, start, fingerprint, failed, attempts, event["time"], files, count)
 
 
 class Ledger:
@@ -168,6 +204,7 @@ class Ledger:
             failed=bool(outcome.error),
             attempts=attempts + (before.attempts if before is not None and before.failed else 0),
             time=time.time(),
+            count=1 + max((one.count for one in self._history.every(outcome.key)), default=0),
             outcome=outcome.to_json(),
         )
 

@@ -94,7 +94,9 @@ def _sweep(job: Job, history: History, ended: Iterable[Ended]) -> None:
     """Remove what replaced outcomes, people who have left the cohort, and killed processes left in OUT."""
     named = {file for one in ended for file in one.files}
     left = {file for one in history.ended.values() for file in one.files} | history.superseded
+    home = job.out.resolve()
     for file in sorted(left - named):
-        (job.out / file).unlink(missing_ok=True)
+        if (job.out / file).parent.resolve().is_relative_to(home):  # a journal can name anything
+            (job.out / file).unlink(missing_ok=True)
     for partial in job.out.rglob(".partial-*"):
         partial.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import TypeVar
 from medrep.errors import ConfigError
 
 _Block = TypeVar("_Block")
-_SLURM, _SLURM_FIRST, _SLURM_COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"
+_SLURM = "SLURM_ARRAY_TASK_ID"
+_COUNT, _FIRST, _LAST, _STEP = (f"SLURM_ARRAY_TASK_{name}" for name in ("COUNT", "MIN", "MAX", "STEP"))
 _KUBERNETES = "JOB_COMPLETION_INDEX"
 
 
@@ -38,8 +39,8 @@ def choose_part(index: int | None, count: int | None, environment: Mapping[str, 
     """Return the share that was asked for, or that the cluster's scheduler assigned.
 
     Args:
-        index: ``--part-id``; None takes SLURM_ARRAY_TASK_ID (counted from SLURM_ARRAY_TASK_MIN) or JOB_COMPLETION_INDEX.
-        count: ``--num-parts``; None takes SLURM_ARRAY_TASK_COUNT where SLURM assigned the share, and else one part.
+        index: ``--part-id``; None takes SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, which are counted from 0.
+        count: ``--num-parts``; None takes the size of SLURM's array, if its tasks are 0 to n - 1, and else one part.
         environment: The process's variables.
 
     Raises:
@@ -47,10 +48,8 @@ def choose_part(index: int | None, count: int | None, environment: Mapping[str, 
     """
     where = "--part-id"
     if index is None and count != 1 and _SLURM in environment:
-        where = _SLURM
-        index = _number(environment, _SLURM) - _number(environment, _SLURM_FIRST)
-        count = _number(environment, _SLURM_COUNT) if count is None and _SLURM_COUNT in environment else count
-    elif index is None and count != 1 and _KUBERNETES in environment:
+        return _task(count, environment)
+    if index is None and count != 1 and _KUBERNETES in environment:
         where = _KUBERNETES
         index = _number(environment, _KUBERNETES)
     if count is None and index is not None:
@@ -63,9 +62,33 @@ def choose_part(index: int | None, count: int | None, environment: Mapping[str, 
     return part
 
 
+def _task(count: int | None, environment: Mapping[str, str]) -> Part:
+    """Return the share of a task of a SLURM array; task ids are part ids."""
+    index = _number(environment, _SLURM)
+    size, first, last, step = (
+        _number(environment, name) if name in environment else None for name in (_COUNT, _FIRST, _LAST, _STEP)
+    )
+    if count is not None:
+        for name, task in ((_SLURM, index), (_LAST, last)):
+            if count < 1 or (task is not None and not 0 <= task < count):
+                array = f"sbatch --array=0-{count - 1}, or some of these" if count > 0 else "give --num-parts"
+                raise ConfigError(f"{name}: part {task} of {count}; task ids are part ids, counted from 0: {array}")
+        return Part(index, count)
+    if size is None:
+        raise ConfigError(f"{_SLURM} says part {index}, and nothing says of how many; give --num-parts")
+    whole = first in (None, 0) and last in (None, size - 1) and (size == 1 or step in (None, 1))
+    if whole and 0 <= index < size:
+        return Part(index, size)
+    between = "" if first is None or last is None else f" from {first} to {last}"
+    raise ConfigError(
+        f"{_SLURM} is {index} in an array of {size}{between}, whose tasks are not 0 to {size - 1}: of how many parts is "
+        f"not said; sbatch --array=0-{size - 1} for all of {size} parts, the same --array with --num-parts N for some of N "
+        "parts, or --num-parts 1 for the whole cohort in this task"
+    )
+
+
 def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "0")
     try:
-        return int(text)
+        return int(environment[name])
     except ValueError:
-        raise ConfigError(f"{name} is {text!r}, no number; give --part-id and --num-parts") from None
+        raise ConfigError(f"{name} is {environment[name][:40]!r}, no number; give --part-id and --num-parts") from None

@@ -9,6 +9,7 @@ from types import TracebackType
 from medrep.cohort.visits import Visit
 from medrep.errors import MedrepError
 from medrep.export.outcomes import Outcome, Step
+from medrep.masking import mask
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -119,5 +120,5 @@ def attempt(step: Step, people: Sequence[Visit]) -> list[Outcome]:
 def _described(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "does not fit into memory; resample it, or give a machine with more"
-    text = " ".join(str(error).split())
+    text = " ".join(mask(str(error)).split())
     return text if isinstance(error, MedrepError) else f"unexpected {type(error).__name__}: {text}"

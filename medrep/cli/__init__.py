@@ -5,8 +5,12 @@ import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from types import TracebackType
+from typing import TextIO
 
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
@@ -17,6 +21,7 @@ from medrep.cli.moving import add_counterfactual, add_export
 from medrep.cli.registry import add_promote, add_register
 from medrep.cli.reporting import add_report
 from medrep.errors import EvidenceError, MedrepError
+from medrep.masking import printable
 
 __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
 
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(quiet=options.quiet, json=getattr(options, "json", False))
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with _registry(getattr(options, "tracking_uri", None)), console.holding_output():
+        with _registry(getattr(options, "tracking_uri", None)), console.holding_output(), _masked_warnings():
             code = int(options.run(options, console))
     except MedrepError as error:
         code, said = TOO_LITTLE if isinstance(error, EvidenceError) else ERROR, str(error)
@@ -65,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, said = _INTERRUPTED, f"interrupted; nothing half-written is left{again}"
     except Exception as error:  # nobody foresaw it: the traceback is for whoever mends it
         console.fail(options.command, f"{type(error).__name__}: {error}", ERROR)
+        sys.excepthook = _masked_traceback
         raise
     else:
         console.finish(code)
@@ -75,13 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse; wrong usage ends the process, with a document where one was asked for."""
-    parser = _parser()
+    parser, said = _parser(), StringIO()
     try:
-        found, left = parser.parse_known_args(arguments)
-        if left:
-            return parser.parse_args(_joined(parser, arguments, left))
-        return found
+        with redirect_stderr(said):  # it repeats what was typed
+            found, left = parser.parse_known_args(arguments)
+            if left:
+                return parser.parse_args(_joined(parser, arguments, left))
+            return found
     except SystemExit as ending:
+        sys.stderr.write(printable(said.getvalue()))
         if ending.code == USAGE and "--json" in arguments:
             from medrep.console import write_document
 
@@ -116,6 +124,32 @@ def _registry(uri: str | None) -> Iterator[None]:
             os.environ[_STORE] = before
         elif uri:
             os.environ.pop(_STORE, None)
+
+
+@contextmanager
+def _masked_warnings() -> Iterator[None]:
+    """Let what libraries warn of be shown as everything else is."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        told = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(printable(told))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _masked_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    import traceback  # only where something went wrong
+
+    sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _terminate(_number: int, _frame: object) -> None:

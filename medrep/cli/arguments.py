@@ -59,7 +59,10 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     """Add how a cohort is gone through."""
     batch = parser.add_argument_group("batch", "the same command again goes on where an earlier one was ended")
     batch.add_argument(
-        "--num-parts", type=int, metavar="N", help="work on one of N parts (default: what SLURM says, or 1)"
+        "--num-parts",
+        type=int,
+        metavar="N",
+        help="work on one of N parts (default: as many as a SLURM array 0-n has, or 1)",
     )
     batch.add_argument(
         "--part-id",

@@ -1,7 +1,6 @@
 """Commands of the registry of models: ``register``, ``promote``."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +105,5 @@ def _promote(options: argparse.Namespace, console: "Console") -> int:
         return OK
     refused = decision.verdict == "refused"
     why = "a gate refused" if refused else "too little evidence"
-    reasons = "".join(f"  {reason}\n" for reason in decision.reasons)
-    sys.stderr.write(f"medrep promote: {why}; {options.target} stays where it is\n{reasons}")
+    console.tell("\n  ".join([f"medrep promote: {why}; {options.target} stays where it is", *decision.reasons]))
     return GATE_REFUSED if refused else TOO_LITTLE

@@ -1,6 +1,7 @@
 """Cohort: the participants table joined to its files or features."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.errors import CohortError, listed
+
+# +5, -5 mm, -, +/- and +ve are data; =1+1, @SUM(A1) and -1+cmd|' /C calc'!A0 are not. Quotes are no help: programs take them off.
+_FORMULA = re.compile(r'[\s"]*(?:[=@]\s*\S|[+\-].*[(!|])')
+_STARTS = frozenset('=@+- "')  # looked at first: most cells are numbers
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,10 @@ def read_cohort(
     cohort = Cohort(
         root, table, people.units, None, None, (*people.notes, *session_notes), wanted, levels=people.levels
     )
+    cohort = replace(cohort, notes=(*cohort.notes, *_formulas(table)))
     if features is not None:
         features = match_keys(features, table.index)
-        notes = (*cohort.notes, *features.notes)
+        notes = (*cohort.notes, *features.notes, *_formulas(pd.DataFrame(columns=list(features.names))))
         return replace(cohort, features=features, notes=notes, earlier=earlier_work(root))
     sessions = table.get("session_id", pd.Series("", index=table.index))
     pairs = [
@@ -136,9 +142,26 @@ def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Se
         [None if k in outside else image for k, image in enumerate(images)], index=table.index, dtype=object
     )
     chosen = _choose(table, only, exclude)
-    cohort = _with_images(Cohort(path.parent, chosen, {}, None, None, (), wanted), files.loc[chosen.index])
+    notes = tuple(_formulas(chosen))
+    cohort = _with_images(Cohort(path.parent, chosen, {}, None, None, notes, wanted), files.loc[chosen.index])
     kept = set(chosen.index)
     return replace(cohort, problems={names[k]: problem for k, problem in outside.items() if names[k] in kept})
+
+
+def _formulas(table: pd.DataFrame) -> list[str]:
+    """Return a note about names and cells that a spreadsheet program would run as formulas; they stay as they are."""
+    texts: Iterable[tuple[str, str]] = [
+        *(("column", str(name)) for name in table),
+        *((f"{key} {name}", cell) for name, cells in table.items() for key, cell in cells.items()),
+    ]
+    found = [f"{where} {text[:40]!r}" for where, text in texts if text[:1] in _STARTS and _FORMULA.match(text)]
+    if not found:
+        return []
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    return [
+        f"texts that a spreadsheet program runs as formulas: {', '.join(found[:3])}{more}; they are kept as they are, "
+        "also in what is written: import such tables as text"
+    ]
 
 
 def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:

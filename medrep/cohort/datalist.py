@@ -1,6 +1,5 @@
 """MONAI datalist JSON: a list of ``{"image": path, "participant_id": id, covariates...}``, bare or in named sections."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pandas as pd
 from medrep.cohort.bids import refuse_outside
 from medrep.cohort.participants import check_ids, refuse_doubles
 from medrep.errors import CohortError, listed
+from medrep.json_texts import read_json
 
 _SECTIONS = ("training", "validation", "test", "testing")
 
@@ -49,7 +49,7 @@ def read_datalist(path: Path, *, tolerant: bool = False) -> tuple[pd.DataFrame, 
 
 def _entries(path: Path) -> list[dict[str, object]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: not a JSON file ({error})") from None
     if isinstance(content, dict):

@@ -1,6 +1,5 @@
 """A data dictionary, participants.json: the unit of a column, what its levels mean, and which codes stand for no value."""
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TypeVar
 from medrep.cohort.spellings import certain_key
 from medrep.cohort.values import MISSING_WORDS, sex_word
 from medrep.errors import CohortError
+from medrep.json_texts import read_json
 
 _Entry = TypeVar("_Entry")
 _NO_VALUE = re.compile(
@@ -55,7 +55,7 @@ def read_dictionary(path: Path) -> DataDictionary:
     if not path.is_file():
         return DataDictionary()
     try:
-        described = json.loads(path.read_text(encoding="utf-8-sig"))
+        described = read_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: not a JSON file ({error}); mend it or remove it") from None
     if not isinstance(described, dict):

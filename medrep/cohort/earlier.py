@@ -4,7 +4,6 @@ A removal is right once: the effects that a model takes away are those of data t
 data again has to be told.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medrep.errors import CohortError, listed
+from medrep.json_texts import read_json
 
 _MARK = b'"MedrepVersion"'
 _ENDINGS = (".nii.gz", ".nii", ".mgz")
@@ -101,7 +101,7 @@ def _of(path: Path, root: Path) -> Earlier | None:
     if _MARK not in raw and b'"medrep"' not in raw:
         return None
     try:
-        content = json.loads(raw.decode("utf-8-sig"))
+        content = read_json(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None  # whoever needs the file says what is wrong with it
     if not isinstance(content, dict):

@@ -1,6 +1,5 @@
 """Feature tables: features.tsv -> a matrix keyed like participants.tsv."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles,
 from medrep.cohort.synonyms import certain_pairs, examples, folded
 from medrep.cohort.values import MISSING_WORDS, plain_number
 from medrep.errors import CohortError, listed
+from medrep.json_texts import read_json
 
 _COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
 """Names that software gives to the column of row numbers."""
@@ -271,7 +271,7 @@ def _grid(path: Path, width: int) -> Grid | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path.read_text(encoding="utf-8-sig"))
         grid = Grid.from_json(content["Grid"]) if isinstance(content, dict) and "Grid" in content else None
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CohortError(f"{path}: unusable ({error}); Grid needs shape (3 counts) and spacing (3 mm)") from None

@@ -15,6 +15,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 _GZIP = 31  # window bits, and a gzip header around
 _PIECE = 2**20
+_MOST_BEHIND = 2**30  # a small file can unpack to a thousand times its size, and holds who reads it
 
 
 class GzipContent:
@@ -63,6 +64,8 @@ class GzipContent:
             filled = len(piece.rstrip(b"\0"))
             last = count + filled if filled else last
             count += len(piece)
+            if count > _MOST_BEHIND:
+                raise CohortError(f"more than {_MOST_BEHIND} bytes behind what its header tells of")
         return last
 
     def _piece(self, most: int) -> bytes:

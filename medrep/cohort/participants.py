@@ -18,7 +18,11 @@ from medrep.cohort.synonyms import alike
 from medrep.errors import CohortError, listed
 
 KEY_COLUMNS = ("participant_id", "session_id")
+MOST_CHARACTERS = 200
+"""Of ``sub-ID_ses-ID``; entities, suffix, ``desc-counterfactual`` and ending of a file name follow it."""
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_SHOWN = 80  # characters of an id
 
 
 @dataclass(frozen=True)
@@ -189,13 +193,28 @@ def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
             continue
         allowed = {"n/a"} if column == "session_id" else set()
         bad = [
-            f"{place}: {text!r}"
+            f"{place}: {_shortened(str(text))}"
             for place, text in zip(places, table[column], strict=True)
             if not _ID.fullmatch(str(text)) and text not in allowed
         ]
         if bad:
             cure = "use letters, digits and _ . + - only, for instance sub-01"
             raise CohortError(listed(f"{path}: {column} that cannot name a file", bad, cure))
+    named = [f"sub-{label(key, 'sub')}" for key in keys(table)]
+    long = [
+        f"{place}: {key[:40]!r}... ({len(key)} characters)"
+        for place, key in zip(places, named, strict=True)
+        if len(key) > MOST_CHARACTERS
+    ]
+    if long:
+        cure = (
+            f"a file name has room for 255 bytes, {255 - MOST_CHARACTERS} of them for what follows the id; shorten it"
+        )
+        raise CohortError(listed(f"{path}: ids of more than {MOST_CHARACTERS} characters", long, cure))
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
 
 
 def refuse_doubles(path: Path, table: pd.DataFrame) -> None:

@@ -1,11 +1,11 @@
 """What the JSON files beside an image say of it, by the inheritance of BIDS: those higher up in the folder count, too."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from medrep.cohort.bids import BidsName, parse_name, refuse_outside, same_value
 from medrep.errors import CohortError
+from medrep.json_texts import read_json
 
 _ENDING = ".json"
 
@@ -66,7 +66,7 @@ class Sidecars:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CohortError(f"{path}: unusable ({error}); mend it, or take it away") from None
     if not isinstance(content, dict):

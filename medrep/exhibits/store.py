@@ -1,6 +1,5 @@
 """Exhibits as files: OUT/report/NAME.json, and NAME.safetensors where there are arrays. Never pickled."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from medrep.atomic import atomic_folder, write_json
 from medrep.errors import MedrepError
+from medrep.json_texts import read_json
 
 FOLDER = "report"
 
@@ -55,7 +55,7 @@ def read_exhibit(out: Path, name: str) -> Exhibit | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"))
         return Exhibit(dict(content), load_file(arrays) if arrays.is_file() else {})
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())

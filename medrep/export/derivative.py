@@ -13,6 +13,7 @@ from jaxtyping import Float
 from medrep import __version__
 from medrep.atomic import atomic_file, write_json, write_text
 from medrep.erasure import Certificate
+from medrep.masking import mask
 from medrep.models import Adaptation
 
 BIDS_VERSION = "1.10.0"
@@ -147,7 +148,7 @@ def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[Float[np.ndar
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:
     """Write the people who could not be delivered; no file where there are none."""
     if failures:
-        rows = [(f.participant, f.file, f.stage, " ".join(f.error.split()), f.attempts) for f in failures]
+        rows = [(f.participant, f.file, f.stage, " ".join(mask(f.error).split()), f.attempts) for f in failures]
         write_tsv(path, pd.DataFrame(rows, columns=["participant_id", "file", "stage", "error", "attempts"]))
     else:
         path.unlink(missing_ok=True)

@@ -94,7 +94,7 @@ def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np
         raise ModelError(f"model {kind!r} is unknown; this medrep knows {', '.join(MODELS)}")
     try:
         return MODELS[kind].restore(content, arrays)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ModelError(
             f"the description of the {kind} model is damaged ({type(error).__name__}: {error}); train again or fetch it again"
         ) from None

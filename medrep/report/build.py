@@ -1,6 +1,5 @@
 """A folder that a command wrote -> its report.html, from the files alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import yaml
 
 from medrep.errors import MedrepError
 from medrep.exhibits.store import read_exhibit
+from medrep.json_texts import read_json
 from medrep.report.chapters.auditing import auditing_sections, auditing_title
 from medrep.report.chapters.demonstration import CLEAN, LEAKAGE, demonstration_sections
 from medrep.report.chapters.moving import moving_sections
@@ -66,7 +66,7 @@ def read_about(out: Path) -> dict[str, Any]:
     """
     try:
         if (out / "audit.json").is_file():
-            return {"command": "audit", **json.loads((out / "audit.json").read_text(encoding="utf-8"))}
+            return {"command": "audit", **read_json((out / "audit.json").read_text(encoding="utf-8"))}
         if (out / CLEAN).is_dir() and (out / LEAKAGE).is_file():
             return {"command": "demo"}
     except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from medrep.errors import MedrepError, listed
 from medrep.report.build import read_about
@@ -16,6 +15,7 @@ from medrep.report.marks import Mark, intervals
 from medrep.report.page import Section, write_page
 from medrep.report.sliders import slider_section
 from medrep.tracking.audits import read_audit
+from medrep.yaml_texts import read_yaml
 
 _TOLD = ("leakage_excess", "injection_gain", "identity_kept", "utility_change", "cf_effectiveness")
 _MOST_FAMILIES = 40
@@ -134,7 +134,7 @@ def _trainings(named: Mapping[str, Path]) -> list[Section]:
         for covariate in covariates
     ]
     settings = {
-        name: pd.json_normalize(yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))).iloc[0]
+        name: pd.json_normalize(read_yaml((out / "config.yaml").read_text(encoding="utf-8"))).iloc[0]
         for name, out in named.items()
     }
     told = pd.DataFrame(settings).astype(str)

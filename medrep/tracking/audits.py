@@ -1,6 +1,5 @@
 """The audit of a model as files: read and checked, before it is logged and after it was fetched."""
 
-import json
 import math
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -11,6 +10,7 @@ import pandas as pd
 
 from medrep.audit.findings import COLUMNS
 from medrep.errors import listed
+from medrep.json_texts import read_json
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.seals import seal_of, seal_problems
 
@@ -114,7 +114,7 @@ def audit_digest(folder: Path) -> str:
 
 def _read_about(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name}: {error}")
         return {}

@@ -22,6 +22,7 @@ import yaml
 
 from medrep.errors import ConfigError, listed
 from medrep.sections import unknown_key
+from medrep.yaml_texts import read_yaml
 
 Verdict = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]
@@ -153,7 +154,7 @@ def read_gates(path: Path) -> Gates:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, list) or not content:

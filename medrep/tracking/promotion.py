@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -17,6 +16,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from medrep import __version__
 from medrep.errors import listed
+from medrep.masking import mask
 from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.gates import Decision, Gates, Judged, Verdict
@@ -37,6 +37,7 @@ from medrep.tracking.versions import (
     pass_tag,
     passed_of,
 )
+from medrep.yaml_texts import read_yaml
 
 UNSEEN = "nobody audited was in training"
 """The gate that every promotion has, beside those of the file."""
@@ -103,7 +104,7 @@ def registered_audit(
             try:
                 Path(repository.download_artifacts(f"audit/{name}", folder)).replace(Path(folder) / name)
             except (MlflowException, OSError) as error:
-                problems.append(f"{name}: {' '.join(str(error).split())[:200]}")
+                problems.append(f"{name}: {' '.join(mask(str(error)).split())[:200]}")
         if problems:
             raise RegistryError(listed(f"{where}: its audit cannot be fetched", problems, "register the model again"))
         if audit_digest(Path(folder)) != version.tags[AUDIT_DIGEST]:
@@ -153,7 +154,7 @@ def _write_down(
         "audit_digest": version.tags[AUDIT_DIGEST],
         **of,
         "gates_digest": gates.digest,
-        "gates": yaml.safe_load(gates.source),
+        "gates": read_yaml(gates.source),
         "decision": decision.to_json(),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,6 +1,7 @@
 """The model as MLflow loads it: from this file, which is logged with the model folder, and from nothing pickled."""
 
 import logging
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,19 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped h
             MlflowException: The request cannot be used (a 400 when served), with the reason.
         """
         from medrep.errors import MedrepError
+        from medrep.masking import printable
+        from medrep.tracking.limits import refusal
 
         if not isinstance(model_input, pd.DataFrame):
             raise MlflowException("send a table: dataframe_split or dataframe_records", INVALID_PARAMETER_VALUE)
         try:
             return self._served.answer(model_input, **(params or {}))
         except MedrepError as error:
-            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
+            raise refusal(error) from None
+        except (OverflowError, RecursionError):
+            raise MlflowException("cells that hold no number and no text", INVALID_PARAMETER_VALUE) from None
         except Exception as error:
-            logging.getLogger(__name__).exception("request failed")
+            logging.getLogger(__name__).error("request failed\n%s", printable(traceback.format_exc()))
             raise MlflowException(f"the model failed ({type(error).__name__}); see the log", INTERNAL_ERROR) from None
 
 

@@ -22,6 +22,7 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
 )
 
+from medrep.masking import mask
 from medrep.tracking.session import find_experiment, session
 from medrep.tracking.stores import Store
 
@@ -38,7 +39,7 @@ def log_training(
     artifacts: Sequence[Path] = (),
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Log a finished training. Whatever is given is logged as it is: give nothing that tells one person from another.
+    """Log a finished training. But for secrets, whatever is given is logged as it is: give nothing that tells people apart.
 
     Args:
         store: Where to.
@@ -57,7 +58,7 @@ def log_training(
     """
     with session(store) as client:
         experiment_id = find_experiment(client, experiment, store)
-        run_id = str(client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {})).info.run_id)
+        run_id = str(client.create_run(experiment_id, run_name=run_name, tags=_masked(tags or {})).info.run_id)
         try:
             params = [Param(key, value) for key, value in flat_parameters(parameters).items()]
             for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
@@ -73,6 +74,10 @@ def log_training(
             raise
         client.set_terminated(run_id)
     return run_id
+
+
+def _masked(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: mask(value) for name, value in tags.items()}
 
 
 def metric_key(metric: str, name: str) -> str:
@@ -93,7 +98,7 @@ def flat_parameters(parameters: Mapping[str, object]) -> dict[str, str]:
             for key, entry in value.items():
                 add((*path, str(key)), entry)
             return
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = mask(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
         cut = text if len(text) <= MAX_PARAM_VAL_LENGTH else text[: MAX_PARAM_VAL_LENGTH - len(_CUT)] + _CUT
         flat[_bounded(".".join(_escaped(key, ".") for key in path))] = cut
 

@@ -19,6 +19,7 @@ from medrep.export.outcomes import Outcome
 from medrep.export.scoring import Scorer, image_scores
 from medrep.models import Model, restore_model
 from medrep.models.left_alone import unmeasured
+from medrep.tracking.limits import guard_requests, refuse_many_voxels
 from medrep.training.checkpoint import load_checkpoint
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
@@ -49,6 +50,7 @@ class ServedModel:
         Raises:
             ModelError: Damaged or foreign, or another model than was registered.
         """
+        guard_requests()
         checkpoint = load_checkpoint(folder)
         if expected and checkpoint.digest != expected:
             raise ModelError(f"{folder}: not the model that was registered; fetch or register it again")
@@ -129,6 +131,7 @@ class ServedModel:
         if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         files = _allowed(rows[PATH])
+        refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
         step = image_scores(Scorer(self.model), self.wanted)
         scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
         # Where a file lies on the server is nobody's business.

@@ -81,7 +81,8 @@ def explained(store: Store) -> Iterator[None]:
         yield
     except Timeout:
         raise RegistryError(f"{store}: another process has kept it for {_LOCK_S} s; try again") from None
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, RequestException) as error:
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, RequestException, ValueError, ImportError) as error:
+        # The last two: a port that is no number, a driver that is not installed.
         reason = " ".join(store.hide(str(error)).split())
         cure = ""
         if re.search(r"error code 401|401 Client Error", reason):

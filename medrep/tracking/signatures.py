@@ -6,7 +6,6 @@ Keys are PEM files, as OpenSSL writes them::
     openssl pkey -in release.pem -pubout -out release.pub.pem
 """
 
-import json
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from medrep.atomic import write_json
+from medrep.json_texts import read_json
 from medrep.tracking.audits import SIGNATURE
 from medrep.tracking.errors import RegistryError
 
@@ -95,7 +95,7 @@ def refuse_unsigned(folder: Path, seal: str, trusted: Sequence[Ed25519PublicKey]
     if not (folder / SIGNATURE).is_file():
         raise RegistryError(f"{where}: is not signed, and a trusted key ({wanted}) has to; audit with --sign KEY.pem")
     try:
-        content = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
+        content = read_json((folder / SIGNATURE).read_text(encoding="utf-8"))
         name, signature = str(content["key"]), b64decode(content["signature"], validate=True)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise RegistryError(f"{where}: {SIGNATURE} is damaged; audit again with --sign KEY.pem") from None

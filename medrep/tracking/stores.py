@@ -1,14 +1,17 @@
 """Where runs are kept: an SQLite file beside OUT, or any database or server that MLflow knows. Imports no MLflow."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from medrep.errors import ConfigError
+from medrep.masking import STARS, mask
 from medrep.tracking.errors import RegistryError
 
 _DATABASES = frozenset({"postgresql", "mysql", "mssql"})
+_PIECE = 4  # letters; shorter ones are in every text
 _FILE, _ARTIFACTS = "mlflow.db", "mlartifacts"
 
 
@@ -27,11 +30,8 @@ class Store:
     file: Path | None = None
 
     def hide(self, text: str) -> str:
-        """Return ``text`` without the password that the URI may hold."""
-        password = urlsplit(self.uri).password if "@" in self.uri else None
-        for shape in {password, unquote(password)} if password else ():
-            text = text.replace(shape, "***")
-        return text
+        """Return ``text`` without secrets, those that the URI holds first of all, however malformed it is."""
+        return hidden(self.uri, text)
 
     def __str__(self) -> str:
         return self.hide(self.uri)
@@ -78,6 +78,23 @@ def registry_store(tracking_uri: str | None, beside: Path, *, present: bool = Fa
     return store
 
 
+def hidden(uri: str, text: str) -> str:
+    """Return ``text`` without the password of a URI, in all its spellings, and without whatever else looks like a secret."""
+    _, slashes, rest = uri.partition("//")
+    login, at, _ = (rest if slashes else uri).rpartition("@")
+    password = (login if at else rest.partition("/")[0]).partition(":")[2]
+    if not at and password.isdigit():
+        password = ""  # a port
+    # What a library tells of a URI that it cannot read may be a piece of it.
+    pieces = {piece for piece in re.split(r"[/?#@:\s]", password) if len(piece) >= _PIECE}
+    shapes = {password, unquote(password), quote(password), quote(password, safe=""), repr(password)[1:-1], *pieces} - {
+        ""
+    }
+    for shape in sorted(shapes, key=len, reverse=True):
+        text = text.replace(shape, STARS)
+    return mask(text)
+
+
 def _store(given: str, beside: Path, option: str, otherwise: str) -> Store:
     """Return the store that is given, that the environment names, or the file in a folder."""
     default = f"sqlite:///{beside / _FILE}"
@@ -93,11 +110,11 @@ def _store(given: str, beside: Path, option: str, otherwise: str) -> Store:
     cure += ", or none" if option == "--tracking" else ""
     scheme, separator, rest = uri.partition("://")
     if scheme == "file" or not (separator or uri.startswith("databricks")):
-        raise ConfigError(f"{source} {uri!r}: MLflow keeps no runs in plain folders any more; {cure}")
+        raise ConfigError(f"{source} {hidden(uri, repr(uri))}: MLflow keeps no runs in plain folders any more; {cure}")
     if scheme == "sqlite":
         path = rest.removeprefix("/").partition("?")[0]
         if not rest.startswith("/") or path in ("", ":memory:") or "%" in path:
-            raise ConfigError(f"{source} {uri!r}: names no file (or one with % in its path); {cure}")
+            raise ConfigError(f"{source} {hidden(uri, repr(uri))}: names no file (or one with % in its path); {cure}")
         file = Path(path).absolute()
         return Store(uri, file.parent / _ARTIFACTS, file)
     return Store(uri, beside / _ARTIFACTS if scheme.partition("+")[0] in _DATABASES else None)

@@ -1,6 +1,5 @@
 """Model folders: safetensors and JSON, never pickle."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from medrep.atomic import atomic_folder, write_json
 from medrep.errors import ModelError
+from medrep.json_texts import read_json
 
 FORMAT = 1
 _LATER = ("support", "cohort", "shift")  # absent in models of earlier versions
@@ -121,7 +121,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if outside:
         raise ModelError(f"{folder}: {', '.join(outside)} leads out of the folder; copy the file in")
     try:
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        described = read_json((folder / "model.json").read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ModelError(f"{folder}: format {described['format']}, this medrep reads {FORMAT}; train again")
         kinds = {"kind": str, "content": dict, "input": dict, "versions": dict}
@@ -136,7 +136,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             for name, content in described.get("readouts", {}).items()
         }
         return Checkpoint(arrays=arrays, digest=digest(folder), readouts=readouts, **known, **later)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again"
         ) from None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medrep.atomic import atomic_folder, write_json
 from medrep.errors import ModelError
+from medrep.json_texts import read_json
 
 _ANEW = "train without --resume to start anew"
 
@@ -73,7 +74,7 @@ def load_state(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState | 
     if not (folder / "state.json").is_file():
         return None
     try:
-        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        content = read_json((folder / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
         other = [
             f"{name} was {content['fingerprint'].get(name)!r} and is {value!r}"
@@ -85,7 +86,7 @@ def load_state(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState | 
         for name, tensor in tensors.items():
             group, _, own = name.partition("/")
             {"weights": state.weights, "best": state.best, "optimiser": state.optimiser}[group][own] = tensor
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
         raise ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); {_ANEW}") from None
     if other:
         cure = f"give what it was started with, or {_ANEW}"

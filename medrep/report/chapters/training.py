@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from medrep.report.chapters.cohort import cohort_section
 from medrep.report.chapters.effects import effects_section
@@ -13,6 +12,7 @@ from medrep.report.elements import code, details, table
 from medrep.report.marks import Mark, curve, intervals
 from medrep.report.page import Section
 from medrep.report.sliders import slider_section
+from medrep.yaml_texts import read_yaml
 
 
 def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
@@ -31,7 +31,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
         "People of training": about["people"],
         "Columns": f"{about['columns']:,}",
         "Grid": "" if grid is None else f"{' x '.join(map(str, grid['shape']))} points of {_edges(grid['spacing'])} mm",
-        "Seed": yaml.safe_load(config).get("seed", 0),
+        "Seed": read_yaml(config).get("seed", 0),
     }
     return [
         facts_section(pairs),
