@@ -90,7 +90,7 @@ def read_cohort(
     table = _choose(people.table, only, exclude)
     features, feature_ids = None, None
     if wanted.kind == "features":
-        everybody = [str(who) for who in people.table["participant_id"]]
+        everybody = [str(who) for who in people.table["participant_id"].tolist()]
         features, feature_ids = claimed(read_features(root / "features.tsv"), everybody)
     table, session_notes = with_sessions(root, table, feature_ids)
     cohort = Cohort(
@@ -150,13 +150,10 @@ def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Se
 
 def _formulas(table: pd.DataFrame) -> list[str]:
     """Return a note about names and cells that a spreadsheet program would run as formulas; they stay as they are."""
+    keys = table.index.tolist()
     texts: Iterable[tuple[str, str]] = [
         *(("column", str(name)) for name in table),
-        *(
-            (f"{key} {name}", cell)
-            for name in table
-            for key, cell in zip(table.index, table[name].tolist(), strict=True)
-        ),
+        *((f"{key} {name}", cell) for name in table for key, cell in zip(keys, table[name].tolist(), strict=True)),
     ]
     found = [f"{where} {text[:40]!r}" for where, text in texts if text[:1] in _STARTS and _FORMULA.match(text)]
     if not found:

@@ -165,7 +165,7 @@ class CovariateSchema:
             column = moved[name].astype(object).where(moved[name].notna(), _mode(covariate))
             spelling = merge_levels([str(level) for level in column.tolist()], covariate.levels)
             column = column.map(lambda level, spelling=spelling: spelling[str(level)])
-            likely = {own: group for group in look_alikes(column, covariate.levels) for own in group}
+            likely = {own: group for group in look_alikes(column.tolist(), covariate.levels) for own in group}
             doubtful += [
                 f"{key}: {name} {level!r} looks like {_others(likely[level], covariate.levels, level)} of training"
                 for key, level in zip(column.index.tolist(), column.tolist(), strict=True)

@@ -58,7 +58,7 @@ def read_features(path: Path) -> FeatureTable:
     """
     names, ids, values, header = _read_rows(path)
     names, values, header, notes = _without_counters(path, names, values, header)
-    nameless = [f"row {n}" for n, who in enumerate(ids["participant_id"], 1) if who.lower() in MISSING_WORDS]
+    nameless = [f"row {n}" for n, who in enumerate(ids["participant_id"].tolist(), 1) if who.lower() in MISSING_WORDS]
     if nameless:
         raise CohortError(
             listed(f"{path}: rows without a participant_id", nameless, "name the person, or remove the row")
@@ -78,7 +78,7 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     Returns:
         The table with keys in the spelling of participants.tsv and notes about it, and its key columns in that spelling.
     """
-    own = [label(str(who), "sub") for who in features.ids["participant_id"]]
+    own = [label(str(who), "sub") for who in features.ids["participant_id"].tolist()]
     wanted = [label(who, "sub") for who in people]
     spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
     ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
@@ -98,16 +98,19 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     Raises:
         CohortError: People without features; all are listed, with ids that may be meant.
     """
-    bare = {label(str(key), "sub"): position for position, key in enumerate(features.ids.index)}
-    asked = [label(str(key), "sub") for key in wanted]
+    bare = {label(str(key), "sub"): position for position, key in enumerate(features.ids.index.tolist())}
+    asked = [label(str(key), "sub") for key in wanted.tolist()]
     spelled = certain_pairs(asked, list(bare))
     bare |= {key: bare[there] for key, there in spelled.items() if key not in bare}
-    absent = [f"{key}{_perhaps(one, list(bare))}" for key, one in zip(wanted, asked, strict=True) if one not in bare]
+    absent = [(str(key), one) for key, one in zip(wanted.tolist(), asked, strict=True) if one not in bare]
     if absent:
+        close: dict[str, list[str]] = {}
+        for one in bare:
+            close.setdefault(folded(one), []).append(one)
         raise CohortError(
             listed(
                 "people of participants.tsv without a row in features.tsv",
-                absent,
+                [f"{key}{_perhaps(close.get(folded(one), ()))}" for key, one in absent],
                 "add the rows, or leave the people out with --exclude",
             )
         )
@@ -120,10 +123,9 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     return replace(features, ids=ids, values=values, notes=notes)
 
 
-def _perhaps(key: str, there: Sequence[str]) -> str:
+def _perhaps(close: Sequence[str]) -> str:
     """Return in brackets which rows may be meant, where several may."""
-    close = [repr(one) for one in there if folded(one) == folded(key)]
-    return f" (is it {' or '.join(close)} of features.tsv?)" if close else ""
+    return f" (is it {' or '.join(map(repr, close))} of features.tsv?)" if close else ""
 
 
 def missing_cells(features: FeatureTable) -> list[str]:

@@ -184,7 +184,7 @@ def _listed(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _visits(root: Path, table: pd.DataFrame, feature_ids: "pd.DataFrame | None") -> dict[str, list[str]]:
-    people = [str(who) for who in table["participant_id"]]
+    people = [str(who) for who in table["participant_id"].tolist()]
     if feature_ids is None:
         return {
             who: sorted(p.name for p in (root / f"sub-{label(who, 'sub')}").glob("ses-*") if p.is_dir())

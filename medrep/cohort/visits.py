@@ -50,7 +50,7 @@ def visits(
     """
     rows = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
     values = [None] * len(frame) if features is None else features.rows(frame.index).values
-    for place, (key, row, own) in enumerate(zip(frame.index, rows, values, strict=True)):
+    for place, (key, row, own) in enumerate(zip(frame.index.tolist(), rows, values, strict=True)):
         mark = "" if own is None else row_fingerprint(own)
         problem = problems.get(str(key), "")
         path = None if files is None or problem else Path(str(files[key]))
