@@ -157,11 +157,8 @@ def _log_model(
 ) -> tuple[str, str]:
     """Log the model folder and the code that loads it; return the logged model's id, and where it is."""
     # No inputs in the signature: it would drop columns it does not name and refuse integers where it names doubles.
-    params = [
-        ParamSpec("output", "string", "scores"),
-        ParamSpec("remove", "string", ""),
-        ParamSpec("extrapolate", "boolean", False),
-    ]
+    texts = [ParamSpec(param, "string", "") for param in ("output", "remove", "keep", "references", "set")]
+    params = [*texts, ParamSpec("extrapolate", "boolean", False)]
     logged = client.create_logged_model(experiment_id, name, run_id, tags)
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)  # would be a person's data
