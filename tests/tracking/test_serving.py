@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from medrep.cli import main
 from medrep.errors import MedrepError, ModelError
 from medrep.tracking.cleaning import OUTPUT_ROOT
-from medrep.tracking.pyfunc_model import RegisteredModel
+from medrep.tracking.served_model import RegisteredModel
 from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
 from medrep.training.checkpoint import digest
 from tests.tracking.registering import copied
@@ -402,3 +402,14 @@ def test_mlflow_raises_a_reason_and_never_a_traceback(features: ServedModel, fea
         model.predict(request)
     assert caught.value.error_code == "INTERNAL_ERROR"
     assert "Traceback" not in caught.value.serialize_as_json()
+
+
+def test_what_is_missing_is_null_and_not_the_nan_that_json_does_not_have() -> None:
+    class Holes:
+        def answer(self, request: pd.DataFrame) -> pd.DataFrame:
+            return request.assign(b=[2.0, 3.0])
+
+    model = RegisteredModel()
+    model._served = Holes()  # type: ignore[assignment]
+    found = model.predict(pd.DataFrame({"a": [1.5, np.nan]}))
+    assert json.dumps(found.to_dict("records"), allow_nan=False) == '[{"a": 1.5, "b": 2.0}, {"a": null, "b": 3.0}]'
