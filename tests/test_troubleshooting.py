@@ -437,6 +437,16 @@ def signed(work: Workplace, trusted: Path | None) -> int:
     return work.register(audit, "known", "--trusted-key", trusted or public)
 
 
+def other_code(work: Workplace) -> int:
+    """Promote a version whose code somebody changed in the store."""
+    audit, out = work.audited(), work.folder()
+    uri = ("--tracking-uri", f"sqlite:///{out / 'mlflow.db'}")
+    assert run("register", work.model, "--name", "altered", "--audit", audit, *uri, "--quiet") == OK
+    (code,) = out.rglob("pyfunc_model.py")
+    code.write_text(code.read_text() + "\nimport os\n")
+    return run("promote", "altered", *uri)
+
+
 def other_audit(work: Workplace) -> int:
     out = work.folder() / "other"
     assert run("train", work.cohort, out, "--quiet", *simple()) == OK
@@ -781,6 +791,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "no such registry; run this in the folder where": lambda w: run(
         "promote", "known", "--tracking-uri", f"sqlite:///{w.root / 'nowhere.db'}"
     ),
+    "runs other code than medrep's": other_code,
     "names that cannot be used": lambda w: w.register(w.audited(), "known@home"),
     "an audit of another model": other_audit,
     "not an audit": lambda w: w.register(w.folder()),

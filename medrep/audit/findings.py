@@ -51,7 +51,8 @@ def findings_table(findings: Iterable[Finding]) -> pd.DataFrame:
     for _, rows in table.groupby("metric", sort=False):
         tested = rows.index[rows["p"].notna()]
         if len(tested):
-            from statsmodels.stats.multitest import multipletests  # half a second, which readers of findings do not need
+            # Half a second, which readers of findings do not need.
+            from statsmodels.stats.multitest import multipletests
 
             table.loc[tested, "q"] = multipletests(table.loc[tested, "p"].to_numpy(float), method="fdr_bh")[1]
     return table[list(COLUMNS)]
