@@ -554,7 +554,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "rows that do not have the header's": lambda w: w.check(cell("sub-03\t23\tM\tB", "sub-03\t23\tM")),
     "column names that occur twice": lambda w: w.check(PEOPLE.replace("\tsex\t", "\tage\t")),
     "participant_id that cannot name a file": lambda w: w.check(cell("sub-03", "sub 03/x")),
+    "ids of more than 200 characters": lambda w: w.check(cell("sub-03", f"sub-{'3' * 5000}")),
     "people with several rows that disagree": lambda w: w.check(f"{PEOPLE}sub-03\t99\tM\tB\n"),
+    "texts that a spreadsheet program runs as formulas": lambda w: w.check(cell("\tA\n", "\t=1+1\n")),
     "rows that stand for the same person or session": lambda w: w.check(f"{PEOPLE}03\t23\tM\tB\n"),
     "ids that look like one, read as different people": lambda w: w.check(
         f"{PEOPLE}sub-003\t23\tM\tB\n", f"{FEATURES}sub-003\t1\t2\t3\n"
@@ -750,6 +752,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "holds another job": lambda w: w.score(w.scored, "--false-alarms", 0.1),
     "another process works on": locked,
     "people who are not done": lambda w: run("merge", unmerged(w)),
+    "links or special files where the job keeps its own": lambda w: run("merge", planted(w)),
     "no batch was begun here": lambda w: run("merge", w.folder()),
     "and nothing says of how many; give --num-parts": lambda w: w.score(None, "--part-id", 0),
     "without --part-id; give a number from 0": lambda w: w.score(None, "--num-parts", 2),
@@ -815,6 +818,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
 }
 
 CODES = {
+    "texts that a spreadsheet program runs as formulas": OK,
     "ids that look like one, read as different people": OK,
     "are treated as independent, as if each were of another person": OK,
     "the same data under several ids": OK,
@@ -869,6 +873,12 @@ def masks(work: Workplace, labels: np.ndarray) -> Path:
 def unmerged(work: Workplace) -> Path:
     out = work.folder() / "unmerged"
     assert work.score(out, "--quiet", *part(1)) == OK
+    return out
+
+
+def planted(work: Workplace) -> Path:
+    out = unmerged(work)
+    (out / ".medrep" / "part-00000-of-00002.jsonl").symlink_to(work.cohort / "participants.tsv")
     return out
 
 

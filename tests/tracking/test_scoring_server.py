@@ -24,6 +24,7 @@ from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
 from tests.documents import DOCS, read_blocks
 from tests.tracking.registering import write_audit
 from tests.tracking.servers import BIN, answers, free_port, running
+from tests.tracking.test_limits import claiming
 from tests.tracking.test_serving import images, table
 
 pytestmark = pytest.mark.server
@@ -89,12 +90,12 @@ def served(
 
 
 def _post(url: str) -> Post:
-    def post(rows: pd.DataFrame | None = None, **more: object) -> tuple[int, str]:
+    def post(rows: pd.DataFrame | None = None, *, raw: str = "", **more: object) -> tuple[int, str]:
         body = dict(more)
         if rows is not None:
             body["dataframe_split"] = json.loads(rows.to_json(orient="split"))
         request = urllib.request.Request(  # noqa: S310 (the loopback)
-            url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+            url, data=(raw or json.dumps(body)).encode(), headers={"Content-Type": "application/json"}
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
@@ -216,3 +217,19 @@ def test_what_cannot_be_answered_is_a_400_with_the_reason_and_no_traceback(
         assert said in json.loads(body)["message"]
         assert "Traceback" not in body
         assert "stack_trace" not in body
+
+
+def test_too_much_is_a_413_and_what_is_nested_without_end_a_400(
+    served: dict[str, Post], volume_cohort: Path, features_cohort: Path
+) -> None:
+    claiming(volume_cohort / "large.nii.gz", (1280, 1280, 1280))
+    status, body = served["volumes"](images(volume_cohort, 1).assign(path="large.nii.gz"))
+    assert status == 413, body
+    assert "1280 x 1280 x 1280 voxels" in json.loads(body)["message"]
+    deep = "[" * 100_000 + "]" * 100_000
+    for text in (deep, f'{{"dataframe_records": [{{"age": {deep}}}]}}', '{"dataframe_records": ' + "9" * 6000 + "}"):
+        status, body = served["features"](raw=text)
+        assert status == 400, body
+        assert "stack_trace" not in body
+    status, body = served["features"](table(features_cohort, 2))
+    assert status == 200, body
