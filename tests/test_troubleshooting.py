@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,14 @@ class Workplace:
         made = self.people(1)
         save(made / "sub-00" / "anat" / "sub-00_desc-organ_mask.nii.gz", labels, SMALL)
         return run("check", made, "--config", "additive_shape.yaml", *more)
+
+    def without_nilearn(self) -> int:
+        """Check images of an activity where what connectivity needs is not installed."""
+        with patch.dict(sys.modules):
+            for name in [name for name in sys.modules if name.startswith(("nilearn", "medrep.cohort.connectivity"))]:
+                del sys.modules[name]
+            sys.modules["nilearn"] = None  # type: ignore[assignment]
+            return self.bold()
 
     def bold(
         self,
@@ -742,6 +751,8 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
+    # What is installed
+    "install it with: pip install 'medrep[": lambda w: w.without_nilearn(),
     # Output folders
     "already holds files": occupied,
     "holds files that medrep did not write": strangers_output,
