@@ -1,9 +1,11 @@
 """The tables of a whole job: what `medrep merge` writes, and a job of one part writes by itself."""
 
+from functools import partial
+
 import pandas as pd
 
-from medrep.batch.job import Job
-from medrep.batch.merge import Merged, merged
+from medrep.batch.job import COMPLETE, Job
+from medrep.batch.merge import Merged, merged, sweep
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.export.derivative import OUTSIDE, write_description, write_failures, write_tsv
 from medrep.export.moved import write_moved
@@ -18,12 +20,17 @@ def finish(job: Job) -> Merged:
     Raises:
         MedrepError: People who are not done, or nobody who could be delivered.
     """
-    whole, content = merged(job), job.content
+    whole, content, state = merged(job), job.content, job.state()
+    if (job.out / COMPLETE).exists() and whole.outcomes.folded(state):
+        return whole
+    (job.out / COMPLETE).unlink(missing_ok=True)
+    sweep(job, whole)
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
     outside = job.read_outside()
+    lines = {name: partial(whole.outcomes.lines, name) for name in whole.outcomes.names}
     if job.identity["command"] == SCORE:
         distances = {key: max(one["DistanceSd"] for one in found.values()) for key, found in outside.items()}
-        write_scores(job.out, whole.outcomes, ids, content["unit"], content["unshrink"], distances)
+        write_scores(job.out, whole.outcomes, lines, ids, content["unit"], content["unshrink"], distances)
         table = whole.table
     else:
         delivered = whole.delivered
@@ -32,7 +39,7 @@ def finish(job: Job) -> Merged:
         written = job.read_written()
         write_moved(
             job.out,
-            whole.outcomes.good,
+            lines,
             ids.loc[delivered.index],
             tuple(content["names"]),
             sidecar,
@@ -45,4 +52,5 @@ def finish(job: Job) -> Merged:
         write_tsv(job.out / "adapted.tsv", pd.DataFrame(content["adapted"]))
     write_failures(job.out / "failures.tsv", whole.failures)
     write_description(job.out, content["title"], [content["source"]], content["about"])
+    whole.outcomes.fold(state)
     return whole

@@ -107,6 +107,14 @@ class Job:
             write_tsv(self.folder / name, content)
         return prints
 
+    def state(self) -> str:
+        """Return a digest of what the tables of OUT depend on beside the rows: the request, and who is in the cohort."""
+        found = sha256()
+        for name in ("job.json", "participants.tsv", "people.tsv", _OUTSIDE, _WRITTEN):
+            path = self.folder / name
+            found.update(sha256(path.read_bytes() if path.is_file() else b"").digest())
+        return found.hexdigest()
+
     def read_outside(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return who lies outside the range of training: person -> covariate -> what a sidecar says."""
         path = self.folder / _OUTSIDE

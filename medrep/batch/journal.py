@@ -67,18 +67,44 @@ def read_events(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             start += len(line)
 
 
+class JournalReader:
+    """Reads events at places that are known, and keeps the file open and the last event."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "rb", opener=_here)  # noqa: SIM115, closed by `close`
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def read(self, start: int) -> dict[str, Any]:
+        """Return the event that begins at a place.
+
+        Raises:
+            OSError: There is none any more.
+        """
+        if self._last is None or self._last[0] != start:
+            self._file.seek(start)
+            event = _parsed(self._file.readline())
+            if event is None:
+                raise OSError(f"{self._path}: changed while it was read")
+            self._last = start, event
+        return self._last[1]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
 def read_event(path: Path, start: int) -> dict[str, Any]:
     """Return the event that begins at a place.
 
     Raises:
         OSError: There is none any more.
     """
-    with open(path, "rb", opener=_here) as file:
-        file.seek(start)
-        event = _parsed(file.readline())
-    if event is None:
-        raise OSError(f"{path}: changed while it was read")
-    return event
+    reader = JournalReader(path)
+    try:
+        return reader.read(start)
+    finally:
+        reader.close()
 
 
 def _here(name: str, flags: int) -> int:

@@ -5,13 +5,14 @@ worker that dies with one person in it is held against that person; so is a whol
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medrep.batch.journal import Journal, read_event, read_events
+from medrep.batch.rows import ENDING, Chunk, Folded, RowsFile, open_rows, read_chunk, read_folded
 from medrep.export.outcomes import Outcome
 
 TOGETHER, SINGLE, ALONE = 1, 2, 3
@@ -21,7 +22,7 @@ DEATHS = 2
 _PATTERN = "part-*.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Where somebody's outcome stands.
 
@@ -34,6 +35,7 @@ class Ended:
         time: When, seconds since 1970, by the clock of the machine that worked.
         files: What was written, relative to OUT.
         count: Outcomes of this person that whoever worked knew of, and this one; 0 in journals of before. No clock is in it.
+        position: Among the people of one event; -1 where the event is of this person alone.
     """
 
     journal: Path
@@ -44,9 +46,10 @@ class Ended:
     time: float
     files: tuple[str, ...]
     count: int = 0
+    position: int = -1
 
     def outcome(self) -> Outcome:
-        """Read the outcome."""
+        """Read the outcome of somebody whose event is of them alone."""
         return Outcome.from_json(read_event(self.journal, self.start)["outcome"])
 
     def surely_after(self, other: "Ended") -> bool:
@@ -125,10 +128,12 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
     trials: dict[str, Trial] = {}
     superseded: set[str] = set()
     earlier: dict[str, tuple[Ended, ...]] = {}
+    stored = _Stored(folder)
     for path in sorted(folder.glob(pattern)):
         for start, event in read_events(path):
             what = event["event"]
-            for key in event["keys"]:
+            there = stored.positions(path, start, event) if what == "rows" else range(0)
+            for position, key in enumerate(event["keys"]):
                 if what == "begin":
                     if key in begun:
                         trials[key] = _after(trials.get(key), begun[key], held=begun[key] == ALONE)
@@ -139,14 +144,15 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
                     trials[key] = _after(trials.get(key), stage, held=stage > TOGETHER)
                 elif what == "again":
                     trials[key] = Trial(event["stage"])
-                else:
+                elif what != "rows" or position in there:
                     trials.pop(key, None)
-                    one = _ended(path, start, event)
+                    one = _ended(path, start, event, position)
                     if (before := ended.get(key)) is not None:
                         older, one = (before, one) if one.after(before) else (one, before)
                         superseded.update(older.files)
                         earlier[key] = (*earlier.get(key, ()), older)
                     ended[key] = one
+    stored.close()
     for key, stage in begun.items():  # the whole job died
         trials[key] = _after(trials.get(key), stage, held=stage == ALONE)
     return History(ended, trials, frozenset(superseded), earlier)
@@ -157,7 +163,46 @@ def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
     return Trial(min(stage + 1, ALONE), (0 if before is None else before.deaths) + held)
 
 
-def _ended(path: Path, start: int, event: Mapping[str, Any]) -> Ended:
+class _Stored:
+    """Whether rows are still where events say."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO | None] = {}
+
+    @cached_property
+    def _folded(self) -> Folded | None:
+        return read_folded(self._folder, self._folder.parent)
+
+    def positions(self, path: Path, start: int, event: Mapping[str, Any]) -> Collection[int]:
+        """Return which of an event's people have their rows."""
+        everybody = range(len(event["keys"]))
+        file = self._file(event["file"])
+        if file is not None:
+            whole = all(read_chunk(file, Chunk(*chunk)) is not None for chunk in event["chunks"].values())
+            return everybody if whole else ()
+        folded = self._folded
+        if folded is None:
+            return ()
+        return {k for k in everybody if folded.line(path.name, start, k) is not None}
+
+    def _file(self, name: str) -> BinaryIO | None:
+        if name not in self._files:
+            path = self._folder / Path(name).name
+            self._files[name] = open_rows(path) if path.is_file() else None
+        return self._files[name]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+
+
+def _ended(path: Path, start: int, event: Mapping[str, Any], position: int) -> Ended:
+    if event["event"] == "rows":
+        fingerprint, attempts, count = (event[name][position] for name in ("fingerprints", "attempts", "counts"))
+        return Ended(path, start, fingerprint, False, attempts, event["time"], (), count, position)
     fingerprint, failed, attempts = event["fingerprint"], event["failed"], event["attempts"]
     files, count = tuple(event["outcome"]["files"]), event.get("count", 0)
     return Ended(path, start, fingerprint, failed, attempts, event["time"], files, count)
@@ -174,6 +219,8 @@ class Ledger:
 
     def __init__(self, path: Path, history: History, fingerprints: Mapping[str, str]) -> None:
         self._journal = Journal(path)
+        # The journal only grows, so that no earlier file has this name.
+        self._rows = RowsFile(path.with_name(f"{path.stem}-{path.stat().st_size}{ENDING}"))
         self._history, self._fingerprints = history, fingerprints
 
     def begin(self, keys: Iterable[str], stage: int) -> None:
@@ -196,24 +243,52 @@ class Ledger:
             outcome: The outcome.
             attempts: How often the person was tried this time.
         """
-        before = self._history.ended.get(outcome.key)
         self._note(
             "end",
             [outcome.key],
             fingerprint=self._fingerprints[outcome.key],
             failed=bool(outcome.error),
-            attempts=attempts + (before.attempts if before is not None and before.failed else 0),
+            attempts=attempts + self._failed_before(outcome.key),
             time=time.time(),
-            count=1 + max((one.count for one in self._history.every(outcome.key)), default=0),
+            count=self._count(outcome.key),
             outcome=outcome.to_json(),
         )
 
+    def end_rows(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep what became of rows of a table, who were worked on together: one event, and their lines beside the journal.
+
+        Args:
+            outcomes: Without errors and files, all with lines of the same names.
+        """
+        keys = [one.key for one in outcomes]
+        chunks = {name: self._rows.append([one.lines[name] for one in outcomes]) for name in outcomes[0].lines}
+        self._note(
+            "rows",
+            keys,
+            fingerprints=[self._fingerprints[key] for key in keys],
+            attempts=[1 + self._failed_before(key) for key in keys],
+            time=time.time(),
+            counts=[self._count(key) for key in keys],
+            figures=[one.to_json()["figures"] for one in outcomes],
+            file=self._rows.path.name,
+            chunks={name: [chunk.start, chunk.size, chunk.checksum] for name, chunk in chunks.items()},
+        )
+
+    def _failed_before(self, key: str) -> int:
+        before = self._history.ended.get(key)
+        return before.attempts if before is not None and before.failed else 0
+
+    def _count(self, key: str) -> int:
+        return 1 + max((one.count for one in self._history.every(key)), default=0)
+
     def flush(self) -> None:
-        """Bring everything to the disk."""
+        """Bring everything to the disk: rows first, since the journal says that they are there."""
+        self._rows.flush()
         self._journal.flush()
 
     def close(self) -> None:
         """Bring everything to the disk and let go of the journal."""
+        self._rows.close()
         self._journal.close()
 
     def _note(self, event: str, keys: Iterable[str], **content: Any) -> None:

@@ -21,7 +21,6 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEX
 _MEMORY = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 ENVIRONMENT = dict.fromkeys(_THREADS, "1") | dict.fromkeys(_MEMORY, str(2**30))
 """What workers see of the environment beside everything else: read once by libraries, as they start."""
-_PRELOADED = ["medrep.batch.preloaded"]
 _START_S = 600.0
 _CONTEXT = get_context("forkserver")
 
@@ -47,7 +46,7 @@ class LocalPool(Pool):
     def __init__(self, opener: Opener, workers: int, timeout: float) -> None:
         self.workers = workers
         self._opener, self._timeout = opener, timeout
-        _CONTEXT.set_forkserver_preload(_PRELOADED)
+        _CONTEXT.set_forkserver_preload(list(opener.preload))
         self._team: list[_Worker] = []
 
     def submit(self, people: tuple[Visit, ...]) -> None:

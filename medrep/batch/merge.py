@@ -1,12 +1,18 @@
 """All parts of a job -> one cohort: everybody's outcome in the cohort's order, and who is not done yet."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pandas as pd
 
-from medrep.batch.job import COMPLETE, Job
-from medrep.batch.ledger import Ended, History, read_history
+from medrep.batch.job import Job
+from medrep.batch.journal import JournalReader
+from medrep.batch.ledger import Ended, read_history
+from medrep.batch.rows import Chunk, Folded, TableRows, fold, open_rows, read_chunk, read_folded
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.derivative import Failure
 from medrep.export.outcomes import Outcome
@@ -18,13 +24,22 @@ class Outcomes:
 
     Attributes:
         ended: Where they stand, in the cohort's order.
+        folder: The job's own folder.
     """
 
     ended: tuple[Ended, ...]
+    folder: Path
 
     def __iter__(self) -> Iterator[Outcome]:
-        for one in self.ended:
-            yield one.outcome()
+        """Yield outcomes; rows of a table without their lines."""
+        with ExitStack() as stack:
+            journals = _Journals(stack)
+            for one in self.ended:
+                event = journals.event(one)
+                if one.position < 0:
+                    yield Outcome.from_json(event["outcome"])
+                else:
+                    yield Outcome.of_row(event["keys"][one.position], event["figures"][one.position])
 
     def __len__(self) -> int:
         return len(self.ended)
@@ -32,7 +47,96 @@ class Outcomes:
     @property
     def good(self) -> "Outcomes":
         """Those without an error."""
-        return Outcomes(tuple(one for one in self.ended if not one.failed))
+        return Outcomes(tuple(one for one in self.ended if not one.failed), self.folder)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of lines that people have; of people who could be delivered."""
+        with ExitStack() as stack:
+            first = next(one for one in self.ended if not one.failed)
+            event = _Journals(stack).event(first)
+            return tuple(event["chunks"] if first.position >= 0 else Outcome.from_json(event["outcome"]).lines)
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yield the lines of one name, of everybody who could be delivered."""
+        with ExitStack() as stack:
+            journals, rows = _Journals(stack), _Rows(stack, self.folder, name)
+            for one in self.ended:
+                if not one.failed:
+                    event = journals.event(one)
+                    yield (
+                        rows.line(one, event) if one.position >= 0 else Outcome.from_json(event["outcome"]).lines[name]
+                    )
+
+    def fold(self, state: str) -> None:
+        """Note that OUT's tables hold the rows, where people are rows of a table, and of what state of the job they are."""
+        good = [one for one in self.ended if not one.failed]
+        if good and all(one.position >= 0 for one in good):
+            rows = [(one.journal.name, one.start, one.position) for one in good]
+            fold(self.folder, self.folder.parent, self.names, rows, state)
+
+    def folded(self, state: str) -> bool:
+        """Say whether OUT's tables hold the rows of exactly these people, in their order, and are of that state."""
+        found = read_folded(self.folder, self.folder.parent)
+        if found is None or found.state != state:
+            return False
+        lines = [found.line(one.journal.name, one.start, one.position) for one in self.ended if not one.failed]
+        return lines == list(range(found.count))
+
+
+class _Journals:
+    """Journals that are read in several places, open until the end."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._open: dict[Path, JournalReader] = {}
+
+    def event(self, one: Ended) -> dict[str, Any]:
+        if one.journal not in self._open:
+            self._open[one.journal] = JournalReader(one.journal)
+            self._stack.callback(self._open[one.journal].close)
+        return self._open[one.journal].read(one.start)
+
+
+class _Rows:
+    """Lines of one name, beside the journals or in a table of OUT."""
+
+    def __init__(self, stack: ExitStack, folder: Path, name: str) -> None:
+        self._stack, self._folder, self._name = stack, folder, name
+        self._files: dict[str, BinaryIO | None] = {}
+        self._last: tuple[tuple[Path, int], list[str]] | None = None
+
+    def line(self, one: Ended, event: Mapping[str, Any]) -> str:
+        place = one.journal, one.start
+        if self._last is not None and self._last[0] == place:
+            return self._last[1][one.position]
+        file = self._file(event["file"])
+        if file is None:
+            folded, table = self._table
+            number = folded.line(one.journal.name, one.start, one.position)
+            if number is None:
+                raise OSError(f"{self._folder}: changed while it was read")
+            return table.line(number)
+        lines = read_chunk(file, Chunk(*event["chunks"][self._name]))
+        if lines is None:
+            raise OSError(f"{self._folder / event['file']}: changed while it was read")
+        self._last = place, lines
+        return lines[one.position]
+
+    def _file(self, name: str) -> BinaryIO | None:
+        if name not in self._files:
+            path = self._folder / Path(name).name
+            self._files[name] = self._stack.enter_context(open_rows(path)) if path.is_file() else None
+        return self._files[name]
+
+    @cached_property
+    def _table(self) -> tuple[Folded, TableRows]:
+        found = read_folded(self._folder, self._folder.parent)
+        if found is None:
+            raise OSError(f"{self._folder.parent}: tables changed while they were read; call again")
+        table = TableRows(self._folder.parent / f"{self._name}.tsv")
+        self._stack.callback(table.close)
+        return found, table
 
 
 @dataclass(frozen=True)
@@ -43,11 +147,13 @@ class Merged:
         table: The cohort's table, index: key.
         outcomes: Everybody's, in that order.
         failures: Those who could not be delivered.
+        left: Files of outcomes that are nobody's any more, relative to OUT.
     """
 
     table: pd.DataFrame
     outcomes: Outcomes
     failures: tuple[Failure, ...]
+    left: frozenset[str] = frozenset()
 
     @property
     def delivered(self) -> pd.DataFrame:
@@ -56,7 +162,7 @@ class Merged:
 
 
 def merged(job: Job) -> Merged:
-    """Read all parts of a job, and remove what earlier states of the cohort and dying processes left in OUT.
+    """Read all parts of a job.
 
     Raises:
         MedrepError: People who are not done.
@@ -84,18 +190,15 @@ def merged(job: Job) -> Merged:
     if len(failures) == len(ended):
         cure = "mend the files and call again; --retry-failed tries the same files once more"
         raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures], cure))
-    (job.out / COMPLETE).unlink(missing_ok=True)
-    outcomes = Outcomes(tuple(ended))
-    _sweep(job, history, ended)
-    return Merged(table, outcomes, tuple(failures))
-
-
-def _sweep(job: Job, history: History, ended: Iterable[Ended]) -> None:
-    """Remove what replaced outcomes, people who have left the cohort, and killed processes left in OUT."""
-    named = {file for one in ended for file in one.files}
     left = {file for one in history.ended.values() for file in one.files} | history.superseded
+    named = {file for one in ended for file in one.files}
+    return Merged(table, Outcomes(tuple(ended), job.folder), tuple(failures), frozenset(left - named))
+
+
+def sweep(job: Job, whole: Merged) -> None:
+    """Remove what replaced outcomes, people who have left the cohort, and killed processes left in OUT."""
     home = job.out.resolve()
-    for file in sorted(left - named):
+    for file in sorted(whole.left):
         if (job.out / file).parent.resolve().is_relative_to(home):  # a journal can name anything
             (job.out / file).unlink(missing_ok=True)
     for partial in job.out.rglob(".partial-*"):

@@ -1,15 +1,16 @@
 """How workers come by their steps: what travels to them is a folder and a request, never a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medrep.batch.shift_judge import saved_judge
 from medrep.cohort.inputs import Input, saved_input
 from medrep.export.derivative import MeshFormat, Removal
+from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
-from medrep.export.scoring import Scorer, image_scores
+from medrep.export.scoring import Scorer, ScoreRows, image_scores
 from medrep.models import Model, is_vae, restore_model
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import How
@@ -19,24 +20,36 @@ from medrep.training.schedule import has_cuda
 
 @dataclass(frozen=True)
 class OpenScores(Opener):
-    """Opens the step that scores images.
+    """Opens the step that scores images, or rows of a table.
 
     Attributes:
         model: A model folder.
         rate: Of false alarms of the shift gate.
         unshrink: How the regression of predictions to the mean is undone.
         trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
+        names: Of the table's features, in its order; none for images.
     """
 
     model: Path
     rate: float
     unshrink: How
     trained: frozenset[str] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules of tables or of images; see `Opener`."""
+        return _preload(self.names)
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
         checkpoint, model, wanted = _loaded(self.model)
-        return image_scores(self.scorer(checkpoint, model), wanted)
+        return self.step(checkpoint, model, wanted)
+
+    def step(self, checkpoint: Checkpoint, model: Model, wanted: Input) -> Step:
+        """Return the step of a model that is at hand."""
+        scorer = self.scorer(checkpoint, model)
+        return ScoreRows(scorer, self.names) if self.names else image_scores(scorer, wanted)
 
     def scorer(self, checkpoint: Checkpoint, model: Model) -> Scorer:
         """Return what is asked of a model: itself, its shift gate and its readouts, as far as it has them."""
@@ -48,7 +61,7 @@ class OpenScores(Opener):
 
 @dataclass(frozen=True)
 class OpenMoves(Opener):
-    """Opens the step that moves images.
+    """Opens the step that moves images, or rows of a table.
 
     Attributes:
         model: A model folder.
@@ -58,6 +71,7 @@ class OpenMoves(Opener):
         label_free: Whether nobody's covariates are looked at.
         done: For the sidecars.
         mesh: What meshes of organs are written as.
+        names: Of the table's features, in its order; none for images.
     """
 
     model: Path
@@ -67,23 +81,36 @@ class OpenMoves(Opener):
     label_free: bool
     done: Removal
     mesh: MeshFormat
+    names: tuple[str, ...] = ()
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules of tables or of images; see `Opener`."""
+        return _preload(self.names)
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
         _, model, wanted = _loaded(self.model)
-        return image_moves(Mover(model, self.target, self.label_free), wanted, self)
+        return self.step(model, wanted)
+
+    def step(self, model: Model, wanted: Input) -> Step:
+        """Return the step of a model that is at hand."""
+        mover = Mover(model, self.target, self.label_free)
+        if self.names:
+            return MoveRows(mover, self.names)
+        # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
+        if wanted.kind == "shape":
+            from medrep.export.shapes import MoveShapes
+
+            return MoveShapes(self.folder, self.root, mover, wanted, self.done, self.mesh)
+        from medrep.export.volumes import MoveVolumes
+
+        return MoveVolumes(self.folder, self.root, mover, wanted, self.done)
 
 
-def image_moves(mover: Mover, wanted: Input, asked: OpenMoves) -> Step:
-    """Return the step that moves images of the kind a model was trained on."""
-    # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
-    if wanted.kind == "shape":
-        from medrep.export.shapes import MoveShapes
-
-        return MoveShapes(asked.folder, asked.root, mover, wanted, asked.done, asked.mesh)
-    from medrep.export.volumes import MoveVolumes
-
-    return MoveVolumes(asked.folder, asked.root, mover, wanted, asked.done)
+def _preload(names: Sequence[str]) -> tuple[str, ...]:
+    # Tables need little, and what images need takes seconds to load.
+    return ("medrep.batch.openers", "medrep.batch.worker") if names else ("medrep.batch.preloaded",)
 
 
 def _loaded(folder: Path) -> tuple[Checkpoint, Model, Input]:

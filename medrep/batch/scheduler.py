@@ -76,8 +76,14 @@ class Scheduler:
     def _handled(self, results: list[Finished | Died], stage: int) -> Iterator[Outcome]:
         for result in results:
             if isinstance(result, Finished):
+                rows = [one for one in result.outcomes if one.lines and not one.error and not one.files]
                 for outcome in result.outcomes:
-                    yield self._ended(outcome)
+                    if outcome not in rows:
+                        yield self._ended(outcome)
+                if rows:
+                    self._ledger.end_rows(rows)
+                    self._count(len(rows))
+                    yield from rows
                 continue
             keys = [one.key for one in result.people]
             self._say(f"a worker {result.how} with {', '.join(keys)}")
@@ -91,11 +97,14 @@ class Scheduler:
 
     def _ended(self, outcome: Outcome, attempts: int = 1) -> Outcome:
         self._ledger.end(outcome, attempts)
-        self._unflushed += 1
+        self._count(1)
+        return outcome
+
+    def _count(self, people: int) -> None:
+        self._unflushed += people
         if self._unflushed >= _FLUSH_EVERY:
             self._ledger.flush()
             self._unflushed = 0
-        return outcome
 
 
 def _groups(people: list[Visit], most: int) -> Iterator[tuple[Visit, ...]]:

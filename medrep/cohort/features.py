@@ -43,6 +43,8 @@ class FeatureTable:
 
     def rows(self, wanted: pd.Index) -> "FeatureTable":
         """Return the rows of ``wanted`` keys, in that order."""
+        if self.ids.index.equals(wanted):
+            return self
         positions = self.ids.index.get_indexer(wanted)
         return replace(self, ids=self.ids.iloc[positions], values=self.values[positions])
 
@@ -80,7 +82,8 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
     ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
     notes = [f"features.tsv: {examples(spelled)} of participants.tsv"] if spelled else []
-    nobody = [str(who) for who in dict.fromkeys(ids["participant_id"]) if who not in set(wanted)]
+    known = set(wanted)
+    nobody = [str(who) for who in dict.fromkeys(ids["participant_id"]) if who not in known]
     if nobody:
         more = f", and {len(nobody) - 5} more" if len(nobody) > 5 else ""
         notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {', '.join(nobody[:5])}{more}")
@@ -111,7 +114,9 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     ids = features.ids.iloc[positions].set_axis(wanted)
     other = {there: key for key, there in spelled.items()}
     notes = (*features.notes, f"features.tsv: {examples(other)} of participants.tsv") if other else features.notes
-    return replace(features, ids=ids, values=features.values[positions], notes=notes)
+    in_order = len(features.values) == len(positions) and positions == list(range(len(positions)))
+    values = features.values if in_order else features.values[positions]  # a table can fill half of the memory
+    return replace(features, ids=ids, values=values, notes=notes)
 
 
 def _perhaps(key: str, there: Sequence[str]) -> str:

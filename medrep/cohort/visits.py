@@ -1,16 +1,18 @@
 """One person, or one visit of a person, as work is handed round: who, which file, which covariates."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.fingerprints import row_fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Visit:
     """One row of a cohort.
 
@@ -21,6 +23,7 @@ class Visit:
         covariates: In the form of the model's schema (`CovariateSchema.transfer`); empty where nobody looks at them.
         problem: Why there is no usable file; empty if there is one.
         mark: Fingerprint of the row, where the data are a table.
+        row: The row, where the data are a table.
     """
 
     key: str
@@ -29,6 +32,7 @@ class Visit:
     covariates: Mapping[str, str | float]
     problem: str = ""
     mark: str = ""
+    row: Float[np.ndarray, " columns"] | None = field(default=None, compare=False, repr=False)
 
 
 def visits(
@@ -36,23 +40,31 @@ def visits(
 ) -> Iterator[Visit]:
     """Yield the rows of a cohort in its order.
 
+    Rows of a table are views into it.
+
     Args:
         frame: Covariates, index: key.
         files: Paths, index: key; None for a table.
         problems: Why there is no usable file, by key.
-        features: The table, where its rows are to be marked.
+        features: The table, where the data are one.
     """
     rows = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
-    marks = [""] * len(frame) if features is None else map(row_fingerprint, features.rows(frame.index).values)
-    for place, (key, row, mark) in enumerate(zip(frame.index, rows, marks, strict=True)):
+    values = [None] * len(frame) if features is None else features.rows(frame.index).values
+    for place, (key, row, own) in enumerate(zip(frame.index, rows, values, strict=True)):
+        mark = "" if own is None else row_fingerprint(own)
         problem = problems.get(str(key), "")
         path = None if files is None or problem else Path(str(files[key]))
-        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem, mark)
+        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem, mark, own)
 
 
 def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:
     """Return the covariates of visits as a frame, index: key."""
     return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
+
+
+def visit_rows(some: Sequence[Visit]) -> Float[np.ndarray, "visits columns"]:
+    """Return the rows of visits of a table."""
+    return np.stack([one.row for one in some if one.row is not None])
 
 
 def visit_files(some: Sequence[Visit]) -> pd.Series:

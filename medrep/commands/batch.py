@@ -30,6 +30,7 @@ from medrep.outputs import STATE
 from medrep.training.checkpoint import Checkpoint, save_checkpoint
 
 _ADAPTING = "adapting.jsonl"
+_MANY_CELLS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def go_through(
         written = features.ids if features is not None and features.header else None
         outside = outside_training(model.schema, frame)
         prints = job.write_people(cohort.table, people, cohort.root, outside, written)
-        if cohort.features is not None:
+        if cohort.features is not None and not _worth_workers(len(mine) * model.columns.count, options):
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(load_trained(job.model)[1] if len(strangers) else model))
         else:
@@ -204,6 +205,11 @@ def _work_off(
                 advance(1)
     finally:
         ledger.close()
+
+
+def _worth_workers(cells: int, options: BatchOptions) -> bool:
+    """Say whether a table is so large that workers, who take a second to start, are the sooner."""
+    return cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
 
 
 def _pool(opener: Opener, options: BatchOptions, people: int) -> Pool:

@@ -33,8 +33,8 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
         return {}
     cohort = cohort.select(frame.index)
     scorer = Scorer(model, measure=True)
-    step = image_scores(scorer, wanted) if cohort.features is None else ScoreRows(scorer, cohort.features)
-    people = list(visits(model.schema.transfer(frame), cohort.files, {}))
+    step = image_scores(scorer, wanted) if cohort.features is None else ScoreRows(scorer, cohort.features.names)
+    people = list(visits(model.schema.transfer(frame), cohort.files, {}, cohort.features))
     rows: dict[str, np.ndarray] = {}
     with console.track("calibrate", len(people)) as advance:
         for start in range(0, len(people), step.together):

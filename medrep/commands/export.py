@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep.batch.job import Job, read_job
 from medrep.batch.merge import Merged
-from medrep.batch.openers import OpenMoves, image_moves
+from medrep.batch.openers import OpenMoves
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
@@ -33,8 +33,7 @@ from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.derivative import MeshFormat, Removal, write_tsv
-from medrep.export.features import MoveRows
-from medrep.export.mover import Mover
+from medrep.export.digits import parsed
 from medrep.export.outcomes import Opener, Step
 from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
 from medrep.models import Adaptation, Model, is_vae
@@ -141,12 +140,13 @@ def export(
             label_free=request.label_free,
         )
 
+    names = () if features is None else features.names
+
     def moves(folder: Path, done: Removal) -> OpenMoves:
-        return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti")
+        return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti", names)
 
     def step(known: Model) -> Step:
-        mover = Mover(known, target, request.label_free)
-        return image_moves(mover, wanted, moves(out, described(()))) if features is None else MoveRows(mover, features)
+        return moves(out, described(())).step(known, wanted)
 
     def opener(job: Job) -> Opener:
         return moves(job.model, described(tuple(Adaptation(**one) for one in job.content["adapted"])))
@@ -262,8 +262,7 @@ def _probe(
 
     console.say("measure what probes read (means something for people that training did not have)")
     handed_out = {
-        name: np.stack([one.arrays[array] for one in whole.outcomes])
-        for name, array in (("features", "row"), ("latents", "latents"))
+        name: np.stack([parsed(line) for line in whole.outcomes.lines(name)]) for name in ("features", "latents")
     }
     measured = probe_export(schema, frame, handed_out, request.remove, participants=participants)
     write_tsv(out / "leakage.tsv", measured)

@@ -24,7 +24,6 @@ from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Step
 from medrep.export.scores import FAILED, STATUS
-from medrep.export.scoring import ScoreRows, image_scores
 from medrep.models import Model
 from medrep.models.unshrinking import How
 
@@ -93,9 +92,10 @@ def score(
 
     marks = _trained_rows(model_folder)
 
+    names = () if features is None else features.names
+
     def step(known: Model) -> Step:
-        scorer = OpenScores(model_folder, false_alarms, unshrink, marks).scorer(checkpoint, known)
-        return image_scores(scorer, wanted) if features is None else ScoreRows(scorer, features)
+        return OpenScores(model_folder, false_alarms, unshrink, marks, names).step(checkpoint, known, wanted)
 
     about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
     content = {
@@ -114,7 +114,7 @@ def score(
         },
         content=lambda adapted: content,
         step=step,
-        opener=lambda job: OpenScores(job.model, false_alarms, unshrink, marks),
+        opener=lambda job: OpenScores(job.model, false_alarms, unshrink, marks, names),
     )
     whole = go_through(work, trained, cohort, frame, out, options or BatchOptions(), console, overwrite=overwrite)
     if whole is None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from medrep import __version__
 from medrep.atomic import atomic_file, write_json, write_text
 from medrep.erasure import Certificate
+from medrep.export.digits import exact_line
 from medrep.masking import mask
 from medrep.models import Adaptation
 
@@ -119,13 +120,20 @@ def write_matrix(
     rows: Iterable[Float[np.ndarray, " columns"]],
     header: Sequence[str] = (),
 ) -> None:
+    """Write one row a person with all digits that tell its numbers apart; see `write_lines`."""
+    write_lines(path, ids, names, map(exact_line, rows), header)
+
+
+def write_lines(
+    path: Path, ids: pd.DataFrame, names: Sequence[str], lines: Iterable[str], header: Sequence[str] = ()
+) -> None:
     """Write one row a person, a row at a time, so that wide tables stay cheap.
 
     Args:
         path: Where to.
         ids: Key columns.
         names: Of the numbers.
-        rows: The numbers.
+        lines: The numbers as text (`medrep.export.digits`).
         header: Names of all columns in their order; by default the ids, then the numbers.
     """
     columns = [*ids.columns, *names]
@@ -133,16 +141,20 @@ def write_matrix(
     order = [place[name] if name in place else place[name.casefold()] for name in header] or list(range(len(columns)))
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(header or columns) + "\n")
-        for who, row in zip(ids.itertuples(index=False), rows, strict=True):
-            cells = [*map(str, who), *("n/a" if cell != cell else repr(cell) for cell in row.tolist())]
-            file.write("\t".join(cells[position] for position in order) + "\n")
+        straight = order == list(range(len(columns)))
+        for who, line in zip(ids.to_numpy(object).tolist(), lines, strict=True):
+            whole = "\t".join([*map(str, who), line])
+            if not straight:
+                cells = whole.split("\t")
+                whole = "\t".join(cells[position] for position in order)
+            file.write(whole + "\n")
 
 
-def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[Float[np.ndarray, " latents"]]) -> None:
+def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str]) -> None:
     """Write one row a person: the ids, then z1, z2, ..."""
-    rows = iter(latents)
-    first = next(rows)
-    write_matrix(path, ids, [f"z{k + 1}" for k in range(len(first))], chain([first], rows))
+    lines = iter(latents)
+    first = next(lines)
+    write_lines(path, ids, [f"z{k + 1}" for k in range(first.count("\t") + 1)], chain([first], lines))
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:

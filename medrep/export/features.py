@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.visits import Visit, visit_frame
+from medrep.cohort.visits import Visit, visit_frame, visit_rows
 from medrep.errors import ModelError, listed
 from medrep.export.blocks import block_size, in_places
+from medrep.export.digits import line
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
 from medrep.models import Model
@@ -18,10 +19,26 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
     """Return the features in the order the model was fitted on.
 
     Raises:
+        ModelError: Columns that the model knows and the table lacks, or the other way round.
+    """
+    order = column_order(model, features.names)
+    if order == list(range(len(order))):
+        return features
+    return replace(features, values=features.values[:, order], names=model.columns.names)
+
+
+def column_order(model: Model, names: Sequence[str]) -> list[int]:
+    """Return where in a table the model's columns stand.
+
+    Args:
+        model: The model.
+        names: Of the table's features, in its order.
+
+    Raises:
         ModelError: Columns that the model knows and the table lacks; all are listed. Further columns are an error too,
             since nothing could be removed from them.
     """
-    wanted, have = list(model.columns.names), list(features.names)
+    wanted, have = list(model.columns.names), list(names)
     if not wanted:
         raise ModelError(
             "the model was trained on volumes, the cohort is a feature table; set input.kind as in training"
@@ -34,8 +51,7 @@ def align_features(model: Model, features: FeatureTable) -> FeatureTable:
         raise ModelError(
             listed("feature columns that do not match the model", problems, "give the columns of training")
         )
-    order = [place[name] for name in wanted]
-    return replace(features, values=features.values[:, order], names=tuple(wanted))
+    return [place[name] for name in wanted]
 
 
 class MoveRows(Step):
@@ -43,22 +59,23 @@ class MoveRows(Step):
 
     Args:
         mover: The model and what to do with it.
-        features: Of everybody who will be asked for, in any column order.
+        names: Of the table's features, in its order.
     """
 
-    def __init__(self, mover: Mover, features: FeatureTable) -> None:
-        self._mover, self._features = mover, align_features(mover.model, features)
-        place = {name: position for position, name in enumerate(self._features.names)}
-        self._order = [place[name] for name in features.names]
-        self.together = block_size(len(features.names), _MOST_ROWS)
+    def __init__(self, mover: Mover, names: Sequence[str]) -> None:
+        self._mover, self._order = mover, column_order(mover.model, names)
+        place = {name: position for position, name in enumerate(mover.model.columns.names)}
+        self._back = [place[name] for name in names]
+        self.together = block_size(len(names), _MOST_ROWS)
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
         """Move a few rows; see `Step.work`."""
-        rows = self._features.rows(visit_frame(people).index).values
+        rows = visit_rows(people)[:, self._order]
         block, standing, places = in_places(rows, people, self.together)
         frame = visit_frame(standing)
-        moved, latents = self._mover.move(block, frame)[:, self._order], self._mover.encode(block, frame)
+        moved, latents = self._mover.move(block, frame), self._mover.encode(block, frame)
+        moved, before = moved[:, self._back], block[:, self._back]
         return [
-            Outcome(one.key, arrays={"row": moved[place], "latents": latents[place]})
+            Outcome(one.key, lines={"features": line(moved[place], before[place]), "latents": line(latents[place])})
             for place, one in zip(places, people, strict=True)
         ]

@@ -1,19 +1,18 @@
 """The tables of a cohort whose covariates were moved: latents, and features where there are no images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medrep.atomic import write_json
-from medrep.export.derivative import write_latents, write_matrix
-from medrep.export.outcomes import Outcome
+from medrep.export.derivative import write_latents, write_lines
 
 
 def write_moved(
     folder: Path,
-    outcomes: Iterable[Outcome],
+    lines: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,
     names: tuple[str, ...],
     content: Mapping[str, Any],
@@ -24,7 +23,7 @@ def write_moved(
 
     Args:
         folder: Where to.
-        outcomes: Everybody's who could be moved; gone through several times, a person at a time.
+        lines: Names of rows, each with what yields everybody's who could be moved, a person at a time.
         ids: Key columns, index: key; in the same order.
         names: Of the features; none for images, which are written already.
         content: For the sidecar of the table.
@@ -33,9 +32,8 @@ def write_moved(
     """
     if names:
         own = ids if written is None else written
-        write_matrix(folder / "features.tsv", own, names, (one.arrays["row"] for one in outcomes), header)
+        write_lines(folder / "features.tsv", own, names, lines["features"](), header)
         write_json(folder / "features.json", content)
-    first = next(iter(outcomes)).arrays
     for name in ("latents", "latents_sd"):
-        if name in first:
-            write_latents(folder / f"{name}.tsv", ids, (one.arrays[name] for one in outcomes))
+        if name in lines:
+            write_latents(folder / f"{name}.tsv", ids, lines[name]())

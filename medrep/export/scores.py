@@ -1,6 +1,6 @@
 """scores.tsv: one row a person, with a dictionary of its columns; latents beside it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +21,7 @@ _UNITS = {
 def write_scores(
     folder: Path,
     outcomes: Iterable[Outcome],
+    lines: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,
     unit: str,
     unshrink: str,
@@ -31,6 +32,7 @@ def write_scores(
     Args:
         folder: Where to.
         outcomes: Everybody's, at least one of them good; gone through several times, a person at a time.
+        lines: Names of rows, each with what yields those of everybody who could be scored.
         ids: Key columns, index: key; in the same order.
         unit: The model's ``error_unit``.
         unshrink: How the regression of predicted covariates to the mean was undone.
@@ -42,10 +44,8 @@ def write_scores(
     good = _write_table(folder / "scores.tsv", outcomes, ids, columns, outside or {})
     write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
     for name in ("latents", "latents_sd"):
-        if name in first.arrays:
-            write_latents(
-                folder / f"{name}.tsv", ids.loc[good], (one.arrays[name] for one in outcomes if not one.error)
-            )
+        if name in lines:
+            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name]())
 
 
 def _write_table(

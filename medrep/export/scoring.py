@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.features import FeatureTable
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
 from medrep.cohort.inputs import Input
-from medrep.cohort.visits import Visit, visit_files, visit_frame
+from medrep.cohort.visits import Visit, visit_files, visit_frame, visit_rows
 from medrep.errors import CohortError, ModelError
 from medrep.export.blocks import block_size, in_places
-from medrep.export.features import align_features
+from medrep.export.features import column_order
 from medrep.export.outcomes import Outcome, Step
 from medrep.export.scores import GAP, PREDICTED
 from medrep.models import Model
@@ -121,17 +120,18 @@ class ScoreRows(Step):
 
     Args:
         scorer: What is asked.
-        features: Of everybody who will be asked for, in any column order.
+        names: Of the table's features, in its order.
     """
 
-    def __init__(self, scorer: Scorer, features: FeatureTable) -> None:
+    def __init__(self, scorer: Scorer, names: Sequence[str]) -> None:
         self._scorer = replace(scorer, most=_MOST_ROWS)
-        self._features = align_features(scorer.model, features)
+        self._order = column_order(scorer.model, names)
         self.together = self._scorer.together
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
         """Score a few rows; see `Step.work`."""
-        return self._scorer.outcomes(self._features.rows(visit_frame(people).index).values, people)
+        scored = self._scorer.outcomes(visit_rows(people)[:, self._order], people)
+        return scored if self._scorer.measure else [one.written() for one in scored]
 
 
 class ScoreVolumes(Step):
