@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.atomic import atomic_folder
-from medrep.batch.openers import OpenMoves, image_moves
+from medrep.batch.openers import OpenMoves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import earlier_work, refuse_again
 from medrep.cohort.features import FeatureTable
@@ -24,6 +24,7 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.support import refuse_extrapolation
 from medrep.cohort.visits import Visit, visits
 from medrep.errors import CohortError, ModelError, listed
+from medrep.export.digits import parsed
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome
@@ -94,10 +95,10 @@ def cleaned_rows(
         frame: Covariates, in the same order.
     """
     names = tuple(model.columns.names)
-    step = MoveRows(Mover(model, cleaning.target), FeatureTable(pd.DataFrame(index=frame.index), data, names, None))
-    people = list(visits(frame, None, {}))
+    step = MoveRows(Mover(model, cleaning.target), names)
+    people = list(visits(frame, None, {}, FeatureTable(pd.DataFrame(index=frame.index), data, names, None)))
     blocks = (people[start : start + step.together] for start in range(0, len(people), step.together))
-    rows = [one.arrays["row"] for block in blocks for one in step.work(block)]
+    rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
     return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
 
 
@@ -135,13 +136,13 @@ def cleaned_images(
     refuse_again(earlier_work(root, files), tuple(cleaning.target), known)
     name = f"model sha256:{checkpoint.digest}"
     done = described_removal(name, model, checkpoint, cleaning.target, people=len(frame), purpose=cleaning.purpose)
-    mover, made = Mover(model, cleaning.target), PurePosixPath(f"{done.desc}-{uuid4().hex}")
+    made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
     outcomes: list[Outcome] = []
     with atomic_folder(output / made) as partial:
         for one in visits(frame, files, {}):
             # Two rows may name one file, or files whose results would have one name.
             asked = OpenMoves(Path(), partial / _own(one), root, cleaning.target, False, done, "gifti")
-            outcomes += image_moves(mover, wanted, asked).work([one])
+            outcomes += asked.step(model, wanted).work([one])
         refuse_failed(outcomes, files, sent)
     columns = ["path", "sidecar"] if wanted.kind == "volume" else ["path", "mesh", "sidecar"]
     written = [
