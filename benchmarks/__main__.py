@@ -35,6 +35,7 @@ from benchmarks import (
     shape_fields,
     shapes,
     shift_gate,
+    table_costs,
     whole_tests,
 )
 from benchmarks.data import ROOT
@@ -65,6 +66,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "shape_fields": shape_fields.run,
     "shapes": shapes.run,
     "shift_gate": shift_gate.run,
+    "table_costs": table_costs.run,
     "whole_tests": whole_tests.run,
 }
 

@@ -72,4 +72,4 @@ def _started(cohort: Path, out: Path, model: Path, more: tuple[str, ...]) -> sub
 
 def _ended(out: Path) -> int:
     journals = (out / ".medrep").glob("part-*.jsonl") if (out / ".medrep").is_dir() else ()
-    return sum(event["event"] == "end" for path in journals for _, event in read_events(path))
+    return sum(event["event"] in ("end", "rows") for path in journals for _, event in read_events(path))

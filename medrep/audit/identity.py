@@ -15,9 +15,10 @@ from jaxtyping import Float, Shaped
 
 from medrep.audit.agreement import agreement, agreement_interval
 from medrep.audit.findings import Finding
+from medrep.audit.kept_profiles import KeptProfiles, profiles
 from medrep.audit.profiles import covariate_design, drawn_columns, residual, standardised
 from medrep.audit.resampling.intervals import permutation_p
-from medrep.audit.resampling.means import mean_finding, shuffled_participants
+from medrep.audit.resampling.means import mean_finding, participant_means, shuffled_participants
 from medrep.cohort.covariates import CovariateSchema
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
@@ -163,6 +164,7 @@ def identity_kept(
     Residuals of both are those of the same regression on the covariates, in deviations of the raw residual, so that columns
     weigh alike and one that the export flattened counts as lost. 1: removal took nothing but what covariates tell on
     average; rescaling by batch, a proper part of removal, costs a few hundredths. p: profiles exchanged between participants.
+    The interval is that of influences (`KeptProfiles`).
 
     Args:
         raw: As it was.
@@ -183,9 +185,8 @@ def identity_kept(
     if used.sum() < _FEWEST_COLUMNS or freedom < max(min_n, 2):
         few = f"{used.sum()} columns vary; {freedom} people more than covariates tell apart, {min_n} are needed"
         return Finding("identity_kept", "exported", people, status="insufficient", note=few)
-    profiles = [_profiles(part[:, used] / sd[used]) for part in (before, after)]
-    own = (profiles[0] * profiles[1]).sum(axis=1)
-    every = profiles[0] @ profiles[1].T
+    kept = KeptProfiles.of(before[:, used], after[:, used], sd[used], design, participants)
+    own, every = kept.own, kept.before @ kept.after.T
     rng, rows = np.random.default_rng(seed), np.arange(len(own))
     null = np.array([every[rows, order].mean() for order in shuffled_participants(participants, PERMUTATIONS, rng)])
     p = permutation_p(float(own.mean()), null)
@@ -193,25 +194,21 @@ def identity_kept(
         f"correlation of residual profiles over {used.sum()} columns; with another's profile {null.mean():.2f};"
         f" lowest tenth of people below {np.quantile(own, 0.1):.2f}"
     )
-    return mean_finding("identity_kept", "exported", own, participants, seed, min_n=min_n, draws=draws, note=note, p=p)
+    estimate = float(participant_means(own, participants).mean())
+    low, high = kept.interval(estimate, draws, np.random.default_rng(seed))
+    return Finding("identity_kept", "exported", people, estimate, low, high, p, note=note)
 
 
 def _codes(participants: np.ndarray) -> np.ndarray:
     return np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
 
 
-def _profiles(rows: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 1e-9)
-
-
 def _similarity(table: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"] | None:
     columns = standardised(table)
     if columns.shape[1] < _FEWEST_COLUMNS:
         return None
-    profiles = _profiles(columns)
-    similar = profiles @ profiles.T
+    own, _ = profiles(columns)
+    similar = own @ own.T
     np.fill_diagonal(similar, -np.inf)
     return similar
 

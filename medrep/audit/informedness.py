@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from medrep.audit.findings import Finding
-from medrep.audit.resampling.intervals import permutation_p
+from medrep.audit.resampling.intervals import permutation_p, random_halves
 from medrep.audit.resampling.means import shuffled_participants
 
 MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 49, 10
@@ -118,8 +118,7 @@ def audit_informedness(
     observed = info_scores(z, sources, who, seed)
     orders = shuffled_participants(who, permutations, rng)
     null = np.stack([info_scores(z, [s.of(order) for s in sources], who, seed) for order in orders])
-    person = np.unique(who, return_inverse=True)[1]
-    parts = [np.flatnonzero(rng.permutation(people)[person] % 2 == 0) for _ in range(_HALVES)]
+    parts = random_halves(who, _HALVES, rng)
     error = np.stack([info_scores(z[rows], [s.of(rows) for s in sources], who[rows], seed) for rows in parts]).std(
         axis=0
     )

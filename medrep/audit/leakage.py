@@ -20,9 +20,10 @@ nobody knows, and new people of that level tell it; of what a standard deviation
 are moved by such errors. A model with a large excess and little beyond is as good as so few people of training allow; one with
 much beyond is wrong.
 
-The interval is a normal one, with the larger of two standard errors: under exchanged labels, where readers are taught anew, and
-of resampled people, where they are not. Participants are what is exchanged, divided and counted: where a label is the same in
-all rows of a participant, their rows count as one.
+The interval is a normal one, with the largest of standard errors: under exchanged labels, where readers are taught anew, and of
+resampled people, where they are not. What a number's reader finds depends more on who taught it, so that a third is asked, that
+of the delete-half jackknife (Shao and Wu 1989): the spread over random halves of the people, taught anew in each. Participants
+are what is exchanged, divided and counted: where a label is the same in all rows of a participant, their rows count as one.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable,
 from medrep.audit.probing.shape_readers import ShapeReaders
 from medrep.audit.probing.table_readers import TableReaders
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
-from medrep.audit.resampling.intervals import LEVEL, percentile_interval
+from medrep.audit.resampling.intervals import LEVEL, percentile_interval, random_halves
 from medrep.audit.resampling.relabelling import relabellings, sample_weights
 from medrep.audit.tables import refuse_gaps
 
@@ -48,6 +49,7 @@ MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200
 _TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
 _SHAPES = 299  # exchanges of labels under which shapes are read
+_HALVED = 20  # halves in which a number's reader is taught anew
 _MOVED = 20  # errors of training that are drawn
 _Z, _ONE_SIDED = float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(LEVEL))
 
@@ -196,6 +198,8 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
         resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
     macro = np.mean(figures, axis=0)
     error = max(float(macro[1:].std()), float(np.nanstd(np.mean(resampled, axis=0))))
+    if not asked.levels:
+        error = max(error, _spread_of_halves(asked, readers, rng))
     shapes = ShapeReaders.of(readers)
     taken = draws[: _SHAPES + 1]
     rests = [asked.targets[source] - asked.expected for source in taken]
@@ -209,6 +213,17 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
     most = 0.5 if asked.levels else 1.0
     by_chance = float(macro[1:].mean())
     return _Read(min(float(macro[0]) - by_chance, most), by_chance, error, found[0], found[1])
+
+
+def _spread_of_halves(asked: _Asked, readers: TableReaders, rng: np.random.Generator) -> float:
+    """Return the spread of a number's figure over random halves of the people, taught anew in each."""
+    figures = []
+    for rows in random_halves(asked.who, _HALVED, rng):
+        rest = (asked.targets - asked.expected)[rows]
+        parts = deal(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
+        scores = readers.among(rows).taught(rest - rest.mean(axis=0), parts)
+        figures.append(_figure(scores[:, 0], rest[:, 0], asked))
+    return float(np.std(figures, ddof=1))
 
 
 def _standardised(read: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from predictions out of fold (`kernel_ridge.py`: linear or RBF, chosen inside ea
 p: the labels of a pair exchanged, or what covariates leave of a number exchanged between people (Freedman and Lane 1983),
 everything chosen and fitted anew: predictions that are held fixed would give 8% false alarms for 5%, since folds share people.
 The interval is of the people who are judged, predictions as they are, and widened by the ratio of the spread over exchanges to
-the spread that resampling claims of them: what training adds (without, 95% intervals held 90%).
+the spread that resampling claims of them: what training adds (without, 95% intervals held 90%). That of a number, whose tails
+may be long, is at least as wide as its spread over random halves says, everything fitted anew in each (delete-half jackknife).
 """
 
 from collections.abc import Mapping
@@ -22,12 +23,13 @@ from medrep.audit.findings import Finding
 from medrep.audit.matching import Matched, first_rows, match_people
 from medrep.audit.probing.kernel_ridge import out_of_fold
 from medrep.audit.profiles import compact, covariate_design, residual
-from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.intervals import percentile_interval, permutation_p, random_halves
 from medrep.audit.resampling.means import exact_interval
 from medrep.cohort.covariates import CovariateSchema
 
 MIN_N, DRAWS, PERMUTATIONS, FOLDS = 20, 1000, 499, 5
 _FIRST = 40  # exchanges that are resampled too
+_HALVES = 20
 
 
 def audit_utility(
@@ -88,12 +90,14 @@ class _Told:
         resampled: The figure of resampled people, predictions as they are.
         null: The figure after each exchange, everything fitted anew.
         null_resampled: ``resampled`` of the first exchanges.
+        halved: The figure in random halves of the people, everything fitted anew; none for pairs.
     """
 
     estimate: float
     resampled: Float[np.ndarray, " draws"]
     null: Float[np.ndarray, " exchanges"]
     null_resampled: Float[np.ndarray, "first draws"]
+    halved: Float[np.ndarray, " halves"]
 
     def minus(self, other: "_Told") -> "_Told":
         """Return the difference of two tables."""
@@ -102,6 +106,7 @@ class _Told:
             self.resampled - other.resampled,
             self.null - other.null,
             self.null_resampled - other.null_resampled,
+            self.halved - other.halved,
         )
 
     def interval(self) -> tuple[float, float]:
@@ -109,6 +114,9 @@ class _Told:
         low, high = percentile_interval(self.resampled)
         claimed = float(self.null_resampled.std(axis=1).mean())
         wider = max(1.0, float(self.null.std()) / claimed) if claimed > 0 else 1.0
+        spread = float(self.resampled.std())
+        if len(self.halved) and spread > 0:
+            wider = max(wider, float(np.std(self.halved, ddof=1)) / spread)
         return self.estimate - wider * (self.estimate - low), self.estimate + wider * (high - self.estimate)
 
 
@@ -137,7 +145,7 @@ def _pairs_told(
     areas = [float(_area(score[:, :, k], within, np.ones((1, pairs)))[0]) for k in range(1 + PERMUTATIONS)]
     counts = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=draws).astype(float)
     resampled = np.stack([_area(score[:, :, k], within, counts) for k in range(1 + _FIRST)])
-    return _Told(areas[0], resampled[0], np.array(areas[1:]), resampled[1:])
+    return _Told(areas[0], resampled[0], np.array(areas[1:]), resampled[1:], np.zeros(0))
 
 
 def _area(
@@ -183,8 +191,25 @@ def _of_number(
         r2 = 1 - missed.sum(axis=0) / (targets**2).sum(axis=0)
         few = slice(1 + _FIRST)
         resampled = (1 - (counts @ missed[:, few]) / (counts @ targets[:, few] ** 2)).T
-        told[table_name] = _Told(float(r2[0]), resampled[0], r2[1:], resampled[1:])
+        told[table_name] = _Told(
+            float(r2[0]), resampled[0], r2[1:], resampled[1:], _halved(table[rows], left, design, seed)
+        )
     return _findings(told, name, len(rows), f"R2 beyond {', '.join(others.names) or 'the mean'}", bound=float("nan"))
+
+
+def _halved(
+    table: Float[np.ndarray, "people columns"],
+    left: Float[np.ndarray, "people 1"],
+    design: Float[np.ndarray, "people width"],
+    seed: int,
+) -> Float[np.ndarray, " halves"]:
+    """Return R2 in random halves, the same ones for every table."""
+    rng, found = np.random.default_rng([seed, 2]), []
+    for half in random_halves(np.arange(len(left)), _HALVES, rng):
+        target = residual(left[half], design[half])
+        told = out_of_fold(compact(table[half], seed), target, rng.permutation(np.arange(len(half)) % FOLDS))
+        found.append(1 - float(((target - told) ** 2).sum()) / max(float((target**2).sum()), 1e-300))
+    return np.array(found)
 
 
 def _findings(told: Mapping[str, _Told], group: str, n: int, note: str, bound: float) -> list[Finding]:

@@ -1,10 +1,12 @@
 """The tables of a whole job: what `medrep merge` writes, and a job of one part writes by itself."""
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
 
 from medrep.batch.job import COMPLETE, Job
+from medrep.batch.ledger import History
 from medrep.batch.merge import Merged, merged, sweep
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.export.derivative import OUTSIDE, write_description, write_failures, write_tsv
@@ -14,15 +16,19 @@ from medrep.export.scores import write_scores
 SCORE = "score"
 
 
-def finish(job: Job) -> Merged:
+def finish(job: Job, history: History | None = None) -> Merged:
     """Write the tables of a job whose people are all done; dataset_description.json comes last.
+
+    Args:
+        job: The job.
+        history: What its journals say, where they were read already.
 
     Raises:
         MedrepError: People who are not done, or nobody who could be delivered.
     """
-    whole, content, state = merged(job), job.content, job.state()
+    whole, content, state = merged(job, history), job.content, job.state()
     if (job.out / COMPLETE).exists() and whole.outcomes.folded(state):
-        return whole
+        return replace(whole, unchanged=True)
     (job.out / COMPLETE).unlink(missing_ok=True)
     sweep(job, whole)
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
@@ -52,5 +58,4 @@ def finish(job: Job) -> Merged:
         write_tsv(job.out / "adapted.tsv", pd.DataFrame(content["adapted"]))
     write_failures(job.out / "failures.tsv", whole.failures)
     write_description(job.out, content["title"], [content["source"]], content["about"])
-    whole.outcomes.fold(state)
-    return whole
+    return replace(whole, outcomes=whole.outcomes.fold(state))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ import pandas as pd
 
 from medrep.batch.job import Job
 from medrep.batch.journal import JournalReader
-from medrep.batch.ledger import Ended, read_history
+from medrep.batch.ledger import Ended, History, read_history
 from medrep.batch.rows import Chunk, Folded, TableRows, fold, open_rows, read_chunk, read_folded
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.derivative import Failure
@@ -25,10 +25,12 @@ class Outcomes:
     Attributes:
         ended: Where they stand, in the cohort's order.
         folder: The job's own folder.
+        tables: Which rows stood in OUT's tables when the journals were read; one table is read while others are written anew.
     """
 
     ended: tuple[Ended, ...]
     folder: Path
+    tables: Folded | None = None
 
     def __iter__(self) -> Iterator[Outcome]:
         """Yield outcomes; rows of a table without their lines."""
@@ -47,7 +49,7 @@ class Outcomes:
     @property
     def good(self) -> "Outcomes":
         """Those without an error."""
-        return Outcomes(tuple(one for one in self.ended if not one.failed), self.folder)
+        return Outcomes(tuple(one for one in self.ended if not one.failed), self.folder, self.tables)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Outcomes:
     def lines(self, name: str) -> Iterator[str]:
         """Yield the lines of one name, of everybody who could be delivered."""
         with ExitStack() as stack:
-            journals, rows = _Journals(stack), _Rows(stack, self.folder, name)
+            journals, rows = _Journals(stack), _Rows(stack, self.folder, name, self.tables)
             for one in self.ended:
                 if not one.failed:
                     event = journals.event(one)
@@ -68,16 +70,22 @@ class Outcomes:
                         rows.line(one, event) if one.position >= 0 else Outcome.from_json(event["outcome"]).lines[name]
                     )
 
-    def fold(self, state: str) -> None:
-        """Note that OUT's tables hold the rows, where people are rows of a table, and of what state of the job they are."""
+    def fold(self, state: str) -> "Outcomes":
+        """Note that OUT's tables hold the rows, where people are rows of a table, and of what state of the job they are.
+
+        Returns:
+            The same outcomes, read from there.
+        """
         good = [one for one in self.ended if not one.failed]
         if good and all(one.position >= 0 for one in good):
             rows = [(one.journal.name, one.start, one.position) for one in good]
             fold(self.folder, self.folder.parent, self.names, rows, state)
+            return replace(self, tables=read_folded(self.folder, self.folder.parent))
+        return self
 
     def folded(self, state: str) -> bool:
         """Say whether OUT's tables hold the rows of exactly these people, in their order, and are of that state."""
-        found = read_folded(self.folder, self.folder.parent)
+        found = self.tables
         if found is None or found.state != state:
             return False
         lines = [found.line(one.journal.name, one.start, one.position) for one in self.ended if not one.failed]
@@ -101,8 +109,8 @@ class _Journals:
 class _Rows:
     """Lines of one name, beside the journals or in a table of OUT."""
 
-    def __init__(self, stack: ExitStack, folder: Path, name: str) -> None:
-        self._stack, self._folder, self._name = stack, folder, name
+    def __init__(self, stack: ExitStack, folder: Path, name: str, tables: Folded | None) -> None:
+        self._stack, self._folder, self._name, self._tables = stack, folder, name, tables
         self._files: dict[str, BinaryIO | None] = {}
         self._last: tuple[tuple[Path, int], list[str]] | None = None
 
@@ -112,11 +120,10 @@ class _Rows:
             return self._last[1][one.position]
         file = self._file(event["file"])
         if file is None:
-            folded, table = self._table
-            number = folded.line(one.journal.name, one.start, one.position)
+            number = None if self._tables is None else self._tables.line(one.journal.name, one.start, one.position)
             if number is None:
-                raise OSError(f"{self._folder}: changed while it was read")
-            return table.line(number)
+                raise OSError(f"{self._folder}: changed while it was read; call again")
+            return self._table.line(number)
         lines = read_chunk(file, Chunk(*event["chunks"][self._name]))
         if lines is None:
             raise OSError(f"{self._folder / event['file']}: changed while it was read")
@@ -130,13 +137,10 @@ class _Rows:
         return self._files[name]
 
     @cached_property
-    def _table(self) -> tuple[Folded, TableRows]:
-        found = read_folded(self._folder, self._folder.parent)
-        if found is None:
-            raise OSError(f"{self._folder.parent}: tables changed while they were read; call again")
+    def _table(self) -> TableRows:
         table = TableRows(self._folder.parent / f"{self._name}.tsv")
         self._stack.callback(table.close)
-        return found, table
+        return table
 
 
 @dataclass(frozen=True)
@@ -148,12 +152,14 @@ class Merged:
         outcomes: Everybody's, in that order.
         failures: Those who could not be delivered.
         left: Files of outcomes that are nobody's any more, relative to OUT.
+        unchanged: Whether OUT's tables were of exactly this already, so that nothing was written.
     """
 
     table: pd.DataFrame
     outcomes: Outcomes
     failures: tuple[Failure, ...]
     left: frozenset[str] = frozenset()
+    unchanged: bool = False
 
     @property
     def delivered(self) -> pd.DataFrame:
@@ -161,17 +167,22 @@ class Merged:
         return self.table[[not one.failed for one in self.outcomes.ended]]
 
 
-def merged(job: Job) -> Merged:
+def merged(job: Job, history: History | None = None) -> Merged:
     """Read all parts of a job.
+
+    Args:
+        job: The job.
+        history: What its journals say, where they were read already.
 
     Raises:
         MedrepError: People who are not done.
         CohortError: Nobody could be delivered.
     """
     table, known = job.read_people()
-    history = read_history(job.folder)
+    history = history or read_history(job.folder)
     ended, absent = [], []
-    for key, fingerprint in zip(known["key"], known["fingerprint"], strict=True):
+    keys = known["key"].tolist()
+    for key, fingerprint in zip(keys, known["fingerprint"].tolist(), strict=True):
         found = history.current(key, fingerprint)
         if found is None:
             absent.append(key)
@@ -181,9 +192,9 @@ def merged(job: Job) -> Merged:
         raise MedrepError(
             listed(f"{job.out}: people who are not done", absent, "call the command again for each part, then merge")
         )
-    files = dict(zip(known["key"], known["file"], strict=True))
+    files = dict(zip(keys, known["file"].tolist(), strict=True))
     failures = []
-    for key, one in zip(known["key"], ended, strict=True):
+    for key, one in zip(keys, ended, strict=True):
         if one.failed:
             outcome = one.outcome()
             failures.append(Failure(key, files[key], outcome.stage, outcome.error, one.attempts))
@@ -192,7 +203,12 @@ def merged(job: Job) -> Merged:
         raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures], cure))
     left = {file for one in history.ended.values() for file in one.files} | history.superseded
     named = {file for one in ended for file in one.files}
-    return Merged(table, Outcomes(tuple(ended), job.folder), tuple(failures), frozenset(left - named))
+    return Merged(
+        table,
+        Outcomes(tuple(ended), job.folder, read_folded(job.folder, job.out)),
+        tuple(failures),
+        frozenset(left - named),
+    )
 
 
 def sweep(job: Job, whole: Merged) -> None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -209,7 +209,14 @@ class TableRows:
 def _state(path: Path) -> tuple[int, str]:
     """Return size and digest of a file; of one that is not there, nothing that any file has."""
     try:
-        with path.open("rb") as file:
-            return path.stat().st_size, file_digest(file, "blake2b").hexdigest()[:32]
+        found = path.stat()
+        return found.st_size, _digest(path, found.st_size, found.st_mtime_ns, found.st_ino)
     except OSError:
         return -1, ""
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, *_state: int) -> str:
+    """Return a digest; of a file that did not change since, the one that was found then."""
+    with path.open("rb") as file:
+        return file_digest(file, "blake2b").hexdigest()[:32]

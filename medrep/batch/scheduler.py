@@ -82,7 +82,7 @@ class Scheduler:
                         yield self._ended(outcome)
                 if rows:
                     self._ledger.end_rows(rows)
-                    self._count(len(rows))
+                    self._count()
                     yield from rows
                 continue
             keys = [one.key for one in result.people]
@@ -97,11 +97,11 @@ class Scheduler:
 
     def _ended(self, outcome: Outcome, attempts: int = 1) -> Outcome:
         self._ledger.end(outcome, attempts)
-        self._count(1)
+        self._count()
         return outcome
 
-    def _count(self, people: int) -> None:
-        self._unflushed += people
+    def _count(self) -> None:
+        self._unflushed += 1
         if self._unflushed >= _FLUSH_EVERY:
             self._ledger.flush()
             self._unflushed = 0

@@ -59,7 +59,7 @@ _COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `_EXIT_CODES` says what they mean."""
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
-    # Loading libraries makes many objects and no garbage: looking for it took a fifth.
+    # Loading libraries makes many objects and no garbage; looking for it took a fifth of the time.
     gc.set_threshold(100_000, 20, 20)
     from medrep.console import Console  # rich, which --help does not need
 

@@ -152,7 +152,11 @@ def _formulas(table: pd.DataFrame) -> list[str]:
     """Return a note about names and cells that a spreadsheet program would run as formulas; they stay as they are."""
     texts: Iterable[tuple[str, str]] = [
         *(("column", str(name)) for name in table),
-        *((f"{key} {name}", cell) for name, cells in table.items() for key, cell in cells.items()),
+        *(
+            (f"{key} {name}", cell)
+            for name in table
+            for key, cell in zip(table.index, table[name].tolist(), strict=True)
+        ),
     ]
     found = [f"{where} {text[:40]!r}" for where, text in texts if text[:1] in _STARTS and _FORMULA.match(text)]
     if not found:

@@ -210,7 +210,7 @@ def _read_numbers(
     accepted = {"exact", "tidied"} | ({"range", "bound"} if covariate.inexact == "midpoint" else set())
     accepted |= {"missing"} if covariate.missing != "error" else set()
     low, high = covariate.limits or (float("-inf"), float("inf"))
-    for key, text in cells.items():
+    for key, text in zip(cells.index.tolist(), cells.tolist(), strict=True):
         number = Number(float("nan"), "missing") if is_code(text, codes) else parse_number(text)
         if number.reading not in accepted:
             what = "is a censored value" if number.reading == "bound" else f"is {_article(number.reading)}"
@@ -234,12 +234,14 @@ def _read_levels(
     offenders: list[str],
 ) -> list[str | None]:
     written = covariate.verbatim
-    parsed = [None if text not in written and is_code(text, codes) else parse_level(text, written) for text in cells]
+    parsed = [
+        None if text not in written and is_code(text, codes) else parse_level(text, written) for text in cells.tolist()
+    ]
     if covariate.name == "sex":
         parsed = [level if level is None or level in written else sex_word(level) for level in parsed]
     spelling = merge_levels([level for level in parsed if level is not None], written)
     levels = [None if level is None else spelling[level] for level in parsed]
-    pairs = list(zip(cells.items(), levels, strict=True))
+    pairs = list(zip(zip(cells.index.tolist(), cells.tolist(), strict=True), levels, strict=True))
     if covariate.missing == "error":
         offenders += [
             f"{key}: {column} {text!r} is missing; fill it in, or set covariates.{covariate.name}.missing to drop or impute"

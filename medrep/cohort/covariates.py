@@ -163,19 +163,19 @@ class CovariateSchema:
                 moved[name] = moved[name].astype(float).fillna(covariate.mean)
                 continue
             column = moved[name].astype(object).where(moved[name].notna(), _mode(covariate))
-            spelling = merge_levels([str(level) for level in column], covariate.levels)
+            spelling = merge_levels([str(level) for level in column.tolist()], covariate.levels)
             column = column.map(lambda level, spelling=spelling: spelling[str(level)])
             likely = {own: group for group in look_alikes(column, covariate.levels) for own in group}
             doubtful += [
                 f"{key}: {name} {level!r} looks like {_others(likely[level], covariate.levels, level)} of training"
-                for key, level in column.items()
+                for key, level in zip(column.index.tolist(), column.tolist(), strict=True)
                 if level in likely and level not in covariate.levels and set(likely[level]) & set(covariate.levels)
             ]
             known = {*covariate.levels, POOLED}
             if not (covariate.declared.role == "batch" and unseen == "adapt"):
                 offenders += [
                     f"{key}: {name} {level!r} was not in training ({', '.join(covariate.levels)})"
-                    for key, level in column.items()
+                    for key, level in zip(column.index.tolist(), column.tolist(), strict=True)
                     if level not in known and level not in likely
                 ]
             moved[name] = column

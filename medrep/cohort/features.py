@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles, refuse_nuls
+from medrep.cohort.plain_tables import read_plain
 from medrep.cohort.synonyms import certain_pairs, examples, folded
 from medrep.cohort.values import MISSING_WORDS, plain_number
 from medrep.errors import CohortError, listed
@@ -203,6 +204,10 @@ def _read_rows(
             nuls = {1: written[0]} if "\0" in "\t".join(written) else {}
             header = [name.casefold() if name.casefold() in KEY_COLUMNS else name for name in written]
             key_columns, features = _columns(path, header)
+            plain = read_plain(path, header, key_columns)
+            if plain is not None:
+                ids = pd.DataFrame(plain[0], columns=[header[k] for k in key_columns], dtype=str)
+                return tuple(header[k] for k in features), ids, plain[1], tuple(written)
             for number, cells in lines:
                 if "\0" in "\t".join(cells):
                     nuls[number] = cells[0]

@@ -66,7 +66,7 @@ def read_participants(path: Path) -> Participants:
     check_ids(path, table, [f"line {number}" for number in numbered])
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
-    close = [" and ".join(ids) for ids in alike([label(str(who), "sub") for who in table["participant_id"]])]
+    close = [" and ".join(ids) for ids in alike([label(str(who), "sub") for who in table["participant_id"].tolist()])]
     if close:
         more = f", and {len(close) - 5} more" if len(close) > 5 else ""
         notes.append(f"{path.name}: ids that look like one, read as different people: {', '.join(close[:5])}{more}")
@@ -139,8 +139,8 @@ def refuse_nuls(path: Path, lines: Mapping[int, str]) -> None:
 def keys(table: pd.DataFrame) -> list[str]:
     """Return the key of each row: the participant, and the session where there is one."""
     if "session_id" not in table:
-        return [str(participant) for participant in table["participant_id"]]
-    pairs = zip(table["participant_id"], table["session_id"], strict=True)
+        return [str(participant) for participant in table["participant_id"].tolist()]
+    pairs = zip(table["participant_id"].tolist(), table["session_id"].tolist(), strict=True)
     return [
         f"{who}_ses-{label(str(session), 'ses')}" if label(str(session), "ses") else str(who) for who, session in pairs
     ]
@@ -194,7 +194,7 @@ def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
         allowed = {"n/a"} if column == "session_id" else set()
         bad = [
             f"{place}: {_shortened(str(text))}"
-            for place, text in zip(places, table[column], strict=True)
+            for place, text in zip(places, table[column].tolist(), strict=True)
             if not _ID.fullmatch(str(text)) and text not in allowed
         ]
         if bad:
@@ -224,7 +224,8 @@ def refuse_doubles(path: Path, table: pd.DataFrame) -> None:
         CohortError: All of them.
     """
     written = [
-        " ".join(str(row[column]) for column in KEY_COLUMNS if column in row) for row in table.to_dict("records")
+        " ".join(map(str, row))
+        for row in zip(*(table[column].tolist() for column in KEY_COLUMNS if column in table), strict=True)
     ]
     rows: dict[str, list[str]] = {}
     for key, text in zip(keys(table), written, strict=True):

@@ -11,6 +11,8 @@ SYNONYMS = {"sex": ("gender",), "site": ("center", "centre"), "diagnosis": ("dx"
 """Covariate -> other names that its column may have."""
 
 _MEANT = {word: name for name, words in SYNONYMS.items() for word in words}
+_PLAIN = re.compile(r"[0-9]+")
+"""Ids of as many digits each are the same to a looser reading only where they are the same."""
 
 
 def meaning(column: str) -> str:
@@ -48,6 +50,8 @@ def certain_pairs(wanted: Sequence[str], there: Sequence[str]) -> dict[str, str]
         Wanted id -> the id that is there, without those of one spelling, and only where the looser reading leaves exactly one
         of either.
     """
+    if set(wanted) <= set(there):
+        return {}
     first, second = _by_folded(wanted), _by_folded(there)
     return {
         own[0]: second[key][0]
@@ -58,6 +62,8 @@ def certain_pairs(wanted: Sequence[str], there: Sequence[str]) -> dict[str, str]
 
 def alike(ids: Sequence[str]) -> list[tuple[str, ...]]:
     """Return groups of different ids that a looser reading cannot tell apart, such as ``sub-1`` and ``sub-01``."""
+    if len({len(one) for one in ids}) == 1 and all(map(_PLAIN.fullmatch, ids)):
+        return []
     return [tuple(own) for own in _by_folded(ids).values() if len(own) > 1]
 
 

@@ -11,7 +11,7 @@ from joblib import cpu_count
 
 from medrep.batch.finish import finish
 from medrep.batch.job import Job, fingerprint, open_job
-from medrep.batch.ledger import ALONE, TOGETHER, Ledger, Trial, read_history
+from medrep.batch.ledger import ALONE, TOGETHER, History, Ledger, Trial, read_history
 from medrep.batch.local_pool import LocalPool
 from medrep.batch.merge import Merged
 from medrep.batch.parts import Part
@@ -136,10 +136,10 @@ def go_through(
             pool: Pool = InlinePool(work.step(load_trained(job.model)[1] if len(strangers) else model))
         else:
             pool = _pool(work.opener(job), options, len(mine))
-        _work_off(job, mine, prints, pool, step.together, options, console)
+        history = _work_off(job, mine, prints, pool, step.together, options, console)
         if options.part.count > 1:
             _summarise_part(console, job, mine, prints, options.part)
-    return finish(job) if options.part.count == 1 else None
+    return finish(job, history) if options.part.count == 1 else None
 
 
 def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
@@ -187,7 +187,8 @@ def _work_off(
     together: int,
     options: BatchOptions,
     console: Console,
-) -> None:
+) -> History | None:
+    """Work on whoever is not done; return what the journals say if that was nobody."""
     history = read_history(job.folder)
     current = {one.key: history.current(one.key, prints[one.key]) for one in mine}
     failed = {key: found for key, found in current.items() if found is not None and found.failed}
@@ -195,6 +196,8 @@ def _work_off(
     left = [one for one in mine if current[one.key] is None or one.key in again]
     if len(left) < len(mine):
         console.say(f"{len(mine) - len(left)} people are done already")
+    if not left:
+        return history
     ledger = Ledger(job.journal(options.part), history, prints)
     try:
         suspects = [key for key, found in again.items() if found.outcome().stage == QUARANTINE]
@@ -207,6 +210,7 @@ def _work_off(
                 advance(1)
     finally:
         ledger.close()
+    return None
 
 
 def _worth_workers(cells: int, options: BatchOptions) -> bool:

@@ -186,7 +186,10 @@ def export(
         )
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
-    results = {"cohort": out, **report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))}
+    report = {"report": out / "report.html"}
+    if not (whole.unchanged and report["report"].is_file() and request.show == read_job(out).content["show"]):
+        report = report_moved(out, whole.delivered.index, console, request.show, (cohort, frame))
+    results = {"cohort": out, **report}
     return tell_failures(console, out, whole, done, results)
 
 

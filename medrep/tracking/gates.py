@@ -143,6 +143,9 @@ class Gates:
             nothing = "no gate found anything to look at in the audit"
             return Decision("insufficient", (*judged, Judged("all", "insufficient", 0, (nothing,))))
         worst: tuple[Verdict, ...] = ("refused", "insufficient", "passed")
+        passed_over = _passed_over(self.gates, table)
+        if passed_over:
+            judged = (*judged, Judged("not judged", "absent", 0, warnings=passed_over))
         return Decision(next(verdict for verdict in worst if verdict in verdicts), judged)
 
 
@@ -200,6 +203,21 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
     if nothing and not unknown and gate.missing == "warn":
         warnings = (f"{gate.metric} {gate.group}: no finding; the audit was not asked for it", *warnings)
     return Judged(gate.name, verdict, looked_at, tuple(reasons), warnings)
+
+
+def _passed_over(gates: tuple[Gate, ...], table: pd.DataFrame) -> tuple[str, ...]:
+    """Return findings of too little that gates would look at but for their ``not_group``: whoever reads a pass has to know."""
+    found: dict[str, str] = {}
+    for row in table[table["status"] != "ok"].to_dict("records"):
+        metric, group = str(row["metric"]), str(row["group"])
+        near = [gate for gate in gates if gate.metric == metric or gate.metric.startswith(f"{metric}_")]
+        near = [gate for gate in near if _matches(gate.group, group)]
+        left_out = [gate for gate in near if gate.not_group and _matches(gate.not_group, group)]
+        if left_out and not any(gate.metric == metric for gate in near if gate not in left_out):
+            found[group] = f"{group}: {metric} of {row['n']} people could not be measured" + (
+                f" ({row['note']})" if row["note"] else ""
+            )
+    return tuple(found.values())
 
 
 def _has(table: pd.DataFrame, metric: str, group: str) -> bool:

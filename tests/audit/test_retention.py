@@ -48,3 +48,26 @@ def test_a_flattened_column_counts_as_lost_and_one_that_never_varied_does_not_co
 
 def test_few_people_say_nothing():
     assert kept(data(), data(), min_n=PEOPLE + 1).status == "insufficient"
+
+
+@pytest.mark.parametrize("visits", [2, 3])
+def test_visits_that_say_the_same_make_nothing_surer(visits):
+    raw = data()
+    exported = raw + 0.7 * np.random.default_rng(1).normal(size=raw.shape)
+    once = kept(raw, exported)
+    rows = np.repeat(np.arange(PEOPLE), visits)
+    more = variance_kept(raw[rows], exported[rows], ONE[rows], WHO[rows], 0, SITE[rows], draws=200)
+    assert (more.ci_low, more.estimate, more.ci_high) == pytest.approx((once.ci_low, once.estimate, once.ci_high))
+
+
+def test_an_interval_is_as_wide_as_estimates_are_spread_where_tails_are_long():
+    """Percentiles alone are as wide as 1.1 of their deviations, for two that are asked."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        raw = rng.lognormal(size=(20, 15))
+        exported = 0.8 * raw + 0.6 * rng.lognormal(size=raw.shape)
+        found.append(variance_kept(raw, exported, np.ones((20, 1)), np.arange(20), seed, draws=200))
+    half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
+    assert half > 1.3 * np.std([row.estimate for row in found])
+    assert all(0 <= row.ci_low <= row.estimate <= row.ci_high <= 1 for row in found)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from medrep.audit.utility import audit_utility
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import Covariate, CovariateSchema
 from tests.models.planted import DECLARED, draw_people
 from tests.shortened import at_most, seeds
 
@@ -172,3 +172,18 @@ def test_sessions_and_people_without_an_outcome():
     found = audit_utility({"raw": np.repeat(raw, 2, axis=0)}, doubled, twice, schema, who, 0, draws=20)
     assert 0 < found[0].n <= 140
     assert found == audit_utility({"raw": np.repeat(raw, 2, axis=0)}, doubled, twice, schema, who, 0, draws=20)
+
+
+def test_the_interval_of_a_number_counts_who_taught_its_reader():
+    """Of 30 people, predictions held fixed say too little of how far figures are spread."""
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng([6, seed])
+        frame = pd.DataFrame({"sex": ["F", "M"] * 15}, index=[f"p{k:02d}" for k in range(30)])
+        score = pd.Series(rng.normal(size=30), index=frame.index, name="score")
+        raw = rng.normal(size=(30, 6)) + 0.5 * score.to_numpy()[:, None]
+        schema = CovariateSchema.fit(frame, (Covariate("sex", "categorical"),))
+        asked = {"continuous": True, "seed": seed, "draws": 100}
+        found.append(audited(schema.transfer(frame), {"raw": raw}, score, schema, **asked)["utility", "raw/score"])
+    half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
+    assert half > 1.5 * np.std([row.estimate for row in found])

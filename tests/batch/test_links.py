@@ -5,12 +5,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from medrep.batch.job import Job, open_job, read_job
 from medrep.batch.journal import Journal, read_event, read_events
-from medrep.batch.ledger import Ended, History
-from medrep.batch.merge import _sweep
+from medrep.batch.merge import Merged, Outcomes, sweep
 from medrep.batch.parts import Part
 from medrep.errors import MedrepError
 from medrep.outputs import STATE
@@ -79,7 +79,7 @@ def test_files_that_a_journal_names_elsewhere_are_not_removed(tmp_path: Path, na
     (out / "away").symlink_to(tmp_path)
     (out / "old.nii.gz").touch()
     files = (name.format(tmp=tmp_path), "old.nii.gz")
-    _sweep(done, History({"a": Ended(out / "j", 0, "x", False, 1, 0.0, files)}, {}), [])
+    sweep(done, Merged(pd.DataFrame(), Outcomes((), done.folder), (), frozenset(files)))
     assert victim.exists()
     assert not (out / "old.nii.gz").exists()
 

@@ -227,6 +227,17 @@ def test_a_level_without_people_does_not_decide_for_its_covariate() -> None:
     assert default.judge(findings_table([*only, TOO_FEW])).verdict == "insufficient"
 
 
+@pytest.mark.parametrize("gates", ["gates.yaml", "gates_small.yaml", "gates_strict.yaml"])
+def test_a_level_that_no_gate_looks_at_is_named_beside_a_pass(gates: str) -> None:
+    level = Finding("leakage", "exported/site=C", 80, status="insufficient", note="kept covariates tell who they are")
+    decision = read_gates(SHIPPED / gates).judge(findings_table([*CLEAN, level]))
+    said = [warning for warning in decision.warnings if "site=C" in warning]
+    assert said == [
+        "not judged: exported/site=C: leakage of 80 people could not be measured (kept covariates tell who they are)"
+    ]
+    assert decision.verdict == read_gates(SHIPPED / gates).judge(findings_table(CLEAN)).verdict
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -66,7 +66,7 @@ def mean_finding(
 
 
 def mean_interval(
-    values: Float[np.ndarray, " participants"], draws: int, rng: np.random.Generator
+    values: Float[np.ndarray, " participants"], draws: int, rng: np.random.Generator, *, widened: bool = True
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval of a mean (`studentised_interval`); no width where all values are the same.
 
@@ -74,12 +74,13 @@ def mean_interval(
         values: One a participant, all finite.
         draws: Bootstrap samples.
         rng: Of these.
+        widened: For few people.
     """
-    return difference_interval(np.column_stack([values, np.full(len(values), np.nan)]), draws, rng)
+    return difference_interval(np.column_stack([values, np.full(len(values), np.nan)]), draws, rng, widened=widened)
 
 
 def difference_interval(
-    values: Float[np.ndarray, "participants 2"], draws: int, rng: np.random.Generator
+    values: Float[np.ndarray, "participants 2"], draws: int, rng: np.random.Generator, *, widened: bool = True
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval of a difference of means, of the first column less the second.
 
@@ -88,6 +89,7 @@ def difference_interval(
             any value counts as 0.
         draws: Bootstrap samples of participants.
         rng: Of these.
+        widened: For few people.
     """
     people, known = len(values), np.isfinite(values)
     counts = known.sum(axis=0)
@@ -117,7 +119,7 @@ def difference_interval(
     drawn, spread = np.concatenate(means), np.concatenate(errors)
     defined = np.isfinite(drawn)
     smaller = int(counts[counts > 0].min())
-    return studentised_interval(estimate, error, estimate + drawn[defined], spread[defined], smaller)
+    return studentised_interval(estimate, error, estimate + drawn[defined], spread[defined], smaller, widened=widened)
 
 
 def share_of(means: Float[np.ndarray, " participants"], rows: int) -> tuple[float, float]:

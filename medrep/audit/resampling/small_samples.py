@@ -38,6 +38,8 @@ def studentised_interval(
     errors: Float[np.ndarray, " draws"],
     people: int | float,
     level: float = LEVEL,
+    *,
+    widened: bool = True,
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval: estimate - q * error, q the quantiles of (value - estimate) / error over draws.
 
@@ -54,13 +56,13 @@ def studentised_interval(
             expanded one of percentiles.
         people: Participants, or as many as the figure stands on.
         level: Of the interval.
+        widened: As said; otherwise the plain bootstrap-t.
     """
     sound = errors > 0
     if not error > 0 or sound.mean() < _SOUND:
         return expanded_interval(values, people, level)
-    low, high = percentile_interval(
-        (values[sound] - estimate) / errors[sound], expanded_level(max(people / 2, _FEWEST), level)
-    )
+    own = expanded_level(max(people / 2, _FEWEST), level) if widened else level
+    low, high = percentile_interval((values[sound] - estimate) / errors[sound], own)
     return estimate - high * error, estimate - low * error
 
 
