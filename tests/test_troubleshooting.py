@@ -548,6 +548,13 @@ ALIASED = "".join(line.replace("\tM\tA", "\tM\tB").replace("\tF\tB", "\tF\tA") f
 NOBODYS_AGE = re.sub(r"(sub-\d+)\t\d+", r"\1\tn/a", PEOPLE)
 WEAK = "metric: reconstruction_error, group: '*', estimate: {max: 100}"
 
+
+def later_format(folder: Path) -> None:
+    """Give a model folder a format of the future."""
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
 CASES: dict[str, Callable[[Workplace], int]] = {
     # Folders, tables and ids
     "no such folder; COHORT is a folder with participants.tsv, or a datalist JSON": lambda w: run(
@@ -723,6 +730,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "train again or fetch it again": lambda w: w.export(
         "--remove", "site", model=w.damaged_model(lambda folder: cut(folder / "model.safetensors"))
     ),
+    "this medrep reads 1 to": lambda w: w.export("--remove", "site", model=w.damaged_model(later_format)),
     "holds files that no model folder has": lambda w: w.export(
         "--remove", "site", model=w.damaged_model(written("mine", "notes.txt"))
     ),
@@ -753,6 +761,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
     # What is installed
     "install it with: pip install 'medrep[": lambda w: w.without_nilearn(),
+    # Metrics
+    "the textfile collector reads files that end in": lambda w: w.score(None, "--metrics", w.folder() / "a.txt"),
+    "give a file in a folder that is there": lambda w: w.score(None, "--metrics", w.folder() / "no" / "a.prom"),
     # Output folders
     "already holds files": occupied,
     "holds files that medrep did not write": strangers_output,
