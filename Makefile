@@ -33,7 +33,7 @@ clean:
 	$(MEDREP_PYTHON) -m venv .venv
 
 .venv/ready: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[connectivity,shapes]'
 	touch $@
 
 .venv/ready-dev: .venv/bin/python pyproject.toml constraints.txt

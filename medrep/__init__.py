@@ -2,9 +2,9 @@
 
 The layers, in reading order, each importing only from those before it:
 
-- ``masking``, ``errors``, ``atomic``, ``json_texts``, ``sections``, ``yaml_texts``, ``shipped``: what may be shown; what can go
-  wrong; how files are written; JSON and YAML that others wrote, the latter word for word; keys and values as dataclasses; where
-  shipped configurations are.
+- ``masking``, ``errors``, ``extras``, ``atomic``, ``log_lines``, ``json_texts``, ``sections``, ``yaml_texts``, ``shipped``: what
+  may be shown; what can go wrong; what not every installation has; how files and logs are written; JSON and YAML that others
+  wrote, the latter word for word; keys and values as dataclasses; where shipped configurations are.
 - ``cohort``: table and files -> checked people, covariates and matrices.
 - ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
 - ``nn``: networks. ``training``: the loop, its state, and model folders.
@@ -12,7 +12,7 @@ The layers, in reading order, each importing only from those before it:
 - ``audit``, ``export``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
 - ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
 - ``exhibits``, ``report``: what a report shows and no table holds; the page, built from files alone.
-- ``console``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
+- ``console``, ``metrics``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.
 """
@@ -20,7 +20,7 @@ The names below are loaded when first used, so that ``medrep --help`` stays quic
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "AdditiveShape": "medrep.models",

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from datetime import timedelta
 from io import TextIOWrapper
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
+from medrep.log_lines import CapturedLines, Level, LogLines
 from medrep.masking import mask, printable
 
 LOG_EVERY_S = 10.0
@@ -35,40 +37,47 @@ class Console:
     Args:
         quiet: Say nothing but errors.
         json: Write one JSON document to standard output at the end, and everything else to standard error.
+        log: What standard error gets: ``text``, or ``json`` for a line of JSON each time.
+        command: Who speaks, for these lines.
     """
 
-    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
+    def __init__(
+        self, *, quiet: bool = False, json: bool = False, log: Literal["text", "json"] = "text", command: str = ""
+    ) -> None:
         self._quiet, self._json = quiet, json
+        self._lines = LogLines(sys.stderr, command) if log == "json" else None
+        self._begun = time.monotonic()
         self._output = sys.stdout
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a name is shown, whatever the terminal can write
         self._rich = _rich(sys.stderr)
         self._live = self._rich.is_terminal and not self._rich.is_dumb_terminal and not quiet
+        self._live = self._live and self._lines is None
         self._warnings: list[str] = []
         self._notes: list[str] = []
         self._summary: list[tuple[str, str]] = []
         self._result: dict[str, object] = {}
+        self._counts: dict[str, int] = {}
+        self._paces: dict[str, tuple[int, float]] = {}
         self._pulse = Pulse(self.say)
 
     def say(self, text: str) -> None:
         """Say one thing."""
-        self._pulse.spoke()
-        if not self._quiet:
-            self._rich.print(escape(printable(text)), soft_wrap=True)
+        self._say("info", text)
 
     def warn(self, text: str) -> None:
         """Say what a person should look at before they trust the result."""
         self._warnings.append(text)
-        self.say(f"  warning: {text}")
+        self._say("warning", text, lead="  warning: ")
 
     def notes(self, notes: Sequence[str], most: int = 8) -> None:
         """Say what was interpreted while reading; the rest is counted."""
         self._notes += notes
         for note in notes[:most]:
-            self.say(f"  note: {note}")
+            self._say("info", note, lead="  note: ")
         if len(notes) > most:
-            self.say(f"  note: ... and {len(notes) - most} more")
+            self._say("info", f"... and {len(notes) - most} more", lead="  note: ")
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
         """Show a small table; on standard output, since it is the result.
@@ -83,6 +92,9 @@ class Console:
             return
         title, header = printable(title), [_cell(name) for name in header]
         rows = [[_cell(cell) for cell in row] for row in rows]
+        if self._json and self._lines is not None:
+            self._lines.write("info", title, {"header": list(header), "rows": rows})
+            return
         stream = sys.stderr if self._json else sys.stdout
         console = _rich(stream)
         if not console.is_terminal:
@@ -128,19 +140,16 @@ class Console:
         """
         what = printable(what)
         self.phase(what)
-        if not self._live:
-            yield self._logged(what, total, unit)
-            return
-        bar = (BarColumn(bar_width=_BAR),) if self._rich.width >= _WIDE else ()
-        columns = (*bar, _Pace(self._rich, unit, _BAR + 1 if bar else 0))
-        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=_REFRESHES_PER_S) as progress:
-            task = progress.add_task(what, total=total)
-
-            def advance(steps: int) -> None:
-                self._pulse.spoke()  # the bar moves
-                progress.advance(task, steps)
-
-            yield advance
+        steps = _Steps(what, total, unit)
+        try:
+            if self._live:
+                yield from self._shown(steps)
+            else:
+                yield self._logged(steps)
+        finally:
+            self._paces[what] = (steps.done, steps.seconds())
+            if self._lines is not None:
+                self._say("info", f"{what}: {steps.done}/{total}", fields=steps.fields())
 
     def summary(self, done: str, people: str, results: Mapping[str, object]) -> None:
         """Keep what the table at the end says; of a command that calls others, the last one counts.
@@ -153,52 +162,122 @@ class Console:
         rows = {"done": done, "people": people, **results}
         self._summary = [(name, str(value)) for name, value in rows.items() if value != ""]
 
+    def count(self, delivered: int, failed: int) -> None:
+        """Keep how many people could be delivered and how many not, by all calls so far."""
+        self._counts = {"delivered": delivered, "failed": failed}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What `count` was told; empty before."""
+        return self._counts
+
+    def pace(self, what: str) -> tuple[int, float]:
+        """Return how many steps of `track` were done, and in how many seconds."""
+        return self._paces.get(what, (0, 0.0))
+
     def result(self, **fields: object) -> None:
         """Keep what the JSON document holds beside warnings, notes and the exit code."""
         self._result |= fields
 
     @contextmanager
     def holding_output(self) -> Iterator[None]:
-        """Keep standard output free for the one document, whatever libraries print."""
-        if not self._json:
-            yield
-            return
-        with redirect_stdout(sys.stderr):
+        """Keep standard output free for the one document, and standard error for lines of JSON, whatever libraries print."""
+        with ExitStack() as held:
+            if self._lines is not None:
+                captured = CapturedLines(self._lines)
+                held.callback(captured.end)
+                held.enter_context(redirect_stderr(captured))
+            if self._json:
+                held.enter_context(redirect_stdout(sys.stderr))
             yield
 
     def finish(self, exit_code: int) -> None:
         """End a command that came to its end: the table, and the document."""
         if self._summary:
             self.table("Summary", ("", ""), self._summary, left=2)
+        if self._lines is not None:
+            fields = {"exit_code": exit_code, "seconds": round(time.monotonic() - self._begun, 3)}
+            self._say("info", "finished", fields={**fields, "summary": dict(self._summary), **self._counts})
         kept = {"warnings": self._warnings, "notes": self._notes}
         self._document({**self._result, **kept, "exit_code": exit_code})
 
     def fail(self, command: str, error: str, exit_code: int) -> None:
         """End a command with an error, which is said even under ``--quiet``."""
-        self.tell(f"medrep {command}: {error}")
+        if self._lines is None:
+            self.tell(f"medrep {command}: {error}")
+        else:
+            self._lines.write("error", error, {"exit_code": exit_code})
         self._document({"error": error, "exit_code": exit_code})
 
     def tell(self, text: str) -> None:
         """Say how a command ended, which is said even under ``--quiet``."""
-        sys.stderr.write(f"{printable(text)}\n")
+        if self._lines is None:
+            sys.stderr.write(f"{printable(text)}\n")
+        else:
+            self._lines.write("error", text)
 
     def _document(self, content: Mapping[str, object]) -> None:
         if self._json:
             write_document(content, self._output)
 
-    def _logged(self, what: str, total: int, unit: str) -> Callable[[int], None]:
-        done, begun = 0, time.monotonic()
-        spoken = begun
+    def _say(self, level: Level, text: str, *, lead: str = "", fields: Mapping[str, object] | None = None) -> None:
+        self._pulse.spoke()
+        if self._quiet:
+            return
+        if self._lines is not None:
+            self._lines.write(level, text, fields)
+        else:
+            self._rich.print(escape(printable(f"{lead}{text}")), soft_wrap=True)
 
-        def advance(steps: int) -> None:
-            nonlocal done, spoken
-            done += steps
+    def _shown(self, steps: "_Steps") -> Iterator[Callable[[int], None]]:
+        bar = (BarColumn(bar_width=_BAR),) if self._rich.width >= _WIDE else ()
+        columns = (*bar, _Pace(self._rich, steps.unit, _BAR + 1 if bar else 0))
+        with Progress(*columns, console=self._rich, transient=True, refresh_per_second=_REFRESHES_PER_S) as progress:
+            task = progress.add_task(steps.what, total=steps.total)
+
+            def advance(count: int) -> None:
+                self._pulse.spoke()  # the bar moves
+                steps.done += count
+                progress.advance(task, count)
+
+            yield advance
+
+    def _logged(self, steps: "_Steps") -> Callable[[int], None]:
+        spoken = steps.begun
+
+        def advance(count: int) -> None:
+            nonlocal spoken
+            steps.done += count
             now = time.monotonic()
             if now - spoken >= LOG_EVERY_S:
                 spoken = now
-                self.say(f"{what}: {_pace(done, total, now - begun, f' {unit}')}")
+                figures = _pace(steps.done, steps.total, now - steps.begun, f" {steps.unit}")
+                self._say("info", f"{steps.what}: {figures}", fields=steps.fields())
 
         return advance
+
+
+@dataclass
+class _Steps:
+    what: str
+    total: int
+    unit: str
+    done: int = 0
+    begun: float = field(default_factory=lambda: time.monotonic())
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def fields(self) -> dict[str, object]:
+        seconds = self.seconds()
+        rate = round(self.done / seconds, 3) if seconds > 0 else 0.0
+        return {
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "seconds": round(seconds, 3),
+            "per_second": rate,
+        }
 
 
 class Pulse:

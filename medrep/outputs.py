@@ -9,8 +9,8 @@ from medrep.atomic import atomic_folder, write_json
 STATE = ".medrep"
 """The folder in OUT that says that medrep wrote it; a batch keeps its journals, the model and who is in the cohort there."""
 
-_MARK = "output.json"
-_MARKS = (_MARK, "job.json")  # a batch's description of its job is one as well
+MARK = "output.json"
+_MARKS = (MARK, "job.json")  # a batch's description of its job is one as well
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def output_folder(path: Path) -> Iterator[Path]:
 
 def mark_output(folder: Path) -> None:
     """Mark a folder as one that medrep wrote."""
-    write_json(folder / STATE / _MARK, {"Description": "Written by medrep; --overwrite may replace the whole folder."})
+    write_json(folder / STATE / MARK, {"Description": "Written by medrep; --overwrite may replace the whole folder."})
 
 
 def is_output(folder: Path) -> bool:

@@ -98,3 +98,21 @@ def test_interrupted_work_leaves_nothing_behind(tmp_path: Path, number: int) -> 
     assert "Traceback" not in said
     assert "interrupted" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_in_a_cohort_reaches_the_terminal_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    escape = "\x1b[31m"
+    rows = "".join(f"sub-{n:02d}\t{20 + n}\t{'AB'[n % 2]}{escape}\n" for n in range(30))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tage\tsi{escape}te\n{rows}sub-{escape}\t3\tC\n")
+    (tmp_path / "features.tsv").write_text(
+        "participant_id\ta\x9b\n" + "".join(f"sub-{n:02d}\t{n}\n" for n in range(30))
+    )
+    table = (tmp_path / "participants.tsv").read_text()
+    for text in (table, table.replace(f"sub-{escape}\t3\tC\n", "")):
+        (tmp_path / "participants.tsv").write_text(text)
+        main(["check", str(tmp_path), "--set", f"covariates.site.column=si{escape}te"])
+        main(["check", str(tmp_path), "--config", f"{escape}.yaml"])
+        main(["score", str(tmp_path), str(tmp_path / "o"), "--model", f"models:/{escape}@x"])
+    shown = "".join(capsys.readouterr())
+    assert r"\x1b[31m" in shown
+    assert not {"\x1b", "\x9b"} & set(shown)

@@ -242,3 +242,35 @@ def test_a_console_that_fails_is_no_longer_alive() -> None:
     with pytest.raises(ValueError, match="broken"), Console(quiet=True).alive("fit"):
         raise ValueError("broken")
     assert "pulse" not in {thread.name for thread in threading.enumerate()}
+
+
+STEERING = ("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\r", "\x08", "\u202e", "\x7f")
+
+
+@pytest.mark.parametrize("text", STEERING)
+def test_names_cannot_steer_the_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.say(f"site {text}A")
+    console.warn(f"site {text}A")
+    console.notes([f"site {text}A"])
+    with console.track(f"fit {text}", 1) as advance:
+        advance(1)
+    console.table(f"Levels {text}", ("level", text), [(f"{text}A", "a\nb")])
+    console.summary("done", f"{text}", {"model": f"{text}A"})
+    console.finish(0)
+    console.fail("check", f"site {text}A", 1)
+    shown = "".join(capsys.readouterr())
+    assert text[0] not in shown
+    assert repr(text[0])[1:-1] in shown
+    assert r"a\nb" in shown
+
+
+def test_a_terminal_is_not_steered_either() -> None:
+    script = (
+        "from medrep.console import Console\nconsole = Console()\nconsole.say('site \\x1b[2Jx')\n"
+        "with console.track('fit \\x1b[2Jx', 9) as advance:\n    advance(9)\nconsole.table('t', ('a',), [('\\x1b[2Jx',)])\n"
+    )
+    code, sent = on_terminal(["-c", script])
+    assert code == 0
+    assert "\x1b[2J" not in sent
+    assert r"\x1b[2Jx" in sent

@@ -49,6 +49,15 @@ def test_there_are_as_many_pods_as_parts() -> None:
     assert codes == [[2]]
 
 
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_has_an_end_and_is_not_kept_for_ever(name: str) -> None:
+    spec = JOBS[name]["spec"]
+    assert 3600 <= spec["activeDeadlineSeconds"] <= 7 * 86400
+    assert 3600 <= spec["ttlSecondsAfterFinished"] <= 7 * 86400  # somebody has to be able to read the logs
+    # The deadline of a Job is not that of its pods, which would have one person's hang end them all.
+    assert "activeDeadlineSeconds" not in spec["template"]["spec"]
+
+
 @pytest.mark.parametrize("name", ["medrep-score", "medrep-merge"])
 def test_pods_may_do_what_they_have_to_and_nothing_else(name: str) -> None:
     job = JOBS[name]

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,14 @@ class Workplace:
         made = self.people(1)
         save(made / "sub-00" / "anat" / "sub-00_desc-organ_mask.nii.gz", labels, SMALL)
         return run("check", made, "--config", "additive_shape.yaml", *more)
+
+    def without_nilearn(self) -> int:
+        """Check images of an activity where what connectivity needs is not installed."""
+        with patch.dict(sys.modules):
+            for name in [name for name in sys.modules if name.startswith(("nilearn", "medrep.cohort.connectivity"))]:
+                del sys.modules[name]
+            sys.modules["nilearn"] = None  # type: ignore[assignment]
+            return self.bold()
 
     def bold(
         self,
@@ -437,6 +446,16 @@ def signed(work: Workplace, trusted: Path | None) -> int:
     return work.register(audit, "known", "--trusted-key", trusted or public)
 
 
+def other_code(work: Workplace) -> int:
+    """Promote a version whose code somebody changed in the store."""
+    audit, out = work.audited(), work.folder()
+    uri = ("--tracking-uri", f"sqlite:///{out / 'mlflow.db'}")
+    assert run("register", work.model, "--name", "altered", "--audit", audit, *uri, "--quiet") == OK
+    (code,) = out.rglob("pyfunc_model.py")
+    code.write_text(code.read_text() + "\nimport os\n")
+    return run("promote", "altered", *uri)
+
+
 def other_audit(work: Workplace) -> int:
     out = work.folder() / "other"
     assert run("train", work.cohort, out, "--quiet", *simple()) == OK
@@ -529,6 +548,13 @@ ALIASED = "".join(line.replace("\tM\tA", "\tM\tB").replace("\tF\tB", "\tF\tA") f
 NOBODYS_AGE = re.sub(r"(sub-\d+)\t\d+", r"\1\tn/a", PEOPLE)
 WEAK = "metric: reconstruction_error, group: '*', estimate: {max: 100}"
 
+
+def later_format(folder: Path) -> None:
+    """Give a model folder a format of the future."""
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
 CASES: dict[str, Callable[[Workplace], int]] = {
     # Folders, tables and ids
     "no such folder; COHORT is a folder with participants.tsv, or a datalist JSON": lambda w: run(
@@ -544,7 +570,9 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "rows that do not have the header's": lambda w: w.check(cell("sub-03\t23\tM\tB", "sub-03\t23\tM")),
     "column names that occur twice": lambda w: w.check(PEOPLE.replace("\tsex\t", "\tage\t")),
     "participant_id that cannot name a file": lambda w: w.check(cell("sub-03", "sub 03/x")),
+    "ids of more than 200 characters": lambda w: w.check(cell("sub-03", f"sub-{'3' * 5000}")),
     "people with several rows that disagree": lambda w: w.check(f"{PEOPLE}sub-03\t99\tM\tB\n"),
+    "texts that a spreadsheet program runs as formulas": lambda w: w.check(cell("\tA\n", "\t=1+1\n")),
     "rows that stand for the same person or session": lambda w: w.check(f"{PEOPLE}03\t23\tM\tB\n"),
     "ids that look like one, read as different people": lambda w: w.check(
         f"{PEOPLE}sub-003\t23\tM\tB\n", f"{FEATURES}sub-003\t1\t2\t3\n"
@@ -702,6 +730,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "train again or fetch it again": lambda w: w.export(
         "--remove", "site", model=w.damaged_model(lambda folder: cut(folder / "model.safetensors"))
     ),
+    "this medrep reads 1 to": lambda w: w.export("--remove", "site", model=w.damaged_model(later_format)),
     "holds files that no model folder has": lambda w: w.export(
         "--remove", "site", model=w.damaged_model(written("mine", "notes.txt"))
     ),
@@ -730,6 +759,11 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
+    # What is installed
+    "install it with: pip install 'medrep[": lambda w: w.without_nilearn(),
+    # Metrics
+    "the textfile collector reads files that end in": lambda w: w.score(None, "--metrics", w.folder() / "a.txt"),
+    "give a file in a folder that is there": lambda w: w.score(None, "--metrics", w.folder() / "no" / "a.prom"),
     # Output folders
     "already holds files": occupied,
     "holds files that medrep did not write": strangers_output,
@@ -740,6 +774,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "holds another job": lambda w: w.score(w.scored, "--false-alarms", 0.1),
     "another process works on": locked,
     "people who are not done": lambda w: run("merge", unmerged(w)),
+    "links or special files where the job keeps its own": lambda w: run("merge", planted(w)),
     "no batch was begun here": lambda w: run("merge", w.folder()),
     "and nothing says of how many; give --num-parts": lambda w: w.score(None, "--part-id", 0),
     "without --part-id; give a number from 0": lambda w: w.score(None, "--num-parts", 2),
@@ -781,6 +816,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "no such registry; run this in the folder where": lambda w: run(
         "promote", "known", "--tracking-uri", f"sqlite:///{w.root / 'nowhere.db'}"
     ),
+    "runs other code than medrep's": other_code,
     "names that cannot be used": lambda w: w.register(w.audited(), "known@home"),
     "an audit of another model": other_audit,
     "not an audit": lambda w: w.register(w.folder()),
@@ -804,6 +840,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
 }
 
 CODES = {
+    "texts that a spreadsheet program runs as formulas": OK,
     "ids that look like one, read as different people": OK,
     "are treated as independent, as if each were of another person": OK,
     "the same data under several ids": OK,
@@ -858,6 +895,12 @@ def masks(work: Workplace, labels: np.ndarray) -> Path:
 def unmerged(work: Workplace) -> Path:
     out = work.folder() / "unmerged"
     assert work.score(out, "--quiet", *part(1)) == OK
+    return out
+
+
+def planted(work: Workplace) -> Path:
+    out = unmerged(work)
+    (out / ".medrep" / "part-00000-of-00002.jsonl").symlink_to(work.cohort / "participants.tsv")
     return out
 
 

@@ -23,6 +23,7 @@ from medrep.batch.pools import Died, Finished, Pool, attempt
 from medrep.cohort.visits import Visit
 from medrep.errors import MedrepError, ModelError
 from medrep.export.outcomes import Opener, Outcome
+from medrep.extras import lacking
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10.0
@@ -71,15 +72,15 @@ class RayPool(Pool):
         address: HOST:PORT of the cluster's head; empty starts a cluster on this machine, reachable from it only.
 
     Raises:
-        MedrepError: Ray is not installed, or there is no such cluster.
+        MedrepError: Ray is not installed (the extra ray), or there is no such cluster.
     """
 
     def __init__(self, opener: Opener, workers: int, timeout: float, address: str = "") -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
-        except ImportError:
-            raise MedrepError("--engine ray needs Ray; install it with: pip install 'medrep[ray]'") from None
+        except ImportError as error:
+            raise lacking("ray", error) from None
         self._ray = ray
         self._own = not ray.is_initialized()
         if self._own:

@@ -5,12 +5,16 @@ import gc
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from io import StringIO
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
@@ -22,6 +26,9 @@ from medrep.cli.registry import add_promote, add_register
 from medrep.cli.reporting import add_report
 from medrep.errors import EvidenceError, MedrepError
 from medrep.masking import printable
+
+if TYPE_CHECKING:
+    from medrep.console import Console
 
 __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
 
@@ -56,9 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000, 20, 20)
     from medrep.console import Console  # rich, which --help does not need
 
-    console = Console(quiet=options.quiet, json=getattr(options, "json", False))
+    console = Console(
+        quiet=options.quiet, json=getattr(options, "json", False), log=options.log, command=options.command
+    )
+    metrics, begun = None, time.monotonic()
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        metrics = _metrics(options)
         with _registry(getattr(options, "tracking_uri", None)), console.holding_output(), _masked_warnings():
             code = int(options.run(options, console))
     except MedrepError as error:
@@ -71,13 +82,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, said = _INTERRUPTED, f"interrupted; nothing half-written is left{again}"
     except Exception as error:  # nobody foresaw it: the traceback is for whoever mends it
         console.fail(options.command, f"{type(error).__name__}: {error}", ERROR)
-        sys.excepthook = _masked_traceback
+        _expose(metrics, options, console, ERROR, begun)
+        sys.excepthook = partial(_masked_traceback, console)
         raise
     else:
         console.finish(code)
+        _expose(metrics, options, console, code, begun)
         return code
     console.fail(options.command, said, code)
+    _expose(metrics, options, console, code, begun)
     return code
+
+
+def _metrics(options: argparse.Namespace) -> Path | None:
+    """Return the file for a monitor, if one was asked for and something will be done.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path: Path | None = getattr(options, "metrics", None)
+    if path is None or getattr(options, "dry_run", False):
+        return None
+    from medrep.metrics import check_metrics
+
+    check_metrics(path)
+    return path
+
+
+def _expose(path: Path | None, options: argparse.Namespace, console: "Console", code: int, begun: float) -> None:
+    """Write the file for a monitor; that it cannot be written changes nothing of how the command ended."""
+    if path is None:
+        return
+    from medrep.metrics import Run, write_metrics
+
+    part = getattr(options, "part", None)
+    of = "all" if part is None or part.count == 1 else f"{part.index}/{part.count}"
+    worked, working = console.pace(options.command)
+    seconds = time.monotonic() - begun
+    run = Run(options.command, options.out.resolve().name, of, code, seconds, console.counts, worked, working)
+    try:
+        write_metrics(path, run)
+    except OSError as error:
+        console.tell(f"medrep {options.command}: --metrics {path}: cannot be written ({error.strerror or error})")
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -90,12 +136,22 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
                 return parser.parse_args(_joined(parser, arguments, left))
             return found
     except SystemExit as ending:
-        sys.stderr.write(printable(said.getvalue()))
+        _tell_usage(arguments, said.getvalue())
         if ending.code == USAGE and "--json" in arguments:
             from medrep.console import write_document
 
             write_document({"error": "wrong usage; standard error says what", "exit_code": USAGE}, sys.stdout)
         raise
+
+
+def _tell_usage(arguments: Sequence[str], said: str) -> None:
+    if said and ("--log=json" in arguments or ("--log", "json") in pairwise(arguments)):
+        from medrep.log_lines import LogLines
+
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        LogLines(sys.stderr, command).write("error", said.strip(), {"exit_code": USAGE})
+    else:
+        sys.stderr.write(printable(said))
 
 
 def _joined(parser: argparse.ArgumentParser, arguments: Sequence[str], left: Sequence[str]) -> Sequence[str]:
@@ -147,10 +203,12 @@ def _masked_warnings() -> Iterator[None]:
         yield
 
 
-def _masked_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _masked_traceback(
+    console: "Console", kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     import traceback  # only where something went wrong
 
-    sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
+    console.tell("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def _terminate(_number: int, _frame: object) -> None:

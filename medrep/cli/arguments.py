@@ -23,6 +23,12 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument(
+        "--log",
+        choices=("text", "json"),
+        default="text",
+        help="how standard error is written; json: one object a line, for collectors of logs (default: text)",
+    )
     return parser
 
 
@@ -80,6 +86,17 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     )
     batch.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     batch.add_argument("--retry-failed", action="store_true", help="try people again who failed")
+    add_metrics(batch)
+
+
+def add_metrics(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Add the file for a monitor."""
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="FILE.prom",
+        help="write counts, rates and the time of the last success there, for Prometheus' textfile collector",
+    )
 
 
 def batch_options(options: argparse.Namespace) -> "BatchOptions":
@@ -96,8 +113,9 @@ def batch_options(options: argparse.Namespace) -> "BatchOptions":
         raise MedrepError(
             f"--workers {options.workers}, --timeout {options.timeout:g}: give 0 or more, and more than 0 seconds"
         )
+    options.part = choose_part(options.part_id, options.num_parts)
     return BatchOptions(
-        choose_part(options.part_id, options.num_parts),
+        options.part,
         options.workers,
         options.engine,
         options.ray_address,

@@ -14,6 +14,7 @@ from medrep.cli.arguments import (
     add_config,
     add_extrapolate,
     add_mesh,
+    add_metrics,
     add_model,
     add_out,
     add_show,
@@ -166,9 +167,18 @@ def add_merge(commands: Commands) -> None:
     text = "join the parts that score, export or counterfactual worked on"
     parser = command(commands, "merge", text, _merge)
     parser.add_argument("out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts")
+    parser.add_argument(
+        "--prune", action="store_true", help="then remove what only going on needs: OUT/.medrep but for its mark"
+    )
+    add_metrics(parser)
 
 
 def _merge(options: argparse.Namespace, console: "Console") -> int:
     from medrep.commands.merge import merge
 
-    return SOME_FAILED if merge(options.out, console) else OK
+    failed = merge(options.out, console)
+    if options.prune:
+        from medrep.commands.merge import remove_state
+
+        remove_state(options.out, console)
+    return SOME_FAILED if failed else OK

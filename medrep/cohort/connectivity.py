@@ -11,11 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int32
-from nilearn.connectome import ConnectivityMeasure
-from nilearn.image import resample_img
-from nilearn.image.resampling import BoundingBoxError
-from nilearn.maskers import NiftiLabelsMasker
-from nilearn.signal import clean, standardize_signal
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from medrep.cohort.atlas import Atlas, read_atlas
@@ -27,6 +22,16 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import Series, in_memory, read_series
 from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, listed
+from medrep.extras import lacking
+
+try:
+    from nilearn.connectome import ConnectivityMeasure
+    from nilearn.image import resample_img
+    from nilearn.image.resampling import BoundingBoxError
+    from nilearn.maskers import NiftiLabelsMasker
+    from nilearn.signal import clean, standardize_signal
+except ImportError as error:
+    raise lacking("connectivity", error) from None
 
 LEAST_FREE = 4
 """Volumes needed beyond the number of confounds: the Fisher z of n free volumes has the variance 1 / (n - 3)."""

@@ -21,11 +21,16 @@ from typing import final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
-from skimage.measure import marching_cubes
 
 from medrep.cohort.lattice import Lattice
 from medrep.cohort.surfaces import Surface
 from medrep.errors import ModelError
+from medrep.extras import lacking
+
+try:
+    from skimage.measure import marching_cubes
+except ImportError as error:
+    raise lacking("shapes", error) from None
 
 Field = Callable[[Float64[np.ndarray, "points 3"]], Float[np.ndarray, " points"]]
 

@@ -86,8 +86,13 @@ class Support:
         )
 
 
-def refuse_extrapolation(schema: CovariateSchema, target: Mapping[str, str | float]) -> None:
+def refuse_extrapolation(schema: CovariateSchema, target: Mapping[str, str | float], cure: str = "") -> None:
     """Refuse numbers outside the range of training.
+
+    Args:
+        schema: Of the model.
+        target: Covariate -> value.
+        cure: What to do; by default with the switch of the command line.
 
     Raises:
         CovariateError: All of them, with the range and the switch that allows it.
@@ -99,7 +104,7 @@ def refuse_extrapolation(schema: CovariateSchema, target: Mapping[str, str | flo
             unit = f" {covariate.declared.unit}" if covariate.declared.unit else ""
             outside.append(f"{name}={value:g}: training people had {covariate.low:g} to {covariate.high:g}{unit}")
     if outside:
-        cure = "choose a value inside, or pass --extrapolate to be told what the model guesses"
+        cure = cure or "choose a value inside, or pass --extrapolate to be told what the model guesses"
         raise CovariateError(listed("values beyond the people of training", outside, cure))
 
 

@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import igl
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy import ndimage
 from scipy.optimize import brentq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from skimage.measure import marching_cubes
 
 from medrep.cohort.nifti import LabelMap
 from medrep.errors import CohortError
+from medrep.extras import lacking
+
+try:
+    import igl
+    from skimage.measure import marching_cubes
+except ImportError as error:
+    raise lacking("shapes", error) from None
 
 FEWEST_VOXELS = 30
 """An organ of fewer voxels has no shape."""

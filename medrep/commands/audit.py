@@ -15,7 +15,6 @@ from medrep.cohort.cohort import Cohort
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.training_rows import known_rows
-from medrep.commands.export import ExportRequest, checked_target
 from medrep.commands.folders import check_output
 from medrep.commands.matrix import cohort_matrix
 from medrep.commands.newcomers import (
@@ -31,6 +30,7 @@ from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
+from medrep.export.removal import checked_target
 from medrep.models import is_vae
 from medrep.outputs import output_folder
 from medrep.shipped import SHIPPED
@@ -147,7 +147,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     model, adapted = adapted_model(model, cohort, frame, wanted, console)
     frame = model.schema.transfer(frame, unseen=request.unseen_site)
     removed = request.remove or model.schema.batches or model.schema.names
-    target = checked_target(model.schema, ExportRequest(removed, references=request.references))
+    target = checked_target(model.schema, removed, references=request.references)
     options = AuditOptions(
         by,
         crossed,

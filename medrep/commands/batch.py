@@ -161,6 +161,7 @@ def tell_failures(console: Console, out: Path, whole: Merged, done: str, results
     if failed:
         console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
     places = {**results, "failures": out / "failures.tsv"} if failed else results
+    console.count(len(whole.outcomes.good), len(failed))
     console.summary(done, _delivered(len(whole.outcomes.good), len(failed)), places)
     return len(failed)
 
@@ -170,6 +171,7 @@ def _summarise_part(console: Console, job: Job, mine: Sequence[Visit], prints: M
     ended = [found for one in mine if (found := history.current(one.key, prints[one.key])) is not None]
     failed = sum(found.failed for found in ended)
     done = f"{job.identity['command']} of {part.name}; medrep merge {job.out} joins the parts"
+    console.count(len(ended) - failed, failed)
     console.summary(done, _delivered(len(ended) - failed, failed), {"part": job.journal(part)})
 
 

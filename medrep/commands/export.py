@@ -15,7 +15,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.inputs import Input
 from medrep.cohort.participants import count_people
-from medrep.cohort.support import Support, refuse_extrapolation
+from medrep.cohort.support import refuse_extrapolation
 from medrep.cohort.values import shown
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
@@ -31,17 +31,12 @@ from medrep.commands.newcomers import (
 )
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
-from medrep.erasure import Certificate
-from medrep.errors import CovariateError, MedrepError, ModelError
+from medrep.errors import MedrepError, ModelError
 from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.digits import parsed
 from medrep.export.outcomes import Opener, Step
-from medrep.models import Adaptation, LinearModel, Model, is_vae
-from medrep.models.left_alone import left_alone
-from medrep.training.checkpoint import Checkpoint
-
-_MANY_COLUMNS = 20
-"""From here on columns together tell what each of them alone does not."""
+from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
+from medrep.models import Adaptation, Model, is_vae
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
@@ -73,7 +68,7 @@ class ExportRequest:
     extrapolate: bool = False
     label_free: bool = False
     probe: bool = False
-    purpose: Literal["removal", "counterfactual"] = "removal"
+    purpose: Purpose = "removal"
     mesh: MeshFormat | None = None
     show: str = ""
     only: Sequence[str] = ()
@@ -113,8 +108,9 @@ def export(
     trained = trained or load_trained(model_folder)
     checkpoint, model, wanted = trained
     refuse_mesh(request.mesh, wanted)
-    request = _parted(model.schema, request)
-    target = checked_target(model.schema, request)
+    schema = model.schema
+    request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
+    target = checked_target(schema, request.remove, request.keep, request.references)
     if request.references and not request.extrapolate:
         refuse_extrapolation(model.schema, {name: target[name] for name in request.references if name in target})
     if request.label_free:
@@ -133,7 +129,16 @@ def export(
     people = cohort.table["participant_id"].astype(str).nunique()
 
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
-        return _described(model_folder, model, checkpoint, request, target, adapted, people)
+        return described_removal(
+            str(model_folder),
+            model,
+            checkpoint,
+            target,
+            people=people,
+            purpose=request.purpose,
+            adapted=adapted,
+            label_free=request.label_free,
+        )
 
     names = () if features is None else features.names
 
@@ -171,7 +176,8 @@ def export(
     if request.probe:
         whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
         _probe(out, model.schema, frame, whole, request, console, whose)
-    if _not_removed(model, request) and set(request.remove) - set(model.schema.batches):
+    columnwise = request.purpose == "removal" and not_removed(model, request.remove)
+    if columnwise and set(request.remove) - set(model.schema.batches):
         better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
         measured = " (--probe measures)" if features is not None else ""
         console.warn(
@@ -203,47 +209,6 @@ def _check_label_free(model: Model, request: ExportRequest) -> None:
         )
 
 
-def _described(
-    folder: Path,
-    model: Model,
-    checkpoint: Checkpoint,
-    request: ExportRequest,
-    target: dict[str, str | float],
-    adapted: tuple[Adaptation, ...],
-    people: int,
-) -> Removal:
-    kept = tuple(name for name in model.schema.names if name not in request.remove)
-    near = None
-    if request.purpose == "counterfactual" and checkpoint.support:
-        near = Support.from_json(checkpoint.support).near(model.schema, target)
-    certificates: tuple[Certificate, ...] = ()
-    if is_vae(model) and request.purpose == "removal":
-        learners = people * 4 // 5  # in the five folds of `--probe`
-        certificates = model.certificates(request.remove, kept, learners=learners, label_free=request.label_free)
-    return Removal(
-        str(folder),
-        model.kind,
-        request.remove,
-        kept,
-        target,
-        adapted,
-        request.purpose,
-        near,
-        request.label_free,
-        certificates,
-        left_alone(model),
-        _not_removed(model, request),
-    )
-
-
-def _not_removed(model: Model, request: ExportRequest) -> str:
-    """Return what a model column by column leaves: combinations of many columns (benchmarks/linear_left.py)."""
-    if request.purpose != "removal" or not isinstance(model, LinearModel) or model.columns.count < _MANY_COLUMNS:
-        return ""
-    removed = ", ".join(request.remove)
-    return f"Combinations of columns: each column alone tells nothing of {removed} any more, all together may."
-
-
 def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:
     """Refuse a choice of mesh for what has none.
 
@@ -254,34 +219,6 @@ def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:
         raise ModelError(
             f"--mesh {form}: the model was trained on {wanted.kind} data, which has no surface; leave it out"
         )
-
-
-def checked_target(schema: CovariateSchema, request: ExportRequest) -> dict[str, str | float]:
-    """Return removed covariate -> reference.
-
-    Raises:
-        CovariateError: Names that the model does not know, both removed and kept, or nothing to remove.
-    """
-    unknown = [name for name in (*request.remove, *request.keep) if name not in schema.names]
-    if unknown:
-        raise CovariateError(
-            f"the model does not know {', '.join(unknown)}; it was trained with {', '.join(schema.names)}"
-        )
-    both = sorted(set(request.remove) & set(request.keep))
-    if both:
-        raise CovariateError(f"{', '.join(both)}: both in --remove and in --keep; name each once")
-    if not request.remove:
-        raise CovariateError(f"nothing to remove; name one or more of {', '.join(schema.names)}")
-    return schema.references(request.remove, request.references)
-
-
-def _parted(schema: CovariateSchema, request: ExportRequest) -> ExportRequest:
-    """Return the request with names apart that were separated by blanks, unless a covariate has blanks in its name."""
-
-    def parted(names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(part for name in names for part in ([name] if name in schema.names else name.split() or [name]))
-
-    return replace(request, remove=parted(request.remove), keep=parted(request.keep))
 
 
 def _people(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medrep.batch.finish import SCORE, finish
 from medrep.batch.job import read_job
+from medrep.batch.retention import prune
 from medrep.commands.batch import tell_failures
 from medrep.commands.moved_report import report_moved
 from medrep.commands.score import summarise
@@ -33,3 +34,17 @@ def merge(out: Path, console: Console) -> int:
         page = report_moved(out, whole.delivered.index, console, job.content.get("show", ""))
         results = {"cohort": out, **page}
     return tell_failures(console, out, whole, f"merged the parts of {command}", results)
+
+
+def remove_state(out: Path, console: Console) -> None:
+    """Remove what a whole batch keeps to go on, and nothing that it wrote for others.
+
+    Args:
+        out: OUT of the command that did the parts.
+        console: Where to speak.
+
+    Raises:
+        MedrepError: No batch, one that is not whole, or one that a process works on.
+    """
+    job = read_job(out)
+    console.say(f"removed {prune(job)} bytes of {job.folder} that only going on needs")

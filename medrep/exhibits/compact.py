@@ -10,12 +10,12 @@ def resized(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np
     """Return an image on fewer voxels of the same box, smoothed first, so that nothing is missed between them."""
     if tuple(shape) == image.shape:
         return image.astype(np.float32)
-    from scipy.ndimage import gaussian_filter  # with scikit-image a second, which tables do not need
-    from skimage.transform import resize
+    from scipy.ndimage import gaussian_filter, zoom  # half a second, which tables do not need
 
     factors = np.array(image.shape) / np.array(shape)
     smooth = gaussian_filter(image.astype(np.float32), np.maximum(0, (factors - 1) / 2))
-    return np.asarray(resize(smooth, tuple(shape), order=1, mode="edge", anti_aliasing=False), np.float32)
+    fewer = zoom(smooth, 1 / factors, order=1, mode="nearest", grid_mode=True)
+    return np.asarray(np.clip(fewer, smooth.min(), smooth.max()), np.float32)
 
 
 def as_bytes(image: Float[np.ndarray, "..."], low: float, high: float) -> np.ndarray:

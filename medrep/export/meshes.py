@@ -9,13 +9,18 @@ from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
-import trimesh
 from jaxtyping import Float, Shaped
 
 from medrep.atomic import atomic_file
 from medrep.cohort.surfaces import Surface
 from medrep.errors import MedrepError
 from medrep.export.derivative import MeshFormat
+from medrep.extras import lacking
+
+try:
+    import trimesh
+except ImportError as error:
+    raise lacking("shapes", error) from None
 
 _Place = TypeVar("_Place", bound=PurePath)
 PointData = Mapping[str, Shaped[np.ndarray, " vertices"]]

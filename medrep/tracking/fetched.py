@@ -3,37 +3,18 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from medrep.tracking.errors import RegistryError
+from medrep.tracking.logged_code import refuse_foreign_code
+from medrep.tracking.logged_model import WEIGHTS, fetch_files, listed_files, version_files
 from medrep.tracking.session import explained, session
 from medrep.tracking.stores import Store, registry_store
 from medrep.tracking.versions import DIGEST, Address, find_version, passed_aliases, passed_gate
 from medrep.training.checkpoint import digest
-
-_MODEL = "artifacts/model"
-_WEIGHTS = (f"{_MODEL}/model.json", f"{_MODEL}/model.safetensors")
-# What `registry` logs, and what MLflow adds; a model that holds anything else was altered.
-_KNOWN = frozenset(
-    {
-        "MLmodel",
-        "conda.yaml",
-        "python_env.yaml",
-        "requirements.txt",
-        "pyfunc_model.py",
-        "registered_model_meta",
-        *_WEIGHTS,
-    }
-)
-_FOLDERS = frozenset({"artifacts", _MODEL})
 
 
 @contextmanager
@@ -66,58 +47,15 @@ def fetched_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
 
 
 def _fetch(client: MlflowClient, store: Store, version: ModelVersion, folder: Path, address: Address) -> Path:
-    """Fetch the two files of a model folder, and nothing else."""
-    repository = _repository(client, store, version)
-    files = _listed(repository, address)
-    absent = [name for name in _WEIGHTS if name not in files]
-    if absent:
-        raise RegistryError(f"{address}: lacks {', '.join(absent)}; register the model again")
-    if isinstance(repository, LocalArtifactRepository):
-        root = Path(repository.artifact_dir).resolve()
-        outside = [name for name in _WEIGHTS if not (root / name).resolve().is_relative_to(root)]
-        if outside:
-            raise RegistryError(f"{address}: {', '.join(outside)} leads out of the model; register the model again")
+    """Fetch the two files of a model folder; the others are looked at, and nothing of them is used."""
+    repository, where = version_files(client, store, version), str(address)
+    files = listed_files(repository, where)
     model = folder / "model"
     model.mkdir()
-    for name in _WEIGHTS:
-        Path(repository.download_artifacts(name, str(folder))).replace(model / PurePosixPath(name).name)
+    for path in fetch_files(repository, files, WEIGHTS, folder, where):
+        path.replace(model / path.name)
+    refuse_foreign_code(repository, files, version, where)
     return model
-
-
-def _repository(client: MlflowClient, store: Store, version: ModelVersion) -> ArtifactRepository:
-    place = client.get_model_version_download_uri(version.name, version.version)
-    return get_artifact_repository(place, tracking_uri=store.uri, registry_uri=store.uri)
-
-
-def _listed(repository: Any, address: Address) -> set[str]:
-    """Return the files of a logged model; refuse foreign ones, and names that leave the model."""
-    files: set[str] = set()
-    folders = [""]
-    strangers: list[str] = []
-    while folders:
-        for info in _entries(repository, folders.pop(), address):
-            path = str(info.path)
-            if ".." in PurePosixPath(path).parts or path.startswith("/"):
-                raise RegistryError(f"{address}: {path!r} leads out of the model; register the model again")
-            if info.is_dir and path in _FOLDERS:
-                folders.append(path)
-            elif info.is_dir or path not in _KNOWN:
-                strangers.append(path)
-            else:
-                files.add(path)
-    if strangers:
-        names = ", ".join(sorted(strangers)[:10])
-        raise RegistryError(f"{address}: holds files that medrep did not register ({names}); register the model again")
-    return files
-
-
-def _entries(repository: Any, folder: str, address: Address) -> Any:
-    try:
-        return repository.list_artifacts(folder or None)
-    except MlflowException as error:
-        if "outside the artifact directory" not in str(error):
-            raise
-        raise RegistryError(f"{address}: {folder!r} leads out of the model; register the model again") from None
 
 
 def _verify(model: Path, version: ModelVersion, address: Address) -> None:

@@ -20,6 +20,8 @@ from medrep.masking import mask
 from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.gates import Decision, Gates, Judged, Verdict
+from medrep.tracking.logged_code import refuse_foreign_code
+from medrep.tracking.logged_model import listed_files, version_files
 from medrep.tracking.session import explained, session
 from medrep.tracking.signatures import refuse_unsigned
 from medrep.tracking.stores import Store
@@ -69,13 +71,15 @@ def promote_version(
 
     Raises:
         RegistryError: No such version, one that `medrep register` did not make, an audit that was altered since or is not
-            signed as it has to be, or a store that does not answer. No alias has moved.
+            signed as it has to be, code that is not medrep's, or a store that does not answer. No alias has moved.
     """
     if problems := alias_problems(alias):
         raise RegistryError(listed("names that cannot be used", problems))
     with explained(store), session(store) as client:
         version = find_version(client, source)
         audit, signer = registered_audit(client, store, version, trusted)
+        where, repository = f"{version.name} version {version.version}", version_files(client, store, version)
+        refuse_foreign_code(repository, listed_files(repository, where), version, where)
         decision = _with_unseen(gates.judge(audit.table), audit)
         _write_down(client, version, alias, gates, decision, {"audit_seal": audit.seal, "signed_by": signer or None})
         if decision.verdict == "passed":

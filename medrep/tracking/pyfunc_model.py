@@ -1,48 +1,10 @@
-"""The model as MLflow loads it: from this file, which is logged with the model folder, and from nothing pickled."""
+"""All the code that goes to a registry with a model: the way into the medrep that is installed.
 
-import logging
-import traceback
-from pathlib import Path
-from typing import Any
+It never changes, so that medrep knows it again: see `medrep.tracking.logged_code`.
+"""
 
-import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
-from mlflow.pyfunc import PythonModel, PythonModelContext
 
-
-class RegisteredModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped here
-    """Answers requests with what `medrep.tracking.serving` makes of them; every refusal is a reason, no traceback."""
-
-    def load_context(self, context: PythonModelContext) -> None:
-        """Load the model folder; another one than was registered is refused."""
-        from medrep.tracking.serving import ServedModel  # torch, which who registers need not load
-
-        expected = str((context.model_config or {}).get("digest", ""))
-        self._served = ServedModel.load(Path(context.artifacts["model"]), expected)
-
-    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer a table; see `medrep.tracking.serving.ServedModel.answer` for its columns and the params.
-
-        Raises:
-            MlflowException: The request cannot be used (a 400 when served), with the reason.
-        """
-        from medrep.errors import MedrepError
-        from medrep.masking import printable
-        from medrep.tracking.limits import refusal
-
-        if not isinstance(model_input, pd.DataFrame):
-            raise MlflowException("send a table: dataframe_split or dataframe_records", INVALID_PARAMETER_VALUE)
-        try:
-            return self._served.answer(model_input, **(params or {}))
-        except MedrepError as error:
-            raise refusal(error) from None
-        except (OverflowError, RecursionError):
-            raise MlflowException("cells that hold no number and no text", INVALID_PARAMETER_VALUE) from None
-        except Exception as error:
-            logging.getLogger(__name__).error("request failed\n%s", printable(traceback.format_exc()))
-            raise MlflowException(f"the model failed ({type(error).__name__}); see the log", INTERNAL_ERROR) from None
-
+from medrep.tracking.served_model import RegisteredModel
 
 set_model(RegisteredModel())

@@ -25,15 +25,16 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
 
 from medrep import __version__
 from medrep.errors import listed
-from medrep.tracking import pyfunc_model
 from medrep.tracking.audits import Audit
 from medrep.tracking.errors import RegistryError
+from medrep.tracking.logged_code import OWN_FILE, own_code_digest
 from medrep.tracking.runs import metric_key
 from medrep.tracking.session import explained, find_experiment, session
 from medrep.tracking.stores import Store
 from medrep.tracking.versions import (
     AUDIT_DIGEST,
     AUDITED,
+    CODE,
     DIGEST,
     FINGERPRINT,
     KIND,
@@ -103,8 +104,8 @@ def register_version(
         with_participants: Whether rows of persons go along.
 
     Raises:
-        RegistryError: A name or alias that MLflow does not take, an alias that only a promotion may move, or a store that
-            does not answer.
+        RegistryError: A name or alias that MLflow does not take, an alias that only a promotion may move, a medrep whose code
+            was edited, or a store that does not answer.
     """
     _check_names(name, alias)
     if with_participants and audit.people is None:
@@ -113,6 +114,7 @@ def register_version(
     tags = {
         AUDITED: "true",
         AUDIT_DIGEST: audit.digest,
+        CODE: own_code_digest(),
         DIGEST: candidate.digest,
         FINGERPRINT: str(audit.cohort["fingerprint"]),
         KIND: candidate.kind,
@@ -157,18 +159,15 @@ def _log_model(
 ) -> tuple[str, str]:
     """Log the model folder and the code that loads it; return the logged model's id, and where it is."""
     # No inputs in the signature: it would drop columns it does not name and refuse integers where it names doubles.
-    params = [
-        ParamSpec("output", "string", "scores"),
-        ParamSpec("remove", "string", ""),
-        ParamSpec("extrapolate", "boolean", False),
-    ]
+    texts = [ParamSpec(param, "string", "") for param in ("output", "remove", "keep", "references", "set")]
+    params = [*texts, ParamSpec("extrapolate", "boolean", False)]
     logged = client.create_logged_model(experiment_id, name, run_id, tags)
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example", category=UserWarning)  # would be a person's data
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(
             path,
-            python_model=str(Path(pyfunc_model.__file__)),
+            python_model=str(OWN_FILE),
             artifacts={"model": str(candidate.folder)},
             model_config={"digest": candidate.digest},
             pip_requirements=requirements(candidate.input_kind),

@@ -19,12 +19,14 @@ from medrep.export.outcomes import Outcome
 from medrep.export.scoring import Scorer, image_scores
 from medrep.models import Model, restore_model
 from medrep.models.left_alone import unmeasured
+from medrep.tracking.cleaning import Cleaning, cleaned_images, cleaned_rows, read_cleaning, refuse_failed
 from medrep.tracking.limits import guard_requests, refuse_many_voxels
-from medrep.training.checkpoint import load_checkpoint
+from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
 PATH = "path"
-OUTPUTS = ("scores", "latents", "removed")
+OUTPUTS = ("scores", "latents", "removed", "counterfactual")
+_CLEANED = {"removal": "removed", "counterfactual": "counterfactual"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +36,12 @@ class ServedModel:
     Attributes:
         model: The model.
         wanted: The ``input`` section of training.
+        checkpoint: What was saved of it.
     """
 
     model: Model
     wanted: Input
+    checkpoint: Checkpoint
 
     @classmethod
     def load(cls, folder: Path, expected: str = "") -> "ServedModel":
@@ -55,20 +59,33 @@ class ServedModel:
         if expected and checkpoint.digest != expected:
             raise ModelError(f"{folder}: not the model that was registered; fetch or register it again")
         model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-        return cls(model, saved_input(checkpoint.input, str(folder)))
+        return cls(model, saved_input(checkpoint.input, str(folder)), checkpoint)
 
     def answer(
-        self, request: pd.DataFrame, output: str = "scores", remove: str = "", extrapolate: bool = False
+        self,
+        request: pd.DataFrame,
+        output: str = "",
+        remove: str = "",
+        extrapolate: bool = False,
+        keep: str = "",
+        references: str = "",
+        set: str = "",  # noqa: A002 (the name that requests have for it)
     ) -> pd.DataFrame:
         """Answer a request.
 
         Args:
             request: One row a person: the model's covariates, and either ``path`` (a NIfTI file under the folder that
                 MEDREP_ALLOWED_ROOT names) or the model's feature columns. Further columns are not looked at.
-            output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...), ``latents``, or ``removed`` (the
-                feature columns without the effects of ``remove``).
-            remove: Covariates to remove, separated by commas; moved to the model's references.
-            extrapolate: Whether people far outside the range of training are answered for.
+            output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...), ``latents``, ``removed`` (people
+                without the effects of ``remove``) or ``counterfactual`` (people with what ``set`` sets): the feature columns, or
+                for images the paths of what was written (see `cleaned_images`). Empty: what the other parameters ask for, or
+                else scores.
+            remove: Covariates to remove; moved to the model's references. See `read_cleaning` for how this and the following
+                are written.
+            extrapolate: Whether people far outside the range of training are answered for, and values outside it taken.
+            keep: Covariates named as kept; whatever is not removed is kept.
+            references: Where removed covariates are moved to instead.
+            set: Covariates and the values everybody gets.
 
         Returns:
             One row a person, index as ``request``.
@@ -76,12 +93,14 @@ class ServedModel:
         Raises:
             MedrepError: Anything about the request that cannot be used, by row.
         """
-        removed = [name.strip() for name in remove.split(",") if name.strip()]
-        if output not in OUTPUTS:
+        if output and output not in OUTPUTS:
             raise ModelError(f"output {output!r} is not allowed; allowed: {', '.join(OUTPUTS)}")
-        if (output == "removed") != bool(removed):
+        cleaning = read_cleaning(self.model.schema, remove, keep, references, set, extrapolate=extrapolate)
+        asked = _CLEANED[cleaning.purpose] if cleaning else ""
+        if output and asked != (output if output in _CLEANED.values() else ""):
             raise ModelError(
-                "output 'removed' and remove belong together, for instance {output: removed, remove: site}"
+                f"output {output!r} does not go with the other parameters: 'removed' and remove belong together, for instance"
+                " {output: removed, remove: site}, and so do 'counterfactual' and set"
             )
         rows = request.set_axis([f"row {number + 1}" for number in range(len(request))])
         if rows.empty:
@@ -89,27 +108,23 @@ class ServedModel:
         frame = _covariates(rows, self.model.schema)
         if not extrapolate:
             refuse_far(outside_training(self.model.schema, frame), "send the parameter extrapolate: true for a guess")
-        if PATH in rows.columns:
-            if output == "removed":
-                raise ModelError("images are cleaned by medrep export; here only rows of features are")
-            found = self._images(rows, frame)
-        else:
-            data = self._features(rows)
-            target = self.model.schema.references(removed) if output == "removed" else None
-            if self.wanted.missing == "error":
-                cells = unmeasured(self.model, data, frame, target)
-                if cells:
-                    raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
-            if target is not None:
-                moved = self.model.remove(data, frame, target)
-                return pd.DataFrame(moved, index=request.index, columns=list(self.model.columns.names))
-            scorer = Scorer(self.model)
-            blocks = _blocks(frame, scorer.together)
-            scored = [one for some in blocks for one in scorer.outcomes(data[[v.place for v in some]], some)]
-            found = _table(scored, rows.index)
+        found = self._images(rows, frame, cleaning) if PATH in rows.columns else self._rows(rows, frame, cleaning)
         if output == "latents":
             found = found.drop(columns=["reconstruction_error", "deviation"])
         return found.set_axis(request.index)
+
+    def _rows(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
+        data = self._features(rows)
+        if self.wanted.missing == "error":
+            cells = unmeasured(self.model, data, frame, cleaning.target if cleaning else None)
+            if cells:
+                raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
+        if cleaning:
+            return cleaned_rows(self.model, cleaning, data, frame)
+        scorer = Scorer(self.model)
+        blocks = _blocks(frame, scorer.together)
+        scored = [one for some in blocks for one in scorer.outcomes(data[[v.place for v in some]], some)]
+        return _table(scored, rows.index)
 
     def _features(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
         names = list(self.model.columns.names)
@@ -127,21 +142,17 @@ class ServedModel:
             raise CohortError(listed("features that are no numbers, or missing", offenders, "fill them in"))
         return values
 
-    def _images(self, rows: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    def _images(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
         if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
-        files = _allowed(rows[PATH])
+        root = _allowed_root()
+        files = _allowed(rows[PATH], root)
         refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
+        if cleaning:
+            return cleaned_images(self.model, self.checkpoint, self.wanted, cleaning, frame, files, rows[PATH], root)
         step = image_scores(Scorer(self.model), self.wanted)
         scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
-        # Where a file lies on the server is nobody's business.
-        failed = [
-            f"{one.key}: {one.error.replace(str(files[one.key]), rows.loc[one.key, PATH])}"
-            for one in scored
-            if one.error
-        ]
-        if failed:
-            raise CohortError(listed("images that cannot be used", failed))
+        refuse_failed(scored, files, rows[PATH])
         return _table(scored, rows.index)
 
 
@@ -176,16 +187,19 @@ def _text(cell: object) -> str:
     return str(cell)
 
 
-def _allowed(paths: pd.Series) -> pd.Series:
-    """Return the files behind paths, links followed; refuse whatever is not a file under the allowed folder.
-
-    Raises:
-        CohortError: All such paths, or no allowed folder.
-    """
+def _allowed_root() -> Path:
     named = os.environ.get(ALLOWED_ROOT, "").strip()
     if not named:
         raise CohortError(f"paths are refused: {ALLOWED_ROOT} names no folder on this server; give columns of features")
-    root = Path(named).resolve()
+    return Path(named).resolve()
+
+
+def _allowed(paths: pd.Series, root: Path) -> pd.Series:
+    """Return the files behind paths, links followed; refuse whatever is not a file under the allowed folder.
+
+    Raises:
+        CohortError: All such paths.
+    """
     found, offenders = [], []
     for key, text in paths.items():
         if not isinstance(text, str) or not text or "\0" in text:

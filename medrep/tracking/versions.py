@@ -12,6 +12,7 @@ from medrep.tracking.errors import RegistryError
 
 AUDITED = "medrep.audited"
 AUDIT_DIGEST = "medrep.audit_digest"
+CODE = "medrep.code_digest"
 DIGEST = "medrep.digest"
 FINGERPRINT = "medrep.cohort_fingerprint"
 GATE = "medrep.gate"

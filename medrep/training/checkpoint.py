@@ -1,6 +1,7 @@
 """Model folders: safetensors and JSON, never pickle."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -15,8 +16,10 @@ from medrep.atomic import atomic_folder, write_json
 from medrep.errors import ModelError
 from medrep.json_texts import read_json
 
-FORMAT = 1
-_LATER = ("support", "cohort", "shift")  # absent in models of earlier versions
+FORMAT = 2
+"""Of what is written. Each older one is read by way of `_MIGRATIONS`."""
+
+_LATER = ("support", "cohort", "shift")
 _READOUT, _READOUT_ARRAYS = "readout/", ("weights", "centre")
 _FILES = {"model.json", "model.safetensors"}
 
@@ -79,6 +82,31 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         write_json(partial / "model.json", {**described, "versions": versions})
 
 
+def _from_first(described: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 grew: models of its first versions know nothing of where training people lie, who they were, or readouts."""
+    return {**{name: {} for name in (*_LATER, "readouts")}, **described, "format": 2}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
+"""Format -> how a description of it becomes one of the next."""
+
+
+def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a description in today's format; the folder stays as it is, since its digest is the model's name.
+
+    Raises:
+        ModelError: A format that no medrep has written, or a later one.
+    """
+    while described["format"] != FORMAT:
+        step = _MIGRATIONS.get(described["format"]) if isinstance(described["format"], int) else None
+        if step is None:
+            raise ModelError(
+                f"{folder}: format {described['format']!r:.40}, this medrep reads 1 to {FORMAT}; a later medrep may read it"
+            )
+        described = step(described)
+    return described
+
+
 def digest(folder: Path) -> str:
     """Return the SHA-256 of what a model folder holds, in hexadecimal: the same for the same model, wherever it lies."""
     found = sha256()
@@ -122,18 +150,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder}: {', '.join(outside)} leads out of the folder; copy the file in")
     try:
         described = read_json((folder / "model.json").read_text(encoding="utf-8"))
-        if described["format"] != FORMAT:
-            raise ModelError(f"{folder}: format {described['format']}, this medrep reads {FORMAT}; train again")
+        if not isinstance(described, dict):
+            raise ValueError("no object")
+        described = _migrated(described, folder)
         kinds = {"kind": str, "content": dict, "input": dict, "versions": dict}
         wrong = [f"{key} is no {kind.__name__}" for key, kind in kinds.items() if not isinstance(described[key], kind)]
         if wrong:
             raise ValueError(", ".join(wrong))
         arrays = load_file(folder / "model.safetensors")
         known = {name: described[name] for name in ("kind", "content", "input", "versions")}
-        later = {name: described.get(name, {}) for name in _LATER}
+        later = {name: described[name] for name in _LATER}
         readouts = {
             name: (content, {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in _READOUT_ARRAYS})
-            for name, content in described.get("readouts", {}).items()
+            for name, content in described["readouts"].items()
         }
         return Checkpoint(arrays=arrays, digest=digest(folder), readouts=readouts, **known, **later)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:

@@ -165,3 +165,40 @@ def test_what_may_not_be_read_is_refused(features):
             read_cohort(features / "list.json", IMAGES)
     finally:
         features.chmod(0o700)
+
+
+FORMULAS = ("=1+1", "@SUM(A1:A9)", "-2+3+cmd|' /C calc'!A0", '"=HYPERLINK(""http://x"")"', "+SUM(1)", " =1")
+DATA = ("-", "+", "+/-", "-5", "+3.2", "-ve", "-5 mm", "a=b", "x@y", "n/a", "2=3", "- none -")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_of_spreadsheets_are_named_and_stay(features, text):
+    (features / "participants.tsv").write_text(TABLE.replace("\tM\n", f"\t{text}\n"))
+    cohort = read_cohort(features, Input())
+    notes = [note for note in cohort.notes if "runs as formulas" in note]
+    assert len(notes) == 1
+    assert repr(text)[:20] in notes[0]
+    assert "sub-1 sex" in notes[0]
+    assert cohort.table.loc["sub-1", "sex"] == text
+
+
+def test_formulas_are_named_in_names_of_columns_and_counted(features):
+    rows = "".join(f"sub-{n}\t20\t=A{n}\n" for n in range(1, 10))
+    (features / "participants.tsv").write_text(f"participant_id\tage\t=sex\n{rows}")
+    (features / "features.tsv").write_text("participant_id\t@b\n" + "".join(f"sub-{n}\t{n}\n" for n in range(1, 10)))
+    cohort = read_cohort(features, Input())
+    notes = [note for note in cohort.notes if "runs as formulas" in note]
+    assert ["column '=sex'" in notes[0], "and 7 more" in notes[0], "column '@b'" in notes[1]] == [True] * 3
+    assert list(cohort.features.names) == ["@b"]
+
+
+@pytest.mark.parametrize("text", DATA)
+def test_data_are_no_formulas(features, text):
+    (features / "participants.tsv").write_text(TABLE.replace("\tM\n", f"\t{text}\n"))
+    assert not [note for note in read_cohort(features, Input()).notes if "formulas" in note]
+
+
+def test_formulas_of_a_datalist_are_named(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"x")
+    (tmp_path / "list.json").write_text(json.dumps([{"image": "a.nii.gz", "participant_id": "1", "sex": "=1+1"}]))
+    assert "runs as formulas" in read_cohort(tmp_path / "list.json", IMAGES).notes[0]

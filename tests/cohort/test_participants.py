@@ -316,3 +316,26 @@ def test_a_key_names_the_session_where_there_is_one():
 def test_a_tsv_is_read_into_header_rows_and_notes(tmp_path):
     path = write(tmp_path, "\ufeff a \tb\n1\t2\n")
     assert read_tsv(path) == (["a", "b"], [["1", "2"]], ["participants.tsv: byte order mark skipped"])
+
+
+@pytest.mark.parametrize(
+    ("length", "session", "refused"),
+    [(5000, "", True), (197, "", True), (196, "", False), (180, "1234567890123", True), (100, "n/a", False)],
+)
+def test_an_id_is_as_long_as_a_file_name_has_room_for(tmp_path, length, session, refused):
+    path, who = tmp_path / "participants.tsv", "x" * length
+    path.write_text(f"participant_id\tsession_id\tage\nsub-{who}\t{session or 'n/a'}\t20\nsub-2\tn/a\t30\n")
+    if not refused:
+        assert len(read_participants(path).table) == 2
+        return
+    told = r"ids of more than 200 characters: line 2: 'sub-x{36}'\.\.\. \(\d+ characters\)"
+    with pytest.raises(CohortError, match=told) as caught:
+        read_participants(path)
+    assert "255 bytes, 55 of them for what follows" in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_an_id_that_is_no_id_is_not_repeated_whole(tmp_path):
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tage\n{'x y' * 2000}\t20\n")
+    with pytest.raises(CohortError, match=r"cannot name a file: line 2: '.{80}'... \(6000 characters\)"):
+        read_participants(tmp_path / "participants.tsv")

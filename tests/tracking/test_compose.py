@@ -13,6 +13,11 @@ CONTENT = yaml.safe_load(TEXT)
 SERVICES = CONTENT["services"]
 
 
+def interpolated(text: str, **variables: str) -> str:
+    """As compose does: ``${NAME:-default}``."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1], "") or found[2], text)
+
+
 def test_only_the_server_is_reachable_and_only_from_this_machine() -> None:
     published = {name: service.get("ports", []) for name, service in SERVICES.items()}
     assert published == {"database": [], "server": ["127.0.0.1:5000:5000"], "scorer": []}
@@ -41,6 +46,41 @@ def test_the_image_of_the_server_is_pinned_and_does_not_run_as_root() -> None:
     assert wanted is not None
     assert set(wanted[1].split()) <= pinned
     assert text.index("RUN pip") < text.index("USER mlflow")
+
+
+def test_nobody_starts_before_what_they_need_answers() -> None:
+    needed = {"database": set(), "server": {"database"}, "scorer": {"server"}}
+    for name, wanted in needed.items():
+        depends = SERVICES[name].get("depends_on", {})
+        assert set(depends) == wanted
+        assert all(how == {"condition": "service_healthy"} for how in depends.values())
+        assert all("healthcheck" in SERVICES[one] for one in wanted)
+
+
+def test_nobody_takes_the_whole_machine() -> None:
+    for name, service in SERVICES.items():
+        limits = {key: interpolated(str(value)) for key, value in service["deploy"]["resources"]["limits"].items()}
+        assert set(limits) == {"cpus", "memory", "pids"}, name
+        assert 0 < float(limits["cpus"]) <= 2, "more processors than a machine has are refused"
+        assert re.fullmatch(r"\d+G", limits["memory"])
+        assert int(limits["pids"]) >= 100
+
+
+def test_the_scorer_may_ask_the_server_and_a_proxy_may_be_named() -> None:
+    hosts = SERVICES["server"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    address = SERVICES["scorer"]["environment"]["MLFLOW_TRACKING_URI"]
+    assert address.removeprefix("http://") in interpolated(hosts).split(",")
+    assert "*" not in interpolated(hosts).split(",")
+    assert "mlflow.example.org" in interpolated(hosts, MEDREP_HOST="mlflow.example.org").split(",")
+
+
+def test_the_image_of_the_scorer_is_built_with_a_torch_for_its_processor() -> None:
+    build = SERVICES["scorer"]["build"]
+    assert build["dockerfile"] == "docker/Dockerfile.cpu"
+    assert (
+        interpolated(build["args"]["TORCH_INDEX"], MEDREP_TORCH_INDEX="https://wheels.example")
+        == "https://wheels.example"
+    )
 
 
 def test_the_scorer_asks_for_the_model_that_was_named(tmp_path: Path) -> None:

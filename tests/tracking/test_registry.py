@@ -5,21 +5,25 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
 from medrep.audit.findings import Finding
+from medrep.cli import main
 from medrep.commands.promote import promote
 from medrep.commands.register import register
 from medrep.console import Console
 from medrep.errors import MedrepError
 from medrep.models import restore_model
 from medrep.tracking.fetched import fetched_model
+from medrep.tracking.logged_code import OWN_FILE, RELEASED, code_digest, own_code_digest
 from medrep.tracking.promotion import UNSEEN
 from medrep.training.checkpoint import digest, load_checkpoint
 from tests.tracking.registering import CLEAN, seal_again, write_audit
@@ -403,6 +407,150 @@ def other_schema_retagged(registry: Registry) -> None:
     }
     path.write_text(json.dumps(described))
     retag(registry)
+
+
+def other_code(registry: Registry) -> None:
+    path = registry.files() / "pyfunc_model.py"
+    path.write_text(path.read_text() + "\nimport os\nos.system('true')\n")
+
+
+def other_code_retagged(registry: Registry) -> None:
+    other_code(registry)
+    found = code_digest(registry.files() / "pyfunc_model.py")
+    registry.client.set_model_version_tag(registry.name, "1", "medrep.code_digest", found)
+
+
+def other_code_untagged(registry: Registry) -> None:
+    other_code(registry)
+    registry.client.delete_model_version_tag(registry.name, "1", "medrep.code_digest")
+
+
+def earlier_code(registry: Registry) -> None:
+    """The code of an earlier medrep, where the current one was registered."""
+    write_earlier(registry.files() / "pyfunc_model.py")
+
+
+def no_code(registry: Registry) -> None:
+    (registry.files() / "pyfunc_model.py").unlink()
+
+
+def code_out(registry: Registry) -> None:
+    code = registry.files() / "pyfunc_model.py"
+    shutil.move(code, registry.folder / f"{registry.name}.py")
+    code.symlink_to(registry.folder / f"{registry.name}.py")
+
+
+def described(change: Callable[[dict[str, Any]], object]) -> Callable[[Registry], None]:
+    """Change what MLmodel says of how the model is loaded."""
+
+    def alter(registry: Registry) -> None:
+        path = registry.files() / "MLmodel"
+        content = yaml.safe_load(path.read_text())
+        change(content["flavors"])
+        path.write_text(yaml.safe_dump(content))
+
+    return alter
+
+
+other_loader = described(lambda flavors: flavors["python_function"].update(loader_module="mlflow.sklearn"))
+other_file = described(lambda flavors: flavors["python_function"].update(model_code_path="artifacts/model/model.json"))
+more_code = described(lambda flavors: flavors["python_function"].update(code="artifacts"))
+a_pickle = described(
+    lambda flavors: flavors["python_function"].update(python_model="artifacts/model/model.safetensors")
+)
+other_flavor = described(lambda flavors: flavors.update(sklearn={"pickled_model": "artifacts/model/model.safetensors"}))
+other_folder = described(lambda flavors: flavors["python_function"]["artifacts"]["model"].update(path="/etc"))
+no_flavor = described(lambda flavors: flavors.clear())
+
+
+def no_yaml(registry: Registry) -> None:
+    (registry.files() / "MLmodel").write_text("flavors: " + "[" * 5000)
+
+
+CODE = [
+    (other_code, "runs other code than medrep's: pyfunc_model.py is not the one that was registered"),
+    (other_code_retagged, "runs other code than medrep's: pyfunc_model.py is of no medrep that this one knows"),
+    (other_code_untagged, "runs other code than medrep's: pyfunc_model.py is of no medrep that this one knows"),
+    (earlier_code, "pyfunc_model.py is not the one that was registered"),
+    (no_code, "lacks pyfunc_model.py"),
+    (code_out, "pyfunc_model.py leads out of the model"),
+    (other_loader, "MLmodel has another loader_module than medrep wrote"),
+    (other_file, "MLmodel has another model_code_path than medrep wrote"),
+    (more_code, "MLmodel has another code than medrep wrote"),
+    (a_pickle, "MLmodel has another python_model than medrep wrote"),
+    (other_flavor, "MLmodel has a flavor of another library"),
+    (other_folder, "MLmodel has another artifacts than medrep wrote"),
+    (no_flavor, "MLmodel cannot be read"),
+    (no_yaml, "MLmodel cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("alter", "said"), CODE)
+def test_a_version_with_other_code_is_neither_used_nor_promoted(
+    registry: Registry, alter: Callable[[Registry], None], said: str
+) -> None:
+    alter(registry)
+    with refused(f"models:/{registry.name}/1", said), fetched_model(f"models:/{registry.name}/1", registry.uri):
+        pass
+    with refused(f"{registry.name} version 1", said):
+        registry.promote()
+    assert registry.alias("champion") == ""
+    assert "medrep.gate" not in registry.tags("1")
+
+
+def test_code_that_was_altered_after_the_promotion_is_told(
+    registry: Registry, features_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert registry.promote() == "passed"
+    model = f"models:/{registry.name}@champion"
+    words = ["score", str(features_cohort), str(tmp_path / "o"), "--model", model, "--tracking-uri", registry.uri]
+    assert main([*words, "--dry-run", "--quiet"]) == 0
+    other_code_retagged(registry)
+    for command in (words, [*words, "--dry-run"]):
+        assert main(command) == 1
+        assert f"{model}: runs other code than medrep's" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_all_the_code_that_is_registered_is_the_one_file_that_never_changes(template: Registry) -> None:
+    logged = template.files() / "pyfunc_model.py"
+    assert logged.read_bytes() == OWN_FILE.read_bytes()
+    # Another digest here means that every version that is registered already would be refused: add it, keep the old ones.
+    assert code_digest(logged) == template.tags("1")["medrep.code_digest"] == RELEASED[0] == own_code_digest()
+    lines = [line for line in logged.read_text().partition('"""\n\n')[2].splitlines() if line]
+    assert lines == [
+        "from mlflow.models import set_model",
+        "from medrep.tracking.served_model import RegisteredModel",
+        "set_model(RegisteredModel())",
+    ]
+
+
+def test_a_version_of_before_there_were_digests_of_code_is_used_if_its_file_is_known(
+    registry: Registry, features_model: Path
+) -> None:
+    write_earlier(registry.files() / "pyfunc_model.py")
+    registry.client.delete_model_version_tag(registry.name, "1", "medrep.code_digest")
+    with fetched_model(f"models:/{registry.name}/1", registry.uri) as folder:
+        assert digest(folder) == digest(features_model)
+    assert registry.promote() == "passed"
+
+
+def write_earlier(path: Path) -> None:
+    """Write what was registered before the file led into the package."""
+    path.write_text((Path(__file__).parent / "pyfunc_model_0_1.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    assert code_digest(path) in RELEASED[1:]
+
+
+def test_a_medrep_whose_code_was_edited_registers_nothing(
+    features_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = tmp_path / "pyfunc_model.py"
+    edited.write_text(OWN_FILE.read_text() + "\n")
+    monkeypatch.setattr("medrep.tracking.logged_code.OWN_FILE", edited)
+    made = Registry(tmp_path)
+    with refused("is not the file of this medrep; install medrep again"):
+        made.register(features_model)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def no_weights(registry: Registry) -> None:

@@ -1,9 +1,10 @@
 """Register, promote and fetch on a real ``mlflow server``: PostgreSQL below, passwords on."""
 
 import json
-import shlex
 import shutil
+import subprocess
 import tempfile
+import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from medrep.tracking.fetched import fetched_model
 from medrep.training.checkpoint import digest
 from tests.conftest import ROOT
 from tests.tracking.registering import CLEAN, write_audit
-from tests.tracking.servers import answers, database, free_port, postgresql, running
+from tests.tracking.servers import BIN, answers, database, free_port, postgresql, running
+from tests.tracking.test_compose import interpolated
 
 pytestmark = [
     pytest.mark.server,
@@ -38,11 +40,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text(encoding="
 def server() -> Iterator[str]:
     """URL of a server set up as docker/compose.yaml sets it up, which knows a writer and a reader."""
     pytest.importorskip("psycopg2")
-    service, mlflow = COMPOSE["services"]["server"], "exec mlflow server "
-    script = service["command"][-1]
-    options = shlex.split(script[script.index(mlflow) + len(mlflow) :])
-    options = options[: options.index("--artifacts-destination")]
-    assert options == ["--app-name", "basic-auth"]
+    service = COMPOSE["services"]["server"]
     folder = Path(tempfile.mkdtemp(prefix="medrep-postgresql-"))
     try:
         folder.chmod(0o755)
@@ -51,32 +49,70 @@ def server() -> Iterator[str]:
         with database(cluster, "mlflow", DATABASE_PASSWORD) as where:
             users = COMPOSE["configs"]["auth"]["content"].replace("@database/", f"@{where}/")
             (folder / "auth.ini").write_text(f"{users}auth_cache_ttl_seconds = 60\n")
+            (secrets := folder / "secrets").mkdir()
+            passwords = {
+                "database_password": DATABASE_PASSWORD,
+                "admin_password": ADMIN[1],
+                "server_key": "only-for-this-test",
+            }
+            for name, secret in passwords.items():
+                (secrets / name).write_text(secret)
             port = free_port()
-            options += [
-                "--artifacts-destination",
-                str(folder / "artifacts"),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ]
+            here = {
+                "$$": "$",
+                "/run/secrets": str(secrets),
+                "/artifacts": str(folder / "artifacts"),
+                "--host 0.0.0.0 --port 5000": f"--host 127.0.0.1 --port {port} --workers 1",
+            }
+            *shell, script = service["command"]
+            for there, replacement in here.items():
+                assert there in script
+                script = script.replace(there, replacement)
+            command = [*shell, script]
             environment = {
-                name: value.replace("@database/", f"@{where}/") for name, value in service["environment"].items()
+                name: interpolated(value).replace("@database/", f"@{where}/")
+                for name, value in service["environment"].items()
             }
-            environment |= {
-                "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-                "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1],
-                "MLFLOW_FLASK_SERVER_SECRET_KEY": "only-for-this-test",
-                "PGPASSWORD": DATABASE_PASSWORD,
-            }
+            environment["MLFLOW_AUTH_CONFIG_PATH"] = str(folder / "auth.ini")
             url, log = f"http://127.0.0.1:{port}", folder / "log"
-            command = ["mlflow", "server", *options, "--workers", "1"]
             with running(command, lambda: answers(f"{url}/health"), log, environment):
                 for user, password in (WRITER, READER):
                     _ask(f"{url}/api/2.0/mlflow/users/create", {"username": user, "password": password})
                 yield url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        (COMPOSE["services"]["scorer"]["environment"]["MLFLOW_TRACKING_URI"].removeprefix("http://"), 200),
+        ("127.0.0.1:5000", 200),
+        ("localhost:8080", 200),
+        ("server", 403),
+        ("server.attacker.example:5000", 403),
+    ],
+)
+def test_the_scorer_is_let_in_by_the_name_it_asks_for(server: str, host: str, code: int) -> None:
+    who = b64encode(":".join(ADMIN).encode()).decode()
+    headers = {"Host": host, "Authorization": f"Basic {who}"}
+    url = f"{server}/api/2.0/mlflow/registered-models/search"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:  # noqa: S310
+            found = answer.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+    assert found == code
+
+
+def test_the_health_check_tells_a_server_that_answers_from_one_that_does_not(server: str) -> None:
+    word, *check = COMPOSE["services"]["server"]["healthcheck"]["test"]
+    assert word == "CMD"
+    for port, code in ((server.rpartition(":")[2], 0), (free_port(), 1)):
+        command = [part.replace(":5000/", f":{port}/") for part in check]
+        assert command != check
+        done = subprocess.run([BIN / command[0], *command[1:]], capture_output=True, check=False)
+        assert done.returncode == code
 
 
 def _ask(url: str, content: dict[str, str]) -> None:

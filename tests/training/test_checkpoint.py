@@ -190,10 +190,10 @@ def test_no_weights(folder):
     assert "damaged (FileNotFoundError" in refused(folder)
 
 
-@pytest.mark.parametrize("number", [2, 0, "1", None])
+@pytest.mark.parametrize("number", [3, 0, -1, "1", None, [1], 1.5])
 def test_another_format(folder, number):
     describe(folder, {"format": number})
-    assert f"format {number}, this medrep reads 1; train again" in refused(folder)
+    assert f"format {number!r}, this medrep reads 1 to 2; a later medrep may read it" in refused(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,225 @@
+"""What a served model takes out of people's data, or sets in them: cleaned rows in the answer, cleaned images in a folder.
+
+The work is that of `medrep export` and `medrep counterfactual`, so that the numbers are theirs. Images are written below the
+folder that MEDREP_OUTPUT_ROOT names, each request's in a new folder of its own that appears when all of them are there: nothing
+is replaced, and no link is followed, since nothing is written where something lay before.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.atomic import atomic_folder
+from medrep.batch.openers import OpenMoves
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.earlier import earlier_work, refuse_again
+from medrep.cohort.features import FeatureTable
+from medrep.cohort.inputs import Input
+from medrep.cohort.support import refuse_extrapolation
+from medrep.cohort.visits import Visit, visits
+from medrep.errors import CohortError, ModelError, listed
+from medrep.export.digits import parsed
+from medrep.export.features import MoveRows
+from medrep.export.mover import Mover
+from medrep.export.outcomes import Outcome
+from medrep.export.removal import Purpose, checked_target, described_removal, parted_names
+from medrep.json_texts import read_json
+from medrep.models import Model
+from medrep.training.checkpoint import Checkpoint
+
+OUTPUT_ROOT = "MEDREP_OUTPUT_ROOT"
+_SHOWN = 200  # characters of a parameter that are repeated in a message
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What a request wants done.
+
+    Attributes:
+        purpose: ``removal``, or a ``counterfactual``.
+        target: Covariate -> the value everybody is moved to.
+    """
+
+    purpose: Purpose
+    target: dict[str, str | float]
+
+
+def read_cleaning(
+    schema: CovariateSchema, remove: str, keep: str, references: str, wanted: str, *, extrapolate: bool
+) -> Cleaning | None:
+    """Read what is to be removed or set; None where nothing is.
+
+    Args:
+        schema: Of the model.
+        remove: Covariates to remove, separated by commas, or a JSON list.
+        keep: Covariates named as kept, likewise; whatever is not removed is kept.
+        references: Where removed covariates are moved to: ``NAME=VALUE``, separated by commas, or a JSON object.
+        wanted: For a counterfactual: covariates and the values everybody gets, likewise.
+        extrapolate: Whether values outside the range of training are allowed.
+
+    Raises:
+        MedrepError: Parameters that do not go together, or that the model cannot answer.
+    """
+    removed, kept = (parted_names(schema, _names(*given)) for given in (("remove", remove), ("keep", keep)))
+    moved, values = _values("references", references), _values("set", wanted)
+    if values and (removed or kept or moved):
+        raise ModelError(
+            "set asks for a counterfactual and goes without remove, keep and references; send one of the two"
+        )
+    if not removed and (kept or moved):
+        raise ModelError("keep and references go with remove; send what is to be removed, too")
+    if not (removed or values):
+        return None
+    target = checked_target(schema, removed or tuple(values), kept, moved or values, switch="")
+    if not extrapolate:
+        chosen = {name: target[name] for name in moved or values}
+        refuse_extrapolation(schema, chosen, "choose a value inside, or send extrapolate: true for a guess")
+    return Cleaning("removal" if removed else "counterfactual", target)
+
+
+def cleaned_rows(
+    model: Model, cleaning: Cleaning, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+) -> pd.DataFrame:
+    """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
+
+    Args:
+        model: Of feature tables.
+        cleaning: What is done.
+        data: In the model's columns.
+        frame: Covariates, in the same order.
+    """
+    names = tuple(model.columns.names)
+    step = MoveRows(Mover(model, cleaning.target), names)
+    people = list(visits(frame, None, {}, FeatureTable(pd.DataFrame(index=frame.index), data, names, None)))
+    blocks = (people[start : start + step.together] for start in range(0, len(people), step.together))
+    rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
+    return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
+
+
+def cleaned_images(
+    model: Model,
+    checkpoint: Checkpoint,
+    wanted: Input,
+    cleaning: Cleaning,
+    frame: pd.DataFrame,
+    files: pd.Series,
+    sent: pd.Series,
+    root: Path,
+) -> pd.DataFrame:
+    """Write images with the effects taken out, as `medrep export` writes them.
+
+    Args:
+        model: Of images.
+        checkpoint: What was saved of it.
+        wanted: The ``input`` section of training.
+        cleaning: What is done.
+        frame: Covariates.
+        files: The images, in the same order; below ``root``.
+        sent: How the request names them.
+        root: The folder that images may be read from.
+
+    Returns:
+        ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``), below the folder that
+        MEDREP_OUTPUT_ROOT names.
+
+    Raises:
+        CohortError: No such folder, images that were cleaned before, or images that cannot be used; nothing is written then.
+    """
+    output = _output_root()
+    known = tuple(str(name) for name in checkpoint.cohort.get("moved", ()))
+    refuse_again(earlier_work(root, files), tuple(cleaning.target), known)
+    name = f"model sha256:{checkpoint.digest}"
+    done = described_removal(name, model, checkpoint, cleaning.target, people=len(frame), purpose=cleaning.purpose)
+    made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
+    outcomes: list[Outcome] = []
+    with atomic_folder(output / made) as partial:
+        for one in visits(frame, files, {}):
+            # Two rows may name one file, or files whose results would have one name.
+            asked = OpenMoves(Path(), partial / _own(one), root, cleaning.target, False, done, "gifti")
+            outcomes += asked.step(model, wanted).work([one])
+        refuse_failed(outcomes, files, sent)
+    columns = ["path", "sidecar"] if wanted.kind == "volume" else ["path", "mesh", "sidecar"]
+    written = [
+        [str(made / _own(one) / file) for file in outcome.files]
+        for one, outcome in zip(visits(frame, files, {}), outcomes, strict=True)
+    ]
+    return pd.DataFrame(written, index=frame.index, columns=columns)
+
+
+def refuse_failed(outcomes: Sequence[Outcome], files: pd.Series, sent: pd.Series) -> None:
+    """Refuse images that could not be used; where a file lies on the server is nobody's business.
+
+    Args:
+        outcomes: Everybody's.
+        files: Where the images lie, index: key.
+        sent: How the request names them, index: key.
+
+    Raises:
+        CohortError: All of them.
+    """
+    failed = [f"{one.key}: {one.error.replace(str(files[one.key]), sent[one.key])}" for one in outcomes if one.error]
+    if failed:
+        raise CohortError(listed("images that cannot be used", failed))
+
+
+def _own(one: Visit) -> str:
+    return f"row-{one.place + 1}"
+
+
+def _output_root() -> Path:
+    named = os.environ.get(OUTPUT_ROOT, "").strip()
+    if not named or not Path(named).is_dir():
+        raise CohortError(
+            f"images are not cleaned here: {OUTPUT_ROOT} names no folder on this server; use medrep export, or have it set"
+        )
+    return Path(named).resolve()
+
+
+def _names(parameter: str, text: str) -> tuple[str, ...]:
+    if not text.lstrip().startswith("["):
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+    content = _json(parameter, text)
+    if not isinstance(content, list) or not all(isinstance(name, str) and name for name in content):
+        raise _unreadable(parameter, text)
+    return tuple(content)
+
+
+def _values(parameter: str, text: str) -> dict[str, str]:
+    if text.lstrip().startswith("{"):
+        content = _json(parameter, text)
+        if not isinstance(content, Mapping) or not all(_is_value(value) for value in content.values()):
+            raise _unreadable(parameter, text)
+        return {str(name): str(value) for name, value in content.items()}
+    entries = [entry.partition("=") for entry in text.split(",") if entry.strip()]
+    if not all(name.strip() and sign and value.strip() for name, sign, value in entries):
+        raise _unreadable(parameter, text)
+    return {name.strip(): value.strip() for name, _, value in entries}
+
+
+def _is_value(value: object) -> bool:
+    return (isinstance(value, str) and bool(value)) or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _json(parameter: str, text: str) -> object:
+    try:
+        return read_json(text)
+    except ValueError:
+        raise _unreadable(parameter, text) from None
+
+
+def _unreadable(parameter: str, text: str) -> ModelError:
+    forms: dict[str, Sequence[str]] = {
+        "remove": ("site,age", '["site", "age"]'),
+        "references": ("site=S0,age=50", '{"site": "S0", "age": 50}'),
+    }
+    plain, as_json = forms["remove" if parameter in ("remove", "keep") else "references"]
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return ModelError(
+        f"{parameter} {shown!r} cannot be read; write it as {plain}, or as text that holds JSON: {as_json}"
+    )
