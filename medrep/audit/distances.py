@@ -69,7 +69,8 @@ class Ruler:
         self, first: Float[np.ndarray, "people columns"], second: Float[np.ndarray, "people columns"]
     ) -> Float[np.ndarray, " people"]:
         """Return the distance of each row of the one from the same row of the other, over the columns that both have."""
-        apart = self._apart(first, second)
+        used = np.isfinite(self.scale)
+        apart = np.abs(drawn_columns(first, self.seed) - drawn_columns(second, self.seed))[:, used] / self.scale[used]
         known = np.isfinite(apart)
         return np.where(known, apart, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
 
@@ -85,15 +86,10 @@ class Ruler:
         """
         if not judged.any():
             return np.zeros(len(self.beyond))
-        by_column = np.nan_to_num(self._apart(first, second)[np.ix_(judged, self.some)]).mean(axis=0)
+        own = np.flatnonzero(np.isfinite(self.scale))[self.some]
+        one, other = (drawn_columns(table, self.seed)[:, own][judged] for table in (first, second))
+        by_column = np.nan_to_num(np.abs(one - other) / self.scale[own]).mean(axis=0)
         return -(self.beyond @ by_column) / (2 * max(len(by_column), 1))
-
-    def _apart(self, first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "people used"]:
-        used = np.isfinite(self.scale)
-        apart: np.ndarray = (
-            np.abs(drawn_columns(first, self.seed) - drawn_columns(second, self.seed))[:, used] / self.scale[used]
-        )
-        return apart
 
     def between_people(
         self, data: Float[np.ndarray, "people columns"], participants: Shaped[np.ndarray, " people"]
@@ -113,4 +109,4 @@ class Ruler:
         if not counts.any():
             return Apart(float("nan"), sums, pulls)
         mean = float(sums.sum() / counts.sum())
-        return Apart(mean, np.where(counts > 0, 2 * (sums / np.maximum(counts, 1) - mean), 0.0), pulls)
+        return Apart(mean, 2 * (sums - mean * counts) / counts.mean(), pulls)

@@ -33,7 +33,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from medrep.audit.findings import Finding
 from medrep.audit.probing.participant_parts import deal
@@ -218,14 +218,14 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
 
 
 def _spread_of_halves(asked: _Asked, readers: TableReaders, rng: np.random.Generator) -> float:
-    """Return the spread of a number's figure over random halves of the people, taught anew in each."""
+    """Return the spread of a number's figure over random halves of the people, taught anew in each, as Student's t has it."""
     figures = []
     for rows in random_halves(asked.who, _HALVED, rng):
         rest = (asked.targets - asked.expected)[rows]
         parts = deal(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
         scores = readers.among(rows).taught(rest - rest.mean(axis=0), parts)
         figures.append(_figure(scores[:, 0], rest[:, 0], asked))
-    return float(np.std(figures, ddof=1))
+    return float(np.std(figures, ddof=1)) * float(t.ppf((1 + LEVEL) / 2, _HALVED - 1)) / _Z
 
 
 def _standardised(read: np.ndarray) -> np.ndarray:

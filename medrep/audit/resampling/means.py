@@ -15,6 +15,7 @@ from medrep.audit.resampling.relabelling import sample_weights
 from medrep.audit.resampling.small_samples import change_interval, share_interval, studentised_interval
 
 _Z = float(norm.ppf((1 + LEVEL) / 2))
+_FARTHEST = 1.5  # on the scale of a logarithm
 
 
 def participant_means(
@@ -156,12 +157,12 @@ def difference_interval(
 
 
 def _ends_beside(estimate: float, error: float, *, positive: bool) -> tuple[float, float]:
-    """Return the normal interval, or that of the logarithm; the upper end of the latter as far as the error is no larger."""
+    """Return the normal interval, or that of the logarithm, whose upper end is kept from running away."""
     low, high = estimate - _Z * error, estimate + _Z * error
     if not (positive and estimate > 0):
         return low, high
     by = _Z * error / estimate
-    return estimate * math.exp(-by), max(high, estimate * math.exp(min(by, 1.0)))
+    return estimate * math.exp(-by), max(high, estimate * math.exp(min(by, _FARTHEST)))
 
 
 def share_of(means: Float[np.ndarray, " participants"], rows: int, beside: float = 0.0) -> tuple[float, float]:
