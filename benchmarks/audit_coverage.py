@@ -5,6 +5,10 @@ freedom, and the truth is planted; where no formula gives it (`identity_kept`, `
 is what is found on average of so many people. What is asked is 93 to 97%; of a gap, of a trend, of shares and of counts at
 least 93%: the range of several groups has no exact interval (its ends are those of the most different pair), and a share's is
 never below its level.
+
+Means have 1000 seeds, gaps to real people 500, what else is cheap 200 to 400; what is read from exports costs a thousand times
+as much and has 150 (injection), 100 (leakage, latents' scores, counterfactuals) or 60 (utility), half as many of 200 people, and
+two kinds of errors: about 25 minutes on one core. 400 seeds tell 93% from 91, 100 from 88, 50 from 86.
 """
 
 from __future__ import annotations
@@ -139,7 +143,7 @@ def coverage(options: Options) -> pd.DataFrame:
     own: tuple[tuple[Draw, int], ...] = (
         (_mean, 1000),
         (_gap_to_real, 500),
-        (_groups, 400),
+        (_groups, 200),
         (_along, 400),
         (_area, 400),
         (_repeats, 400),
@@ -152,7 +156,8 @@ def coverage(options: Options) -> pd.DataFrame:
         for name, errors in ((kind, ERRORS[kind]) for kind in kinds):
             for n in PEOPLE:
                 found: dict[str, list[Held]] = {}
-                for seed in range(20 if options.quick else seeds):
+                costly = n == PEOPLE[-1] and len(kinds) < len(ERRORS)
+                for seed in range(20 if options.quick else seeds // 2 if costly else seeds):
                     for metric, one in draw(np.random.default_rng([_OFF, n, seed]), n, errors, seed):
                         found.setdefault(metric, []).append(one)
                 rows += [_row(metric, name, n, intervals) for metric, intervals in found.items()]

@@ -222,11 +222,11 @@ def _counterfactuals(rng: np.random.Generator, n: int, errors: Errors, seed: int
 _ENDS = ("normal", "lognormal")
 DRAWS: tuple[tuple[Draw, int, tuple[str, ...]], ...] = (
     (_left, 400, tuple(ERRORS)),
-    (_known_again, 400, tuple(ERRORS)),
-    (_latents, 400, tuple(ERRORS)),
-    (_injection, 200, _ENDS),
+    (_known_again, 200, tuple(ERRORS)),
+    (_latents, 200, tuple(ERRORS)),
+    (_injection, 150, _ENDS),
     (_leakage, 100, _ENDS),
-    (_utility, 100, _ENDS),
+    (_utility, 60, _ENDS),
     (_informed, 100, _ENDS),
     (_counterfactuals, 100, _ENDS),
 )

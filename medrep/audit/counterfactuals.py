@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
+from scipy.stats import norm
 
-from medrep.audit.distances import Ruler
+from medrep.audit.distances import Apart, Ruler
 from medrep.audit.findings import Finding
-from medrep.audit.readers import FEWEST, Reading, fit_readings, halves
-from medrep.audit.resampling.means import difference_interval, mean_finding, share_of
+from medrep.audit.readers import FEWEST, Reader, Reading, fit_readings, halves
+from medrep.audit.resampling.intervals import LEVEL
+from medrep.audit.resampling.means import difference_interval, mean_finding, participant_means, share_of
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.models import Model
 
@@ -29,6 +31,7 @@ MIN_N, DRAWS, MOST_PEOPLE = 20, 1000, 200
 TIMES = 3
 """How often in a row the null intervention is made."""
 _QUANTILES = (0.1, 0.5, 0.9)
+_Z = float(norm.ppf((1 + LEVEL) / 2))
 _NUDGE, _NEAR = 1e-3, 0.5  # sd of a continuous covariate
 
 Targets = Mapping[str, Sequence[str | float]]
@@ -69,7 +72,9 @@ def audit_counterfactuals(
     train, moved = halves(frame, model.schema, who, seed)
     moved = np.sort(np.random.default_rng(seed).permutation(moved)[:most_people])
     readings = fit_readings(model.schema, data, frame, who, train, moved, seed)
-    case = _Case(model, data[moved], frame.iloc[moved], who[moved], readings, Ruler.of(data, seed), seed, min_n, draws)
+    ruler = Ruler.of(data, seed)
+    between = ruler.between_people(data[moved], who[moved])
+    case = _Case(model, data[moved], frame.iloc[moved], who[moved], who, readings, ruler, between, seed, min_n, draws)
     wanted = default_targets(model.schema, frame) if targets is None else targets
     found: list[Finding] = []
     for name, values in wanted.items():
@@ -103,8 +108,10 @@ class _Case:
     data: Float[np.ndarray, "people columns"]
     frame: pd.DataFrame
     participants: Shaped[np.ndarray, " people"]
+    everybody: Shaped[np.ndarray, " rows"]
     readings: Mapping[str, Reading]
     ruler: Ruler
+    between: Apart
     seed: int
     min_n: int
     draws: int
@@ -122,7 +129,7 @@ class _Case:
         if isinstance(covariate, Continuous):
             nudged = self.model.move(self.data, self.frame, (own + _NUDGE * covariate.sd).to_frame())
             note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, self.data).mean():.2g}"
-        return self._mean("cf_composition", name, apart, note)
+        return self._distance("cf_composition", name, apart, self.ruler.pulls(x, self.data, np.isfinite(apart)), note)
 
     def moved(self, name: str, value: str | float, changes: dict[str, list[np.ndarray]]) -> list[Finding]:
         """Move people to one value, and back; note in ``changes`` how the reading of each kept covariate changes."""
@@ -132,21 +139,26 @@ class _Case:
         away = (self.frame[name] != target[name]).to_numpy()
         back = self.model.move(x, self.model.schema.moved(self.frame, target), self.frame[[name]])
         gone = self.ruler.between(x, self.data)
-        between = self.ruler.between_people(self.data, self.participants)
+        between = self.between.mean
         for kept, own in changes.items():
             own.append(np.where(away, self._change(kept, x), np.nan))
+        of_lost, of_moved = (self.ruler.pulls(other, self.data, away) for other in (back, x))
         lost = np.where(away, self.ruler.between(back, self.data), np.nan)
         moved = np.where(away, gone, np.nan)
         return [
-            self._mean("cf_reversibility", group, lost, f"sd of a column; on the way {_mean(moved):.2g} sd were moved"),
+            self._distance(
+                "cf_reversibility", group, lost, of_lost, f"sd of a column; on the way {_mean(moved):.2g} sd were moved"
+            ),
             *self._effect(name, target[name], group, x, away),
-            self._mean("cf_minimality", group, moved / between, f"of the distance between people, {between:.2g} sd"),
+            self._distance(
+                "cf_minimality", group, moved, of_moved, f"of the distance between people, {between:.2g} sd", per=True
+            ),
         ]
 
     def kept(self, name: str, kept: str, changes: Sequence[np.ndarray]) -> Finding:
         """Say how much the reading of a kept covariate changes, over all values that ``name`` is moved to."""
         reading, group = self.readings[kept], f"{name}/{kept}"
-        if not reading.able or not changes:
+        if not reading.able or reading.reader is None or not changes:
             return Finding(
                 "cf_minimality", group, len(np.unique(self.participants)), status="insufficient", note=reading.note
             )
@@ -157,7 +169,7 @@ class _Case:
         counts = np.isfinite(together).sum(axis=0)
         mean = np.where(counts > 0, np.nansum(together, axis=0) / np.maximum(counts, 1), np.nan)
         note = f"reading of {kept} when {name} moves: {unit}; {reading.note}"
-        return self._mean("cf_minimality", group, mean, note, share=not number)
+        return self._read("cf_minimality", group, reading.reader, mean, note)
 
     def _effect(
         self,
@@ -175,34 +187,33 @@ class _Case:
             return [Finding(metric, group, int(away.sum()), status="insufficient", note=note) for metric in metrics]
         if isinstance(value, str):
             code, number = reader.levels.index(value), False
-            there, moved, before = ((reader.level(part) == code).astype(float) for part in (self.data, x, self.data))
+            there, moved = ((reader.readings(part) == code).astype(float) for part in (self.data, x))
             real = np.where((self.frame[name].astype(str) == value).to_numpy(), there, np.nan)
-            unit = f"share read as {value} of those moved there; not moved {_mean(before[away]):.2f}"
+            unit = f"share read as {value} of those moved there; not moved {_mean(there[0, away]):.2f}"
         else:
             number, sd = True, float(self.model.schema[name].sd)  # type: ignore[union-attr]  # value is a number
             own = self.frame[name].to_numpy(float)
             near = np.abs(own - value) <= _NEAR * sd
-            real = np.where(near, np.abs(reader.number(self.data) - own), np.nan)
-            moved = np.abs(reader.number(x) - value)
+            real = np.where(near, np.abs(reader.readings(self.data) - own), np.nan)
+            moved = np.abs(reader.readings(x) - value)
             unit = f"mean error to {value:g}, {self.model.schema[name].declared.unit or 'own unit'}"
         reached = np.where(away, moved, np.nan)
-        note = f"{unit}; of real people who are there {_mean(real):.2f}; {reading.note}"
+        note = f"{unit}; of real people who are there {_mean(real[0]):.2f}; {reading.note}"
         return [
-            self._mean("cf_effectiveness", group, reached, note, share=not number),
-            self._gap(group, *((reached, real) if number else (real, reached)), note, share=not number),
+            self._read("cf_effectiveness", group, reader, reached, note),
+            self._gap(group, reader, *((reached, real) if number else (real, reached)), note),
         ]
 
     def _gap(
         self,
         group: str,
-        worse: Float[np.ndarray, " people"],
-        better: Float[np.ndarray, " people"],
+        reader: Reader,
+        worse: Float[np.ndarray, "readers people"],
+        better: Float[np.ndarray, "readers people"],
         note: str,
-        *,
-        share: bool,
     ) -> Finding:
         metric = "cf_effectiveness_gap"
-        table = pd.DataFrame({"worse": worse, "better": better}).groupby(self.participants).mean()
+        table = pd.DataFrame({"worse": worse[0], "better": better[0]}).groupby(self.participants).mean()
         values, counts = table.to_numpy(float), table.notna().sum()
         if counts.min() < FEWEST or len(values) < self.min_n:
             few = f"{counts['worse']} and {counts['better']} participants are compared, {FEWEST} are needed; {note}"
@@ -210,39 +221,85 @@ class _Case:
 
         sides = [side[np.isfinite(side)] for side in values.T]
         estimate = float(sides[0].mean() - sides[1].mean())
-        if share:
+        taught = self._error_of_teaching(reader, worse, better)
+        if reader.levels:
             # The ends of both sides make those of the difference (Zou and Donner 2008), also where a side is all 0 or 1.
             ends = [(side.mean(), *share_of(side, len(side))) for side in sides]
             (there, there_low, there_high), (real, real_low, real_high) = ends
-            low = estimate - math.hypot(there - there_low, real_high - real)
-            high = estimate + math.hypot(there_high - there, real - real_low)
+            low = estimate - math.hypot(there - there_low, real_high - real, _Z * taught)
+            high = estimate + math.hypot(there_high - there, real - real_low, _Z * taught)
         else:
-            low, high = difference_interval(values, self.draws, np.random.default_rng(self.seed))
+            low, high = difference_interval(values, self.draws, np.random.default_rng(self.seed), beside=taught)
         text = f"worse than real people by; {note}"
         return Finding(metric, group, len(values), estimate, low, high, note=text)
 
-    def _change(self, kept: str, x: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " people"]:
+    def _change(self, kept: str, x: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "readers people"]:
         reader, covariate = self.readings[kept].reader, self.model.schema[kept]
         if reader is None:
-            return np.full(len(x), np.nan)
+            return np.full((1, len(x)), np.nan)
         if isinstance(covariate, Continuous):
-            return np.abs(reader.number(x) - reader.number(self.data)) / covariate.sd
-        return (reader.level(x) != reader.level(self.data)).astype(float)
+            return np.abs(reader.readings(x) - reader.readings(self.data)) / covariate.sd
+        return (reader.readings(x) != reader.readings(self.data)).astype(float)
 
-    def _mean(
-        self, metric: str, group: str, values: Float[np.ndarray, " people"], note: str, *, share: bool = False
+    def _read(
+        self, metric: str, group: str, reader: Reader, values: Float[np.ndarray, "readers people"], note: str
     ) -> Finding:
+        """Return the mean of what is read; its interval counts who taught the reader, too."""
         return mean_finding(
             metric,
             group,
-            values,
+            values[0],
             self.participants,
             self.seed,
             min_n=self.min_n,
             draws=self.draws,
             note=note,
-            values_are="shares" if share else "numbers",
+            values_are="shares" if reader.levels else "numbers",
+            beside=self._error_of_teaching(reader, values),
         )
+
+    def _error_of_teaching(self, reader: Reader, *sides: Float[np.ndarray, "readers people"]) -> float:
+        """Return the error that comes with who taught the reader, of a mean or a difference of means."""
+        if not all(np.isfinite(side).any() for side in sides):
+            return 0.0
+        means = [np.nanmean(_by_participant(side, self.participants), axis=1) for side in sides]
+        return reader.teaching_error(means[0] - means[1] if len(means) > 1 else means[0])
+
+    def _distance(
+        self,
+        metric: str,
+        group: str,
+        values: Float[np.ndarray, " people"],
+        pulls: Float[np.ndarray, " rows"],
+        note: str,
+        *,
+        per: bool = False,
+    ) -> Finding:
+        """Return the mean of distances, ``per`` distance between people; what all do to both is part of its interval."""
+        unit = self.between.mean if per else 1.0
+        means = participant_means(values / unit, self.participants)
+        if len(means) < max(self.min_n, 2):
+            return mean_finding(
+                metric, group, values, self.participants, self.seed, min_n=self.min_n, draws=self.draws, note=note
+            )
+        estimate, whole = float(means.mean()), len(self.everybody)
+        people = pd.unique(self.everybody)
+        # Each participant's share of the mean, and what they do to everybody's by way of the deviations and, ``per``, the unit.
+        own = pd.Series(values / unit).groupby(self.participants).mean().reindex(people).to_numpy(float)
+        shared = pd.Series(pulls / unit / whole).groupby(self.everybody).sum().reindex(people)
+        if per:
+            to_unit = pd.Series(self.between.pulls / whole).groupby(self.everybody).sum()
+            apart = pd.Series(self.between.own / len(self.participants)).groupby(self.participants).sum()
+            shared -= to_unit.add(apart, fill_value=0.0).reindex(people) * (estimate / unit)
+        added = len(people) * shared.to_numpy(float)
+        both = np.column_stack([own, added.mean() - added])
+        low, high = difference_interval(both, self.draws, np.random.default_rng(self.seed))
+        return Finding(metric, group, len(means), estimate, low, high, note=note)
+
+
+def _by_participant(values: Float[np.ndarray, "readers people"], who: np.ndarray) -> Float[np.ndarray, "readers _"]:
+    """Return the mean over each participant's rows."""
+    return pd.DataFrame(values.T).groupby(who).mean().to_numpy(float).T
 
 
 def _mean(values: Float[np.ndarray, " people"]) -> float:

@@ -16,6 +16,7 @@ floor being its mean where the sources of participants are exchanged with each o
 latents that tell nothing they are sometimes near 1, and p says so.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,17 +24,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.special import digamma
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from medrep.audit.findings import Finding
-from medrep.audit.resampling.intervals import permutation_p, random_halves
+from medrep.audit.resampling.intervals import LEVEL, permutation_p, random_halves
 from medrep.audit.resampling.means import shuffled_participants
 
 MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 49, 10
 SCORES = ("info_modularity", "info_compactness", "info_explicitness")
 _BIN, _MOST_BINS, _FEWEST = 25, 10, 12  # people a bin; bins; rows a level
 _PRUNED, _HALVES, _FOLDS, _C = 20, 20, 5, 10.0
+_Z, _FARTHEST = float(norm.ppf((1 + LEVEL) / 2)), 1.5  # the latter on the scale of a logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +97,10 @@ def audit_informedness(
     """Score latents against sources; estimates are above the floor: 0 as noise, 1 perfect.
 
     Intervals are normal ones by the delete-half jackknife (Shao and Wu 1989: the spread over random halves of the participants
-    is the error of all of them, also of figures that are not smooth), the floor as it is; resampling with replacement would
-    make neighbours of a person and their copy. p: participants' sources exchanged.
+    is the error of all of them, also of figures that are not smooth); resampling with replacement would make neighbours of a
+    person and their copy. On top comes the error of the floor, a mean over few exchanges, to which a score near it owes most
+    (without, lognormal sources of 200 people: 82% of compactness). What a linear prediction leaves, 1 - InfoE, is never below 0
+    and skewed: its interval is that of its logarithm. p: participants' sources exchanged.
 
     Args:
         latents: Posterior means.
@@ -129,13 +134,18 @@ def audit_informedness(
             found.append(Finding(score, "latents", people, status="insufficient", note=few))
             continue
         floor = float(null[:, k].mean())
-        estimate, half = (float(observed[k]) - floor) / (1 - floor), 1.96 * float(error[k]) / (1 - floor)
+        estimate = (float(observed[k]) - floor) / (1 - floor)
+        of_floor = (1 - float(observed[k])) / (1 - floor) * float(null[:, k].std()) / math.sqrt(max(len(null), 1))
+        half = _Z * math.hypot(float(error[k]), of_floor) / (1 - floor)
         note = (
             f"above the floor; score {observed[k]:.3f}, floor {floor:.3f}; {', '.join(s.name for s in sources)} in"
             f" {kept.sum()} of {len(kept)} latents, the others pruned{said}"
         )
         p = permutation_p(float(observed[k]), null[:, k])
         low, high = estimate - half, min(estimate + half, 1.0)
+        left = 1 - estimate
+        if score == "info_explicitness" and left > 0:
+            low, high = min(low, 1 - left * math.exp(min(half / left, _FARTHEST))), 1 - left * math.exp(-half / left)
         found.append(Finding(score, "latents", people, estimate, low, high, p, note=note))
     return found
 

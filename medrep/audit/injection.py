@@ -18,10 +18,8 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.probing.probe_figures import recentred
-from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each
+from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each, taught_interval
 from medrep.audit.probing.probe_suite import PROBES
-from medrep.audit.resampling.intervals import percentile_interval
 from medrep.audit.resampling.relabelling import relabellings
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import CohortError, listed
@@ -152,7 +150,11 @@ def _gain(
     against = max(before, key=lambda table: before[table].strongest)
     gain = after.strongest - before[against].strongest
     drawn = after.strongest_draws - np.max([told.strongest_draws for told in before.values()], axis=0)
-    low, high = percentile_interval(recentred(drawn, gain))
+    judged = (after, *before.values())
+    folds = [told.strongest_of_folds for told in judged]
+    same = len({len(one) for one in folds}) == 1
+    of_folds = folds[0] - np.max(folds[1:], axis=0) if same else np.zeros(0)
+    low, high = taught_interval(gain, drawn, of_folds)
     note = (
         f"{halves.measure} {after.strongest:.3f} ({after.strongest_probe}) from the export,"
         f" {before[against].strongest:.3f} ({before[against].strongest_probe}) from {against}; {halves.note}"

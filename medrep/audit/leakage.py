@@ -28,21 +28,23 @@ are what is exchanged, divided and counted: where a label is the same in all row
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from medrep.audit.findings import Finding
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_area, weighted_figures
-from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, rows_each
+from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, figure_interval, rows_each
 from medrep.audit.probing.shape_readers import ShapeReaders
 from medrep.audit.probing.table_readers import TableReaders
 from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
-from medrep.audit.resampling.intervals import LEVEL, percentile_interval, random_halves
+from medrep.audit.resampling.intervals import LEVEL, random_halves
 from medrep.audit.resampling.relabelling import relabellings, sample_weights
+from medrep.audit.resampling.small_samples import area_interval
 from medrep.audit.tables import refuse_gaps
 
 MARGIN, PERMUTATIONS = 0.1, 499
@@ -216,14 +218,14 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
 
 
 def _spread_of_halves(asked: _Asked, readers: TableReaders, rng: np.random.Generator) -> float:
-    """Return the spread of a number's figure over random halves of the people, taught anew in each."""
+    """Return the spread of a number's figure over random halves of the people, taught anew in each, as Student's t has it."""
     figures = []
     for rows in random_halves(asked.who, _HALVED, rng):
         rest = (asked.targets - asked.expected)[rows]
         parts = deal(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
         scores = readers.among(rows).taught(rest - rest.mean(axis=0), parts)
         figures.append(_figure(scores[:, 0], rest[:, 0], asked))
-    return float(np.std(figures, ddof=1))
+    return float(np.std(figures, ddof=1)) * float(t.ppf((1 + LEVEL) / 2, _HALVED - 1)) / _Z
 
 
 def _standardised(read: np.ndarray) -> np.ndarray:
@@ -400,15 +402,30 @@ def _told_by_kept(
         at = 0.5 if levels else 0.0
         return at, at, at
     part = deal(who, numbers, _FOLDS, rng)
-    scores = np.zeros((1, len(numbers), max(levels, 1)))
-    for number in range(_FOLDS):
-        rest = part != number
+    measure = AUC if levels else NUMBER
+    scores = np.zeros((1 + _FOLDS, len(numbers), max(levels, 1)))
+    for number, without in combinations_with_replacement(range(_FOLDS), 2):
+        rest = (part != number) & (part != without)
         if levels and len(np.unique(numbers[rest])) < levels:
             continue
-        scores[0, ~rest] = expected_labels(numbers[rest], given[rest], continuous=not levels, at=given[~rest])
+        at = (part == number) | (part == without)
+        told = expected_labels(numbers[rest], given[rest], continuous=not levels, at=given[at])
+        if number == without:
+            scores[0, at] = told
+            continue
+        # Whoever is read is read by those who were taught neither by their own fold nor by the one that is left out.
+        for own, other in ((number, without), (without, number)):
+            scores[1 + other, part == own] = told[part[at] == own]
+            if other == (own + 1) % _FOLDS:
+                scores[1 + own, part == own] = told[part[at] == own]
     weights = np.concatenate([np.ones((1, len(who))), *sample_weights(who, _DRAWS, rng)])
-    figures = weighted_figures(scores, numbers, weights, AUC if levels else NUMBER)[:, 0]
-    low, high = percentile_interval(figures[1:][np.isfinite(figures[1:])])
+    figures = weighted_figures(scores[:1], numbers, weights, measure)[:, 0]
+    of_folds = weighted_figures(scores[1:], numbers, weights[:1], measure)[0]
+    low, high = figure_interval(measure, float(figures[0]), figures[1:], of_folds)
+    if levels == 2:  # which has a width where everybody is told apart
+        people = [len(np.unique(who[numbers == level])) for level in range(2)]
+        ends = area_interval(float(figures[0]), *people)
+        low, high = min(low, ends[0]), max(high, ends[1])
     return float(figures[0]), low, high
 
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy.stats import norm, t
 
 from medrep.audit.findings import Finding
 from medrep.audit.matching import Matched, first_rows, match_people
 from medrep.audit.probing.kernel_ridge import out_of_fold
 from medrep.audit.profiles import compact, covariate_design, residual
-from medrep.audit.resampling.intervals import percentile_interval, permutation_p, random_halves
+from medrep.audit.resampling.intervals import LEVEL, percentile_interval, permutation_p, random_halves
 from medrep.audit.resampling.means import exact_interval
 from medrep.cohort.covariates import CovariateSchema
 
@@ -116,7 +117,8 @@ class _Told:
         wider = max(1.0, float(self.null.std()) / claimed) if claimed > 0 else 1.0
         spread = float(self.resampled.std())
         if len(self.halved) and spread > 0:
-            wider = max(wider, float(np.std(self.halved, ddof=1)) / spread)
+            few = float(t.ppf((1 + LEVEL) / 2, len(self.halved) - 1) / norm.ppf((1 + LEVEL) / 2))
+            wider = max(wider, few * float(np.std(self.halved, ddof=1)) / spread)
         return self.estimate - wider * (self.estimate - low), self.estimate + wider * (high - self.estimate)
 
 

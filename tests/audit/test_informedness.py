@@ -189,3 +189,9 @@ def test_nothing_is_learned_of_a_level_that_no_fold_can_train_on():
     one = explicitness(z, Source("sex", np.r_[1, np.zeros(19, int)], None), who, 0)
     assert np.isfinite(one)
     assert explicitness(z, Source("sex", np.zeros(20, int), None), who, 0) == 0
+
+
+def test_few_exchanges_know_the_floor_badly():
+    noise = np.random.default_rng(3).normal(size=(N, 3))
+    few, many = (audited(noise, permutations=count)["compactness"] for count in (3, 48))
+    assert few.ci_high - few.ci_low > many.ci_high - many.ci_low

@@ -315,3 +315,15 @@ def test_the_interval_of_a_number_counts_who_taught_its_reader():
         found.append(audited(table, age, continuous=True, seed=seed)[0]["leakage_excess"])
     half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
     assert half > 1.5 * np.std([row.estimate for row in found])
+
+
+@pytest.mark.parametrize("people", [40, 120])
+def test_what_kept_covariates_tell_has_an_interval_where_they_tell_everybody(people):
+    site = np.arange(people) % 2
+    age = site + 1e-3 * np.random.default_rng(0).normal(size=people)
+    by_metric, _ = audited(np.zeros((people, 2)), np.where(site, "A", "B"), kept=age[:, None])
+    kept = by_metric["leakage_kept"]
+    if kept.status == "ok":
+        assert kept.estimate == 1
+        assert kept.ci_low < 0.99
+        assert kept.ci_high == 1

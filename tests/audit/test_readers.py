@@ -75,3 +75,15 @@ def test_people_without_a_value_are_left_out():
     dose[::3] = np.nan
     reader = fit_reader(Components.fit(data, 0), data, dose, who, 0, continuous=True)
     assert np.corrcoef(reader.number(data), data[:, 0])[0, 1] > 0.95
+
+
+def test_readers_are_taught_again_by_some_of_the_people():
+    frame, data, schema, who = cohort()
+    readings = fit_readings(schema, data, frame, who, *halves(frame, schema, who, 0), 0)
+    for name, own in (("age", "number"), ("site", "level")):
+        reader = readings[name].reader
+        read = reader.readings(data)
+        assert read.shape == (11, len(data))
+        np.testing.assert_array_equal(read[0], getattr(reader, own)(data))
+        assert reader.teaching_error(read[:, :60].mean(axis=1)) > 0
+        assert reader.teaching_error(np.ones(11)) == 0

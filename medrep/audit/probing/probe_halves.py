@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, CHANCE, NUMBER, permuted_figures, recentred, weighted_figures
 from medrep.audit.probing.probe_suite import PROBES, predict_unseen
-from medrep.audit.resampling.intervals import percentile_interval, permutation_p
+from medrep.audit.resampling.intervals import jackknife_error, percentile_interval, permutation_p
 from medrep.audit.resampling.relabelling import relabellings, sample_weights
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
@@ -24,6 +24,7 @@ FEWEST = 5
 """Participants that a level needs in each half."""
 MOST = 1500
 """Participants in a half at most; more are left out at random."""
+_ONE = 1 - 1e-9  # where Fisher's scale ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class Judged:
         floor: Mean of the largest figure under exchanged labels.
         p: Of the largest figure.
         chosen: The probe that the folds of the training half found strongest.
+        of_folds: Figures of each probe as it was taught without each fold of the training half.
+        measure: `AUC` or `NUMBER`.
     """
 
     probes: tuple[str, ...]
@@ -45,6 +48,8 @@ class Judged:
     floor: float
     p: float
     chosen: int
+    of_folds: Float[np.ndarray, "folds probes"]
+    measure: str
 
     @property
     def strongest(self) -> float:
@@ -61,10 +66,52 @@ class Judged:
         """The largest figure of each sample."""
         return self.resampled.max(axis=1)
 
+    @property
+    def strongest_of_folds(self) -> Float[np.ndarray, " folds"]:
+        """The largest figure of the probes that each fold left to teach."""
+        return self.of_folds.max(axis=1, initial=-np.inf)
+
     def interval(self) -> tuple[float, float]:
-        """Return the 95% interval of the largest figure, the bias of choosing it taken off (`recentred`)."""
-        low, high = percentile_interval(recentred(self.strongest_draws, self.strongest))
-        return min(max(low, -1.0), 1.0), min(high, 1.0)
+        """Return the 95% interval of the largest figure."""
+        return figure_interval(self.measure, self.strongest, self.strongest_draws, self.strongest_of_folds)
+
+
+def figure_interval(
+    measure: str, estimate: float, draws: Float[np.ndarray, " draws"], of_folds: Float[np.ndarray, " folds"]
+) -> tuple[float, float]:
+    """Return the `taught_interval` of an AUC, or, made on Fisher's scale, of a signed squared correlation."""
+    if measure != NUMBER:
+        low, high = taught_interval(estimate, draws, of_folds)
+        return max(low, 0.0), min(high, 1.0)
+    ends = taught_interval(float(_fisher(np.array([estimate]))[0]), _fisher(draws), _fisher(of_folds))
+    low, high = (float(np.tanh(end) * abs(np.tanh(end))) for end in ends)
+    return low, high
+
+
+def _fisher(figures: np.ndarray) -> np.ndarray:
+    """Return Fisher's z of signed squared correlations."""
+    z: np.ndarray = np.arctanh(np.clip(np.sign(figures) * np.sqrt(np.abs(figures)), -_ONE, _ONE))
+    return z
+
+
+def taught_interval(
+    estimate: float, draws: Float[np.ndarray, " draws"], of_folds: Float[np.ndarray, " folds"]
+) -> tuple[float, float]:
+    """Return the 95% interval of a figure of the strongest probe: people who judge, and people who taught.
+
+    The first is that of resampled people, probes as they are, the bias of choosing the strongest taken off (`recentred`). It is
+    made longer by who taught them: by the jackknife over the folds in which they were tuned, and taught without one of them, so
+    that it costs nothing (otherwise 95% intervals of few people held 79 to 98%).
+
+    Args:
+        estimate: The figure.
+        draws: On samples of the people who judge.
+        of_folds: By probes taught without each fold.
+    """
+    low, high = percentile_interval(recentred(draws, estimate))
+    spread = float(np.nanstd(draws))
+    longer = float(np.hypot(1.0, jackknife_error(of_folds) / spread)) if spread > 0 else 1.0
+    return estimate - longer * (estimate - low), estimate + longer * (high - estimate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +251,10 @@ class Halves:
             self.seed,
             self.probes,
         )
-        figures = weighted_figures(told.scores, labels, np.ones((1, len(labels))), self.measure)[0]
+        figures, *of_folds = (
+            weighted_figures(scores, labels, np.ones((1, len(labels))), self.measure)[0]
+            for scores in (told.scores, *told.of_folds)
+        )
         exchanged = permuted_figures(told.scores, labels, self.sources, self.measure).max(axis=1)
         return Judged(
             self.probes,
@@ -213,6 +263,8 @@ class Halves:
             float(exchanged.mean()),
             permutation_p(float(figures.max()), exchanged),
             int(np.argmax(np.nan_to_num(told.inner, nan=-np.inf))),
+            np.array(of_folds).reshape(len(of_folds), len(figures)),
+            self.measure,
         )
 
 

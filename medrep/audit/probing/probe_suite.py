@@ -42,10 +42,12 @@ class Predictions:
         scores: In the order they were asked for: the number, or a score of each level.
         inner: Figure of each probe in the folds of the training half, by which one probe can be chosen without a look at the
             test half.
+        of_folds: The same as ``scores`` by each probe as it was taught in each of these folds, without the people of the fold.
     """
 
     scores: Float[np.ndarray, "probes test outputs"]
     inner: Float[np.ndarray, " probes"]
+    of_folds: Float[np.ndarray, "folds probes test outputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,19 +102,21 @@ def predict_unseen(
         seed,
     )
     if not seen.inside.shape[1]:
-        return Predictions(np.zeros((len(probes), len(test), max(levels, 1))), np.full(len(probes), np.nan))
+        nothing = np.zeros((len(probes), len(test), max(levels, 1)))
+        return Predictions(nothing, np.full(len(probes), np.nan), nothing[None][:0])
     fold = deal(participants, labels, INNER_FOLDS, np.random.default_rng(seed))
     own, later = np.arange(len(train)), np.arange(len(train), len(rows))
-    scores, inner = [], []
+    scores, inner, of_folds = [], [], []
     with warnings.catch_warnings(), threadpool_limits(1):  # small fits: threads cost more than they give
         warnings.simplefilter("ignore", ConvergenceWarning)  # a network that is stopped early is still a probe
         suite = _suite(levels)
         for probe, settings in (suite[name] for name in probes):
-            figures = _inner_figures(probe, seen, settings, fold)
+            figures, predicted = _inner_figures(probe, seen, settings, fold, later)
             best = int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))
             scores.append(probe(seen, own, later, settings[best : best + 1])[0])
             inner.append(figures[best])
-    return Predictions(np.stack(scores), np.array(inner))
+            of_folds.append(predicted[:, best])
+    return Predictions(np.stack(scores), np.array(inner), np.stack(of_folds, axis=1))
 
 
 def _suite(levels: int) -> dict[str, tuple[_Probe, tuple[Any, ...]]]:
@@ -126,16 +130,20 @@ def _suite(levels: int) -> dict[str, tuple[_Probe, tuple[Any, ...]]]:
     }
 
 
-def _inner_figures(probe: _Probe, seen: _Seen, settings: tuple[Any, ...], fold: np.ndarray) -> np.ndarray:
-    """Return the mean over folds of each setting's figure."""
-    figures = []
+def _inner_figures(
+    probe: _Probe, seen: _Seen, settings: tuple[Any, ...], fold: np.ndarray, later: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over folds of each setting's figure, and what each fold's probe with each setting says of ``later``."""
+    figures, predicted = [], [np.zeros((0, len(settings), len(later), max(seen.levels, 1)))]
     for number in range(INNER_FOLDS):
         fit, left = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(left) and len(np.unique(seen.labels[fit])) > 1 and len(np.unique(seen.labels[left])) > 1:
-            predicted = probe(seen, fit, left, settings)
+            told = probe(seen, fit, np.concatenate([left, later]), settings)
             measure = AUC if seen.levels else NUMBER
-            figures.append(weighted_figures(predicted, seen.labels[left], np.ones((1, len(left))), measure)[0])
-    return np.mean(figures, axis=0) if figures else np.full(len(settings), np.nan)
+            own = told[:, : len(left)]
+            figures.append(weighted_figures(own, seen.labels[left], np.ones((1, len(left))), measure)[0])
+            predicted.append(told[None, :, len(left) :])
+    return np.mean(figures, axis=0) if figures else np.full(len(settings), np.nan), np.concatenate(predicted)
 
 
 def _targets(seen: _Seen, fit: np.ndarray) -> np.ndarray:

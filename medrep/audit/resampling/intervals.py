@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy.stats import norm, t
 
 LEVEL = 0.95
 
@@ -68,3 +69,18 @@ def random_halves(
     _, codes = np.unique(people, return_inverse=True)
     size = int(codes.max(initial=-1)) + 1
     return [np.flatnonzero(rng.permutation(size)[codes] % 2 == 0) for _ in range(count)]
+
+
+def jackknife_error(figures: Float[np.ndarray, " groups"], *, as_normal: bool = False) -> float:
+    """Return the standard error of a figure by the delete-group jackknife; 0 where there is no second group.
+
+    Args:
+        figures: What it is without each of some groups of people of one size.
+        as_normal: Larger, so that a normal interval is as long as that of Student's t with a degree of freedom fewer than groups.
+    """
+    groups = len(figures)
+    if groups < 2:
+        return 0.0
+    tail = (1 + LEVEL) / 2
+    longer = float(t.ppf(tail, groups - 1) / norm.ppf(tail)) if as_normal else 1.0
+    return longer * float(np.sqrt((groups - 1) * np.var(figures)))

@@ -7,12 +7,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import beta
+from scipy.stats import beta, norm
 
 from medrep.audit.findings import Finding
 from medrep.audit.resampling.intervals import LEVEL
 from medrep.audit.resampling.relabelling import sample_weights
 from medrep.audit.resampling.small_samples import change_interval, share_interval, studentised_interval
+
+_Z = float(norm.ppf((1 + LEVEL) / 2))
+_FARTHEST = 1.5  # on the scale of a logarithm
 
 
 def participant_means(
@@ -34,6 +37,7 @@ def mean_finding(
     note: str = "",
     p: float = float("nan"),
     values_are: Literal["numbers", "shares", "changes"] = "numbers",
+    beside: float = 0.0,
 ) -> Finding:
     """Return a mean over participants, with its interval (`mean_interval`).
 
@@ -50,6 +54,7 @@ def mean_finding(
         values_are: What the interval is for: numbers have that of a mean (`mean_interval`); shares, in [0, 1] and mostly at
             its ends, that of a proportion (`share_interval`); changes of such shares that of a paired difference
             (`change_interval`).
+        beside: A standard error that comes on top, of a number or a share: of what all values have in common.
     """
     means = participant_means(values, participants)
     if len(means) < max(min_n, 2):
@@ -57,16 +62,24 @@ def mean_finding(
         return Finding(metric, group, len(means), status="insufficient", note="; ".join(filter(None, (few, note))))
     estimate = float(means.mean())
     if values_are == "shares":
-        low, high = share_of(means, int(np.count_nonzero(np.isfinite(values))))
+        low, high = share_of(means, int(np.count_nonzero(np.isfinite(values))), beside)
     elif values_are == "changes":
         low, high = change_interval(estimate, float((means**2).mean()), len(means))
     else:
-        low, high = mean_interval(means, draws, np.random.default_rng(seed))
+        low, high = mean_interval(
+            means, draws, np.random.default_rng(seed), beside=beside, positive=bool((means >= 0).all())
+        )
     return Finding(metric, group, len(means), estimate, low, high, p, note=note)
 
 
 def mean_interval(
-    values: Float[np.ndarray, " participants"], draws: int, rng: np.random.Generator, *, widened: bool = True
+    values: Float[np.ndarray, " participants"],
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    widened: bool = True,
+    beside: float = 0.0,
+    positive: bool = False,
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval of a mean (`studentised_interval`); no width where all values are the same.
 
@@ -75,12 +88,21 @@ def mean_interval(
         draws: Bootstrap samples.
         rng: Of these.
         widened: For few people.
+        beside: A standard error that comes on top.
+        positive: No value is ever below 0.
     """
-    return difference_interval(np.column_stack([values, np.full(len(values), np.nan)]), draws, rng, widened=widened)
+    alone = np.column_stack([values, np.full(len(values), np.nan)])
+    return difference_interval(alone, draws, rng, widened=widened, beside=beside, positive=positive)
 
 
 def difference_interval(
-    values: Float[np.ndarray, "participants 2"], draws: int, rng: np.random.Generator, *, widened: bool = True
+    values: Float[np.ndarray, "participants 2"],
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    widened: bool = True,
+    beside: float = 0.0,
+    positive: bool = False,
 ) -> tuple[float, float]:
     """Return the bootstrap-t interval of a difference of means, of the first column less the second.
 
@@ -90,6 +112,8 @@ def difference_interval(
         draws: Bootstrap samples of participants.
         rng: Of these.
         widened: For few people.
+        beside: A standard error that comes on top: on each side, its end is joined by the root of squares.
+        positive: The difference is that of something never below 0, whose ``beside`` is one on the scale of its logarithm.
     """
     people, known = len(values), np.isfinite(values)
     counts = known.sum(axis=0)
@@ -100,8 +124,9 @@ def difference_interval(
         float(centre[0] - centre[1]),
         float(np.sqrt(((apart * scale) @ [1.0, -1.0]) ** 2 @ np.ones(people))),
     )
+    below, above = _ends_beside(estimate, beside, positive=positive)
     if error <= 1e-12 * float(np.abs(centre).max()):
-        return estimate, estimate
+        return below, above
     means, errors = [], []
     both = there.prod(axis=1)
     parts = np.column_stack([there, apart, apart**2, apart.prod(axis=1), both, apart * both[:, None]])
@@ -119,18 +144,40 @@ def difference_interval(
     drawn, spread = np.concatenate(means), np.concatenate(errors)
     defined = np.isfinite(drawn)
     smaller = int(counts[counts > 0].min())
-    return studentised_interval(estimate, error, estimate + drawn[defined], spread[defined], smaller, widened=widened)
+    low, high = studentised_interval(
+        estimate, error, estimate + drawn[defined], spread[defined], smaller, widened=widened
+    )
+    if not beside > 0:
+        return low, high
+    low, high = (
+        estimate - math.hypot(estimate - low, estimate - below),
+        estimate + math.hypot(high - estimate, above - estimate),
+    )
+    return max(low, 0.0) if positive else low, high
 
 
-def share_of(means: Float[np.ndarray, " participants"], rows: int) -> tuple[float, float]:
+def _ends_beside(estimate: float, error: float, *, positive: bool) -> tuple[float, float]:
+    """Return the normal interval, or that of the logarithm, whose upper end is kept from running away."""
+    low, high = estimate - _Z * error, estimate + _Z * error
+    if not (positive and estimate > 0):
+        return low, high
+    by = _Z * error / estimate
+    return estimate * math.exp(-by), max(high, estimate * math.exp(min(by, _FARTHEST)))
+
+
+def share_of(means: Float[np.ndarray, " participants"], rows: int, beside: float = 0.0) -> tuple[float, float]:
     """Return the interval of a share (`share_interval`) that is the mean of participants' shares.
 
     Args:
         means: One a participant, in [0, 1].
         rows: Of all participants.
+        beside: A standard error that comes on top.
     """
     # A mean of zeros and ones is one of them, whatever a sum in another order rounds to.
-    share, error = float(np.clip(means.mean(), 0.0, 1.0)), float(means.std()) / math.sqrt(len(means))
+    share, error = (
+        float(np.clip(means.mean(), 0.0, 1.0)),
+        math.hypot(float(means.std()) / math.sqrt(len(means)), beside),
+    )
     return share_interval(share, error, len(means), rows)
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.probing.probe_halves import Halves
+from medrep.audit.probing.probe_figures import NUMBER
+from medrep.audit.probing.probe_halves import Halves, figure_interval, taught_interval
+from medrep.audit.resampling.intervals import jackknife_error
 
 
 def test_sessions_of_a_participant_stay_in_one_half():
@@ -22,3 +24,32 @@ def test_sessions_of_a_participant_stay_in_one_half():
                 assert (own == givers[0]).sum() == (own == person).sum()
         for weights in halves.weights:
             assert all(len(set(weights[own == person])) == 1 for person in np.unique(own))
+
+
+def test_who_taught_makes_the_interval_longer():
+    draws = np.random.default_rng(0).normal(0.72, 0.05, 400)
+    alone, alike, apart = (
+        taught_interval(0.7, draws, np.array(folds)) for folds in ([], [0.7, 0.7, 0.7], [0.6, 0.7, 0.8])
+    )
+    assert alone == alike
+    error = np.hypot(1, jackknife_error(np.array([0.6, 0.7, 0.8])) / draws.std())
+    np.testing.assert_allclose(0.7 - np.array(apart), error * (0.7 - np.array(alone)))
+
+
+def test_a_figure_of_a_number_stays_in_its_range():
+    draws = np.clip(np.random.default_rng(0).normal(0.97, 0.03, 400), -1, 1)
+    for estimate in (-1.0, 0.0, 0.97, 1.0):
+        low, high = figure_interval(NUMBER, estimate, draws, np.array([0.8, 0.9, 1.0]))
+        assert -1 <= low <= high <= 1
+
+
+def test_every_fold_has_a_figure_of_each_probe():
+    values = pd.Series(np.where(np.arange(80) % 2, "A", "B"))
+    table = np.random.default_rng(1).normal(size=(80, 3)) + (np.arange(80) % 2)[:, None]
+    halves = Halves.of(values, np.arange(80), 0, continuous=False, permutations=20, draws=50, probes=("linear", "rbf"))
+    told = halves.judge(table)
+    assert told.of_folds.shape == (3, 2)
+    assert (told.of_folds > 0.6).all()
+    flat = halves.judge(np.zeros((80, 3)))
+    assert flat.of_folds.shape == (0, 2)
+    assert np.isfinite(flat.interval()).all()

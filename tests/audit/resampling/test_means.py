@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from medrep.audit.resampling.intervals import jackknife_error
 from medrep.audit.resampling.means import exact_interval, mean_finding, shuffled_participants
 
 
@@ -63,3 +64,34 @@ def test_shuffling_holds_rows_together_in_order():
         assert who[order][3] == "c"
         seen.add(who[order][0])
     assert seen == {"a", "b"}
+
+
+@pytest.mark.parametrize("values", [np.full(30, 0.4), np.random.default_rng(2).normal(5, 1, 30)])
+def test_an_error_that_all_have_in_common_makes_the_interval_longer(values):
+    alone, more, most = (found(values, beside=error) for error in (0.0, 0.05, 1.0))
+    assert alone == found(values)
+    assert most.ci_low < more.ci_low < alone.ci_low
+    assert alone.ci_high < more.ci_high < most.ci_high
+    assert alone.estimate == most.estimate
+
+
+@pytest.mark.parametrize(("estimate", "error"), [(1e-6, 5.0), (0.1, 0.01), (0.1, 0.3)])
+def test_what_is_never_negative_has_no_negative_interval(estimate, error):
+    finding = found(np.full(30, estimate), beside=error)
+    assert 0 <= finding.ci_low < estimate < finding.ci_high < np.inf
+    assert finding.ci_high >= estimate + 1.9 * error
+
+
+def test_a_share_with_an_error_that_all_have_in_common():
+    hits = (np.arange(40) % 4 == 0).astype(float)
+    alone, more = (found(hits, values_are="shares", beside=error) for error in (0.0, 0.1))
+    assert 0 < more.ci_low < alone.ci_low < 0.25 < alone.ci_high < more.ci_high < 1
+
+
+@pytest.mark.parametrize("n", [2, 5, 50])
+def test_the_jackknife_of_a_mean_is_its_standard_error(n):
+    values = np.random.default_rng(n).lognormal(size=n)
+    without = (values.sum() - values) / (n - 1)
+    assert jackknife_error(without) == pytest.approx(values.std(ddof=1) / n**0.5)
+    assert jackknife_error(without, as_normal=True) > jackknife_error(without)
+    assert jackknife_error(without[:1]) == 0
