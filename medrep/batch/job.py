@@ -1,6 +1,5 @@
 """The folder of a batch: what is done, with which model, to whom; so that the same command goes on, and another is refused."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -209,15 +208,14 @@ def read_job(out: Path) -> Job:
 
 def fingerprint(one: Visit) -> str:
     """Return 16 hexadecimal digits of what a person is now: covariates, and the row, or path, size and time of the file."""
-    state: list[object] = [sorted((name, repr(value)) for name, value in one.covariates.items())]
-    state += [one.problem, one.mark]
+    state: list[object] = [*sorted(one.covariates.items()), one.problem, one.mark]
     if one.path is not None:
         try:
             found = one.path.stat()
             state += [one.path.name, found.st_size, found.st_mtime_ns]
         except OSError as error:
             state += [one.path.name, error.errno]
-    return sha256(json.dumps(state).encode()).hexdigest()[:_DIGITS]
+    return sha256("\n".join(map(repr, state)).encode()).hexdigest()[:_DIGITS]
 
 
 def _read(out: Path) -> Job | None:

@@ -219,4 +219,4 @@ def _state(path: Path) -> tuple[int, str]:
 def _digest(path: Path, *_state: int) -> str:
     """Return a digest; of a file that did not change since, the one that was found then."""
     with path.open("rb") as file:
-        return file_digest(file, "blake2b").hexdigest()[:32]
+        return file_digest(file, "sha256").hexdigest()[:32]

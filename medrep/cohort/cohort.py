@@ -1,7 +1,7 @@
 """Cohort: the participants table joined to its files or features."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -151,11 +151,13 @@ def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Se
 def _formulas(table: pd.DataFrame) -> list[str]:
     """Return a note about names and cells that a spreadsheet program would run as formulas; they stay as they are."""
     keys = table.index.tolist()
-    texts: Iterable[tuple[str, str]] = [
-        *(("column", str(name)) for name in table),
-        *((f"{key} {name}", cell) for name in table for key, cell in zip(keys, table[name].tolist(), strict=True)),
-    ]
-    found = [f"{where} {text[:40]!r}" for where, text in texts if text[:1] in _STARTS and _FORMULA.match(text)]
+    found = [f"column {str(name)[:40]!r}" for name in table if str(name)[:1] in _STARTS and _FORMULA.match(str(name))]
+    for name in table:
+        found += [
+            f"{keys[k]} {name} {cell[:40]!r}"
+            for k, cell in enumerate(table[name].tolist())
+            if cell[:1] in _STARTS and _FORMULA.match(cell)
+        ]
     if not found:
         return []
     more = f", and {len(found) - 3} more" if len(found) > 3 else ""

@@ -155,7 +155,7 @@ def count_people(table: pd.DataFrame) -> str:
 def label(text: str, prefix: str) -> str:
     """Return a BIDS label without its prefix (``sub-01`` -> ``01``); ``n/a`` is no label."""
     bare = text.strip().removeprefix(f"{prefix}-")
-    return "" if bare.lower() == "n/a" else bare
+    return "" if len(bare) == 3 and bare.lower() == "n/a" else bare
 
 
 def _named_columns(

@@ -10,7 +10,7 @@ from medrep.cohort.values import MISSING_WORDS
 
 _LARGE = 2**22  # bytes: smaller files are read as fast without
 _MOST_COLUMNS = 5000
-_AT_ONCE = 2**20  # bytes; Arrow reads some of these ahead, and holds each as text and as numbers
+_AT_ONCE = 2**21  # bytes; Arrow reads some of these ahead, and holds each as text and as numbers
 _MISSING = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.capitalize())} | {"NaN", "<NA>"}
 )
