@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _DIGITS = 8
 
@@ -35,16 +35,7 @@ class Journal:
         """
         body = json.dumps(event, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
         line = b"%08x %s\n" % (zlib.crc32(body), body)
-        start = os.lseek(self._handle, 0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._handle, line[written:])
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._handle, start)
-            raise
-        return start
+        return append_whole(self._handle, line)
 
     def flush(self) -> None:
         """Bring what was appended to the disk."""
@@ -56,9 +47,32 @@ class Journal:
         os.close(self._handle)
 
 
+def append_whole(handle: int, body: bytes) -> int:
+    """Add bytes to the end of a file, all or none; return where they begin.
+
+    Raises:
+        OSError: The disk is full; what was written is taken back.
+    """
+    start = os.lseek(handle, 0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(body):
+            written += os.write(handle, body[written:])
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, start)
+        raise
+    return start
+
+
+def open_here(path: Path) -> BinaryIO:
+    """Open a file of the job to read; a link in its place is not followed, and a pipe not waited for."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
+
+
 def read_events(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield where each whole event begins, and the event; half a line, or a damaged one, is passed over."""
-    with open(path, "rb", opener=_here) as file:
+    with open_here(path) as file:
         start = 0
         for line in file:
             event = _parsed(line)
@@ -72,7 +86,7 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = open(path, "rb", opener=_here)  # noqa: SIM115, closed by `close`
+        self._file = open_here(path)
         self._last: tuple[int, dict[str, Any]] | None = None
 
     def read(self, start: int) -> dict[str, Any]:
@@ -105,10 +119,6 @@ def read_event(path: Path, start: int) -> dict[str, Any]:
         return reader.read(start)
     finally:
         reader.close()
-
-
-def _here(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

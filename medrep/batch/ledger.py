@@ -11,8 +11,8 @@ from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from medrep.batch.journal import Journal, read_event, read_events
-from medrep.batch.rows import ENDING, Chunk, Folded, RowsFile, open_rows, read_chunk, read_folded
+from medrep.batch.journal import Journal, open_here, read_event, read_events
+from medrep.batch.rows import ENDING, Chunk, Folded, RowsFile, read_chunk, read_folded
 from medrep.export.outcomes import Outcome
 
 TOGETHER, SINGLE, ALONE = 1, 2, 3
@@ -189,7 +189,7 @@ class _Stored:
     def _file(self, name: str) -> BinaryIO | None:
         if name not in self._files:
             path = self._folder / Path(name).name
-            self._files[name] = open_rows(path) if path.is_file() else None
+            self._files[name] = open_here(path) if path.is_file() else None
         return self._files[name]
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from medrep.batch.job import Job
-from medrep.batch.journal import JournalReader
+from medrep.batch.journal import JournalReader, open_here
 from medrep.batch.ledger import Ended, History, read_history
-from medrep.batch.rows import Chunk, Folded, TableRows, fold, open_rows, read_chunk, read_folded
+from medrep.batch.rows import Chunk, Folded, TableRows, fold, read_chunk, read_folded
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.derivative import Failure
 from medrep.export.outcomes import Outcome
@@ -86,7 +86,7 @@ class Outcomes:
     def folded(self, state: str) -> bool:
         """Say whether OUT's tables hold the rows of exactly these people, in their order, and are of that state."""
         found = self.tables
-        if found is None or found.state != state:
+        if found is None or found.state != state or not found.whole:
             return False
         lines = [found.line(one.journal.name, one.start, one.position) for one in self.ended if not one.failed]
         return lines == list(range(found.count))
@@ -133,7 +133,7 @@ class _Rows:
     def _file(self, name: str) -> BinaryIO | None:
         if name not in self._files:
             path = self._folder / Path(name).name
-            self._files[name] = self._stack.enter_context(open_rows(path)) if path.is_file() else None
+            self._files[name] = self._stack.enter_context(open_here(path)) if path.is_file() else None
         return self._files[name]
 
     @cached_property

@@ -7,7 +7,6 @@ beside the journals go: `Folded` remembers whose row stands where, and vouches f
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import file_digest
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medrep.atomic import write_json
+from medrep.batch.journal import append_whole, open_here
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.json_texts import read_json
 
@@ -58,16 +58,7 @@ class RowsFile:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._handle = os.open(self.path, flags, 0o666)
         body = "".join(f"{line}\n" for line in lines).encode()
-        start = os.lseek(self._handle, 0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(body):
-                written += os.write(self._handle, body[written:])
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._handle, start)
-            raise
-        return Chunk(start, len(body), zlib.crc32(body))
+        return Chunk(append_whole(self._handle, body), len(body), zlib.crc32(body))
 
     def flush(self) -> None:
         """Bring what was appended to the disk."""
@@ -80,11 +71,6 @@ class RowsFile:
             os.fsync(self._handle)
             os.close(self._handle)
             self._handle = None
-
-
-def open_rows(path: Path) -> BinaryIO:
-    """Open a file of rows to read; a link in its place is not followed."""
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK))
 
 
 def read_chunk(file: BinaryIO, chunk: Chunk) -> list[str] | None:
@@ -103,12 +89,14 @@ class Folded:
     Attributes:
         out: OUT.
         tables: Name of rows -> size and digest of the table, ``NAME.tsv``.
+        beside: Name of every other file that was written with them -> the same.
         runs: Journal, place of the event, first position in it, and number of people, in the order of the tables' lines.
         state: Of the job that the tables were written of.
     """
 
     out: Path
     tables: Mapping[str, tuple[int, str]]
+    beside: Mapping[str, tuple[int, str]]
     runs: tuple[tuple[str, int, int, int], ...]
     state: str
 
@@ -116,6 +104,11 @@ class Folded:
     def intact(self) -> bool:
         """Whether the tables are still what they were."""
         return all(_state(self.out / f"{name}.tsv") == state for name, state in self.tables.items())
+
+    @property
+    def whole(self) -> bool:
+        """Whether the other files are still what they were, too."""
+        return all(_state(self.out / name) == state for name, state in self.beside.items())
 
     @property
     def count(self) -> int:
@@ -157,7 +150,9 @@ def fold(folder: Path, out: Path, names: Sequence[str], rows: Sequence[tuple[str
         else:
             runs.append([journal, start, position, 1])
     tables = {name: _state(out / f"{name}.tsv") for name in names}
-    write_json(folder / _FOLDED, {"state": state, "tables": tables, "runs": runs})
+    written = sorted(path.name for path in out.iterdir() if path.suffix in (".tsv", ".json") and path.is_file())
+    beside = {name: _state(out / name) for name in written if name.removesuffix(".tsv") not in tables}
+    write_json(folder / _FOLDED, {"state": state, "tables": tables, "beside": beside, "runs": runs})
     for path in folder.glob(f"*{ENDING}"):
         path.unlink()
 
@@ -169,13 +164,16 @@ def read_folded(folder: Path, out: Path) -> Folded | None:
         return None
     try:
         content = read_json(path.read_text(encoding="utf-8"))
-        tables = {str(name): (int(size), str(digest)) for name, (size, digest) in content["tables"].items()}
+        tables, beside = (
+            {str(name): (int(size), str(digest)) for name, (size, digest) in content[files].items()}
+            for files in ("tables", "beside")
+        )
         runs = tuple(
             (str(journal), int(start), int(first), int(count)) for journal, start, first, count in content["runs"]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    found = Folded(out, tables, runs, str(content["state"]))
+    found = Folded(out, tables, beside, runs, str(content["state"]))
     return found if found.intact else None
 
 
@@ -187,7 +185,7 @@ class TableRows:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open_rows(path)
+        self._file = open_here(path)
         header = self._file.readline().decode().rstrip("\n").split("\t")
         self._cells = [k for k, name in enumerate(header) if name.casefold() not in KEY_COLUMNS]
         self._starts = [self._file.tell()]

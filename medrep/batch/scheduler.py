@@ -76,9 +76,11 @@ class Scheduler:
     def _handled(self, results: list[Finished | Died], stage: int) -> Iterator[Outcome]:
         for result in results:
             if isinstance(result, Finished):
-                rows = [one for one in result.outcomes if one.lines and not one.error and not one.files]
+                rows: list[Outcome] = []
                 for outcome in result.outcomes:
-                    if outcome not in rows:
+                    if outcome.lines and not outcome.error and not outcome.files:
+                        rows.append(outcome)
+                    else:
                         yield self._ended(outcome)
                 if rows:
                     self._ledger.end_rows(rows)

@@ -73,6 +73,23 @@ def test_a_table_that_somebody_changed_is_made_anew(how: str, cohort: Path, tabl
     assert tables(out) == before
 
 
+@pytest.mark.parametrize("name", ["scores.tsv", "scores.json", "participants.tsv", "latents.tsv"])
+@pytest.mark.parametrize("how", ["edited", "removed"])
+def test_whatever_else_was_written_is_written_again(
+    name: str, how: str, cohort: Path, table_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["score", str(cohort), str(out), "--model", str(table_model), "--quiet"]
+    assert main(command) == OK
+    before = (out / name).read_bytes()
+    if how == "edited":
+        (out / name).write_bytes(before.replace(b"s", b"t", 1))
+    else:
+        (out / name).unlink()
+    assert main(command) == OK
+    assert (out / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("how", ["cut", "flipped", "removed"])
 def test_rows_that_were_lost_are_worked_on_again(how: str, cohort: Path, table_model: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
