@@ -4,40 +4,15 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Shaped
 
 from medrep.audit.findings import Finding
 from medrep.audit.resampling.intervals import percentile_interval, resampled_rows
-from medrep.models import AdditiveShape, ConditionalVae, Model
-from medrep.models.context import context_vector
-from medrep.models.residuals import standardise
 
 MIN_N, DRAWS = 20, 1000
 KINDS: tuple[Literal["active", "passive", "mixed"], ...] = ("active", "passive", "mixed")
 _STEADY, _KNOWN, _PRIOR = 0.1, 0.1, (0.9, 1.1)  # variance of s2; its mean where active; and where passive
 _COLLAPSED = 0.01  # share of the widest latent's variance
-_AT_ONCE = 256
-
-Posterior = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
-
-
-def latent_posterior(model: Model, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
-    """Return posterior means of the model's own latents, and standard deviations where the prior is N(0, I).
-
-    Of a conditional VAE these are the network's latents with all covariates known, not the directions it hands out
-    (`Model.encode`). Without deviations: linear models (components have none) and the Dirichlet prior (shares depend on each
-    other, so that no latent has a KL of its own).
-    """
-    if isinstance(model, AdditiveShape):
-        return model.encode_with_sd(data, frame)
-    if not isinstance(model, ConditionalVae):
-        return model.encode(data, frame), None
-    names, parts = model.schema.names, model.parts
-    h = standardise(parts.linear, parts.scanner.to_anchor(data, frame), frame, names)
-    context = context_vector(model.trained_schema, frame, names)
-    means = parts.network.encode(h, context)
-    return means, None if model.settings.prior == "dirichlet" else _deviations(model, h, context)
 
 
 def describe_latents(
@@ -121,17 +96,3 @@ def _kinds(means: np.ndarray, sds: np.ndarray | None, rows: np.ndarray) -> np.nd
     mean, steady = variance.mean(axis=1), variance.var(axis=1) < _STEADY
     passive = (mean >= _PRIOR[0]) & (mean <= _PRIOR[1])
     return np.where(steady & (mean <= _KNOWN), 0, np.where(steady & passive, 1, 2))
-
-
-@torch.no_grad()
-def _deviations(model: ConditionalVae, h: np.ndarray, context: np.ndarray) -> Float[np.ndarray, "people latents"]:
-    encoder = model.parts.network.encoder
-    like = encoder.linear.weight
-    parts = []
-    for start in range(0, len(h), _AT_ONCE):
-        own, known = (
-            torch.as_tensor(rows[start : start + _AT_ONCE], dtype=like.dtype, device=like.device)
-            for rows in (h, context)
-        )
-        parts.append(torch.exp(0.5 * encoder(own, known)[1]).double().cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, len(encoder.log_variance)))

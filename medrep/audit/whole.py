@@ -17,7 +17,7 @@ from medrep.audit.identity import audit_identity
 from medrep.audit.independence import audit_independence
 from medrep.audit.informedness import audit_informedness
 from medrep.audit.injection import audit_injection
-from medrep.audit.latents import Posterior, audit_latents, describe_latents, latent_posterior
+from medrep.audit.latents import audit_latents, describe_latents
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.measured_groups import Least
 from medrep.audit.person_metrics import PersonMean, PersonMetric, person_mean, prediction_metrics
@@ -28,6 +28,7 @@ from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
 from medrep.cohort.values import parse_level, plain_number
 from medrep.errors import CohortError
+from medrep.models.base import Posterior
 
 _FEW_VALUES = 10
 
@@ -94,7 +95,7 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
     if options.prediction:
         outcome, prediction = audited.table[options.outcome], audited.table[options.prediction]
         metrics |= prediction_metrics(outcome, prediction, audited.participants, options.positive or None)
-    latents = latent_posterior(audited.model, audited.data, audited.frame)
+    latents = audited.model.posterior(audited.data, audited.frame)
     steps: dict[str, Callable[[], Iterable[Finding]]] = {
         "what probes read": lambda: _leakage(audited, options),
         "what depends on covariates": lambda: _independence(audited, options),

@@ -11,11 +11,10 @@ from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.export.scoring import Scorer, ScoreRows, image_scores
-from medrep.models import Model, is_vae, restore_model
+from medrep.models import Model, restore_model
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import How
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
-from medrep.training.schedule import has_cuda
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,4 @@ def _preload(names: Sequence[str]) -> tuple[str, ...]:
 def _loaded(folder: Path) -> tuple[Checkpoint, Model, Input]:
     checkpoint = load_checkpoint(folder)
     model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    if is_vae(model) and has_cuda():
-        model.parts.network.to("cuda")
-    return checkpoint, model, saved_input(checkpoint.input, str(folder))
+    return checkpoint, model.accelerated(), saved_input(checkpoint.input, str(folder))

@@ -31,7 +31,6 @@ from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepErro
 from medrep.export.derivative import write_tsv
 from medrep.export.features import align_features
 from medrep.export.removal import checked_target
-from medrep.models import is_vae
 from medrep.outputs import output_folder
 from medrep.shipped import SHIPPED
 from medrep.tracking.gates import Decision, read_gates
@@ -173,8 +172,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
     people = cohort.table["participant_id"].astype(str).nunique()
-    vae = model if is_vae(model) else None
-    certificates = () if vae is None else vae.certificates(removed, audited.kept, learners=people // 2)
+    certificates = model.certificates(removed, audited.kept, learners=people // 2)
     about = {
         "format": FORMAT,
         "medrep": __version__,

@@ -21,7 +21,7 @@ from medrep.cohort.inputs import Input
 from medrep.cohort.participants import count_people
 from medrep.cohort.plausibility import doubtful_values, refusal
 from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
-from medrep.commands.interacting import linear_settings, warn_of_interactions
+from medrep.commands.interacting import effect_terms, warn_of_interactions
 from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CovariateError, MedrepError
@@ -113,8 +113,8 @@ def _confounding(
         )
     for line in small_levels(schema, frame=frame, participants=participants):
         console.warn(f"{line}; its effect is estimated from few people")
-    own = linear_settings(config)
-    degrees, interactions = (1, ()) if own is None else (own[0].spline_degrees, own[0].interactions)
+    own = effect_terms(config)
+    degrees, interactions = (1, ()) if own is None else (own.degrees, own.interactions)
     try:
         Design.fit(schema, frame, degrees, interactions).check_aliases(frame)
     except CovariateError as error:

@@ -36,7 +36,7 @@ from medrep.export.derivative import MeshFormat, Removal, write_tsv
 from medrep.export.digits import parsed
 from medrep.export.outcomes import Opener, Step
 from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
-from medrep.models import Adaptation, Model, is_vae
+from medrep.models import Adaptation, Model
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
@@ -181,8 +181,8 @@ def export(
         better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
         measured = " (--probe measures)" if features is not None else ""
         console.warn(
-            f"a linear model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell them"
-            f"{measured}. Where nothing is kept, a model of --config {better} takes those out, too"
+            f"a {model.kind} model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell"
+            f" them{measured}. Where nothing is kept, a model of --config {better} takes those out, too"
         )
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
@@ -194,15 +194,8 @@ def export(
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
-    if not is_vae(model):
-        raise ModelError(
-            f"--label-free: a {model.kind} model needs everybody's covariates; train with --config vae_features.yaml"
-        )
-    if model.parts.scanner.harmoniser is not None:
-        raise ModelError(
-            "--label-free: this model undoes each scanner by its own name; give the site,"
-            " or train with --set settings.scanner=no"
-        )
+    if "unlabelled" not in model.capabilities:
+        raise ModelError(f"--label-free: {model.refusal('unlabelled')}")
     if request.references or request.probe:
         raise ModelError(
             "--label-free: erases without a reference and without labels; leave out --reference and --probe"

@@ -10,14 +10,13 @@ from medrep.audit.interactions import Interaction, probe_interactions, suggestio
 from medrep.cohort.covariates import CovariateSchema
 from medrep.config import Config
 from medrep.console import Console
-from medrep.models import LinearSettings, VaeSettings
+from medrep.models import MODELS
+from medrep.models.base import EffectTerms
 
 
-def linear_settings(config: Config) -> tuple[LinearSettings, str] | None:
-    """Return the settings of the linear model or layer, and the path of their section; None of a model that has none."""
-    if isinstance(config.settings, VaeSettings):
-        return config.settings.linear, "settings.linear"
-    return (config.settings, "settings") if isinstance(config.settings, LinearSettings) else None
+def effect_terms(config: Config) -> EffectTerms | None:
+    """Return what is configured of effects on single columns; None of a model without such."""
+    return MODELS[config.model].effect_terms(config.settings)
 
 
 def warn_of_interactions(
@@ -38,15 +37,14 @@ def warn_of_interactions(
         console: Where to speak.
         participants: Whose each row is.
     """
-    settings = linear_settings(config)
-    if settings is None:
+    own = effect_terms(config)
+    if own is None:
         return ()
-    own, section = settings
     found = probe_interactions(
         data,
         frame,
         schema,
-        degrees=own.spline_degrees,
+        degrees=own.degrees,
         declared=own.interactions,
         participants=participants,
         seed=config.seed,
@@ -54,7 +52,7 @@ def warn_of_interactions(
     for result in found:
         if result.found:
             first, second = result.covariates
-            cure = suggestion(found, own.interactions, f"{section}.interactions")
+            cure = suggestion(found, own.interactions, f"{own.section}.interactions")
             console.warn(
                 f"what {first} does depends on {second} (p {result.p:.3f}, {result.share:.1%} of what is left of the data's"
                 f" variance), and the model takes them to add up: {cure}"

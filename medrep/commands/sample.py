@@ -16,7 +16,6 @@ from medrep.console import Console
 from medrep.errors import CohortError, ModelError
 from medrep.export.derivative import MeshFormat
 from medrep.export.samples import write_samples
-from medrep.models import AdditiveShape, ConditionalVae
 from medrep.outputs import output_folder
 
 
@@ -51,8 +50,8 @@ def sample(
     inputs = (model_folder,) if table is None else (model_folder, table)
     check_output(out, overwrite=overwrite, inputs=inputs)
     _, model, wanted = load_trained(model_folder)
-    if not isinstance(model, ConditionalVae | AdditiveShape):
-        raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
+    if "sample" not in model.capabilities:
+        raise ModelError(f"{model_folder}: {model.refusal('sample')}")
     refuse_mesh(mesh, wanted)
     drawn = _drawn(model.schema, max(people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
@@ -70,7 +69,7 @@ def sample(
     }
     with output_folder(out) as partial, console.track("draw", len(frame)) as advance:
         chosen = drawn.loc[frame.index]
-        if isinstance(model, AdditiveShape):
+        if "organs" in model.capabilities:
             from medrep.export.shape_cohorts import write_shape_samples  # libigl, which only shapes need
 
             write_shape_samples(

@@ -32,7 +32,7 @@ from medrep.config import Config
 from medrep.console import Console
 from medrep.errors import CohortError
 from medrep.export.derivative import write_tsv
-from medrep.models import MODELS, Model, Workplace, is_shape
+from medrep.models import MODELS, Model, Workplace
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.readouts import Readout
 from medrep.models.unshrinking import FEW
@@ -166,7 +166,7 @@ def train(
         )
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
-        if is_shape(model) and model.settings.field == "displacement" and model.settings.conditioned:
+        if "effects" in model.capabilities:
             from medrep.export.effects import write_effects  # libigl and scikit-image, which only shapes need
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))

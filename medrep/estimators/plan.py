@@ -12,8 +12,7 @@ from medrep.errors import EstimatorError, listed
 from medrep.models import MODELS
 from medrep.sections import build_section
 
-CHOICES = {
-    "model": ("linear", "conditional_vae"),
+_CHOICES = {
     "unseen_site": ("error", "adapt"),
     "missing": ("error", "keep"),
     "output": ("data", "latents"),
@@ -50,9 +49,12 @@ def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: b
     Raises:
         EstimatorError: All that is wrong: parameter, value and what is allowed.
     """
+    model = parameters["model"]
+    usable = isinstance(model, str) and model in MODELS and MODELS[model].tables
+    kinds = {} if usable else {"model": tuple(kind for kind in MODELS if MODELS[kind].tables)}
     problems = [
         f"{name} is {parameters[name]!r}; allowed: {', '.join(allowed)}"
-        for name, allowed in CHOICES.items()
+        for name, allowed in {**kinds, **_CHOICES}.items()
         if parameters[name] not in allowed
     ]
     seed = _whole(parameters["random_state"])
@@ -68,7 +70,7 @@ def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: b
     references = parameters["references"]
     if references is not None and not isinstance(references, Mapping):
         problems.append(f"references is {references!r}; give a covariate's name and the value to move it to")
-    settings = _settings(parameters, problems)
+    settings = _settings(parameters, problems) if usable else None
     if problems or seed is None:
         raise EstimatorError(listed("parameters of CovariateRemover that cannot be used", problems))
     return Plan(covariates, places, removed, settings, seed)
@@ -136,8 +138,6 @@ def _removed(
 
 
 def _settings(parameters: Mapping[str, Any], problems: list[str]) -> Any:
-    if parameters["model"] not in CHOICES["model"]:
-        return None
     kind, content = MODELS[parameters["model"]].settings_type, parameters["settings"]
     if isinstance(content, kind):
         return content

@@ -24,7 +24,7 @@ from medrep.estimators.layout import Layout
 from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
-from medrep.models import MODELS, Columns, LinearModel, Model, is_vae, restore_model
+from medrep.models import MODELS, Columns, Model, restore_model
 from medrep.models.left_alone import unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -281,7 +281,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         saved = load_checkpoint(Path(folder))
         model = restore_model(saved.kind, saved.content, saved.arrays)
         wanted = saved_input(saved.input, str(folder))
-        if wanted.kind not in _TABLES or not (isinstance(model, LinearModel) or is_vae(model)):
+        if wanted.kind not in _TABLES or not model.tables:
             raise EstimatorError(
                 f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
             )
@@ -360,7 +360,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self.model_, self.schema_, self._about, self._target = model, model.schema, about, dict(target)
         removed = model.schema.names if self.output == "latents" else tuple(target)
         kept = tuple(name for name in model.schema.names if name not in removed)
-        self.certificates_ = model.certificates(removed, kept) if is_vae(model) else ()
+        self.certificates_ = model.certificates(removed, kept)
         anybody = {c.declared.name: [c.reference] for c in model.schema.fitted}
         self._latents = model.encode(np.zeros((1, model.columns.count)), pd.DataFrame(anybody)).shape[1]
         if self.output == "latents" and not self._latents:

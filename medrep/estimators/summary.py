@@ -5,11 +5,10 @@ from html import escape
 
 import pandas as pd
 
-from medrep.cohort.description import describe_covariates
+from medrep.cohort.description import describe_covariates, html_table
 from medrep.cohort.values import shown
 from medrep.erasure import Certificate
 from medrep.models import Model
-from medrep.models.notebook import html_table
 
 
 def summary_html(

@@ -14,7 +14,8 @@ from medrep.cohort.lattice import grid_lattice
 from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.values_grid import Axis, combinations
-from medrep.models import Model, is_shape
+from medrep.models import Model
+from medrep.models.shape.template import LevelFunction
 
 MOST_COMBINATIONS = 120
 _MOST_CELLS = 5_000_000
@@ -45,7 +46,7 @@ def moved_person(
     """
     if not axes:
         return None
-    if is_shape(model):
+    if "organs" in model.capabilities:
         return _organ(model, row, frame, axes)
     targets = combinations(axes)
     if model.columns.grid is None:
@@ -100,20 +101,13 @@ def _everywhere(
 
 
 def _organ(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:
-    if not is_shape(model) or model.population.moves != "displacement":
-        return None
-    if model.columns.grid is None or len(model.columns.grid.shape) != 3:
+    if "motion" not in model.capabilities or model.columns.grid is None:
         return None
     from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
 
-    person = model.person(row, frame)
     lattice = grid_lattice(model.columns.grid)
-    surface = mesh_lattice(person.own.values, lattice, _MESH_CELLS)
-    moves = []
-    for target in combinations(axes):
-        there = model.schema.moved(frame, target)
-        moves.append(person.carry(surface.vertices, model.mean(there)) - surface.vertices)
-    moved = np.stack(moves)
+    surface = mesh_lattice(LevelFunction.through(lattice, row).values, lattice, _MESH_CELLS)
+    moved = model.carry(row, frame, surface.vertices, combinations(axes)) - surface.vertices
     step = stepped(moved, 32767)
     content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices)}
     arrays = {

@@ -12,7 +12,7 @@ from medrep.exhibits.moved_person import MOST_COMBINATIONS, moved_person
 from medrep.exhibits.spread import known_spread
 from medrep.exhibits.store import Exhibit
 from medrep.exhibits.values_grid import axes_around
-from medrep.models import Model, is_shape
+from medrep.models import Model
 
 
 def training_exhibits(
@@ -46,7 +46,7 @@ def training_exhibits(
     people = cohort_summary(frame, model.schema, notes, participants)
     found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}
     spread = known_spread(data)
-    if not is_shape(model):
+    if "organs" not in model.capabilities:
         found["effects"] = average_effects(model, data, frame, spread)
     if person is not None:
         found["person"] = shown_person(model, data[frame.index.get_loc(person)], frame.loc[[person]], spread)

@@ -12,24 +12,26 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from medrep.atomic import atomic_file
+from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.surfaces import Surface
+from medrep.errors import ModelError
 from medrep.export.derivative import write_tsv
 from medrep.export.meshes import write_mesh, write_shape_map
-from medrep.models import AdditiveShape
+from medrep.models import Model
 from medrep.models.contrasts import Contrast, contrasts
-from medrep.models.shape.motion import Motion, columns_at, surface_motion
+from medrep.models.shape.motion import Motion
 
 _CELLS = 96
 _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}
 
 
-def write_effects(folder: Path, model: AdditiveShape, centre: Float[np.ndarray, "3"]) -> pd.DataFrame:
+def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) -> pd.DataFrame:
     """Write template.surf.gii, for each contrast a mesh and maps on it, effects.tsv and effects.png.
 
     Args:
         folder: Where to.
-        model: With fields that displace, in three dimensions.
+        model: One that can tell ``effects``, in three dimensions.
         centre: Of the grid, in the space of the organs, mm.
 
     Returns:
@@ -42,7 +44,7 @@ def write_effects(folder: Path, model: AdditiveShape, centre: Float[np.ndarray, 
         surface = _organ(model, {contrast.covariate: contrast.before})
         after = _organ(model, {contrast.covariate: contrast.after})
         normals, areas = _vertex_normals(surface)
-        motion = surface_motion(model, contrast, surface.vertices, normals)
+        motion = model.surface_motion(contrast, surface.vertices, normals)
         low, high = motion.interval()
         name = f"{contrast.covariate}-{_plain(contrast.before)}to{_plain(contrast.after)}"
         write_mesh(folder / f"{name}.surf.gii", _shifted(surface, centre))
@@ -76,11 +78,11 @@ def _row(
     }
 
 
-def _organ(model: AdditiveShape, values: dict[str, float | str]) -> Surface:
+def _organ(model: Model, values: dict[str, float | str]) -> Surface:
     """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
-    population = model.population
-    coefficients = columns_at(model, values) @ population.effects
-    return mesh_lattice(population.expected(coefficients).values, population.template.lattice, _CELLS)
+    if model.columns.grid is None:
+        raise ModelError("a shape model needs a grid")
+    return mesh_lattice(model.expected_level(values), grid_lattice(model.columns.grid), _CELLS)
 
 
 def _shifted(surface: Surface, centre: Float[np.ndarray, "3"]) -> Surface:

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from medrep.cohort.support import outside_json, outside_training
 from medrep.export.derivative import OUTSIDE
-from medrep.models import Model, is_vae
+from medrep.models import Model
+from medrep.models.base import Posterior
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Mover:
     Attributes:
         model: The fitted model.
         target: Removed covariate -> reference.
-        label_free: Whether nobody's covariates are looked at; needs a conditional VAE.
+        label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
     """
 
     model: Model
@@ -30,8 +31,8 @@ class Mover:
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""
-        if self.label_free and is_vae(self.model):
-            return self.model.remove_blind(data, list(self.target))
+        if self.label_free:
+            return self.model.remove_unlabelled(data, list(self.target))
         return self.model.remove(data, frame, self.target)
 
     def outside(self, frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -43,6 +44,14 @@ class Mover:
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return the latents."""
-        if self.label_free and is_vae(self.model):
-            return self.model.encode_blind(data)
+        if self.label_free:
+            return self.model.encode_unlabelled(data)
         return self.model.encode(data, frame)
+
+    def move_and_encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
+        """Return both, with the deviations of latents where the model hands them out."""
+        if self.label_free:
+            return self.move(data, frame), (self.encode(data, frame), None)
+        return self.model.remove_and_encode(data, frame, self.target)

@@ -8,7 +8,7 @@ from medrep.cohort.support import Support
 from medrep.erasure import Certificate
 from medrep.errors import CovariateError
 from medrep.export.derivative import Removal
-from medrep.models import Adaptation, LinearModel, Model, is_vae
+from medrep.models import Adaptation, Model
 from medrep.models.left_alone import left_alone
 from medrep.training.checkpoint import Checkpoint
 
@@ -85,7 +85,7 @@ def described_removal(
     if purpose == "counterfactual" and checkpoint.support:
         near = Support.from_json(checkpoint.support).near(model.schema, target)
     certificates: tuple[Certificate, ...] = ()
-    if is_vae(model) and purpose == "removal":
+    if purpose == "removal":
         learners = people * 4 // 5  # in the five folds of `--probe`
         certificates = model.certificates(removed, kept, learners=learners, label_free=label_free)
     return Removal(
@@ -106,7 +106,7 @@ def described_removal(
 
 def not_removed(model: Model, removed: Sequence[str]) -> str:
     """Return what a model column by column leaves: combinations of many columns (benchmarks/linear_left.py); empty for others."""
-    if not isinstance(model, LinearModel) or model.columns.count < _MANY_COLUMNS:
+    if "joint" in model.capabilities or model.columns.count < _MANY_COLUMNS:
         return ""
     names = ", ".join(removed)
     return f"Combinations of columns: each column alone tells nothing of {names} any more, all together may."

@@ -10,12 +10,12 @@ import pandas as pd
 from medrep.atomic import write_json
 from medrep.cohort.nifti import Volume, write_image
 from medrep.export.derivative import write_description, write_matrix, write_tsv
-from medrep.models import ConditionalVae
+from medrep.models import Model
 
 
 def write_samples(
     folder: Path,
-    model: ConditionalVae,
+    model: Model,
     people: pd.DataFrame,
     frame: pd.DataFrame,
     seed: int,
@@ -27,7 +27,7 @@ def write_samples(
 
     Args:
         folder: Where to.
-        model: The model.
+        model: One that can ``sample``.
         people: Table to write, with participant_id.
         frame: Their covariates.
         seed: Of every draw; each image has a seed of its own, by its place in the table.

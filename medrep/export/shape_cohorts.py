@@ -16,7 +16,7 @@ from medrep.errors import ModelError
 from medrep.export.cohorts import TRUTH
 from medrep.export.derivative import MeshFormat, write_description, write_tsv
 from medrep.export.meshes import mesh_beside, write_mesh
-from medrep.models import AdditiveShape
+from medrep.models import Model
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 96
@@ -53,7 +53,7 @@ def write_shape_cohort(
 
 def write_shape_samples(
     folder: Path,
-    model: AdditiveShape,
+    model: Model,
     people: pd.DataFrame,
     frame: pd.DataFrame,
     seed: int,
@@ -67,7 +67,7 @@ def write_shape_samples(
 
     Args:
         folder: Where to.
-        model: The model.
+        model: Of organs.
         people: Table to write, with participant_id.
         frame: Their covariates.
         seed: Of every draw; each person has a seed of their own, by the place in the table.

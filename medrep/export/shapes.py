@@ -22,7 +22,7 @@ from medrep.export.derivative import MeshFormat, Removal, described_name, sideca
 from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
-from medrep.models import Adaptation, Model, is_shape
+from medrep.models import Adaptation, Model
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 128
@@ -67,7 +67,7 @@ class MoveShapes(Step):
         self, placed: PlacedShape, path: Path, frame: pd.DataFrame
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Write one person's files; return latents and the files' names."""
-        row, z, sd = _moved(self._mover, placed, frame)
+        (row,), (latents, deviations) = self._mover.move_and_encode(placed.row[None], frame)
         level = LevelFunction.through(self._lattice, row)
         labels = _relabelled(placed, row, level, self._centre)
         surface = _meshed(level, placed, self._centre)
@@ -79,7 +79,9 @@ class MoveShapes(Step):
         facts = {**self._mover.outside(frame), **_facts(placed, labels, surface)}
         content = {**self._done.to_json(), **facts, "Sources": [source]}
         write_json(self._folder / sidecar(place), content)
-        arrays = {"latents": z, "latents_sd": sd} if len(sd) else {"latents": z}
+        arrays = {"latents": latents[0]}
+        if deviations is not None and deviations.shape[1]:
+            arrays["latents_sd"] = deviations[0]
         return arrays, (str(place), str(mesh), str(sidecar(place)))
 
 
@@ -99,17 +101,6 @@ def adapt_shapes(
             advance(1)
 
     return model.adapt(people())
-
-
-def _moved(mover: Mover, placed: PlacedShape, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the moved level on the grid, the latents, and how well each is known (empty where the model does not say)."""
-    row = placed.row[None]
-    if not is_shape(mover.model):
-        return mover.move(row, frame)[0], mover.encode(row, frame)[0], np.zeros(0)
-    there = mover.model.schema.moved(frame, mover.target)
-    person = mover.model.person(placed.row, frame)
-    nodes = mover.model.population.template.lattice.nodes()
-    return placed.row + person.change(nodes, mover.model.mean(there)), *mover.model.latents(person)
 
 
 def _relabelled(

@@ -5,7 +5,7 @@ A kind is imported when it is asked for: torch, which networks need, takes secon
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,8 +61,6 @@ __all__ = [
     "ShapeSettings",
     "VaeSettings",
     "Workplace",
-    "is_shape",
-    "is_vae",
     "restore_model",
 ]
 
@@ -72,16 +70,6 @@ def __getattr__(name: str) -> Any:
         if name == known:
             return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def is_vae(model: Model) -> TypeGuard["ConditionalVae"]:
-    """Say whether a model is a conditional VAE, without importing what only that kind needs."""
-    return model.kind == "conditional_vae"
-
-
-def is_shape(model: Model) -> TypeGuard["AdditiveShape"]:
-    """Say whether a model is an additive shape model, without importing what only that kind needs."""
-    return model.kind == "additive_shape"
 
 
 def restore_model(kind: str, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:

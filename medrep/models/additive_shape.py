@@ -33,7 +33,7 @@ near its support, not a causal fact.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -43,12 +43,15 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
+from medrep.models.base import Adaptation, Capability, Columns, Level, Model, Points, Posterior, Workplace, check_arrays
+from medrep.models.contrasts import Contrast
 from medrep.models.scores import Scores
 from medrep.models.shape.covariates import EffectColumns
 from medrep.models.shape.modes import SmoothModes
+from medrep.models.shape.motion import Motion
 from medrep.models.shape.person import Person
 from medrep.models.shape.population import Population, best_known, fit_population
+from medrep.models.shape.pullback import pull_back
 from medrep.models.shape.scores import deviation, reconstruction_error
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.template import LevelFunction
@@ -83,6 +86,14 @@ class AdditiveShape(Model):
     kind = "additive_shape"
     settings_type = ShapeSettings
     error_unit = "mm"
+    tables = False
+    sources = (
+        "Signed distance as a function: Park et al. 2019, CVPR (DeepSDF). Additive displacement of a template by covariates:"
+        " Jiao et al. 2024, ICLR (NAISR).",
+    )
+    withheld: ClassVar[Mapping[Capability, str]] = {
+        "motion": "settings.field is distance: such a model does not say how points move"
+    }
 
     @classmethod
     def fit(
@@ -148,11 +159,9 @@ class AdditiveShape(Model):
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people latents"]:
         """Return z, what is a person's own, N(0, I) among people; what shapes tell best comes first."""
-        return self.encode_with_sd(data, frame)[0]
+        return self.posterior(data, frame)[0]
 
-    def encode_with_sd(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"]]:
+    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
         """Return z, and the standard deviation with which each is known of each person."""
         self._check(data)
         z = np.zeros((len(data), self.latent_basis.shape[1]))
@@ -239,6 +248,58 @@ class AdditiveShape(Model):
             notes.append(Adaptation(name, level, len(codes), location_se, None, kept, 1.0, effect_se))
         return model, tuple(notes)
 
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """It models organs and draws them; points move where fields displace, and effects are seen where there are any."""
+        can: set[Capability] = {"joint", "sample", "organs"}
+        if self.population.moves == "displacement":
+            can |= {"motion", "effects"} if self.settings.conditioned else {"motion"}
+        return frozenset(can)
+
+    def remove_and_encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+    ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
+        """Register each person once for both; see `Model.remove_and_encode`."""
+        self._check(data)
+        there = self.schema.moved(frame, target)
+        nodes = self.population.template.lattice.nodes()
+        moved = np.zeros(data.shape)
+        z = np.zeros((len(data), self.latent_basis.shape[1]))
+        sd = np.zeros_like(z)
+        for row in range(len(data)):
+            person = self.person(data[row], frame.iloc[[row]])
+            moved[row] = data[row] + person.change(nodes, self.mean(there.iloc[[row]]))
+            z[row], sd[row] = self.latents(person)
+        return moved, (z, sd)
+
+    def carry(
+        self,
+        row: Float[np.ndarray, " columns"],
+        frame: pd.DataFrame,
+        points: Points,
+        targets: Sequence[Mapping[str, str | float]],
+    ) -> Float[np.ndarray, "targets points dims"]:
+        """Return where points of a person's organ come to lie at other covariates; see `Model.carry`."""
+        self._check_motion()
+        person = self.person(row, frame)
+        return np.stack([person.carry(points, self.mean(self.schema.moved(frame, target))) for target in targets])
+
+    def expected_level(self, values: Mapping[str, str | float]) -> Level:
+        """Return the template's level moved to some covariates; see `Model.expected_level`."""
+        return self.population.expected(self._columns_at(values) @ self.population.effects).values
+
+    def surface_motion(self, contrast: Contrast, points: Points, normals: Points) -> Motion:
+        """Return how points move along the normal, with draws from resampled people; see `Model.surface_motion`."""
+        self._check_motion()
+        population = self.population
+        before, after = (self._columns_at({contrast.covariate: value}) for value in (contrast.before, contrast.after))
+        own, moved = after @ population.effects, before @ population.effects
+        went = ((pull_back(points, population.modes, own, moved) - points) * normals).sum(axis=1)
+        across = (population.modes.at(points)[:, :, None] * normals[:, None, :]).reshape(len(points), -1)
+        # To first order, what other effects would move differently.
+        changes = (before - after) @ (self.resampled - population.effects)
+        return Motion(contrast, went, went + changes @ across.T)
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return JSON content and arrays; see `Model.state`."""
         population = self.population
@@ -320,6 +381,18 @@ class AdditiveShape(Model):
         strength = float((known**2).mean())
         location = strength * np.linalg.solve(strength * np.eye(len(noise)) + noise, mean)
         return location, float((location @ location) / max(mean @ mean, 1e-300))
+
+    def _columns_at(self, values: Mapping[str, str | float]) -> Float[np.ndarray, " columns"]:
+        """Return the design's columns at some values, the other covariates at their reference."""
+        if self.effect_columns is None:
+            return np.zeros(0)
+        home = self.schema.references(self.schema.names)
+        frame = pd.DataFrame({name: [value] for name, value in {**home, **values}.items()})
+        return self.effect_columns.of(frame)[0]
+
+    def _check_motion(self) -> None:
+        if "motion" not in self.capabilities:
+            raise ModelError(self.refusal("motion"))
 
     def _check(self, data: np.ndarray) -> None:
         if data.shape[1] != self.columns.count:

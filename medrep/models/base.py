@@ -1,20 +1,54 @@
-"""What every model can do: fit on training people, move covariates of anybody, and say what is left of the person."""
+"""What every model can do: fit on training people, move covariates of anybody, and say what is left of the person.
+
+What only some models can do is a method, too: it answers where a model can, and refuses by name or says that there is nothing
+where it cannot. `Model.capabilities` declares it for callers who have to know before they ask.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.description import describe_covariates, html_table
 from medrep.cohort.grid import Grid
+from medrep.erasure import Certificate
 from medrep.errors import ModelError, listed
-from medrep.models.notebook import NotebookView
+from medrep.models.contrasts import Contrast
 from medrep.models.scores import Scores
+from medrep.models.settling import NO_EXCEPTIONS, Exceptions
+from medrep.models.shape.motion import Motion
+
+Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects"]
+"""What not every model can:
+
+- ``joint``: removing what only columns together tell, not each of them alone;
+- ``sample``: drawing people;
+- ``unlabelled``: removal and latents of people none of whose covariates is known;
+- ``organs``: its columns are distances to the surface of an organ;
+- ``motion``: saying how points of an organ move;
+- ``effects``: what covariates do to an organ's surface, with intervals.
+"""
+
+_REFUSALS: Mapping[Capability, str] = {
+    "joint": "a {kind} model moves each column by itself",
+    "sample": "a {kind} model does not sample; train with --config vae_features.yaml",
+    "unlabelled": "a {kind} model needs everybody's covariates; train with --config vae_features.yaml",
+    "organs": "a {kind} model does not model organs; train with --config additive_shape.yaml",
+    "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
+    "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
+}
+
+Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
+Points: TypeAlias = Float[np.ndarray, "points dims"]
+Level: TypeAlias = Callable[[Points], Float[np.ndarray, " points"]]
+"""Signed distance to a surface, mm, negative inside."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +114,50 @@ class Workplace:
     phase: Callable[[str], None] = lambda name: None
 
 
-class Model(NotebookView, ABC):
+@dataclass(frozen=True)
+class EffectTerms:
+    """What settings say of the effects that are fitted to single columns.
+
+    Attributes:
+        section: Where the configuration has them: ``settings``, or a section of it.
+        degrees: Degrees of freedom of a continuous effect.
+        interactions: Groups of covariates whose product enters, too.
+    """
+
+    section: str
+    degrees: int
+    interactions: tuple[tuple[str, ...], ...]
+
+
+class Model(ABC):
     """A fitted model. Instances are frozen: fitting and adapting return new ones.
 
     Rows of every matrix are people, columns those the model was fitted on; covariate frames are indexed alike and hold the
     schema's columns (`CovariateSchema.transfer`).
+
+    Attributes:
+        kind: Key of ``MODELS``.
+        settings_type: A frozen dataclass.
+        error_unit: Of reconstruction errors.
+        tables: Whether it is fitted to feature tables; images, all are.
+        sources: Works it builds on, for those who cite it.
+        withheld: Capabilities that others of its kind have, and why it has them not (`refusal`).
+        schema: The covariates.
+        columns: What the columns are.
+        settings: As trained, an instance of ``settings_type``.
+        seed: Of every random step in training.
     """
 
     kind: str
     settings_type: type[Any]
     error_unit: str
+    tables: ClassVar[bool] = True
+    sources: ClassVar[tuple[str, ...]] = ()
+    withheld: ClassVar[Mapping[Capability, str]] = {}
     schema: CovariateSchema
     columns: Columns
+    settings: Any
+    seed: int
 
     @classmethod
     @abstractmethod
@@ -203,6 +269,153 @@ class Model(NotebookView, ABC):
         Raises:
             ModelError: Arrays that are absent or of another shape than the content says.
         """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this model can beyond what every model can; none by default."""
+        return frozenset()
+
+    def refusal(self, capability: Capability) -> str:
+        """Return why the model cannot do something, and what can; empty where it can."""
+        if capability in self.capabilities:
+            return ""
+        return self.withheld.get(capability, _REFUSALS[capability]).format(kind=self.kind)
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """What the model leaves as it is or cannot say of single columns; nothing by default."""
+        return NO_EXCEPTIONS
+
+    def accelerated(self) -> "Model":
+        """Return the model where this machine computes it fastest; by default as it is."""
+        return self
+
+    @classmethod
+    def effect_terms(cls, settings: Any) -> EffectTerms | None:  # noqa: ARG003
+        """Return what settings say of effects on single columns; None of a model without such."""
+        return None
+
+    def certificates(
+        self,
+        removed: Sequence[str],  # noqa: ARG002
+        kept: Sequence[str],  # noqa: ARG002
+        *,
+        learners: int | None = None,  # noqa: ARG002
+        label_free: bool = False,  # noqa: ARG002
+    ) -> tuple[Certificate, ...]:
+        """Say what is left of each removed covariate in the latents that are handed out; none by default.
+
+        Args:
+            removed: What is removed.
+            kept: The others.
+            learners: New people whom a linear probe learns from; by default four fifths of as many as in training.
+            label_free: Whether labels are unknown.
+        """
+        return ()
+
+    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
+        """Return means of the model's own latents, and standard deviations where the prior is N(0, I); by default `encode`."""
+        return self.encode(data, frame), None
+
+    def remove_and_encode(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+    ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
+        """Return what `remove` does, and latents with the deviation of each where the model hands it out; see both."""
+        return self.remove(data, frame, target), (self.encode(data, frame), None)
+
+    def remove_unlabelled(
+        self,
+        data: Float[np.ndarray, "people columns"],  # noqa: ARG002
+        removed: Sequence[str],  # noqa: ARG002
+    ) -> Float[np.ndarray, "people columns"]:
+        """Erase covariates of people none of whose covariates is known.
+
+        Args:
+            data: Their data, in their own units.
+            removed: Covariates to erase.
+
+        Raises:
+            ModelError: A model that is not ``unlabelled``.
+        """
+        raise ModelError(self.refusal("unlabelled"))
+
+    def encode_unlabelled(
+        self,
+        data: Float[np.ndarray, "people columns"],  # noqa: ARG002
+    ) -> Float[np.ndarray, "people latents"]:
+        """Return latents of people none of whose covariates is known; see `remove_unlabelled`."""
+        raise ModelError(self.refusal("unlabelled"))
+
+    def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:  # noqa: ARG002
+        """Draw new people, one for each row of covariates.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            seed: Of every draw.
+
+        Raises:
+            ModelError: A model that does not ``sample``.
+        """
+        raise ModelError(self.refusal("sample"))
+
+    def carry(
+        self,
+        row: Float[np.ndarray, " columns"],  # noqa: ARG002
+        frame: pd.DataFrame,  # noqa: ARG002
+        points: Points,  # noqa: ARG002
+        targets: Sequence[Mapping[str, str | float]],  # noqa: ARG002
+    ) -> Float[np.ndarray, "targets points dims"]:
+        """Return where points of a person's organ come to lie at other covariates, mm.
+
+        Args:
+            row: The person's data.
+            frame: One row of covariates.
+            points: mm, in the coordinates of the grid.
+            targets: Covariate -> value, of each move.
+
+        Raises:
+            ModelError: A model without ``motion``.
+        """
+        raise ModelError(self.refusal("motion"))
+
+    def expected_level(self, values: Mapping[str, str | float]) -> Level:  # noqa: ARG002
+        """Return the organ that is expected at some covariates, the others at their reference, in the coordinates of the grid.
+
+        Args:
+            values: Covariate -> value.
+
+        Raises:
+            ModelError: A model without ``organs``.
+        """
+        raise ModelError(self.refusal("organs"))
+
+    def surface_motion(self, contrast: Contrast, points: Points, normals: Points) -> Motion:  # noqa: ARG002
+        """Return how points of the organ before a change of covariates move along its normal.
+
+        Args:
+            contrast: The change.
+            points: On the surface of the organ before it, mm.
+            normals: Outward unit normals there.
+
+        Raises:
+            ModelError: A model without ``motion``.
+        """
+        raise ModelError(self.refusal("motion"))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.schema.names)}; {self.columns.count} columns)"
+
+    def _repr_html_(self) -> str:
+        names, grid = self.columns.names, self.columns.grid
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        where = some if names else f"voxels of a grid {' x '.join(map(str, grid.shape))}" if grid else ""
+        table = describe_covariates(self.schema)
+        return (
+            f"<div><strong>medrep {escape(self.kind)}</strong>, {self.columns.count} columns"
+            f"{f' ({escape(where)})' if where else ''}"
+            f"{html_table(table.columns, table.itertuples(index=False))}"
+            f"<div>What it assumes, and its limitations: <code>help({escape(type(self).__module__)})</code></div></div>"
+        )
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> None:

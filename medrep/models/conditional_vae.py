@@ -37,7 +37,7 @@ tell anything. Point masses (`point_masses.py`) stay, there too: who has one may
 the layers above leave alone; levels without a believed scanner are theirs.
 
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
-model; works for people whose covariates are unknown (`remove_blind`). **Limitations**: on features, removal towards the
+model; works for people whose covariates are unknown (`remove_unlabelled`). **Limitations**: on features, removal towards the
 pooled batch gives back what the decoder models, about as many directions as latents, not the person's own noise; the
 error of location estimates of small batches stays readable (`suppression.py` has the forecast); latents of unseen batches
 are moved with the pooled ones' scale until `adapt`; nonlinear traces of covariates in single features can outlive the
@@ -48,25 +48,28 @@ counterfactual is the model's answer near its support, not a causal fact.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.erasure import Certificate, Guard
-from medrep.models.base import Adaptation, Columns, Model, Workplace
+from medrep.models.base import Adaptation, Capability, Columns, EffectTerms, Model, Posterior, Workplace
 from medrep.models.context import context_vector
 from medrep.models.kept import KeptReadout
+from medrep.models.linear import LinearModel
 from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.scores import Scores, root_mean_square
-from medrep.models.settling import Settling
+from medrep.models.settling import Exceptions, Settling
 from medrep.models.vae_fit import fit_parts
 from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
 from medrep.models.vae_settings import VaeSettings
+from medrep.training.schedule import has_cuda
 
-_AT_ONCE = 64
+_AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,6 +85,13 @@ class ConditionalVae(Model):
     kind = "conditional_vae"
     settings_type = VaeSettings
     error_unit = "sd"
+    sources = (
+        "Variational autoencoder: Kingma and Welling 2014, ICLR. Closed-form erasure: Belrose et al. 2023, NeurIPS (LEACE).",
+    )
+    withheld: ClassVar[Mapping[Capability, str]] = {
+        "unlabelled": "this model undoes each scanner by its own name; give the site,"
+        " or train with --set settings.scanner=no"
+    }
 
     @classmethod
     def fit(
@@ -139,7 +149,7 @@ class ConditionalVae(Model):
             after[stays] = own[stays]
         moved[rows] = settle.without_unknown(after, everything)
 
-    def remove_blind(
+    def remove_unlabelled(
         self, data: Float[np.ndarray, "people columns"], removed: Sequence[str]
     ) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
@@ -168,7 +178,7 @@ class ConditionalVae(Model):
         z = self._encoded(self.parts.scanner.to_anchor(data, frame), frame, self.schema.names)
         return self._freed(z, frame)
 
-    def encode_blind(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people latents"]:
+    def encode_unlabelled(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people latents"]:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
         return self._handed_out(self._encoded(data, self._unknown(len(data)), ()), list(self.schema.names))
 
@@ -269,6 +279,52 @@ class ConditionalVae(Model):
         effects, _ = self.parts.latents.effects.adapt(codes)
         latents = replace(self.parts.latents, effects=effects)
         return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """It samples, moves columns together, and needs no labels where no scanner is undone by its name."""
+        can: frozenset[Capability] = frozenset({"joint", "sample"})
+        return can if self.parts.scanner.harmoniser is not None else can | {"unlabelled"}
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """Those of the linear layer; see `Model.exceptions`."""
+        return self.parts.linear.exceptions
+
+    @classmethod
+    def effect_terms(cls, settings: VaeSettings) -> EffectTerms:
+        """Return the terms of the linear layer; see `Model.effect_terms`."""
+        return replace(LinearModel.effect_terms(settings.linear), section="settings.linear")
+
+    def accelerated(self) -> "ConditionalVae":
+        """Return the model with its network on CUDA where there is one."""
+        if has_cuda():
+            self.parts.network.to("cuda")
+        return self
+
+    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
+        """Return the network's latents with all covariates known, not the directions that are handed out (`encode`).
+
+        Without deviations where the prior is Dirichlet: shares depend on each other, so that no latent has a KL of its own.
+        """
+        names, parts = self.schema.names, self.parts
+        h = standardise(parts.linear, parts.scanner.to_anchor(data, frame), frame, names)
+        context = context_vector(self.trained_schema, frame, names)
+        means = parts.network.encode(h, context)
+        return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)
+
+    @torch.no_grad()
+    def _deviations(self, h: np.ndarray, context: np.ndarray) -> Float[np.ndarray, "people latents"]:
+        encoder = self.parts.network.encoder
+        like = encoder.linear.weight
+        parts = []
+        for start in range(0, len(h), _POSTERIORS_AT_ONCE):
+            own, known = (
+                torch.as_tensor(rows[start : start + _POSTERIORS_AT_ONCE], dtype=like.dtype, device=like.device)
+                for rows in (h, context)
+            )
+            parts.append(torch.exp(0.5 * encoder(own, known)[1]).double().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, len(encoder.log_variance)))
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return JSON content and arrays; see `Model.state`."""

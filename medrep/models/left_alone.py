@@ -8,10 +8,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import Categorical, CovariateSchema, membership
-from medrep.models import is_vae
 from medrep.models.base import Model
 from medrep.models.column_support import FEW, NEVER, shown_cell
-from medrep.models.linear import LinearModel
 from medrep.models.point_masses import PointMasses, background, find, sample_of, told
 
 _MOST_SAID = 20
@@ -34,13 +32,6 @@ class Unmeasured(NamedTuple):
         return f"{self.person}: {self.column}, which nobody of {self.cell} had in training"
 
 
-def linear_layer(model: Model) -> LinearModel | None:
-    """Return what moves location and scale in a model of columns; None for other models."""
-    if is_vae(model):
-        return model.parts.linear
-    return model if isinstance(model, LinearModel) else None
-
-
 def unmeasured(
     model: Model,
     data: Float[np.ndarray, "people columns"],
@@ -55,21 +46,21 @@ def unmeasured(
         frame: Covariates, in the same order.
         target: Where people are moved to; None where they stay.
     """
-    linear = linear_layer(model)
-    if linear is None or linear.columns.grid is not None or not len(linear.support.columns):
+    support, names = model.exceptions.support, model.columns.names
+    if model.columns.grid is not None or not len(support.columns):
         return []
-    moved = frame if target is None else linear.schema.moved(frame, target)
-    member = linear.support.of(frame) | linear.support.of(moved)
+    moved = frame if target is None else model.schema.moved(frame, target)
+    member = support.of(frame) | support.of(moved)
     if target is not None:
         member &= ~(frame[list(target)] == moved[list(target)]).all(axis=1).to_numpy()[:, None]
-    columns = linear.support.columns
+    columns = support.columns
     values = np.asarray(data[:, columns], dtype=np.float64)
-    masses = linear.masses.within(np.asarray(data, dtype=np.float64), slice(0, data.shape[1]))
+    masses = model.exceptions.masses.within(np.asarray(data, dtype=np.float64), slice(0, data.shape[1]))
     has = np.isfinite(values) & (True if masses is None else ~masses[:, columns])
     found = []
-    for cell, codes, own in zip(linear.support.cells, linear.support.codes, member.T, strict=True):
+    for cell, codes, own in zip(support.cells, support.codes, member.T, strict=True):
         for row, column in np.argwhere(has & own[:, None] & (codes == NEVER)):
-            found.append(Unmeasured(str(frame.index[row]), linear.columns.names[columns[column]], shown_cell(cell)))
+            found.append(Unmeasured(str(frame.index[row]), names[columns[column]], shown_cell(cell)))
     return found
 
 
@@ -88,28 +79,23 @@ def left_alone(model: Model) -> dict[str, Any]:
     ``NotMeasured``, ``HardlyMeasured``: levels, and the columns that nobody, or all but one or two, of theirs had; of images how
     many. ``LeftAsTheyAre``: columns without a fit.
     """
-    linear = linear_layer(model)
-    if linear is None:
-        return {}
-    images = linear.columns.grid is not None
+    left, images, names = model.exceptions, model.columns.grid is not None, model.columns.names
     content: dict[str, Any] = {}
-    names = linear.columns.names
-    if images and len(linear.masses.values):
-        values, counts = np.unique(linear.masses.values[linear.masses.shares > 0], return_counts=True)
+    if images and len(left.masses.values):
+        values, counts = np.unique(left.masses.values[left.masses.shares > 0], return_counts=True)
         masses = [{"value": float(v), "voxels": int(n)} for v, n in zip(values, counts, strict=True)]
     else:
-        masses = [] if images else told(linear.masses, names)
+        masses = [] if images else told(left.masses, names)
     content |= {"PointMasses": masses} if masses else {}
     for key, code in (("NotMeasured", NEVER), ("HardlyMeasured", FEW)):
         found: dict[str, Any] = {}
-        for cell, codes in zip(linear.support.cells, linear.support.codes, strict=True):
-            columns = linear.support.columns[codes == code]
+        for cell, codes in zip(left.support.cells, left.support.codes, strict=True):
+            columns = left.support.columns[codes == code]
             if len(columns):
                 found[shown_cell(cell)] = len(columns) if images else [names[column] for column in columns]
         content |= {key: found} if found else {}
-    left = np.flatnonzero(linear.sd == 0)
-    if len(left) and not images:
-        content["LeftAsTheyAre"] = [names[column] for column in left]
+    if len(left.unfitted) and not images:
+        content["LeftAsTheyAre"] = [names[column] for column in left.unfitted]
     return content
 
 

@@ -50,7 +50,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
 from medrep.models.adaptation import LevelSums
-from medrep.models.base import Adaptation, Columns, Model, Workplace, check_arrays
+from medrep.models.base import Adaptation, Columns, EffectTerms, Model, Workplace, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
@@ -61,7 +61,7 @@ from medrep.models.linear_history import linear_history
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.point_masses import NO_MASSES, PointMasses
 from medrep.models.scores import Scores, root_mean_square
-from medrep.models.settling import Settling, either
+from medrep.models.settling import Exceptions, Settling, either
 from medrep.models.shrinkage import column_bands
 
 
@@ -86,6 +86,11 @@ class LinearModel(Model):
     kind = "linear"
     settings_type = LinearSettings
     error_unit = "sd"
+    sources = (
+        "Location and scale of batches, empirical Bayes: Johnson, Li and Rabinovic 2007, Biostatistics 8, 118-127; for"
+        " imaging: Fortin et al. 2018, NeuroImage 167, 104-120. With covariance alignment: Chen et al. 2022, Human Brain"
+        " Mapping 43, 1179-1195.",
+    )
 
     @classmethod
     def fit(
@@ -315,6 +320,16 @@ class LinearModel(Model):
             ColumnSupport.restore(content.get("support"), _group(arrays, "support.")),
             arrays["effect_covariance"] if known else np.zeros((0, 0)),
         )
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """Point masses, levels that nobody with a column has, and columns without a fit; see `Model.exceptions`."""
+        return Exceptions(self.masses, self.support, np.flatnonzero(self.sd == 0))
+
+    @classmethod
+    def effect_terms(cls, settings: LinearSettings) -> EffectTerms:
+        """Return the terms of the design; see `Model.effect_terms`."""
+        return EffectTerms("settings", settings.spline_degrees, settings.interactions)
 
     @property
     def gain(self) -> bool:

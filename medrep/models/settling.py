@@ -4,10 +4,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from medrep.models.column_support import FEW, NEVER, ColumnSupport
-from medrep.models.point_masses import PointMasses
+from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
+from medrep.models.point_masses import NO_MASSES, PointMasses
+
+
+@dataclass(frozen=True, eq=False)
+class Exceptions:
+    """What a model leaves as it is or cannot say of single columns.
+
+    Attributes:
+        masses: Values that stay.
+        support: Levels without an effect in some columns.
+        unfitted: Columns without a fit.
+    """
+
+    masses: PointMasses
+    support: ColumnSupport
+    unfitted: Int[np.ndarray, " unfitted"]
+
+
+NO_EXCEPTIONS = Exceptions(NO_MASSES, FULL, np.zeros(0, int))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.latents import audit_latents, describe_latents, latent_posterior
+from medrep.audit.latents import audit_latents, describe_latents
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.models import AdditiveShape, Columns, ConditionalVae, LinearSettings, ShapeSettings, VaeSettings
@@ -79,7 +79,7 @@ def test_a_linear_model_has_components_without_deviations():
     frame = draw_people(80, 3, 0)
     data = draw_data(frame, 10, 0)
     model = fit(frame, data, LinearSettings(components=3))
-    means, sds = latent_posterior(model, data, frame)
+    means, sds = model.posterior(data, frame)
     np.testing.assert_array_equal(means, model.encode(data, frame))
     assert sds is None
 
@@ -95,7 +95,7 @@ def test_a_vae_has_what_its_encoder_says(body, prior):
         body=body, prior=prior, latents=4, hidden=(8,), strength=1.0, training=Schedule(epochs=1, batch=64, threads=1)
     )
     model = ConditionalVae.fit(data, frame, schema, named(16), settings)[0]
-    means, sds = latent_posterior(model, data, frame)
+    means, sds = model.posterior(data, frame)
     assert means.shape == (150, 4)
     if prior == "dirichlet":
         assert sds is None
@@ -121,7 +121,7 @@ def test_a_shape_model_knows_how_well_it_knows():
     schema = CovariateSchema.fit(people, [Covariate("dose", "continuous")])
     settings = ShapeSettings(modes=12, rounds=1, points=100, careful_points=150, threads=1, bootstrap=2, latents=4)
     model = AdditiveShape.fit(data, people, schema, Columns((), grid.size, grid), settings)[0]
-    means, sds = latent_posterior(model, data[:4], people.iloc[:4])
+    means, sds = model.posterior(data[:4], people.iloc[:4])
     assert sds is not None
     np.testing.assert_array_equal(means, model.encode(data[:4], people.iloc[:4]))
     np.testing.assert_allclose(sds[0], model.latents(model.person(data[0], people.iloc[[0]]))[1])
@@ -132,8 +132,8 @@ def test_rows_come_in_any_number():
     data = draw_data(frame, 6, 0)
     settings = VaeSettings(body="mlp", latents=2, hidden=(4,), strength=1.0, training=Schedule(epochs=0, threads=1))
     model = ConditionalVae.fit(data, frame, CovariateSchema.fit(frame, DECLARED), named(6), settings)[0]
-    whole = latent_posterior(model, data, frame)[1]
-    part = latent_posterior(model, data[250:], frame.iloc[250:])[1]
+    whole = model.posterior(data, frame)[1]
+    part = model.posterior(data[250:], frame.iloc[250:])[1]
     assert whole is not None
     assert part is not None
     np.testing.assert_allclose(whole[250:], part, rtol=1e-4)

@@ -310,7 +310,7 @@ def test_storage_is_faithful(model, people, tmp_path):
             again.remove(people.data, people.frame, target), model.remove(people.data, people.frame, target)
         )
     np.testing.assert_array_equal(again.encode(people.data, people.frame), model.encode(people.data, people.frame))
-    np.testing.assert_array_equal(again.encode_blind(people.data), model.encode_blind(people.data))
+    np.testing.assert_array_equal(again.encode_unlabelled(people.data), model.encode_unlabelled(people.data))
     np.testing.assert_array_equal(again.sample(people.frame, seed=3), model.sample(people.frame, seed=3))
 
 
@@ -387,8 +387,8 @@ def test_every_setting_fits_and_gives_numbers(few, settings):
         twice = model.remove(moved, model.schema.moved(few.frame, target), target)
         np.testing.assert_array_equal(twice, moved)
     assert np.isfinite(model.encode(few.data, few.frame)).all()
-    assert np.isfinite(model.encode_blind(few.data)).all()
-    assert np.isfinite(model.remove_blind(few.data, ["site"])).all()
+    assert np.isfinite(model.encode_unlabelled(few.data)).all()
+    assert np.isfinite(model.remove_unlabelled(few.data, ["site"])).all()
     assert np.isfinite(model.reconstruct(few.data, few.frame)).all()
     assert np.isfinite(model.sample(few.frame, seed=0)).all()
     assert history["value"].notna().all()
@@ -494,7 +494,7 @@ def test_data_of_another_width_are_refused(model, people):
     narrow = people.data[:, :4]
     for refused in (
         lambda: model.remove(narrow, people.frame, POOL),
-        lambda: model.remove_blind(narrow, ["site"]),
+        lambda: model.remove_unlabelled(narrow, ["site"]),
     ):
         with pytest.raises(ModelError, match="the data have 4 columns, the model was fitted on 16"):
             refused()
@@ -503,8 +503,8 @@ def test_data_of_another_width_are_refused(model, people):
 def test_nobody_to_export(model, people):
     nobody, empty = people.data[:0], people.frame.iloc[:0]
     assert model.remove(nobody, empty, POOL).shape == (0, 16)
-    assert model.remove_blind(nobody, ["site"]).shape == (0, 16)
-    assert len(model.encode(nobody, empty)) == len(model.encode_blind(nobody)) == 0
+    assert model.remove_unlabelled(nobody, ["site"]).shape == (0, 16)
+    assert len(model.encode(nobody, empty)) == len(model.encode_unlabelled(nobody)) == 0
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from medrep.cohort.description import html_table
 from medrep.cohort.grid import Grid
 from medrep.models import Columns, LinearModel
-from medrep.models.notebook import html_table
 from tests.models.planted import Case, draw_people
 
 

@@ -12,21 +12,6 @@ from medrep.models import MODELS
 from medrep.report.elements import code, details, facts, listing, paragraph, table
 from medrep.report.page import Section
 
-_SOURCES = {
-    "linear": (
-        "Location and scale of batches, empirical Bayes: Johnson, Li and Rabinovic 2007, Biostatistics 8, 118-127; for"
-        " imaging: Fortin et al. 2018, NeuroImage 167, 104-120. With covariance alignment: Chen et al. 2022, Human Brain"
-        " Mapping 43, 1179-1195.",
-    ),
-    "conditional_vae": (
-        "Variational autoencoder: Kingma and Welling 2014, ICLR. Closed-form erasure: Belrose et al. 2023, NeurIPS (LEACE).",
-    ),
-    "additive_shape": (
-        "Signed distance as a function: Park et al. 2019, CVPR (DeepSDF). Additive displacement of a template by covariates:"
-        " Jiao et al. 2024, ICLR (NAISR).",
-    ),
-}
-
 
 def facts_section(pairs: Mapping[str, object]) -> Section:
     """Return what was done and with what; what is empty is left out."""
@@ -60,5 +45,5 @@ def sheet_sections(kind: str) -> list[Section]:
     )
     return [
         Section("Model sheet", content),
-        Section("How to cite", cite + listing(_SOURCES.get(kind, ())) if kind in MODELS else ""),
+        Section("How to cite", cite + listing(MODELS[kind].sources) if kind in MODELS else ""),
     ]

@@ -11,7 +11,6 @@ from medrep.errors import CovariateError, ModelError
 from medrep.models import AdditiveShape, Columns, restore_model
 from medrep.models.contrasts import Contrast, contrasts
 from medrep.models.shape.inference import infer_covariates
-from medrep.models.shape.motion import surface_motion
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import displacement
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
@@ -88,7 +87,7 @@ def on_the_surface(template: LevelFunction) -> tuple[np.ndarray, np.ndarray]:
 def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starmen) -> None:
     population = starmen.model.population
     points, normals = on_the_surface(population.template)
-    motion = surface_motion(starmen.model, Contrast("arms", 0.0, 0.5), points, normals)
+    motion = starmen.model.surface_motion(Contrast("arms", 0.0, 0.5), points, normals)
     truth = -(displacement(starmen.cohort.family, "arms", 0.5, points) * normals).sum(axis=1)
     assert np.corrcoef(motion.millimetres, truth)[0, 1] > 0.9
     low, high = motion.interval()
@@ -100,7 +99,7 @@ def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starme
 
 
 def test_latents_come_with_their_uncertainty_and_the_best_known_come_first(starmen: Starmen) -> None:
-    z, sd = starmen.model.encode_with_sd(starmen.data, starmen.frame)
+    z, sd = starmen.model.posterior(starmen.data, starmen.frame)
     assert z.shape == sd.shape == (60, SETTINGS.latents)
     assert 0.5 < z[:, 0].std() < 1.1
     model = starmen.model
@@ -230,4 +229,4 @@ def test_settings_and_data_that_cannot_be_are_refused(starmen: Starmen) -> None:
         replace(SETTINGS, field="distance", rounds=1, modes=8),
     )
     with pytest.raises(ModelError, match="does not say how points move"):
-        surface_motion(model, Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))
+        model.surface_motion(Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))
