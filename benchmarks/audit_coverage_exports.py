@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.planted_errors import ERRORS, Draw, Errors, Held, held
 from medrep.audit.counterfactuals import audit_counterfactuals
-from medrep.audit.fairness import counterfactual_fairness
+from medrep.audit.fairness import Predictor, counterfactual_fairness
 from medrep.audit.identity import reidentification
 from medrep.audit.informedness import audit_informedness
 from medrep.audit.injection import audit_injection
@@ -25,8 +25,9 @@ from medrep.audit.leakage import audit_leakage
 from medrep.audit.retention import variance_kept
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.models import LinearModel
-from medrep.models.base import Columns
 
 _DRAWS = 300
 _COLUMNS = 10
@@ -173,10 +174,8 @@ def _informed(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> li
 class _Blurring(LinearModel):
     """The linear model, but what it moves loses a tenth of its profile: nothing moved is moved, and back is not home."""
 
-    def move(
-        self, data: np.ndarray, frame: pd.DataFrame, to: pd.DataFrame, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        moved = super().move(data, frame, to, out)
+    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
+        moved = super().move(dataset, to, out)
         return 0.9 * moved + 0.1 * moved.mean(axis=1, keepdims=True)
 
 
@@ -194,23 +193,20 @@ def _model() -> _Blurring:
     frame, data = _people(rng, 300, rng.normal(size=(300, _COLUMNS)))
     schema = CovariateSchema.fit(frame, (Covariate("age", "continuous"), Covariate("sex", "categorical")))
     names = tuple(f"c{k}" for k in range(_COLUMNS))
-    fitted, _ = LinearModel.fit(data, schema.transfer(frame), schema, Columns(names, _COLUMNS, None))
+    fitted, _ = LinearModel.fit(Dataset(data, schema.transfer(frame), schema, Columns(names, _COLUMNS, None)))
     return _Blurring(**{name: getattr(fitted, name) for name in LinearModel.__dataclass_fields__})
 
 
 def _counterfactuals(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> list[tuple[str, Held]]:
     model = _model()
     frame, data = _people(rng, 2 * n, errors(rng, (2 * n, _COLUMNS)))
-    frame, who = model.schema.transfer(frame), frame.index.to_numpy(object)
+    people = model.dataset(data, model.schema.transfer(frame))
     targets = {"age": (65.0,), "sex": ("F",)}
-    found = audit_counterfactuals(model, data, frame, who, seed, targets=targets, min_n=_LEAST, draws=_DRAWS)
-    half = np.arange(n)
+    found = audit_counterfactuals(model, people, seed, targets=targets, min_n=_LEAST, draws=_DRAWS)
     found += counterfactual_fairness(
-        lambda rows: rows[:, 0] + np.abs(rows[:, 1]) + rows[:, 2] ** 2,
+        Predictor(lambda rows: rows[:, 0] + np.abs(rows[:, 1]) + rows[:, 2] ** 2),
         model,
-        data[half],
-        frame.iloc[half],
-        who[half],
+        people.take(slice(0, n)),
         seed,
         targets=targets,
         min_n=_LEAST,

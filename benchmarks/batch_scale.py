@@ -12,7 +12,9 @@ import pandas as pd
 from benchmarks.before_after import figures, mean, summary
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import LinearModel, LinearSettings
 
 SEEDS = range(100, 112)
 COLUMNS = 20
@@ -47,8 +49,8 @@ def measure(seed: int) -> dict[str, float]:
         schema = CovariateSchema.fit(frame, DECLARED)
         frame = schema.transfer(frame)
         columns = Columns(tuple(f"x{k}" for k in range(COLUMNS)), COLUMNS, None)
-        model, _ = LinearModel.fit(data, frame, schema, columns, LinearSettings())
-        moved = model.remove(data, frame, schema.references(["site"])) - told
+        model, _ = LinearModel.fit(Dataset(data, frame, schema, columns), LinearSettings())
+        moved = model.remove(model.dataset(data, frame), schema.references(["site"])) - told
         looked = moved if only is None else moved[:, only : only + 1]
         spread = np.array([np.log(looked[site == k].std(axis=0, ddof=1)).mean() for k in range(len(scales))])
         found[f"{name}: {ODD}"] = float(np.exp(spread[-1] - spread[:-1].mean()))

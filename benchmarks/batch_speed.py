@@ -47,15 +47,16 @@ from medrep.console import Console
 torch.set_num_threads(1)
 model_folder, cohort, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 _, model, wanted = load_trained(model_folder)
-people, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
-rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.files.iloc[:64], wanted)])
+cohort, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
+rows = numpy.stack([one.placed.values.ravel() for one in load_alike(cohort.files.iloc[:64], wanted)])
 with threadpool_limits(1):
-    model.scores(rows[:batch], frame.iloc[:batch])
+    people = model.dataset(rows, frame.iloc[:64])
+    model.scores(people.take(slice(0, batch)))
     ready()
     wall, cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - wall < 4:
-        for start in range(0, 64, batch):
-            model.scores(rows[start:start + batch], frame.iloc[start:start + batch])
+        for some in people.blocks(batch):
+            model.scores(some)
         done += 64
     print(done, time.perf_counter() - wall, time.process_time() - cpu)
 """

@@ -18,7 +18,9 @@ from benchmarks.before_after import figures, mean, summary
 from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, ConditionalVae, VaeSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import ConditionalVae, VaeSettings
 
 NAME = "certificate"
 SEEDS = range(300, 320)
@@ -39,8 +41,10 @@ def measure(seed: int) -> dict[str, float]:
     schema = CovariateSchema.fit(table[train], DECLARED)
     columns = Columns(tuple(features.columns), data.shape[1], None)
     settings = VaeSettings(body="linear")
-    model, _ = ConditionalVae.fit(data[train], schema.transfer(table[train]), schema, columns, settings, seed=seed)
-    latents = model.encode(data[test], schema.transfer(table[test]))
+    model, _ = ConditionalVae.fit(
+        Dataset(data[train], schema.transfer(table[train]), schema, columns), settings, seed=seed
+    )
+    latents = model.encode(model.dataset(data[test], schema.transfer(table[test])))
     found = {"handed out": float(latents.shape[1])}
     for one in model.certificates(schema.names, ()):
         found |= {f"certified latents ({one.covariate})": float(one.latents)} if one.covariate == "site" else {}

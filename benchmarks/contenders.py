@@ -178,5 +178,5 @@ def _reconstructed(folder: Path, trial: Trial) -> np.ndarray:
     _, model, _ = load_trained(folder)
     names = list(model.columns.names)
     X = trial.test[names].to_numpy(dtype=float)
-    decoded = model.reconstruct(X, model.schema.transfer(trial.test_table))
+    decoded = model.reconstruct(model.dataset(X, model.schema.transfer(trial.test_table)))
     return pd.DataFrame(decoded, columns=names)[trial.test.columns].to_numpy()

@@ -18,7 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.before_after import figures, mean, summary
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, ConditionalVae, LinearModel, LinearSettings, Model, VaeSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import ConditionalVae, LinearModel, LinearSettings, Model, VaeSettings
 
 NAME = "interactions"
 SEEDS = range(50, 62)
@@ -79,15 +81,15 @@ def measure(seed: int) -> dict[str, float]:
     columns = Columns(tuple(f"x{k}" for k in range(COLUMNS)), COLUMNS, None)
     known, new = schema.transfer(frame), schema.transfer(new)
     models: dict[str, Model] = {
-        "linear": LinearModel.fit(data, known, schema, columns, LINEAR)[0],
-        "vae": ConditionalVae.fit(data, known, schema, columns, VaeSettings(body="linear", linear=LINEAR))[0],
+        "linear": LinearModel.fit(Dataset(data, known, schema, columns), LINEAR)[0],
+        "vae": ConditionalVae.fit(Dataset(data, known, schema, columns), VaeSettings(body="linear", linear=LINEAR))[0],
     }
     found: dict[str, float] = {}
     for removed in SUBSETS:
         target = schema.references(removed)
         truth = unseen + world.effect(schema.moved(new, target))
         for name, model in models.items():
-            moved = model.remove(others, new, target)
+            moved = model.remove(model.dataset(others, new), target)
             label = f"{name} -{','.join(removed)}"
             for covariate in removed:
                 found[f"{label}: {covariate}"] = _read(moved, new[covariate], seed)
@@ -96,7 +98,9 @@ def measure(seed: int) -> dict[str, float]:
     man = {"sex": "M"}
     truth = unseen + world.effect(schema.moved(new, man))
     for name, model in models.items():
-        found[f"{name} sex=M: error"] = float(np.sqrt(((model.remove(others, new, man) - truth) ** 2).mean()))
+        found[f"{name} sex=M: error"] = float(
+            np.sqrt(((model.remove(model.dataset(others, new), man) - truth) ** 2).mean())
+        )
     found["nothing sex=M: error"] = float(np.sqrt(((others - truth) ** 2).mean()))
     return found
 

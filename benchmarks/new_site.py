@@ -16,7 +16,9 @@ import pandas as pd
 from benchmarks.before_after import figures, mean, summary
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import LinearModel, LinearSettings
 
 SEEDS = range(200, 220)
 COLUMNS, SITES, PEOPLE = 20, 4, 50
@@ -58,8 +60,10 @@ def measure(seed: int) -> dict[str, float]:
         known = site < SITES
         schema = CovariateSchema.fit(frame[known], DECLARED)
         columns = Columns(tuple(f"x{k}" for k in range(COLUMNS)), COLUMNS, None)
-        model, _ = LinearModel.fit(data[known], schema.transfer(frame[known]), schema, columns, LinearSettings())
-        adapted, (note,) = model.adapt([(data[~known], schema.transfer(frame[~known], unseen="adapt"))])
+        model, _ = LinearModel.fit(
+            Dataset(data[known], schema.transfer(frame[known]), schema, columns), LinearSettings()
+        )
+        adapted, (note,) = model.adapt([model.dataset(data[~known], schema.transfer(frame[~known], unseen="adapt"))])
         truth = location[SITES] - location[:SITES].mean(axis=0)
         error = (adapted.batches.location[-1] - truth) / model.sd
         found[f"{name}: said"] = note.location_se

@@ -15,7 +15,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from benchmarks.before_after import figures, mean, summary
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import LinearModel, LinearSettings
 
 SEEDS = range(100, 110)
 PEOPLE = 480
@@ -44,10 +46,10 @@ def measure(seed: int) -> dict[str, float]:
         trained = np.arange(PEOPLE) < PEOPLE // 2
         names = tuple(f"f{k}" for k in range(FEATURES))
         model, _ = LinearModel.fit(
-            data[trained], known[trained], schema, Columns(names, FEATURES, None), LinearSettings(components=0)
+            Dataset(data[trained], known[trained], schema, Columns(names, FEATURES, None)), LinearSettings(components=0)
         )
         target = schema.references(["site"])
-        cleaned = model.remove(data[~trained], known[~trained], target)
+        cleaned = model.remove(model.dataset(data[~trained], known[~trained]), target)
         site = frame["site"].to_numpy()[~trained]
         zero = data[~trained] == 0
         found[f"{name}: AUC raw"] = _auc(data[~trained], site, seed)

@@ -21,7 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.before_after import figures, mean, summary
 from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, ConditionalVae, VaeSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import ConditionalVae, VaeSettings
 from medrep.models.readouts import Readout
 
 SEEDS = range(20, 40)
@@ -87,13 +89,13 @@ def _certified(people: int, scans: int, seed: int) -> tuple[float, float]:
     schema = CovariateSchema.fit(frame, DECLARED)
     columns = Columns(tuple(f"x{k}" for k in range(FEATURES)), FEATURES, None)
     settings = VaeSettings(body="linear", directions=FACTORS)
-    whose = _whose(ConditionalVae.fit, who)
-    model, _ = ConditionalVae.fit(data, schema.transfer(frame), schema, columns, settings, seed=seed, **whose)
+    whose = [f"sub-{k:03d}" for k in who]
+    model, _ = ConditionalVae.fit(Dataset(data, schema.transfer(frame), schema, columns, whose), settings, seed=seed)
     (forecast,) = [one.predicted_auc for one in model.certificates(schema.names, ()) if one.covariate == "site"]
     reads = []
     for number in (1, 2, 3):
         new, unseen, theirs = draw(number)
-        latents = model.encode(unseen, schema.transfer(new))
+        latents = model.encode(model.dataset(unseen, schema.transfer(new)))
         reads.append(_read(latents, (new["site"] == "S1").to_numpy(), theirs, seed))
     return float(forecast or 0.5), float(np.mean(reads))
 

@@ -116,7 +116,7 @@ def _trained(cohort: Path, trained: Path) -> None:
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)
     data = people.features.values if people.features is not None else None
-    write_exhibits(trained, training_exhibits(model, data, frame, "cohort", (), str(frame.index[0])))
+    write_exhibits(trained, training_exhibits(model, model.dataset(data, frame), "cohort", (), str(frame.index[0])))
     report([trained], QUIET)
 
 

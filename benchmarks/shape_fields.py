@@ -23,11 +23,12 @@ from skimage.measure import find_contours
 from benchmarks.organs import mesh_row, read_organs, surface_distances
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.inputs import Input
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.shapes import shape_grid
-from medrep.models import AdditiveShape, Columns, ShapeSettings
+from medrep.models import AdditiveShape, ShapeSettings
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import (
     Displaced,
@@ -169,7 +170,7 @@ def measure(family: Family, n: int, composition: str) -> list[dict[str, object]]
     begun = time.perf_counter()
     settings = replace(SETTINGS, composition="joint" if composition == "joint" else "additive")
     columns = Columns((), family.grid.size, family.grid)
-    model, _ = AdditiveShape.fit(family.rows[:n], frame.iloc[:n], schema, columns, settings, seed=0)
+    model, _ = AdditiveShape.fit(Dataset(family.rows[:n], frame.iloc[:n], schema, columns), settings, seed=0)
     seconds = time.perf_counter() - begun
     moved, made = transfer(family, model, frame)
     shared = {

@@ -25,12 +25,14 @@ from benchmarks.data import data_folder
 from benchmarks.organs import Organs, quality, read_organs, transferred
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_field
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.cohort.shapes import shape_grid
 from medrep.cohort.surfaces import organ_mask
-from medrep.models import AdditiveShape, Columns, LinearModel, LinearSettings, ShapeSettings
+from medrep.models import AdditiveShape, LinearModel, LinearSettings, ShapeSettings
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import SHAPE_EFFECT, apply_shape_effect, pad_for_shape_effect
 
@@ -97,7 +99,7 @@ def fit(organs: Organs, frame: pd.DataFrame | None, settings: ShapeSettings, see
     table = frame if frame is not None else pd.DataFrame({"age": np.arange(len(organs.rows), dtype=float)})
     schema = CovariateSchema.fit(table, declared)
     columns = Columns((), grid.size, grid)
-    return AdditiveShape.fit(organs.rows, transferred(table, schema), schema, columns, settings, seed=seed)[0]
+    return AdditiveShape.fit(Dataset(organs.rows, transferred(table, schema), schema, columns), settings, seed=seed)[0]
 
 
 def reconstruction(
@@ -204,10 +206,12 @@ def distance_regression(case: Trial, seed: int) -> Levels:
     schema = CovariateSchema.fit(case.train_table, DECLARED)
     frame = transferred(case.train_table, schema)
     settings = LinearSettings(spline_degrees=3, components=0)
-    model, _ = LinearModel.fit(case.train.rows, frame, schema, Columns((), grid.size, grid), settings, seed=seed)
+    model, _ = LinearModel.fit(
+        Dataset(case.train.rows, frame, schema, Columns((), grid.size, grid)), settings, seed=seed
+    )
     there = transferred(case.test_table, schema)
     return {
-        goal: list(model.remove(case.test.rows[who].copy(), there.iloc[who], {"age": goal}))
+        goal: list(model.remove(model.dataset(case.test.rows[who].copy(), there.iloc[who]), {"age": goal}))
         for goal, who in case.moved.items()
     }
 

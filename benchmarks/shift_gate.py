@@ -34,13 +34,14 @@ from benchmarks.data import data_folder
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.audit.shift import RATE, ShiftGate
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
 from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
 from medrep.cohort.transforms import VolumePipeline
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.models import LinearModel, LinearSettings
 from medrep.simulate.brain_rendering import render_brain
 from medrep.simulate.brains import draw_brains
 from medrep.simulate.participants import simulate_participants
@@ -222,12 +223,14 @@ def measure(cohort: Cohort, seed: int) -> list[dict[str, object]]:
     shape = BRAIN_SHAPE if cohort.name == "brains" else CROP_SHAPE
     grid = Grid(shape, (cohort.voxel_mm,) * 3)
     frame = schema.transfer(people["model"])
-    model = LinearModel.fit(data, frame, schema, Columns((), grid.size, grid), LinearSettings(components=16))[0]
+    model = LinearModel.fit(Dataset(data, frame, schema, Columns((), grid.size, grid)), LinearSettings(components=16))[
+        0
+    ]
 
     def score(table: pd.DataFrame, change: Change, again: int) -> pd.DataFrame:
         """Return all statistics of people."""
         statistics, voxels = look(table, change, again)
-        scores = model.scores(voxels, schema.transfer(table, unseen="adapt"))
+        scores = model.scores(model.dataset(voxels, schema.transfer(table, unseen="adapt")))
         return statistics.assign(**{name: getattr(scores, name) for name in MODEL})
 
     calibration = score(people["calibration"], Change(), 1)

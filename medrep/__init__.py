@@ -24,11 +24,12 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "AdditiveShape": "medrep.models",
-    "Columns": "medrep.models",
+    "Columns": "medrep.cohort.grid",
     "ConditionalVae": "medrep.models",
     "Covariate": "medrep.cohort.covariates",
     "CovariateRemover": "medrep.estimators",
     "CovariateSchema": "medrep.cohort.covariates",
+    "Dataset": "medrep.cohort.dataset",
     "EstimatorError": "medrep.errors",
     "Grid": "medrep.cohort.grid",
     "Input": "medrep.cohort.inputs",

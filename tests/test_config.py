@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 from medrep.cohort.covariates import Covariate
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.inputs import saved_input
 from medrep.config import SHIPPED, Config, parse_config, read_config
 from medrep.errors import ConfigError
-from medrep.models import Columns, LinearSettings, VaeSettings
+from medrep.models import LinearSettings, VaeSettings
 from medrep.training.schedule import Schedule
 
 MINIMAL = "covariates: {age: {kind: continuous}, site: {kind: categorical, role: batch}}\n"

@@ -9,8 +9,8 @@ import pandas as pd
 
 import medrep
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
-from medrep.models import Columns
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.models.linear import LinearModel, LinearSettings
 
 VERSION = f"medrep {medrep.__version__}"
@@ -38,7 +38,7 @@ class Peer:
         """Fit on people x features and their age, sex and site."""
         schema = CovariateSchema.fit(table, DECLARED)
         columns = Columns((), features.shape[1], self._grid)
-        self._model, _ = LinearModel.fit(features, schema.transfer(table), schema, columns, self._settings)
+        self._model, _ = LinearModel.fit(Dataset(features, schema.transfer(table), schema, columns), self._settings)
 
     def apply(self, features: np.ndarray, table: pd.DataFrame, output: BinaryIO) -> None:
         """Write the features without site effects to ``output``, float32, a few people at a time."""
@@ -46,4 +46,4 @@ class Peer:
         frame, target = schema.transfer(table), schema.references(("site",), None)
         for start in range(0, len(frame), PEOPLE_AT_ONCE):
             rows = slice(start, start + PEOPLE_AT_ONCE)
-            output.write(self._model.remove(features[rows], frame.iloc[rows], target).tobytes())
+            output.write(self._model.remove(self._model.dataset(features[rows], frame.iloc[rows]), target).tobytes())

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.cohort.covariates import Categorical, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.models import Model
 
 
@@ -18,16 +19,14 @@ class Audited:
 
     Attributes:
         model: Of whom it is told.
-        data: People x columns, as they are.
-        frame: Their covariates, in the model's schema; index: key.
+        dataset: The people as they are, with covariates in the model's schema.
         table: Everything that participants.tsv says of them; same index.
         target: Removed covariate -> where it is moved to.
         trained: How many people the model learned from; 0 where that is not known.
     """
 
     model: Model
-    data: Float[np.ndarray, "people columns"]
-    frame: pd.DataFrame
+    dataset: Dataset
     table: pd.DataFrame
     target: Mapping[str, str | float]
     trained: int = 0
@@ -47,10 +46,20 @@ class Audited:
         """Covariates that stay."""
         return tuple(name for name in self.schema.names if name not in self.target)
 
+    @property
+    def data(self) -> Float[np.ndarray, "people columns"]:
+        """People x columns, as they are."""
+        return self.dataset.values
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Their covariates; index: key."""
+        return self.dataset.covariates
+
     @cached_property
     def participants(self) -> Shaped[np.ndarray, " people"]:
         """Participant of each row; sessions share one."""
-        return self.table["participant_id"].astype(str).to_numpy(object)
+        return self.dataset.whose
 
     @cached_property
     def exported(self) -> Float[np.ndarray, "people columns"]:
@@ -59,12 +68,12 @@ class Audited:
 
     def export(self, frame: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
         """Return the data as they would be handed out if people had these covariates."""
-        return self.model.remove(self.data, frame, self.target)
+        return self.model.remove(self.dataset.with_covariates(frame), self.target)
 
     @cached_property
     def latents(self) -> Float[np.ndarray, "people latents"]:
         """What is left of everybody with all covariates removed."""
-        return self.model.encode(self.data, self.frame)
+        return self.model.encode(self.dataset)
 
     @cached_property
     def tables(self) -> dict[str, Float[np.ndarray, "people _"]]:

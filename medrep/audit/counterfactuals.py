@@ -25,6 +25,7 @@ from medrep.audit.readers import FEWEST, Reader, Reading, fit_readings, halves
 from medrep.audit.resampling.intervals import LEVEL
 from medrep.audit.resampling.means import difference_interval, mean_finding, participant_means, share_of
 from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.models import Model
 
 MIN_N, DRAWS, MOST_PEOPLE = 20, 1000, 200
@@ -39,9 +40,7 @@ Targets = Mapping[str, Sequence[str | float]]
 
 def audit_counterfactuals(
     model: Model,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
-    participants: Shaped[np.ndarray, " people"],
+    dataset: Dataset,
     seed: int,
     *,
     targets: Targets | None = None,
@@ -53,9 +52,7 @@ def audit_counterfactuals(
 
     Args:
         model: Any model.
-        data: Audited people, in their own units.
-        frame: Their covariates.
-        participants: Whose each row is.
+        dataset: Audited people, their data in their own units.
         seed: Of the halves, the folds and resampling.
         targets: Covariate -> values to move to; `default_targets` of the audited people by default.
         min_n: Fewest participants to say anything.
@@ -68,13 +65,13 @@ def audit_counterfactuals(
         than of real people who are there) and ``cf_minimality`` (distance moved over the distance between people); and
         ``cf_minimality`` of ``moved/kept``, how much the reading of a kept covariate changes.
     """
-    who = np.asarray(participants).astype(str).astype(object)
+    data, frame, who = dataset.values, dataset.covariates, dataset.whose
     train, moved = halves(frame, model.schema, who, seed)
     moved = np.sort(np.random.default_rng(seed).permutation(moved)[:most_people])
     readings = fit_readings(model.schema, data, frame, who, train, moved, seed)
     ruler = Ruler.of(data, seed)
     between = ruler.between_people(data[moved], who[moved])
-    case = _Case(model, data[moved], frame.iloc[moved], who[moved], who, readings, ruler, between, seed, min_n, draws)
+    case = _Case(model, dataset.take(moved), who[moved], who, readings, ruler, between, seed, min_n, draws)
     wanted = default_targets(model.schema, frame) if targets is None else targets
     found: list[Finding] = []
     for name, values in wanted.items():
@@ -105,8 +102,7 @@ class _Case:
     """The people who are moved, and who reads them."""
 
     model: Model
-    data: Float[np.ndarray, "people columns"]
-    frame: pd.DataFrame
+    dataset: Dataset
     participants: Shaped[np.ndarray, " people"]
     everybody: Shaped[np.ndarray, " rows"]
     readings: Mapping[str, Reading]
@@ -118,32 +114,35 @@ class _Case:
 
     def composition(self, name: str) -> Finding:
         """Move people to where they are, several times."""
-        own, x = self.frame[name], self.data
+        own, x = self.dataset.covariates[name], self.dataset
         for _ in range(TIMES):
-            before, x = x, self.model.move(x, self.frame, own.to_frame())
-            if np.array_equal(x, before, equal_nan=True):
+            before, x = x, x.with_values(self.model.move(x, own.to_frame()))
+            if np.array_equal(x.values, before.values, equal_nan=True):
                 break  # and so it would go on
-        apart = self.ruler.between(x, self.data)
+        start = self.dataset.values
+        apart = self.ruler.between(x.values, start)
         note = f"sd of a column; null intervention {TIMES} times; the person moved most {apart.max(initial=0.0):.2g}"
         covariate = self.model.schema[name]
         if isinstance(covariate, Continuous):
-            nudged = self.model.move(self.data, self.frame, (own + _NUDGE * covariate.sd).to_frame())
-            note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, self.data).mean():.2g}"
-        return self._distance("cf_composition", name, apart, self.ruler.pulls(x, self.data, np.isfinite(apart)), note)
+            nudged = self.model.move(self.dataset, (own + _NUDGE * covariate.sd).to_frame())
+            note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, start).mean():.2g}"
+        pulls = self.ruler.pulls(x.values, start, np.isfinite(apart))
+        return self._distance("cf_composition", name, apart, pulls, note)
 
     def moved(self, name: str, value: str | float, changes: dict[str, list[np.ndarray]]) -> list[Finding]:
         """Move people to one value, and back; note in ``changes`` how the reading of each kept covariate changes."""
         group = f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}"
         target = {name: value if isinstance(value, str) else float(value)}
-        x = self.model.remove(self.data, self.frame, target)
-        away = (self.frame[name] != target[name]).to_numpy()
-        back = self.model.move(x, self.model.schema.moved(self.frame, target), self.frame[[name]])
-        gone = self.ruler.between(x, self.data)
+        own = self.dataset.covariates
+        x = self.model.remove(self.dataset, target)
+        away = (own[name] != target[name]).to_numpy()
+        back = self.model.move(self.dataset.moved(target).with_values(x), own[[name]])
+        gone = self.ruler.between(x, self.dataset.values)
         between = self.between.mean
-        for kept, own in changes.items():
-            own.append(np.where(away, self._change(kept, x), np.nan))
-        of_lost, of_moved = (self.ruler.pulls(other, self.data, away) for other in (back, x))
-        lost = np.where(away, self.ruler.between(back, self.data), np.nan)
+        for kept, noted in changes.items():
+            noted.append(np.where(away, self._change(kept, x), np.nan))
+        of_lost, of_moved = (self.ruler.pulls(other, self.dataset.values, away) for other in (back, x))
+        lost = np.where(away, self.ruler.between(back, self.dataset.values), np.nan)
         moved = np.where(away, gone, np.nan)
         return [
             self._distance(
@@ -187,14 +186,14 @@ class _Case:
             return [Finding(metric, group, int(away.sum()), status="insufficient", note=note) for metric in metrics]
         if isinstance(value, str):
             code, number = reader.levels.index(value), False
-            there, moved = ((reader.readings(part) == code).astype(float) for part in (self.data, x))
-            real = np.where((self.frame[name].astype(str) == value).to_numpy(), there, np.nan)
+            there, moved = ((reader.readings(part) == code).astype(float) for part in (self.dataset.values, x))
+            real = np.where((self.dataset.covariates[name].astype(str) == value).to_numpy(), there, np.nan)
             unit = f"share read as {value} of those moved there; not moved {_mean(there[0, away]):.2f}"
         else:
             number, sd = True, float(self.model.schema[name].sd)  # type: ignore[union-attr]  # value is a number
-            own = self.frame[name].to_numpy(float)
+            own = self.dataset.covariates[name].to_numpy(float)
             near = np.abs(own - value) <= _NEAR * sd
-            real = np.where(near, np.abs(reader.readings(self.data) - own), np.nan)
+            real = np.where(near, np.abs(reader.readings(self.dataset.values) - own), np.nan)
             moved = np.abs(reader.readings(x) - value)
             unit = f"mean error to {value:g}, {self.model.schema[name].declared.unit or 'own unit'}"
         reached = np.where(away, moved, np.nan)
@@ -238,8 +237,8 @@ class _Case:
         if reader is None:
             return np.full((1, len(x)), np.nan)
         if isinstance(covariate, Continuous):
-            return np.abs(reader.readings(x) - reader.readings(self.data)) / covariate.sd
-        return (reader.readings(x) != reader.readings(self.data)).astype(float)
+            return np.abs(reader.readings(x) - reader.readings(self.dataset.values)) / covariate.sd
+        return (reader.readings(x) != reader.readings(self.dataset.values)).astype(float)
 
     def _read(
         self, metric: str, group: str, reader: Reader, values: Float[np.ndarray, "readers people"], note: str

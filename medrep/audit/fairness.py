@@ -4,6 +4,7 @@ Whether it may change is not said here: a change is what the predictor makes of 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,58 +14,66 @@ from medrep.audit.counterfactuals import DRAWS, MIN_N, Targets, default_targets
 from medrep.audit.findings import Finding
 from medrep.audit.readers import Components, fit_reader
 from medrep.audit.resampling.means import mean_finding
+from medrep.cohort.dataset import Dataset
 from medrep.models import Model
 
-Predict = Callable[[np.ndarray], np.ndarray]
+
+@dataclass(frozen=True)
+class Predictor:
+    """What is audited.
+
+    Attributes:
+        answers: People x columns to a number a person, or to a share of each class.
+        unit: Of the answers.
+    """
+
+    answers: Callable[[np.ndarray], np.ndarray]
+    unit: str = "of the prediction"
 
 
 def counterfactual_fairness(
-    predict: Predict,
+    predictor: Predictor,
     model: Model,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
-    participants: Shaped[np.ndarray, " people"],
+    dataset: Dataset,
     seed: int,
     *,
     targets: Targets | None = None,
-    unit: str = "of the prediction",
     min_n: int = MIN_N,
     draws: int = DRAWS,
 ) -> list[Finding]:
     """Return the mean of |f(x) - f(x_cf)| for each covariate.
 
     Args:
-        predict: f: people x columns to a number a person, or to a share of each class; then half the sum of the absolute
-            differences is meant, the total variation. It must not have been trained on these people.
+        predictor: f; of shares of classes half the sum of the absolute differences is meant, the total variation. It must not
+            have been trained on these people.
         model: Makes the counterfactuals.
-        data: People, in their own units.
-        frame: Their covariates.
-        participants: Whose each row is.
+        dataset: People, their data in their own units.
         seed: Of resampling.
         targets: Covariate -> values to move to (`default_targets`); a person counts with the mean over the values that are
             not their own.
-        unit: Of the prediction.
         min_n: Fewest participants.
         draws: Bootstrap samples.
     """
-    own = _answers(predict, data)
+    frame, own = dataset.covariates, _answers(predictor, dataset.values)
     spread = float(np.abs(own - own.mean(axis=0)).sum(axis=1).mean()) / (1 if own.shape[1] == 1 else 2)
     found = []
     for name, values in (default_targets(model.schema, frame) if targets is None else targets).items():
-        sums, counts = np.zeros(len(data)), np.zeros(len(data))
+        sums, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
         for value in values:
             target = {name: value if isinstance(value, str) else float(value)}
             away = (frame[name] != target[name]).to_numpy()
-            change = np.abs(_answers(predict, model.remove(data, frame, target)) - own).sum(axis=1)
+            change = np.abs(_answers(predictor, model.remove(dataset, target)) - own).sum(axis=1)
             sums += np.where(away, change / (1 if own.shape[1] == 1 else 2), 0.0)
             counts += away
-        mean = np.divide(sums, counts, out=np.full(len(data), np.nan), where=counts > 0)
+        mean = np.divide(sums, counts, out=np.full(len(dataset), np.nan), where=counts > 0)
         note = (
-            f"mean absolute change, {unit}; moved to {', '.join(map(str, values))}; people differ by {spread:.2g} from"
+            f"mean absolute change, {predictor.unit}; moved to {', '.join(map(str, values))}; people differ by {spread:.2g} from"
             " the mean prediction"
         )
         found.append(
-            mean_finding("counterfactual_fairness", name, mean, participants, seed, note=note, min_n=min_n, draws=draws)
+            mean_finding(
+                "counterfactual_fairness", name, mean, dataset.whose, seed, note=note, min_n=min_n, draws=draws
+            )
         )
     return found
 
@@ -76,7 +85,7 @@ def outcome_predictor(
     seed: int,
     *,
     continuous: bool = False,
-) -> Predict:
+) -> Predictor:
     """Train the default predictor of an outcome, to be audited on other people (`readers.halves`).
 
     Args:
@@ -87,16 +96,16 @@ def outcome_predictor(
         continuous: Whether it is a number.
 
     Returns:
-        People x columns -> the number in its unit, or the probability of each class, classes taken as equally frequent.
+        Of the number in its unit, or the probability of each class, classes taken as equally frequent.
 
     Raises:
         CohortError: An outcome that cannot be learned from these people.
     """
     components = Components.fit(data, seed)
     reader = fit_reader(components, data, outcome, participants, seed, continuous=continuous)
-    return reader.number if continuous else reader.shares
+    return Predictor(reader.number if continuous else reader.shares, f"of the predicted {outcome.name}")
 
 
-def _answers(predict: Predict, data: np.ndarray) -> Float[np.ndarray, "people _"]:
-    answers = np.asarray(predict(data), dtype=float)
+def _answers(predictor: Predictor, data: np.ndarray) -> Float[np.ndarray, "people _"]:
+    answers = np.asarray(predictor.answers(data), dtype=float)
     return answers.reshape(len(data), -1)

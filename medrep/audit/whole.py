@@ -81,7 +81,7 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
         options: What is asked for.
         say: Called with what is being done.
     """
-    scores = audited.model.scores(audited.data, audited.frame)
+    scores = audited.model.scores(audited.dataset)
     people = pd.DataFrame(
         {"reconstruction_error": scores.reconstruction_error, "deviation": scores.deviation}, index=audited.frame.index
     )
@@ -95,7 +95,7 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
     if options.prediction:
         outcome, prediction = audited.table[options.outcome], audited.table[options.prediction]
         metrics |= prediction_metrics(outcome, prediction, audited.participants, options.positive or None)
-    latents = audited.model.posterior(audited.data, audited.frame)
+    latents = audited.model.posterior(audited.dataset)
     steps: dict[str, Callable[[], Iterable[Finding]]] = {
         "what probes read": lambda: _leakage(audited, options),
         "what depends on covariates": lambda: _independence(audited, options),
@@ -228,23 +228,22 @@ def _latents(audited: Audited, posterior: Posterior, options: AuditOptions) -> l
 
 def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
     """What counterfactuals are worth, and how much they change what a predictor of the outcome says."""
-    model, data, frame, who = audited.model, audited.data, audited.frame, audited.participants
-    found = audit_counterfactuals(model, data, frame, who, options.seed, min_n=options.min_n)
+    model, dataset, who = audited.model, audited.dataset, audited.participants
+    found = audit_counterfactuals(model, dataset, options.seed, min_n=options.min_n)
     if not options.outcome:
         return found
     outcome, continuous = _outcome(audited, options.outcome)
-    train, judged = halves(frame, audited.schema, who, options.seed)
+    train, judged = halves(audited.frame, audited.schema, who, options.seed)
     known = train[outcome.iloc[train].notna().to_numpy()]
     try:
-        predict = outcome_predictor(data[known], outcome.iloc[known], who[known], options.seed, continuous=continuous)
+        predictor = outcome_predictor(
+            audited.data[known], outcome.iloc[known], who[known], options.seed, continuous=continuous
+        )
     except CohortError as error:
         n = len(np.unique(who[known]))
         row = Finding("counterfactual_fairness", options.outcome, n, status="insufficient", note=str(error))
         return [*found, row]
-    unit = f"of the predicted {options.outcome}"
-    return found + counterfactual_fairness(
-        predict, model, data[judged], frame.iloc[judged], who[judged], options.seed, unit=unit, min_n=options.min_n
-    )
+    return found + counterfactual_fairness(predictor, model, dataset.take(judged), options.seed, min_n=options.min_n)
 
 
 def _outcome(audited: Audited, name: str) -> tuple[pd.Series, bool]:

@@ -168,16 +168,17 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         marks = [row_fingerprint(row) for row in data]
         refuse_trained(cohort, data, rows)
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
-        audited = Audited(model, data, frame, cohort.table, target, int(checkpoint.cohort.get("people", 0)))
+        people = cohort.table["participant_id"].astype(str).tolist()
+        dataset = model.dataset(data, frame, people)
+        audited = Audited(model, dataset, cohort.table, target, int(checkpoint.cohort.get("people", 0)))
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
-    people = cohort.table["participant_id"].astype(str).nunique()
-    certificates = model.certificates(removed, audited.kept, learners=people // 2)
+    certificates = model.certificates(removed, audited.kept, learners=dataset.people // 2)
     about = {
         "format": FORMAT,
         "medrep": __version__,
         "model": {"kind": model.kind, "digest": checkpoint.digest},
-        "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": people},
+        "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": dataset.people},
         "options": {
             "by": request.by,
             "intersect": list(request.intersect),

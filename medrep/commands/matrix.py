@@ -10,10 +10,9 @@ import pandas as pd
 from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.features import missing_cells
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.console import Console
 from medrep.errors import CohortError, listed
-from medrep.models import Columns
 
 
 def cohort_matrix(

@@ -157,7 +157,7 @@ def adapted_model(
         return model, ()
     if cohort.features is not None:
         aligned = align_features(model, cohort.features).rows(keys)
-        model, notes = model.adapt([(aligned.values, frame.loc[keys])])
+        model, notes = model.adapt([model.dataset(aligned.values, frame.loc[keys])])
     else:
         with console.track("adapt to unseen sites", len(keys)) as advance:
             model, notes = _adapt_images(model, image_files(cohort).loc[keys], frame, wanted, advance)
@@ -223,7 +223,8 @@ def refuse_unmeasured(
     Raises:
         CohortError: Every person, column and level.
     """
-    cells = unmeasured(model, align_features(model, features.rows(frame.index)).values, frame, target)
+    values = align_features(model, features.rows(frame.index)).values
+    cells = unmeasured(model, model.dataset(values, frame), target)
     if not cells:
         return
     if wanted.missing == "error":

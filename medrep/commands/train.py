@@ -14,6 +14,7 @@ from medrep.audit.interactions import sample_columns
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS, count_people
 from medrep.cohort.plausibility import refuse_codes
@@ -116,6 +117,7 @@ def train(
         data, columns = cohort_matrix(cohort, console, scratch, workers)
         some = np.asarray(data[:, sample_columns(columns.count)])
         whose = cohort.table["participant_id"].astype(str).tolist()
+        dataset = Dataset(data, frame, schema, columns, whose)
         warn_of_interactions(some, frame, schema, config, console, whose)
         # Images lie on the disk: both are taken of a row while it is at hand.
         taken = [(row_fingerprint(row), row_trace(row)) for row in data]
@@ -128,9 +130,7 @@ def train(
             shutil.rmtree(state, ignore_errors=True)
         with together(), console.track("fit", columns.count, "columns") as advance:
             work = Workplace(advance, console.say, state, resume, console.phase)
-            model, history = MODELS[config.model].fit(
-                data, frame, schema, columns, config.settings, seed=config.seed, work=work, participants=whose
-            )
+            model, history = MODELS[config.model].fit(dataset, config.settings, seed=config.seed, work=work)
         if rank() > 0:
             return model
         console.phase("fit what predicts covariates")
@@ -138,7 +138,7 @@ def train(
         notes = (*cohort.notes, *covariates.notes)
         person = shown_key(show, cohort.table)
         console.phase("draw what the report shows")
-        exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person, whose)
+        exhibits = training_exhibits(model, dataset, root.resolve().name, notes, person)
     shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
     console.phase("write")
     fingerprint = cohort_fingerprint(marks)

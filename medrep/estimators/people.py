@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_array
 
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
-from medrep.cohort.values import plain_number
+from medrep.cohort.values import cell_text, plain_number
 from medrep.errors import EstimatorError, listed
 
 
@@ -107,7 +107,7 @@ def covariate_frame(
     Raises:
         CovariateError: Cells that cannot be read or are missing: row, column, value and cure, all of them.
     """
-    cells = {(c.column or c.name): [_text(cell) for cell in source.iloc[:, columns[c.name]]] for c in declared}
+    cells = {(c.column or c.name): [cell_text(cell) for cell in source.iloc[:, columns[c.name]]] for c in declared}
     return read_covariates(pd.DataFrame(cells, index=keys, dtype=str), declared).frame
 
 
@@ -139,15 +139,6 @@ def beside(covariates: Any, declared: Sequence[Covariate], X: Any, people: int) 
         cure = f"covariates has the columns {', '.join(names) or 'none'}"
         raise EstimatorError(listed("covariates without a column of their own", unclear, cure))
     return {name: names.index(column) for name, column in wanted.items()}
-
-
-def _text(cell: object) -> str:
-    """Return a cell as participants.tsv would have it; whole numbers alike, whether they are held as int or float."""
-    if cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.floating) and np.isnan(cell)):
-        return ""
-    if isinstance(cell, float | np.floating):
-        return str(int(cell)) if float(cell).is_integer() else repr(float(cell))
-    return str(cell)
 
 
 def _no_numbers(cells: Any, keys: pd.Index) -> str:

@@ -13,7 +13,9 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
@@ -24,7 +26,7 @@ from medrep.estimators.layout import Layout
 from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
-from medrep.models import MODELS, Columns, Model, restore_model
+from medrep.models import MODELS, Model, restore_model
 from medrep.models.left_alone import unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -136,10 +138,8 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)
-        columns = Columns(self._layout.features, data.shape[1], None)
-        model, self.history_ = MODELS[self.model].fit(
-            data, known, schema, columns, plan.settings, seed=plan.seed, participants=whose
-        )
+        dataset = Dataset(data, known, schema, Columns(self._layout.features, data.shape[1], None), whose)
+        model, self.history_ = MODELS[self.model].fit(dataset, plan.settings, seed=plan.seed)
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         about = Checkpoint(
             model.kind,
@@ -148,7 +148,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             asdict(Input(missing=self.missing)),
             support=Support.fit(schema, known, whose).to_json(),
             cohort={
-                "people": len(data if whose is None else set(whose)),
+                "people": dataset.people,
                 "fingerprint": fingerprint,
                 "rows": TrainingRows.of(map(row_trace, data), fingerprint, plan.seed).to_json(),
             },
@@ -172,11 +172,12 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         data, frame, model = self._newcomers(X, covariates)
         if model is None:
             return data
+        people = model.dataset(data, frame)
         if self.output == "latents":
-            self._refuse_unmeasured(model, data, frame, None)
-            return model.encode(data, frame)
-        self._refuse_unmeasured(model, data, frame, self._target)
-        return model.remove(data, frame, self._target)
+            self._refuse_unmeasured(model, people, None)
+            return model.encode(people)
+        self._refuse_unmeasured(model, people, self._target)
+        return model.remove(people, self._target)
 
     def fit_transform(self, X: Any, y: Any = None, covariates: Any = None, participants: Any = None) -> Any:
         """Fit on these people and return them transformed; see `fit` and `transform`."""
@@ -207,15 +208,14 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         target = model.schema.references(list(values), values)
         if not extrapolate:
             refuse_extrapolation(model.schema, target)
-        self._refuse_unmeasured(model, data, frame, target)
-        moved = model.remove(data, frame, target)
+        people = model.dataset(data, frame)
+        self._refuse_unmeasured(model, people, target)
+        moved = model.remove(people, target)
         return pd.DataFrame(moved, index=X.index, columns=model.columns.names) if isinstance(X, pd.DataFrame) else moved
 
-    def _refuse_unmeasured(
-        self, model: Model, data: np.ndarray, frame: pd.DataFrame, target: "Mapping[str, str | float] | None"
-    ) -> None:
+    def _refuse_unmeasured(self, model: Model, people: Dataset, target: "Mapping[str, str | float] | None") -> None:
         """Refuse values of which the model knows no effect; with ``missing="keep"`` they come back NaN."""
-        cells = unmeasured(model, data, frame, target) if self.missing == "error" else []
+        cells = unmeasured(model, people, target) if self.missing == "error" else []
         if cells:
             cure = 'fit with people of that level who have the column, or pass missing="keep": they come back NaN'
             raise EstimatorError(listed("features without an effect to remove", [str(cell) for cell in cells], cure))
@@ -352,7 +352,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             warnings.warn(listed("people far outside those of training", far, "the model guesses"), stacklevel=3)
         strangers = [row for row, _ in model.schema.unseen(frame)]
         if strangers:
-            model, _ = model.adapt([(data[strangers], frame.iloc[strangers])])
+            model, _ = model.adapt([model.dataset(data[strangers], frame.iloc[strangers])])
         return data, frame, model
 
     def _take(self, model: Model, about: Checkpoint, target: Mapping[str, str | float]) -> "CovariateRemover":
@@ -362,7 +362,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         kept = tuple(name for name in model.schema.names if name not in removed)
         self.certificates_ = model.certificates(removed, kept)
         anybody = {c.declared.name: [c.reference] for c in model.schema.fitted}
-        self._latents = model.encode(np.zeros((1, model.columns.count)), pd.DataFrame(anybody)).shape[1]
+        self._latents = model.encode(model.dataset(np.zeros((1, model.columns.count)), pd.DataFrame(anybody))).shape[1]
         if self.output == "latents" and not self._latents:
             raise EstimatorError(
                 "output is 'latents', but the model keeps none of a person; give settings that keep some"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.dataset import Dataset
 from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.spread import evenly, known_mean
 from medrep.exhibits.store import Exhibit
@@ -20,44 +20,39 @@ _PEOPLE, _MOST_CONTRASTS, _FEATURES = 8, 8, 20
 _LONGEST_EDGE = 80
 
 
-def average_effects(
-    model: Model, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, spread: Float[np.ndarray, " columns"]
-) -> Exhibit | None:
+def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " columns"]) -> Exhibit | None:
     """Move a few people from one value of each covariate to another, and average the change.
 
     Args:
         model: Fitted on columns of features or voxels.
-        data: People, evenly spread over the cohort some are taken.
-        frame: Their covariates.
+        dataset: People; some are taken, evenly spread over the cohort.
         spread: How much people differ in each column; features are shown in these units.
 
     Returns:
         None where the model has no contrast.
     """
-    some = evenly(len(data), _PEOPLE)
-    people, their = np.asarray(data[some]), frame.iloc[some]
+    people = dataset.take(evenly(len(dataset), _PEOPLE))
+    people = people.with_values(np.asarray(people.values))
     shown = contrasts(model.schema)[:_MOST_CONTRASTS]
     if not shown:
         return None
-    effects = [_change(model, people, their, contrast) for contrast in shown]
+    effects = [_change(model, people, contrast) for contrast in shown]
     described: list[dict[str, Any]] = [{"name": contrast.name} for contrast in shown]
     if model.columns.grid is None:
         return Exhibit({"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)})
     shape = [min(length, _LONGEST_EDGE) for length in model.columns.grid.shape]
-    anatomy = resized(known_mean(people).reshape(model.columns.grid.shape), shape)
+    anatomy = resized(known_mean(people.values).reshape(model.columns.grid.shape), shape)
     low, high = (float(value) for value in np.percentile(anatomy, (1, 99.7)))
     arrays = {"anatomy": as_bytes(anatomy, low, high)}
     for number, effect in enumerate(effects):
         image = resized(effect.reshape(model.columns.grid.shape), shape)
         described[number] |= {"step": stepped(image)}
         arrays[f"effect{number}"] = np.rint(image / stepped(image)).astype(np.int8)
-    return Exhibit({"kind": "volume", "people": len(some), "contrasts": described}, arrays)
+    return Exhibit({"kind": "volume", "people": len(people), "contrasts": described}, arrays)
 
 
-def _change(model: Model, people: np.ndarray, frame: pd.DataFrame, contrast: Contrast) -> Float[np.ndarray, " columns"]:
-    before, after = (
-        model.remove(people, frame, {contrast.covariate: value}) for value in (contrast.before, contrast.after)
-    )
+def _change(model: Model, people: Dataset, contrast: Contrast) -> Float[np.ndarray, " columns"]:
+    before, after = (model.remove(people, {contrast.covariate: value}) for value in (contrast.before, contrast.after))
     return np.asarray(np.nan_to_num(after - before).mean(axis=0), float)
 
 

@@ -84,7 +84,7 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
     keys = frame.index[evenly(len(frame), _MOST_TABLE)]
     features = align_features(mover.model, cohort.features.rows(keys))
     before, own = features.values, frame.loc[keys]
-    after = mover.move(before, own)
+    after = mover.move(mover.model.dataset(before, own))
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
     levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
     means = np.stack([known_mean(before[(groups == level).to_numpy()]) for level in levels])

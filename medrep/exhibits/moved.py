@@ -59,7 +59,7 @@ def moved_exhibits(
         found["before_after"] = before_after_images(pairs, wanted, frame)
     if person is not None and len(frame.columns):
         row, spread = _data(model, wanted, cohort, person)
-        found["person"] = shown_person(model, row, frame.loc[[person]], spread)
+        found["person"] = shown_person(model, model.dataset(row[None], frame.loc[[person]]), spread)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 

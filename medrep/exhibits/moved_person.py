@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.lattice import grid_lattice
 from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.store import Exhibit
@@ -27,8 +28,7 @@ _AT_ONCE = 8  # whole volumes
 
 def moved_person(
     model: Model,
-    row: Float[np.ndarray, " columns"],
-    frame: pd.DataFrame,
+    person: Dataset,
     axes: Sequence[Axis],
     spread: Float[np.ndarray, " columns"],
 ) -> Exhibit | None:
@@ -36,8 +36,7 @@ def moved_person(
 
     Args:
         model: That moves covariates.
-        row: The person's data.
-        frame: One row of covariates; what is on no axis stays.
+        person: One row; covariates that are on no axis stay.
         axes: What is moved.
         spread: How much people differ in each column; features are shown in these units.
 
@@ -47,17 +46,17 @@ def moved_person(
     if not axes:
         return None
     if "organs" in model.capabilities:
-        return _organ(model, row, frame, axes)
+        return _organ(model, person, axes)
     targets = combinations(axes)
     if model.columns.grid is None:
-        return _features(model, row, frame, axes, spread)
-    grid = model.columns.grid
+        return _features(model, person, axes, spread)
+    grid, row = model.columns.grid, person.values[0]
     shape = _limited(grid.shape, _LONGEST_EDGE**3)
     coarse = _limited(grid.shape, _MOST_CELLS // len(targets))
     changes = np.empty((len(targets), *coarse), np.float32)
     for start in range(0, len(targets), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
-        for change, moved in zip(changes[some], _everywhere(model, row, frame, targets[some]), strict=True):
+        for change, moved in zip(changes[some], _everywhere(model, person, targets[some]), strict=True):
             change[...] = resized(np.nan_to_num(moved - row).reshape(grid.shape), coarse)
     base = resized(np.nan_to_num(row).reshape(grid.shape), shape)
     low, high = (float(value) for value in np.percentile(base, (1, 99.7)))
@@ -84,30 +83,30 @@ def _shared(kind: str, axes: Sequence[Axis]) -> dict[str, Any]:
     return {"kind": kind, "axes": [axis.to_json() for axis in axes]}
 
 
-def _features(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:
+def _features(model: Model, person: Dataset, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:
     unit = np.where(spread > 0, spread, 1.0)
-    changes = np.nan_to_num((_everywhere(model, row, frame, combinations(axes)) - row) / unit)
+    changes = np.nan_to_num((_everywhere(model, person, combinations(axes)) - person.values) / unit)
     most = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:_FEATURES]
     content = {**_shared("features", axes), "names": [model.columns.names[k] for k in most]}
     return Exhibit(content, {"changes": changes[:, most].astype(np.float32)})
 
 
 def _everywhere(
-    model: Model, row: np.ndarray, frame: pd.DataFrame, targets: Sequence[dict[str, float | str]]
+    model: Model, person: Dataset, targets: Sequence[dict[str, float | str]]
 ) -> Float[np.ndarray, "targets columns"]:
     """Return the person at each target, all in one go: a move has to be prepared whether it is of one row or of many."""
-    here = pd.concat([frame] * len(targets), ignore_index=True)
-    return model.move(np.repeat(row[None], len(targets), axis=0), here, pd.DataFrame(targets))
+    here = pd.concat([person.covariates] * len(targets), ignore_index=True)
+    return model.move(model.dataset(np.repeat(person.values, len(targets), axis=0), here), pd.DataFrame(targets))
 
 
-def _organ(model: Model, row: np.ndarray, frame: pd.DataFrame, axes: Sequence[Axis]) -> Exhibit | None:
+def _organ(model: Model, person: Dataset, axes: Sequence[Axis]) -> Exhibit | None:
     if "motion" not in model.capabilities or model.columns.grid is None:
         return None
     from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
 
     lattice = grid_lattice(model.columns.grid)
-    surface = mesh_lattice(LevelFunction.through(lattice, row).values, lattice, _MESH_CELLS)
-    moved = model.carry(row, frame, surface.vertices, combinations(axes)) - surface.vertices
+    surface = mesh_lattice(LevelFunction.through(lattice, person.values[0]).values, lattice, _MESH_CELLS)
+    moved = model.carry(person, surface.vertices, combinations(axes)) - surface.vertices
     step = stepped(moved, 32767)
     content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices)}
     arrays = {

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
 
+from medrep.cohort.dataset import Dataset
 from medrep.exhibits.average_effects import average_effects
 from medrep.exhibits.cohort_summary import cohort_summary
 from medrep.exhibits.moved_person import MOST_COMBINATIONS, moved_person
@@ -17,45 +16,41 @@ from medrep.models import Model
 
 def training_exhibits(
     model: Model,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
+    dataset: Dataset,
     cohort: str,
     notes: Sequence[str],
     person: str | None,
-    participants: Sequence[str] | None = None,
 ) -> dict[str, Exhibit]:
     """Return what was done, the cohort, what each covariate does, and a person to move.
 
     Args:
         model: As fitted.
-        data: Of the people of training.
-        frame: Their covariates.
+        dataset: The people of training.
         cohort: Its name.
         notes: What was interpreted while reading.
         person: Key of whom the slider shows; None leaves people out.
-        participants: Whose each row is; by default each is a person.
     """
     about = {
         "command": "train",
         "model": model.kind,
         "cohort": cohort,
-        "people": len(data) if participants is None else len(set(participants)),
+        "people": dataset.people,
         "columns": model.columns.count,
         "grid": None if model.columns.grid is None else model.columns.grid.to_json(),
     }
-    people = cohort_summary(frame, model.schema, notes, participants)
+    people = cohort_summary(dataset.covariates, model.schema, notes, dataset.participants)
     found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}
-    spread = known_spread(data)
+    spread = known_spread(dataset.values)
     if "organs" not in model.capabilities:
-        found["effects"] = average_effects(model, data, frame, spread)
+        found["effects"] = average_effects(model, dataset, spread)
     if person is not None:
-        found["person"] = shown_person(model, data[frame.index.get_loc(person)], frame.loc[[person]], spread)
+        found["person"] = shown_person(model, dataset.select([person]), spread)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 
-def shown_person(model: Model, row: np.ndarray, frame: pd.DataFrame, spread: np.ndarray) -> Exhibit | None:
-    """Return a person who can be moved, with their name."""
-    own = {str(name): value for name, value in frame.iloc[0].items()}
+def shown_person(model: Model, person: Dataset, spread: np.ndarray) -> Exhibit | None:
+    """Return a person (one row) who can be moved, with their name."""
+    own = {str(name): value for name, value in person.covariates.iloc[0].items()}
     axes = axes_around(model.schema, own, MOST_COMBINATIONS)
-    moved = moved_person(model, np.asarray(row), frame, axes, spread)
-    return None if moved is None else Exhibit({"person": str(frame.index[0]), **moved.content}, moved.arrays)
+    moved = moved_person(model, person.with_values(np.asarray(person.values)), axes, spread)
+    return None if moved is None else Exhibit({"person": str(person.keys[0]), **moved.content}, moved.arrays)

@@ -72,8 +72,7 @@ class MoveRows(Step):
         """Move a few rows; see `Step.work`."""
         rows = visit_rows(people)[:, self._order]
         block, standing, places = in_places(rows, people, self.together)
-        frame = visit_frame(standing)
-        moved, (latents, _) = self._mover.move_and_encode(block, frame)
+        moved, (latents, _) = self._mover.move_and_encode(self._mover.model.dataset(block, visit_frame(standing)))
         moved, before = moved[:, self._back], block[:, self._back]
         return [
             Outcome(one.key, lines={"features": line(moved[place], before[place]), "latents": line(latents[place])})

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.support import outside_json, outside_training
 from medrep.export.derivative import OUTSIDE
 from medrep.models import Model
@@ -27,31 +28,25 @@ class Mover:
     target: Mapping[str, str | float]
     label_free: bool = False
 
-    def move(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people columns"]:
+    def move(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""
         if self.label_free:
-            return self.model.remove_unlabelled(data, list(self.target))
-        return self.model.remove(data, frame, self.target)
+            return self.model.remove_unlabelled(dataset, list(self.target))
+        return self.model.remove(dataset, self.target)
 
     def outside(self, frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
         """Return what a sidecar says of one person who lies outside the range of training; nothing of others."""
         found = outside_json(outside_training(self.model.schema, frame))
         return {OUTSIDE: next(iter(found.values()))} if found else {}
 
-    def encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the latents."""
         if self.label_free:
-            return self.model.encode_unlabelled(data)
-        return self.model.encode(data, frame)
+            return self.model.encode_unlabelled(dataset)
+        return self.model.encode(dataset)
 
-    def move_and_encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
+    def move_and_encode(self, dataset: Dataset) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
         """Return both, with the deviations of latents where the model hands them out."""
         if self.label_free:
-            return self.move(data, frame), (self.encode(data, frame), None)
-        return self.model.remove_and_encode(data, frame, self.target)
+            return self.move(dataset), (self.encode(dataset), None)
+        return self.model.remove_and_encode(dataset, self.target)

@@ -86,7 +86,7 @@ class Scorer:
             images: `STATISTICS` of each image, where ``measures`` asks for them.
         """
         block, standing, places = in_places(rows, people, self.together)
-        found = self.model.scores(block, visit_frame(standing))
+        found = self.model.scores(self.model.dataset(block, visit_frame(standing)))
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int32
 from scipy.ndimage import distance_transform_edt
 
 from medrep.atomic import write_json
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.inputs import Input
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
@@ -67,7 +68,7 @@ class MoveShapes(Step):
         self, placed: PlacedShape, path: Path, frame: pd.DataFrame
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Write one person's files; return latents and the files' names."""
-        (row,), (latents, deviations) = self._mover.move_and_encode(placed.row[None], frame)
+        (row,), (latents, deviations) = self._mover.move_and_encode(self._mover.model.dataset(placed.row[None], frame))
         level = LevelFunction.through(self._lattice, row)
         labels = _relabelled(placed, row, level, self._centre)
         surface = _meshed(level, placed, self._centre)
@@ -94,10 +95,10 @@ def adapt_shapes(
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     """Estimate unseen batch levels from the organs of the people who have them; unusable files are left to the export."""
 
-    def people() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+    def people() -> Iterator[Dataset]:
         for loaded in load_shapes(files, wanted):
             if loaded.placed is not None:
-                yield loaded.placed.row[None], frame.loc[[loaded.key]]
+                yield model.dataset(loaded.placed.row[None], frame.loc[[loaded.key]])
             advance(1)
 
     return model.adapt(people())

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.atomic import write_json
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.inputs import Input
 from medrep.cohort.loaders import load_volumes
 from medrep.cohort.nifti import write_image
@@ -50,7 +51,8 @@ class MoveVolumes(Step):
                 continue
             own = frame.loc[[loaded.key]]
             row = loaded.placed.values.reshape(1, -1)
-            change = (self._mover.move(row, own) - row).reshape(loaded.placed.values.shape)
+            one = self._mover.model.dataset(row, own)
+            change = (self._mover.move(one) - row).reshape(loaded.placed.values.shape)
             # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
             moved = loaded.volume.data + self._pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
             source = loaded.path.relative_to(self._root).as_posix()
@@ -58,7 +60,7 @@ class MoveVolumes(Step):
             write_image(self._folder / place, replace(loaded.volume, data=moved))
             said = {**self._done.to_json(), **self._mover.outside(own), "Sources": [source]}
             write_json(self._folder / sidecar(place), said)
-            latents = {"latents": self._mover.encode(row, own)[0]}
+            latents = {"latents": self._mover.encode(one)[0]}
             outcomes.append(Outcome(loaded.key, arrays=latents, files=(str(place), str(sidecar(place)))))
         return outcomes
 
@@ -72,10 +74,10 @@ def adapt_volumes(
 ) -> tuple[Model, tuple[Adaptation, ...]]:
     """Estimate unseen batch levels from the volumes of the people who have them; unusable files are left to the export."""
 
-    def people() -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+    def people() -> Iterator[Dataset]:
         for loaded in load_volumes(files, wanted, common=model.columns.grid):
             if loaded.placed is not None:
-                yield loaded.placed.values.reshape(1, -1), frame.loc[[loaded.key]]
+                yield model.dataset(loaded.placed.values.reshape(1, -1), frame.loc[[loaded.key]])
             advance(1)
 
     return model.adapt(people())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Columns, Model, Workplace
+from medrep.models.base import Adaptation, Model, Workplace
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.scores import Scores
@@ -52,7 +52,6 @@ __all__ = [
     "MODELS",
     "Adaptation",
     "AdditiveShape",
-    "Columns",
     "ConditionalVae",
     "LinearModel",
     "LinearSettings",

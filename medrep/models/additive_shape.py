@@ -30,7 +30,7 @@ alignment took out are no effect any more; topology is the template's for decode
 near its support, not a causal fact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -40,10 +40,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Capability, Columns, Level, Model, Points, Posterior, Workplace, check_arrays
+from medrep.models.base import Adaptation, Capability, Level, Model, Points, Posterior, Workplace, check_arrays
 from medrep.models.contrasts import Contrast
 from medrep.models.scores import Scores
 from medrep.models.shape.covariates import EffectColumns
@@ -98,34 +99,30 @@ class AdditiveShape(Model):
     @classmethod
     def fit(
         cls,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        schema: CovariateSchema,
-        columns: Columns,
+        dataset: Dataset,
         settings: ShapeSettings | None = None,
         *,
         seed: int = 0,
         work: Workplace | None = None,
-        participants: Sequence[str] | None = None,
     ) -> tuple["AdditiveShape", pd.DataFrame]:
         """Fit on signed distances (mm) of training people; see `Model.fit`."""
+        frame, schema, columns = dataset.covariates, dataset.schema, dataset.columns
         settings, work = settings or ShapeSettings(), work or Workplace()
-        grid = settings.check(columns)
+        settings.check(columns)
         effects = (
             EffectColumns.fit(schema, frame, settings.spline_degrees, joint=settings.composition == "joint")
             if settings.conditioned
             else None
         )
-        people = len(frame) if participants is None else len(set(participants))
-        if effects is not None and people < _FEW:
+        if effects is not None and dataset.people < _FEW:
             work.say(
-                f"  warning: {people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
+                f"  warning: {dataset.people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
                 " show it; compare with --set settings.modes=24"
             )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
         work.phase("fit template and effects")
-        learned = fit_population(data, grid_lattice(grid), X, groups, settings, seed, work.say, participants)
+        learned = fit_population(dataset, X, groups, settings, seed, work.say)
         population = learned.population
         history = [("registration", "error_mm", error, number) for number, error in enumerate(learned.errors, 1)]
         history += [("shape", "size_mm", population.size, 0), ("shape", "noise_mm", population.noise, 0)]
@@ -136,12 +133,12 @@ class AdditiveShape(Model):
 
     def move(
         self,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
+        dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.move`. What comes back is a distance near the surface, negative inside."""
+        data, frame = dataset.values, dataset.covariates
         self._check(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
@@ -155,19 +152,17 @@ class AdditiveShape(Model):
                 moved[row] = data[row] + person.change(nodes, self.mean(there.iloc[[row]]))
         return moved
 
-    def encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return z, what is a person's own, N(0, I) among people; what shapes tell best comes first."""
-        return self.posterior(data, frame)[0]
+        return self.posterior(dataset)[0]
 
-    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
+    def posterior(self, dataset: Dataset) -> Posterior:
         """Return z, and the standard deviation with which each is known of each person."""
-        self._check(data)
-        z = np.zeros((len(data), self.latent_basis.shape[1]))
+        self._check(dataset.values)
+        z = np.zeros((len(dataset), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
-        for row in range(len(data)):
-            z[row], sd[row] = self.latents(self.person(data[row], frame.iloc[[row]]))
+        for row, person in enumerate(self._people(dataset)):
+            z[row], sd[row] = self.latents(person)
         return z, sd
 
     def latents(self, person: Person) -> tuple[Float[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
@@ -191,6 +186,11 @@ class AdditiveShape(Model):
             identity=self.settings.identity,
         )
 
+    def _people(self, dataset: Dataset) -> Iterator[Person]:
+        """Register everybody, one after the other."""
+        for row, values in enumerate(dataset.values):
+            yield self.person(values, dataset.covariates.iloc[[row]])
+
     def mean(self, frame: pd.DataFrame) -> Float[np.ndarray, " coefficients"]:
         """Return what the covariates of one row do: coefficients of a field, zero at the reference."""
         return self.means(frame)[0]
@@ -200,19 +200,17 @@ class AdditiveShape(Model):
         columns = np.zeros((len(frame), 0)) if self.effect_columns is None else self.effect_columns.of(frame)
         return columns @ self.population.effects
 
-    def reconstruct(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people columns"]:
+    def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the level, mm, that the model alone gives each person on the grid."""
-        self._check(data)
+        self._check(dataset.values)
         nodes = self.population.template.lattice.nodes()
-        rows = [self.person(data[row], frame.iloc[[row]]) for row in range(len(data))]
-        return np.stack([person.decoded(nodes, person.mean) for person in rows]).astype(data.dtype)
+        levels = [person.decoded(nodes, person.mean) for person in self._people(dataset)]
+        return np.stack(levels).astype(dataset.values.dtype)
 
-    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+    def scores(self, dataset: Dataset) -> Scores:
         """Return the mean distance between surfaces, mm, and how unusual z is; see `Model.scores`."""
-        self._check(data)
-        people = [self.person(data[row], frame.iloc[[row]]) for row in range(len(data))]
+        self._check(dataset.values)
+        people = list(self._people(dataset))
         known = [self.latents(person) for person in people]
         errors = np.array([reconstruction_error(person) for person in people])
         z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
@@ -229,15 +227,14 @@ class AdditiveShape(Model):
             rows.append(self.population.decoded(nodes, self.mean(frame.iloc[[row]]), own))
         return np.stack(rows)
 
-    def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
-    ) -> tuple["AdditiveShape", tuple[Adaptation, ...]]:
+    def adapt(self, people: Iterable[Dataset]) -> tuple["AdditiveShape", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels from what their people share; see `Model.adapt`."""
         rest: dict[tuple[str, str], list[np.ndarray]] = {}
         frames: dict[tuple[str, str], list[pd.DataFrame]] = {}
-        for data, frame in people:
+        for dataset in people:
+            frame = dataset.covariates
             for row, unseen in self.schema.unseen(frame):
-                rest.setdefault(unseen, []).append(self.person(data[row], frame.iloc[[row]]).rest)
+                rest.setdefault(unseen, []).append(self.person(dataset.values[row], frame.iloc[[row]]).rest)
                 frames.setdefault(unseen, []).append(frame.iloc[[row]])
         model, notes = self, []
         for (name, level), codes in sorted(rest.items()):
@@ -257,32 +254,28 @@ class AdditiveShape(Model):
         return frozenset(can)
 
     def remove_and_encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+        self, dataset: Dataset, target: Mapping[str, str | float]
     ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
         """Register each person once for both; see `Model.remove_and_encode`."""
+        data = dataset.values
         self._check(data)
-        there = self.schema.moved(frame, target)
+        there = self.schema.moved(dataset.covariates, target)
         nodes = self.population.template.lattice.nodes()
         moved = np.zeros(data.shape)
         z = np.zeros((len(data), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
-        for row in range(len(data)):
-            person = self.person(data[row], frame.iloc[[row]])
+        for row, person in enumerate(self._people(dataset)):
             moved[row] = data[row] + person.change(nodes, self.mean(there.iloc[[row]]))
             z[row], sd[row] = self.latents(person)
         return moved, (z, sd)
 
     def carry(
-        self,
-        row: Float[np.ndarray, " columns"],
-        frame: pd.DataFrame,
-        points: Points,
-        targets: Sequence[Mapping[str, str | float]],
+        self, person: Dataset, points: Points, targets: Sequence[Mapping[str, str | float]]
     ) -> Float[np.ndarray, "targets points dims"]:
         """Return where points of a person's organ come to lie at other covariates; see `Model.carry`."""
         self._check_motion()
-        person = self.person(row, frame)
-        return np.stack([person.carry(points, self.mean(self.schema.moved(frame, target))) for target in targets])
+        (own,) = self._people(person)
+        return np.stack([own.carry(points, self.mean(person.moved(target).covariates)) for target in targets])
 
     def expected_level(self, values: Mapping[str, str | float]) -> Level:
         """Return the template's level moved to some covariates; see `Model.expected_level`."""

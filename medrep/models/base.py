@@ -16,8 +16,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.description import describe_covariates, html_table
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate
 from medrep.errors import ModelError, listed
 from medrep.models.contrasts import Contrast
@@ -49,21 +50,6 @@ Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarr
 Points: TypeAlias = Float[np.ndarray, "points dims"]
 Level: TypeAlias = Callable[[Points], Float[np.ndarray, " points"]]
 """Signed distance to a surface, mm, negative inside."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a model's data columns are.
-
-    Attributes:
-        names: Feature names; empty for voxels.
-        count: Number of columns.
-        grid: Where the columns lie in space, if they do.
-    """
-
-    names: tuple[str, ...]
-    count: int
-    grid: Grid | None
 
 
 @dataclass(frozen=True)
@@ -132,8 +118,7 @@ class EffectTerms:
 class Model(ABC):
     """A fitted model. Instances are frozen: fitting and adapting return new ones.
 
-    Rows of every matrix are people, columns those the model was fitted on; covariate frames are indexed alike and hold the
-    schema's columns (`CovariateSchema.transfer`).
+    It takes people as a `Dataset` with the columns that it was fitted on, in its own schema's form; `Model.dataset` makes one.
 
     Attributes:
         kind: Key of ``MODELS``.
@@ -163,28 +148,20 @@ class Model(ABC):
     @abstractmethod
     def fit(
         cls,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        schema: CovariateSchema,
-        columns: Columns,
-        settings: Any,
+        dataset: Dataset,
+        settings: Any = None,
         *,
         seed: int = 0,
         work: Workplace | None = None,
-        participants: Sequence[str] | None = None,
     ) -> tuple["Model", pd.DataFrame]:
         """Fit on training people.
 
         Args:
-            data: People x columns, in memory or memory-mapped; never copied as a whole. NaN cells are left out.
-            frame: Their covariates, in the same order.
-            schema: The covariates.
-            columns: What the columns are.
-            settings: An instance of ``settings_type``.
+            dataset: Everybody. NaN cells are left out; rows of one participant stay together wherever people are divided, and
+                people are what is counted.
+            settings: An instance of ``settings_type``; its defaults if None.
             seed: Seed of every random step.
             work: Where to speak and to keep an interrupted training's state; nowhere by default.
-            participants: Whose each row is; by default each row is a person. Rows of one person stay together wherever people
-                are divided, and people are what is counted.
 
         Returns:
             The model, and a tidy history: metric, name, value; what changes over epochs has an epoch too.
@@ -194,64 +171,71 @@ class Model(ABC):
             ModelError: Settings that do not fit the data.
         """
 
+    def dataset(
+        self,
+        values: Float[np.ndarray, "rows _"],
+        covariates: pd.DataFrame,
+        participants: Sequence[str] | None = None,
+    ) -> Dataset:
+        """Hold data of people in the model's columns and their covariates together.
+
+        Args:
+            values: Rows x columns.
+            covariates: In the form of the model's schema (`CovariateSchema.transfer`).
+            participants: Whose each row is; by default each row is a person.
+        """
+        return Dataset(values, covariates, self.schema, self.columns, participants)
+
     def remove(
         self,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
+        dataset: Dataset,
         target: Mapping[str, str | float],
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move the covariates in ``target`` to the given values and leave everything else of the person as it is.
 
         Args:
-            data: The people's data, in their own units; NaN stays NaN.
-            frame: Their covariates.
+            dataset: The people, their data in their own units; NaN stays NaN.
             target: Removed covariate -> reference (`CovariateSchema.references`).
-            out: Where to write, for instance memory-mapped, or ``data`` itself; a new array by default.
+            out: Where to write, for instance memory-mapped, or the values themselves; a new array by default.
 
         Returns:
             Data of the same shape and dtype. Where ``target`` is what the person has already, the data come back as they are.
         """
-        return self.move(data, frame, self.schema.moved(frame, target)[list(target)], out)
+        return self.move(dataset, self.schema.moved(dataset.covariates, target)[list(target)], out)
 
     @abstractmethod
     def move(
         self,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
+        dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move some covariates of each person to a value of their own; see `remove`.
 
         Args:
-            data: The people's data, in their own units; NaN stays NaN.
-            frame: Their covariates.
-            to: What they are moved to, rows as in ``frame``, a column for each covariate that is moved.
+            dataset: The people, their data in their own units; NaN stays NaN.
+            to: What they are moved to, the same rows, a column for each covariate that is moved.
             out: Where to write; a new array by default.
         """
 
     @abstractmethod
-    def encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return what is left of each person once all covariates are accounted for."""
 
     @abstractmethod
-    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+    def scores(self, dataset: Dataset) -> Scores:
         """Return how well the model draws each person (in ``error_unit``), how unusual they are, and their latents.
 
         NaN cells are left out.
         """
 
     @abstractmethod
-    def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
-    ) -> tuple["Model", tuple[Adaptation, ...]]:
+    def adapt(self, people: Iterable[Dataset]) -> tuple["Model", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels from the people who have them.
 
         Args:
-            people: Data and covariates, a few people at a time; gone through once.
+            people: A few people at a time; gone through once.
 
         Returns:
             A model that knows the new levels, and how well each is known.
@@ -313,25 +297,25 @@ class Model(ABC):
         """
         return ()
 
-    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
+    def posterior(self, dataset: Dataset) -> Posterior:
         """Return means of the model's own latents, and standard deviations where the prior is N(0, I); by default `encode`."""
-        return self.encode(data, frame), None
+        return self.encode(dataset), None
 
     def remove_and_encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, target: Mapping[str, str | float]
+        self, dataset: Dataset, target: Mapping[str, str | float]
     ) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
         """Return what `remove` does, and latents with the deviation of each where the model hands it out; see both."""
-        return self.remove(data, frame, target), (self.encode(data, frame), None)
+        return self.remove(dataset, target), (self.encode(dataset), None)
 
     def remove_unlabelled(
         self,
-        data: Float[np.ndarray, "people columns"],  # noqa: ARG002
+        dataset: Dataset,  # noqa: ARG002
         removed: Sequence[str],  # noqa: ARG002
     ) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known.
 
         Args:
-            data: Their data, in their own units.
+            dataset: The people, their data in their own units; covariates are not looked at.
             removed: Covariates to erase.
 
         Raises:
@@ -341,7 +325,7 @@ class Model(ABC):
 
     def encode_unlabelled(
         self,
-        data: Float[np.ndarray, "people columns"],  # noqa: ARG002
+        dataset: Dataset,  # noqa: ARG002
     ) -> Float[np.ndarray, "people latents"]:
         """Return latents of people none of whose covariates is known; see `remove_unlabelled`."""
         raise ModelError(self.refusal("unlabelled"))
@@ -360,16 +344,14 @@ class Model(ABC):
 
     def carry(
         self,
-        row: Float[np.ndarray, " columns"],  # noqa: ARG002
-        frame: pd.DataFrame,  # noqa: ARG002
+        person: Dataset,  # noqa: ARG002
         points: Points,  # noqa: ARG002
         targets: Sequence[Mapping[str, str | float]],  # noqa: ARG002
     ) -> Float[np.ndarray, "targets points dims"]:
         """Return where points of a person's organ come to lie at other covariates, mm.
 
         Args:
-            row: The person's data.
-            frame: One row of covariates.
+            person: One row.
             points: mm, in the coordinates of the grid.
             targets: Covariate -> value, of each move.
 

@@ -6,6 +6,7 @@ Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -92,12 +93,24 @@ def centre_scales(
     return replace(effects, log_scale=centred), np.exp(level[firsts].sum(axis=0))
 
 
+class NewLevel(NamedTuple):
+    """The people of a level that training did not have.
+
+    Attributes:
+        people: How many they are.
+        mean: Their mean standardised residual in each column.
+        variance: Its variance (divisor n - 1), 1 where it cannot be told.
+    """
+
+    people: int
+    mean: Float[np.ndarray, " columns"]
+    variance: Float[np.ndarray, " columns"]
+
+
 def shrink_new_level(
     effects: BatchEffects,
     borrowing: Borrowing,
-    people: int,
-    mean: Float[np.ndarray, " columns"],
-    variance: Float[np.ndarray, " columns"],
+    level: NewLevel,
     varies: Bool[np.ndarray, " columns"],
     *,
     scaled: Float[np.ndarray, " columns"],
@@ -110,10 +123,7 @@ def shrink_new_level(
     Args:
         effects: Training's batch effects.
         borrowing: How columns share strength.
-        people: How many people the level has.
-        mean: Their mean standardised residual in each column.
-        variance: Its variance (divisor n - 1), 1 where it cannot be told; ignored for a single person, whose scale is
-            taken as the pooled one.
+        level: Its people; the scale of a single person is taken as the pooled one.
         varies: Columns whose deviation is not 0.
         scaled: Mean covariate effect of these people, in units of sd, where the level's scale multiplies it; else 0.
             The mean residual was taken at scale 1, so it still holds (scale - 1) times this.
@@ -123,6 +133,7 @@ def shrink_new_level(
         Location in units of sd, log scale, their standard errors (None: a single person's scale is not known), and the
         shares of their raw energy that were kept.
     """
+    people, mean, variance = level
     freedom = np.array([people - 1.0])
     log_variance = log_scale_variance(freedom)
     log_scale, log_kept, apart = np.zeros_like(mean)[None], 0.0, Apart.none(1, len(mean))

@@ -56,8 +56,10 @@ import torch
 from jaxtyping import Float
 
 from medrep.cohort.covariates import POOLED, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate, Guard
-from medrep.models.base import Adaptation, Capability, Columns, EffectTerms, Model, Posterior, Workplace
+from medrep.models.base import Adaptation, Capability, EffectTerms, Model, Posterior, Workplace
 from medrep.models.context import context_vector
 from medrep.models.kept import KeptReadout
 from medrep.models.linear import LinearModel
@@ -96,29 +98,25 @@ class ConditionalVae(Model):
     @classmethod
     def fit(
         cls,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        schema: CovariateSchema,
-        columns: Columns,
+        dataset: Dataset,
         settings: VaeSettings | None = None,
         *,
         seed: int = 0,
         work: Workplace | None = None,
-        participants: Sequence[str] | None = None,
     ) -> tuple["ConditionalVae", pd.DataFrame]:
         """Fit on training people; see `Model.fit`."""
         settings = settings or VaeSettings()
-        parts, history = fit_parts(data, frame, schema, columns, settings, seed, work or Workplace(), participants)
-        return cls(schema, columns, settings, parts, seed), history
+        parts, history = fit_parts(dataset, settings, seed, work or Workplace())
+        return cls(dataset.schema, dataset.columns, settings, parts, seed), history
 
     def move(
         self,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
+        dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.move`."""
+        data, frame = dataset.values, dataset.covariates
         self.parts.linear.check_width(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
@@ -149,16 +147,14 @@ class ConditionalVae(Model):
             after[stays] = own[stays]
         moved[rows] = settle.without_unknown(after, everything)
 
-    def remove_unlabelled(
-        self, data: Float[np.ndarray, "people columns"], removed: Sequence[str]
-    ) -> Float[np.ndarray, "people columns"]:
+    def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
 
         Args:
-            data: Their data, in their own units.
+            dataset: The people, their data in their own units.
             removed: Covariates to erase; the covariance of the others with the latents is left as it is.
         """
-        parts, nobody = self.parts, self._unknown(len(data))
+        data, parts, nobody = dataset.values, self.parts, self._unknown(len(dataset.values))
         parts.linear.check_width(data)
         kept = [name for name in self.schema.names if name not in removed]
         h = standardise(parts.linear, data, nobody, ())
@@ -171,34 +167,33 @@ class ConditionalVae(Model):
         cleaned = self.readout(kept).restore(after + share * (h - before), h)
         return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
 
-    def encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
-        z = self._encoded(self.parts.scanner.to_anchor(data, frame), frame, self.schema.names)
+        frame = dataset.covariates
+        z = self._encoded(self.parts.scanner.to_anchor(dataset.values, frame), frame, self.schema.names)
         return self._freed(z, frame)
 
-    def encode_unlabelled(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people latents"]:
+    def encode_unlabelled(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
-        return self._handed_out(self._encoded(data, self._unknown(len(data)), ()), list(self.schema.names))
+        return self._handed_out(
+            self._encoded(dataset.values, self._unknown(len(dataset.values)), ()), list(self.schema.names)
+        )
 
-    def reconstruct(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people columns"]:
+    def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
-        names, parts = self.schema.names, self.parts
+        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
         own = parts.scanner.to_anchor(data, frame)
         context = context_vector(self.trained_schema, frame, names)
         mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
         expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
         return parts.scanner.render(expected, frame, data)
 
-    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+    def scores(self, dataset: Dataset) -> Scores:
         """Return how far the decoder's mean is, in deviations of each column, and how unusual z is; see `Model.scores`.
 
         Images are compared as the anchor's scanner would have made them.
         """
-        names, parts = self.schema.names, self.parts
+        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
         parts.linear.check_width(data)
         own = parts.scanner.to_anchor(data, frame)
         h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
@@ -207,7 +202,8 @@ class ConditionalVae(Model):
         used = np.isfinite(own) & (parts.linear.sd > 0) & (True if exempt is None else ~exempt)
         missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
         error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
-        return Scores(error, parts.latents.effects.scores(z, frame).deviation, self._freed(z, frame))
+        of_latents = parts.latents.effects
+        return Scores(error, of_latents.scores(of_latents.dataset(z, frame)).deviation, self._freed(z, frame))
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new people, one for each row of covariates.
@@ -263,20 +259,21 @@ class ConditionalVae(Model):
         """Return what tells kept covariates in the data."""
         return KeptReadout.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
 
-    def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
-    ) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
+    def adapt(self, people: Iterable[Dataset]) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
 
         The people are held in memory at once: the scanner has to be known before what it leaves can be.
         """
-        rows = [(np.asarray(data), frame) for data, frame in people]
+        rows = list(people)
         scanner, scanner_notes = self.parts.scanner.adapt(rows, self.parts.linear)
-        anchored = [(scanner.to_anchor(data, frame), frame) for data, frame in rows]
+        anchored = [own.with_values(scanner.to_anchor(np.asarray(own.values), own.covariates)) for own in rows]
         linear, notes = self.parts.linear.adapt(anchored)
         wider = replace(self, schema=linear.schema, parts=replace(self.parts, scanner=scanner, linear=linear))
-        codes = [(wider._encoded(data, frame, self.schema.names), frame) for data, frame in anchored]
-        effects, _ = self.parts.latents.effects.adapt(codes)
+        of_latents = self.parts.latents.effects
+        codes = [wider._encoded(own.values, own.covariates, self.schema.names) for own in anchored]
+        effects, _ = of_latents.adapt(
+            [of_latents.dataset(z, own.covariates) for z, own in zip(codes, anchored, strict=True)]
+        )
         latents = replace(self.parts.latents, effects=effects)
         return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
 
@@ -302,13 +299,13 @@ class ConditionalVae(Model):
             self.parts.network.to("cuda")
         return self
 
-    def posterior(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Posterior:
+    def posterior(self, dataset: Dataset) -> Posterior:
         """Return the network's latents with all covariates known, not the directions that are handed out (`encode`).
 
         Without deviations where the prior is Dirichlet: shares depend on each other, so that no latent has a KL of its own.
         """
-        names, parts = self.schema.names, self.parts
-        h = standardise(parts.linear, parts.scanner.to_anchor(data, frame), frame, names)
+        frame, names, parts = dataset.covariates, self.schema.names, self.parts
+        h = standardise(parts.linear, parts.scanner.to_anchor(dataset.values, frame), frame, names)
         context = context_vector(self.trained_schema, frame, names)
         means = parts.network.encode(h, context)
         return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)

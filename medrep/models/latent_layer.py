@@ -10,8 +10,9 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema, membership
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate, Guard, GuardMoments, Rank, certify, fit_guard
-from medrep.models.base import Columns
 from medrep.models.linear import LinearModel
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.residuals import standardise, unstandardise
@@ -65,7 +66,8 @@ class LatentLayer:
             components=0,
             borrow="columns",
         )
-        effects, _ = LinearModel.fit(z, frame, linear.schema, Columns(names, len(names), None), settings)
+        latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None))
+        effects, _ = LinearModel.fit(latents, settings)
         blocks = covariate_blocks(linear.schema, linear.design.knots, frame)
         icc = 0.0
         if participants is not None and len(set(participants)) < len(z):

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import Categorical, CovariateSchema, membership
+from medrep.cohort.dataset import Dataset
 from medrep.models.base import Model
 from medrep.models.column_support import FEW, NEVER, shown_cell
 from medrep.models.point_masses import PointMasses, background, find, sample_of, told
@@ -34,21 +35,20 @@ class Unmeasured(NamedTuple):
 
 def unmeasured(
     model: Model,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
+    dataset: Dataset,
     target: "Mapping[str, str | float] | None" = None,
 ) -> list[Unmeasured]:
     """List the values of new people of which the model knows no effect; none of images.
 
     Args:
         model: Any model.
-        data: In the model's columns.
-        frame: Covariates, in the same order.
+        dataset: The people, in the model's columns.
         target: Where people are moved to; None where they stay.
     """
     support, names = model.exceptions.support, model.columns.names
     if model.columns.grid is not None or not len(support.columns):
         return []
+    data, frame = dataset.values, dataset.covariates
     moved = frame if target is None else model.schema.moved(frame, target)
     member = support.of(frame) | support.of(moved)
     if target is not None:

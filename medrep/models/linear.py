@@ -38,7 +38,7 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -47,11 +47,12 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
 from medrep.models.adaptation import LevelSums
-from medrep.models.base import Adaptation, Columns, EffectTerms, Model, Workplace, check_arrays
-from medrep.models.batch_effects import BatchEffects, Borrowing, centre_scales, fit_batches, shrink_new_level
+from medrep.models.base import Adaptation, EffectTerms, Model, Workplace, check_arrays
+from medrep.models.batch_effects import BatchEffects, Borrowing, NewLevel, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
 from medrep.models.design import Design
@@ -95,20 +96,17 @@ class LinearModel(Model):
     @classmethod
     def fit(
         cls,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        schema: CovariateSchema,
-        columns: Columns,
+        dataset: Dataset,
         settings: LinearSettings | None = None,
         *,
         seed: int = 0,
         work: Workplace | None = None,
-        participants: Sequence[str] | None = None,  # noqa: ARG003
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
 
         Scans of one person count as independent in the estimates.
         """
+        data, frame, schema, columns = dataset.values, dataset.covariates, dataset.schema, dataset.columns
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
@@ -141,23 +139,23 @@ class LinearModel(Model):
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
-            model = model._with_components(data, frame)
+            model = model._with_components(dataset)
         return model, linear_history(design, moments, model.batches, frame)
 
     def move(
         self,
-        data: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
+        dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.move`."""
+        data, frame = dataset.values, dataset.covariates
         self.check_width(data)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
-        shift = self._score_shift(data, frame, here_b, there_b)
+        shift = self._score_shift(dataset, here_b, there_b)
         settle = self.settling(frame, there)
 
         def move(part: slice) -> None:
@@ -182,18 +180,17 @@ class LinearModel(Model):
         deque(map_blocks(len(frame), self.columns.count, move), maxlen=0)
         return moved
 
-    def encode(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
-        self.check_width(data)
-        scores = np.zeros((len(frame), len(self.components)))
-        for _, product in self.residuals(data, frame).map(lambda part, block: block @ self.components[:, part].T):
+        self.check_width(dataset.values)
+        scores = np.zeros((len(dataset), len(self.components)))
+        for _, product in self.residuals(dataset).map(lambda part, block: block @ self.components[:, part].T):
             scores += product
         return scores
 
-    def scores(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> Scores:
+    def scores(self, dataset: Dataset) -> Scores:
         """Return root mean squares over columns of e without its leading components, and of e itself; see `Model.scores`."""
+        data, frame = dataset.values, dataset.covariates
         self.check_width(data)
         squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
         projected = np.zeros((len(frame), len(self.components)))
@@ -205,22 +202,21 @@ class LinearModel(Model):
             used = used if exempt is None else used & ~exempt
             return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
 
-        for _, (square, count, product) in self.residuals(data, frame).map(work):
+        for _, (square, count, product) in self.residuals(dataset).map(work):
             squares += square
             counts += count
             projected += product
         left = squares - (projected**2).sum(axis=1)
         return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected)
 
-    def adapt(
-        self, people: Iterable[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]]
-    ) -> tuple["LinearModel", tuple[Adaptation, ...]]:
+    def adapt(self, people: Iterable[Dataset]) -> tuple["LinearModel", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
         sums: dict[tuple[str, str], LevelSums] = {}
-        for data, frame in people:
+        for dataset in people:
+            data, frame = dataset.values, dataset.covariates
             self.check_width(data)
             effects = self.design.effects(frame)
-            residual = np.concatenate([block for _, block in self.residuals(data, frame).map(_whole)], axis=1)
+            residual = np.concatenate([block for _, block in self.residuals(dataset).map(_whole)], axis=1)
             for row, unseen in self.schema.unseen(frame):
                 own = np.asarray(data[row], dtype=np.float64)
                 exempt = self.exempt(own[None], self.support.of(frame.iloc[[row]]), slice(0, len(self.sd)))
@@ -238,9 +234,7 @@ class LinearModel(Model):
             location, log_scale, errors, kept = shrink_new_level(
                 self.batches,
                 borrowing,
-                found.people,
-                found.mean(),
-                found.variance(),
+                NewLevel(found.people, found.mean(), found.variance()),
                 varies,
                 scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
                 scale=self.settings.scale,
@@ -336,20 +330,21 @@ class LinearModel(Model):
         """Whether a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
-    def _with_components(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> "LinearModel":
-        source = self.residuals(data, frame)
+    def _with_components(self, dataset: Dataset) -> "LinearModel":
+        source = self.residuals(dataset)
         components, scores = principal_components(source, self.settings.components, self.seed)
         model = replace(self, components=components)
         if not self.settings.covariance or not len(components):
             return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
         plain = column_bands(np.ones(len(components), dtype=bool))
-        moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), frame)
+        moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), dataset.covariates)
         parts = tuple(self.design.batch_slices().values())
         effects = fit_batches(moments, Borrowing(plain, plain), parts, scale=True)
         return replace(model, score_batches=centre_scales(effects, moments, parts)[0])
 
-    def residuals(self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame) -> BlockSource:
+    def residuals(self, dataset: Dataset) -> BlockSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
+        data, frame = dataset.values, dataset.covariates
         effects, levels = self.design.effects(frame), self.design.batches(frame)
         members = self.support.of(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
@@ -414,13 +409,13 @@ class LinearModel(Model):
         return float(np.hypot(noise, np.sqrt(variance))), float(np.sqrt(variance))
 
     def _score_shift(
-        self, data: np.ndarray, frame: pd.DataFrame, here: np.ndarray, there: np.ndarray
+        self, dataset: Dataset, here: np.ndarray, there: np.ndarray
     ) -> "Float[np.ndarray, 'people components'] | None":
         """Return how the component scores move between batches; None where covariance is left alone."""
         if not (self.settings.covariance and len(self.components)):
             return None
         location, log_scale = self.score_batches.location, self.score_batches.log_scale
-        scores = self.encode(data, frame) - here @ location
+        scores = self.encode(dataset) - here @ location
         ratio = self.scale(there, log_scale) / self.scale(here, log_scale)
         shift: np.ndarray = (there - here) @ location + (ratio - 1) * scores
         return shift

@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
-from medrep.models.base import Columns
 from medrep.models.batch_effects import Borrowing
 from medrep.models.shrinkage import Bands, column_bands, scanner_bands
 

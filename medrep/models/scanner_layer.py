@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.dataset import Dataset
 from medrep.models.base import Adaptation
 from medrep.models.linear import LinearModel
 from medrep.models.scanner import ScannerHarmoniser
@@ -80,21 +81,16 @@ class ScannerLayer:
         """
         return anchored if self.harmoniser is None else self.harmoniser.render(anchored, self._levels(frame), like)
 
-    def adapt(
-        self, people: Sequence[tuple[Float[np.ndarray, "_ columns"], pd.DataFrame]], linear: LinearModel
-    ) -> tuple["ScannerLayer", tuple[Adaptation, ...]]:
+    def adapt(self, people: Sequence[Dataset], linear: LinearModel) -> tuple["ScannerLayer", tuple[Adaptation, ...]]:
         """Estimate unseen levels from their own people."""
         if self.harmoniser is None:
             return self, ()
         name, known = self.harmoniser.covariate, set(linear.schema.levels(self.harmoniser.covariate))
-        unseen = sorted({str(level) for _, frame in people for level in frame[name]} - known)
+        unseen = sorted({str(level) for own in people for level in own.covariates[name]} - known)
         harmoniser, notes = self.harmoniser, []
         for level in unseen:
-            rows = [
-                (data[own], frame[own]) for data, frame in people if (own := (frame[name] == level).to_numpy()).any()
-            ]
-            effects = [_effects(linear, frame, name) for _, frame in rows]
-            pairs = [(data, own) for (data, _), own in zip(rows, effects, strict=True)]
+            theirs = [one.take(own) for one in people if (own := (one.covariates[name] == level).to_numpy()).any()]
+            pairs = [(one.values, _effects(linear, one.covariates, name)) for one in theirs]
             harmoniser, note = harmoniser.adapt(level, pairs)
             notes.append(note)
         return ScannerLayer(harmoniser), tuple(notes)

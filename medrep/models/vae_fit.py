@@ -11,13 +11,15 @@ from typing import IO, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.cohort.splits import split_people
 from medrep.errors import CohortError, CovariateError, ModelError
 from medrep.losses import gaussian_kl
-from medrep.models.base import Columns, Workplace
+from medrep.models.base import Workplace
 from medrep.models.context import context_vector
 from medrep.models.copula import Marginals
 from medrep.models.design import Design
@@ -40,16 +42,7 @@ _DRAWS = 2000
 _FEWEST_JUDGES = 8
 
 
-def fit_parts(
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    columns: Columns,
-    settings: VaeSettings,
-    seed: int,
-    work: Workplace,
-    participants: Sequence[str] | None = None,
-) -> tuple[VaeParts, pd.DataFrame]:
+def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: Workplace) -> tuple[VaeParts, pd.DataFrame]:
     """Fit every layer on training people; see `Model.fit` for the arguments.
 
     Returns:
@@ -60,13 +53,12 @@ def fit_parts(
         ModelError: Settings that do not fit, or a training that fails.
     """
     started = time.perf_counter()
-    settings.check(columns)
+    settings.check(dataset.columns)
     with tempfile.TemporaryFile() as scratch:
-        whose = tuple(str(key) for key in (frame.index if participants is None else participants))
-        given = _Given(data, frame, schema, columns, settings, seed, whose)
+        given = _Given(replace(dataset, participants=tuple(dataset.whose)), settings, seed)
         work.phase("fit the scanners")
         scanner = _fit_scanner(given, work)
-        given = given._replace(data=_anchored(scanner, data, frame, scratch))
+        given = given._replace(dataset=_anchored(scanner, given.dataset, scratch))
         work.phase("fit the layers below the network")
         below, history = _fit_below(given, work)
         linear, factors = below
@@ -87,11 +79,11 @@ def fit_parts(
             work.say(
                 f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
             )
-        closed = linear.design.closed().effects(frame)[:, 1:]
+        closed = linear.design.closed().effects(dataset.covariates)[:, 1:]
         effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
-        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.data, None), effects)
+        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.dataset.values, None), effects)
         work.phase("fit the marginals of samples")
-        if columns.grid is None:
+        if dataset.columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))
     found = [
         ("latents", "forecast", float(forecast)),
@@ -114,18 +106,22 @@ def fit_parts(
 class _Given(NamedTuple):
     """What every layer is fitted on."""
 
-    data: np.ndarray
-    frame: pd.DataFrame
-    schema: CovariateSchema
-    columns: Columns
+    dataset: Dataset
     settings: VaeSettings
     seed: int
-    participants: tuple[str, ...]
+
+    @property
+    def schema(self) -> CovariateSchema:
+        return self.dataset.schema
+
+    @property
+    def columns(self) -> Columns:
+        return self.dataset.columns
 
     def fit_linear(self, work: Workplace | None = None) -> tuple[LinearModel, pd.DataFrame]:
         """Fit the linear layer to these people."""
         plain = replace(self.settings.linear, components=0)
-        return LinearModel.fit(self.data, self.frame, self.schema, self.columns, plain, seed=self.seed, work=work)
+        return LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
 
 
 class _Below(NamedTuple):
@@ -136,7 +132,7 @@ class _Below(NamedTuple):
 
 
 def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
-    schema, settings, frame = given.schema, given.settings, given.frame
+    schema, settings, frame = given.schema, given.settings, given.dataset.covariates
     wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
     if given.columns.grid is None or not wanted:
         return ScannerLayer()
@@ -149,10 +145,7 @@ def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
     design.check_aliases(frame)
     reference = str(schema[name].reference)
     harmoniser = ScannerHarmoniser.fit(
-        given.data,
-        frame,
-        schema,
-        given.columns.grid,
+        given.dataset,
         design.effects(frame)[:, 1:],
         covariate=name,
         anchor=reference if reference in schema.levels(name) else None,
@@ -164,21 +157,21 @@ def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
     return ScannerLayer(harmoniser)
 
 
-def _anchored(scanner: ScannerLayer, data: np.ndarray, frame: pd.DataFrame, scratch: IO[bytes]) -> np.ndarray:
+def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Dataset:
     """Return the data as the anchor's scanner would have made them, memory-mapped where there is a scanner."""
     if scanner.harmoniser is None:
-        return data
-    moved = np.memmap(scratch, dtype=np.float32, mode="w+", shape=data.shape)
-    for row in range(len(data)):
-        moved[row] = scanner.to_anchor(np.asarray(data[row : row + 1]), frame.iloc[row : row + 1])[0]
-    return np.asarray(moved)
+        return dataset
+    moved = np.memmap(scratch, dtype=np.float32, mode="w+", shape=dataset.values.shape)
+    for row, own in enumerate(dataset.blocks(1)):
+        moved[row] = scanner.to_anchor(np.asarray(own.values), own.covariates)[0]
+    return dataset.with_values(np.asarray(moved))
 
 
 def _fit_below(given: _Given, work: Workplace | None = None) -> tuple[_Below, pd.DataFrame]:
     linear, history = given.fit_linear(work)
-    freedom = max(len(given.frame) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
     count = given.settings.latents + (_BEYOND if given.columns.grid is None else 0)
-    residuals = linear.residuals(given.data, given.frame)
+    residuals = linear.residuals(given.dataset)
     factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
     return _Below(linear, factors), history
 
@@ -189,11 +182,12 @@ def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | N
         return None
     fitted = np.flatnonzero(judges == 0)
     with tempfile.TemporaryFile() as scratch:
-        some = np.memmap(scratch, given.data.dtype, mode="w+", shape=(len(fitted), given.data.shape[1]))
+        values, others = given.dataset.values, given.dataset.covariates.iloc[fitted]
+        some = np.memmap(scratch, values.dtype, mode="w+", shape=(len(fitted), values.shape[1]))
         for place, row in enumerate(fitted):
-            some[place] = given.data[row]
+            some[place] = values[row]
         try:
-            return _fit_below(given._replace(data=some, frame=given.frame.iloc[fitted]))[0]
+            return _fit_below(given._replace(dataset=Dataset(some, others, given.schema, given.columns)))[0]
         except CovariateError:
             return None  # without the judges covariates cannot be told apart
 
@@ -223,12 +217,12 @@ def _fit_network(
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
-        task = Task.of(blind.linear, given.data, given.frame, device)
-        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint, given.participants)
+        task = Task.of(blind.linear, given.dataset, device)
+        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
-    task = Task.of(below.linear, given.data, given.frame, device)
+    task = Task.of(below.linear, given.dataset, device)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 
@@ -246,10 +240,10 @@ def _seed_weights(network: Autoencoder, seed: int) -> None:
 
 def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     """Choose the people who judge: a share of each batch; nobody where they would be too few. Sessions stay together."""
-    frame, share = given.frame, given.settings.validation
-    if share * len(set(given.participants)) < _FEWEST_JUDGES:
+    frame, share = given.dataset.covariates, given.settings.validation
+    if share * given.dataset.people < _FEWEST_JUDGES:
         return np.zeros(len(frame), dtype=np.int64)
-    table = frame.assign(participant_id=list(given.participants))
+    table = frame.assign(participant_id=given.dataset.whose.tolist())
     stratify = given.schema.batches[0] if given.schema.batches else None
     try:
         return split_people(table, (1 - share, share), stratify=stratify, seed=given.seed)
@@ -259,22 +253,24 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
 
 def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> LatentLayer:
     """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
-    data, frame, schema = given.data, given.frame, given.schema
+    dataset, frame, schema = given.dataset, given.dataset.covariates, given.schema
 
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
         some = frame.iloc[rows]
-        return network.encode(standardise(layer, data[rows], some, known), context_vector(schema, some, known))
+        return network.encode(
+            standardise(layer, dataset.values[rows], some, known), context_vector(schema, some, known)
+        )
 
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
-    for fold in _folds(given.participants, given.settings.folds if given.columns.grid is None else 0, given.seed):
+    for fold in _folds(dataset.whose.tolist(), given.settings.folds if given.columns.grid is None else 0, given.seed):
         try:
-            others, _ = given._replace(data=data[~fold], frame=frame[~fold]).fit_linear()
+            others, _ = given._replace(dataset=dataset.take(~fold)).fit_linear()
         except (CovariateError, ModelError):
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), schema.names)
-    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=given.participants)
+    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants)
 
 
 def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:
@@ -295,21 +291,23 @@ def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
     names = given.schema.names
-    h = torch.as_tensor(standardise(linear, given.data, given.frame, names))
-    context = torch.as_tensor(context_vector(given.schema, given.frame, names), dtype=torch.float32)
+    h = torch.as_tensor(standardise(linear, given.dataset.values, given.dataset.covariates, names))
+    context = torch.as_tensor(context_vector(given.schema, given.dataset.covariates, names), dtype=torch.float32)
     mean, log_variance = network.encoder(h, context)
     return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
 
 
 def _fit_marginals(given: _Given, parts: VaeParts) -> Marginals:
     rng = np.random.default_rng([given.seed, 17])
-    rows = rng.permutation(np.arange(_DRAWS) % len(given.frame))
-    return Marginals.fit(given.data, parts.draw(given.schema, given.frame.iloc[rows], rng), parts.linear.sd == 0)
+    frame = given.dataset.covariates
+    rows = rng.permutation(np.arange(_DRAWS) % len(frame))
+    drawn = parts.draw(given.schema, frame.iloc[rows], rng)
+    return Marginals.fit(given.dataset.values, drawn, parts.linear.sd == 0)
 
 
 def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
     """Return what the training depends on: settings, people and columns by name, and sums over the data, rounded."""
-    names = given.frame.to_csv(sep="\t") + "\t".join(given.columns.names) + str(given.columns.count)
+    names = given.dataset.covariates.to_csv(sep="\t") + "\t".join(given.columns.names) + str(given.columns.count)
     sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
     return {
         "settings": asdict(given.settings),

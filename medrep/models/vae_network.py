@@ -1,6 +1,6 @@
 """Building the network of a conditional VAE, starting it at the closed-form optimum, and training it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.grid import Columns
 from medrep.losses import concatenated_distance_covariance
-from medrep.models.base import Columns, Workplace
+from medrep.models.base import Workplace
 from medrep.models.context import context_width
 from medrep.models.factors import FactorModel
 from medrep.models.vae_objective import VaeObjective
@@ -89,7 +90,6 @@ def search(
     seed: int,
     work: Workplace,
     fingerprint: Mapping[str, object],
-    participants: Sequence[str],
 ) -> Plan:
     """Find the strength of the independence penalty and the number of epochs, on people whom no layer was fitted to.
 
@@ -99,17 +99,16 @@ def search(
 
     Args:
         make: Returns a network at its start; the layers below have not seen the judges.
-        task: Training data of everybody.
+        task: Training data of everybody; the dependence is judged on one row of each participant.
         settings: All settings.
         judges: 1 for people who judge, 0 for people who are fitted.
         seed: Of every draw.
         work: Where to keep the state and to speak.
         fingerprint: What the training depends on.
-        participants: Whose each row is; the dependence is judged on one row of each.
     """
     device = placed(settings.training)
     chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
-    first = list({participants[int(row)]: int(row) for row in reversed(chosen.tolist())}.values())
+    first = list({task.whose[int(row)]: int(row) for row in reversed(chosen.tolist())}.values())
     single = torch.as_tensor(sorted(first), dtype=torch.int64).to(device)
     fixed = settings.strength >= 0 or settings.independence == "none"
     plans: list[Plan] = []

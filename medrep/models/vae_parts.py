@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
-from medrep.models.base import Columns, check_arrays
+from medrep.models.base import check_arrays
 from medrep.models.context import context_vector
 from medrep.models.copula import Marginals
 from medrep.models.factors import FactorModel

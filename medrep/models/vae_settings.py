@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
-from medrep.models.base import Columns
 from medrep.models.linear_settings import LinearSettings
 from medrep.nn.choices import Conditioning
 from medrep.training.schedule import Schedule

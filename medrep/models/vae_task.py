@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.models.context import context_vector, known_sets
 from medrep.models.linear import LinearModel
 from medrep.models.residuals import standardise
@@ -25,6 +26,7 @@ class Task:
         parts: Standardised covariates.
         known: Which covariates belong to each set.
         used: Columns that vary.
+        whose: Participant of each row.
     """
 
     residuals: list[Float[torch.Tensor, "people columns"]]
@@ -32,11 +34,12 @@ class Task:
     parts: list[Float[torch.Tensor, "people _"]]
     known: list[list[int]]
     used: Bool[torch.Tensor, " columns"]
+    whose: Shaped[np.ndarray, " people"]
 
     @classmethod
-    def of(cls, linear: LinearModel, data: np.ndarray, frame: pd.DataFrame, device: torch.device) -> "Task":
+    def of(cls, linear: LinearModel, dataset: Dataset, device: torch.device) -> "Task":
         """Standardise the people for every set of known covariates, as many sets as memory allows."""
-        schema = linear.schema
+        schema, data, frame = linear.schema, dataset.values, dataset.covariates
         sets = known_sets(schema, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -48,6 +51,7 @@ class Task:
             [tensor(part) for part in covariate_parts(schema, frame)],
             [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
+            dataset.whose,
         )
 
 

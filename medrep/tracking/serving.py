@@ -116,7 +116,7 @@ class ServedModel:
     def _rows(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
         data = self._features(rows)
         if self.wanted.missing == "error":
-            cells = unmeasured(self.model, data, frame, cleaning.target if cleaning else None)
+            cells = unmeasured(self.model, self.model.dataset(data, frame), cleaning.target if cleaning else None)
             if cells:
                 raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
         if cleaning:

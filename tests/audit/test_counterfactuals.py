@@ -36,18 +36,16 @@ class Faulty(LinearModel):
 
     fault = "none"
 
-    def move(
-        self, data: np.ndarray, frame: pd.DataFrame, to: pd.DataFrame, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
         if self.fault == "nothing":
-            return data.copy()
-        moved = super().move(data, frame, to, out)
+            return dataset.values.copy()
+        moved = super().move(dataset, to, out)
         if self.fault == "blurs":
             return 0.8 * moved + 0.2 * moved.mean(axis=1, keepdims=True)
         if self.fault == "forgets":
-            return super().move(np.tile(self.coefficients[0], (len(data), 1)), frame, to)
+            return super().move(dataset.with_values(np.tile(self.coefficients[0], (len(dataset), 1))), to)
         if self.fault == "takes_sex_along" and "age" in to:
-            return super().move(moved, frame, to[["age"]].assign(age="F").rename(columns={"age": "sex"}))
+            return super().move(dataset.with_values(moved), to[["age"]].assign(age="F").rename(columns={"age": "sex"}))
         return moved
 
 
@@ -66,7 +64,7 @@ TARGETS = {"age": (35.0, 70.0), "sex": ("F",), "site": ("S1",)}
 def audited(fault: str, *names: str):
     model = faulty(fault)
     targets = {name: TARGETS[name] for name in names or TARGETS}
-    found = audit_counterfactuals(model, DATA, PEOPLE, WHO, 0, targets=targets, draws=200, most_people=90)
+    found = audit_counterfactuals(model, model.dataset(DATA, PEOPLE), 0, targets=targets, draws=200, most_people=90)
     return {(f.metric, f.group): f for f in found}
 
 
@@ -130,7 +128,7 @@ def test_a_model_that_moves_what_is_kept_is_not_minimal(good):
 def test_where_real_people_cannot_be_read_nothing_is_said():
     model = faulty("none")
     noise = np.random.default_rng(2).normal(size=DATA.shape)
-    found = audit_counterfactuals(model, noise, PEOPLE, WHO, 0, targets=TARGETS, draws=50, most_people=60)
+    found = audit_counterfactuals(model, model.dataset(noise, PEOPLE), 0, targets=TARGETS, draws=50, most_people=60)
     effect = [f for f in found if f.metric.startswith("cf_effectiveness")]
     assert {f.status for f in effect} == {"insufficient"}
     assert {f.status for f in found if f.metric in {"cf_composition", "cf_reversibility"}} == {"ok"}
@@ -140,7 +138,7 @@ def test_where_real_people_cannot_be_read_nothing_is_said():
 @pytest.mark.parametrize("n", [1, 2, 5, 12])
 def test_few_people_say_nothing(n):
     model = faulty("none")
-    found = audit_counterfactuals(model, DATA[:n], PEOPLE.iloc[:n], WHO[:n], 0, draws=50)
+    found = audit_counterfactuals(model, model.dataset(DATA[:n], PEOPLE.iloc[:n]), 0, draws=50)
     assert found
     assert {f.status for f in found} == {"insufficient"}
 
@@ -148,8 +146,9 @@ def test_few_people_say_nothing(n):
 def test_a_rare_level_is_listed_as_insufficient():
     frame = PEOPLE.copy()
     rare = (frame["site"] == "S2").to_numpy() & (np.arange(len(frame)) > 12)
+    model = faulty("none")
     found = audit_counterfactuals(
-        faulty("none"), DATA[~rare], frame[~rare], WHO[~rare], 0, targets={"site": ("S1", "S2")}, draws=50
+        model, model.dataset(DATA[~rare], frame[~rare]), 0, targets={"site": ("S1", "S2")}, draws=50
     )
     status = {f.group: f.status for f in found if f.metric == "cf_effectiveness"}
     assert status == {"site=S1": "ok", "site=S2": "insufficient"}
@@ -177,7 +176,8 @@ def test_sessions_of_one_participant_stay_together_and_the_seed_decides(good):
     model = faulty("none")
     who = np.repeat(WHO[::2], 2)
     found, again = (
-        audit_counterfactuals(model, DATA, PEOPLE, who, 1, targets={"sex": ("F",)}, draws=50) for _ in range(2)
+        audit_counterfactuals(model, model.dataset(DATA, PEOPLE, who.tolist()), 1, targets={"sex": ("F",)}, draws=50)
+        for _ in range(2)
     )
     assert found == again
     assert found[0].n <= 65

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.fairness import counterfactual_fairness, outcome_predictor
+from medrep.audit.fairness import Predictor, counterfactual_fairness, outcome_predictor
 from medrep.audit.readers import halves
 from medrep.errors import CohortError
 from tests.audit.test_counterfactuals import AGE_EFFECT, DATA, PEOPLE, WHO, faulty
@@ -11,7 +11,9 @@ MODEL = faulty("none")
 
 
 def fairness(predict, **options):
-    found = counterfactual_fairness(predict, MODEL, DATA, PEOPLE, WHO, 0, **{"draws": 200, **options})
+    found = counterfactual_fairness(
+        Predictor(predict), MODEL, MODEL.dataset(DATA, PEOPLE), 0, **{"draws": 200, **options}
+    )
     return {f.group: f for f in found}
 
 
@@ -52,15 +54,17 @@ def test_the_default_predictor():
     train, test = halves(PEOPLE, MODEL.schema, WHO, 0)
     outcome = pd.Series(np.where(DATA[:, 0] > np.median(DATA[:, 0]), "ill", "well"), name="diagnosis")
     predict = outcome_predictor(DATA[train], outcome.iloc[train], WHO[train], 0)
-    shares = predict(DATA[test])
+    shares = predict.answers(DATA[test])
     assert shares.shape == (len(test), 2)
     assert ((shares[:, 0] > 0.5) == (outcome.iloc[test] == "ill")).mean() > 0.85
     number = outcome_predictor(DATA[train], pd.Series(DATA[train, 1], name="score"), WHO[train], 0, continuous=True)
-    assert np.corrcoef(number(DATA[test]), DATA[test, 1])[0, 1] > 0.95
+    assert np.corrcoef(number.answers(DATA[test]), DATA[test, 1])[0, 1] > 0.95
     with pytest.raises(CohortError, match="score cannot be learned"):
         outcome_predictor(DATA[:4], pd.Series(DATA[:4, 1], name="score"), WHO[:4], 0, continuous=True)
 
 
 def test_few_people_say_nothing():
-    found = counterfactual_fairness(lambda data: data[:, 0], MODEL, DATA[:5], PEOPLE.iloc[:5], WHO[:5], 0)
+    found = counterfactual_fairness(
+        Predictor(lambda data: data[:, 0]), MODEL, MODEL.dataset(DATA[:5], PEOPLE.iloc[:5]), 0
+    )
     assert {f.status for f in found} == {"insufficient"}

@@ -10,8 +10,10 @@ from medrep.audit import whole
 from medrep.audit.audited import Audited
 from medrep.audit.whole import AuditOptions, run_audit
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.config import SHIPPED
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.models import LinearModel, LinearSettings
 from medrep.tracking.gates import Decision, read_gates
 from tests.models.planted import DECLARED, named
 
@@ -43,7 +45,7 @@ def measured(frame: pd.DataFrame, seed: int, site_effect: float) -> np.ndarray:
 def audit(model: LinearModel, frame: pd.DataFrame, data: np.ndarray, outcome: np.ndarray) -> Decision:
     frame = model.schema.transfer(frame)
     table = frame.assign(participant_id=frame.index, diagnosis=outcome)
-    audited = Audited(model, data, frame, table, model.schema.references(["site"]), trained=300)
+    audited = Audited(model, model.dataset(data, frame), table, model.schema.references(["site"]), trained=300)
     found = run_audit(audited, AuditOptions(outcome="diagnosis"))
     return read_gates(SHIPPED / "gates.yaml").judge(found.findings)
 
@@ -51,16 +53,14 @@ def audit(model: LinearModel, frame: pd.DataFrame, data: np.ndarray, outcome: np
 def fitted(frame: pd.DataFrame, data: np.ndarray) -> LinearModel:
     schema = CovariateSchema.fit(frame, DECLARED)
     columns: Columns = named(data.shape[1])
-    return LinearModel.fit(data, schema.transfer(frame), schema, columns, LinearSettings())[0]
+    return LinearModel.fit(Dataset(data, schema.transfer(frame), schema, columns), LinearSettings())[0]
 
 
 class Gutted(LinearModel):
     """A model that hands out two directions of what is left, and nothing else of a person."""
 
-    def move(
-        self, data: np.ndarray, frame: pd.DataFrame, to: pd.DataFrame, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        moved = super().move(data, frame, to, out)
+    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
+        moved = super().move(dataset, to, out)
         mean = moved.mean(axis=0)
         axes = np.linalg.svd(moved - mean, full_matrices=False)[2][:1]
         return mean + (moved - mean) @ axes.T @ axes
@@ -120,8 +120,10 @@ def test_people_of_training_are_counted_and_not_their_scans(training) -> None:
     frame, _ = training
     scans = frame.loc[np.repeat(frame.index, 3)].set_axis([f"sub-{k}" for k in range(900)])
     schema = CovariateSchema.fit(scans, DECLARED)
-    model = LinearModel.fit(measured(scans, 0, 0.0), schema.transfer(scans), schema, named(20), LinearSettings())[0]
-    audited = Audited(model, measured(scans, 0, 0.0), scans, scans, {"site": "S0"}, trained=300)
+    model = LinearModel.fit(
+        Dataset(measured(scans, 0, 0.0), schema.transfer(scans), schema, named(20)), LinearSettings()
+    )[0]
+    audited = Audited(model, model.dataset(measured(scans, 0, 0.0), scans), scans, {"site": "S0"}, trained=300)
     assert audited.people_of_training("site") == {"S0": 150.0, "S1": 150.0}
     assert audited.people_of_training("age") == {"": 300.0}
     assert replace(audited, trained=0).people_of_training("site") == {}

@@ -4,8 +4,9 @@ import pytest
 
 from medrep.audit.latents import audit_latents, describe_latents
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
-from medrep.models import AdditiveShape, Columns, ConditionalVae, LinearSettings, ShapeSettings, VaeSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
+from medrep.models import AdditiveShape, ConditionalVae, LinearSettings, ShapeSettings, VaeSettings
 from medrep.training.schedule import Schedule
 from tests.models.planted import DECLARED, draw_data, draw_people, fit, named
 
@@ -79,8 +80,8 @@ def test_a_linear_model_has_components_without_deviations():
     frame = draw_people(80, 3, 0)
     data = draw_data(frame, 10, 0)
     model = fit(frame, data, LinearSettings(components=3))
-    means, sds = model.posterior(data, frame)
-    np.testing.assert_array_equal(means, model.encode(data, frame))
+    means, sds = model.posterior(model.dataset(data, frame))
+    np.testing.assert_array_equal(means, model.encode(model.dataset(data, frame)))
     assert sds is None
 
 
@@ -94,8 +95,8 @@ def test_a_vae_has_what_its_encoder_says(body, prior):
     settings = VaeSettings(
         body=body, prior=prior, latents=4, hidden=(8,), strength=1.0, training=Schedule(epochs=1, batch=64, threads=1)
     )
-    model = ConditionalVae.fit(data, frame, schema, named(16), settings)[0]
-    means, sds = model.posterior(data, frame)
+    model = ConditionalVae.fit(Dataset(data, frame, schema, named(16)), settings)[0]
+    means, sds = model.posterior(model.dataset(data, frame))
     assert means.shape == (150, 4)
     if prior == "dirichlet":
         assert sds is None
@@ -120,10 +121,10 @@ def test_a_shape_model_knows_how_well_it_knows():
     )
     schema = CovariateSchema.fit(people, [Covariate("dose", "continuous")])
     settings = ShapeSettings(modes=12, rounds=1, points=100, careful_points=150, threads=1, bootstrap=2, latents=4)
-    model = AdditiveShape.fit(data, people, schema, Columns((), grid.size, grid), settings)[0]
-    means, sds = model.posterior(data[:4], people.iloc[:4])
+    model = AdditiveShape.fit(Dataset(data, people, schema, Columns((), grid.size, grid)), settings)[0]
+    means, sds = model.posterior(model.dataset(data[:4], people.iloc[:4]))
     assert sds is not None
-    np.testing.assert_array_equal(means, model.encode(data[:4], people.iloc[:4]))
+    np.testing.assert_array_equal(means, model.encode(model.dataset(data[:4], people.iloc[:4])))
     np.testing.assert_allclose(sds[0], model.latents(model.person(data[0], people.iloc[[0]]))[1])
 
 
@@ -131,9 +132,9 @@ def test_rows_come_in_any_number():
     frame = draw_people(300, 3, 0)
     data = draw_data(frame, 6, 0)
     settings = VaeSettings(body="mlp", latents=2, hidden=(4,), strength=1.0, training=Schedule(epochs=0, threads=1))
-    model = ConditionalVae.fit(data, frame, CovariateSchema.fit(frame, DECLARED), named(6), settings)[0]
-    whole = model.posterior(data, frame)[1]
-    part = model.posterior(data[250:], frame.iloc[250:])[1]
+    model = ConditionalVae.fit(Dataset(data, frame, CovariateSchema.fit(frame, DECLARED), named(6)), settings)[0]
+    whole = model.posterior(model.dataset(data, frame))[1]
+    part = model.posterior(model.dataset(data[250:], frame.iloc[250:]))[1]
     assert whole is not None
     assert part is not None
     np.testing.assert_allclose(whole[250:], part, rtol=1e-4)

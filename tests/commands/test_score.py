@@ -56,7 +56,7 @@ def test_unseen_people_are_about_typical_and_an_odd_one_is_not(table: Path, trai
     assert scores.loc[odd, "reconstruction_error"] > good["reconstruction_error"].max()
     assert json.loads((out / "scores.json").read_text())["reconstruction_error"]["Units"] == "sd"
     _, model, _ = load_trained(trained)
-    if model.encode(features.to_numpy(float)[:1], _frame(table, model).iloc[:1]).shape[1]:
+    if model.encode(model.dataset(features.to_numpy(float)[:1], _frame(table, model).iloc[:1])).shape[1]:
         assert pd.read_csv(out / "latents.tsv", sep="\t")["participant_id"].tolist() == list(unseen)
 
 
@@ -70,14 +70,16 @@ def test_the_error_is_what_components_or_the_decoder_leave(table: Path, trained:
     frame = _frame(table, model)
     data = pd.read_csv(table / "features.tsv", sep="\t", index_col="participant_id")[list(model.columns.names)]
     data = data.loc[frame.index].to_numpy(float)
-    found = model.scores(data, frame)
+    found = model.scores(model.dataset(data, frame))
     if isinstance(model, ConditionalVae):
         linear = model.parts.linear
-        left = data - model.reconstruct(data, frame)
+        left = data - model.reconstruct(model.dataset(data, frame))
     else:
         assert isinstance(model, LinearModel)
         linear = model
-        e = np.concatenate([block for _, block in model.residuals(data, frame).map(lambda _, block: block)], axis=1)
+        e = np.concatenate(
+            [block for _, block in model.residuals(model.dataset(data, frame)).map(lambda _, block: block)], axis=1
+        )
         left = (e - e @ model.components.T @ model.components) * linear.sd
         left *= linear.scale(linear.design.batches(frame), linear.batches.log_scale)
     scale = linear.sd * linear.scale(linear.design.batches(frame), linear.batches.log_scale)
@@ -92,10 +94,12 @@ def test_cells_that_are_missing_are_left_out(table: Path, trained: Path) -> None
     holes = data.copy()
     holes[0, :5] = np.nan
     holes[1] = np.nan
-    found = model.scores(holes, frame.iloc[:3])
+    found = model.scores(model.dataset(holes, frame.iloc[:3]))
     assert np.isfinite(found.reconstruction_error[[0, 2]]).all()
     assert np.isnan(found.reconstruction_error[1])
-    assert found.reconstruction_error[2] == pytest.approx(model.scores(data, frame.iloc[:3]).reconstruction_error[2])
+    assert found.reconstruction_error[2] == pytest.approx(
+        model.scores(model.dataset(data, frame.iloc[:3])).reconstruction_error[2]
+    )
 
 
 def test_a_missing_feature_is_named(

@@ -59,7 +59,9 @@ def by_hand(people: People, model: str, settings: dict[str, object], train: np.n
         X[train], schema.transfer(known.iloc[train]), schema, columns, kind.settings_type(**settings), seed=0
     )
     target = schema.references(["site"])
-    inside, outside = (fitted.remove(X[part], schema.transfer(known.iloc[part]), target) for part in (train, test))
+    inside, outside = (
+        fitted.remove(fitted.dataset(X[part], schema.transfer(known.iloc[part])), target) for part in (train, test)
+    )
     after = make_pipeline(StandardScaler(), LogisticRegression()).fit(inside, people.sex.iloc[train])
     return after.decision_function(outside)
 

@@ -1,5 +1,6 @@
 """Small cohorts with covariates of three kinds and effects that the tests know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,9 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models import LinearModel, LinearSettings, Model
 from medrep.simulate import SimulatedFeatures, simulate_features, simulate_participants
 
 AGE = Covariate("age", "continuous", unit="year")
@@ -49,8 +52,18 @@ def fit(
     declared: tuple[Covariate, ...] = DECLARED,
 ) -> LinearModel:
     schema = CovariateSchema.fit(frame, declared)
-    model, _ = LinearModel.fit(data, schema.transfer(frame), schema, named(data.shape[1]), settings)
+    model, _ = LinearModel.fit(Dataset(data, schema.transfer(frame), schema, named(data.shape[1])), settings)
     return model
+
+
+def moved_by(model: Model, data: np.ndarray, frame: pd.DataFrame, target: Mapping[str, str | float]) -> np.ndarray:
+    """Return data with covariates moved, by a model that is needed for nothing else."""
+    return model.remove(model.dataset(data, frame), target)
+
+
+def unlabelled(model: Model, data: np.ndarray) -> Dataset:
+    """Return people none of whose covariates is known."""
+    return model.dataset(data, pd.DataFrame(index=range(len(data))))
 
 
 def named(count: int) -> Columns:

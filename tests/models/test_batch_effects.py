@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.models.batch_effects import BatchEffects, Borrowing, fit_batches, shrink_new_level
+from medrep.models.batch_effects import BatchEffects, Borrowing, NewLevel, fit_batches, shrink_new_level
 from medrep.models.design import Design
 from medrep.models.linear_fit import fit_moments
 from medrep.models.shrinkage import column_bands
@@ -123,7 +123,7 @@ def new_level(people: int, seed: int = 0) -> tuple:
     variance = rows.var(axis=0, ddof=1) if people > 1 else np.ones(80)
     varies = np.ones(80, dtype=bool)
     return shrink_new_level(
-        trained, borrowing(80), people, rows.mean(axis=0), variance, varies, scaled=np.zeros(80), scale=True
+        trained, borrowing(80), NewLevel(people, rows.mean(axis=0), variance), varies, scaled=np.zeros(80), scale=True
     )
 
 
@@ -153,9 +153,13 @@ def test_columns_that_do_not_vary_do_not_touch_a_new_level():
     bands = column_bands(varies)
     mean, variance = np.where(varies, rng.normal(1, 0.1, 80), 0), np.where(varies, rng.normal(4, 0.3, 80), 0)
     scaled = np.zeros(len(mean))
-    one = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, variance, varies, scaled=scaled, scale=True)
+    one = shrink_new_level(
+        trained, Borrowing(bands, bands), NewLevel(20, mean, variance), varies, scaled=scaled, scale=True
+    )
     spread = variance + 9 * ~varies
-    other = shrink_new_level(trained, Borrowing(bands, bands), 20, mean, spread, varies, scaled=scaled, scale=True)
+    other = shrink_new_level(
+        trained, Borrowing(bands, bands), NewLevel(20, mean, spread), varies, scaled=scaled, scale=True
+    )
     np.testing.assert_array_equal(one[1], other[1])
     assert np.exp(one[1][varies]).mean() == pytest.approx(2, abs=0.15)
 
@@ -166,7 +170,7 @@ def test_the_scale_of_a_noisy_new_level_is_not_held_back(only):
     trained = effects_of(sized({"A": 100, "B": 100}), rng.normal(size=(200, 80)))
     scale = np.full(80, 30.0) if only is None else np.where(np.arange(80) == only, 30.0, 1.0)
     rows, varies = scale * rng.normal(size=(30, 80)), np.ones(80, dtype=bool)
-    given = (30, rows.mean(axis=0), rows.var(axis=0, ddof=1), varies)
+    given = (NewLevel(30, rows.mean(axis=0), rows.var(axis=0, ddof=1)), varies)
     _, log_scale, _, _ = shrink_new_level(trained, borrowing(80), *given, scaled=np.zeros(80), scale=True)
     left = rows[:, :6].std(axis=0, ddof=1) / np.exp(log_scale[:6])
     np.testing.assert_allclose(left, 1, atol=0.35)

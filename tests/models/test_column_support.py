@@ -5,7 +5,7 @@ import pytest
 
 from medrep.models import LinearSettings, restore_model
 from medrep.models.left_alone import left_alone, notes_on, summed, unmeasured
-from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_data, draw_people, fit
+from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_data, draw_people, fit, moved_by
 
 TARGET = {"site": "S0"}
 
@@ -33,28 +33,28 @@ def test_a_site_that_lacks_a_column_has_no_effect_there(frame, data, kind):
     assert model.batches.location[2, 3] == 0
     assert model.batches.log_scale[2, 3] == 0
     assert left_alone(model)["NotMeasured"] == {"site=S2": ["region_3"]}
-    np.testing.assert_array_equal(model.remove(data, frame, TARGET)[away, 3], data[away, 3])
+    np.testing.assert_array_equal(model.remove(model.dataset(data, frame), TARGET)[away, 3], data[away, 3])
     for own in (model, restore_model(model.kind, *model.state())):
-        moved = own.remove(whole, frame, TARGET)
+        moved = own.remove(own.dataset(whole, frame), TARGET)
         assert np.isnan(moved[away, 3]).all()
         assert np.isfinite(np.delete(moved, 3, axis=1)).all()
         assert np.isfinite(moved[~away, 3]).all()
-    home = model.remove(whole, frame, {"site": "S2"})
+    home = model.remove(model.dataset(whole, frame), {"site": "S2"})
     np.testing.assert_array_equal(home[away], whole[away])
     assert np.isnan(home[~away, 3]).all()
-    cells = unmeasured(model, whole, frame, TARGET)
+    cells = unmeasured(model, model.dataset(whole, frame), TARGET)
     assert {cell.person for cell in cells} == set(frame.index[away])
     assert str(cells[0]).endswith("region_3, which nobody of site=S2 had in training")
     assert summed(cells) == ["region_3 of site=S2 (40 people)"]
-    assert unmeasured(model, data, frame, TARGET) == []
-    assert len(unmeasured(model, whole, frame, {"site": "S2"})) == 80
+    assert unmeasured(model, model.dataset(data, frame), TARGET) == []
+    assert len(unmeasured(model, model.dataset(whole, frame), {"site": "S2"})) == 80
 
 
 def test_a_site_where_hardly_anybody_has_more_than_zero_is_left_as_it_is(frame, data):
     away = np.flatnonzero(in_site(frame))
     data[away[2:], 3] = 0
     model = fit(frame, data)
-    moved = model.remove(data, frame, TARGET)
+    moved = model.remove(model.dataset(data, frame), TARGET)
     np.testing.assert_array_equal(moved[away, 3], data[away, 3])
     assert left_alone(model)["HardlyMeasured"] == {"site=S2": ["region_3"]}
     assert "site=S2 stays as it is" in " ".join(notes_on(left_alone(model)))
@@ -66,12 +66,14 @@ def test_a_diagnosis_that_lacks_a_column(frame, data, level):
     own, whole = (frame["diagnosis"] == level).to_numpy(), data.copy()
     data[own, 3] = np.nan
     model = fit(frame, data, declared=declared)
-    moved = model.remove(data, frame, {"site": "S0"})
+    moved = model.remove(model.dataset(data, frame), {"site": "S0"})
     assert (moved[~own & ~in_site(frame, "S0"), 3] != data[~own & ~in_site(frame, "S0"), 3]).all()
-    alone = fit(frame[~own], whole[~own], declared=declared).remove(whole[~own], frame[~own], {"site": "S0"})
+    alone = moved_by(fit(frame[~own], whole[~own], declared=declared), whole[~own], frame[~own], {"site": "S0"})
     np.testing.assert_allclose(moved[~own, 3], alone[:, 3], atol=0.6)  # sites are shrunk with other neighbours
-    assert {cell.cell for cell in unmeasured(model, whole, frame, {"site": "S0"})} == {f"diagnosis={level}"}
-    assert np.isnan(model.remove(whole, frame, {"diagnosis": level})[~own, 3]).all()
+    assert {cell.cell for cell in unmeasured(model, model.dataset(whole, frame), {"site": "S0"})} == {
+        f"diagnosis={level}"
+    }
+    assert np.isnan(model.remove(model.dataset(whole, frame), {"diagnosis": level})[~own, 3]).all()
 
 
 def test_levels_that_interact(frame, data):
@@ -80,11 +82,11 @@ def test_levels_that_interact(frame, data):
     whole = data.copy()
     data[own, 3] = np.nan
     model = fit(frame, data, settings, (AGE, SEX, SITE, DIAGNOSIS))
-    cells = unmeasured(model, whole, frame, TARGET)
+    cells = unmeasured(model, model.dataset(whole, frame), TARGET)
     assert {cell.cell for cell in cells} == {"sex=M x diagnosis=AD"}
     home = in_site(frame, "S0")
     assert {cell.person for cell in cells} == set(frame.index[own & ~home])
-    moved = model.remove(whole, frame, TARGET)
+    moved = model.remove(model.dataset(whole, frame), TARGET)
     assert np.isnan(moved[own & ~home, 3]).all()
     assert np.isfinite(moved[~own, 3]).all()
 
@@ -94,9 +96,9 @@ def test_a_new_site_that_lacks_a_column(frame, data):
     new = frame.iloc[:12].assign(site="X")
     holed = data[:12].copy()
     holed[:, 5] = np.nan
-    adapted, _ = model.adapt([(holed, new)])
+    adapted, _ = model.adapt([model.dataset(holed, new)])
     assert adapted.batches.location[3, 5] == 0
     assert left_alone(adapted)["NotMeasured"] == {"site=X": ["region_5"]}
-    moved = adapted.remove(data[:12], new, TARGET)
+    moved = adapted.remove(adapted.dataset(data[:12], new), TARGET)
     assert np.isnan(moved[:, 5]).all()
     assert np.isfinite(np.delete(moved, 5, axis=1)).all()

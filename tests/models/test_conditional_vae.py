@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.errors import CovariateError, ModelError
 from medrep.models import ConditionalVae, VaeSettings, Workplace, restore_model
 from medrep.models.context import context_vector
@@ -14,7 +15,7 @@ from medrep.models.linear_settings import LinearSettings
 from medrep.models.residuals import standardise
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medrep.training.schedule import Schedule
-from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people, named, simulate
+from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people, named, simulate, unlabelled
 
 POOL = {"site": POOLED}
 TARGETS = (
@@ -75,7 +76,7 @@ def fit(
 ) -> tuple[ConditionalVae, pd.DataFrame]:
     schema = CovariateSchema.fit(frame, declared)
     columns = named(data.shape[1])
-    return ConditionalVae.fit(data, schema.transfer(frame), schema, columns, settings, seed=seed, work=work)
+    return ConditionalVae.fit(Dataset(data, schema.transfer(frame), schema, columns), settings, seed=seed, work=work)
 
 
 def gap(data: np.ndarray, frame: pd.DataFrame, clean: np.ndarray) -> float:
@@ -117,10 +118,12 @@ def model(request: pytest.FixtureRequest, fitted: dict[str, ConditionalVae]) -> 
 def test_everybody_is_moved_to_values_of_their_own(any_model, people):
     frame, data = any_model.schema.transfer(people.frame).iloc[:12], people.data[:12]
     to = pd.DataFrame({"age": frame["age"].to_numpy()[::-1], "site": ["S0", POOLED, "S1", "S2"] * 3}, index=frame.index)
-    moved = any_model.move(data, frame, to)
+    moved = any_model.move(any_model.dataset(data, frame), to)
     for row in range(12):
         target = {"age": float(to["age"].iloc[row]), "site": str(to["site"].iloc[row])}
-        np.testing.assert_allclose(moved[[row]], any_model.remove(data[[row]], frame.iloc[[row]], target), rtol=1e-5)
+        np.testing.assert_allclose(
+            moved[[row]], any_model.remove(any_model.dataset(data[[row]], frame.iloc[[row]]), target), rtol=1e-5
+        )
 
 
 def test_training_changes_the_network(fitted):
@@ -132,12 +135,12 @@ def test_training_changes_the_network(fitted):
 def test_the_null_intervention_returns_the_person_bit_for_bit(any_model, people, names):
     for person in range(0, len(people.frame), 29):
         own = {name: people.frame[name].iloc[person] for name in names}
-        moved = any_model.remove(people.data, people.frame, own)
+        moved = any_model.remove(any_model.dataset(people.data, people.frame), own)
         np.testing.assert_array_equal(moved[person], people.data[person])
 
 
 def test_people_of_the_reference_come_back_as_they_are(any_model, people):
-    moved = any_model.remove(people.data, people.frame, {"site": "S1"})
+    moved = any_model.remove(any_model.dataset(people.data, people.frame), {"site": "S1"})
     there = (people.frame["site"] == "S1").to_numpy()
     np.testing.assert_array_equal(moved[there], people.data[there])
     assert (moved[~there] != people.data[~there]).mean() > 0.99
@@ -145,18 +148,20 @@ def test_people_of_the_reference_come_back_as_they_are(any_model, people):
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_removing_twice_is_removing_once(any_model, people, target):
-    once = any_model.remove(people.data, people.frame, target)
-    twice = any_model.remove(once, any_model.schema.moved(people.frame, target), target)
+    once = any_model.remove(any_model.dataset(people.data, people.frame), target)
+    twice = any_model.remove(any_model.dataset(once, any_model.schema.moved(people.frame, target)), target)
     np.testing.assert_array_equal(twice, once)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_the_order_and_company_of_people_do_not_matter(model, people, target):
-    whole = model.remove(people.data, people.frame, target)
+    whole = model.remove(model.dataset(people.data, people.frame), target)
     order = np.random.default_rng(0).permutation(len(people.data))
-    shuffled = model.remove(people.data[order], people.frame.iloc[order], target)
+    shuffled = model.remove(model.dataset(people.data[order], people.frame.iloc[order]), target)
     np.testing.assert_allclose(shuffled, whole[order], atol=1e-5)
-    np.testing.assert_allclose(model.remove(people.data[7:9], people.frame.iloc[7:9], target), whole[7:9], atol=1e-5)
+    np.testing.assert_allclose(
+        model.remove(model.dataset(people.data[7:9], people.frame.iloc[7:9]), target), whole[7:9], atol=1e-5
+    )
 
 
 def test_the_order_of_people_and_columns_does_not_matter_to_a_fit(people):
@@ -166,13 +171,13 @@ def test_the_order_of_people_and_columns_does_not_matter_to_a_fit(people):
     settings = replace(BODIES["linear"], folds=0)
     plain, _ = fit(people.frame, people.data, settings)
     for target in ({"site": "S0"}, POOL):
-        moved = plain.remove(people.data, people.frame, target)
+        moved = plain.remove(plain.dataset(people.data, people.frame), target)
         other, _ = fit(people.frame, people.data[:, columns], settings)
         np.testing.assert_allclose(
-            other.remove(people.data[:, columns], people.frame, target), moved[:, columns], atol=1e-3
+            other.remove(other.dataset(people.data[:, columns], people.frame), target), moved[:, columns], atol=1e-3
         )
         other, _ = fit(people.frame.iloc[rows], people.data[rows], settings)
-        np.testing.assert_allclose(other.remove(people.data, people.frame, target), moved, atol=1e-3)
+        np.testing.assert_allclose(other.remove(other.dataset(people.data, people.frame), target), moved, atol=1e-3)
 
 
 @pytest.mark.parametrize("target", [{"site": "S0"}, POOL], ids=str)
@@ -182,12 +187,13 @@ def test_labels_of_what_is_kept_are_not_looked_at(any_model, people, target):
     for name in ("age", "sex"):
         mixed[name] = people.frame[name].to_numpy()[order]
     np.testing.assert_array_equal(
-        any_model.remove(people.data, mixed, target), any_model.remove(people.data, people.frame, target)
+        any_model.remove(any_model.dataset(people.data, mixed), target),
+        any_model.remove(any_model.dataset(people.data, people.frame), target),
     )
 
 
 def test_the_site_goes_and_age_and_sex_stay(model, people):
-    moved = model.remove(people.data, people.frame, {"site": "S0"})
+    moved = model.remove(model.dataset(people.data, people.frame), {"site": "S0"})
     assert gap(moved, people.frame, people.clean) < 0.35 * gap(people.data, people.frame, people.clean)
     for found, wanted in zip(slopes(moved, people.frame), slopes(people.clean, people.frame), strict=True):
         assert found @ wanted / (wanted @ wanted) == pytest.approx(1, abs=0.15)
@@ -197,7 +203,7 @@ def test_the_site_goes_and_age_and_sex_stay(model, people):
 
 
 def test_towards_the_pool_the_site_goes_and_age_stays_readable(model, people):
-    moved = model.remove(people.data, people.frame, POOL)
+    moved = model.remove(model.dataset(people.data, people.frame), POOL)
     before, after = (
         np.stack([own.mean(axis=0) for _, own in _by(data, people.frame["site"])]).std(axis=0).mean()
         for data in (people.data, moved)
@@ -213,14 +219,14 @@ def test_towards_the_pool_the_site_goes_and_age_stays_readable(model, people):
 
 def test_towards_the_pool_slopes_stay_where_what_is_not_modelled_is_carried(people):
     model, _ = fit(people.frame, people.data, replace(BODIES["linear"], carry=1.0))
-    moved = model.remove(people.data, people.frame, POOL)
+    moved = model.remove(model.dataset(people.data, people.frame), POOL)
     for found, wanted in zip(slopes(moved, people.frame), slopes(people.clean, people.frame), strict=True):
         assert found @ wanted / (wanted @ wanted) == pytest.approx(1, abs=0.15)
 
 
 def test_everything_removed_leaves_no_trace_in_the_means(model, people):
     target = model.schema.references(list(model.schema.names))
-    moved = model.remove(people.data, people.frame, target)
+    moved = model.remove(model.dataset(people.data, people.frame), target)
     for found, before in zip(slopes(moved, people.frame), slopes(people.data, people.frame), strict=True):
         assert np.abs(found).mean() < 0.15 * np.abs(before).mean()
 
@@ -233,15 +239,15 @@ def test_identity_is_found_in_the_latents(model, people):
 
 
 def test_what_a_shift_of_age_does_is_the_planted_effect(model, people):
-    older = model.remove(people.data, people.frame, {"age": 65.0})
-    younger = model.remove(people.data, people.frame, {"age": 35.0})
+    older = model.remove(model.dataset(people.data, people.frame), {"age": 65.0})
+    younger = model.remove(model.dataset(people.data, people.frame), {"age": 35.0})
     planted = slopes(people.clean, people.frame)[0] * 30
     change = (older - younger).mean(axis=0)
     assert np.corrcoef(change, planted)[0, 1] > 0.9
 
 
 def test_latents_come_in_a_fixed_number_and_say_nothing_of_the_labels(model, people):
-    handed = model.encode(people.data, people.frame)
+    handed = model.encode(model.dataset(people.data, people.frame))
     assert handed.shape == (len(people.frame), model.directions(model.schema.names, ()))
     design = np.column_stack([np.ones(len(handed)), pd.get_dummies(people.frame["site"]).to_numpy(float)[:, 1:]])
     left = handed - design @ np.linalg.lstsq(design, handed, rcond=None)[0]
@@ -253,20 +259,20 @@ def test_missing_cells_stay_missing_and_touch_nobody_else(people, name):
     holed = people.data.copy()
     holed[5, 2] = holed[9, 0] = np.nan
     model, _ = fit(people.frame, holed, BODIES[name])
-    moved = model.remove(holed, people.frame, POOL)
+    moved = model.remove(model.dataset(holed, people.frame), POOL)
     assert np.argwhere(~np.isfinite(moved)).tolist() == [[5, 2], [9, 0]]
-    assert np.isfinite(model.encode(holed, people.frame)).all()
+    assert np.isfinite(model.encode(model.dataset(holed, people.frame))).all()
     own = {"site": people.frame["site"].iloc[5]}
-    np.testing.assert_array_equal(model.remove(holed, people.frame, own)[5], holed[5])
+    np.testing.assert_array_equal(model.remove(model.dataset(holed, people.frame), own)[5], holed[5])
 
 
 def test_a_person_and_a_column_without_any_value(people):
     holed = people.data.copy()
     holed[4], holed[:, 3] = np.nan, np.nan
     model, _ = fit(people.frame, holed)
-    moved = model.remove(holed, people.frame, POOL)
+    moved = model.remove(model.dataset(holed, people.frame), POOL)
     np.testing.assert_array_equal(np.isnan(moved), np.isnan(holed))
-    assert np.isfinite(model.encode(holed, people.frame)).all()
+    assert np.isfinite(model.encode(model.dataset(holed, people.frame))).all()
     assert np.isfinite(model.sample(people.frame, seed=0)).all()
 
 
@@ -275,12 +281,12 @@ def test_columns_that_hardly_vary(people):
     data[:, 1] = 4
     data[:140, 2] = 0
     model, _ = fit(people.frame, data)
-    np.testing.assert_array_equal(model.remove(data, people.frame, POOL)[:, 1:3], data[:, 1:3])
+    np.testing.assert_array_equal(model.remove(model.dataset(data, people.frame), POOL)[:, 1:3], data[:, 1:3])
     everything = model.schema.references(list(model.schema.names))
-    bare = model.remove(data, people.frame, everything)
+    bare = model.remove(model.dataset(data, people.frame), everything)
     np.testing.assert_array_equal(bare[:, 1:3], np.broadcast_to([4.0, 0.0], (len(data), 2)))
     data[7, 2] = np.nan
-    assert np.isnan(model.remove(data, people.frame, everything)[7, 2])
+    assert np.isnan(model.remove(model.dataset(data, people.frame), everything)[7, 2])
 
 
 def test_nothing_but_constant_columns_is_refused(people):
@@ -290,12 +296,12 @@ def test_nothing_but_constant_columns_is_refused(people):
 
 @pytest.mark.parametrize("target", [{"site": "S0"}, POOL], ids=str)
 def test_the_type_of_the_data_is_kept_and_they_may_be_overwritten(model, people, target):
-    wanted = model.remove(people.data, people.frame, target)
-    single = model.remove(people.data.astype(np.float32), people.frame, target)
+    wanted = model.remove(model.dataset(people.data, people.frame), target)
+    single = model.remove(model.dataset(people.data.astype(np.float32), people.frame), target)
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, wanted, atol=1e-4)
     own = people.data.copy()
-    assert model.remove(own, people.frame, target, out=own) is own
+    assert model.remove(model.dataset(own, people.frame), target, out=own) is own
     np.testing.assert_array_equal(own, wanted)
 
 
@@ -307,10 +313,15 @@ def test_storage_is_faithful(model, people, tmp_path):
     assert (again.settings, again.schema, again.columns) == (model.settings, model.schema, model.columns)
     for target in TARGETS:
         np.testing.assert_array_equal(
-            again.remove(people.data, people.frame, target), model.remove(people.data, people.frame, target)
+            again.remove(again.dataset(people.data, people.frame), target),
+            model.remove(model.dataset(people.data, people.frame), target),
         )
-    np.testing.assert_array_equal(again.encode(people.data, people.frame), model.encode(people.data, people.frame))
-    np.testing.assert_array_equal(again.encode_unlabelled(people.data), model.encode_unlabelled(people.data))
+    np.testing.assert_array_equal(
+        again.encode(again.dataset(people.data, people.frame)), model.encode(model.dataset(people.data, people.frame))
+    )
+    np.testing.assert_array_equal(
+        again.encode_unlabelled(unlabelled(again, people.data)), model.encode_unlabelled(unlabelled(model, people.data))
+    )
     np.testing.assert_array_equal(again.sample(people.frame, seed=3), model.sample(people.frame, seed=3))
 
 
@@ -342,16 +353,18 @@ def test_an_unseen_site(people):
     with pytest.raises(CovariateError, match=r"site 'S3' was not in training \(S0, S1, S2\)"):
         model.schema.transfer(wide.frame)
     frame, own = wide.frame[strange], wide.data[strange]
-    adapted, notes = model.adapt([(own[:20], frame[:20]), (own[20:], frame[20:])])
+    adapted, notes = model.adapt([model.dataset(own[:20], frame[:20]), model.dataset(own[20:], frame[20:])])
     assert [(note.covariate, note.level, note.people) for note in notes] == [("site", "S3", 40)]
     assert model.schema.levels("site") == ("S0", "S1", "S2")
-    moved = adapted.remove(own, frame, {"site": "S0"})
+    moved = adapted.remove(adapted.dataset(own, frame), {"site": "S0"})
     assert np.square(moved - wide.clean[strange]).mean() < 0.4 * np.square(own - wide.clean[strange]).mean()
-    assert adapted.encode(own, frame).shape == (40, model.directions(model.schema.names, ()))
+    assert adapted.encode(adapted.dataset(own, frame)).shape == (40, model.directions(model.schema.names, ()))
     again = restore_model(adapted.kind, *adapted.state())
-    np.testing.assert_array_equal(again.remove(own, frame, {"site": "S0"}), moved)
+    np.testing.assert_array_equal(again.remove(again.dataset(own, frame), {"site": "S0"}), moved)
     np.testing.assert_array_equal(
-        adapted.remove(own, frame, {"site": "S3"}), own, "the adapted level is a reference as good as any"
+        adapted.remove(adapted.dataset(own, frame), {"site": "S3"}),
+        own,
+        "the adapted level is a reference as good as any",
     )
 
 
@@ -382,18 +395,20 @@ def few() -> Planted:
 def test_every_setting_fits_and_gives_numbers(few, settings):
     model, history = fit(few.frame, few.data, settings)
     for target in TARGETS:
-        moved = model.remove(few.data, few.frame, target)
+        moved = model.remove(model.dataset(few.data, few.frame), target)
         assert np.isfinite(moved).all()
-        twice = model.remove(moved, model.schema.moved(few.frame, target), target)
+        twice = model.remove(model.dataset(moved, model.schema.moved(few.frame, target)), target)
         np.testing.assert_array_equal(twice, moved)
-    assert np.isfinite(model.encode(few.data, few.frame)).all()
-    assert np.isfinite(model.encode_unlabelled(few.data)).all()
-    assert np.isfinite(model.remove_unlabelled(few.data, ["site"])).all()
-    assert np.isfinite(model.reconstruct(few.data, few.frame)).all()
+    assert np.isfinite(model.encode(model.dataset(few.data, few.frame))).all()
+    assert np.isfinite(model.encode_unlabelled(unlabelled(model, few.data))).all()
+    assert np.isfinite(model.remove_unlabelled(unlabelled(model, few.data), ["site"])).all()
+    assert np.isfinite(model.reconstruct(model.dataset(few.data, few.frame))).all()
     assert np.isfinite(model.sample(few.frame, seed=0)).all()
     assert history["value"].notna().all()
     again = restore_model(model.kind, *model.state())
-    np.testing.assert_array_equal(again.remove(few.data, few.frame, POOL), model.remove(few.data, few.frame, POOL))
+    np.testing.assert_array_equal(
+        again.remove(again.dataset(few.data, few.frame), POOL), model.remove(model.dataset(few.data, few.frame), POOL)
+    )
 
 
 def test_history_tells_the_forecast_and_every_epoch(few):
@@ -433,8 +448,8 @@ def test_small_cohorts_fit(n, sites, name):
     few = plant(n=n, columns=8, sites=sites)
     model, _ = fit(few.frame, few.data, BODIES[name])
     for target in TARGETS:
-        assert np.isfinite(model.remove(few.data, few.frame, target)).all()
-    assert np.isfinite(model.encode(few.data, few.frame)).all()
+        assert np.isfinite(model.remove(model.dataset(few.data, few.frame), target)).all()
+    assert np.isfinite(model.encode(model.dataset(few.data, few.frame))).all()
 
 
 def test_too_few_people_for_the_effects_are_refused_by_name():
@@ -450,11 +465,11 @@ def test_any_selection_of_covariates(few, declared):
     for settings in (BODIES["linear"], MLP):
         model, _ = fit(few.frame, few.data, settings, declared)
         target = model.schema.references(list(model.schema.names))
-        moved = model.remove(few.data, few.frame, target)
+        moved = model.remove(model.dataset(few.data, few.frame), target)
         assert np.isfinite(moved).all()
         assert len(model.certificates(model.schema.names, ())) == len(declared)
         restored = restore_model(model.kind, *model.state())
-        np.testing.assert_array_equal(restored.remove(few.data, few.frame, target), moved)
+        np.testing.assert_array_equal(restored.remove(restored.dataset(few.data, few.frame), target), moved)
 
 
 def test_two_batch_covariates(people):
@@ -463,10 +478,10 @@ def test_two_batch_covariates(people):
     own = (frame["coil"] == "C0").to_numpy()
     data = people.data + 2 * ~own[:, None]
     model, _ = fit(frame, data, declared=(*DECLARED, coil))
-    moved = model.remove(data, frame, {"coil": "C0"})
+    moved = model.remove(model.dataset(data, frame), {"coil": "C0"})
     np.testing.assert_array_equal(moved[own], data[own])
     assert (moved[~own] - data[~own]).mean() == pytest.approx(-2, abs=0.4)
-    assert np.isfinite(model.remove(data, frame, model.schema.references(["coil", "site"]))).all()
+    assert np.isfinite(model.remove(model.dataset(data, frame), model.schema.references(["coil", "site"]))).all()
 
 
 @pytest.mark.parametrize(
@@ -493,8 +508,8 @@ def test_all_settings_that_do_not_fit_are_listed(few):
 def test_data_of_another_width_are_refused(model, people):
     narrow = people.data[:, :4]
     for refused in (
-        lambda: model.remove(narrow, people.frame, POOL),
-        lambda: model.remove_unlabelled(narrow, ["site"]),
+        lambda: model.remove(model.dataset(narrow, people.frame), POOL),
+        lambda: model.remove_unlabelled(unlabelled(model, narrow), ["site"]),
     ):
         with pytest.raises(ModelError, match="the data have 4 columns, the model was fitted on 16"):
             refused()
@@ -502,9 +517,11 @@ def test_data_of_another_width_are_refused(model, people):
 
 def test_nobody_to_export(model, people):
     nobody, empty = people.data[:0], people.frame.iloc[:0]
-    assert model.remove(nobody, empty, POOL).shape == (0, 16)
-    assert model.remove_unlabelled(nobody, ["site"]).shape == (0, 16)
-    assert len(model.encode(nobody, empty)) == len(model.encode_unlabelled(nobody)) == 0
+    assert model.remove(model.dataset(nobody, empty), POOL).shape == (0, 16)
+    assert model.remove_unlabelled(unlabelled(model, nobody), ["site"]).shape == (0, 16)
+    assert (
+        len(model.encode(model.dataset(nobody, empty))) == len(model.encode_unlabelled(unlabelled(model, nobody))) == 0
+    )
 
 
 @pytest.fixture(scope="module")

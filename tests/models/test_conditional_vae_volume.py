@@ -73,25 +73,29 @@ def error(data: np.ndarray, clean: np.ndarray) -> float:
 @pytest.mark.parametrize("target", [{"site": "S0"}, {"site": "S2"}, {"sex": "F"}, {"sex": "M", "site": "S1"}], ids=str)
 def test_people_of_the_reference_come_back_bit_for_bit(brains, target):
     frame, data = brains.frame[~brains.strange], brains.data[~brains.strange]
-    moved = brains.model.remove(data, frame, target)
+    moved = brains.model.remove(brains.model.dataset(data, frame), target)
     home = (frame[list(target)] == pd.Series(target)).all(axis=1).to_numpy()
     assert 0 < home.sum() < len(home)
     np.testing.assert_array_equal(moved[home], data[home])
     assert (moved[~home] != data[~home]).any(axis=1).all()
     assert moved.dtype == np.float32
-    np.testing.assert_array_equal(brains.model.remove(moved, brains.model.schema.moved(frame, target), target), moved)
+    np.testing.assert_array_equal(
+        brains.model.remove(brains.model.dataset(moved, brains.model.schema.moved(frame, target)), target), moved
+    )
 
 
 def test_towards_the_pool_nobody_stays_and_twice_is_once(brains):
     frame, data, target = brains.frame[~brains.strange], brains.data[~brains.strange], {"site": POOLED}
-    moved = brains.model.remove(data, frame, target)
+    moved = brains.model.remove(brains.model.dataset(data, frame), target)
     assert np.isfinite(moved).all()
-    np.testing.assert_array_equal(brains.model.remove(moved, brains.model.schema.moved(frame, target), target), moved)
+    np.testing.assert_array_equal(
+        brains.model.remove(brains.model.dataset(moved, brains.model.schema.moved(frame, target)), target), moved
+    )
 
 
 def test_the_site_goes(brains):
     away = ~brains.strange & (brains.table["site"] != "S0").to_numpy()
-    moved = brains.model.remove(brains.data[away], brains.frame[away], {"site": "S0"})
+    moved = brains.model.remove(brains.model.dataset(brains.data[away], brains.frame[away]), {"site": "S0"})
     assert error(moved, brains.clean[away]) < 0.5 * error(brains.data[away], brains.clean[away])
 
 
@@ -99,7 +103,10 @@ def test_labels_of_what_is_kept_are_not_looked_at_where_all_site_effects_are_the
     frame, data = brains.frame[~brains.strange], brains.data[~brains.strange]
     mixed = frame.assign(age=frame["age"].to_numpy()[::-1], sex=frame["sex"].to_numpy()[::-1])
     target = {"site": "S0"}
-    np.testing.assert_array_equal(brains.model.remove(data, mixed, target), brains.model.remove(data, frame, target))
+    np.testing.assert_array_equal(
+        brains.model.remove(brains.model.dataset(data, mixed), target),
+        brains.model.remove(brains.model.dataset(data, frame), target),
+    )
 
 
 def test_exported_people_of_the_reference_are_the_input_bit_for_bit(brains, tmp_path):
@@ -127,14 +134,13 @@ def test_exported_people_of_the_reference_are_the_input_bit_for_bit(brains, tmp_
 
 def test_an_unseen_site_is_estimated_from_its_own_people(brains):
     frame, data = brains.frame[brains.strange], brains.data[brains.strange]
-    people = [(data[row : row + 1], frame.iloc[row : row + 1]) for row in range(len(data))]
-    adapted, notes = brains.model.adapt(people)
+    adapted, notes = brains.model.adapt(brains.model.dataset(data, frame).blocks(1))
     assert {(note.covariate, note.level, note.people) for note in notes} == {("site", STRANGE, len(frame))}
-    moved = adapted.remove(data, frame, {"site": "S0"})
+    moved = adapted.remove(adapted.dataset(data, frame), {"site": "S0"})
     assert error(moved, brains.clean[brains.strange]) < error(data, brains.clean[brains.strange])
-    np.testing.assert_array_equal(adapted.remove(data, frame, {"site": STRANGE}), data)
+    np.testing.assert_array_equal(adapted.remove(adapted.dataset(data, frame), {"site": STRANGE}), data)
     again = restore_model(adapted.kind, *adapted.state())
-    np.testing.assert_array_equal(again.remove(data, frame, {"site": "S0"}), moved)
+    np.testing.assert_array_equal(again.remove(again.dataset(data, frame), {"site": "S0"}), moved)
 
 
 def test_storage_is_faithful(brains):
@@ -142,8 +148,13 @@ def test_storage_is_faithful(brains):
     again = restore_model(brains.model.kind, *brains.model.state())
     assert isinstance(again, ConditionalVae)
     for target in ({"site": "S0"}, {"site": POOLED}, {"age": 60.0}):
-        np.testing.assert_array_equal(again.remove(data, frame, target), brains.model.remove(data, frame, target))
-    np.testing.assert_array_equal(again.encode(data, frame), brains.model.encode(data, frame))
+        np.testing.assert_array_equal(
+            again.remove(again.dataset(data, frame), target),
+            brains.model.remove(brains.model.dataset(data, frame), target),
+        )
+    np.testing.assert_array_equal(
+        again.encode(again.dataset(data, frame)), brains.model.encode(brains.model.dataset(data, frame))
+    )
     np.testing.assert_array_equal(again.sample(frame, seed=1), brains.model.sample(frame, seed=1))
 
 
@@ -194,5 +205,5 @@ def test_a_level_without_a_believed_scanner_is_moved_by_the_linear_layer(brains)
     assert not layer.handles(level)
     model = replace(brains.model, parts=replace(parts, scanner=layer))
     own = (brains.table["site"] == level).to_numpy()
-    moved = model.remove(brains.data[own], brains.frame[own], {"site": harmoniser.anchor})
+    moved = model.remove(model.dataset(brains.data[own], brains.frame[own]), {"site": harmoniser.anchor})
     assert (moved != brains.data[own]).any(axis=1).all()

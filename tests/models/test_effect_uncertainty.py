@@ -86,7 +86,8 @@ def adapted(low: float, high: float, count: int = 30) -> tuple[LinearModel, obje
     own = np.array([sites.index(site) for site in frame["site"]])
     data = slope * t + bend * t**2 + location[own] + rng.normal(size=(len(frame), 40))
     known = (frame["site"] != "new").to_numpy()
-    model, (note,) = fit(frame[known], data[known], declared=DECLARED).adapt([(data[~known], frame[~known])])
+    model = fit(frame[known], data[known], declared=DECLARED)
+    model, (note,) = model.adapt([model.dataset(data[~known], frame[~known])])
     shares = np.bincount(own[known], minlength=len(sites)) / known.sum()
     error = model.batches.location[-1] - (location[sites.index("new")] - shares @ location)
     return model, note, error / model.sd
@@ -107,7 +108,7 @@ def test_models_saved_before_leave_the_effects_out():
     del arrays["effect_covariance"], content["effects_known"]
     model = LinearModel.restore(content, arrays)
     new = people(65, 80, "new", 16, seed=2)
-    _, (note,) = model.adapt([(data[:16], new)])
+    _, (note,) = model.adapt([model.dataset(data[:16], new)])
     assert note.effect_se is None
     assert note.location_se == pytest.approx(0.25, rel=0.3)
     assert "effect_covariance" not in model.state()[1]

@@ -16,9 +16,10 @@ import pytest
 import medrep.models
 from medrep.cli import main
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.estimators import CovariateRemover
-from medrep.models import MODELS, Adaptation, Columns, Model, Scores
+from medrep.models import MODELS, Adaptation, Model, Scores
 
 REGISTERED = ("batch_means", ("tests.models.test_fourth_model", "BatchMeans"))
 
@@ -51,10 +52,12 @@ class BatchMeans(Model):
     error_unit = "sd"
 
     @classmethod
-    def fit(cls, data, frame, schema, columns, settings=None, *, seed=0, work=None, participants=None):  # noqa: ARG003
-        settings = settings or MeansSettings()
-        model = cls(schema, columns, settings, {}, data.mean(axis=0), data.std(axis=0), seed)
-        means = {name: model._level_means(name, data, frame, schema.levels(name)) for name in schema.batches}
+    def fit(cls, dataset, settings=None, *, seed=0, work=None):  # noqa: ARG003
+        data, schema, settings = dataset.values, dataset.schema, settings or MeansSettings()
+        model = cls(schema, dataset.columns, settings, {}, data.mean(axis=0), data.std(axis=0), seed)
+        means = {
+            name: model._level_means(name, data, dataset.covariates, schema.levels(name)) for name in schema.batches
+        }
         history = pd.DataFrame([("fit", "sd", float(model.sd.mean()))], columns=["metric", "name", "value"])
         return replace(model, means=means), history
 
@@ -70,22 +73,23 @@ class BatchMeans(Model):
                 offset[row] += means[place[level]] if level in place else 0.0
         return offset
 
-    def move(self, data, frame, to, out=None):
+    def move(self, dataset, to, out=None):
+        data, frame = dataset.values, dataset.covariates
         moved = np.empty(data.shape, data.dtype) if out is None else out
         moved[...] = data + (self._offset(frame.assign(**to)) - self._offset(frame))
         return moved
 
-    def encode(self, data, frame):  # noqa: ARG002
-        return np.zeros((len(data), 0))
+    def encode(self, dataset):
+        return np.zeros((len(dataset), 0))
 
-    def scores(self, data, frame):
-        z = (data - self.mean - self._offset(frame)) / np.where(self.sd > 0, self.sd, 1)
+    def scores(self, dataset):
+        z = (dataset.values - self.mean - self._offset(dataset.covariates)) / np.where(self.sd > 0, self.sd, 1)
         error = np.sqrt((z**2).mean(axis=1))
-        return Scores(error, error, self.encode(data, frame))
+        return Scores(error, error, self.encode(dataset))
 
     def adapt(self, people):
         rows = list(people)
-        data, frame = np.concatenate([own for own, _ in rows]), pd.concat([own for _, own in rows])
+        data, frame = np.concatenate([own.values for own in rows]), pd.concat([own.covariates for own in rows])
         model, notes = self, []
         for name, level in sorted({unseen for _, unseen in self.schema.unseen(frame)}):
             new = self.settings.share * (data[(frame[name] == level).to_numpy()].mean(axis=0) - data.mean(axis=0))
@@ -200,14 +204,15 @@ def test_everything_beyond_answers_or_refuses(registered: None) -> None:
     assert model.certificates((), ()) == ()
     assert model.accelerated() is model
     assert model.effect_terms(model.settings) is None
-    data, frame, points = np.zeros((1, 1)), pd.DataFrame(index=["sub-1"]), np.zeros((1, 3))
-    assert model.posterior(data, frame)[1] is None
+    frame, points = pd.DataFrame(index=["sub-1"]), np.zeros((1, 3))
+    person = model.dataset(np.zeros((1, 1)), frame)
+    assert model.posterior(person)[1] is None
     contrast = medrep.models.contrasts.Contrast("age", 20.0, 60.0)
     for asked, said in (
         (lambda: model.sample(frame, seed=0), "does not sample"),
-        (lambda: model.remove_unlabelled(data, []), "needs everybody's covariates"),
-        (lambda: model.encode_unlabelled(data), "needs everybody's covariates"),
-        (lambda: model.carry(data[0], frame, points, []), "does not say how points move"),
+        (lambda: model.remove_unlabelled(person, []), "needs everybody's covariates"),
+        (lambda: model.encode_unlabelled(person), "needs everybody's covariates"),
+        (lambda: model.carry(person, points, []), "does not say how points move"),
         (lambda: model.surface_motion(contrast, points, points), "does not say how points move"),
         (lambda: model.expected_level({}), "does not model organs"),
     ):

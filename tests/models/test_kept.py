@@ -60,7 +60,7 @@ class Fitted:
     @classmethod
     def on(cls, frame: pd.DataFrame, data: np.ndarray) -> "Fitted":
         linear = Case(frame, data).fit()
-        factors = FactorModel.fit(linear.residuals(data, frame), len(frame) - 10.0, 6, seed=0)
+        factors = FactorModel.fit(linear.residuals(linear.dataset(data, frame)), len(frame) - 10.0, 6, seed=0)
         return cls(linear, factors, np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
 
     def readout(self, kept: tuple[str, ...]) -> KeptReadout:

@@ -216,7 +216,7 @@ def test_fewer_directions_are_handed_out_where_a_batch_is_removed(made):
 
 def test_levels_that_were_adapted_to_are_left_out_of_the_trained_schema(made):
     people = draw_people(12, 2, 3).assign(site=["S7"] * 12)
-    adapted, _ = made.linear.adapt([(draw_data(people, 6, 3), people)])
+    adapted, _ = made.linear.adapt([made.linear.dataset(draw_data(people, 6, 3), people)])
     assert adapted.schema.levels("site") == ("S0", "S1", "S7")
     assert made.layer.trained_schema(adapted.schema) == made.linear.schema
 

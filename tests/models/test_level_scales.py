@@ -10,7 +10,7 @@ from medrep.models.design import Design
 from medrep.models.level_scales import Apart, log_scales, pooled_level, told_scales, weight_steps
 from medrep.models.linear_fit import Moments, fit_moments
 from medrep.models.shrinkage import column_bands
-from tests.models.planted import AGE, SETTINGS, SEX, SITE, CovariateSchema, draw_people, fit
+from tests.models.planted import AGE, SETTINGS, SEX, SITE, CovariateSchema, draw_people, fit, moved_by
 
 DECLARED = (AGE, SEX, SITE)
 
@@ -42,7 +42,7 @@ def spreads(moved: np.ndarray, site: np.ndarray) -> np.ndarray:
 )
 def test_a_site_of_another_scale_comes_out_like_the_others(scales, per_site):
     frame, data, mean, site = noisy(scales, per_site, 15)
-    moved = fit(frame, data, declared=DECLARED).remove(data, frame, {"site": POOLED}) - mean
+    moved = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": POOLED}) - mean
     found = spreads(moved, site)
     assert found.max() / found.min() < 1.1
     # The measure of everybody is the geometric mean, so no site among many dictates it.
@@ -52,7 +52,7 @@ def test_a_site_of_another_scale_comes_out_like_the_others(scales, per_site):
 @pytest.mark.parametrize("columns", [10, 60])
 def test_a_site_of_another_scale_in_one_column_alone(columns):
     frame, data, mean, site = noisy([1, 1, 1, 30], 50, columns, only=3)
-    moved = fit(frame, data, declared=DECLARED).remove(data, frame, {"site": "S0"}) - mean
+    moved = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": "S0"}) - mean
     assert spreads(moved[:, [3]], site)[3] == pytest.approx(spreads(moved[:, [3]], site)[:3].mean(), rel=0.25)
     rest = spreads(np.delete(moved, 3, axis=1), site)
     np.testing.assert_allclose(rest, 1, rtol=0.1)
@@ -89,9 +89,9 @@ def test_centring_moves_the_pool_alone(seed, factor):
 @pytest.mark.parametrize("name", ["default", "gain"])
 def test_sites_of_like_scale_are_solved_once(name, monkeypatch):
     frame, data, _, _ = noisy([1, 1.5, 0.8], 30, 8)
-    moved = fit(frame, data, SETTINGS[name]).remove(data, frame, {"site": "S1"})
+    moved = moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"})
     monkeypatch.setattr("medrep.models.least_squares.REWEIGHTINGS", 0)
-    np.testing.assert_array_equal(moved, fit(frame, data, SETTINGS[name]).remove(data, frame, {"site": "S1"}))
+    np.testing.assert_array_equal(moved, moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"}))
 
 
 def test_steps_of_weights():
@@ -142,4 +142,6 @@ def test_a_column_constant_in_one_site_tells_no_scale_there():
     model = fit(frame, data, declared=(SITE,))
     own = [model.sd[3] * np.exp(model.batches.log_scale[k, 3]) for k in (0, 1)]
     np.testing.assert_allclose(own, [data[site == k, 3].std(ddof=1) for k in (0, 1)], rtol=0.25)
-    np.testing.assert_allclose(model.remove(data, frame, {"site": POOLED})[site == 2, 3].std(), 0, atol=1e-9)
+    np.testing.assert_allclose(
+        model.remove(model.dataset(data, frame), {"site": POOLED})[site == 2, 3].std(), 0, atol=1e-9
+    )

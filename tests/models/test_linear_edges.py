@@ -6,7 +6,7 @@ import pytest
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError
 from medrep.models import LinearModel
-from tests.models.planted import AGE, DECLARED, SETTINGS, SEX, SITE, draw_data, draw_people, fit
+from tests.models.planted import AGE, DECLARED, SETTINGS, SEX, SITE, draw_data, draw_people, fit, moved_by
 
 pytestmark = pytest.mark.rounding
 
@@ -27,14 +27,14 @@ def data(frame):
 def test_one_nan(frame, data, settings):
     holed = data.copy()
     holed[5, 2] = np.nan
-    moved = fit(frame, holed, settings).remove(holed, frame, REMOVED)
-    whole = fit(frame, data, settings).remove(data, frame, REMOVED)
+    moved = moved_by(fit(frame, holed, settings), holed, frame, REMOVED)
+    whole = moved_by(fit(frame, data, settings), data, frame, REMOVED)
     assert np.argwhere(~np.isfinite(moved)).tolist() == [[5, 2]]
     without = np.arange(90) != 5
     differences = np.abs(moved - whole)[without]
     assert np.median(differences[:, 2]) < 0.1
     assert np.delete(differences, 2, axis=1).max() < 0.1
-    alone = fit(frame[without], data[without], settings).remove(data, frame, REMOVED)
+    alone = moved_by(fit(frame[without], data[without], settings), data, frame, REMOVED)
     assert np.abs(moved[without, 2] - alone[without, 2]).max() < 0.25
 
 
@@ -42,30 +42,30 @@ def test_nan_cells_survive_the_null_intervention(frame, data):
     data[3, 1] = data[8, 4] = np.nan
     model = fit(frame, data)
     own = (frame["site"] == "S1").to_numpy()
-    np.testing.assert_array_equal(model.remove(data, frame, {"site": "S1"})[own], data[own])
+    np.testing.assert_array_equal(model.remove(model.dataset(data, frame), {"site": "S1"})[own], data[own])
 
 
 def test_a_person_without_any_value(frame, data):
     data[4] = np.nan
     model = fit(frame, data, SETTINGS["covariance"])
-    moved = model.remove(data, frame, REMOVED)
+    moved = model.remove(model.dataset(data, frame), REMOVED)
     assert np.isnan(moved[4]).all()
     assert np.isfinite(np.delete(moved, 4, axis=0)).all()
-    np.testing.assert_array_equal(model.encode(data, frame)[4], 0)
+    np.testing.assert_array_equal(model.encode(model.dataset(data, frame))[4], 0)
 
 
 def test_a_column_without_any_value(frame, data):
     rest = np.delete(data, 3, axis=1)
     data[:, 3] = np.nan
-    moved = fit(frame, data).remove(data, frame, REMOVED)
+    moved = moved_by(fit(frame, data), data, frame, REMOVED)
     assert np.isnan(moved[:, 3]).all()
-    np.testing.assert_allclose(np.delete(moved, 3, axis=1), fit(frame, rest).remove(rest, frame, REMOVED), atol=1e-8)
+    np.testing.assert_allclose(np.delete(moved, 3, axis=1), moved_by(fit(frame, rest), rest, frame, REMOVED), atol=1e-8)
 
 
 def test_a_column_that_one_site_lacks(frame, data):
     away = (frame["site"] == "S2").to_numpy()
     data[away, 3] = np.nan
-    moved = fit(frame, data).remove(data, frame, {"site": "S0"})
+    moved = moved_by(fit(frame, data), data, frame, {"site": "S0"})
     assert np.isnan(moved[away, 3]).all()
     raw, done = (
         np.subtract(*(x[(frame["site"] == s).to_numpy(), 3].mean() for s in ("S0", "S1"))) for x in (data, moved)
@@ -78,7 +78,7 @@ def test_a_site_with_one_person(frame, data, settings):
     frame.iloc[0, frame.columns.get_loc("site")] = "Lone"
     data[0] += 5
     model = fit(frame, data, settings)
-    moved = model.remove(data, frame, REMOVED)
+    moved = model.remove(model.dataset(data, frame), REMOVED)
     assert np.isfinite(moved).all()
     lone = model.schema["site"].levels.index("Lone")
     np.testing.assert_array_equal(model.batches.log_scale[lone], 0)
@@ -88,7 +88,7 @@ def test_a_site_with_one_person(frame, data, settings):
 def test_a_site_with_one_person_who_lacks_a_value(frame, data):
     frame.iloc[0, frame.columns.get_loc("site")] = "Lone"
     data[0, 3] = np.nan
-    moved = fit(frame, data).remove(data, frame, REMOVED)
+    moved = moved_by(fit(frame, data), data, frame, REMOVED)
     assert np.argwhere(~np.isfinite(moved)).tolist() == [[0, 3]]
     assert not np.allclose(moved[1:, 3], data[1:, 3])
 
@@ -117,7 +117,7 @@ def test_two_batch_covariates_unseen_at_once(frame, data):
     model = fit(frame.drop(columns="sex"), data, declared=(AGE, SITE, coil))
     strangers = frame.iloc[:1].assign(site="X", coil="Y")
     with pytest.raises(CovariateError, match=r"sub-\d+: site 'X' and coil 'Y'.*cannot be told apart"):
-        model.adapt([(data[:1], strangers)])
+        model.adapt([model.dataset(data[:1], strangers)])
 
 
 def test_two_batch_covariates(frame, data):
@@ -125,41 +125,46 @@ def test_two_batch_covariates(frame, data):
     frame["coil"] = np.random.default_rng(1).choice(["C0", "C1"], 90).tolist()
     shifted = data + 2 * (frame["coil"] == "C1").to_numpy()[:, None]
     model = fit(frame, shifted, declared=(*DECLARED, coil))
-    moved = model.remove(shifted, frame, {"coil": "C0"})
+    moved = model.remove(model.dataset(shifted, frame), {"coil": "C0"})
     own = (frame["coil"] == "C0").to_numpy()
     np.testing.assert_array_equal(moved[own], shifted[own])
     assert (moved[~own] - shifted[~own]).mean() == pytest.approx(-2, abs=0.3)
-    stepwise = model.remove(moved, frame.assign(coil="C0"), {"site": "S1"})
-    np.testing.assert_allclose(stepwise, model.remove(shifted, frame, {"coil": "C0", "site": "S1"}), atol=1e-10)
+    stepwise = model.remove(model.dataset(moved, frame.assign(coil="C0")), {"site": "S1"})
+    np.testing.assert_allclose(
+        stepwise, model.remove(model.dataset(shifted, frame), {"coil": "C0", "site": "S1"}), atol=1e-10
+    )
 
 
 def test_exported_people_from_a_subset_of_the_sites(frame, data):
     model = fit(frame, data)
     some = (frame["site"] == "S2").to_numpy()
-    apart = model.remove(data[some], model.schema.transfer(frame[some]), REMOVED)
-    np.testing.assert_allclose(apart, model.remove(data, frame, REMOVED)[some], atol=1e-10)
+    apart = model.remove(model.dataset(data[some], model.schema.transfer(frame[some])), REMOVED)
+    np.testing.assert_allclose(apart, model.remove(model.dataset(data, frame), REMOVED)[some], atol=1e-10)
 
 
 def test_exported_people_of_one_sex(frame, data):
     model = fit(frame, data)
     some = (frame["sex"] == "M").to_numpy()
-    apart = model.remove(data[some], model.schema.transfer(frame[some]), REMOVED)
-    np.testing.assert_allclose(apart, model.remove(data, frame, REMOVED)[some], atol=1e-10)
+    apart = model.remove(model.dataset(data[some], model.schema.transfer(frame[some])), REMOVED)
+    np.testing.assert_allclose(apart, model.remove(model.dataset(data, frame), REMOVED)[some], atol=1e-10)
 
 
 def test_covariate_columns_in_another_order(frame, data):
     model = fit(frame, data)
     turned = frame.assign(extra=1)[["site", "extra", "sex", "age"]]
     np.testing.assert_array_equal(
-        model.remove(data, model.schema.transfer(turned), REMOVED), model.remove(data, frame, REMOVED)
+        model.remove(model.dataset(data, model.schema.transfer(turned)), REMOVED),
+        model.remove(model.dataset(data, frame), REMOVED),
     )
-    np.testing.assert_array_equal(model.remove(data, turned, REMOVED), model.remove(data, frame, REMOVED))
+    np.testing.assert_array_equal(
+        model.remove(model.dataset(data, turned), REMOVED), model.remove(model.dataset(data, frame), REMOVED)
+    )
 
 
 def test_covariates_declared_in_another_order(frame, data):
     turned = fit(frame, data, declared=(SITE, SEX, AGE))
     np.testing.assert_allclose(
-        turned.remove(data, frame, REMOVED), fit(frame, data).remove(data, frame, REMOVED), atol=1e-8
+        turned.remove(turned.dataset(data, frame), REMOVED), moved_by(fit(frame, data), data, frame, REMOVED), atol=1e-8
     )
 
 
@@ -178,7 +183,7 @@ def test_a_covariate_aliased_with_site(frame, data):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_feature(frame, data, value, dtype):
     data[:, 3] = value
-    moved = fit(frame, data.astype(dtype)).remove(data.astype(dtype), frame, REMOVED)
+    moved = moved_by(fit(frame, data.astype(dtype)), data.astype(dtype), frame, REMOVED)
     np.testing.assert_array_equal(moved[:, 3], dtype(value))
     assert np.isfinite(moved).all()
 
@@ -187,8 +192,8 @@ def test_a_constant_feature(frame, data, value, dtype):
 def test_nothing_but_constant_features(frame, settings):
     ones = np.ones((90, 3))
     model = fit(frame, ones, settings)
-    np.testing.assert_array_equal(model.remove(ones, frame, REMOVED), 1)
-    assert model.encode(ones, frame).shape == (90, 0)
+    np.testing.assert_array_equal(model.remove(model.dataset(ones, frame), REMOVED), 1)
+    assert model.encode(model.dataset(ones, frame)).shape == (90, 0)
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -196,20 +201,20 @@ def test_a_zero_inflated_feature(frame, data, settings):
     none = np.random.default_rng(0).permutation(90) < 60
     data[none, 3] = 0
     model = fit(frame, data, settings)
-    moved = model.remove(data, frame, REMOVED)
+    moved = model.remove(model.dataset(data, frame), REMOVED)
     np.testing.assert_array_equal(moved[none, 3], 0)
     assert (moved[~none, 3] != data[~none, 3]).mean() > 0.9
-    blocks = [block for _, block in model.residuals(data, frame).map(lambda _, block: block)]
+    blocks = [block for _, block in model.residuals(model.dataset(data, frame)).map(lambda _, block: block)]
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1)[none, 3], 0)
     data[np.random.default_rng(0).permutation(90) < 80, 3] = 0
-    np.testing.assert_array_equal(fit(frame, data, settings).remove(data, frame, REMOVED)[:, 3], data[:, 3])
+    np.testing.assert_array_equal(moved_by(fit(frame, data, settings), data, frame, REMOVED)[:, 3], data[:, 3])
 
 
 def test_a_column_constant_within_each_site_is_moved_exactly(frame, data):
     data[:, 3] = frame["site"].map({"S0": 4.0, "S1": 7.5, "S2": -1.0})
     model = fit(frame, data)
     for level, value in (("S0", 4.0), ("S2", -1.0)):
-        np.testing.assert_allclose(model.remove(data, frame, {"site": level})[:, 3], value, atol=1e-10)
+        np.testing.assert_allclose(model.remove(model.dataset(data, frame), {"site": level})[:, 3], value, atol=1e-10)
 
 
 def test_more_coefficients_than_people(data):
@@ -225,7 +230,7 @@ def test_the_reference_is_the_users(frame, data):
         target = model.schema.references(["site"], {"site": level})
         assert target == {"site": level}
         own = (frame["site"] == level).to_numpy()
-        np.testing.assert_array_equal(model.remove(data, frame, target)[own], data[own])
+        np.testing.assert_array_equal(model.remove(model.dataset(data, frame), target)[own], data[own])
     chosen = fit(frame, data, declared=(AGE, SEX, Covariate("site", "categorical", "batch", reference="S2")))
     assert chosen.schema.references(["site"]) == {"site": "S2"}
 
@@ -234,7 +239,7 @@ def test_the_reference_of_a_batch_is_the_pool_by_default(frame, data):
     model = fit(frame, data)
     target = model.schema.references(["site"])
     assert target == model.schema.references(["site"], {"site": "pooled"}) == {"site": "(pooled)"}
-    moved = model.remove(data, frame, target)
+    moved = model.remove(model.dataset(data, frame), target)
     np.testing.assert_allclose(moved.mean(axis=0), data.mean(axis=0), atol=0.25)
     for site, k in (("S0", 0), ("S1", 1)):
         own = (frame["site"] == site).to_numpy()
@@ -253,19 +258,19 @@ def test_a_reference_that_is_unknown(frame, data):
 
 def test_huge_and_tiny_columns(frame, data):
     scaled = data * np.array([1e-12, 1e-6, 1, 1, 1e3, 1e6, 1e9, 1e12])
-    moved = fit(frame, scaled).remove(scaled, frame, REMOVED)
+    moved = moved_by(fit(frame, scaled), scaled, frame, REMOVED)
     np.testing.assert_allclose(
-        moved / scaled.std(axis=0), fit(frame, data).remove(data, frame, REMOVED) / data.std(axis=0), atol=1e-7
+        moved / scaled.std(axis=0), moved_by(fit(frame, data), data, frame, REMOVED) / data.std(axis=0), atol=1e-7
     )
 
 
 def test_one_column_only(frame, data):
     model = fit(frame, data[:, :1], SETTINGS["covariance"])
     assert isinstance(model, LinearModel)
-    assert np.isfinite(model.remove(data[:, :1], frame, REMOVED)).all()
+    assert np.isfinite(model.remove(model.dataset(data[:, :1], frame), REMOVED)).all()
 
 
 def test_more_columns_than_people(frame):
     wide = draw_data(frame, 500, 0)
     for settings in SETTINGS.values():
-        assert np.isfinite(fit(frame, wide, settings).remove(wide, frame, REMOVED)).all()
+        assert np.isfinite(moved_by(fit(frame, wide, settings), wide, frame, REMOVED)).all()

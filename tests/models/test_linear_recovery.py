@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
-from medrep.models import Columns, LinearModel, LinearSettings
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
+from medrep.models import LinearModel, LinearSettings
 from tests.models.planted import AGE, DIAGNOSIS, SETTINGS, SEX, SITE, draw_people, fit, simulate
 
 DECLARED = (AGE, SEX, DIAGNOSIS, SITE)
@@ -25,7 +26,7 @@ class Halves:
         self.model = fit(self.trained, self.trained_data, declared=DECLARED)
 
     def removed(self, **target: str | float) -> np.ndarray:
-        return self.model.remove(self.data, self.frame, target)
+        return self.model.remove(self.model.dataset(self.data, self.frame), target)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,10 @@ def test_an_interaction_is_found():
     data = rng.normal(size=(800, 5)) + (0.5 * decades * male)[:, None]
     model = fit(frame, data, SETTINGS["line"])
     slopes = [
-        (model.remove(data, frame, {"sex": sex, "age": 60.0}) - model.remove(data, frame, {"sex": sex, "age": 50.0}))
+        (
+            model.remove(model.dataset(data, frame), {"sex": sex, "age": 60.0})
+            - model.remove(model.dataset(data, frame), {"sex": sex, "age": 50.0})
+        )
         for sex in ("F", "M")
     ]
     np.testing.assert_allclose(slopes[0], 0, atol=0.1)
@@ -137,7 +141,7 @@ def test_what_is_kept_stays(halves):
 
 def test_removing_everything_makes_groups_alike(halves):
     target = {"age": 50.0, "sex": "F", "diagnosis": "control", "site": "(pooled)"}
-    moved = halves.model.remove(halves.trained_data, halves.trained, target)
+    moved = halves.model.remove(halves.model.dataset(halves.trained_data, halves.trained), target)
     noise = moved.std(axis=0)
     for name, tolerance in (("sex", 0.02), ("diagnosis", 0.02), ("site", 0.06)):
         for level in sorted(set(halves.trained[name])):
@@ -151,7 +155,7 @@ def test_effects_without_batches_are_removed_to_the_last_digit():
     frame, made = simulate(200, seed=5)
     data = made.features.to_numpy()
     model = fit(frame, data, declared=(AGE, SEX))
-    moved = model.remove(data, frame, {"age": 50.0, "sex": "F"})
+    moved = model.remove(model.dataset(data, frame), {"age": 50.0, "sex": "F"})
     means = [moved[(frame["sex"] == sex).to_numpy()].mean(axis=0) for sex in ("F", "M")]
     np.testing.assert_allclose(means[0], means[1], atol=1e-10)
     np.testing.assert_allclose((frame["age"] - frame["age"].mean()).to_numpy() @ moved, 0, atol=1e-8)
@@ -161,7 +165,7 @@ def test_site_means_and_deviations_agree_afterwards(halves):
     everything = {"age": 50.0, "sex": "F", "diagnosis": "control"}
     spread = []
     for data in (halves.data, halves.removed(site="S0")):
-        flat = halves.model.remove(data, halves.frame.assign(site="S0"), everything)
+        flat = halves.model.remove(halves.model.dataset(data, halves.frame.assign(site="S0")), everything)
         spread.append([flat[(halves.frame["site"] == level).to_numpy()].std(axis=0) for level in ("S1", "S2", "S3")])
     ratios = [rms(np.log(np.array(each) / each[0])) for each in spread]
     assert ratios[1] < 0.6 * ratios[0]
@@ -178,7 +182,7 @@ def test_covariance_aligns_the_relation_between_columns():
     gaps = {}
     for covariance in (False, True):
         model = fit(frame[first], data[first], LinearSettings(covariance=covariance, components=4))
-        moved = model.remove(data[~first], frame[~first], {"site": "S0"})
+        moved = model.remove(model.dataset(data[~first], frame[~first]), {"site": "S0"})
         gaps[covariance] = rms(np.cov(moved[own].T) - np.cov(moved[~own].T))
     assert gaps[True] < 0.7 * gaps[False]
 
@@ -194,8 +198,10 @@ def test_images_are_harmonised_better_over_space_than_over_columns():
     schema = CovariateSchema.fit(frame, (AGE, SEX, SITE))
     errors = {}
     for borrow in ("space", "columns"):
-        model, _ = LinearModel.fit(data, frame, schema, Columns((), grid.size, grid), LinearSettings(borrow=borrow))
-        errors[borrow] = rms(model.remove(data, frame, {"site": "S0"})[second] - clean[second])
+        model, _ = LinearModel.fit(
+            Dataset(data, frame, schema, Columns((), grid.size, grid)), LinearSettings(borrow=borrow)
+        )
+        errors[borrow] = rms(model.remove(model.dataset(data, frame), {"site": "S0"})[second] - clean[second])
     assert errors["space"] < 0.5 * errors["columns"]
     assert errors["space"] < 0.2 * rms(data[second] - clean[second])
 
@@ -213,7 +219,7 @@ class Newcomers:
     def adapted(self, count: int) -> tuple[LinearModel, object, np.ndarray]:
         rows = np.flatnonzero(self.strange)
         batches = [rows[start : min(start + 7, count)] for start in range(0, count, 7)]
-        model, notes = self.model.adapt((self.data[part], self.frame.iloc[part]) for part in batches)
+        model, notes = self.model.adapt(self.model.dataset(self.data[part], self.frame.iloc[part]) for part in batches)
         return model, notes[0], rows[-80:]
 
 
@@ -228,7 +234,7 @@ def test_a_new_site_is_adapted_to_from_its_own_people(newcomers, count):
     assert (note.covariate, note.level, note.people) == ("site", "S3", count)
     assert 0 < note.location_se < 2.5 / np.sqrt(count)
     assert (note.log_scale_se is None) == (count == 1)
-    moved = model.remove(newcomers.data[rows], newcomers.frame.iloc[rows], {"site": "S0"})
+    moved = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
     assert np.isfinite(moved).all()
     assert model.schema["site"].levels == ("S0", "S1", "S2", "S3")
 
@@ -237,7 +243,7 @@ def test_adaptation_comes_closer_with_every_person(newcomers):
     errors = []
     for count in (2, 10, 50, 250):
         model, _, rows = newcomers.adapted(count)
-        moved = model.remove(newcomers.data[rows], newcomers.frame.iloc[rows], {"site": "S0"})
+        moved = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
         errors.append(rms(moved - newcomers.clean[rows]))
     raw = rms(newcomers.data[rows] - newcomers.clean[rows])
     assert errors == sorted(errors, reverse=True)
@@ -249,7 +255,10 @@ def test_an_adapted_site_is_no_worse_than_a_fitted_one(newcomers):
     model, _, rows = newcomers.adapted(250)
     fitted = fit(newcomers.frame, newcomers.data, declared=DECLARED)
     errors = [
-        rms(each.remove(newcomers.data[rows], newcomers.frame.iloc[rows], {"site": "S0"}) - newcomers.clean[rows])
+        rms(
+            each.remove(each.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
+            - newcomers.clean[rows]
+        )
         for each in (model, fitted)
     ]
     assert errors[0] < 1.5 * errors[1]
@@ -260,24 +269,28 @@ def test_adaptation_leaves_the_known_sites_alone(newcomers):
     known, frame = newcomers.data[~newcomers.strange], newcomers.frame[~newcomers.strange]
     for target in ({"site": "S0"}, {"site": "(pooled)"}, {"age": 50.0, "site": "S2"}):
         np.testing.assert_allclose(
-            model.remove(known, frame, target), newcomers.model.remove(known, frame, target), atol=1e-12
+            model.remove(model.dataset(known, frame), target),
+            newcomers.model.remove(newcomers.model.dataset(known, frame), target),
+            atol=1e-12,
         )
 
 
 def test_an_adapted_model_is_exact_at_the_ends(newcomers):
     model, _, rows = newcomers.adapted(20)
     data, frame = newcomers.data[rows], newcomers.frame.iloc[rows]
-    np.testing.assert_array_equal(model.remove(data, frame, {"site": "S3"}), data)
-    once = model.remove(data, frame, {"site": "S0"})
-    np.testing.assert_array_equal(model.remove(once, frame.assign(site="S0"), {"site": "S0"}), once)
+    np.testing.assert_array_equal(model.remove(model.dataset(data, frame), {"site": "S3"}), data)
+    once = model.remove(model.dataset(data, frame), {"site": "S0"})
+    np.testing.assert_array_equal(model.remove(model.dataset(once, frame.assign(site="S0")), {"site": "S0"}), once)
 
 
 def test_missing_cells_do_not_pull_an_adapted_site_to_the_pool(newcomers):
     rows = np.flatnonzero(newcomers.strange)[:60]
     holed = newcomers.data[rows].copy()
     holed[::2, 0] = np.nan
-    whole, _ = newcomers.model.adapt([(newcomers.data[rows[1::2]], newcomers.frame.iloc[rows[1::2]])])
-    part, _ = newcomers.model.adapt([(holed, newcomers.frame.iloc[rows])])
+    whole, _ = newcomers.model.adapt(
+        [newcomers.model.dataset(newcomers.data[rows[1::2]], newcomers.frame.iloc[rows[1::2]])]
+    )
+    part, _ = newcomers.model.adapt([newcomers.model.dataset(holed, newcomers.frame.iloc[rows])])
     sd = newcomers.model.sd[0]
     assert part.batches.location[3, 0] / sd == pytest.approx(whole.batches.location[3, 0] / sd, abs=0.1)
     assert part.batches.log_scale[3, 0] == pytest.approx(whole.batches.log_scale[3, 0], abs=0.15)
@@ -285,7 +298,9 @@ def test_missing_cells_do_not_pull_an_adapted_site_to_the_pool(newcomers):
 
 def test_nobody_new_changes_nothing(newcomers):
     known = ~newcomers.strange
-    model, notes = newcomers.model.adapt([(newcomers.data[known][:5], newcomers.frame[known].iloc[:5])])
+    model, notes = newcomers.model.adapt(
+        [newcomers.model.dataset(newcomers.data[known][:5], newcomers.frame[known].iloc[:5])]
+    )
     assert model is newcomers.model
     assert notes == ()
 
@@ -306,15 +321,17 @@ def test_an_unseen_scanner_with_gain_is_told_from_the_age_of_its_people():
     schema = CovariateSchema.fit(frame[known], declared)
     settings = LinearSettings(gain="yes", spline_degrees=1, components=0)
     model, _ = LinearModel.fit(
-        data[known],
-        schema.transfer(frame[known]),
-        schema,
-        Columns(tuple(f"v{k}" for k in range(width)), width, None),
+        Dataset(
+            data[known],
+            schema.transfer(frame[known]),
+            schema,
+            Columns(tuple(f"v{k}" for k in range(width)), width, None),
+        ),
         settings,
     )
     new = schema.transfer(frame[~known], unseen="adapt")
-    adapted, _ = model.adapt([(data[~known], new)])
-    clean = adapted.remove(data[~known], new, adapted.schema.references(["site"]))
+    adapted, _ = model.adapt([model.dataset(data[~known], new)])
+    clean = adapted.remove(adapted.dataset(data[~known], new), adapted.schema.references(["site"]))
     before, after = (np.abs(x.mean(axis=0) - own[~known].mean(axis=0)).mean() for x in (data[~known], clean))
     assert after < 0.3 * before
     assert np.abs(clean.std(axis=0) / own[~known].std(axis=0) - 1).mean() < 0.1

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.description import html_table
-from medrep.cohort.grid import Grid
-from medrep.models import Columns, LinearModel
+from medrep.cohort.grid import Columns, Grid
+from medrep.models import LinearModel
 from tests.models.planted import Case, draw_people
 
 
@@ -22,7 +23,7 @@ def test_voxels_are_shown_as_a_grid() -> None:
     frame = draw_people(60, 2, 0)
     case = Case(frame, np.random.default_rng(0).normal(size=(60, 8)))
     columns = Columns((), 8, Grid((2, 2, 2), (1.0, 1.0, 1.0)))
-    model, _ = LinearModel.fit(case.data, case.schema.transfer(frame), case.schema, columns)
+    model, _ = LinearModel.fit(Dataset(case.data, case.schema.transfer(frame), case.schema, columns))
     assert "8 columns (voxels of a grid 2 x 2 x 2)" in model._repr_html_()
 
 

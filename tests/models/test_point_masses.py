@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.cohort.grid import Grid
-from medrep.models import Columns, LinearModel, LinearSettings, restore_model
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
+from medrep.models import LinearModel, LinearSettings, restore_model
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.point_masses import background, find
 from medrep.models.residuals import standardise, unstandardise
-from tests.models.planted import Case, draw_data, draw_people, fit, named
+from tests.models.planted import Case, draw_data, draw_people, fit, moved_by, named
 
 PEOPLE = 300
 RNG = np.random.default_rng(0)
@@ -99,16 +100,16 @@ def zero_inflated(seed: int = 0, people: int = 150) -> Case:
 def test_they_stay_and_the_others_are_fitted_without_them(seed):
     case = zero_inflated(seed)
     model, target = case.fit(), {"age": 50.0, "sex": "F", "site": "S0"}
-    moved = model.remove(case.data, case.frame, target)
+    moved = model.remove(model.dataset(case.data, case.frame), target)
     zero, usual = case.data[:, 1] == 0, case.data[:, 4] == 2.5
     np.testing.assert_array_equal(moved[zero, 1], 0)
     np.testing.assert_array_equal(moved[usual, 4], 2.5)
     holed = case.data.copy()
     holed[zero, 1] = holed[usual, 4] = np.nan
-    without = fit(case.frame, holed).remove(holed, case.frame, target)
+    without = moved_by(fit(case.frame, holed), holed, case.frame, target)
     np.testing.assert_allclose(moved[~zero, 1], without[~zero, 1], atol=1e-9)
     np.testing.assert_allclose(np.delete(moved, [1, 4], axis=1), np.delete(without, [1, 4], axis=1), atol=1e-9)
-    again = model.remove(moved, model.schema.moved(case.frame, target), target)
+    again = model.remove(model.dataset(moved, model.schema.moved(case.frame, target)), target)
     np.testing.assert_array_equal(again, moved)
 
 
@@ -124,7 +125,7 @@ def test_new_people_and_a_saved_model():
     data = data.astype(np.float32)
     data[:5, 4] = np.float32(2.5)
     for own in (model, again):
-        moved = own.remove(data, newcomers, {"site": "S0"})
+        moved = own.remove(own.dataset(data, newcomers), {"site": "S0"})
         np.testing.assert_array_equal(moved[:7, 1], 0)
         np.testing.assert_array_equal(moved[:5, 4], np.float32(2.5))
     away = (newcomers["site"] != "S0").to_numpy()[:7]
@@ -148,9 +149,11 @@ def test_scores_do_not_count_them():
     model = case.fit()
     holed = case.data.copy()
     holed[holed[:, 1] == 0, 1] = holed[holed[:, 4] == 2.5, 4] = np.nan
-    kept, left = model.scores(case.data, case.frame), model.scores(holed, case.frame)
+    kept, left = model.scores(model.dataset(case.data, case.frame)), model.scores(model.dataset(holed, case.frame))
     np.testing.assert_allclose(kept.deviation, left.deviation)
-    np.testing.assert_allclose(model.encode(case.data, case.frame), model.encode(holed, case.frame))
+    np.testing.assert_allclose(
+        model.encode(model.dataset(case.data, case.frame)), model.encode(model.dataset(holed, case.frame))
+    )
 
 
 def masked(people: int = 60, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, Columns]:
@@ -170,9 +173,9 @@ def test_background_stays_background_even_in_one_person():
     assert ((shares > 0) & (shares < 0.05)).any()
     case = Case(frame, data)
     model, history = LinearModel.fit(
-        data, case.schema.transfer(frame), case.schema, columns, LinearSettings(components=2)
+        Dataset(data, case.schema.transfer(frame), case.schema, columns), LinearSettings(components=2)
     )
-    moved = model.remove(data, frame, {"site": "S0"})
+    moved = model.remove(model.dataset(data, frame), {"site": "S0"})
     np.testing.assert_array_equal(moved[data == 0], 0)
     away = (frame["site"] != "S0").to_numpy()
     fitted = (data != 0) & away[:, None] & (model.sd > 0)

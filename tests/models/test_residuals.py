@@ -75,7 +75,7 @@ def test_with_all_known_the_residual_is_that_of_the_linear_model(case, seed):
     case = messy(case, seed)
     model = case.fit()
     for frame in (case.frame, elsewhere(case.frame, ("age", "sex"))):
-        blocks = [block for _, block in model.residuals(case.data, frame).map(lambda part, block: block)]
+        blocks = [block for _, block in model.residuals(model.dataset(case.data, frame)).map(lambda part, block: block)]
         exact = standardise(model, case.data, frame, NAMES, out=np.empty(case.data.shape))
         np.testing.assert_allclose(exact, np.concatenate(blocks, axis=1), atol=1e-9)
         np.testing.assert_allclose(standardise(model, case.data, frame, NAMES), exact, atol=ATOL)
@@ -141,7 +141,7 @@ def test_moving_effects_is_what_the_linear_model_does(case, moved, person):
     there = model.schema.moved(case.frame, target)
     h = standardise(model, case.data, case.frame, moved, out=np.empty(case.data.shape))
     found = unstandardise(model, h, there, moved, case.data, np.empty_like(case.data))
-    np.testing.assert_allclose(found, model.remove(case.data, case.frame, target), atol=1e-8)
+    np.testing.assert_allclose(found, model.remove(model.dataset(case.data, case.frame), target), atol=1e-8)
 
 
 THREE = (AGE, SEX, DIAGNOSIS, SITE)
@@ -164,7 +164,7 @@ def test_any_subset_of_three_interacting_covariates_moves_as_in_the_linear_model
     there = model.schema.moved(frame, target)
     h = standardise(model, data, frame, moved, out=np.empty(data.shape))
     found = unstandardise(model, h, there, moved, data, np.empty_like(data))
-    np.testing.assert_allclose(found, model.remove(data, frame, target), atol=1e-8)
+    np.testing.assert_allclose(found, model.remove(model.dataset(data, frame), target), atol=1e-8)
     # What stays in h of an interaction is the others' effect at the mean of what moved, and nothing else.
     kept = [name for name in ("age", "sex", "diagnosis") if name not in moved]
     closed, averaged = model.design.closed(), model.design.averaged(model.coefficients[1:], kept)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.models import ConditionalVae, VaeSettings, restore_model
 from medrep.models.left_alone import left_alone, unmeasured
 from tests.models.planted import DECLARED, draw_data, draw_people, named
@@ -21,7 +22,7 @@ def fitted():
     held[away, 7] = np.nan
     schema = CovariateSchema.fit(frame, DECLARED)
     settings = VaeSettings(latents=3, body="linear")
-    model, _ = ConditionalVae.fit(held, schema.transfer(frame), schema, named(10), settings)
+    model, _ = ConditionalVae.fit(Dataset(held, schema.transfer(frame), schema, named(10)), settings)
     return model, frame, data, held
 
 
@@ -30,27 +31,28 @@ def fitted():
 def test_they_stay_and_nothing_is_put_where_nobody_was_measured(fitted, removed, reference):
     model, frame, data, _ = fitted
     target = model.schema.references(removed, {k: v for k, v in reference.items() if k in removed})
-    moved = model.remove(data, frame, target)
+    moved = model.remove(model.dataset(data, frame), target)
     zero, away = data[:, 4] == 0, (frame["site"] == "S2").to_numpy()
     np.testing.assert_array_equal(moved[zero, 4], 0)
     assert (moved[~zero, 4] != data[~zero, 4]).mean() > 0.6
     assert np.isnan(moved[away, 7]).all()
     assert np.isfinite(moved[~away]).all()
     assert np.isfinite(np.delete(moved, 7, axis=1)).all()
-    again = model.remove(moved, model.schema.moved(frame, target), target)
+    again = model.remove(model.dataset(moved, model.schema.moved(frame, target)), target)
     np.testing.assert_array_equal(again, moved)
-    assert {cell.column for cell in unmeasured(model, data, frame, target)} == {"region_7"}
+    assert {cell.column for cell in unmeasured(model, model.dataset(data, frame), target)} == {"region_7"}
 
 
 def test_the_rest_of_the_model_takes_them_as_their_mean(fitted):
     model, frame, data, held = fitted
     missing = held.copy()
     missing[missing[:, 4] == 0, 4] = np.nan
-    np.testing.assert_allclose(model.encode(data, frame), model.encode(missing, frame))
+    np.testing.assert_allclose(model.encode(model.dataset(data, frame)), model.encode(model.dataset(missing, frame)))
     np.testing.assert_allclose(
-        model.scores(data, frame).reconstruction_error, model.scores(missing, frame).reconstruction_error
+        model.scores(model.dataset(data, frame)).reconstruction_error,
+        model.scores(model.dataset(missing, frame)).reconstruction_error,
     )
-    assert (model.reconstruct(data, frame)[data[:, 4] == 0, 4] == 0).all()
+    assert (model.reconstruct(model.dataset(data, frame))[data[:, 4] == 0, 4] == 0).all()
 
 
 def test_samples_have_them_as_often_as_training(fitted):
@@ -63,4 +65,7 @@ def test_saved_models_know_them(fitted):
     model, frame, data, _ = fitted
     again = restore_model(model.kind, *model.state())
     assert left_alone(again) == left_alone(model)
-    np.testing.assert_array_equal(again.remove(data, frame, {"site": "S0"}), model.remove(data, frame, {"site": "S0"}))
+    np.testing.assert_array_equal(
+        again.remove(again.dataset(data, frame), {"site": "S0"}),
+        model.remove(model.dataset(data, frame), {"site": "S0"}),
+    )

@@ -100,7 +100,7 @@ def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     files = pd.Series([image], index=["sub-0001"])
     row = fill_matrix(files, wanted, lambda n, v: np.empty((n, v), np.float32), lambda _: None)[0]
     place = (axes[0]["values"].index(axes[0]["values"][-1]), *own[1:])
-    expected = model.remove(row, frame, {axes[0]["name"]: axes[0]["values"][-1]}) - row
+    expected = model.remove(model.dataset(row, frame), {axes[0]["name"]: axes[0]["values"][-1]}) - row
     assert axes[0]["name"] == "age"
     assert axes[0]["high"] < axes[0]["values"][-1]
     # Coarser and in whole steps: the means agree, and nothing is further off than smoothing and rounding make it.

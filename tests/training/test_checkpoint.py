@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
-from medrep.models import Columns, LinearModel, LinearSettings, Model, restore_model
+from medrep.models import LinearModel, LinearSettings, Model, restore_model
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.models.planted import Case, draw_data, draw_people
 
@@ -25,7 +26,7 @@ def fitted(grid: Grid | None = None) -> LinearModel:
     case = Case(FRAME, DATA)
     columns = Columns(tuple(f"region_{k}" for k in range(12)) if grid is None else (), 12, grid)
     settings = LinearSettings(covariance=True, components=3, interactions=(("age", "sex"),))
-    return LinearModel.fit(DATA, FRAME, case.schema, columns, settings, seed=7)[0]
+    return LinearModel.fit(Dataset(DATA, FRAME, case.schema, columns), settings, seed=7)[0]
 
 
 def save(model: Model, folder: Path) -> Path:
@@ -72,8 +73,10 @@ def weigh(folder: Path, change: dict[str, np.ndarray | None]) -> None:
 def test_a_loaded_model_gives_identical_results(tmp_path, grid):
     model = fitted(grid)
     again = load(save(model, tmp_path / "model"))
-    np.testing.assert_array_equal(again.remove(DATA, FRAME, TARGET), model.remove(DATA, FRAME, TARGET))
-    np.testing.assert_array_equal(again.encode(DATA, FRAME), model.encode(DATA, FRAME))
+    np.testing.assert_array_equal(
+        again.remove(again.dataset(DATA, FRAME), TARGET), model.remove(model.dataset(DATA, FRAME), TARGET)
+    )
+    np.testing.assert_array_equal(again.encode(again.dataset(DATA, FRAME)), model.encode(model.dataset(DATA, FRAME)))
     assert again.schema == model.schema
     assert again.columns == model.columns
     assert again.state()[0] == model.state()[0]
@@ -81,10 +84,13 @@ def test_a_loaded_model_gives_identical_results(tmp_path, grid):
 
 def test_an_adapted_model_is_stored_too(tmp_path):
     strangers = FRAME.assign(site="X")
-    model, notes = fitted().adapt([(DATA + 1, strangers)])
+    model = fitted()
+    model, notes = model.adapt([model.dataset(DATA + 1, strangers)])
     assert notes[0].people == 60
     again = load(save(model, tmp_path / "model"))
-    np.testing.assert_array_equal(again.remove(DATA, strangers, TARGET), model.remove(DATA, strangers, TARGET))
+    np.testing.assert_array_equal(
+        again.remove(again.dataset(DATA, strangers), TARGET), model.remove(model.dataset(DATA, strangers), TARGET)
+    )
 
 
 def test_the_folder_says_what_made_it(saved):

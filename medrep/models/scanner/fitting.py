@@ -7,8 +7,9 @@ import pandas as pd
 from jaxtyping import Float, Float16
 
 from medrep.cohort.covariates import POOLED
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Grid
-from medrep.errors import CovariateError, listed
+from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.scanner.anchor import choose_anchor
 from medrep.models.scanner.content import filled
 from medrep.models.scanner.frame import Frame
@@ -28,10 +29,8 @@ def fit_steps(levels: int) -> int:
 
 
 def fit_levels(
-    data: Float[np.ndarray, "people voxels"],
-    own: pd.Series,
-    levels: Sequence[str],
-    grid: Grid,
+    dataset: Dataset,
+    covariate: str,
     effects: Float[np.ndarray, "people effects"],
     *,
     anchor: str | None,
@@ -42,10 +41,8 @@ def fit_levels(
     """Fit the scanner of every level.
 
     Args:
-        data: Volumes on the common grid.
-        own: Everybody's level, by key.
-        levels: All levels.
-        grid: The common grid.
+        dataset: Volumes on a common grid.
+        covariate: The batch covariate whose levels have a scanner each.
         effects: Centred covariate columns.
         anchor: The level the others are compared with; None chooses one.
         seed: Seed of the choice of people and of noise.
@@ -58,6 +55,10 @@ def fit_levels(
     Raises:
         CovariateError: People of other levels, or an anchor without anybody who has an image that varies.
     """
+    data, own, levels = dataset.values, dataset.covariates[covariate], dataset.schema.levels(covariate)
+    if dataset.columns.grid is None:
+        raise ModelError("scanners are fitted to images on a grid")
+    grid = dataset.columns.grid
     strangers = [f"{key}: {level!r}" for key, level in own.items() if level not in levels]
     if strangers:
         raise CovariateError(listed(f"people of levels other than {', '.join(levels)}", strangers, "leave them out"))

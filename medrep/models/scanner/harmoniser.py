@@ -40,11 +40,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
 from medrep.errors import CovariateError, ModelError
 from medrep.models.base import Adaptation
 from medrep.models.scanner.arrival import estimate_level
@@ -82,10 +80,7 @@ class ScannerHarmoniser:
     @classmethod
     def fit(
         cls,
-        data: Float[np.ndarray, "people voxels"],
-        frame: pd.DataFrame,
-        schema: CovariateSchema,
-        grid: Grid,
+        dataset: Dataset,
         effects: Float[np.ndarray, "people effects"],
         *,
         covariate: str,
@@ -97,11 +92,8 @@ class ScannerHarmoniser:
         """Fit on training people.
 
         Args:
-            data: Volumes on the common grid, padded by repeating the border, in memory or memory-mapped. NaN counts as the
-                median. Of each level at most `most_people` are looked at, chosen by the seed and the people's keys.
-            frame: Their covariates, indexed by key.
-            schema: The covariates.
-            grid: The common grid.
+            dataset: Volumes on a common grid, padded by repeating the border. NaN counts as the median. Of each level at most
+                `most_people` are looked at, chosen by the seed and the people's keys.
             effects: Centred covariate columns (`Design.effects` without the intercept); what they explain is kept.
             covariate: The batch covariate.
             anchor: The level the others are compared with; None takes the sharpest and least noisy (`choose_anchor`).
@@ -113,12 +105,13 @@ class ScannerHarmoniser:
             CovariateError: A covariate without levels, an anchor that nobody has, or people of unknown levels.
             ModelError: Data that do not fit the grid.
         """
-        _check_width(data, grid.size)
-        levels = schema.levels(covariate)
-        if not levels:
+        if not dataset.schema.levels(covariate):
             raise CovariateError(f"{covariate} has no levels; a scanner is a level of a categorical batch covariate")
+        if dataset.columns.grid is None:
+            raise ModelError("scanners are fitted to images on a grid")
+        _check_width(dataset.values, dataset.columns.grid.size)
         found, known, notes = fit_levels(
-            data, frame[covariate], levels, grid, effects, anchor=anchor, seed=seed, kept=kept, advance=advance
+            dataset, covariate, effects, anchor=anchor, seed=seed, kept=kept, advance=advance
         )
         return cls(covariate, found, known, seed, notes)
 

@@ -8,7 +8,7 @@ shares goes into the template: T(p) becomes T(p + mean field), so that at the re
 template's zero level.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from medrep.cohort.lattice import Lattice
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
 from medrep.models.shape.evidence import Evidence
@@ -120,27 +121,24 @@ def start_population(
 
 
 def fit_population(
-    data: Float[np.ndarray, "people nodes"],
-    lattice: Lattice,
+    dataset: Dataset,
     columns: Float[np.ndarray, "people columns"],
     groups: list[Group],
     settings: ShapeSettings,
     seed: int,
     say: Callable[[str], None],
-    participants: Sequence[str] | None = None,
 ) -> Learning:
     """Learn from training people.
 
     Args:
-        data: Signed distances on the lattice, mm.
-        lattice: Their points.
+        dataset: Signed distances on a grid, mm.
         columns: X.
         groups: Of the columns (`effects.py`).
         settings: Of the model.
         seed: Of the points that are looked at.
         say: Called with a line a round.
-        participants: Whose each row is, for the intervals; by default each is a person.
     """
+    data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
     population = start_population(data, lattice, columns.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
     X = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
@@ -164,9 +162,9 @@ def fit_population(
             noise=max(error, _LEAST_NOISE * population.size),
         )
     rng = np.random.default_rng([seed, 43])
-    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, participants)[
-        :, 1:
-    ]
+    draws = resampled_effects(
+        effects, equations, apart, population.outputs, settings.bootstrap, rng, dataset.participants
+    )[:, 1:]
     return Learning(population, rest, spread, draws, tuple(errors))
 
 

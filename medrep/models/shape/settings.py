@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError, listed
-from medrep.models.base import Columns
 
 
 @dataclass(frozen=True)

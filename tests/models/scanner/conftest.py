@@ -8,7 +8,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.models.scanner import ScannerHarmoniser
 from medrep.models.scanner.frame import DEGREES, Frame
 from medrep.models.scanner.scanner import Rendering, Scanner
@@ -32,15 +33,9 @@ class Cohort:
 
     def fit(self, rows: np.ndarray, **options: object) -> ScannerHarmoniser:
         schema = CovariateSchema.fit(self.frame, [Covariate("site", "categorical", "batch")])
-        return ScannerHarmoniser.fit(
-            self.seen[rows],
-            self.frame.iloc[rows],
-            schema,
-            options.pop("grid", GRID),
-            self.effects[rows],
-            covariate="site",
-            **options,
-        )
+        grid = options.pop("grid", GRID)
+        dataset = Dataset(self.seen[rows], self.frame.iloc[rows], schema, Columns((), grid.size, grid))
+        return ScannerHarmoniser.fit(dataset, self.effects[rows], covariate="site", **options)
 
 
 def person(rng: np.random.Generator, shape=(16, 20, 16), brightness: float = 0.0, sharpness: float = 1.1) -> np.ndarray:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import POOLED, Categorical, Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmoniser
 from medrep.models.scanner.fitting import fit_steps
@@ -28,7 +29,8 @@ def schema_of(levels):
 def fit(rows, levels, grid, known="AB", **options):
     frame = pd.DataFrame({"site": list(levels)}, index=[f"sub-{k:02d}" for k in range(len(rows))])
     effects = np.zeros((len(rows), 0))
-    return ScannerHarmoniser.fit(rows, frame, schema_of(known), grid, effects, covariate="site", **options)
+    dataset = Dataset(rows, frame, schema_of(known), Columns((), grid.size, grid))
+    return ScannerHarmoniser.fit(dataset, effects, covariate="site", **options)
 
 
 def people(shape, count, seed=0):
@@ -77,7 +79,8 @@ def test_a_memory_mapped_matrix(tmp_path, cohort, model, train):
     mapped = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(len(train), GRID.size))
     mapped[:] = cohort.seen[train]
     frame, effects = cohort.frame.iloc[train], cohort.effects[train]
-    found = ScannerHarmoniser.fit(mapped, frame, schema_of("AB"), GRID, effects, covariate="site")
+    dataset = Dataset(mapped, frame, schema_of("AB"), Columns((), GRID.size, GRID))
+    found = ScannerHarmoniser.fit(dataset, effects, covariate="site")
     np.testing.assert_array_equal(found.known.scanners["B"].shading, model.known.scanners["B"].shading)
 
 

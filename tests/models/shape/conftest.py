@@ -9,9 +9,10 @@ from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.lattice import grid_lattice
-from medrep.models import AdditiveShape, Columns, ShapeSettings
+from medrep.models import AdditiveShape, ShapeSettings
 from medrep.simulate import DisplacedCohort, draw_starmen, level
 
 HALF = 29
@@ -57,5 +58,5 @@ def starmen() -> Starmen:
     frame = schema.transfer(cohort.participants)
     data = flat_distances(cohort, frame, grid)
     columns = Columns((), grid.size, grid)
-    model, history = AdditiveShape.fit(data, frame, schema, columns, SETTINGS, seed=0)
+    model, history = AdditiveShape.fit(Dataset(data, frame, schema, columns), SETTINGS, seed=0)
     return Starmen(cohort, frame, schema, columns, data, model, history)

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.errors import CovariateError, ModelError
-from medrep.models import AdditiveShape, Columns, restore_model
+from medrep.models import AdditiveShape, restore_model
 from medrep.models.contrasts import Contrast, contrasts
 from medrep.models.shape.inference import infer_covariates
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import displacement
+from tests.models.planted import moved_by
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
 
 
@@ -40,28 +43,30 @@ def test_effects_add_up(starmen: Starmen) -> None:
 def test_the_null_intervention_gives_everybody_back_bit_for_bit(starmen: Starmen) -> None:
     own = starmen.frame.iloc[:1]
     target = {"arms": float(own["arms"].iloc[0]), "legs": float(own["legs"].iloc[0])}
-    np.testing.assert_array_equal(starmen.model.remove(starmen.data[:1], own, target), starmen.data[:1])
+    np.testing.assert_array_equal(
+        starmen.model.remove(starmen.model.dataset(starmen.data[:1], own), target), starmen.data[:1]
+    )
 
 
 def test_removing_twice_is_removing_once(starmen: Starmen) -> None:
     target = starmen.schema.references(["arms", "legs"])
-    once = starmen.model.remove(starmen.data[:3], starmen.frame.iloc[:3], target)
+    once = starmen.model.remove(starmen.model.dataset(starmen.data[:3], starmen.frame.iloc[:3]), target)
     there = starmen.schema.moved(starmen.frame.iloc[:3], target)
-    np.testing.assert_array_equal(starmen.model.remove(once, there, target), once)
+    np.testing.assert_array_equal(starmen.model.remove(starmen.model.dataset(once, there), target), once)
 
 
 def test_the_order_of_people_does_not_matter(starmen: Starmen) -> None:
     target = starmen.schema.references(["arms"])
     order = [2, 0, 1]
-    straight = starmen.model.remove(starmen.data[:3], starmen.frame.iloc[:3], target)
-    turned = starmen.model.remove(starmen.data[order], starmen.frame.iloc[order], target)
+    straight = starmen.model.remove(starmen.model.dataset(starmen.data[:3], starmen.frame.iloc[:3]), target)
+    turned = starmen.model.remove(starmen.model.dataset(starmen.data[order], starmen.frame.iloc[order]), target)
     np.testing.assert_array_equal(turned, straight[order])
 
 
 def test_people_are_reconstructed_and_registration_gets_better(starmen: Starmen) -> None:
     errors = starmen.history.query("name == 'error_mm'")["value"].to_numpy()
     assert errors[-1] < 0.5 * errors[0]
-    made = starmen.model.reconstruct(starmen.data[:8], starmen.frame.iloc[:8])
+    made = starmen.model.reconstruct(starmen.model.dataset(starmen.data[:8], starmen.frame.iloc[:8]))
     assert min(overlap(a, b) for a, b in zip(made, starmen.data[:8], strict=True)) > 0.97
 
 
@@ -72,7 +77,7 @@ def test_a_moved_person_is_the_true_one_at_other_covariates(starmen: Starmen) ->
     wanted = starmen.frame.iloc[people].assign(arms=0.8)
     assert starmen.columns.grid is not None
     truth = flat_distances(cohort, wanted, starmen.columns.grid)
-    moved = starmen.model.remove(starmen.data[people], starmen.frame.iloc[people], {"arms": 0.8})
+    moved = starmen.model.remove(starmen.model.dataset(starmen.data[people], starmen.frame.iloc[people]), {"arms": 0.8})
     for own, made, true in zip(starmen.data[people], moved, truth, strict=True):
         assert overlap(made, true) > max(0.95, overlap(own, true) + 0.02)
 
@@ -99,7 +104,7 @@ def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starme
 
 
 def test_latents_come_with_their_uncertainty_and_the_best_known_come_first(starmen: Starmen) -> None:
-    z, sd = starmen.model.posterior(starmen.data, starmen.frame)
+    z, sd = starmen.model.posterior(starmen.model.dataset(starmen.data, starmen.frame))
     assert z.shape == sd.shape == (60, SETTINGS.latents)
     assert 0.5 < z[:, 0].std() < 1.1
     model = starmen.model
@@ -109,7 +114,9 @@ def test_latents_come_with_their_uncertainty_and_the_best_known_come_first(starm
     # What is known and what is not add up to the unit variance of identities.
     np.testing.assert_allclose(z.var(axis=0) + (sd**2).mean(axis=0), 1.0, atol=0.45)
     np.testing.assert_allclose((z.var(axis=0) + (sd**2).mean(axis=0)).mean(), 1.0, atol=0.1)
-    np.testing.assert_array_equal(z[:2], starmen.model.encode(starmen.data[:2], starmen.frame.iloc[:2]))
+    np.testing.assert_array_equal(
+        z[:2], starmen.model.encode(starmen.model.dataset(starmen.data[:2], starmen.frame.iloc[:2]))
+    )
 
 
 def test_a_covariate_that_nobody_noted_is_read_from_the_shape(starmen: Starmen) -> None:
@@ -139,8 +146,8 @@ def test_a_saved_model_is_the_same_model(starmen: Starmen) -> None:
     again = restore_model("additive_shape", content, arrays)
     target = {"legs": 0.3}
     np.testing.assert_array_equal(
-        again.remove(starmen.data[:1], starmen.frame.iloc[:1], target),
-        starmen.model.remove(starmen.data[:1], starmen.frame.iloc[:1], target),
+        again.remove(again.dataset(starmen.data[:1], starmen.frame.iloc[:1]), target),
+        starmen.model.remove(starmen.model.dataset(starmen.data[:1], starmen.frame.iloc[:1]), target),
     )
     with pytest.raises(ModelError, match=r"covariance has the shape \(1,\)"):
         restore_model("additive_shape", content, {**arrays, "covariance": np.zeros(1)})
@@ -152,10 +159,7 @@ def test_the_same_seed_learns_the_same_whatever_the_threads(starmen: Starmen) ->
     few = slice(0, 20)
     fits = [
         AdditiveShape.fit(
-            starmen.data[few],
-            starmen.frame.iloc[few],
-            starmen.schema,
-            starmen.columns,
+            Dataset(starmen.data[few], starmen.frame.iloc[few], starmen.schema, starmen.columns),
             replace(SETTINGS, threads=threads, rounds=1, modes=20),
             seed=3,
         )[0]
@@ -178,16 +182,18 @@ def test_drawn_people_vary_and_follow_their_covariates(starmen: Starmen) -> None
 )
 def test_ablations_fit_and_keep_the_null_intervention(starmen: Starmen, changes: dict[str, object]) -> None:
     settings = replace(SETTINGS, rounds=1, modes=20, **changes)
-    model, _ = AdditiveShape.fit(starmen.data, starmen.frame, starmen.schema, starmen.columns, settings, seed=0)
+    model, _ = AdditiveShape.fit(
+        Dataset(starmen.data, starmen.frame, starmen.schema, starmen.columns), settings, seed=0
+    )
     own, data = starmen.frame.iloc[:2], starmen.data[:2]
-    moved = model.remove(data, own, {"arms": 0.9})
+    moved = model.remove(model.dataset(data, own), {"arms": 0.9})
     assert np.isfinite(moved).all()
     assert (np.abs(moved - data).max() > 0.1) == settings.conditioned
     same = float(own["arms"].iloc[0])
-    np.testing.assert_array_equal(model.remove(data[:1], own.iloc[:1], {"arms": same}), data[:1])
-    assert model.encode(data, own).shape[1] == (20 if settings.identity else 0)
+    np.testing.assert_array_equal(model.remove(model.dataset(data[:1], own.iloc[:1]), {"arms": same}), data[:1])
+    assert model.encode(model.dataset(data, own)).shape[1] == (20 if settings.identity else 0)
     content, arrays = model.state()
-    np.testing.assert_array_equal(restore_model(model.kind, content, arrays).remove(data, own, {"arms": 0.9}), moved)
+    np.testing.assert_array_equal(moved_by(restore_model(model.kind, content, arrays), data, own, {"arms": 0.9}), moved)
 
 
 def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
@@ -197,13 +203,13 @@ def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
     schema = CovariateSchema.fit(frame, declared)
     known = schema.transfer(frame)
     settings = replace(SETTINGS, rounds=1, modes=20)
-    model, _ = AdditiveShape.fit(starmen.data, known, schema, starmen.columns, settings, seed=0)
+    model, _ = AdditiveShape.fit(Dataset(starmen.data, known, schema, starmen.columns), settings, seed=0)
     strange = schema.transfer(frame.iloc[:5].assign(site="C"), unseen="adapt")
-    wider, notes = model.adapt([(starmen.data[:5], strange)])
+    wider, notes = model.adapt([model.dataset(starmen.data[:5], strange)])
     assert [(note.level, note.people) for note in notes] == [("C", 5)]
     assert 0 < notes[0].location_kept < 1
     assert wider.schema.levels("site") == ("A", "B", "C")
-    moved = wider.remove(starmen.data[:1], strange.iloc[:1], schema.references(["site"]))
+    moved = wider.remove(wider.dataset(starmen.data[:1], strange.iloc[:1]), schema.references(["site"]))
     assert np.abs(moved - starmen.data[:1]).max() > 0
     content, arrays = wider.state()
     assert restore_model(wider.kind, content, arrays).schema == wider.schema
@@ -215,17 +221,14 @@ def test_settings_and_data_that_cannot_be_are_refused(starmen: Starmen) -> None:
     with pytest.raises(ModelError, match=r"set input\.kind to shape"):
         SETTINGS.check(Columns(("a",), 1, None))
     with pytest.raises(ModelError, match="the data have 5 voxels"):
-        starmen.model.encode(np.zeros((1, 5)), starmen.frame.iloc[:1])
+        starmen.model.encode(starmen.model.dataset(np.zeros((1, 5)), starmen.frame.iloc[:1]))
     far = np.full((4, starmen.columns.count), 30.0)
     with pytest.raises(ModelError, match="organs do not overlap"):
         AdditiveShape.fit(
-            far, starmen.frame.iloc[:4], starmen.schema, starmen.columns, replace(SETTINGS, conditioned=False)
+            Dataset(far, starmen.frame.iloc[:4], starmen.schema, starmen.columns), replace(SETTINGS, conditioned=False)
         )
     model, _ = AdditiveShape.fit(
-        starmen.data,
-        starmen.frame,
-        starmen.schema,
-        starmen.columns,
+        Dataset(starmen.data, starmen.frame, starmen.schema, starmen.columns),
         replace(SETTINGS, field="distance", rounds=1, modes=8),
     )
     with pytest.raises(ModelError, match="does not say how points move"):
