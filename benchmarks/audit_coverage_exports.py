@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.planted_errors import ERRORS, Draw, Errors, Held, held
+from medrep.audit.audited import Question
 from medrep.audit.counterfactuals import audit_counterfactuals
 from medrep.audit.fairness import Predictor, counterfactual_fairness
 from medrep.audit.identity import reidentification
@@ -22,6 +23,7 @@ from medrep.audit.informedness import audit_informedness
 from medrep.audit.injection import audit_injection
 from medrep.audit.latents import audit_latents
 from medrep.audit.leakage import audit_leakage
+from medrep.audit.probing.probe_halves import Probing
 from medrep.audit.retention import variance_kept
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import Covariate, CovariateSchema
@@ -61,14 +63,11 @@ def _leakage(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> lis
     }
     intervals = []
     for case, (data, kept, label, continuous) in cases.items():
+        values = pd.Series(label if continuous else np.where(label == 1, "B", "A"))
         found = audit_leakage(
             {"exported": data},
-            pd.Series(label if continuous else np.where(label == 1, "B", "A")),
-            continuous=continuous,
-            name="label",
-            participants=np.arange(n),
-            kept=kept,
-            seed=seed,
+            Question("label", values, continuous, np.arange(n), kept),
+            seed,
             trained={"exported": {"": 60.0} if continuous else {"A": 30.0, "B": 30.0}},
             permutations=99,
             min_n=_LEAST,
@@ -101,18 +100,16 @@ def _injection(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> l
     raw = own + with_labels(frame, 0.5)
     found = audit_injection(
         lambda given: raw + with_labels(given, 0.3),
-        raw,
-        frame,
+        Dataset(raw, frame, schema, _columns(raw), [str(k) for k in range(people)]),
         ["age", "sex"],
-        schema,
-        np.arange(people),
         seed,
-        permutations=19,
-        draws=_DRAWS,
-        min_n=_LEAST,
-        probes=("linear", "rbf"),
+        probing=Probing(_LEAST, 19, _DRAWS, ("linear", "rbf")),
     )
     return [(f"{row.metric}, {row.group.partition('/')[2]}", held(row)) for row in found]
+
+
+def _columns(data: np.ndarray) -> Columns:
+    return Columns((), data.shape[1], None)
 
 
 def _utility(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> list[tuple[str, Held]]:
@@ -131,9 +128,7 @@ def _utility(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> lis
         found = audit_utility(
             {"raw": raw, "exported": raw + lost},
             outcome,
-            frame,
-            schema,
-            np.arange(n),
+            Dataset(raw, frame, schema, _columns(raw), [str(k) for k in range(n)]),
             seed,
             continuous=name == "number",
             min_n=_LEAST,

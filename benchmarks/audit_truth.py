@@ -17,14 +17,18 @@ from joblib import Parallel, delayed
 from scipy import stats
 
 from benchmarks.report import Line, Options, Report, Table, say
+from medrep.audit.audited import Question
 from medrep.audit.findings import Finding, findings_table
 from medrep.audit.groups import group_people, parse_by
 from medrep.audit.independence import audit_independence
 from medrep.audit.injection import audit_injection
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.person_metrics import person_mean, prediction_metrics
+from medrep.audit.probing.probe_halves import Probing
 from medrep.audit.subgroups import audit_subgroups
 from medrep.cohort.covariates import Covariate, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
 from medrep.config import SHIPPED
 from medrep.tracking.gates import Bound, Gate, Gates, read_gates
 
@@ -144,12 +148,8 @@ def _decided(people: int, export: str, seed: int) -> dict[str, str]:
     found = findings_table(
         audit_leakage(
             {"exported": data},
-            pd.Series(site),
-            continuous=False,
-            name="site",
-            participants=np.repeat(np.arange(people), scans).astype(str),
-            kept=np.zeros((len(data), 0)),
-            seed=seed,
+            _site(site, np.repeat(np.arange(people), scans).astype(str)),
+            seed,
             trained={"exported": {"S0": training, "S1": training}},
         )
     )
@@ -263,10 +263,9 @@ def leakage(seed: int, planted: bool) -> Verdicts:
     data = rng.normal(size=(300, 20))
     for k, name in enumerate(("S0", "S1", "S2")):
         data[np.ix_(site == name, range(3 * k, 3 * k + 3))] += float(planted)
-    asked = {"continuous": False, "name": "site", "participants": np.arange(300).astype(str), "seed": seed}
-    nothing = np.zeros((300, 0))
-    found = audit_leakage({"table": data}, pd.Series(site), kept=nothing, permutations=PERMUTATIONS, **asked)
-    found += audit_independence({"table": data}, pd.Series(site), kept=nothing, permutations=PERMUTATIONS, **asked)
+    asked = _site(site, np.arange(300).astype(str))
+    found = audit_leakage({"table": data}, asked, seed, permutations=PERMUTATIONS)
+    found += audit_independence({"table": data}, asked, seed, permutations=PERMUTATIONS)
     return {
         "strongest probe": _p(found, "leakage", "table/site") <= LEVEL,
         "distance covariance": _p(found, "dependence", "table/site") <= LEVEL,
@@ -280,14 +279,13 @@ def repeated(seed: int, planted: bool) -> Verdicts:
     data = np.repeat(rng.normal(size=(120, 20)), 3, axis=0) + 0.5 * rng.normal(size=(360, 20))
     for k, name in enumerate(("S0", "S1", "S2")):
         data[np.ix_(site == name, range(4 * k, 4 * k + 4))] += float(planted)
-    who, nothing = np.repeat(np.arange(120), 3).astype(str), np.zeros((360, 0))
-    asked = {"continuous": False, "name": "site", "participants": who, "seed": seed, "permutations": PERMUTATIONS}
-    found = audit_leakage({"table": data}, pd.Series(site), kept=nothing, **asked)
-    found += audit_independence({"table": data}, pd.Series(site), kept=nothing, **asked)
+    who = np.repeat(np.arange(120), 3).astype(str)
+    found = audit_leakage({"table": data}, _site(site, who), seed, permutations=PERMUTATIONS)
+    found += audit_independence({"table": data}, _site(site, who), seed, permutations=PERMUTATIONS)
     # The scanner of a visit has nothing to do with the person: labels differ within people.
     visit = np.concatenate([rng.permutation(["V0", "V1", "V2"]) for _ in range(120)])
     shifted = data + (visit == "V0")[:, None] * (np.arange(20) < 4) * float(planted)
-    found += audit_leakage({"scans": shifted}, pd.Series(visit), kept=nothing, **asked)
+    found += audit_leakage({"scans": shifted}, _site(visit, who), seed, permutations=PERMUTATIONS)
     error = person_mean((data[:, 19] ** 2 + planted * 2.0 * (site == "S0")), who)
     found += audit_subgroups(
         "error",
@@ -311,16 +309,7 @@ def spread(seed: int, planted: bool) -> Verdicts:
     site = np.repeat(["S0", "S1"], 150)
     data = rng.normal(size=(300, 20))
     data[150:, :4] *= 3.0 if planted else 1.0
-    found = audit_leakage(
-        {"table": data},
-        pd.Series(site),
-        continuous=False,
-        name="site",
-        participants=np.arange(300).astype(str),
-        kept=np.zeros((300, 0)),
-        seed=seed,
-        permutations=PERMUTATIONS,
-    )
+    found = audit_leakage({"table": data}, _site(site, np.arange(300).astype(str)), seed, permutations=PERMUTATIONS)
     return {"strongest probe": _p(found, "leakage", "table/site") <= LEVEL}
 
 
@@ -341,9 +330,9 @@ def injection(seed: int, planted: bool) -> Verdicts:
             written[:, 10:14] += ((given["age"].to_numpy(float) - 50) / 17)[:, None] * 0.5
         return written
 
-    found = audit_injection(
-        export, raw, frame, ["age", "sex"], schema, frame.index.to_numpy(), seed, draws=DRAWS, permutations=PERMUTATIONS
-    )
+    people = Dataset(raw, frame, schema, Columns((), 20, None))
+    probing = Probing(permutations=PERMUTATIONS, draws=DRAWS)
+    found = audit_injection(export, people, ["age", "sex"], seed, probing=probing)
     verdicts = {"age": _p(found, "injection", "exported/age") <= LEVEL}
     return verdicts if planted else verdicts | {"sex": _p(found, "injection", "exported/sex") <= LEVEL}
 
@@ -362,6 +351,11 @@ def _people(rng: np.random.Generator, count: int) -> pd.DataFrame:
     """Draw people of two sexes and three sites, and sites with 1, 2 and 5 people."""
     site = [*rng.choice(["S0", "S1", "S2"], count), *(name for name, n in SMALL.items() for _ in range(n))]
     return pd.DataFrame({"sex": rng.choice(["F", "M"], len(site)), "site": site})
+
+
+def _site(labels: np.ndarray, who: np.ndarray) -> Question:
+    """Ask for the site, over nothing that is kept."""
+    return Question("site", pd.Series(labels), False, who, np.zeros((len(labels), 0)))
 
 
 def _p(found: list[Finding], metric: str, group: str) -> float:

@@ -14,6 +14,25 @@ from medrep.models import Model
 
 
 @dataclass(frozen=True, eq=False)
+class Question:
+    """One covariate that tables of people are asked for.
+
+    Attributes:
+        name: How it is called in groups, ``exported/site``.
+        values: Of each row; rows without a value are left out.
+        continuous: Whether it is a number, or has levels.
+        participants: Whose each row is.
+        kept: Scaled kept covariates; without columns nothing is kept.
+    """
+
+    name: str
+    values: pd.Series
+    continuous: bool
+    participants: Shaped[np.ndarray, " people"]
+    kept: Float[np.ndarray, "people width"]
+
+
+@dataclass(frozen=True, eq=False)
 class Audited:
     """The audited people.
 
@@ -92,6 +111,11 @@ class Audited:
             return {"": float(self.trained)} if self.trained else {}
         scans = sum(fitted.counts)
         return {level: count * self.trained / scans for level, count in zip(fitted.levels, fitted.counts, strict=True)}
+
+    def question(self, name: str, kept: tuple[str, ...] = ()) -> Question:
+        """Return a covariate as what tables are asked for, over what some kept ones tell of it."""
+        values, continuous = self.frame[name], self.continuous(name)
+        return Question(name, values, continuous, self.participants, self.scaled(kept))
 
     def scaled(self, names: tuple[str, ...]) -> Float[np.ndarray, "people width"]:
         """Return covariates as a matrix: standardised numbers, and a column a level."""

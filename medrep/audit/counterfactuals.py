@@ -66,9 +66,9 @@ def audit_counterfactuals(
         ``cf_minimality`` of ``moved/kept``, how much the reading of a kept covariate changes.
     """
     data, frame, who = dataset.values, dataset.covariates, dataset.whose
-    train, moved = halves(frame, model.schema, who, seed)
+    train, moved = halves(dataset, seed)
     moved = np.sort(np.random.default_rng(seed).permutation(moved)[:most_people])
-    readings = fit_readings(model.schema, data, frame, who, train, moved, seed)
+    readings = fit_readings(dataset, train, moved, seed)
     ruler = Ruler.of(data, seed)
     between = ruler.between_people(data[moved], who[moved])
     case = _Case(model, dataset.take(moved), who[moved], who, readings, ruler, between, seed, min_n, draws)

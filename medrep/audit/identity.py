@@ -10,7 +10,6 @@ rescaled, and a cohort of clusters (sites) correlates well in them although nobo
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.audit.agreement import agreement, agreement_interval
@@ -19,7 +18,7 @@ from medrep.audit.kept_profiles import KeptProfiles, profiles
 from medrep.audit.profiles import covariate_design, drawn_columns, residual, standardised
 from medrep.audit.resampling.intervals import permutation_p
 from medrep.audit.resampling.means import mean_finding, participant_means, shuffled_participants
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
 _MOST_RETESTED = 2000  # columns whose agreement is resampled
@@ -28,9 +27,7 @@ _FEWEST_COLUMNS = 3  # of a correlation between two people
 
 def audit_identity(
     tables: Mapping[str, Float[np.ndarray, "people _"]],
-    participants: Shaped[np.ndarray, " people"],
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
+    dataset: Dataset,
     seed: int,
     *,
     min_n: int = MIN_N,
@@ -40,19 +37,18 @@ def audit_identity(
 
     Args:
         tables: Name -> table; ``raw`` is what ``exported`` is compared with, others (``latents``) stand alone.
-        participants: Whose each row is; a participant's rows stand in the order of their visits.
-        frame: Covariates, the same rows.
-        schema: What they are.
+        dataset: The people and their covariates; a participant's rows stand in the order of their visits.
         seed: Of resampling, permuting, and the columns drawn from wide tables.
         min_n: Fewest participants (with repeats, where it is about repeats) to say anything.
         draws: Bootstrap samples.
     """
+    participants = dataset.whose
     found = reidentification(tables, participants, seed, min_n=min_n, draws=draws)
     for name, table in tables.items():
         found.append(retest_agreement(name, table, participants, seed, min_n=min_n, draws=draws))
     if {"raw", "exported"} <= set(tables):
         raw, exported = tables["raw"], tables["exported"]
-        design = covariate_design(frame, schema)
+        design = covariate_design(dataset.covariates, dataset.schema)
         found.append(identity_kept(raw, exported, design, participants, seed, min_n=min_n, draws=draws))
     return found
 

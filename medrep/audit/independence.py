@@ -16,8 +16,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
+from medrep.audit.audited import Question
 from medrep.audit.findings import Finding
 from medrep.audit.probing.coordinates import standardised_blocks
 from medrep.audit.probing.probe_halves import MIN_N, MOST, exchangeable, rows_each
@@ -33,13 +34,9 @@ _NOTHING = 1e-12
 
 def audit_independence(
     tables: Mapping[str, Float[np.ndarray, "people _"]],
-    values: pd.Series,
-    *,
-    continuous: bool,
-    name: str,
-    participants: Shaped[np.ndarray, " people"],
-    kept: Float[np.ndarray, "people width"],
+    question: Question,
     seed: int,
+    *,
     permutations: int = PERMUTATIONS,
     min_n: int = MIN_N,
 ) -> list[Finding]:
@@ -47,11 +44,8 @@ def audit_independence(
 
     Args:
         tables: Name -> rows of audited people, without missing cells.
-        values: The covariate; rows without a value are left out. Levels enter one-hot, all that are there.
-        continuous: Whether it is a number.
-        name: How the covariate is called in groups, ``exported/site``.
-        participants: Whose each row is; participants of as many rows exchange theirs as one series.
-        kept: Scaled kept covariates.
+        question: The covariate. Levels enter one-hot, all that are there; participants of as many rows exchange theirs as one
+            series.
         seed: Of exchanges.
         permutations: Exchanges.
         min_n: Fewest participants, and fewest that can exchange.
@@ -59,9 +53,10 @@ def audit_independence(
     Raises:
         CohortError: Tables with missing cells, or of other people.
     """
+    name, values, kept, continuous = question.name, question.values, question.kept, question.continuous
     refuse_gaps({**tables, "kept covariates": kept}, len(values))
     rng = np.random.default_rng(seed)
-    who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+    who = np.unique(np.asarray(question.participants).astype(str), return_inverse=True)[1]
     rows = np.flatnonzero(values.notna().to_numpy())
     whole = len(np.unique(who[rows]))
     if whole > MOST:

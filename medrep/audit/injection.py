@@ -18,10 +18,10 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.findings import Finding
-from medrep.audit.probing.probe_halves import DRAWS, FEWEST, MIN_N, PERMUTATIONS, Halves, rows_each, taught_interval
-from medrep.audit.probing.probe_suite import PROBES
+from medrep.audit.probing.probe_halves import FEWEST, PROBING, Halves, Probing, rows_each, taught_interval
 from medrep.audit.resampling.relabelling import relabellings
 from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError, listed
 
 TABLE = "exported"
@@ -29,34 +29,23 @@ TABLE = "exported"
 
 def audit_injection(
     export: Callable[[pd.DataFrame], Float[np.ndarray, "people columns"]],
-    raw: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
+    dataset: Dataset,
     kept: Sequence[str],
-    schema: CovariateSchema,
-    participants: Shaped[np.ndarray, " people"],
     seed: int,
     *,
     exported: Float[np.ndarray, "people columns"] | None = None,
-    permutations: int = PERMUTATIONS,
-    draws: int = DRAWS,
-    min_n: int = MIN_N,
-    probes: Sequence[str] = PROBES,
+    probing: Probing = PROBING,
 ) -> list[Finding]:
     """Measure `injection` and `injection_gain` of every kept covariate.
 
     Args:
         export: Returns the audited people's data as they would be handed out if people had these covariates.
-        raw: The people as they are. Columns with missing cells, here or in an export, are left out.
-        frame: Their covariates.
+        dataset: The people as they are. Columns with missing cells, here or in an export, are left out; participants of as many
+            rows exchange theirs as one series.
         kept: Names of the covariates that are kept; none gives no findings.
-        schema: What covariates are.
-        participants: Whose each row is; participants of as many rows exchange theirs as one series.
         seed: Of every random step.
-        exported: ``export(frame)`` where it is known already.
-        permutations: Exchanges of labels.
-        draws: Bootstrap samples.
-        min_n: Fewest participants in the half that judges.
-        probes: Which of `PROBES` judge.
+        exported: ``export`` of the people's own covariates where it is known already.
+        probing: How thoroughly.
 
     Raises:
         CovariateError: Unknown names.
@@ -64,6 +53,7 @@ def audit_injection(
     """
     if not kept:
         return []
+    raw, frame, schema, participants = dataset.values, dataset.covariates, dataset.schema, dataset.whose
     covariates = [schema[name] for name in kept]
     given = shuffle_kept(frame, kept, participants, np.random.default_rng(seed))
     as_given = export(given)
@@ -81,16 +71,7 @@ def audit_injection(
     for covariate in covariates:
         name, continuous = covariate.declared.name, isinstance(covariate, Continuous)
         of_given, of_own = (
-            Halves.of(
-                labels[name],
-                participants,
-                seed,
-                continuous=continuous,
-                min_n=min_n,
-                permutations=permutations,
-                draws=draws,
-                probes=probes,
-            )
+            Halves.of(labels[name], participants, seed, continuous=continuous, probing=probing)
             for labels in (given, frame)
         )
         found += _of_given(tables["export with exchanged labels"], of_given, name)

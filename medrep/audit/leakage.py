@@ -32,9 +32,10 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.stats import norm, t
 
+from medrep.audit.audited import Question
 from medrep.audit.findings import Finding
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_area, weighted_figures
@@ -100,13 +101,9 @@ class _Asked:
 
 def audit_leakage(
     tables: Mapping[str, Float[np.ndarray, "people _"]],
-    values: pd.Series,
-    *,
-    continuous: bool,
-    name: str,
-    participants: Shaped[np.ndarray, " people"],
-    kept: Float[np.ndarray, "people width"],
+    question: Question,
     seed: int,
+    *,
     trained: Mapping[str, Mapping[str, float]] | None = None,
     margin: float = MARGIN,
     permutations: int = PERMUTATIONS,
@@ -116,11 +113,7 @@ def audit_leakage(
 
     Args:
         tables: Name -> rows of audited people, whom the model never saw, without missing cells.
-        values: The covariate; rows without a value are left out.
-        continuous: Whether it is a number (share of its variance that is told) or has levels (AUC).
-        name: How the covariate is called in groups, ``exported/site``.
-        participants: Whose each row is.
-        kept: Scaled kept covariates; without columns nothing is kept.
+        question: The covariate: of a number the share of its variance that is told counts, of levels the AUC.
         seed: Of every random step.
         trained: Table -> level, or "" of a number -> how many people told the model what it does.
         margin: What `leakage_equivalence` asks the excess to be under, in units of the figure.
@@ -135,8 +128,9 @@ def audit_leakage(
     Raises:
         CohortError: Tables with missing cells, or of other people.
     """
-    refuse_gaps({**tables, "kept covariates": kept}, len(values))
-    asked = _ask(values, participants, kept, seed, permutations, min_n, continuous=continuous)
+    name, kept = question.name, question.kept
+    refuse_gaps({**tables, "kept covariates": kept}, len(question.values))
+    asked = _ask(question, seed, permutations, min_n)
     found = [
         Finding("leakage", f"{table}/{name}={level}", count, status="insufficient", note=why)
         for table in tables
@@ -312,19 +306,11 @@ def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: b
     ]
 
 
-def _ask(
-    values: pd.Series,
-    participants: np.ndarray,
-    kept: np.ndarray,
-    seed: int,
-    permutations: int,
-    min_n: int,
-    *,
-    continuous: bool,
-) -> _Asked:
+def _ask(question: Question, seed: int, permutations: int, min_n: int) -> _Asked:
     """Prepare a covariate: who counts, what kept covariates let expect of them, and exchanges of labels."""
+    values, kept, continuous = question.values, question.kept, question.continuous
     rng = np.random.default_rng(seed)
-    who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+    who = np.unique(np.asarray(question.participants).astype(str), return_inverse=True)[1]
     known = values.notna().to_numpy().copy()
     own = np.unique(who[known])
     if len(own) > MOST:

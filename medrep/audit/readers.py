@@ -18,7 +18,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.profiles import drawn_columns
 from medrep.audit.resampling.intervals import bootstrap, jackknife_error, percentile_interval
-from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.cohort.covariates import Continuous
+from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError
 
 COMPONENTS = 50
@@ -211,10 +212,7 @@ class Reading:
 
 
 def fit_readings(
-    schema: CovariateSchema,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
-    participants: Shaped[np.ndarray, " people"],
+    dataset: Dataset,
     train: Int[np.ndarray, " train"],
     test: Int[np.ndarray, " test"],
     seed: int,
@@ -222,16 +220,14 @@ def fit_readings(
     """Train a reader of every covariate on some rows, and say how well each reads other ones.
 
     Args:
-        schema: The covariates.
-        data: Real people.
-        frame: Their covariates.
-        participants: Whose each row is.
+        dataset: Real people.
         train: Rows to learn from.
         test: Rows of other participants, to judge the readers.
         seed: Of folds, resampling and the columns drawn.
     """
+    data, frame, participants = dataset.values, dataset.covariates, dataset.whose
     components, readings = Components.fit(data[train], seed), {}
-    for covariate in schema.fitted:
+    for covariate in dataset.schema.fitted:
         name, number = covariate.declared.name, isinstance(covariate, Continuous)
         own, who = frame[name], participants[train]
         try:
@@ -243,13 +239,12 @@ def fit_readings(
     return readings
 
 
-def halves(
-    frame: pd.DataFrame, schema: CovariateSchema, participants: Shaped[np.ndarray, " people"], seed: int
-) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
+def halves(dataset: Dataset, seed: int) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
     """Split rows into two halves of participants, alike in levels (of a participant's first row), drawn by the seed."""
-    levels = [c.declared.name for c in schema.fitted if not isinstance(c, Continuous)]
+    levels = [c.declared.name for c in dataset.schema.fitted if not isinstance(c, Continuous)]
+    frame = dataset.covariates
     together = frame[levels].astype(str).apply("\x1f".join, axis=1).to_numpy(str) if levels else np.zeros(len(frame))
-    part = deal(np.asarray(participants).astype(str), together, 2, np.random.default_rng(seed))
+    part = deal(dataset.whose.astype(str), together, 2, np.random.default_rng(seed))
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from scipy.stats import norm, t
 
 from medrep.audit.findings import Finding
@@ -27,6 +27,7 @@ from medrep.audit.profiles import compact, covariate_design, residual
 from medrep.audit.resampling.intervals import LEVEL, percentile_interval, permutation_p, random_halves
 from medrep.audit.resampling.means import exact_interval
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 
 MIN_N, DRAWS, PERMUTATIONS, FOLDS = 20, 1000, 499, 5
 _FIRST = 40  # exchanges that are resampled too
@@ -36,9 +37,7 @@ _HALVES = 20
 def audit_utility(
     tables: Mapping[str, Float[np.ndarray, "people _"]],
     outcome: pd.Series,
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
-    participants: Shaped[np.ndarray, " people"],
+    dataset: Dataset,
     seed: int,
     *,
     continuous: bool = False,
@@ -51,9 +50,7 @@ def audit_utility(
         tables: Name -> table; ``raw`` first.
         outcome: A value a row, missing where it is not known; its name names the group. If it is a covariate, the others are
             matched. A participant counts once, with the first session at which it is known.
-        frame: Covariates.
-        schema: What they are.
-        participants: Whose each row is.
+        dataset: The people and their covariates; only tables are looked at for data.
         seed: Of folds, resampling and permuting.
         continuous: Whether the outcome is a number.
         min_n: Fewest pairs, or fewest participants for a number.
@@ -61,9 +58,9 @@ def audit_utility(
     """
     name = str(outcome.name)
     known = np.flatnonzero(outcome.notna().to_numpy())
-    rows = known[first_rows(np.asarray(participants)[known])]
+    rows = known[first_rows(dataset.whose[known])]
     if continuous:
-        return _of_number(tables, outcome, rows, frame, schema, seed, min_n, draws)
+        return _of_number(tables, outcome, rows, dataset, seed, min_n, draws)
     labels = outcome.iloc[rows].astype(str)
     classes = list(labels.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index)
     if len(classes) < 2:
@@ -72,7 +69,7 @@ def audit_utility(
     found: list[Finding] = []
     for own in classes[1:]:
         ones, others = (rows[(labels == level).to_numpy()] for level in (own, classes[0]))
-        matched = match_people(frame, schema, ones, others, leave_out=[name])
+        matched = match_people(dataset.covariates, dataset.schema, ones, others, leave_out=[name])
         group = name if len(classes) == 2 else f"{name}={own}"
         note = (
             f"{own} against {classes[0]}: {len(matched.rows)} pairs of {len(ones)} and {len(others)} people, matched on"
@@ -165,15 +162,14 @@ def _of_number(
     tables: Mapping[str, np.ndarray],
     outcome: pd.Series,
     rows: Int[np.ndarray, " people"],
-    frame: pd.DataFrame,
-    schema: CovariateSchema,
+    dataset: Dataset,
     seed: int,
     min_n: int,
     draws: int,
 ) -> list[Finding]:
     name = str(outcome.name)
-    others = CovariateSchema(tuple(c for c in schema.fitted if c.declared.name != name))
-    design, y = covariate_design(frame.iloc[rows], others), outcome.iloc[rows].to_numpy(float)
+    others = CovariateSchema(tuple(c for c in dataset.schema.fitted if c.declared.name != name))
+    design, y = covariate_design(dataset.covariates.iloc[rows], others), outcome.iloc[rows].to_numpy(float)
     freedom = len(rows) - np.linalg.matrix_rank(design)
     left = residual(y[:, None], design)
     if freedom < max(min_n, 2 * FOLDS) or float(np.abs(left).max()) <= 1e-9 * float(np.abs(y).max()):

@@ -21,6 +21,7 @@ from medrep.audit.latents import audit_latents, describe_latents
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.measured_groups import Least
 from medrep.audit.person_metrics import PersonMean, PersonMetric, person_mean, prediction_metrics
+from medrep.audit.probing.probe_halves import Probing
 from medrep.audit.profiles import covariate_design
 from medrep.audit.readers import halves
 from medrep.audit.retention import variance_kept
@@ -119,25 +120,20 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
 def _leakage(audited: Audited, options: AuditOptions) -> list[Finding]:
     """Removed covariates in the data, over what kept ones tell of them; all covariates in the latents, over the floor."""
     found: list[Finding] = []
-    nothing = np.zeros((len(audited.data), 0))
     latents = {name: table for name, table in audited.tables.items() if name == "latents"}
     data = {name: table for name, table in audited.tables.items() if name != "latents"}
-    asked = [(name, data, audited.scaled(audited.kept)) for name in audited.removed]
-    asked += [(name, latents, nothing) for name in audited.schema.names if latents]
-    for name, tables, kept in asked:
+    asked = [(audited.question(name, audited.kept), data) for name in audited.removed]
+    asked += [(audited.question(name), latents) for name in audited.schema.names if latents]
+    for question, tables in asked:
         rows = audit_leakage(
             tables,
-            audited.frame[name],
-            continuous=audited.continuous(name),
-            name=name,
-            participants=audited.participants,
-            kept=kept,
-            seed=options.seed,
-            trained={"exported": audited.people_of_training(name)},
+            question,
+            options.seed,
+            trained={"exported": audited.people_of_training(question.name)},
             margin=options.margin,
             min_n=options.min_n,
         )
-        found += [row for row in rows if kept.shape[1] or row.metric != "leakage_kept"]
+        found += [row for row in rows if question.kept.shape[1] or row.metric != "leakage_kept"]
     return found
 
 
@@ -147,30 +143,19 @@ def _independence(audited: Audited, options: AuditOptions) -> list[Finding]:
         gone = name in audited.target
         tables = {k: v for k, v in audited.tables.items() if k == "latents" or (k == "exported" and gone)}
         if tables:
-            found += audit_independence(
-                tables,
-                audited.frame[name],
-                continuous=audited.continuous(name),
-                name=name,
-                participants=audited.participants,
-                kept=audited.scaled(audited.kept if gone else ()),
-                seed=options.seed,
-                min_n=options.min_n,
-            )
+            question = audited.question(name, audited.kept if gone else ())
+            found += audit_independence(tables, question, options.seed, min_n=options.min_n)
     return found
 
 
 def _injection(audited: Audited, options: AuditOptions) -> list[Finding]:
     return audit_injection(
         audited.export,
-        audited.data,
-        audited.frame,
+        audited.dataset,
         audited.kept,
-        audited.schema,
-        audited.participants,
         options.seed,
         exported=audited.exported,
-        min_n=options.min_n,
+        probing=Probing(min_n=options.min_n),
     )
 
 
@@ -186,9 +171,7 @@ def _subgroups(
 
 
 def _identity(audited: Audited, options: AuditOptions) -> list[Finding]:
-    found = audit_identity(
-        audited.tables, audited.participants, audited.frame, audited.schema, options.seed, min_n=options.min_n
-    )
+    found = audit_identity(audited.tables, audited.dataset, options.seed, min_n=options.min_n)
     batches = list(audited.schema.batches)
     kept = variance_kept(
         audited.tables["raw"],
@@ -209,9 +192,7 @@ def _utility(audited: Audited, options: AuditOptions) -> list[Finding]:
     return audit_utility(
         audited.tables,
         outcome,
-        audited.frame,
-        audited.schema,
-        audited.participants,
+        audited.dataset,
         options.seed,
         continuous=continuous,
         min_n=options.min_n,
@@ -233,7 +214,7 @@ def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
     if not options.outcome:
         return found
     outcome, continuous = _outcome(audited, options.outcome)
-    train, judged = halves(audited.frame, audited.schema, who, options.seed)
+    train, judged = halves(dataset, options.seed)
     known = train[outcome.iloc[train].notna().to_numpy()]
     try:
         predictor = outcome_predictor(

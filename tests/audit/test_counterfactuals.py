@@ -7,6 +7,7 @@ import pytest
 from medrep.audit.counterfactuals import audit_counterfactuals, default_targets
 from medrep.audit.distances import Ruler
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.models import LinearModel
 from tests.models.planted import DECLARED, draw_people, fit
 

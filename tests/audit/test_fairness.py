@@ -51,7 +51,7 @@ def test_shares_of_classes_change_by_the_total_variation():
 
 
 def test_the_default_predictor():
-    train, test = halves(PEOPLE, MODEL.schema, WHO, 0)
+    train, test = halves(MODEL.dataset(DATA, PEOPLE), 0)
     outcome = pd.Series(np.where(DATA[:, 0] > np.median(DATA[:, 0]), "ill", "well"), name="diagnosis")
     predict = outcome_predictor(DATA[train], outcome.iloc[train], WHO[train], 0)
     shares = predict.answers(DATA[test])

@@ -8,7 +8,7 @@ from medrep.audit.agreement import agreement
 from medrep.audit.identity import audit_identity, identity_kept, reidentification, retest_agreement
 from medrep.audit.profiles import covariate_design
 from medrep.cohort.covariates import CovariateSchema
-from tests.models.planted import AGE, DECLARED, draw_data, draw_people, fit, moved_by
+from tests.models.planted import AGE, DECLARED, draw_data, draw_people, fit, moved_by, people_of
 from tests.shortened import at_most, seeds
 
 COLUMNS = 30
@@ -169,11 +169,11 @@ def test_few_people_or_columns_say_nothing():
 
 
 def test_the_whole_of_it_is_decided_by_the_seed():
-    data, who = repeats(60)
+    data, _who = repeats(60)
     frame = draw_people(60, 3, 0).loc[lambda table: table.index.repeat(2)]
     schema = CovariateSchema.fit(frame, (AGE,))
     tables = {"raw": data, "exported": data + 0.1, "latents": data[:, :6]}
-    found, again = (audit_identity(tables, who, frame, schema, 1, draws=50) for _ in range(2))
+    found, again = (audit_identity(tables, people_of(data, frame, schema), 1, draws=50) for _ in range(2))
     assert found == again
     assert [(f.metric, f.group) for f in found] == [
         *(("reidentification", name) for name in tables),

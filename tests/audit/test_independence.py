@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 
+from medrep.audit.audited import Question
 from medrep.audit.independence import (
     audit_independence,
     correlation,
@@ -17,16 +18,10 @@ from tests.shortened import at_most, seeds
 
 def audited(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, permutations=99):
     people = len(table)
-    found = audit_independence(
-        {"latents": table},
-        pd.Series(values),
-        continuous=continuous,
-        name="site",
-        participants=np.arange(people) if participants is None else participants,
-        kept=np.zeros((people, 0)) if kept is None else kept,
-        seed=seed,
-        permutations=permutations,
-    )
+    who = np.arange(people) if participants is None else participants
+    nothing = np.zeros((people, 0))
+    question = Question("site", pd.Series(values), continuous, who, nothing if kept is None else kept)
+    found = audit_independence({"latents": table}, question, seed, permutations=permutations)
     return {finding.metric: finding for finding in found}
 
 

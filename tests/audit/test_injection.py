@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from medrep.audit.injection import audit_injection, regressed_out, shuffle_kept
+from medrep.audit.probing.probe_halves import Probing
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CohortError, CovariateError
+from tests.models.planted import people_of
 from tests.shortened import at_most, seeds
 
 AGE, SEX, SITE = (
@@ -53,13 +55,11 @@ class People:
     def audit(self, export: Export, kept=("age", "sex"), seed: int = 0, **more) -> dict[tuple[str, str], object]:
         found = audit_injection(
             export,
-            self.raw,
-            self.frame,
+            people_of(self.raw, self.frame, self.schema, more.pop("participants", None)),
             kept,
-            self.schema,
-            np.array(self.frame.index),
             seed,
-            **{"permutations": 99, "draws": 200, "probes": PLAIN, **more},
+            exported=more.pop("exported", None),
+            probing=Probing(**{"permutations": 99, "draws": 200, "probes": PLAIN, **more}),
         )
         return {(f.metric, f.group): f for f in found}
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
+from medrep.audit.audited import Question
 from medrep.audit.leakage import audit_leakage
 from medrep.errors import CohortError
 from tests.shortened import at_most, seeds
@@ -16,12 +17,8 @@ def audited(table: np.ndarray, values, *, kept=None, participants=None, continuo
     who = np.arange(people) if participants is None else participants
     found = audit_leakage(
         {"exported": table},
-        pd.Series(values),
-        continuous=continuous,
-        name="site",
-        participants=who,
-        kept=kept,
-        seed=seed,
+        Question("site", pd.Series(values), continuous, who, kept),
+        seed,
         **{**CHEAP, **more},
     )
     return {finding.metric: finding for finding in found}, found

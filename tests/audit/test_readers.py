@@ -5,7 +5,7 @@ import pytest
 from medrep.audit.readers import Components, fit_reader, fit_readings, halves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import CohortError
-from tests.models.planted import DECLARED, draw_data, draw_people
+from tests.models.planted import DECLARED, draw_data, draw_people, people_of
 
 PEOPLE, COLUMNS = 240, 16
 
@@ -16,16 +16,17 @@ def cohort(n: int = PEOPLE, seed: int = 0):
 
 
 def test_halves_share_no_participant_and_are_alike():
-    frame, _, schema, _ = cohort()
+    frame, data, schema, _ = cohort()
     who = np.repeat(np.arange(PEOPLE // 2), 2).astype(str).astype(object)
-    train, test = halves(frame, schema, who, 0)
+    people = people_of(data, frame, schema, who.tolist())
+    train, test = halves(people, 0)
     assert not set(who[train]) & set(who[test])
     assert sorted([*train, *test]) == list(range(PEOPLE))
     for name in ("sex", "site"):
         first, second = (frame[name].iloc[rows].value_counts(normalize=True) for rows in (train, test))
         assert (first - second).abs().max() < 0.08
-    assert [list(part) for part in halves(frame, schema, who, 0)] == [list(train), list(test)]
-    assert any(list(halves(frame, schema, who, seed)[0]) != list(train) for seed in range(1, 4))
+    assert [list(part) for part in halves(people, 0)] == [list(train), list(test)]
+    assert any(list(halves(people, seed)[0]) != list(train) for seed in range(1, 4))
 
 
 def test_components_keep_what_the_columns_hold():
@@ -41,14 +42,15 @@ def test_components_keep_what_the_columns_hold():
 
 
 def test_readers_read_new_people():
-    frame, data, schema, who = cohort()
-    readings = fit_readings(schema, data, frame, who, *halves(frame, schema, who, 0), 0)
+    frame, data, schema, _ = cohort()
+    people = people_of(data, frame, schema)
+    readings = fit_readings(people, *halves(people, 0), 0)
     assert all(reading.able for reading in readings.values())
     reader = readings["age"].reader
     assert reader is not None
     assert np.corrcoef(reader.number(data), frame["age"])[0, 1] > 0.7
     noise = np.random.default_rng(1).normal(size=data.shape)
-    blind = fit_readings(schema, noise, frame, who, *halves(frame, schema, who, 0), 0)
+    blind = fit_readings(people.with_values(noise), *halves(people, 0), 0)
     assert not any(reading.able for reading in blind.values())
 
 
@@ -78,8 +80,9 @@ def test_people_without_a_value_are_left_out():
 
 
 def test_readers_are_taught_again_by_some_of_the_people():
-    frame, data, schema, who = cohort()
-    readings = fit_readings(schema, data, frame, who, *halves(frame, schema, who, 0), 0)
+    frame, data, schema, _ = cohort()
+    people = people_of(data, frame, schema)
+    readings = fit_readings(people, *halves(people, 0), 0)
     for name, own in (("age", "number"), ("site", "level")):
         reader = readings[name].reader
         read = reader.readings(data)

@@ -4,7 +4,7 @@ import pytest
 
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from tests.models.planted import DECLARED, draw_people
+from tests.models.planted import DECLARED, draw_people, people_of
 from tests.shortened import at_most, seeds
 
 COLUMNS = 12
@@ -24,11 +24,8 @@ def cohort(n: int = 220, effect: float = 1.5, seed: int = 0):
 
 
 def audited(frame, tables, outcome, schema, seed=0, **options):
-    who = frame.index.to_numpy(object)
-    return {
-        (f.metric, f.group): f
-        for f in audit_utility(tables, outcome, frame, schema, who, seed, **{"draws": 300, **options})
-    }
+    found = audit_utility(tables, outcome, people_of(tables["raw"], frame, schema), seed, **{"draws": 300, **options})
+    return {(f.metric, f.group): f for f in found}
 
 
 def test_what_is_lost_is_found():
@@ -168,10 +165,11 @@ def test_sessions_and_people_without_an_outcome():
     twice = frame.loc[frame.index.repeat(2)]
     doubled = outcome.loc[frame.index.repeat(2)].copy()
     doubled.iloc[:40] = np.nan
-    who = twice.index.to_numpy(object)
-    found = audit_utility({"raw": np.repeat(raw, 2, axis=0)}, doubled, twice, schema, who, 0, draws=20)
+    tables = {"raw": np.repeat(raw, 2, axis=0)}
+    people = people_of(tables["raw"], twice, schema)
+    found = audit_utility(tables, doubled, people, 0, draws=20)
     assert 0 < found[0].n <= 140
-    assert found == audit_utility({"raw": np.repeat(raw, 2, axis=0)}, doubled, twice, schema, who, 0, draws=20)
+    assert found == audit_utility(tables, doubled, people, 0, draws=20)
 
 
 def test_the_interval_of_a_number_counts_who_taught_its_reader():

@@ -52,8 +52,15 @@ def fit(
     declared: tuple[Covariate, ...] = DECLARED,
 ) -> LinearModel:
     schema = CovariateSchema.fit(frame, declared)
-    model, _ = LinearModel.fit(Dataset(data, schema.transfer(frame), schema, named(data.shape[1])), settings)
+    model, _ = LinearModel.fit(people_of(data, schema.transfer(frame), schema), settings)
     return model
+
+
+def people_of(
+    data: np.ndarray, frame: pd.DataFrame, schema: CovariateSchema, participants: list[str] | None = None
+) -> Dataset:
+    """Hold features and covariates of people together."""
+    return Dataset(data, frame, schema, named(data.shape[1]), participants)
 
 
 def moved_by(model: Model, data: np.ndarray, frame: pd.DataFrame, target: Mapping[str, str | float]) -> np.ndarray:

@@ -6,7 +6,6 @@ as many rows exchange, their labels as one series. The statistic is the largest 
 strongest costs nothing (Westfall and Young's max-statistic). The same exchanges and bootstrap samples serve every table.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +113,26 @@ def taught_interval(
     return estimate - longer * (estimate - low), estimate + longer * (high - estimate)
 
 
+@dataclass(frozen=True)
+class Probing:
+    """How thoroughly halves are probed.
+
+    Attributes:
+        min_n: Fewest participants in the test half, and fewest that can exchange labels there.
+        permutations: Number of exchanges.
+        draws: Number of bootstrap samples.
+        probes: Which of `PROBES` judge.
+    """
+
+    min_n: int = MIN_N
+    permutations: int = PERMUTATIONS
+    draws: int = DRAWS
+    probes: tuple[str, ...] = PROBES
+
+
+PROBING = Probing()
+
+
 @dataclass(frozen=True, eq=False)
 class Halves:
     """One label's halves.
@@ -158,10 +177,7 @@ class Halves:
         seed: int,
         *,
         continuous: bool,
-        min_n: int = MIN_N,
-        permutations: int = PERMUTATIONS,
-        draws: int = DRAWS,
-        probes: Sequence[str] = PROBES,
+        probing: Probing = PROBING,
     ) -> "Halves":
         """Divide people.
 
@@ -170,10 +186,7 @@ class Halves:
             participants: Whose each row is.
             seed: Of every random step, here and in the probes.
             continuous: Whether the label is a number.
-            min_n: Fewest participants in the test half, and fewest that can exchange labels there.
-            permutations: Number of exchanges.
-            draws: Number of bootstrap samples.
-            probes: Which of `PROBES` judge.
+            probing: How thoroughly.
         """
         rng = np.random.default_rng(seed)
         who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
@@ -200,12 +213,14 @@ class Halves:
             labels = np.array([levels.index(own) if own in levels else -1 for own in text], dtype=float)
         train, test = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
         people, free = len(np.unique(who[test])), exchangeable(who[test])
-        too_few = _too_few(labels, levels, train, test, people, free, min_n, continuous=continuous)
+        sides = (labels[train], labels[test])
+        flat = continuous and any(len(side) > 0 and float(np.ptp(side)) == 0 for side in sides)
+        too_few = _too_few(people, free, probing.min_n, None if continuous else len(levels), flat=flat)
         sources, weights = np.zeros((0, len(test)), dtype=int), np.zeros((0, len(test)))
         if not too_few:
             rows = rows_each(who[test])
-            sources = np.concatenate(list(relabellings(who[test], labels[test], rows, permutations, rng)))
-            weights = np.concatenate(list(sample_weights(who[test], draws, rng)))
+            sources = np.concatenate(list(relabellings(who[test], labels[test], rows, probing.permutations, rng)))
+            weights = np.concatenate(list(sample_weights(who[test], probing.draws, rng)))
         note = f"{len(np.unique(who[train]))} people to train probes and {people} to judge them"
         if people > free:
             note += (
@@ -226,7 +241,7 @@ class Halves:
             weights,
             seed,
             note,
-            tuple(probes),
+            probing.probes,
         )
 
     @property
@@ -292,25 +307,14 @@ def exchangeable(who: np.ndarray) -> int:
     return int(counts[counts > 1].sum())
 
 
-def _too_few(
-    labels: np.ndarray,
-    levels: tuple[str, ...],
-    train: np.ndarray,
-    test: np.ndarray,
-    people: int,
-    free: int,
-    min_n: int,
-    *,
-    continuous: bool,
-) -> str:
+def _too_few(people: int, free: int, min_n: int, levels: int | None, *, flat: bool) -> str:
+    """Return why nothing can be said; empty where it can. ``levels`` is None of a number."""
     if people < max(min_n, FEWEST):
         return f"{people} people in the half that judges, {max(min_n, FEWEST)} are needed"
     if free < max(min_n, FEWEST):
         return (
             f"only {free} people have as many sessions as others, so that labels can be exchanged; {min_n} are needed"
         )
-    if not continuous and len(levels) < 2:
+    if levels is not None and levels < 2:
         return f"fewer than two levels have {FEWEST} people in each half"
-    if continuous and min(np.ptp(labels[train]), np.ptp(labels[test])) == 0:
-        return "everybody has the same value"
-    return ""
+    return "everybody has the same value" if flat else ""

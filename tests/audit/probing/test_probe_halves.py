@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from medrep.audit.probing.probe_figures import NUMBER
-from medrep.audit.probing.probe_halves import Halves, figure_interval, taught_interval
+from medrep.audit.probing.probe_halves import Halves, Probing, figure_interval, taught_interval
 from medrep.audit.resampling.intervals import jackknife_error
 
 
@@ -13,7 +13,7 @@ def test_sessions_of_a_participant_stay_in_one_half():
     who = np.repeat(np.arange(80), rng.integers(1, 4, 80))
     for seed in range(20):
         values = pd.Series(rng.choice(["A", "B"], len(who)))
-        halves = Halves.of(values, who, seed, continuous=False, permutations=20, draws=20)
+        halves = Halves.of(values, who, seed, continuous=False, probing=Probing(permutations=20, draws=20))
         assert not set(who[halves.train]) & set(who[halves.test])
         assert len(halves.train) + len(halves.test) == len(who)
         own = who[halves.test]
@@ -46,7 +46,8 @@ def test_a_figure_of_a_number_stays_in_its_range():
 def test_every_fold_has_a_figure_of_each_probe():
     values = pd.Series(np.where(np.arange(80) % 2, "A", "B"))
     table = np.random.default_rng(1).normal(size=(80, 3)) + (np.arange(80) % 2)[:, None]
-    halves = Halves.of(values, np.arange(80), 0, continuous=False, permutations=20, draws=50, probes=("linear", "rbf"))
+    probing = Probing(permutations=20, draws=50, probes=("linear", "rbf"))
+    halves = Halves.of(values, np.arange(80), 0, continuous=False, probing=probing)
     told = halves.judge(table)
     assert told.of_folds.shape == (3, 2)
     assert (told.of_folds > 0.6).all()
