@@ -117,7 +117,7 @@ class ConditionalVae(Model):
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.move`."""
         data, frame = dataset.values, dataset.covariates
-        self.parts.linear.check_width(data)
+        self.parts.linear.check_columns(dataset)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
@@ -155,7 +155,7 @@ class ConditionalVae(Model):
             removed: Covariates to erase; the covariance of the others with the latents is left as it is.
         """
         data, parts, nobody = dataset.values, self.parts, self._unknown(len(dataset.values))
-        parts.linear.check_width(data)
+        parts.linear.check_columns(dataset)
         kept = [name for name in self.schema.names if name not in removed]
         h = standardise(parts.linear, data, nobody, ())
         context = context_vector(self.trained_schema, nobody, ())
@@ -194,7 +194,7 @@ class ConditionalVae(Model):
         Images are compared as the anchor's scanner would have made them.
         """
         data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
-        parts.linear.check_width(data)
+        parts.linear.check_columns(dataset)
         own = parts.scanner.to_anchor(data, frame)
         h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
         z = parts.network.encode(h, context)

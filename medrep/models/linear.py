@@ -49,7 +49,7 @@ from jaxtyping import Bool, Float
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.errors import ModelError
+from medrep.errors import ModelError, listed
 from medrep.models.adaptation import LevelSums
 from medrep.models.base import Adaptation, EffectTerms, Model, Workplace, check_arrays
 from medrep.models.batch_effects import BatchEffects, Borrowing, NewLevel, centre_scales, fit_batches, shrink_new_level
@@ -150,7 +150,7 @@ class LinearModel(Model):
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.move`."""
         data, frame = dataset.values, dataset.covariates
-        self.check_width(data)
+        self.check_columns(dataset)
         moved = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
@@ -182,7 +182,7 @@ class LinearModel(Model):
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
-        self.check_width(dataset.values)
+        self.check_columns(dataset)
         scores = np.zeros((len(dataset), len(self.components)))
         for _, product in self.residuals(dataset).map(lambda part, block: block @ self.components[:, part].T):
             scores += product
@@ -191,7 +191,7 @@ class LinearModel(Model):
     def scores(self, dataset: Dataset) -> Scores:
         """Return root mean squares over columns of e without its leading components, and of e itself; see `Model.scores`."""
         data, frame = dataset.values, dataset.covariates
-        self.check_width(data)
+        self.check_columns(dataset)
         squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
         projected = np.zeros((len(frame), len(self.components)))
         members = self.support.of(frame)
@@ -214,7 +214,7 @@ class LinearModel(Model):
         sums: dict[tuple[str, str], LevelSums] = {}
         for dataset in people:
             data, frame = dataset.values, dataset.covariates
-            self.check_width(data)
+            self.check_columns(dataset)
             effects = self.design.effects(frame)
             residual = np.concatenate([block for _, block in self.residuals(dataset).map(_whole)], axis=1)
             for row, unseen in self.schema.unseen(frame):
@@ -462,16 +462,25 @@ class LinearModel(Model):
         design = replace(self.design, schema=schema)
         return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
 
-    def check_width(self, data: np.ndarray) -> None:
-        """Refuse data that are no floats, or have another width than the model's.
+    def check_columns(self, dataset: Dataset) -> None:
+        """Refuse data that are no floats, or have other columns than the model's.
 
         Raises:
             ModelError: What they are and what the model was fitted on.
         """
+        data, names, own = dataset.values, dataset.columns.names, self.columns.names
         if data.dtype.kind != "f":
             raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
         if data.shape[1] != self.columns.count:
             raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
+        if names is not own and names and own and names != own:
+            others = [
+                f"column {k}: {name}, not {wanted}"
+                for k, (name, wanted) in enumerate(zip(names, own, strict=False), 1)
+                if name != wanted
+            ]
+            cure = "give them in its order, for instance features[list(model.columns.names)]"
+            raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
 
 
 def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

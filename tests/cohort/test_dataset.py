@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import medrep as mr
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Grid
-from medrep.errors import CohortError, CovariateError
+from medrep.errors import CohortError, CovariateError, ModelError
 
 KEYS = ["sub-1", "sub-2", "sub-3", "sub-4"]
 FEATURES = pd.DataFrame({"a": [1.0, 2.0, np.nan, 4.0], "b": [0, 1, 2, 3]}, index=KEYS)
@@ -127,3 +127,12 @@ def test_a_model_is_fitted_to_it_and_moves_it() -> None:
     clean = model.remove(people, people.schema.references(["site"]))
     by_site = [clean[(covariates["site"] == site).to_numpy()].mean(axis=0) for site in "AB"]
     np.testing.assert_allclose(*by_site, atol=0.2)
+    turned = mr.Dataset.from_frames(features[[2, 1, 0]], covariates, people.schema)
+    for ask in (
+        model.encode,
+        model.scores,
+        lambda own: model.remove(own, {"site": "A"}),
+        lambda own: model.adapt([own]),
+    ):
+        with pytest.raises(ModelError, match=r"column 1: 2, not 0[\s\S]*column 3: 0, not 2[\s\S]*model.columns.names"):
+            ask(turned)
