@@ -50,7 +50,8 @@ def sample(
     """
     inputs = (model_folder,) if table is None else (model_folder, table)
     check_output(out, overwrite=overwrite, inputs=inputs)
-    _, model, wanted = load_trained(model_folder)
+    saved = load_trained(model_folder)
+    model, wanted = saved.model, saved.input
     if not isinstance(model, ConditionalVae | AdditiveShape):
         raise ModelError(f"{model_folder}: a {model.kind} model does not sample; train with --config vae_features.yaml")
     refuse_mesh(mesh, wanted)

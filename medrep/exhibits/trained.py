@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._structuring import to_json
 from medrep.exhibits.average_effects import average_effects
 from medrep.exhibits.cohort_summary import cohort_summary
 from medrep.exhibits.moved_person import MOST_COMBINATIONS, moved_person
@@ -41,7 +42,7 @@ def training_exhibits(
         "cohort": cohort,
         "people": len(data) if participants is None else len(set(participants)),
         "columns": model.columns.count,
-        "grid": None if model.columns.grid is None else model.columns.grid.to_json(),
+        "grid": to_json(model.columns.grid),
     }
     people = cohort_summary(frame, model.schema, notes, participants)
     found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._structuring import Read, from_state, given, to_state
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
-from medrep.errors import ModelError, listed
 from medrep.models.notebook import NotebookView
 from medrep.models.scores import Scores
+
+
+def _count(read: Read) -> int:
+    return len(read["names"]) if read["grid"] is None else read["grid"].size
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Columns:
     """
 
     names: tuple[str, ...]
-    count: int
+    count: int = field(metadata=given(_count))
     grid: Grid | None
 
 
@@ -191,31 +195,16 @@ class Model(NotebookView, ABC):
             A model that knows the new levels, and how well each is known.
         """
 
-    @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return constructor content as JSON and arrays; the class method ``restore`` is the inverse."""
+        return to_state(self)
 
     @classmethod
-    @abstractmethod
     def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Model":
         """Rebuild a model from `state`.
 
         Raises:
             ModelError: Arrays that are absent or of another shape than the content says.
+            ValueError: Content that no such model has.
         """
-
-
-def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights that are absent, not finite or of another shape than the model's description says.
-
-    Raises:
-        ModelError: All of them.
-    """
-    offenders = [f"{name} is absent" for name in wanted if name not in arrays]
-    for name, shape in wanted.items():
-        if name in arrays and arrays[name].shape != shape:
-            offenders.append(f"{name} has the shape {arrays[name].shape}, not {shape}")
-        elif name in arrays and not np.isfinite(arrays[name]).all():
-            offenders.append(f"{name} holds values that are not finite")
-    if offenders:
-        raise ModelError(listed("weights that do not belong to this model", offenders, "train again or fetch it again"))
+        return from_state(cls, dict(content), arrays)

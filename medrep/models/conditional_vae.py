@@ -45,15 +45,15 @@ guard, which is linear; towards the pooled scanner volumes keep their detail, so
 counterfactual is the model's answer near its support, not a causal fact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._structuring import persisted, stored
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.erasure import Certificate, Guard
 from medrep.models.base import Adaptation, Columns, Model, Workplace
@@ -63,20 +63,21 @@ from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.scores import Scores, root_mean_square
 from medrep.models.settling import Settling
 from medrep.models.vae_fit import fit_parts
-from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
+from medrep.models.vae_parts import VaeParts
 from medrep.models.vae_settings import VaeSettings
 
 _AT_ONCE = 64
 
 
+@persisted(keys=("settings", "schema", "names", "grid", "linear", "latents", "scanner", "seed"))
 @dataclass(frozen=True, eq=False, repr=False)
 class ConditionalVae(Model):
     """A fitted conditional VAE; see the module's sheet for the symbols."""
 
     schema: CovariateSchema
-    columns: Columns
+    columns: Columns = field(metadata=stored(""))
     settings: VaeSettings
-    parts: VaeParts
+    parts: VaeParts = field(metadata=stored(""))
     seed: int = 0
 
     kind = "conditional_vae"
@@ -269,16 +270,6 @@ class ConditionalVae(Model):
         effects, _ = self.parts.latents.effects.adapt(codes)
         latents = replace(self.parts.latents, effects=effects)
         return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; see `Model.state`."""
-        content, arrays = parts_state(self.parts, self.schema, self.columns, self.settings)
-        return {**content, "seed": self.seed}, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "ConditionalVae":
-        """Rebuild a model from `state`; see `Model.restore`."""
-        return cls(*restore_parts(content, arrays), int(content["seed"]))
 
     @property
     def trained_schema(self) -> CovariateSchema:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medrep._structuring import from_state, to_state
 from medrep.cohort.covariates import POOLED, Categorical, Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError
@@ -140,7 +141,7 @@ def test_nothing_but_images_of_one_value():
     flat[3] = np.nan
     model = fit(flat, "AB" * 10, grid)
     np.testing.assert_array_equal(model.move(flat, ["A", "B"] * 10, POOLED), flat)
-    again = ScannerHarmoniser.restore(*model.state())
+    again = from_state(ScannerHarmoniser, *to_state(model))
     assert again.notes == model.notes
 
 
