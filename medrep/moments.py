@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import fdtrc
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.errors import CovariateError, ModelError, listed
 
 Rank = int | Literal["significant", "full"]

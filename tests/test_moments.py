@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.moments import Canonical, GuardMoments, intraclass
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 from medrep.cohort.surfaces import Surface
 from medrep.errors import CohortError
 

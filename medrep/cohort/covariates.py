@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import persisted, stored
+from medrep._persisted import persisted, stored
 from medrep.cohort.spellings import find_level, look_alikes, merge_levels
 from medrep.cohort.values import parse_number, sex_word
 from medrep.errors import CovariateError, listed

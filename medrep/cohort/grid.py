@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from medrep._structuring import persisted, stored
+from medrep._persisted import persisted, stored
 
 SAME_PLACE = 0.25
 """Two grids are in one place where none of their corners lie further apart than this share of the shortest voxel edge."""

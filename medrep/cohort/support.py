@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from medrep._structuring import Read, persisted_as
+from medrep._persisted import Read, persisted_as
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import CovariateError, listed
 

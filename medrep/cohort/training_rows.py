@@ -21,7 +21,8 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
-from medrep._structuring import from_json, given, persisted
+from medrep._persisted import given, persisted
+from medrep._structuring import from_json
 from medrep.cohort.fingerprints import row_fingerprint
 from medrep.errors import ModelError
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.batch.job import Job, read_job
 from medrep.batch.merge import Merged
 from medrep.batch.openers import OpenMoves

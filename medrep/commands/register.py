@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError, listed
 from medrep.models.saved import SavedModel

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.cohort.lattice import grid_lattice
 from medrep.exhibits.compact import as_bytes, resized, stepped
 from medrep.exhibits.store import Exhibit

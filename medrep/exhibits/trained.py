@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.exhibits.average_effects import average_effects
 from medrep.exhibits.cohort_summary import cohort_summary
 from medrep.exhibits.moved_person import MOST_COMBINATIONS, moved_person

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.atomic import write_json
 from medrep.cohort.nifti import Volume, write_image
 from medrep.export.derivative import write_description, write_matrix, write_tsv

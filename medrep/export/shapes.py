@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int32
 from scipy.ndimage import distance_transform_edt
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.atomic import write_json
 from medrep.cohort.inputs import Input
 from medrep.cohort.lattice import grid_lattice

@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import converted, persisted, stored
+from medrep._persisted import converted, persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.cohort.lattice import grid_lattice

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import Read, from_state, given, to_state
+from medrep._persisted import Read, given, to_state
+from medrep._structuring import from_state
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.models.notebook import NotebookView

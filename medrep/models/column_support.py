@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 
 Cell: TypeAlias = tuple[tuple[str, str], ...]

@@ -53,7 +53,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import persisted, stored
+from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.erasure import Certificate, Guard
 from medrep.models.base import Adaptation, Columns, Model, Workplace

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from medrep._structuring import given
+from medrep._persisted import given
 from medrep.cohort.covariates import POOLED, Categorical, Continuous, CovariateSchema, membership
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.splines import natural_spline, spline_knots

@@ -45,7 +45,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from medrep._structuring import persisted, stored
+from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import ModelError
 from medrep.models.adaptation import LevelSums

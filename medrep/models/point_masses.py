@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from medrep._structuring import Read, persisted_as
+from medrep._persisted import Read, persisted_as
 
 FEWEST = 5
 STANDS_OUT = 4
@@ -55,7 +55,8 @@ class _Listed:
     def masses(self, read: Read) -> "PointMasses":
         """Put them into their columns, of which the model has as many as its data."""
         count, ranks = read["columns"].count, int(self.ranks.max(initial=-1)) + 1
-        if len(self.columns) and not (0 <= min(self.columns) <= max(self.columns) < count and min(self.ranks) >= 0):
+        places = self.columns
+        if len(places) and not (0 <= places.min() <= places.max() < count and self.ranks.min() >= 0):
             raise ValueError(f"point masses beyond {count} columns")
         values, shares = np.full((ranks, count), np.nan), np.zeros((ranks, count))
         values[self.ranks, self.columns], shares[self.ranks, self.columns] = self.values, self.shares

@@ -12,7 +12,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from medrep._structuring import Arrays, converted, from_json, from_state, given, stored, to_json, to_state
+from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
+from medrep._structuring import from_json, from_state
 from medrep.atomic import atomic_folder, write_json
 from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.support import Support

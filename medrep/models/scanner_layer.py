@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.models.base import Adaptation
 from medrep.models.linear import LinearModel
 from medrep.models.scanner import ScannerHarmoniser

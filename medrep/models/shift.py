@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from medrep._structuring import from_json, persisted
+from medrep._persisted import persisted
+from medrep._structuring import from_json
 from medrep.errors import EvidenceError, ModelError, listed
 from medrep.models.shift_reference import ONE_SIDED, ShiftReference
 

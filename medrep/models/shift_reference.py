@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Int
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 
 ONE_SIDED = ("reconstruction_error", "deviation")
 """Statistics of which only too much is odd: nobody is unlike others for fitting well."""

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from medrep._structuring import Arrays, Read, check_arrays, converted, persisted, stored
+from medrep._persisted import Arrays, Read, converted, persisted, stored
+from medrep._structuring import check_arrays
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import ModelError
 from medrep.models.context import context_vector

@@ -20,7 +20,8 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import yaml
 
-from medrep._structuring import stored, unknown_key
+from medrep._persisted import stored
+from medrep._structuring import unknown_key
 from medrep.errors import ConfigError, listed
 from medrep.yaml_texts import read_yaml
 

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from medrep import __version__
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.errors import listed
 from medrep.masking import mask
 from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered

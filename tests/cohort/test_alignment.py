@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.alignment import Alignment, align_surface, second_moments
 from medrep.cohort.surfaces import Surface, sample_surface
 from medrep.errors import CohortError

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.covariates import POOLED, Categorical, Continuous, Covariate, CovariateSchema, membership
 from medrep.errors import CovariateError
 

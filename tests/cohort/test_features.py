@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.features import claimed, match_keys, missing_cells, read_features
 from medrep.cohort.grid import Grid
 from medrep.errors import CohortError, MedrepError

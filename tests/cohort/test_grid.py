@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.grid import SAME_PLACE, Grid, corner_distance, grid_problem, world_rows
 
 SHAPE, EDGES = (10, 12, 9), (2.0, 2.0, 3.0)

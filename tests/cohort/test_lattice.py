@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.lattice import Lattice
 from medrep.models.shape.template import LevelFunction
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.cohort.support import Support, outside_json, outside_training, refuse_extrapolation, refuse_far
 from medrep.errors import CovariateError

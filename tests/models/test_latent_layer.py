@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.models import LinearModel
 from medrep.models.latent_layer import LatentLayer
 from tests.models.planted import Case, draw_data, draw_people

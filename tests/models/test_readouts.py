@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.models import readouts
 from medrep.models.readouts import Readout, refuse_other_columns

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.errors import EvidenceError, ModelError
 from medrep.models.shift import ShiftGate, saved_gate
 from tests.shortened import seeds

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from medrep._structuring import from_json, to_json
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.models.shift_reference import ShiftReference
 
 NAMES, SCANNERS = ("a", "b", "c"), ("S0", "S1", "S2")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.errors import CohortError
 from medrep.simulate import apply_feature_site_effects, draw_feature_site_effects
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.errors import CohortError, CovariateError
 from medrep.simulate import (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.errors import CohortError
 from medrep.simulate import NO_SITE_EFFECT, SiteEffect, apply_site_effect, draw_site_effects
 from medrep.simulate.plant.field import DEGREES, legendre_field

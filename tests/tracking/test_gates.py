@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep._structuring import to_json
+from medrep._persisted import to_json
 from medrep.audit.findings import Finding, findings_table
 from medrep.config import SHIPPED
 from medrep.errors import ConfigError

@@ -7,7 +7,7 @@ from itertools import pairwise, product
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 from medrep.models.scanner.images import Image
 
 DEGREE = 2

@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import persisted, stored
+from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float, Float32
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.models.scanner.content import Box, void
 from medrep.models.scanner.frame import Frame
 from medrep.models.scanner.images import Image

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Float16, Float32
 
-from medrep._structuring import Read, persisted, persisted_as, stored
+from medrep._persisted import Read, persisted, persisted_as, stored
 from medrep.cohort.covariates import POOLED
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.models.design import Design
 from medrep.models.shape.effects import Group

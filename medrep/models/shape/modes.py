@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
-from medrep._structuring import stored
+from medrep._persisted import stored
 from medrep.cohort.lattice import Lattice
 
 SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))

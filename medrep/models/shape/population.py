@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
-from medrep._structuring import Read, given, persisted
+from medrep._persisted import Read, given, persisted
 from medrep.cohort.lattice import Lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects

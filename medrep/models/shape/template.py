@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import spline_filter
 
-from medrep._structuring import given, persisted, stored
+from medrep._persisted import given, persisted, stored
 from medrep.cohort.lattice import Lattice, grid_lattice
 
 _TILE = 16384

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 from medrep.errors import CovariateError
 from medrep.simulate.seeding import stream
 

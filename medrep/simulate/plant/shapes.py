@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 from medrep.cohort.nifti import LabelMap
 from medrep.errors import CovariateError
 from medrep.simulate.age import CENTRE_YEARS

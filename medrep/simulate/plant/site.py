@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Num
 from scipy.ndimage import gaussian_filter
 
-from medrep._structuring import persisted
+from medrep._persisted import persisted
 from medrep.errors import CohortError
 from medrep.simulate.plant.field import DEGREES, draw_legendre, legendre_field
 from medrep.simulate.plant.intensity import intensity_scale

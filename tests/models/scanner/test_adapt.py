@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmoniser
 from medrep.models.scanner.scanner import Rendering

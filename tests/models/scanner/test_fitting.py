@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.cohort.covariates import POOLED, Categorical, Covariate, CovariateSchema
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError

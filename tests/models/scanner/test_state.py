@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from medrep._structuring import from_state, to_state
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.cohort.covariates import POOLED
 from medrep.errors import ModelError
 from medrep.models.scanner import ScannerHarmoniser
