@@ -32,7 +32,6 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.data import data_folder
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.shift import RATE, ShiftGate
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
@@ -42,6 +41,7 @@ from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
 from medrep.cohort.transforms import VolumePipeline
 from medrep.models import LinearModel, LinearSettings
+from medrep.models.shift import RATE, ShiftGate
 from medrep.simulate.brain_rendering import render_brain
 from medrep.simulate.brains import draw_brains
 from medrep.simulate.participants import simulate_participants

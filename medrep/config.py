@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
+from medrep._structuring import build_section, unknown_key
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.declaration import declared_covariates
 from medrep.cohort.inputs import Input
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
-from medrep.sections import build_section, unknown_key
 from medrep.shipped import SHIPPED
 from medrep.yaml_texts import MOST_LEVELS, as_written, read_yaml, with_texts
 

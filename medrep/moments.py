@@ -5,18 +5,23 @@ Latents and covariate columns are standardised before anything is compared with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import fdtrc
 
+from medrep._persisted import stored
 from medrep.errors import CovariateError, ModelError, listed
 
 Rank = int | Literal["significant", "full"]
 
 _TOLERANCE = 1e-11
 _LEVEL = 0.05
+
+
+def _each_row_a_person(moments: "GuardMoments") -> bool:
+    return not moments.people
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,12 @@ class GuardMoments:
     widths: tuple[int, ...]
     mean: Float[np.ndarray, " joint"]
     covariance: Float[np.ndarray, "joint joint"]
-    shares: Float[np.ndarray, " columns"]
-    people: int = 0
-    icc: float = 0.0
-    sums: Float[np.ndarray, "further further"] = field(default_factory=lambda: np.zeros((0, 0)))
+    shares: Float[np.ndarray, " columns"] = field(metadata=stored(finite=False))
+    people: int = field(default=0, metadata=stored(omitted=_each_row_a_person))
+    icc: float = field(default=0.0, metadata=stored(omitted=_each_row_a_person))
+    sums: Float[np.ndarray, "further further"] = field(
+        default_factory=lambda: np.zeros((0, 0)), metadata=stored(omitted=lambda moments: not moments.sums.size)
+    )
 
     @classmethod
     def of(
@@ -147,31 +154,6 @@ class GuardMoments:
         ends = self.latents + np.cumsum([0, *self.widths])
         places = [np.arange(ends[k], ends[k + 1]) for k in map(self.names.index, names)]
         return np.concatenate([np.zeros(0, dtype=np.int64), *places])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save; `to_json` has the rest."""
-        repeated = {"sums": self.sums} if self.sums.size else {}
-        return {"mean": self.mean, "covariance": self.covariance, "shares": self.shares, **repeated}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return number of rows and people, names and widths as JSON content."""
-        repeated = {"people": self.people, "icc": self.icc} if self.people else {}
-        return {"n": self.n, "names": list(self.names), "widths": list(self.widths), **repeated}
-
-    @classmethod
-    def load(cls, arrays: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> "GuardMoments":
-        """Rebuild moments from what `arrays` and `to_json` gave."""
-        return cls(
-            int(content["n"]),
-            tuple(content["names"]),
-            tuple(content["widths"]),
-            arrays["mean"],
-            arrays["covariance"],
-            arrays["shares"],
-            int(content.get("people", 0)),
-            float(content.get("icc", 0.0)),
-            arrays.get("sums", np.zeros((0, 0))),
-        )
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from medrep.cohort.sidecars import Sidecars
 from medrep.errors import MedrepError
 from medrep.exhibits.store import read_exhibit
 from medrep.json_texts import MOST_LEVELS, read_json
+from medrep.models.saved import SavedModel
 from medrep.report.build import read_about
 from medrep.tracking.audits import read_audit
-from medrep.training.checkpoint import load_checkpoint
 from medrep.training.state import load_state
 
 DEEP = {
@@ -62,7 +62,7 @@ def _state(folder: Path, text: str) -> object:
 
 def _model(folder: Path, text: str) -> object:
     _write(folder / "model.json", text)
-    return load_checkpoint(folder)
+    return SavedModel.load(folder)
 
 
 READERS = {

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.moments import Canonical, GuardMoments, intraclass
 
@@ -29,12 +31,18 @@ def test_moments_are_those_of_latents_and_columns():
     np.testing.assert_allclose(moments.shares[[0, 1, 2, 5]], joint[:, [4, 5, 6, 9]].mean(axis=0))
 
 
+def saved_and_read(moments: GuardMoments) -> GuardMoments:
+    content, arrays = to_state(moments)
+    return from_state(GuardMoments, json.loads(json.dumps(content)), arrays)
+
+
 def test_moments_survive_being_saved():
     moments = GuardMoments.of(*people())
-    again = GuardMoments.load(moments.arrays(), json.loads(json.dumps(moments.to_json())))
-    assert again.to_json() == moments.to_json()
-    for name, array in moments.arrays().items():
-        np.testing.assert_array_equal(again.arrays()[name], array)
+    again = saved_and_read(moments)
+    (content, arrays), (same, others) = to_state(moments), to_state(again)
+    assert same == content
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(others[name], array)
 
 
 def test_single_precision_and_whole_numbers_are_taken_in_double():
@@ -124,10 +132,11 @@ def test_repeats_survive_being_saved_and_rows_that_are_people_are_saved_as_befor
     who, blocks = repeated()
     z = np.random.default_rng(0).normal(size=(len(who), 2))
     moments = GuardMoments.of(z, blocks, participants=[str(k) for k in who], icc=0.3)
-    again = GuardMoments.load(moments.arrays(), json.loads(json.dumps(moments.to_json())))
+    again = saved_and_read(moments)
     assert again.design_effect(["own"], ["turn"]) == moments.design_effect(["own"], ["turn"])
     assert again.persons == 400
     plain = GuardMoments.of(z, blocks, participants=[str(k) for k in range(len(who))], icc=0.3)
-    assert set(plain.arrays()) == {"mean", "covariance", "shares"}
-    assert set(plain.to_json()) == {"n", "names", "widths"}
+    content, arrays = to_state(plain)
+    assert set(arrays) == {"mean", "covariance", "shares"}
+    assert set(content) == {"n", "names", "widths"}
     assert (plain.design_effect(["own"]), plain.persons) == (1.0, len(who))

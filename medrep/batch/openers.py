@@ -1,20 +1,17 @@
 """How workers come by their steps: what travels to them is a folder and a request, never a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medrep.batch.shift_judge import saved_judge
-from medrep.cohort.inputs import Input, saved_input
 from medrep.export.derivative import MeshFormat, Removal
 from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Opener, Step
 from medrep.export.scoring import Scorer, ScoreRows, image_scores
-from medrep.models import Model, restore_model
-from medrep.models.readouts import Readout
+from medrep.models.saved import SavedModel
 from medrep.models.unshrinking import How
-from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -42,20 +39,13 @@ class OpenScores(Opener):
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
-        checkpoint, model, wanted = _loaded(self.model)
-        return self.step(checkpoint, model, wanted)
+        return self.step(_loaded(self.model))
 
-    def step(self, checkpoint: Checkpoint, model: Model, wanted: Input) -> Step:
-        """Return the step of a model that is at hand."""
-        scorer = self.scorer(checkpoint, model)
-        return ScoreRows(scorer, self.names) if self.names else image_scores(scorer, wanted)
-
-    def scorer(self, checkpoint: Checkpoint, model: Model) -> Scorer:
-        """Return what is asked of a model: itself, its shift gate and its readouts, as far as it has them."""
-        columns = model.columns.count
-        readouts = tuple(Readout.restore(content, arrays, columns) for content, arrays in checkpoint.readouts.values())
-        judge = saved_judge(checkpoint, model.schema, self.rate, self.trained)
-        return Scorer(model, judge=judge, readouts=readouts, unshrink=self.unshrink)
+    def step(self, saved: SavedModel) -> Step:
+        """Return the step of a model that is at hand: itself, its shift gate and its readouts, as far as it has them."""
+        judge = saved_judge(saved, self.rate, self.trained)
+        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink)
+        return ScoreRows(scorer, self.names) if self.names else image_scores(scorer, saved.input)
 
 
 @dataclass(frozen=True)
@@ -89,12 +79,11 @@ class OpenMoves(Opener):
 
     def open(self) -> Step:
         """Load the model; see `Opener.open`."""
-        _, model, wanted = _loaded(self.model)
-        return self.step(model, wanted)
+        return self.step(_loaded(self.model))
 
-    def step(self, model: Model, wanted: Input) -> Step:
+    def step(self, saved: SavedModel) -> Step:
         """Return the step of a model that is at hand."""
-        mover = Mover(model, self.target, self.label_free)
+        mover, wanted = Mover(saved.model, self.target, self.label_free), saved.input
         if self.names:
             return MoveRows(mover, self.names)
         # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
@@ -112,7 +101,6 @@ def _preload(names: Sequence[str]) -> tuple[str, ...]:
     return ("medrep.batch.openers", "medrep.batch.worker") if names else ("medrep.batch.preloaded",)
 
 
-def _loaded(folder: Path) -> tuple[Checkpoint, Model, Input]:
-    checkpoint = load_checkpoint(folder)
-    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    return checkpoint, model.accelerated(), saved_input(checkpoint.input, str(folder))
+def _loaded(folder: Path) -> SavedModel:
+    saved = SavedModel.load(folder)
+    return replace(saved, model=saved.model.accelerated())

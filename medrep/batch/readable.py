@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.inputs import Input
 from medrep.cohort.visits import Visit, visit_files
 from medrep.export.outcomes import Opener, Outcome, Step
-from medrep.training.checkpoint import load_checkpoint
+from medrep.models.saved import load_input
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OpenReader(Opener):
 
     def open(self) -> Step:
         """See `Opener.open`."""
-        return _Read(saved_input(load_checkpoint(self.model).input, str(self.model)))
+        return _Read(load_input(self.model))
 
 
 class _Read(Step):

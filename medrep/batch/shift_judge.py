@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.audit.shift import LOGGED, ShiftGate
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.training_rows import TrainingRows, known_rows
 from medrep.cohort.visits import Visit
 from medrep.export.scoring import Judge
-from medrep.training.checkpoint import Checkpoint
+from medrep.models.saved import SavedModel
+from medrep.models.shift import LOGGED, ShiftGate
 
 ANYBODY = "all"
 """The scanner of everybody where no covariate has the role of a batch."""
@@ -72,19 +72,15 @@ def scanner_of(schema: CovariateSchema) -> str:
     return next(iter(schema.batches), "")
 
 
-def saved_judge(
-    checkpoint: Checkpoint, schema: CovariateSchema, rate: float, marks: frozenset[str] | None
-) -> ShiftJudge | None:
-    """Return the judge of a model folder, or None where its training held nobody out.
+def saved_judge(saved: SavedModel, rate: float, marks: frozenset[str] | None) -> ShiftJudge | None:
+    """Return the judge of a saved model, or None where its training held nobody out.
 
     Args:
-        checkpoint: The model folder.
-        schema: Of the model.
+        saved: The model.
         rate: Of false alarms.
         marks: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
     """
-    if not checkpoint.shift:
+    if saved.shift is None:
         return None
-    return ShiftJudge(
-        ShiftGate.from_json(checkpoint.shift), scanner_of(schema), rate, known_rows(checkpoint.cohort, marks)
-    )
+    known = known_rows(saved.provenance.rows, marks)
+    return ShiftJudge(saved.shift, scanner_of(saved.model.schema), rate, known)

@@ -1,13 +1,13 @@
 """Where an organ is put before its shape is looked at: a rotation, one scale and a translation of world millimetres."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float64
 
+from medrep._persisted import persisted
 from medrep.cohort.surfaces import Surface
 from medrep.errors import CohortError
 
@@ -25,6 +25,16 @@ _TURNS = np.array(
 """The 24 proper rotations that map the axes of the world onto one another."""
 
 
+def _refuse_no_similarity(alignment: "Alignment") -> None:
+    matrix = alignment.matrix
+    if not np.isfinite(matrix).all() or matrix[3].tolist() != [0, 0, 0, 1]:
+        raise ValueError(f"matrix {matrix.tolist()} is not 4 x 4 finite numbers that end in 0, 0, 0, 1")
+    scale, turn = np.cbrt(np.linalg.det(matrix[:3, :3])), matrix[:3, :3]
+    if not (scale > 0 and np.allclose(turn @ turn.T, scale**2 * np.eye(3), rtol=0, atol=_TOLERANCE * scale**2)):
+        raise ValueError(f"matrix {matrix.tolist()} is not a rotation times a positive scale")
+
+
+@persisted(check=_refuse_no_similarity)
 @dataclass(frozen=True, eq=False)
 class Alignment:
     """A similarity transform.
@@ -48,28 +58,6 @@ class Alignment:
         """Bring points from aligned to world millimetres; the inverse of `apply`."""
         shifted = np.asarray(points - self.matrix[:3, 3], dtype=np.float64)
         return np.linalg.solve(self.matrix[:3, :3], shifted.T).T
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the alignment as JSON content; `from_json` is its inverse."""
-        return {"matrix": self.matrix.tolist()}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Alignment":
-        """Rebuild an alignment from the content of `to_json`.
-
-        Raises:
-            ValueError: A matrix that is no rotation times one positive scale, with a translation.
-        """
-        matrix = np.array(content["matrix"], dtype=np.float64)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or matrix[3].tolist() != [0, 0, 0, 1]:
-            raise ValueError(f"matrix {content['matrix']} is not 4 x 4 finite numbers that end in 0, 0, 0, 1")
-        scale = np.cbrt(np.linalg.det(matrix[:3, :3]))
-        if not (
-            scale > 0
-            and np.allclose(matrix[:3, :3] @ matrix[:3, :3].T, scale**2 * np.eye(3), rtol=0, atol=_TOLERANCE * scale**2)
-        ):
-            raise ValueError(f"matrix {content['matrix']} is not a rotation times a positive scale")
-        return cls(matrix)
 
 
 def align_surface(

@@ -6,19 +6,25 @@ that neither the order of columns nor a missing level can change a result in sil
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import persisted, stored
 from medrep.cohort.spellings import find_level, look_alikes, merge_levels
 from medrep.cohort.values import parse_number, sex_word
 from medrep.errors import CovariateError, listed
 
 POOLED = "(pooled)"
 """The reference level of a batch covariate that stands for the pooled cohort rather than for one of its levels."""
+
+
+def _later(name: str) -> dict[str, Any]:
+    """Return the metadata of what came later: at its default it is left out, so that earlier versions read the rest, too."""
+    return stored(omitted=lambda covariate: not getattr(covariate, name))
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,13 @@ class Covariate:
     reference: float | int | str | None = None
     missing: Literal["error", "drop", "impute"] = "error"
     inexact: Literal["error", "midpoint"] = "error"
-    missing_codes: tuple[str, ...] = ()
-    limits: tuple[float | int, ...] = ()
-    verbatim: tuple[str, ...] = ()
-    meanings: dict[str, str] = field(default_factory=dict, hash=False)
+    missing_codes: tuple[str, ...] = field(default=(), metadata=_later("missing_codes"))
+    limits: tuple[float | int, ...] = field(default=(), metadata=_later("limits"))
+    verbatim: tuple[str, ...] = field(default=(), metadata=_later("verbatim"))
+    meanings: dict[str, str] = field(default_factory=dict, hash=False, metadata=_later("meanings"))
 
 
+@persisted(constants={"fitted": "continuous"})
 @dataclass(frozen=True)
 class Continuous:
     """A continuous covariate as fitted: statistics in the covariate's own unit."""
@@ -66,6 +73,7 @@ class Continuous:
     reference: float
 
 
+@persisted(constants={"fitted": "categorical"})
 @dataclass(frozen=True)
 class Categorical:
     """A categorical covariate as fitted: its levels in order, how many people had each, and the reference level."""
@@ -80,7 +88,7 @@ class Categorical:
 class CovariateSchema:
     """All covariates as fitted on training people; index by name with ``schema[name]``."""
 
-    fitted: tuple[Continuous | Categorical, ...]
+    fitted: tuple[Continuous | Categorical, ...] = field(metadata=stored("covariates"))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,30 +266,6 @@ class CovariateSchema:
                 columns.append(membership(values, covariate))
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(frame), 0))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the schema as JSON content; `from_json` is its inverse."""
-        return {
-            "covariates": [
-                {"fitted": type(c).__name__.lower(), **asdict(c), "declared": _declared_json(c.declared)}
-                for c in self.fitted
-            ]
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "CovariateSchema":
-        """Rebuild a schema from the content of `to_json`."""
-        fitted: list[Continuous | Categorical] = []
-        for entry in content["covariates"]:
-            rest = {key: value for key, value in entry.items() if key not in {"fitted", "declared"}}
-            lists = {key: tuple(value) for key, value in entry["declared"].items() if isinstance(value, list)}
-            declared = Covariate(**{**entry["declared"], **lists})
-            if entry["fitted"] == "continuous":
-                fitted.append(Continuous(declared=declared, **rest))
-            else:
-                levels, counts = tuple(rest.pop("levels")), tuple(rest.pop("counts"))
-                fitted.append(Categorical(declared=declared, levels=levels, counts=counts, **rest))
-        return cls(tuple(fitted))
-
 
 def membership(values: pd.Series, covariate: Categorical) -> Float[np.ndarray, "people levels"]:
     """Return one column a level: 1 for the person's own; the shares of training for the pooled level; 0 if unseen."""
@@ -311,12 +295,6 @@ def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorica
     default = POOLED if covariate.role == "batch" else levels[int(np.argmax(numbers))]
     fitted_levels = Categorical(covariate, levels, numbers, default)
     return Categorical(covariate, levels, numbers, str(_reference(fitted_levels, covariate.reference)))
-
-
-def _declared_json(declared: Covariate) -> dict[str, Any]:
-    """Return a declaration without what came later and was left at its default, so that earlier versions read it, too."""
-    later = {"missing_codes", "limits", "verbatim", "meanings"}
-    return {key: value for key, value in asdict(declared).items() if key not in later or value}
 
 
 def _others(group: Sequence[str], known: Sequence[str], level: str) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medrep._structuring import build_section
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.values import parse_number, plain_number
-from medrep.sections import build_section
 
 
 def declared_covariates(content: Mapping[str, Any], problems: list[str]) -> tuple[Covariate, ...]:

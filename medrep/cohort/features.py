@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._structuring import from_json
 from medrep.cohort.grid import Grid
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles, refuse_nuls
 from medrep.cohort.plain_tables import read_plain
@@ -284,7 +285,7 @@ def _grid(path: Path, width: int) -> Grid | None:
         return None
     try:
         content = read_json(path.read_text(encoding="utf-8-sig"))
-        grid = Grid.from_json(content["Grid"]) if isinstance(content, dict) and "Grid" in content else None
+        grid = from_json(Grid, content["Grid"]) if isinstance(content, dict) and "Grid" in content else None
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise CohortError(f"{path}: unusable ({error}); Grid needs shape (3 counts) and spacing (3 mm)") from None
     if grid is not None and grid.size != width:

@@ -1,13 +1,15 @@
 """The columns of a matrix: their names, or the voxel grid on which they lie in space; and when two grids are the same place."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+
+from medrep._persisted import Read, given, persisted, stored
 
 SAME_PLACE = 0.25
 """Two grids are in one place where none of their corners lie further apart than this share of the shortest voxel edge."""
@@ -16,6 +18,18 @@ World: TypeAlias = tuple[tuple[float, ...], ...]
 """An affine row by row, voxel index -> world, mm, RAS+."""
 
 
+def _refuse_no_grid(grid: "Grid") -> None:
+    if min(grid.shape) < 1:
+        raise ValueError(f"shape {list(grid.shape)} is not three counts of voxels")
+    if not all(math.isfinite(edge) and edge > 0 for edge in grid.spacing):
+        raise ValueError(f"spacing {list(grid.spacing)} is not three lengths in mm")
+    if grid.world is not None:
+        rows = [len(row) for row in grid.world]
+        if rows != [4] * 4 or not np.isfinite(grid.world).all() or grid.world[3] != (0, 0, 0, 1):
+            raise ValueError(f"world {grid.world} is not an affine of 4 x 4 numbers that ends in 0, 0, 0, 1")
+
+
+@persisted(check=_refuse_no_grid)
 @dataclass(frozen=True)
 class Grid:
     """Columns in C order of a box of voxels.
@@ -28,7 +42,7 @@ class Grid:
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    world: World | None = None
+    world: World | None = field(default=None, metadata=stored(omitted=lambda grid: grid.world is None))
 
     @property
     def size(self) -> int:
@@ -49,25 +63,9 @@ class Grid:
         affine[:3, 3] = middle - (np.asarray(self.shape) - 1) / 2 * np.asarray(self.spacing)
         return affine
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the grid as JSON content; `from_json` is its inverse."""
-        content: dict[str, Any] = {"shape": list(self.shape), "spacing": list(self.spacing)}
-        return content if self.world is None else {**content, "world": [list(row) for row in self.world]}
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Grid":
-        """Rebuild a grid from the content of `to_json`.
-
-        Raises:
-            ValueError: Counts or lengths that are none.
-        """
-        x, y, z = (int(length) for length in content["shape"])
-        a, b, c = (float(edge) for edge in content["spacing"])
-        if [x, y, z] != list(content["shape"]) or min(x, y, z) < 1:
-            raise ValueError(f"shape {content['shape']} is not three counts of voxels")
-        if not all(math.isfinite(edge) and edge > 0 for edge in (a, b, c)):
-            raise ValueError(f"spacing {content['spacing']} is not three lengths in mm")
-        return cls((x, y, z), (a, b, c), _world(content.get("world")))
+def _count(read: Read) -> int:
+    return len(read["names"]) if read["grid"] is None else read["grid"].size
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Columns:
     """
 
     names: tuple[str, ...]
-    count: int
+    count: int = field(metadata=given(_count))
     grid: Grid | None
 
 
@@ -131,12 +129,3 @@ def _place_problem(own: Grid, common: Grid) -> str:
         f"lies apart from the common grid by up to {far:.3g} mm in the world ({how}); set input.spacing to resample all images"
         " onto one grid of the world, or register them first"
     )
-
-
-def _world(rows: Any) -> World | None:
-    if rows is None:
-        return None
-    affine = np.array(rows, dtype=float)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or affine[3].tolist() != [0, 0, 0, 1]:
-        raise ValueError(f"world {rows} is not an affine of 4 x 4 numbers that ends in 0, 0, 0, 1")
-    return world_rows(affine)

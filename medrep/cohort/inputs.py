@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from medrep._structuring import build_section
 from medrep.errors import ConfigError, listed
-from medrep.sections import build_section
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """A lattice of cubic B-splines in two or three dimensions: what templates and displacement fields are made of."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -78,15 +76,6 @@ class Lattice:
             for along in range(self.dims)
         ]
         return self._taps(place), _products(values), np.stack(gradient, axis=1)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content; `from_json` is its inverse."""
-        return {"origin": list(self.origin), "spacing": list(self.spacing), "shape": list(self.shape)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Lattice":
-        """Rebuild a lattice from the content of `to_json`."""
-        return cls(tuple(content["origin"]), tuple(content["spacing"]), tuple(content["shape"]))
 
     def _located(self, points: Float[np.ndarray, "points dims"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the node below each point, how far beyond it the point is (in spacings), and whether it is inside."""

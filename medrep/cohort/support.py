@@ -8,11 +8,11 @@ halves of 100 people the second has somebody beyond a tenth of the first one's r
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medrep._persisted import Read, persisted_as
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import CovariateError, listed
 
@@ -22,6 +22,25 @@ _FAR = 0.2
 """Share of the width of training's range by which a person may lie outside of it."""
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """A `Support` as it is written: each cell with its count at its end."""
+
+    names: tuple[str, ...]
+    cells: tuple[tuple[str | int, ...], ...]
+
+    @classmethod
+    def of(cls, support: "Support") -> "_Counted":
+        return cls(support.names, tuple((*own, n) for own, n in zip(support.cells, support.counts, strict=True)))
+
+    def support(self, _read: Read) -> "Support":
+        wrong = [cell for cell in self.cells if len(cell) != len(self.names) + 1 or not isinstance(cell[-1], int)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is no cell of {', '.join(self.names)} with a count")
+        return Support(self.names, tuple(cell[:-1] for cell in self.cells), tuple(int(cell[-1]) for cell in self.cells))
+
+
+@persisted_as(_Counted, _Counted.support)
 @dataclass(frozen=True)
 class Support:
     """Counts of training people in cells of all covariates; no person's own row.
@@ -67,22 +86,6 @@ class Support:
             count
             for cell, count in zip(self.cells, self.counts, strict=True)
             if all(_close(schema, name, cell[self.names.index(name)], value) for name, value in target.items())
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content; `from_json` is the inverse."""
-        return {
-            "names": list(self.names),
-            "cells": [[*cell, count] for cell, count in zip(self.cells, self.counts, strict=True)],
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Support":
-        """Rebuild from the content of `to_json`."""
-        return cls(
-            tuple(content["names"]),
-            tuple(tuple(entry[:-1]) for entry in content["cells"]),
-            tuple(int(entry[-1]) for entry in content["cells"]),
         )
 
 

@@ -12,16 +12,17 @@ training, which is what the digests are for; who can list all rows that might be
 for each of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b, shake_256
 from itertools import product
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from medrep._persisted import given, persisted
+from medrep._structuring import from_json
 from medrep.cohort.fingerprints import row_fingerprint
 from medrep.errors import ModelError
 
@@ -47,6 +48,12 @@ class RowTrace:
     outline: Float[np.ndarray, " sums"] | None
 
 
+def _refuse_no_key(rows: "TrainingRows") -> None:
+    if not rows.key:
+        raise ValueError("digests without a key")
+
+
+@persisted(check=_refuse_no_key)
 @dataclass(frozen=True)
 class TrainingRows:
     """The rows that a model was trained on.
@@ -58,10 +65,10 @@ class TrainingRows:
         marks: Fingerprints from people.tsv, see `row_fingerprint`, where it is at hand.
     """
 
-    key: str = ""
-    exact: frozenset[str] = frozenset()
-    outline: frozenset[str] = frozenset()
-    marks: frozenset[str] = field(default=frozenset(), repr=False)
+    key: str
+    exact: frozenset[str]
+    outline: frozenset[str]
+    marks: frozenset[str] = field(default=frozenset(), repr=False, metadata=given(lambda read: frozenset()))
 
     @classmethod
     def of(cls, traces: Iterable[RowTrace], fingerprint: str, seed: int) -> "TrainingRows":
@@ -95,36 +102,31 @@ class TrainingRows:
             _keyed(self.key, b"outline", _packed(np.array(cells))) in self.outline for cells in _cells(trace.outline)
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the digests as JSON content, sorted: the order of the rows is not told. Marks stay behind."""
-        return {"key": self.key, "exact": sorted(self.exact), "outline": sorted(self.outline)}
 
-    @classmethod
-    def from_json(cls, content: object) -> "TrainingRows":
-        """Read what `to_json` wrote.
+def saved_rows(content: object) -> TrainingRows:
+    """Read what a model folder says of its rows.
 
-        Raises:
-            ModelError: Anything else.
-        """
-        if isinstance(content, Mapping) and isinstance(content.get("key"), str) and content["key"]:
-            lists = [content.get(name) for name in ("exact", "outline")]
-            if all(isinstance(one, list) and all(isinstance(mark, str) for mark in one) for one in lists):
-                exact, outline = (frozenset(one or ()) for one in lists)
-                return cls(content["key"], exact, outline)
-        raise ModelError("the model's digests of its training rows are damaged; train again or fetch it again")
+    Raises:
+        ModelError: Anything else than digests.
+    """
+    try:
+        return from_json(TrainingRows, content)
+    except ValueError:
+        raise ModelError(
+            "the model's digests of its training rows are damaged; train again or fetch it again"
+        ) from None
 
 
-def known_rows(cohort: Mapping[str, Any], marks: Iterable[str] | None) -> TrainingRows | None:
+def known_rows(carried: TrainingRows | None, marks: Iterable[str] | None) -> TrainingRows | None:
     """Return which rows a model was trained on; None where nobody says.
 
     Args:
-        cohort: The ``cohort`` section of a model folder; those of earlier versions carry no digests.
+        carried: What the model folder says; those of earlier versions say nothing.
         marks: Fingerprints from people.tsv; None without one.
     """
-    carried = cohort.get("rows")
     if carried is None and marks is None:
         return None
-    rows = TrainingRows() if carried is None else TrainingRows.from_json(carried)
+    rows = TrainingRows("", frozenset(), frozenset()) if carried is None else carried
     return replace(rows, marks=frozenset(() if marks is None else marks))
 
 

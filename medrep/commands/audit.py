@@ -112,7 +112,8 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     by = parse_by(request.by) if request.by else ()
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=(root, model_folder))
-    checkpoint, model, wanted = load_trained(model_folder)
+    saved = load_trained(model_folder)
+    model, wanted = saved.model, saved.input
     unseen, only, exclude = request.unseen_site, request.only, request.exclude
     cohort, frame = read_newcomers(
         root,
@@ -124,13 +125,13 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         only=only,
         exclude=exclude,
     )
-    check_earlier(cohort, checkpoint, console, request.remove or model.schema.batches or model.schema.names)
+    check_earlier(cohort, saved, console, request.remove or model.schema.batches or model.schema.names)
     note_unplaced(model, wanted, console)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)
-    trained = trained_people(request.trained, model_folder, str(checkpoint.cohort.get("fingerprint", "")))
-    rows = known_rows(checkpoint.cohort, None if trained is None else trained["data"])
+    trained = trained_people(request.trained, model_folder, saved.provenance.fingerprint)
+    rows = known_rows(saved.provenance.rows, None if trained is None else trained["data"])
     if rows is None:
         console.warn(
             "the model holds no digests of its training rows (an earlier medrep wrote it), and no people.tsv lies beside it: "
@@ -170,14 +171,14 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         console.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         people = cohort.table["participant_id"].astype(str).tolist()
         dataset = model.dataset(data, frame, people)
-        audited = Audited(model, dataset, cohort.table, target, int(checkpoint.cohort.get("people", 0)))
+        audited = Audited(model, dataset, cohort.table, target, saved.provenance.people)
         result = run_audit(audited, options, lambda line: console.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
     certificates = model.certificates(removed, audited.kept, learners=dataset.people // 2)
     about = {
         "format": FORMAT,
         "medrep": __version__,
-        "model": {"kind": model.kind, "digest": checkpoint.digest},
+        "model": {"kind": model.kind, "digest": saved.provenance.digest},
         "cohort": {"name": root.resolve().name, "fingerprint": cohort_fingerprint(marks), "people": dataset.people},
         "options": {
             "by": request.by,

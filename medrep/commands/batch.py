@@ -21,13 +21,13 @@ from medrep.batch.scheduler import QUARANTINE, Scheduler
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.support import outside_training
 from medrep.cohort.visits import Visit, visits
-from medrep.commands.newcomers import Trained, adapted_model, load_trained, strange_people
+from medrep.commands.newcomers import adapted_model, load_trained, strange_people
 from medrep.console import Console
 from medrep.errors import listed
 from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, Model
+from medrep.models.saved import SavedModel
 from medrep.outputs import STATE
-from medrep.training.checkpoint import Checkpoint, save_checkpoint
 
 _ADAPTING = "adapting.jsonl"
 _MANY_CELLS = 2_000_000
@@ -75,7 +75,7 @@ class Work:
 
 def go_through(
     work: Work,
-    trained: Trained,
+    trained: SavedModel,
     cohort: Cohort,
     frame: pd.DataFrame,
     out: Path,
@@ -102,7 +102,7 @@ def go_through(
     Raises:
         MedrepError: OUT holds something else, or nobody could be delivered.
     """
-    checkpoint, model, wanted = trained
+    model, wanted = trained.model, trained.input
     step = work.step(model)
     people = list(visits(frame, cohort.files, cohort.problems, cohort.features))
     blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
@@ -112,15 +112,15 @@ def go_through(
         return None
     strangers = strange_people(model, frame)
     adapting = _digest([one for one in people if one.key in strangers]) if len(strangers) else ""
-    identity = {**work.identity, "model": checkpoint.digest, "adapted to": adapting}
+    identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
 
     def prepare(folder: Path) -> Mapping[str, Any]:
-        _save(folder, model, checkpoint)
+        trained.save(folder)
         known, adapted = model, tuple[Adaptation, ...]()
         if len(strangers):
             readable = _readable(cohort, people, strangers, folder, options, console)
             known, adapted = adapted_model(model, readable, frame, wanted, console)
-            _save(folder, known, checkpoint)
+            replace(trained, model=known).save(folder)
         return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
 
     job = open_job(out, identity, prepare, options.part, overwrite=overwrite)
@@ -133,7 +133,7 @@ def go_through(
         prints = job.write_people(cohort.table, people, cohort.root, outside, written)
         if cohort.features is not None and not _worth_workers(len(mine) * model.columns.count, options):
             # What was adapted stands in the job's model; it is the same object where nothing was.
-            pool: Pool = InlinePool(work.step(load_trained(job.model)[1] if len(strangers) else model))
+            pool: Pool = InlinePool(work.step(load_trained(job.model).model if len(strangers) else model))
         else:
             pool = _pool(work.opener(job), options, len(mine))
         history = _work_off(job, mine, prints, pool, step.together, options, console)
@@ -245,11 +245,6 @@ def _readable(
         ledger.close()
     ended = read_history(model.parent, _ADAPTING).ended
     return cohort.select(pd.Index([one.key for one in wanted if not ended[one.key].failed]))
-
-
-def _save(folder: Path, model: Model, checkpoint: Checkpoint) -> None:
-    content, arrays = model.state()
-    save_checkpoint(folder, replace(checkpoint, content=content, arrays=arrays))
 
 
 def _digest(people: Sequence[Visit]) -> str:

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.shift import MIN_N, ShiftGate
 from medrep.batch.shift_judge import ANYBODY, scanner_of
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.covariates import Categorical, CovariateSchema
@@ -12,10 +11,11 @@ from medrep.cohort.visits import visits
 from medrep.console import Console
 from medrep.export.scoring import Scorer, ScoreRows, image_scores
 from medrep.models import Model
+from medrep.models.shift import MIN_N, ShiftGate
 
 
-def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console) -> dict[str, object]:
-    """Return the shift gate of a model as JSON; empty, with a word, where too few people were held out.
+def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console) -> ShiftGate | None:
+    """Return the shift gate of a model ; None, with a word, where too few people were held out.
 
     Args:
         model: The model.
@@ -30,7 +30,7 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
     if len(frame) < MIN_N:
         if len(frame):
             console.say(f"  {len(frame)} people held out: {MIN_N} are needed to tell scans that are unlike them")
-        return {}
+        return None
     cohort = cohort.select(frame.index)
     scorer = Scorer(model, measure=True)
     step = image_scores(scorer, wanted) if cohort.features is None else ScoreRows(scorer, cohort.features.names)
@@ -42,12 +42,12 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
             rows |= {one.key: one.arrays["statistics"] for one in step.work(some) if not one.error}
             advance(len(some))
     if len(rows) < MIN_N:
-        return {}
+        return None
     names = scorer.statistics(images=wanted.kind == "volume")
     statistics = pd.DataFrame.from_dict(rows, orient="index", columns=names)
     scanner = scanner_of(model.schema)
     labels = frame[scanner].astype(str) if scanner else pd.Series(ANYBODY, index=frame.index)
-    return ShiftGate.fit(statistics, labels.loc[statistics.index]).to_json()
+    return ShiftGate.fit(statistics, labels.loc[statistics.index])
 
 
 def _known(schema: CovariateSchema, frame: pd.DataFrame) -> pd.DataFrame:

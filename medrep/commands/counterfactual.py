@@ -53,7 +53,7 @@ def counterfactual(
         CovariateError: Unknown covariates or levels, or values beyond training.
     """
     trained = load_trained(model_folder)
-    schema = trained[1].schema
+    schema = trained.model.schema
     if not wanted:
         raise CovariateError(f"nothing to set; name one or more of {', '.join(schema.names)}, e.g. --set age=80")
     target = schema.references(list(wanted), wanted)

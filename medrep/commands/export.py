@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from medrep._persisted import to_json
 from medrep.batch.job import Job, read_job
 from medrep.batch.merge import Merged
 from medrep.batch.openers import OpenMoves
@@ -21,7 +22,6 @@ from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through,
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
 from medrep.commands.newcomers import (
-    Trained,
     check_earlier,
     load_trained,
     note_unplaced,
@@ -37,6 +37,7 @@ from medrep.export.digits import parsed
 from medrep.export.outcomes import Opener, Step
 from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
 from medrep.models import Adaptation, Model
+from medrep.models.saved import SavedModel
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
@@ -84,7 +85,7 @@ def export(
     console: Console,
     *,
     options: BatchOptions | None = None,
-    trained: Trained | None = None,
+    trained: SavedModel | None = None,
 ) -> int:
     """Write a BIDS derivative of the cohort with effects removed, or one part of it.
 
@@ -106,7 +107,7 @@ def export(
     refuse_input(out, (root, model_folder))
     options = options or BatchOptions()
     trained = trained or load_trained(model_folder)
-    checkpoint, model, wanted = trained
+    model, wanted = trained.model, trained.input
     refuse_mesh(request.mesh, wanted)
     schema = model.schema
     request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
@@ -116,7 +117,7 @@ def export(
     if request.label_free:
         _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
-    check_earlier(cohort, checkpoint, console, request.remove)
+    check_earlier(cohort, trained, console, request.remove)
     note_unplaced(model, wanted, console)
     features = cohort.features
     if features is not None:
@@ -132,7 +133,7 @@ def export(
         return described_removal(
             str(model_folder),
             model,
-            checkpoint,
+            trained.support,
             target,
             people=people,
             purpose=request.purpose,
@@ -146,7 +147,7 @@ def export(
         return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti", names)
 
     def step(known: Model) -> Step:
-        return moves(out, described(())).step(known, wanted)
+        return moves(out, described(())).step(replace(trained, model=known))
 
     def opener(job: Job) -> Opener:
         return moves(job.model, described(tuple(Adaptation(**one) for one in job.content["adapted"])))
@@ -156,7 +157,7 @@ def export(
 
     def content(adapted: tuple[Adaptation, ...]) -> dict[str, Any]:
         about = described(adapted).to_json()
-        grid = {} if features is None or features.grid is None else {"Grid": features.grid.to_json()}
+        grid = {} if features is None or features.grid is None else {"Grid": to_json(features.grid)}
         return {
             "names": [] if features is None else list(features.names),
             "header": [] if features is None else list(features.header),

@@ -36,7 +36,8 @@ def report_moved(
 
     job = read_job(out)
     try:
-        _, model, wanted = load_trained(job.model)
+        saved = load_trained(job.model)
+        model, wanted = saved.model, saved.input
         asked, content = job.identity, job.content
         cohort, frame = people or _people(job, model, wanted)
         there = cohort.table.index[cohort.table.index.isin(delivered)]

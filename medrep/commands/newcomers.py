@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import pandas as pd
 
@@ -12,23 +12,21 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import refuse_again
 from medrep.cohort.features import FeatureTable, missing_cells
-from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.inputs import Input
 from medrep.cohort.participants import count_people
 from medrep.cohort.support import outside_training, ranges_outside, refuse_far
 from medrep.console import Console
 from medrep.errors import CohortError, MedrepError, listed
 from medrep.export.features import align_features
-from medrep.models import Adaptation, Model, restore_model
+from medrep.models import Adaptation, Model
 from medrep.models.left_alone import summed, unmeasured
-from medrep.training.checkpoint import Checkpoint, load_checkpoint
+from medrep.models.saved import SavedModel
 
 REGISTERED = "models:/"
-Trained: TypeAlias = tuple[Checkpoint, Model, Input]
-"""What was saved, the model, and the input section it was trained with."""
 
 
-def load_trained(address: Path) -> Trained:
-    """Load a model: what was saved, the model, and the input section it was trained with.
+def load_trained(address: Path) -> SavedModel:
+    """Load a model and what was saved with it.
 
     Args:
         address: A model folder, or ``models:/NAME@ALIAS`` (``models:/NAME/VERSION``) of the registry that MLFLOW_TRACKING_URI
@@ -38,15 +36,12 @@ def load_trained(address: Path) -> Trained:
         ModelError: Damaged or foreign.
         RegistryError: No such version, or an alias whose version no gate passed.
     """
-    if str(address).startswith(REGISTERED):
-        from medrep.tracking.fetched import fetched_model  # MLflow takes seconds to import
+    if not str(address).startswith(REGISTERED):
+        return SavedModel.load(address)
+    from medrep.tracking.fetched import fetched_model  # MLflow takes seconds to import
 
-        with fetched_model(str(address)) as folder:
-            checkpoint = load_checkpoint(folder)
-    else:
-        checkpoint = load_checkpoint(address)
-    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    return checkpoint, model, saved_input(checkpoint.input, str(address))
+    with fetched_model(str(address)) as folder:
+        return SavedModel.load(folder, str(address))
 
 
 def read_newcomers(
@@ -111,19 +106,19 @@ def check_range(schema: CovariateSchema, frame: pd.DataFrame, console: Console, 
         console.warn(listed("extrapolated: people far outside those of training", [one.said for one in far]))
 
 
-def check_earlier(cohort: Cohort, checkpoint: Checkpoint, console: Console, moved: Sequence[str] = ()) -> None:
+def check_earlier(cohort: Cohort, saved: SavedModel, console: Console, moved: Sequence[str] = ()) -> None:
     """Say what medrep has done to the data already, and refuse to take the same away again.
 
     Args:
         cohort: The people.
-        checkpoint: The model: whether it was trained on such data.
+        saved: The model: whether it was trained on such data.
         console: Where to speak.
         moved: Covariates that are to be moved.
 
     Raises:
         CohortError: One of them was moved already, and not in the data of training.
     """
-    known = tuple(str(name) for name in checkpoint.cohort.get("moved", ()))
+    known = saved.provenance.moved
     refuse_again(cohort.earlier, moved, known)
     done = {name for one in cohort.earlier for name in one.covariates}
     for one in cohort.earlier:

@@ -4,15 +4,15 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
+from medrep._persisted import to_json
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError, listed
-from medrep.models import restore_model
+from medrep.models.saved import SavedModel
 from medrep.tracking.audits import Audit, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.registry import Candidate, Registered, register_version
 from medrep.tracking.signatures import read_trusted_keys, refuse_unsigned
 from medrep.tracking.stores import registry_store
-from medrep.training.checkpoint import load_checkpoint
 
 
 def register(
@@ -79,19 +79,12 @@ def register(
 
 
 def _candidate(folder: Path) -> Candidate:
-    checkpoint = load_checkpoint(folder)
-    model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-    sheet = inspect.getdoc(inspect.getmodule(type(model)))
+    saved = SavedModel.load(folder)
+    sheet = inspect.getdoc(inspect.getmodule(type(saved.model)))
     if not sheet:
-        raise ModelError(f"{folder}: the {model.kind} model has no model sheet")
-    return Candidate(
-        folder,
-        checkpoint.digest,
-        checkpoint.kind,
-        str(checkpoint.input.get("kind", "")),
-        model.schema.to_json(),
-        f"{sheet}\n",
-    )
+        raise ModelError(f"{folder}: the {saved.model.kind} model has no model sheet")
+    schema = to_json(saved.model.schema)
+    return Candidate(folder, saved.provenance.digest, saved.model.kind, saved.input.kind, schema, f"{sheet}\n")
 
 
 def _check_same(candidate: Candidate, audit: Audit, model_folder: Path, audit_folder: Path) -> None:

@@ -49,7 +49,8 @@ def sample(
     """
     inputs = (model_folder,) if table is None else (model_folder, table)
     check_output(out, overwrite=overwrite, inputs=inputs)
-    _, model, wanted = load_trained(model_folder)
+    saved = load_trained(model_folder)
+    model, wanted = saved.model, saved.input
     if "sample" not in model.capabilities:
         raise ModelError(f"{model_folder}: {model.refusal('sample')}")
     refuse_mesh(mesh, wanted)

@@ -1,6 +1,7 @@
 """``medrep score``: how well a model draws each person, and how unusual they are at their covariates."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -69,8 +70,8 @@ def score(
     if not 0 < false_alarms < 1:
         raise MedrepError(f"--false-alarms {false_alarms:g}: give a rate between 0 and 1, for instance 0.05")
     trained = load_trained(model_folder)
-    checkpoint, model, wanted = trained
-    if unshrink != "none" and not checkpoint.readouts:
+    model, wanted = trained.model, trained.input
+    if unshrink != "none" and not trained.readouts:
         raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
     cohort, frame = read_newcomers(
         root,
@@ -83,7 +84,7 @@ def score(
         exclude=exclude,
         tolerant=True,
     )
-    check_earlier(cohort, checkpoint, console)
+    check_earlier(cohort, trained, console)
     note_unplaced(model, wanted, console)
     features = cohort.features
     if features is not None:
@@ -95,7 +96,7 @@ def score(
     names = () if features is None else features.names
 
     def step(known: Model) -> Step:
-        return OpenScores(model_folder, false_alarms, unshrink, marks, names).step(checkpoint, known, wanted)
+        return OpenScores(model_folder, false_alarms, unshrink, marks, names).step(replace(trained, model=known))
 
     about = {"Description": "scores of people by a model", "Model": str(model_folder), "ModelKind": model.kind}
     content = {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medrep._persisted import to_json
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
@@ -76,7 +77,7 @@ def simulate_cohort(
         else:
             brains = draw_brains(participants, seed=seed)
             effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
-            truth = {**brain_truth(brains), "site": {site: effect.to_json() for site, effect in effects.items()}}
+            truth = {**brain_truth(brains), "site": to_json(effects)}
 
             def volumes() -> Iterator[tuple[str, Volume, Volume]]:
                 for position, (brain, row) in enumerate(zip(brains, participants.itertuples(), strict=True)):
@@ -193,13 +194,13 @@ def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: p
         own = [_plain(value) for value in values[name]]
         effect = draw_feature_covariate_effect(name, own, list(clean.columns), seed=_own_seed(seed, -2 - number))
         clean = apply_feature_covariate_effect(clean, effect, own)
-        truth[name] = effect.to_json()
+        truth[name] = to_json(effect)
     planted = clean
     if "site" in values:
         names = sorted(set(values["site"]))
         effects = draw_feature_site_effects(names, list(clean.columns), seed=seed, untouched=names[0])
         planted = apply_feature_site_effects(clean, list(values["site"]), effects)
-        truth["site"] = {name: effect.to_json() for name, effect in effects.items()}
+        truth["site"] = to_json(effects)
     write_feature_cohort(folder, table, planted, clean, truth)
 
 
@@ -229,7 +230,7 @@ def _plant_shapes(
             who = relative.name.split("_")[0]
             yield f"{relative.parent.as_posix()}/{who}_desc-organ_mask.nii.gz", planted, others
 
-    write_shape_cohort(folder, table, organs(), {"shape": effect.to_json()}, advance)
+    write_shape_cohort(folder, table, organs(), {"shape": to_json(effect)}, advance)
     if problems:
         raise CohortError(listed("label maps that cannot be used", problems, "mend them, or choose another suffix"))
 
@@ -241,9 +242,8 @@ class _Plan:
     covariates: dict[str, CovariateEffect]
     sites: dict[str, SiteEffect]
 
-    def to_json(self) -> dict[str, Any]:
-        truth: dict[str, Any] = {name: effect.to_json() for name, effect in self.covariates.items()}
-        return truth | ({"site": {name: effect.to_json() for name, effect in self.sites.items()}} if self.sites else {})
+    def truth(self) -> dict[str, Any]:
+        return to_json(self.covariates | ({"site": self.sites} if self.sites else {}))
 
 
 def _plant_volumes(
@@ -275,7 +275,7 @@ def _plant_volumes(
                 data = apply_site_effect(data, volume.spacing, site, seed=_own_seed(seed, position))
             yield path.relative_to(cohort.root).as_posix(), replace(volume, data=data), clean
 
-    write_volume_cohort(folder, table, volumes(), plan.to_json(), advance)
+    write_volume_cohort(folder, table, volumes(), plan.truth(), advance)
     if problems:
         raise CohortError(
             listed("images that cannot be used", problems, f"mend them (suffix looked for: {wanted.suffix})")

@@ -8,8 +8,8 @@ import yaml
 from medrep import __version__
 from medrep.config import Config
 from medrep.console import Console
+from medrep.models.saved import digest
 from medrep.tracking.stores import Store
-from medrep.training.checkpoint import digest
 
 # Not report.html: its notes name participants.
 _ARTIFACTS = ("config.yaml", "history.tsv")

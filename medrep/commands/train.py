@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +36,10 @@ from medrep.export.derivative import write_tsv
 from medrep.models import MODELS, Model, Workplace
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.readouts import Readout
+from medrep.models.saved import Provenance, SavedModel
 from medrep.models.unshrinking import FEW
 from medrep.outputs import output_folder
 from medrep.tracking.stores import find_store
-from medrep.training.checkpoint import Checkpoint, save_checkpoint
 from medrep.training.processes import rank, together
 
 TRAINED, HELD_OUT = "train", "held-out"
@@ -134,7 +134,7 @@ def train(
         if rank() > 0:
             return model
         console.phase("fit what predicts covariates")
-        readouts = [_readout(name, data, frame, config, console, whose) for name in config.predict]
+        readouts = tuple(_readout(name, data, frame, config, console, whose) for name in config.predict)
         notes = (*cohort.notes, *covariates.notes)
         person = shown_key(show, cohort.table)
         console.phase("draw what the report shows")
@@ -144,23 +144,10 @@ def train(
     fingerprint = cohort_fingerprint(marks)
     rows = TrainingRows.of([trace for _, trace in taken], fingerprint, config.seed)
     with output_folder(out) as partial:
-        content, arrays = model.state()
-        saved = Checkpoint(
-            model.kind,
-            content,
-            arrays,
-            asdict(cohort.input),
-            support=Support.fit(schema, frame, whose).to_json(),
-            cohort={
-                "people": len(set(whose)),
-                "fingerprint": fingerprint,
-                "rows": rows.to_json(),
-                **_moved_already(cohort),
-            },
-            readouts={readout.name: readout.state() for readout in readouts},
-            shift=shift,
-        )
-        save_checkpoint(partial / "model", saved)
+        moved = tuple(sorted({name for one in cohort.earlier for name in one.covariates}))
+        provenance = Provenance(len(set(whose)), fingerprint, rows, moved)
+        support = Support.fit(schema, frame, whose)
+        SavedModel(model, cohort.input, support, provenance, readouts, shift).save(partial / "model")
         write_tsv(
             partial / "people.tsv", ids.assign(part=np.where(ids.index.isin(held_out), HELD_OUT, TRAINED), data=marks)
         )
@@ -184,12 +171,6 @@ def train(
         console.phase("log the run")
         track_training(store, experiment, out, config, history, len(cohort), model.columns.count, console)
     return model
-
-
-def _moved_already(cohort: Cohort) -> dict[str, list[str]]:
-    """Return which covariates medrep had moved in the data before; nothing of data as they were measured."""
-    moved = sorted({name for one in cohort.earlier for name in one.covariates})
-    return {"moved": moved} if moved else {}
 
 
 def _readout(

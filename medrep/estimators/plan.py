@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from medrep._structuring import build_section
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.declaration import declared_covariates
 from medrep.errors import EstimatorError, listed
 from medrep.models import MODELS
-from medrep.sections import build_section
 
 _CHOICES = {
     "unseen_site": ("error", "adapt"),

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.grid import Columns
-from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.inputs import Input
 from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
 from medrep.cohort.training_rows import TrainingRows, row_trace
@@ -26,9 +26,9 @@ from medrep.estimators.layout import Layout
 from medrep.estimators.people import dense, sorting_keys
 from medrep.estimators.plan import Plan, read_plan
 from medrep.estimators.summary import summary_html
-from medrep.models import MODELS, Model, restore_model
+from medrep.models import MODELS, Model
 from medrep.models.left_alone import unmeasured
-from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from medrep.models.saved import Provenance, SavedModel
 
 _TABLES = ("features", "connectivity")
 
@@ -141,19 +141,10 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         dataset = Dataset(data, known, schema, Columns(self._layout.features, data.shape[1], None), whose)
         model, self.history_ = MODELS[self.model].fit(dataset, plan.settings, seed=plan.seed)
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
-        about = Checkpoint(
-            model.kind,
-            {},
-            {},
-            asdict(Input(missing=self.missing)),
-            support=Support.fit(schema, known, whose).to_json(),
-            cohort={
-                "people": dataset.people,
-                "fingerprint": fingerprint,
-                "rows": TrainingRows.of(map(row_trace, data), fingerprint, plan.seed).to_json(),
-            },
-        )
-        return self._take(model, about, target)
+        rows = TrainingRows.of(map(row_trace, data), fingerprint, plan.seed)
+        provenance = Provenance(dataset.people, fingerprint, rows)
+        saved = SavedModel(model, Input(missing=self.missing), Support.fit(schema, known, whose), provenance)
+        return self._take(saved, target)
 
     def transform(self, X: Any, covariates: Any = None) -> Any:
         """Return people without the removed covariates, or their latents.
@@ -249,8 +240,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if path.exists() and not (overwrite and (path / "model.json").is_file()):
             cure = "give another folder" + ("" if overwrite else ", or overwrite=True to replace a model")
             raise EstimatorError(f"{path} is there already; {cure}")
-        content, arrays = self.model_.state()
-        save_checkpoint(path, replace(self._about, content=content, arrays=arrays))
+        self._saved.save(path)
 
     @classmethod
     def load(
@@ -278,9 +268,8 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             ModelError: Damaged, or no model folder.
             EstimatorError: A model of images, or parameters that cannot be used.
         """
-        saved = load_checkpoint(Path(folder))
-        model = restore_model(saved.kind, saved.content, saved.arrays)
-        wanted = saved_input(saved.input, str(folder))
+        saved = SavedModel.load(Path(folder))
+        model, wanted = saved.model, saved.input
         if wanted.kind not in _TABLES or not model.tables:
             raise EstimatorError(
                 f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
@@ -303,7 +292,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         found._layout = Layout(tuple(found._columns), plan.covariates, {}, wanted.missing)
         found.history_ = pd.DataFrame(columns=["metric", "name", "value"])
         target = model.schema.references(plan.removed, references)
-        return found._take(model, replace(saved, content={}, arrays={}), target)
+        return found._take(saved, target)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -355,9 +344,10 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             model, _ = model.adapt([model.dataset(data[strangers], frame.iloc[strangers])])
         return data, frame, model
 
-    def _take(self, model: Model, about: Checkpoint, target: Mapping[str, str | float]) -> "CovariateRemover":
-        """Keep a fitted model, what a folder says beside its weights, and where the removed covariates go."""
-        self.model_, self.schema_, self._about, self._target = model, model.schema, about, dict(target)
+    def _take(self, saved: SavedModel, target: Mapping[str, str | float]) -> "CovariateRemover":
+        """Keep a fitted model, what a folder says beside it, and where the removed covariates go."""
+        self._saved, self._target, model = saved, dict(target), saved.model
+        self.model_, self.schema_ = model, model.schema
         removed = model.schema.names if self.output == "latents" else tuple(target)
         kept = tuple(name for name in model.schema.names if name not in removed)
         self.certificates_ = model.certificates(removed, kept)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import to_json
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.lattice import grid_lattice
 from medrep.exhibits.compact import as_bytes, resized, stepped
@@ -80,7 +81,7 @@ def _limited(shape: tuple[int, int, int], cells: int) -> tuple[int, ...]:
 
 
 def _shared(kind: str, axes: Sequence[Axis]) -> dict[str, Any]:
-    return {"kind": kind, "axes": [axis.to_json() for axis in axes]}
+    return {"kind": kind, "axes": to_json(axes)}
 
 
 def _features(model: Model, person: Dataset, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:

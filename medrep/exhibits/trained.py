@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medrep._persisted import to_json
 from medrep.cohort.dataset import Dataset
 from medrep.exhibits.average_effects import average_effects
 from medrep.exhibits.cohort_summary import cohort_summary
@@ -36,7 +37,7 @@ def training_exhibits(
         "cohort": cohort,
         "people": dataset.people,
         "columns": model.columns.count,
-        "grid": None if model.columns.grid is None else model.columns.grid.to_json(),
+        "grid": to_json(model.columns.grid),
     }
     people = cohort_summary(dataset.covariates, model.schema, notes, dataset.participants)
     found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -32,17 +31,6 @@ class Axis:
     own: int
     low: float | None = None
     high: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content."""
-        return {
-            "name": self.name,
-            "unit": self.unit,
-            "values": list(self.values),
-            "own": self.own,
-            "low": self.low,
-            "high": self.high,
-        }
 
 
 def axes_around(schema: CovariateSchema, own: Mapping[str, str | float], most: int) -> tuple[Axis, ...]:

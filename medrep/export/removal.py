@@ -10,7 +10,6 @@ from medrep.errors import CovariateError
 from medrep.export.derivative import Removal
 from medrep.models import Adaptation, Model
 from medrep.models.left_alone import left_alone
-from medrep.training.checkpoint import Checkpoint
 
 _MANY_COLUMNS = 20
 """From here on columns together tell what each of them alone does not."""
@@ -59,7 +58,7 @@ def checked_target(
 def described_removal(
     name: str,
     model: Model,
-    checkpoint: Checkpoint,
+    support: Support | None,
     target: dict[str, str | float],
     *,
     people: int,
@@ -72,7 +71,7 @@ def described_removal(
     Args:
         name: Of the model, as the user gave it.
         model: The model.
-        checkpoint: What was saved of it.
+        support: Where its training people lie; None where nobody says.
         target: Removed covariate -> reference.
         people: How many are moved.
         purpose: ``removal``, or a ``counterfactual``.
@@ -82,8 +81,8 @@ def described_removal(
     removed = tuple(target)
     kept = tuple(covariate for covariate in model.schema.names if covariate not in removed)
     near = None
-    if purpose == "counterfactual" and checkpoint.support:
-        near = Support.from_json(checkpoint.support).near(model.schema, target)
+    if purpose == "counterfactual" and support is not None:
+        near = support.near(model.schema, target)
     certificates: tuple[Certificate, ...] = ()
     if purpose == "removal":
         learners = people * 4 // 5  # in the five folds of `--probe`

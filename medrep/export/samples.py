@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medrep._persisted import to_json
 from medrep.atomic import write_json
 from medrep.cohort.nifti import Volume, write_image
 from medrep.export.derivative import write_description, write_matrix, write_tsv
@@ -41,7 +42,7 @@ def write_samples(
         data = model.sample(frame, seed=seed)
         advance(len(ids))
         write_matrix(folder / "features.tsv", pd.DataFrame({"participant_id": ids}), model.columns.names, data)
-        extra = {} if grid is None else {"Grid": grid.to_json()}
+        extra = {} if grid is None else {"Grid": to_json(grid)}
         write_json(folder / "features.json", {**content, **extra})
     elif grid is not None:
         for position, who in enumerate(ids):

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int32
 from scipy.ndimage import distance_transform_edt
 
+from medrep._persisted import to_json
 from medrep.atomic import write_json
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.inputs import Input
@@ -134,6 +135,6 @@ def _facts(placed: PlacedShape, labels: Int32[np.ndarray, "x y z"], surface: Sur
     return {
         "VolumeMm3": round(surface.volume, 3),
         "CutByImageBorder": any(sides),
-        "Alignment": placed.alignment.to_json(),
+        "Alignment": to_json(placed.alignment),
         "Notes": list(placed.organ.notes),
     }

@@ -31,35 +31,47 @@ near its support, not a causal fact.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import converted, persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Capability, Level, Model, Points, Posterior, Workplace, check_arrays
+from medrep.models.base import Adaptation, Capability, Level, Model, Points, Posterior, Workplace
 from medrep.models.contrasts import Contrast
 from medrep.models.scores import Scores
 from medrep.models.shape.covariates import EffectColumns
-from medrep.models.shape.modes import SmoothModes
 from medrep.models.shape.motion import Motion
 from medrep.models.shape.person import Person
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.pullback import pull_back
 from medrep.models.shape.scores import deviation, reconstruction_error
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.template import LevelFunction
 
 _FEW = 20
 
 
+def _refuse_beyond(model: "AdditiveShape") -> None:
+    modes = model.population.modes
+    if not (modes.nodes < modes.lattice.size).all():
+        raise ModelError("weights that do not belong to this model: modes.nodes lie beyond the lattice")
+
+
+@persisted(
+    keys=("settings", "schema", "design", "grid", "modes", "noise", "size", "seed"),
+    sizes={
+        "columns": lambda read: 0 if read["effect_columns"] is None else read["effect_columns"].width,
+        "coefficients": lambda read: read["population"].covariance.shape[0],
+    },
+    check=_refuse_beyond,
+)
 @dataclass(frozen=True, eq=False, repr=False)
 class AdditiveShape(Model):
     """A fitted additive shape model; see the module's sheet for the symbols.
@@ -76,10 +88,12 @@ class AdditiveShape(Model):
     """
 
     schema: CovariateSchema
-    columns: Columns
+    columns: Columns = field(
+        metadata=converted("grid", Grid, lambda columns: columns.grid, lambda grid, read: Columns((), grid.size, grid))
+    )
     settings: ShapeSettings
-    population: Population
-    effect_columns: EffectColumns | None
+    population: Population = field(metadata=stored("", sizes={"columns": "columns"}))
+    effect_columns: EffectColumns | None = field(metadata=stored("design"))
     resampled: Float[np.ndarray, "draws columns coefficients"]
     latent_basis: Float[np.ndarray, "coefficients latents"]
     seed: int = 0
@@ -292,64 +306,6 @@ class AdditiveShape(Model):
         # To first order, what other effects would move differently.
         changes = (before - after) @ (self.resampled - population.effects)
         return Motion(contrast, went, went + changes @ across.T)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; see `Model.state`."""
-        population = self.population
-        content = {
-            "settings": asdict(self.settings),
-            "schema": self.schema.to_json(),
-            "design": None if self.effect_columns is None else self.effect_columns.to_json(),
-            "grid": self.settings.check(self.columns).to_json(),
-            "modes": population.modes.lattice.to_json(),
-            "noise": population.noise,
-            "size": population.size,
-            "seed": self.seed,
-        }
-        arrays = {
-            "template": population.template.coefficients,
-            "modes.nodes": population.modes.nodes,
-            "modes.shapes": population.modes.shapes,
-            "effects": population.effects,
-            "covariance": population.covariance,
-            "resampled": self.resampled,
-            "latent_basis": self.latent_basis,
-        }
-        return content, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "AdditiveShape":
-        """Rebuild a model from `state`; see `Model.restore`."""
-        schema, grid = CovariateSchema.from_json(content["schema"]), Grid.from_json(content["grid"])
-        settings = ShapeSettings(**content["settings"])
-        lattice, coarse = grid_lattice(grid), Lattice.from_json(content["modes"])
-        effects = None if content["design"] is None else EffectColumns.from_json(content["design"], schema)
-        shapes = arrays["modes.shapes"]
-        width = shapes.shape[1] * (lattice.dims if settings.field == "displacement" else 1)
-        rows = 0 if effects is None else effects.width
-        wanted = {
-            "template": (lattice.size,),
-            "modes.nodes": (len(shapes),),
-            "effects": (rows, width),
-            "covariance": (width, width),
-            "resampled": (len(arrays["resampled"]), rows, width),
-            "latent_basis": (width, arrays["latent_basis"].shape[-1]),
-        }
-        check_arrays(arrays, wanted)
-        if not (arrays["modes.nodes"] < coarse.size).all():
-            raise ModelError("weights that do not belong to this model: modes.nodes lie beyond the lattice")
-        population = Population(
-            LevelFunction(lattice, arrays["template"]),
-            SmoothModes(coarse, arrays["modes.nodes"], shapes),
-            settings.field,
-            arrays["effects"],
-            arrays["covariance"],
-            float(content["noise"]),
-            float(content["size"]),
-        )
-        columns = Columns((), grid.size, grid)
-        draws, basis = arrays["resampled"], arrays["latent_basis"]
-        return cls(schema, columns, settings, population, effects, draws, basis, int(content["seed"]))
 
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:

@@ -15,12 +15,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.description import describe_covariates, html_table
 from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate
-from medrep.errors import ModelError, listed
+from medrep.errors import ModelError
 from medrep.models.contrasts import Contrast
 from medrep.models.scores import Scores
 from medrep.models.settling import NO_EXCEPTIONS, Exceptions
@@ -241,18 +243,19 @@ class Model(ABC):
             A model that knows the new levels, and how well each is known.
         """
 
-    @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return constructor content as JSON and arrays; the class method ``restore`` is the inverse."""
+        return to_state(self)
 
     @classmethod
-    @abstractmethod
     def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Model":
         """Rebuild a model from `state`.
 
         Raises:
             ModelError: Arrays that are absent or of another shape than the content says.
+            ValueError: Content that no such model has.
         """
+        return from_state(cls, dict(content), arrays)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -398,19 +401,3 @@ class Model(ABC):
             f"{html_table(table.columns, table.itertuples(index=False))}"
             f"<div>What it assumes, and its limitations: <code>help({escape(type(self).__module__)})</code></div></div>"
         )
-
-
-def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights that are absent, not finite or of another shape than the model's description says.
-
-    Raises:
-        ModelError: All of them.
-    """
-    offenders = [f"{name} is absent" for name in wanted if name not in arrays]
-    for name, shape in wanted.items():
-        if name in arrays and arrays[name].shape != shape:
-            offenders.append(f"{name} has the shape {arrays[name].shape}, not {shape}")
-        elif name in arrays and not np.isfinite(arrays[name]).all():
-            offenders.append(f"{name} holds values that are not finite")
-    if offenders:
-        raise ModelError(listed("weights that do not belong to this model", offenders, "train again or fetch it again"))

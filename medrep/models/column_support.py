@@ -5,15 +5,16 @@ moved, and what neighbouring columns say is not put there. The same holds for le
 levels that interact.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from medrep._persisted import stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 
 Cell: TypeAlias = tuple[tuple[str, str], ...]
@@ -32,7 +33,7 @@ class ColumnSupport:
         codes: A row a cell, a column each: 0 estimated; 1 nobody had a value; 2 all but one or two had a point mass.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell, ...] = field(metadata=stored(""))
     columns: Int[np.ndarray, " some"]
     codes: Int[np.ndarray, "cells some"]
 
@@ -72,18 +73,6 @@ class ColumnSupport:
         codes[:-1, np.searchsorted(union, self.columns)] = self.codes
         codes[-1, np.searchsorted(union, columns)] = code
         return replace(self, cells=(*self.cells, cell), columns=union, codes=codes)
-
-    def state(self) -> tuple[list[Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays."""
-        return [[list(pair) for pair in cell] for cell in self.cells], {"columns": self.columns, "codes": self.codes}
-
-    @classmethod
-    def restore(cls, content: "list[Any] | None", arrays: Mapping[str, np.ndarray]) -> "ColumnSupport":
-        """Rebuild from `state`; full support where there is none, as in older models."""
-        if not content or "columns" not in arrays:
-            return cls.full()
-        cells = tuple(tuple((str(name), str(level)) for name, level in cell) for cell in content)
-        return cls(cells, arrays["columns"].astype(np.int64), arrays["codes"].astype(np.int8))
 
 
 FULL = ColumnSupport.full()

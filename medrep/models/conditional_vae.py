@@ -46,15 +46,16 @@ counterfactual is the model's answer near its support, not a causal fact.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
@@ -67,21 +68,22 @@ from medrep.models.residuals import batch_scale, standardise, unstandardise
 from medrep.models.scores import Scores, root_mean_square
 from medrep.models.settling import Exceptions, Settling
 from medrep.models.vae_fit import fit_parts
-from medrep.models.vae_parts import VaeParts, parts_state, restore_parts
+from medrep.models.vae_parts import VaeParts
 from medrep.models.vae_settings import VaeSettings
 from medrep.training.schedule import has_cuda
 
 _AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
 
 
+@persisted(keys=("settings", "schema", "names", "grid", "linear", "latents", "scanner", "seed"))
 @dataclass(frozen=True, eq=False, repr=False)
 class ConditionalVae(Model):
     """A fitted conditional VAE; see the module's sheet for the symbols."""
 
     schema: CovariateSchema
-    columns: Columns
+    columns: Columns = field(metadata=stored(""))
     settings: VaeSettings
-    parts: VaeParts
+    parts: VaeParts = field(metadata=stored(""))
     seed: int = 0
 
     kind = "conditional_vae"
@@ -322,16 +324,6 @@ class ConditionalVae(Model):
             )
             parts.append(torch.exp(0.5 * encoder(own, known)[1]).double().cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, len(encoder.log_variance)))
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; see `Model.state`."""
-        content, arrays = parts_state(self.parts, self.schema, self.columns, self.settings)
-        return {**content, "seed": self.seed}, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "ConditionalVae":
-        """Rebuild a model from `state`; see `Model.restore`."""
-        return cls(*restore_parts(content, arrays), int(content["seed"]))
 
     @property
     def trained_schema(self) -> CovariateSchema:

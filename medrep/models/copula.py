@@ -1,6 +1,5 @@
 """Marginal distributions of the data, column by column: what the model's draws are bent to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +78,6 @@ class Marginals:
     def usual(self) -> Float[np.ndarray, " columns"]:
         """Return the median of each column in training."""
         return self.real[len(self.real) // 2]
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save."""
-        return dict(vars(self))
-
-    @classmethod
-    def load(cls, arrays: Mapping[str, np.ndarray]) -> "Marginals":
-        """Rebuild from `arrays`."""
-        return cls(arrays["drawn"], arrays["real"], arrays["step"])
 
     def _stepped(self, values: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
         per_unit = np.round(

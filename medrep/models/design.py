@@ -3,15 +3,15 @@
 Columns of effects are centred on the training people, so that the first row of the coefficients is the pooled mean.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from medrep._persisted import given
 from medrep.cohort.covariates import POOLED, Categorical, Continuous, CovariateSchema, membership
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.models.splines import natural_spline, spline_knots
@@ -40,7 +40,7 @@ class Design:
         terms: Blocks of effect columns.
     """
 
-    schema: CovariateSchema
+    schema: CovariateSchema = field(metadata=given(lambda read: read["schema"]))
     knots: dict[str, tuple[float, ...]]
     terms: tuple[Term, ...]
 
@@ -206,16 +206,6 @@ class Design:
         diagonal = np.abs(np.diag(np.linalg.qr(design, mode="r")))
         if len(frame) <= design.shape[1] or diagonal.min() < 1e-8 * diagonal.max():
             self._explain_alias(frame)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return knots and terms as JSON content; the schema is saved beside it."""
-        return {"knots": {k: list(v) for k, v in self.knots.items()}, "terms": [asdict(term) for term in self.terms]}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], schema: CovariateSchema) -> "Design":
-        """Rebuild a design from the content of `to_json`."""
-        terms = tuple(Term(tuple(t["covariates"]), tuple(t["centre"])) for t in content["terms"])
-        return cls(schema, {name: tuple(knots) for name, knots in content["knots"].items()}, terms)
 
     def _levels(self, name: str) -> Categorical:
         covariate = self.schema[name]

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -200,25 +199,6 @@ class LatentLayer:
         turn = directions[:, ::-1][:, : min(count, present)]
         return read @ turn, turn
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays."""
-        content, arrays = self.effects.state()
-        return (
-            {"effects": content, "moments": self.moments.to_json()},
-            {
-                **{f"effects.{name}": array for name, array in arrays.items()},
-                **{f"moments.{name}": array for name, array in self.moments.arrays().items()},
-                "gram": self.gram,
-            },
-        )
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "LatentLayer":
-        """Rebuild from `state`."""
-        effects = LinearModel.restore(content["effects"], prefixed(arrays, "effects."))
-        moments = GuardMoments.load(prefixed(arrays, "moments."), content["moments"])
-        return cls(effects, moments, arrays["gram"])
-
 
 def covariate_blocks(
     schema: CovariateSchema, knots: Mapping[str, tuple[float, ...]], frame: pd.DataFrame
@@ -232,11 +212,6 @@ def covariate_blocks(
         else membership(frame[covariate.declared.name], covariate)
         for covariate in schema.fitted
     }
-
-
-def prefixed(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return the arrays whose names start with a prefix, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _roots(matrix: Float[np.ndarray, "n n"]) -> tuple[Float[np.ndarray, "n n"], Float[np.ndarray, "n n"]]:

@@ -38,20 +38,20 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.errors import ModelError, listed
 from medrep.models.adaptation import LevelSums
-from medrep.models.base import Adaptation, EffectTerms, Model, Workplace, check_arrays
+from medrep.models.base import Adaptation, EffectTerms, Model, Workplace
 from medrep.models.batch_effects import BatchEffects, Borrowing, NewLevel, centre_scales, fit_batches, shrink_new_level
 from medrep.models.blocks import BlockSource, map_blocks, principal_components, read_block, release_pages
 from medrep.models.column_support import FEW, FULL, NEVER, ColumnSupport
@@ -65,24 +65,45 @@ from medrep.models.scores import Scores, root_mean_square
 from medrep.models.settling import Exceptions, Settling, either
 from medrep.models.shrinkage import column_bands
 
+SCORE_BANDS = 2
+"""Bands of batch effects on component scores, which lie nowhere."""
 
+_LEVELS = {"levels": "levels"}
+
+
+@persisted(
+    keys=("settings", "schema", "design", "names", "grid", "seed", "effects_known", "support"),
+    sizes={
+        "columns": lambda read: read["columns"].count,
+        "rows": lambda read: 1 + sum(len(term.centre) for term in read["design"].terms),
+        "known": lambda read: 1 + sum(len(term.centre) for term in read["design"].terms),
+        "levels": lambda read: sum(len(read["schema"].levels(name)) for name in read["schema"].batches),
+        "bands": lambda read: read["settings"].band_count(read["columns"]),
+    },
+)
 @dataclass(frozen=True, repr=False)
 class LinearModel(Model):
     """A fitted linear model; see the module's sheet for the symbols."""
 
     schema: CovariateSchema
-    columns: Columns
+    columns: Columns = field(metadata=stored(""))
     settings: LinearSettings
     design: Design
     coefficients: Float[np.ndarray, "rows columns"]
     sd: Float[np.ndarray, " columns"]
-    batches: BatchEffects
+    batches: BatchEffects = field(metadata=stored(sizes=_LEVELS | {"columns": "columns", "bands": "bands"}))
     components: Float[np.ndarray, "components columns"]
-    score_batches: BatchEffects
+    score_batches: BatchEffects = field(
+        metadata=stored("scores", sizes=_LEVELS | {"columns": "components", "bands": SCORE_BANDS})
+    )
     seed: int = 0
-    masses: PointMasses = NO_MASSES
-    support: ColumnSupport = FULL
-    effect_covariance: Float[np.ndarray, "known known"] = field(default_factory=lambda: np.zeros((0, 0)))
+    # Models without these are written without them, so that older versions read them, as these read older ones.
+    masses: PointMasses = field(default=NO_MASSES, metadata=stored(omitted=lambda model: not len(model.masses.values)))
+    support: ColumnSupport = field(default=FULL, metadata=stored(omitted=lambda model: not model.support.cells))
+    effect_covariance: Float[np.ndarray, "known known"] = field(
+        default_factory=lambda: np.zeros((0, 0)),
+        metadata=stored(flag="effects_known", omitted=lambda model: not len(model.effect_covariance)),
+    )
 
     kind = "linear"
     settings_type = LinearSettings
@@ -248,72 +269,6 @@ class LinearModel(Model):
             location_se, effect_se = self._location_error(errors[0], found.frame())
             notes.append(Adaptation(name, level, found.people, location_se, errors[1], *kept, effect_se))
         return model, tuple(notes)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; see `Model.state`."""
-        content = {
-            "settings": asdict(self.settings),
-            "schema": self.schema.to_json(),
-            "design": self.design.to_json(),
-            "names": list(self.columns.names),
-            "grid": None if self.columns.grid is None else self.columns.grid.to_json(),
-            "seed": self.seed,
-            "effects_known": len(self.effect_covariance) > 0,
-        }
-        arrays = {"coefficients": self.coefficients, "sd": self.sd, "components": self.components}
-        if len(self.effect_covariance):
-            arrays["effect_covariance"] = self.effect_covariance
-        for group, effects in (("batches", self.batches), ("scores", self.score_batches)):
-            arrays |= {f"{group}.{part.name}": getattr(effects, part.name) for part in fields(effects)}
-        # Models without either are written as before, so that older versions read them.
-        if len(self.masses.values):
-            arrays |= {f"masses.{name}": array for name, array in self.masses.arrays().items()}
-        if self.support.cells:
-            content["support"], support = self.support.state()
-            arrays |= {f"support.{name}": array for name, array in support.items()}
-        return content, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "LinearModel":
-        """Rebuild a model from `state`; see `Model.restore`."""
-        schema = CovariateSchema.from_json(content["schema"])
-        design = Design.from_json(content["design"], schema)
-        raw = {**content["settings"], "interactions": tuple(map(tuple, content["settings"]["interactions"]))}
-        settings = LinearSettings(**raw)
-        grid = None if content["grid"] is None else Grid.from_json(content["grid"])
-        names = tuple(content["names"])
-        columns = Columns(names, grid.size if grid else len(names), grid)
-        rows = 1 + sum(len(term.centre) for term in design.terms)
-        levels = sum(len(schema.levels(name)) for name in schema.batches)
-        scores = len(arrays.get("components", ()))
-        wanted = {"coefficients": (rows, columns.count), "sd": (columns.count,), "components": (scores, columns.count)}
-        for group, width, bands in (("batches", columns.count, settings.band_count(columns)), ("scores", scores, 2)):
-            wanted |= {f"{group}.{name}": (levels, width) for name in ("location", "log_scale")}
-            wanted |= {f"{group}.{name}": (bands,) for name in ("location_noise", "log_scale_noise")}
-        known = content.get("effects_known", False)  # models saved before do not say
-        if known:
-            wanted["effect_covariance"] = (rows, rows)
-        check_arrays(arrays, wanted)
-        batches, score_batches = (
-            BatchEffects(**{part.name: arrays[f"{group}.{part.name}"] for part in fields(BatchEffects)})
-            for group in ("batches", "scores")
-        )
-        kept = {name: arrays[name] for name in ("coefficients", "sd", "components")}
-        return cls(
-            schema,
-            columns,
-            settings,
-            design,
-            kept["coefficients"],
-            kept["sd"],
-            batches,
-            kept["components"],
-            score_batches,
-            int(content["seed"]),
-            PointMasses.load(_group(arrays, "masses."), columns.count),
-            ColumnSupport.restore(content.get("support"), _group(arrays, "support.")),
-            arrays["effect_covariance"] if known else np.zeros((0, 0)),
-        )
 
     @property
     def exceptions(self) -> Exceptions:
@@ -483,14 +438,10 @@ class LinearModel(Model):
             raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
 
 
-def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
 def _whole(_part: slice, block: np.ndarray) -> np.ndarray:
     return block
 
 
 def _no_scores(levels: int, components: int) -> BatchEffects:
     nothing = np.zeros((levels, components))
-    return BatchEffects(nothing, nothing, np.zeros(2), np.zeros(2))
+    return BatchEffects(nothing, nothing, np.zeros(SCORE_BANDS), np.zeros(SCORE_BANDS))

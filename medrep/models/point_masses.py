@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from medrep._persisted import Read, persisted_as
+
 FEWEST = 5
 STANDS_OUT = 4
 MOST = 4
@@ -36,6 +38,32 @@ _SCREENED = 101
 _SAME = 1e-7  # float32 and float64 of one number; 0 is only 0
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """`PointMasses` as they are written: one number each for every point mass there is."""
+
+    columns: Int[np.ndarray, " masses"]
+    ranks: Int[np.ndarray, " masses"]
+    values: Float[np.ndarray, " masses"]
+    shares: Float[np.ndarray, " masses"]
+
+    @classmethod
+    def of(cls, masses: "PointMasses") -> "_Listed":
+        ranks, columns = np.nonzero(~np.isnan(masses.values))
+        return cls(columns, ranks, masses.values[ranks, columns], masses.shares[ranks, columns])
+
+    def masses(self, read: Read) -> "PointMasses":
+        """Put them into their columns, of which the model has as many as its data."""
+        count, ranks = read["columns"].count, int(self.ranks.max(initial=-1)) + 1
+        places = self.columns
+        if len(places) and not (0 <= places.min() <= places.max() < count and self.ranks.min() >= 0):
+            raise ValueError(f"point masses beyond {count} columns")
+        values, shares = np.full((ranks, count), np.nan), np.zeros((ranks, count))
+        values[self.ranks, self.columns], shares[self.ranks, self.columns] = self.values, self.shares
+        return PointMasses(values, shares)
+
+
+@persisted_as(_Listed, _Listed.masses)
 @dataclass(frozen=True)
 class PointMasses:
     """The point masses of every column.
@@ -84,26 +112,6 @@ class PointMasses:
     def columns(self) -> Int[np.ndarray, " some"]:
         """Return the columns that have any."""
         return np.flatnonzero(~np.isnan(self.values).all(axis=0)) if len(self.values) else np.zeros(0, dtype=np.int64)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save: a row of each for every point mass."""
-        ranks, columns = np.nonzero(~np.isnan(self.values))
-        return {
-            "columns": columns,
-            "ranks": ranks,
-            "values": self.values[ranks, columns],
-            "shares": self.shares[ranks, columns],
-        }
-
-    @classmethod
-    def load(cls, arrays: dict[str, np.ndarray], columns: int) -> "PointMasses":
-        """Rebuild from `arrays`; none where there are no arrays, as in older models."""
-        if not len(arrays.get("ranks", ())):
-            return cls.none(columns)
-        ranks, places = arrays["ranks"], arrays["columns"]
-        values, shares = np.full((int(ranks.max()) + 1, columns), np.nan), np.zeros((int(ranks.max()) + 1, columns))
-        values[ranks, places], shares[ranks, places] = arrays["values"], arrays["shares"]
-        return cls(values, shares)
 
 
 NO_MASSES = PointMasses.none(0)

@@ -6,9 +6,8 @@ pass for the people x people products and one vector of weights. The penalty has
 those pairs calibrate the correction of shrinkage (`unshrinking.py`). Data are taken as they are, site and all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -100,31 +99,16 @@ class Readout:
         own = np.where(np.isfinite(data), data - self.centre, 0.0)
         return self.shrinkage.undo(own @ self.weights + self.intercept, how)
 
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; `restore` is the inverse."""
-        content = {
-            "name": self.name,
-            "intercept": self.intercept,
-            "shrinkage": self.shrinkage.to_json(),
-            "r2": self.r2,
-            "mae": self.mae,
-        }
-        return content, {"weights": self.weights, "centre": self.centre}
 
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], columns: int) -> "Readout":
-        """Rebuild from `state`.
+def refuse_other_columns(readout: Readout, columns: int) -> None:
+    """Refuse weights that do not fit the model's columns.
 
-        Raises:
-            ModelError: Weights that do not fit the model's columns.
-        """
-        weights, centre = arrays["weights"], arrays["centre"]
-        if weights.shape != (columns,) or centre.shape != (columns,):
-            raise ModelError(
-                f"readout of {content['name']}: weights of {weights.shape}, the model has {columns} columns"
-            )
-        shrinkage = Unshrinking.from_json(content["shrinkage"])
-        return cls(content["name"], weights, centre, content["intercept"], shrinkage, content["r2"], content["mae"])
+    Raises:
+        ModelError: Of how many columns both are.
+    """
+    shape = readout.weights.shape
+    if shape != (columns,):
+        raise ModelError(f"readout of {readout.name}: weights of {shape}, the model has {columns} columns")
 
 
 def _standardised(

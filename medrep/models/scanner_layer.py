@@ -1,13 +1,13 @@
 """The scanner layer of a model, or none: between images as scanned and as the anchor's scanner would have made them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import stored
 from medrep.cohort.dataset import Dataset
 from medrep.models.base import Adaptation
 from medrep.models.linear import LinearModel
@@ -18,7 +18,7 @@ from medrep.models.scanner import ScannerHarmoniser
 class ScannerLayer:
     """A fitted harmoniser, or None where columns are taken as they are."""
 
-    harmoniser: ScannerHarmoniser | None = None
+    harmoniser: ScannerHarmoniser | None = field(default=None, metadata=stored(""))
 
     @property
     def covariate(self) -> str:
@@ -94,15 +94,6 @@ class ScannerLayer:
             harmoniser, note = harmoniser.adapt(level, pairs)
             notes.append(note)
         return ScannerLayer(harmoniser), tuple(notes)
-
-    def state(self) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
-        """Return JSON content (None for no layer) and arrays."""
-        return (None, {}) if self.harmoniser is None else self.harmoniser.state()
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> "ScannerLayer":
-        """Rebuild from `state`."""
-        return cls(None if content is None else ScannerHarmoniser.restore(content, arrays))
 
     def _levels(self, frame: pd.DataFrame) -> list[str]:
         return [] if self.harmoniser is None else [str(level) for level in frame[self.harmoniser.covariate]]

@@ -9,9 +9,8 @@ A prediction with error lies nearer to the mean than the truth: old people look 
 For normal y and yhat both are the same. Either costs variance: errors grow by about 1 / b.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -98,15 +97,6 @@ class Unshrinking:
                 f"predictions rise by {self.slope:.3f} a unit of the truth: too little to be stretched; use --unshrink none"
             )
         return (predicted - self.intercept) / self.slope
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content; `from_json` is the inverse."""
-        return asdict(self) | {"pull": list(self.pull)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Unshrinking":
-        """Rebuild from the content of `to_json`."""
-        return cls(**{**content, "pull": tuple(content["pull"])})
 
 
 def _same(values: Float[np.ndarray, " people"]) -> bool:

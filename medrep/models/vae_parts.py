@@ -1,32 +1,59 @@
 """What a fitted conditional VAE is made of, and how it is saved."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from medrep._persisted import Arrays, Read, converted, persisted, stored
+from medrep._structuring import check_arrays
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
-from medrep.models.base import check_arrays
 from medrep.models.context import context_vector
 from medrep.models.copula import Marginals
 from medrep.models.factors import FactorModel
-from medrep.models.latent_layer import LatentLayer, prefixed
+from medrep.models.latent_layer import LatentLayer
 from medrep.models.linear import LinearModel
-from medrep.models.linear_settings import LinearSettings
 from medrep.models.residuals import unstandardise
 from medrep.models.scanner_layer import ScannerLayer
 from medrep.models.vae_network import build_network
-from medrep.models.vae_settings import VaeSettings
 from medrep.nn.autoencoder import Autoencoder
-from medrep.training.schedule import Schedule
 
 
+def _weights(network: Autoencoder) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+
+def _network(arrays: Arrays, read: Read) -> Autoencoder:
+    """Build the network that the settings describe, and give it its weights.
+
+    Raises:
+        ModelError: Weights of another network.
+    """
+    trained, width = read["latents"].trained_schema(read["schema"]), len(read["latents"].gram)
+    network = build_network(trained, read["columns"], width, read["settings"])
+    check_arrays(arrays, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    if strangers := sorted(set(arrays) - set(network.state_dict())):
+        raise ModelError(f"the network has no {', '.join(strangers)}; the weights are of another model")
+    network.load_state_dict({name: torch.as_tensor(array) for name, array in arrays.items()})
+    return network
+
+
+def _with_parts_of_interactions(covariance: np.ndarray, read: Read) -> np.ndarray:
+    """Return the covariance; models saved before parts of interactions had one know nothing of these."""
+    effects = sum(len(term.centre) for term in read["linear"].design.closed().terms)
+    missing = max(effects - len(covariance), 0) if covariance.shape == (len(covariance),) * 2 else 0
+    padded = np.pad(covariance, (0, missing)) if missing else covariance
+    check_arrays({"effects.covariance": padded}, {"effects.covariance": (effects, effects)})
+    return padded
+
+
+_COLUMNS = {"columns": "columns"}
+
+
+@persisted(keys=("linear", "latents", "scanner"), sizes={"columns": lambda read: read["columns"].count})
 @dataclass(frozen=True, eq=False)
 class VaeParts:
     """The fitted parts, in the order data pass through them.
@@ -44,11 +71,13 @@ class VaeParts:
 
     scanner: ScannerLayer
     linear: LinearModel
-    network: Autoencoder
-    factors: FactorModel
+    network: Autoencoder = field(metadata=converted("network", Arrays, _weights, _network))
+    factors: FactorModel = field(metadata=stored(sizes=_COLUMNS))
     latents: LatentLayer
-    marginals: Marginals
-    effect_covariance: Float[np.ndarray, "effects effects"]
+    marginals: Marginals = field(metadata=stored(sizes=_COLUMNS))
+    effect_covariance: Float[np.ndarray, "effects effects"] = field(
+        metadata=converted("effects.covariance", Float[np.ndarray, "_ _"], np.asarray, _with_parts_of_interactions)
+    )
 
     def draw(
         self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
@@ -68,101 +97,3 @@ class VaeParts:
         whole = mean + ratio * noise
         drawn = unstandardise(self.linear, whole, frame, schema.names, data, np.empty_like(data), drawn=True)
         return drawn if self.linear.columns.grid is None else self.linear.masses.drawn(drawn, rng)
-
-
-def parts_state(
-    parts: VaeParts, schema: CovariateSchema, columns: Columns, settings: VaeSettings
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return JSON content and arrays."""
-    linear, linear_arrays = parts.linear.state()
-    latents, latent_arrays = parts.latents.state()
-    scanner, scanner_arrays = parts.scanner.state()
-    groups = {
-        "linear": linear_arrays,
-        "latents": latent_arrays,
-        "scanner": scanner_arrays,
-        "network": {name: tensor.numpy() for name, tensor in parts.network.state_dict().items()},
-        "factors": {"loadings": parts.factors.loadings, "noise": parts.factors.noise},
-        "marginals": parts.marginals.arrays(),
-        "effects": {"covariance": parts.effect_covariance},
-    }
-    content = {
-        "settings": asdict(settings),
-        "schema": schema.to_json(),
-        "names": list(columns.names),
-        "grid": None if columns.grid is None else columns.grid.to_json(),
-        "linear": linear,
-        "latents": latents,
-        "scanner": scanner,
-    }
-    return content, {f"{group}.{name}": array for group, own in groups.items() for name, array in own.items()}
-
-
-def restore_parts(
-    content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[CovariateSchema, Columns, VaeSettings, VaeParts]:
-    """Rebuild what `parts_state` described.
-
-    Raises:
-        ModelError: Arrays that are absent or do not belong to the description.
-    """
-    schema = CovariateSchema.from_json(content["schema"])
-    grid = None if content["grid"] is None else Grid.from_json(content["grid"])
-    names = tuple(content["names"])
-    columns = Columns(names, grid.size if grid else len(names), grid)
-    settings = _settings(content["settings"])
-    linear = LinearModel.restore(content["linear"], prefixed(arrays, "linear."))
-    latents = LatentLayer.restore(content["latents"], prefixed(arrays, "latents."))
-    width, effects = len(latents.gram), sum(len(term.centre) for term in linear.design.closed().terms)
-    arrays = _with_parts_of_interactions(arrays, effects)
-    factors = len(arrays.get("factors.loadings", ()))
-    drawn, real = (len(arrays.get(f"marginals.{name}", ())) for name in ("drawn", "real"))
-    wanted = {
-        "factors.loadings": (factors, columns.count),
-        "factors.noise": (columns.count,),
-        "effects.covariance": (effects, effects),
-        "latents.gram": (width, width),
-        "marginals.drawn": (drawn, columns.count),
-        "marginals.real": (real, columns.count),
-        "marginals.step": (columns.count,),
-        # Their shapes are checked where they are loaded; that they are finite is not.
-        "latents.moments.mean": latents.moments.mean.shape,
-        "latents.moments.covariance": latents.moments.covariance.shape,
-    }
-    check_arrays(arrays, wanted)
-    network = build_network(latents.trained_schema(schema), columns, width, settings)
-    weights = {name: torch.as_tensor(array) for name, array in prefixed(arrays, "network.").items()}
-    check_arrays(
-        {name: tensor.numpy() for name, tensor in weights.items()},
-        {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
-    )
-    if strangers := sorted(set(weights) - set(network.state_dict())):
-        raise ModelError(f"the network has no {', '.join(strangers)}; the weights are of another model")
-    network.load_state_dict(weights)
-    marginals = Marginals.load({f.name: arrays[f"marginals.{f.name}"] for f in fields(Marginals)})
-    parts = VaeParts(
-        ScannerLayer.restore(content["scanner"], prefixed(arrays, "scanner.")),
-        linear,
-        network,
-        FactorModel(arrays["factors.loadings"], arrays["factors.noise"]),
-        latents,
-        marginals,
-        arrays["effects.covariance"],
-    )
-    return schema, columns, settings, parts
-
-
-def _with_parts_of_interactions(arrays: Mapping[str, np.ndarray], effects: int) -> dict[str, np.ndarray]:
-    """Return the arrays; models saved before parts of interactions had a covariance know nothing of these."""
-    covariance = arrays.get("effects.covariance", np.zeros((0, 0)))
-    missing = effects - len(covariance)
-    if "effects.covariance" not in arrays or missing <= 0 or covariance.shape != (len(covariance),) * 2:
-        return dict(arrays)
-    return {**arrays, "effects.covariance": np.pad(covariance, (0, missing))}
-
-
-def _settings(content: Mapping[str, Any]) -> VaeSettings:
-    linear = {**content["linear"], "interactions": tuple(map(tuple, content["linear"]["interactions"]))}
-    own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    own |= {"linear": LinearSettings(**linear), "training": Schedule(**content["training"])}
-    return VaeSettings(**own)

@@ -20,7 +20,6 @@ from medrep.batch.openers import OpenMoves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import earlier_work, refuse_again
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.inputs import Input
 from medrep.cohort.support import refuse_extrapolation
 from medrep.cohort.visits import Visit, visits
 from medrep.errors import CohortError, ModelError, listed
@@ -31,7 +30,7 @@ from medrep.export.outcomes import Outcome
 from medrep.export.removal import Purpose, checked_target, described_removal, parted_names
 from medrep.json_texts import read_json
 from medrep.models import Model
-from medrep.training.checkpoint import Checkpoint
+from medrep.models.saved import SavedModel
 
 OUTPUT_ROOT = "MEDREP_OUTPUT_ROOT"
 _SHOWN = 200  # characters of a parameter that are repeated in a message
@@ -103,9 +102,7 @@ def cleaned_rows(
 
 
 def cleaned_images(
-    model: Model,
-    checkpoint: Checkpoint,
-    wanted: Input,
+    saved: SavedModel,
     cleaning: Cleaning,
     frame: pd.DataFrame,
     files: pd.Series,
@@ -115,9 +112,7 @@ def cleaned_images(
     """Write images with the effects taken out, as `medrep export` writes them.
 
     Args:
-        model: Of images.
-        checkpoint: What was saved of it.
-        wanted: The ``input`` section of training.
+        saved: A model of images.
         cleaning: What is done.
         frame: Covariates.
         files: The images, in the same order; below ``root``.
@@ -132,19 +127,18 @@ def cleaned_images(
         CohortError: No such folder, images that were cleaned before, or images that cannot be used; nothing is written then.
     """
     output = _output_root()
-    known = tuple(str(name) for name in checkpoint.cohort.get("moved", ()))
-    refuse_again(earlier_work(root, files), tuple(cleaning.target), known)
-    name = f"model sha256:{checkpoint.digest}"
-    done = described_removal(name, model, checkpoint, cleaning.target, people=len(frame), purpose=cleaning.purpose)
+    refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.moved)
+    name, purpose = f"model sha256:{saved.provenance.digest}", cleaning.purpose
+    done = described_removal(name, saved.model, saved.support, cleaning.target, people=len(frame), purpose=purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
     outcomes: list[Outcome] = []
     with atomic_folder(output / made) as partial:
         for one in visits(frame, files, {}):
             # Two rows may name one file, or files whose results would have one name.
             asked = OpenMoves(Path(), partial / _own(one), root, cleaning.target, False, done, "gifti")
-            outcomes += asked.step(model, wanted).work([one])
+            outcomes += asked.step(saved).work([one])
         refuse_failed(outcomes, files, sent)
-    columns = ["path", "sidecar"] if wanted.kind == "volume" else ["path", "mesh", "sidecar"]
+    columns = ["path", "sidecar"] if saved.input.kind == "volume" else ["path", "mesh", "sidecar"]
     written = [
         [str(made / _own(one) / file) for file in outcome.files]
         for one, outcome in zip(visits(frame, files, {}), outcomes, strict=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from medrep.models.saved import digest
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.logged_code import refuse_foreign_code
 from medrep.tracking.logged_model import WEIGHTS, fetch_files, listed_files, version_files
 from medrep.tracking.session import explained, session
 from medrep.tracking.stores import Store, registry_store
 from medrep.tracking.versions import DIGEST, Address, find_version, passed_aliases, passed_gate
-from medrep.training.checkpoint import digest
 
 
 @contextmanager

@@ -12,7 +12,7 @@ gate says what becomes of it.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,8 +20,9 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import yaml
 
+from medrep._persisted import stored
+from medrep._structuring import unknown_key
 from medrep.errors import ConfigError, listed
-from medrep.sections import unknown_key
 from medrep.yaml_texts import read_yaml
 
 Verdict = Literal["passed", "refused", "insufficient", "absent"]
@@ -96,7 +97,7 @@ class Decision:
     """What came of all gates: ``refused`` if one refused, ``insufficient`` if one had too little evidence or all had none."""
 
     verdict: Verdict
-    judged: tuple[Judged, ...]
+    judged: tuple[Judged, ...] = field(metadata=stored("gates"))
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -108,10 +109,6 @@ class Decision:
     def warnings(self) -> tuple[str, ...]:
         """Findings that were left out, a line each."""
         return tuple(f"{one.gate}: {warning}" for one in self.judged for warning in one.warnings)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the decision as JSON content."""
-        return {"verdict": self.verdict, "gates": [asdict(one) for one in self.judged]}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from medrep import __version__
+from medrep._persisted import to_json
 from medrep.errors import listed
 from medrep.masking import mask
 from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
@@ -159,7 +160,7 @@ def _write_down(
         **of,
         "gates_digest": gates.digest,
         "gates": read_yaml(gates.source),
-        "decision": decision.to_json(),
+        "decision": to_json(decision),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     client.log_text(version.run_id, text, f"decisions/{now.replace(':', '')}_{alias}.json")

@@ -11,17 +11,16 @@ from jaxtyping import Float
 
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.inputs import Input, saved_input
 from medrep.cohort.support import outside_training, refuse_far
 from medrep.cohort.visits import Visit, visits
 from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.export.outcomes import Outcome
 from medrep.export.scoring import Scorer, image_scores
-from medrep.models import Model, restore_model
+from medrep.models import Model
 from medrep.models.left_alone import unmeasured
+from medrep.models.saved import SavedModel
 from medrep.tracking.cleaning import Cleaning, cleaned_images, cleaned_rows, read_cleaning, refuse_failed
 from medrep.tracking.limits import guard_requests, refuse_many_voxels
-from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
 PATH = "path"
@@ -34,14 +33,10 @@ class ServedModel:
     """A model that answers requests.
 
     Attributes:
-        model: The model.
-        wanted: The ``input`` section of training.
-        checkpoint: What was saved of it.
+        saved: The model and what was saved with it.
     """
 
-    model: Model
-    wanted: Input
-    checkpoint: Checkpoint
+    saved: SavedModel
 
     @classmethod
     def load(cls, folder: Path, expected: str = "") -> "ServedModel":
@@ -55,11 +50,15 @@ class ServedModel:
             ModelError: Damaged or foreign, or another model than was registered.
         """
         guard_requests()
-        checkpoint = load_checkpoint(folder)
-        if expected and checkpoint.digest != expected:
+        saved = SavedModel.load(folder)
+        if expected and saved.provenance.digest != expected:
             raise ModelError(f"{folder}: not the model that was registered; fetch or register it again")
-        model = restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
-        return cls(model, saved_input(checkpoint.input, str(folder)), checkpoint)
+        return cls(saved)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.saved.model
 
     def answer(
         self,
@@ -115,7 +114,7 @@ class ServedModel:
 
     def _rows(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
         data = self._features(rows)
-        if self.wanted.missing == "error":
+        if self.saved.input.missing == "error":
             cells = unmeasured(self.model, self.model.dataset(data, frame), cleaning.target if cleaning else None)
             if cells:
                 raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
@@ -134,7 +133,7 @@ class ServedModel:
         if absent:
             raise CohortError(listed("feature columns that are absent", absent, "give the columns of training"))
         cells = rows.loc[:, names].apply(pd.to_numeric, errors="coerce")
-        keep = self.wanted.missing == "keep"
+        keep = self.saved.input.missing == "keep"
         values = cells.to_numpy(float)
         bad = ~np.isfinite(values) & ~(rows.loc[:, names].isna().to_numpy() if keep else False)
         offenders = [f"{rows.index[row]}: {names[column]}" for row, column in np.argwhere(bad)]
@@ -143,14 +142,14 @@ class ServedModel:
         return values
 
     def _images(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
-        if self.model.columns.grid is None or self.wanted.kind not in ("volume", "shape"):
+        if self.model.columns.grid is None or self.saved.input.kind not in ("volume", "shape"):
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         root = _allowed_root()
         files = _allowed(rows[PATH], root)
         refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
         if cleaning:
-            return cleaned_images(self.model, self.checkpoint, self.wanted, cleaning, frame, files, rows[PATH], root)
-        step = image_scores(Scorer(self.model), self.wanted)
+            return cleaned_images(self.saved, cleaning, frame, files, rows[PATH], root)
+        step = image_scores(Scorer(self.model), self.saved.input)
         scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
         refuse_failed(scored, files, rows[PATH])
         return _table(scored, rows.index)

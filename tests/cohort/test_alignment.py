@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.alignment import Alignment, align_surface, second_moments
 from medrep.cohort.surfaces import Surface, sample_surface
 from medrep.errors import CohortError
@@ -73,7 +75,7 @@ def test_back_is_the_inverse_and_json_keeps_it(how, turn, shift):
     surface = placed(turn, shift)
     alignment = align_surface(surface, how, np.array([1.0, 2, 3]), 11.0)
     np.testing.assert_allclose(alignment.back(alignment.apply(surface.vertices)), surface.vertices, atol=1e-9)
-    again = Alignment.from_json(json.loads(json.dumps(alignment.to_json())))
+    again = from_json(Alignment, json.loads(json.dumps(to_json(alignment))))
     np.testing.assert_array_equal(again.matrix, alignment.matrix)
     np.testing.assert_allclose(surface.moved(alignment.matrix).vertices, alignment.apply(surface.vertices))
 
@@ -116,7 +118,7 @@ def test_a_similarity_needs_a_size(size):
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        (np.eye(3), "not 4 x 4 finite numbers"),
+        (np.eye(3), r"matrix has the shape \(3, 3\), not \(4, 4\)"),
         (np.full((4, 4), np.nan), "not 4 x 4 finite numbers"),
         (np.ones((4, 4)), "not 4 x 4 finite numbers that end in 0, 0, 0, 1"),
         (np.diag([1.0, 2, 1, 1]), "not a rotation times a positive scale"),
@@ -126,4 +128,4 @@ def test_a_similarity_needs_a_size(size):
 )
 def test_a_matrix_that_is_no_alignment_is_refused(matrix, message):
     with pytest.raises(ValueError, match=message):
-        Alignment.from_json({"matrix": matrix.tolist()})
+        from_json(Alignment, {"matrix": matrix.tolist()})

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.covariates import POOLED, Categorical, Continuous, Covariate, CovariateSchema, membership
 from medrep.errors import CovariateError
 
@@ -36,7 +38,7 @@ def cohort(**changes):
 @given(frames())
 def test_a_schema_survives_json_exactly(frame):
     schema = CovariateSchema.fit(frame, ALL)
-    assert CovariateSchema.from_json(json.loads(json.dumps(schema.to_json(), allow_nan=False))) == schema
+    assert from_json(CovariateSchema, json.loads(json.dumps(to_json(schema), allow_nan=False))) == schema
 
 
 def test_declarations_survive_json_too():
@@ -45,7 +47,7 @@ def test_declarations_survive_json_too():
         Covariate("sex", "categorical", reference="F", missing="impute"),
     ]
     schema = CovariateSchema.fit(cohort(), declared)
-    assert CovariateSchema.from_json(json.loads(json.dumps(schema.to_json()))).fitted[0].declared == declared[0]
+    assert from_json(CovariateSchema, json.loads(json.dumps(to_json(schema)))).fitted[0].declared == declared[0]
     assert schema["age"].reference == 40.0
 
 
@@ -298,6 +300,6 @@ def test_what_is_declared_beyond_the_usual_survives_json_and_the_usual_stays_as_
         Covariate("site", "categorical", "batch", verbatim=("NA",), meanings={"A": "Aachen"}),
     ]
     schema = CovariateSchema.fit(cohort(), declared)
-    assert CovariateSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
-    usual = CovariateSchema.fit(cohort(), ALL).to_json()["covariates"][0]["declared"]
+    assert from_json(CovariateSchema, json.loads(json.dumps(to_json(schema)))) == schema
+    usual = to_json(CovariateSchema.fit(cohort(), ALL))["covariates"][0]["declared"]
     assert set(usual) == {"name", "kind", "role", "unit", "column", "reference", "missing", "inexact"}

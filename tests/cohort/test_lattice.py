@@ -4,6 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.lattice import Lattice
 from medrep.models.shape.template import LevelFunction
 
@@ -16,7 +18,7 @@ def test_a_lattice_holds_its_box_with_a_node_to_spare(dims: int) -> None:
     assert len(nodes) == lattice.size
     assert (nodes.min(axis=0) <= low - 2).all()
     assert (nodes.max(axis=0) >= high + 2).all()
-    assert Lattice.from_json(lattice.to_json()) == lattice
+    assert from_json(Lattice, to_json(lattice)) == lattice
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.cohort.support import Support, outside_json, outside_training, refuse_extrapolation, refuse_far
 from medrep.errors import CovariateError
@@ -72,8 +74,8 @@ def test_the_youngest_and_the_oldest_have_a_bin(schema, frame):
 
 def test_storage_is_faithful_and_holds_no_rows(schema, frame):
     support = Support.fit(schema, frame)
-    content = support.to_json()
-    assert Support.from_json(content) == support
+    content = to_json(support)
+    assert from_json(Support, content) == support
     assert not set(map(str, frame.index)) & set(str(content).split("'"))
 
 

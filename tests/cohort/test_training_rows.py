@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from medrep._persisted import to_json
 from medrep.cohort.fingerprints import row_fingerprint
-from medrep.cohort.training_rows import TrainingRows, known_rows, row_trace
+from medrep.cohort.training_rows import TrainingRows, known_rows, row_trace, saved_rows
 from medrep.errors import ModelError
 
 
@@ -62,7 +63,7 @@ def test_rows_that_tell_little_count_only_when_they_are_the_same() -> None:
     known = digests(lesions)
     assert known.holds(lesions[0])
     assert not known.holds(lesions[0] + 1e-9)
-    assert not known.to_json()["outline"]
+    assert not to_json(known)["outline"]
     one = digests(np.array([[1520.123456789]]))
     assert one.holds(np.array([1520.123456789]))
     assert not one.holds(np.array([1520.1234568])), "many people have such a volume, to six digits"
@@ -70,8 +71,8 @@ def test_rows_that_tell_little_count_only_when_they_are_the_same() -> None:
 
 def test_the_same_training_gives_the_same_digests_in_no_order_and_another_one_none_in_common() -> None:
     rows = draw("thickness", 30, 2)
-    told = digests(rows).to_json()
-    assert told == digests(rows[::-1]).to_json()
+    told = to_json(digests(rows))
+    assert told == to_json(digests(rows[::-1]))
     assert told["exact"] == sorted(told["exact"])
     assert [len(mark) for mark in told["exact"]] == [16] * 30
     for other in (digests(rows, "e" * 64), digests(rows, seed=1)):
@@ -81,16 +82,16 @@ def test_the_same_training_gives_the_same_digests_in_no_order_and_another_one_no
 
 def test_digests_come_back_from_json_and_marks_stay_behind() -> None:
     rows = draw("thickness", 10, 3)
-    section = json.loads(json.dumps({"rows": digests(rows[:5]).to_json()}))
-    known = known_rows(section, [row_fingerprint(row) for row in rows[5:8]])
+    content = json.loads(json.dumps(to_json(digests(rows[:5]))))
+    known = known_rows(saved_rows(content), [row_fingerprint(row) for row in rows[5:8]])
     assert [known.holds(row) for row in rows] == [True] * 8 + [False] * 2
-    assert known.to_json() == section["rows"]
-    assert known_rows({}, None) is None
-    old = known_rows({}, [row_fingerprint(rows[0])])
+    assert to_json(known) == content
+    assert known_rows(None, None) is None
+    old = known_rows(None, [row_fingerprint(rows[0])])
     assert [old.holds(row) for row in rows] == [True] + [False] * 9
 
 
 @pytest.mark.parametrize("content", [[], {}, {"key": "ab"}, {"key": "ab", "exact": 3, "outline": []}, {"key": ""}, "x"])
 def test_damaged_digests_are_refused(content: object) -> None:
     with pytest.raises(ModelError, match="digests of its training rows are damaged; train again or fetch it again"):
-        known_rows({"rows": content}, None)
+        saved_rows(content)

@@ -12,10 +12,10 @@ import pytest
 
 from medrep.cli import ERROR, OK, TOO_LITTLE, main
 from medrep.cohort.fingerprints import cohort_fingerprint
+from medrep.models.saved import digest
 from medrep.shipped import SHIPPED
 from medrep.tracking.gates import read_gates
 from medrep.tracking.seals import seal_problems
-from medrep.training.checkpoint import digest
 from tests.small_runs import ASKED, BY, Runs
 from tests.tracking.registering import copied
 

@@ -8,7 +8,7 @@ import pytest
 from medrep.cli import main
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.nifti import Volume, read_image, write_image
-from medrep.training.checkpoint import load_checkpoint
+from medrep.models.saved import SavedModel
 from tests.tracking.registering import copied, without_digests
 
 
@@ -37,9 +37,9 @@ def test_a_share_of_each_site_is_kept_from_training(table: Path, tmp_path: Path)
     assert share.between(0.3, 0.5).all()
     assert people.loc[held, "data"].isna().all()
     assert people.loc[~held, "data"].is_unique
-    known = load_checkpoint(tmp_path / "m" / "model").cohort
-    assert known["people"] == (~held).sum()
-    assert known["fingerprint"] == cohort_fingerprint(people.loc[~held, "data"])
+    known = SavedModel.load(tmp_path / "m" / "model").provenance
+    assert known.people == (~held).sum()
+    assert known.fingerprint == cohort_fingerprint(people.loc[~held, "data"])
 
 
 def test_the_model_is_the_one_of_the_others_alone(table: Path, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.inputs import Input
 from medrep.errors import CovariateError, ModelError
 from medrep.models import ConditionalVae, VaeSettings, Workplace, restore_model
 from medrep.models.context import context_vector
 from medrep.models.linear_settings import LinearSettings
 from medrep.models.residuals import standardise
-from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from medrep.models.saved import SavedModel
 from medrep.training.schedule import Schedule
 from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people, named, simulate, unlabelled
 
@@ -306,9 +307,8 @@ def test_the_type_of_the_data_is_kept_and_they_may_be_overwritten(model, people,
 
 
 def test_storage_is_faithful(model, people, tmp_path):
-    save_checkpoint(tmp_path / "model", Checkpoint(model.kind, *model.state(), {"kind": "features"}))
-    saved = load_checkpoint(tmp_path / "model")
-    again = restore_model(saved.kind, saved.content, saved.arrays)
+    SavedModel(model, Input()).save(tmp_path / "model")
+    again = SavedModel.load(tmp_path / "model").model
     assert isinstance(again, ConditionalVae)
     assert (again.settings, again.schema, again.columns) == (model.settings, model.schema, model.columns)
     for target in TARGETS:

@@ -11,9 +11,9 @@ import pytest
 from medrep.cohort.covariates import POOLED
 from medrep.errors import ModelError
 from medrep.models import ConditionalVae, restore_model
+from medrep.models.saved import SavedModel
 from medrep.models.scanner.restoration import Restoration
 from medrep.models.scanner.scanner import Scanner
-from medrep.training.checkpoint import load_checkpoint
 from tests.commands.conftest import run
 
 SETTINGS = (
@@ -52,8 +52,7 @@ def brains(tmp_path_factory: pytest.TempPathFactory) -> Brains:
     known = table.index[table["site"] != STRANGE]
     train = ("train", cohort, folder / "m", "--config", "vae_volume.yaml", "--set", SETTINGS, "--quiet")
     assert run(*train, "--participant-label", *known) == 0
-    saved = load_checkpoint(folder / "m" / "model")
-    model = restore_model(saved.kind, saved.content, saved.arrays)
+    model = SavedModel.load(folder / "m" / "model").model
     assert isinstance(model, ConditionalVae)
     data, clean = (
         np.stack([read(place / f"{who}/anat/{who}_T1w.nii.gz").ravel() for who in table.index])

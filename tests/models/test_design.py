@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError
 from medrep.models.design import Design
@@ -63,7 +65,7 @@ def test_two_batch_covariates_stand_side_by_side():
 
 def test_json_round_trip():
     design, frame = design_of(draw_people(40, 3, 0), interactions=(("age", "sex"),))
-    again = Design.from_json(json.loads(json.dumps(design.to_json())), design.schema)
+    again = from_json(Design, json.loads(json.dumps(to_json(design))), {"schema": design.schema})
     assert again == design
     np.testing.assert_array_equal(again.full(frame), design.full(frame))
 

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.models import LinearModel
 from medrep.models.latent_layer import LatentLayer
 from tests.models.planted import Case, draw_data, draw_people
@@ -224,8 +226,8 @@ def test_levels_that_were_adapted_to_are_left_out_of_the_trained_schema(made):
 @given(seed=seeds, removed=subsets)
 def test_storage_is_faithful(seed, removed):
     own = cohort(seed)
-    content, arrays = own.layer.state()
-    again = LatentLayer.restore(json.loads(json.dumps(content)), arrays)
+    content, arrays = to_state(own.layer)
+    again = from_state(LatentLayer, json.loads(json.dumps(content)), arrays)
     kept = [name for name in NAMES if name not in removed]
     there = own.frame.assign(age=[40.0] * 200, sex=["F"] * 200, site=["S0"] * 200)
     results = [

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.models import readouts
-from medrep.models.readouts import Readout
+from medrep.models.readouts import Readout, refuse_other_columns
 
 
 def people(n: int, columns: int, seed: int, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +69,11 @@ def test_the_order_of_people_and_the_units_of_columns_do_not_matter() -> None:
 def test_it_comes_back_from_its_state_and_refuses_another_models_columns() -> None:
     data, age = people(60, 20, 6)
     fitted = Readout.fit("age", data, age)
-    back = Readout.restore(*fitted.state(), 20)
+    back = from_state(Readout, *to_state(fitted))
     for how in ("none", "linear", "tweedie"):
         np.testing.assert_array_equal(back.predict(data, how), fitted.predict(data, how))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"weights of \(20,\), the model has 21 columns"):
-        Readout.restore(*fitted.state(), 21)
+        refuse_other_columns(back, 21)
     with pytest.raises(CovariateError, match="predict age: 10 people of training; 20 are needed"):
         Readout.fit("age", data[:10], age[:10])
 

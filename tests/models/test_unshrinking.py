@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.errors import EvidenceError
 from medrep.models.unshrinking import Unshrinking
 
@@ -90,4 +92,4 @@ def test_what_cannot_be_known_is_refused() -> None:
 
 def test_it_comes_back_from_json() -> None:
     fitted = Unshrinking.fit(*pairs(100, 0.6, 2, 6))
-    assert Unshrinking.from_json(fitted.to_json()) == fitted
+    assert from_json(Unshrinking, to_json(fitted)) == fitted

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
 from medrep.errors import CohortError
 from medrep.simulate import apply_feature_site_effects, draw_feature_site_effects
 
@@ -74,4 +75,4 @@ def test_an_empty_table_stays_empty():
 
 def test_effects_survive_json():
     effect = draw_feature_site_effects("AB", COLUMNS, seed=0)["B"]
-    assert tuple(json.loads(json.dumps(effect.to_json()))["location"]) == effect.location
+    assert tuple(json.loads(json.dumps(to_json(effect)))["location"]) == effect.location

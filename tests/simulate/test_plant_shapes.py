@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
+from medrep._persisted import to_json
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.errors import CohortError, CovariateError
 from medrep.simulate import (
@@ -165,7 +166,7 @@ def test_drawn_effects_are_near_the_standard_one_and_survive_json():
     assert effect == draw_shape_effect(seed=1) != draw_shape_effect(seed=2)
     assert effect.linear == pytest.approx(SHAPE_EFFECT.linear, rel=0.1)
     assert effect.quadratic == pytest.approx(SHAPE_EFFECT.quadratic, rel=0.1)
-    assert json.loads(json.dumps(effect.to_json())) == effect.to_json()
+    assert json.loads(json.dumps(to_json(effect))) == to_json(effect)
 
 
 def test_what_cannot_be_planted_is_refused():

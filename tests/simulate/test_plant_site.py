@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
 from medrep.errors import CohortError
 from medrep.simulate import NO_SITE_EFFECT, SiteEffect, apply_site_effect, draw_site_effects
 from medrep.simulate.plant.field import DEGREES, legendre_field
@@ -142,7 +143,7 @@ def test_an_empty_volume_is_refused(value):
 
 def test_effects_survive_json():
     effect = draw_site_effects("AB", seed=0)["B"]
-    said = json.loads(json.dumps(effect.to_json()))
+    said = json.loads(json.dumps(to_json(effect)))
     assert said["gain"] == effect.gain
     assert tuple(said["bias"]) == effect.bias
     assert len(said["bias_degrees"]) == len(DEGREES)

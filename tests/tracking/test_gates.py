@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep._persisted import to_json
 from medrep.audit.findings import Finding, findings_table
 from medrep.config import SHIPPED
 from medrep.errors import ConfigError
@@ -278,9 +279,9 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_decision_is_json_without_nan() -> None:
-    content = judged(Gate("g", "leakage_excess", UNDER), TOO_FEW).to_json()
+    content = to_json(judged(Gate("g", "leakage_excess", UNDER), TOO_FEW))
     assert content["verdict"] == "insufficient"
-    assert content["gates"][0]["reasons"] == ("leakage_excess exported/site: insufficient (n = 7, under 20 people)",)
+    assert content["gates"][0]["reasons"] == ["leakage_excess exported/site: insufficient (n = 7, under 20 people)"]
     json.dumps(content, allow_nan=False)
 
 

@@ -21,11 +21,10 @@ from medrep.commands.promote import promote
 from medrep.commands.register import register
 from medrep.console import Console
 from medrep.errors import MedrepError
-from medrep.models import restore_model
+from medrep.models.saved import SavedModel, digest
 from medrep.tracking.fetched import fetched_model
 from medrep.tracking.logged_code import OWN_FILE, RELEASED, code_digest, own_code_digest
 from medrep.tracking.promotion import UNSEEN
-from medrep.training.checkpoint import digest, load_checkpoint
 from tests.tracking.registering import CLEAN, seal_again, write_audit
 
 QUIET = Console(quiet=True)
@@ -98,9 +97,9 @@ def test_what_was_registered_comes_back_and_is_the_same_model(template: Registry
     for uri in ("models:/brains@champion", "models:/brains/1"):
         with fetched_model(uri, template.uri) as folder:
             assert digest(folder) == digest(features_model)
-            fetched = load_checkpoint(folder)
+            fetched = SavedModel.load(folder)
         assert not folder.exists()
-    assert restore_model(fetched.kind, fetched.content, fetched.arrays).kind == "linear"
+    assert fetched.model.kind == "linear"
 
 
 def test_everything_an_auditor_wants_is_logged(template: Registry, features_model: Path) -> None:
@@ -582,8 +581,7 @@ def test_an_altered_version_is_refused_in_one_line(
 ) -> None:
     alter(registry)
     with refused(said), fetched_model(f"models:/{registry.name}/1", registry.uri) as folder:
-        checkpoint = load_checkpoint(folder)
-        restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+        SavedModel.load(folder)
 
 
 @pytest.mark.parametrize(

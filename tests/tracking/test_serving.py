@@ -11,10 +11,10 @@ from mlflow.exceptions import MlflowException
 
 from medrep.cli import main
 from medrep.errors import MedrepError, ModelError
+from medrep.models.saved import digest
 from medrep.tracking.cleaning import OUTPUT_ROOT
 from medrep.tracking.served_model import RegisteredModel
 from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
-from medrep.training.checkpoint import digest
 from tests.tracking.registering import copied
 
 

@@ -1,13 +1,13 @@
 """The axes in which scanners are described: where the content lies, and what intensities are usual."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from medrep._persisted import persisted
 from medrep.models.scanner.images import Image
 
 DEGREE = 2
@@ -18,6 +18,15 @@ _BLOCKS = 80
 _BLOCK_VOXELS = 50
 
 
+def _refuse_no_frame(frame: "Frame") -> None:
+    inside = all(0 <= low <= high < n for (low, high), n in zip(frame.extent, frame.shape, strict=True))
+    numbers = np.array([frame.eps, frame.middle, *frame.spacing])
+    rising = len(frame.knots) > 0 and all(low < high for low, high in pairwise(frame.knots))
+    if not (inside and rising and np.isfinite([*numbers, *frame.knots]).all() and (numbers > 0).all()):
+        raise ValueError(f"{frame} is no description of where scanners look")
+
+
+@persisted(check=_refuse_no_frame)
 @dataclass(frozen=True)
 class Frame:
     """The axes of a cohort's scanners.
@@ -115,28 +124,3 @@ class Frame:
             places[axis] = -1
             labels = labels * count + np.clip(along, 0, count - 1).reshape(places)
         return labels
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the frame as JSON content; `from_json` is its inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Frame":
-        """Rebuild a frame from the content of `to_json`.
-
-        Raises:
-            ValueError: An extent outside of the grid, or intensities that are none.
-        """
-        x, y, z = (int(length) for length in content["shape"])
-        a, b, c = (float(edge) for edge in content["spacing"])
-        first, second, third = ((int(low), int(high)) for low, high in content["extent"])
-        knots = tuple(float(knot) for knot in content["knots"])
-        frame = cls(
-            (x, y, z), (a, b, c), (first, second, third), float(content["eps"]), float(content["middle"]), knots
-        )
-        inside = all(0 <= low <= high < n for (low, high), n in zip(frame.extent, frame.shape, strict=True))
-        numbers = np.array([frame.eps, frame.middle, *frame.spacing])
-        rising = len(knots) > 0 and all(low < high for low, high in pairwise(knots))
-        if not (inside and rising and np.isfinite([*numbers, *knots]).all() and (numbers > 0).all()):
-            raise ValueError(f"{dict(content)} is no description of where scanners look")
-        return frame

@@ -34,14 +34,14 @@ without which unseen levels get gain and shading alone: a model folder is as con
 scanner would have made is a model's answer near its support, not a causal fact.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from medrep._persisted import persisted, stored
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CovariateError, ModelError
 from medrep.models.base import Adaptation
@@ -59,6 +59,12 @@ _MOST_RATIO = 4.0
 _Change = Callable[[str, np.ndarray, Box], np.ndarray]
 
 
+def _refuse_no_anchor(harmoniser: "ScannerHarmoniser") -> None:
+    if harmoniser.anchor not in harmoniser.known.counts:
+        raise ModelError(f"the anchor {harmoniser.anchor!r} is none of the levels; train again or fetch it again")
+
+
+@persisted(keys=("covariate", "anchor", "seed", "notes", "known"), check=_refuse_no_anchor)
 @dataclass(frozen=True)
 class ScannerHarmoniser:
     """Fitted scanners of one batch covariate, and the way back from each; see the module's sheet for the symbols.
@@ -73,7 +79,7 @@ class ScannerHarmoniser:
 
     covariate: str
     anchor: str
-    known: KnownScanners
+    known: KnownScanners = field(metadata=stored(arrays=""))
     seed: int
     notes: tuple[str, ...]
 
@@ -241,25 +247,6 @@ class ScannerHarmoniser:
         notes = (*self.notes, f"{level}: {found.note}") if found.note else self.notes
         how_well = Adaptation(self.covariate, level, count, *found.errors, *found.shares)
         return replace(self, known=known, notes=notes), how_well
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; `restore` is the inverse."""
-        content, arrays = self.known.state()
-        own = {"covariate": self.covariate, "anchor": self.anchor, "seed": self.seed, "notes": list(self.notes)}
-        return {**own, "known": content}, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "ScannerHarmoniser":
-        """Rebuild a harmoniser from `state`.
-
-        Raises:
-            ModelError: Arrays that are absent, not finite or of another shape than the content says.
-        """
-        known = KnownScanners.restore(content["known"], arrays)
-        anchor, notes = str(content["anchor"]), tuple(str(note) for note in content["notes"])
-        if anchor not in known.counts:
-            raise ModelError(f"the anchor {anchor!r} is none of the levels; train again or fetch it again")
-        return cls(str(content["covariate"]), anchor, known, int(content["seed"]), notes)
 
     def _renderings(self, levels: Sequence[str]) -> dict[str, Rendering]:
         strangers = sorted(set(levels) - set(self.known.scanners))

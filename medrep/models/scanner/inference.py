@@ -18,11 +18,12 @@ the few add how q and power change. So a scanner can be estimated later, from a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from medrep._persisted import stored
 from medrep.models.scanner.content import Box, void
 from medrep.models.scanner.frame import Frame
 from medrep.models.scanner.images import Image
@@ -54,7 +55,7 @@ class Evidence:
     features: Float[np.ndarray, " features"]
     effects: Float[np.ndarray, " effects"]
     power: Float[np.ndarray, "x y z"]
-    people: int
+    people: int = field(metadata=stored("anchor_people"))
     slopes: Float[np.ndarray, "effects features"]
     covariance: Float[np.ndarray, "features features"]
 

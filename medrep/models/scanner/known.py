@@ -1,25 +1,118 @@
 """The scanners that a model knows, as fitted, and what it needs to meet further ones."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float, Float16, Float32
 
+from medrep._persisted import Read, persisted, persisted_as, stored
 from medrep.cohort.covariates import POOLED
 from medrep.cohort.grid import Grid
 from medrep.errors import ModelError
-from medrep.models.base import check_arrays
 from medrep.models.scanner.frame import DEGREES, Frame
 from medrep.models.scanner.inference import Evidence
 from medrep.models.scanner.quantiles import feature_levels
 from medrep.models.scanner.restoration import BUCKETS, FEATURES, Restoration
 from medrep.models.scanner.scanner import TAPS, Scanner
 
-_EVIDENCE = ("features", "effects", "power", "slopes", "covariance")
+_T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class _Scanners:
+    """The parameters of scanners, a row a level."""
+
+    shading: Float[np.ndarray, "levels fields"]
+    curve: Float[np.ndarray, "levels curves"]
+    taps: Float[np.ndarray, "levels 3 taps"]
+    noise: Float[np.ndarray, " levels"]
+
+
+@dataclass(frozen=True)
+class _WaysBack:
+    """Those of the ways back from them."""
+
+    edges: Float[np.ndarray, "levels edges"]
+    weights: Float[np.ndarray, "levels buckets features"]
+    residual: Float[np.ndarray, " levels"]
+
+
+@persisted(
+    keys=("frame", "levels", "counts", "window", "anchor_people", "effects"),
+    sizes={
+        "levels": lambda read: len(read["levels"]),
+        "curves": lambda read: read["frame"].curves,
+        "voxels": lambda read: int(np.prod(read["frame"].shape)),
+        "features": lambda read: len(feature_levels(int(read["frame"].blocks().max()) + 1)),
+        "effects": lambda read: read["effects"],
+        "x": lambda read: read["window"][0] // 2 + 1,
+        "y": lambda read: read["window"][1] // 2 + 1,
+        "z": lambda read: read["window"][2] // 2 + 1,
+    },
+)
+@dataclass(frozen=True)
+class _Stacked:
+    """`KnownScanners` as they are written: the parameters of all levels in one array each."""
+
+    frame: Frame
+    levels: tuple[str, ...]
+    counts: dict[str, int]
+    window: tuple[int, int, int]
+    effects: int
+    evidence: Evidence = field(
+        metadata=stored("", arrays="evidence", sizes={axis: axis for axis in ("features", "effects", *"xyz")})
+    )
+    scanner: _Scanners = field(
+        metadata=stored(sizes={"levels": "levels", "fields": len(DEGREES), "curves": "curves", "taps": TAPS})
+    )
+    way_back: _WaysBack = field(
+        metadata=stored(
+            sizes={"levels": "levels", "edges": len(BUCKETS), "buckets": len(BUCKETS) + 1, "features": FEATURES}
+        )
+    )
+    kept: Float16[np.ndarray, "kept voxels"]
+
+    @classmethod
+    def of(cls, known: "KnownScanners") -> "_Stacked":
+        held, ways = list(known.scanners.values()), [known.ways_back[level] for level in known.scanners]
+        scanners, ways_back = _Scanners(**_rows(held)), _WaysBack(**_rows(ways))
+        effects = len(known.evidence.effects)
+        levels = tuple(known.scanners)
+        return cls(
+            known.frame, levels, known.counts, known.window, effects, known.evidence, scanners, ways_back, known.kept
+        )
+
+    def known(self, _read: Read) -> "KnownScanners":
+        strangers = sorted(set(self.counts) ^ (set(self.levels) - {POOLED}))
+        if strangers or POOLED not in self.levels or any(count < 0 for count in self.counts.values()):
+            raise ModelError(f"levels and counts do not agree ({', '.join(strangers)}); train again or fetch it again")
+        scanners, ways_back = _apart(Scanner, self.scanner), _apart(Restoration, self.way_back)
+        return KnownScanners(
+            self.frame,
+            dict(zip(self.levels, scanners, strict=True)),
+            dict(zip(self.levels, ways_back, strict=True)),
+            self.counts,
+            self.evidence,
+            self.window,
+            self.kept,
+        )
+
+
+def _rows(held: Iterable[Scanner | Restoration]) -> dict[str, np.ndarray]:
+    """Return the parameters of some scanners side by side, a row each."""
+    some = list(held)
+    return {one.name: np.array([getattr(own, one.name) for own in some]) for one in fields(some[0])}
+
+
+def _apart(kind: Callable[..., _T], stacked: Any) -> list[_T]:
+    """Return what `_rows` put side by side."""
+    columns = [getattr(stacked, one.name) for one in fields(stacked)]
+    return [kind(*(float(value) if value.ndim == 0 else value for value in row)) for row in zip(*columns, strict=True)]
+
+
+@persisted_as(_Stacked, _Stacked.known)
 @dataclass(frozen=True)
 class KnownScanners:
     """Fitted scanners.
@@ -50,64 +143,3 @@ class KnownScanners:
     def kept_volumes(self) -> Float32[np.ndarray, "kept voxels"]:
         """Return the kept volumes in data units."""
         return self.kept.astype(np.float32) * np.float32(self.frame.median)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return JSON content and arrays; `restore` is the inverse."""
-        content = {
-            "frame": self.frame.to_json(),
-            "levels": list(self.scanners),
-            "counts": dict(self.counts),
-            "window": list(self.window),
-            "anchor_people": self.evidence.people,
-            "effects": len(self.evidence.effects),
-        }
-        arrays = {f"evidence.{name}": getattr(self.evidence, name) for name in _EVIDENCE} | {"kept": self.kept}
-        for prefix, kind, held in (("scanner", Scanner, self.scanners), ("way_back", Restoration, self.ways_back)):
-            for field in fields(kind):
-                arrays[f"{prefix}.{field.name}"] = np.array([getattr(held[name], field.name) for name in self.scanners])
-        return content, arrays
-
-    @classmethod
-    def restore(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "KnownScanners":
-        """Rebuild the scanners from `state`.
-
-        Raises:
-            ModelError: Arrays that are absent, not finite or of another shape than the content says.
-        """
-        frame = Frame.from_json(content["frame"])
-        levels, effects = [str(level) for level in content["levels"]], int(content["effects"])
-        x, y, z = (int(n) for n in content["window"])
-        features = len(feature_levels(int(frame.blocks().max()) + 1))
-        kept = arrays["kept"] if "kept" in arrays else np.zeros((0, 0), np.float16)
-        wanted: dict[str, tuple[int, ...]] = {
-            "scanner.shading": (len(levels), len(DEGREES)),
-            "scanner.curve": (len(levels), frame.curves),
-            "scanner.taps": (len(levels), 3, TAPS),
-            "scanner.noise": (len(levels),),
-            "way_back.edges": (len(levels), len(BUCKETS)),
-            "way_back.weights": (len(levels), len(BUCKETS) + 1, FEATURES),
-            "way_back.residual": (len(levels),),
-            "evidence.features": (features,),
-            "evidence.effects": (effects,),
-            "evidence.power": (x // 2 + 1, y // 2 + 1, z // 2 + 1),
-            "evidence.slopes": (effects, features),
-            "evidence.covariance": (features, features),
-            "kept": (len(kept), int(np.prod(frame.shape))),
-        }
-        check_arrays(arrays, wanted)
-        if kept.dtype != np.float16:
-            raise ModelError(f"the kept volumes are {kept.dtype}, not float16; train again or fetch it again")
-        scanners, ways_back = {}, {}
-        for k, level in enumerate(levels):
-            shading, curve, taps = (arrays[f"scanner.{name}"][k] for name in ("shading", "curve", "taps"))
-            scanners[level] = Scanner(shading, curve, taps, float(arrays["scanner.noise"][k]))
-            edges, weights = (arrays[f"way_back.{name}"][k] for name in ("edges", "weights"))
-            ways_back[level] = Restoration(edges, weights, float(arrays["way_back.residual"][k]))
-        evidence = Evidence(
-            people=int(content["anchor_people"]), **{name: arrays[f"evidence.{name}"] for name in _EVIDENCE}
-        )
-        counts = {str(level): int(count) for level, count in content["counts"].items()}
-        strangers = sorted(set(counts) ^ (set(levels) - {POOLED}))
-        if strangers or POOLED not in levels or any(count < 0 for count in counts.values()):
-            raise ModelError(f"levels and counts do not agree ({', '.join(strangers)}); train again or fetch it again")
-        return cls(frame, scanners, ways_back, counts, evidence, (x, y, z), kept)

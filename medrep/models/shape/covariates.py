@@ -3,15 +3,14 @@
 The columns of a smooth effect are turned into its straight line and what bends it, of unit variance each.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._persisted import stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.models.design import Design
 from medrep.models.shape.effects import Group
@@ -26,7 +25,7 @@ class EffectColumns:
         turns: For each term of the design, what its columns are multiplied with: unit variance, orthogonal, the line first.
     """
 
-    design: Design
+    design: Design = field(metadata=stored(""))
     turns: tuple[Float[np.ndarray, "_ _"], ...]
 
     @classmethod
@@ -88,12 +87,3 @@ class EffectColumns:
         return found | {
             (name,): slice(start + part.start, start + part.stop) for name, part in self.design.batch_slices().items()
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return knots, terms and turns as JSON content."""
-        return {**self.design.to_json(), "turns": [turn.tolist() for turn in self.turns]}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], schema: CovariateSchema) -> "EffectColumns":
-        """Rebuild from the content of `to_json`."""
-        return cls(Design.from_json(content, schema), tuple(np.asarray(turn) for turn in content["turns"]))

@@ -10,7 +10,7 @@ organ's size, so that the same settings serve a hippocampus and a heart.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
+from medrep._persisted import stored
 from medrep.cohort.lattice import Lattice
 
 SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))
@@ -39,7 +40,7 @@ class SmoothModes:
         shapes: Value of each mode at each of these nodes, mm.
     """
 
-    lattice: Lattice
+    lattice: Lattice = field(metadata=stored(""))
     nodes: Int[np.ndarray, " nodes"]
     shapes: Float[np.ndarray, "nodes modes"]
 

@@ -10,12 +10,13 @@ template's zero level.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
+from medrep._persisted import Read, given, persisted
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.lattice import Lattice, grid_lattice
 from medrep.errors import ModelError
@@ -30,6 +31,12 @@ from medrep.models.shape.template import LevelFunction
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
 
+def _coefficients(read: Read) -> int:
+    """Return how many numbers a field has."""
+    return int(read["modes"].count) * (read["template"].lattice.dims if read["settings"].field == "displacement" else 1)
+
+
+@persisted(sizes={"coefficients": _coefficients})
 @dataclass(frozen=True, eq=False)
 class Population:
     """What was learned; the coefficients of a field are those of one mode side by side (mode-major).
@@ -46,7 +53,7 @@ class Population:
 
     template: LevelFunction
     modes: SmoothModes
-    moves: Moves
+    moves: Moves = field(metadata=given(lambda read: read["settings"].field))
     effects: Float[np.ndarray, "columns coefficients"]
     covariance: Float[np.ndarray, "coefficients coefficients"]
     noise: float

@@ -1,16 +1,18 @@
 """A level function on a lattice: the template's, or a person's own signed distance; mm, negative inside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import spline_filter
 
-from medrep.cohort.lattice import Lattice
+from medrep._persisted import given, persisted, stored
+from medrep.cohort.lattice import Lattice, grid_lattice
 
 _TILE = 16384
 
 
+@persisted(sizes={"nodes": lambda read: grid_lattice(read["columns"].grid).size})
 @dataclass(frozen=True, eq=False)
 class LevelFunction:
     """A cubic spline through values on a lattice.
@@ -20,8 +22,8 @@ class LevelFunction:
         coefficients: One a node.
     """
 
-    lattice: Lattice
-    coefficients: Float[np.ndarray, " nodes"]
+    lattice: Lattice = field(metadata=given(lambda read: grid_lattice(read["columns"].grid)))
+    coefficients: Float[np.ndarray, " nodes"] = field(metadata=stored(""))
 
     @classmethod
     def through(cls, lattice: Lattice, values: Float[np.ndarray, " nodes"]) -> "LevelFunction":

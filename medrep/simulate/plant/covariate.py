@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,24 +23,15 @@ class CovariateEffect:
 
     Attributes:
         name: The covariate.
-        field: Where it acts, in [-1, 1].
-        curve: How strongly each value acts.
         amplitude: Size at strength 1 where the field is 1, as a fraction of the volume's scale.
+        curve: How strongly each value acts.
+        field: Where it acts, in [-1, 1].
     """
 
     name: str
-    field: WaveField
-    curve: Curve
     amplitude: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the effect as a dictionary ready for JSON."""
-        return {
-            "name": self.name,
-            "amplitude": self.amplitude,
-            "curve": self.curve.to_json(),
-            "field": self.field.to_json(),
-        }
+    curve: Curve
+    field: WaveField
 
 
 def draw_covariate_effect(
@@ -62,7 +52,7 @@ def draw_covariate_effect(
         CovariateError: If the values do not vary.
     """
     field = draw_wave_field(stream(seed, "covariate", name))
-    return CovariateEffect(name, field, draw_curve(name, values, seed=seed), amplitude)
+    return CovariateEffect(name, amplitude, draw_curve(name, values, seed=seed), field)
 
 
 def apply_covariate_effect(
@@ -103,26 +93,20 @@ class FeatureCovariateEffect:
 
     Attributes:
         name: The covariate.
-        columns: Names of the columns.
-        pattern: How strongly it acts on each, in [-1, 1].
-        curve: How strongly each value acts.
         amplitude: Size at strength 1 where the pattern is 1, in a column's standard deviations.
+        curve: How strongly each value acts.
+        pattern: Column -> how strongly it acts on it, in [-1, 1].
     """
 
     name: str
-    columns: tuple[str, ...]
-    pattern: tuple[float, ...]
-    curve: Curve
     amplitude: float
+    curve: Curve
+    pattern: dict[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """Describe the effect as a dictionary ready for JSON."""
-        return {
-            "name": self.name,
-            "amplitude": self.amplitude,
-            "curve": self.curve.to_json(),
-            "pattern": dict(zip(self.columns, self.pattern, strict=True)),
-        }
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self.pattern)
 
 
 def draw_feature_covariate_effect(
@@ -145,7 +129,7 @@ def draw_feature_covariate_effect(
     """
     pattern: list[float] = stream(seed, "feature covariate", name).uniform(-1.0, 1.0, len(columns)).tolist()
     curve = draw_curve(name, values, seed=seed)
-    return FeatureCovariateEffect(name, tuple(columns), tuple(pattern), curve, amplitude)
+    return FeatureCovariateEffect(name, amplitude, curve, dict(zip(columns, pattern, strict=True)))
 
 
 def apply_feature_covariate_effect(
@@ -174,5 +158,5 @@ def apply_feature_covariate_effect(
         raise CohortError(f"{effect.name}: the effect is drawn for other columns than the table's; draw it anew")
     table = features.astype(np.float64)
     pushes = np.array([strength(effect.name, effect.curve, value) for value in row_values])
-    size = effect.amplitude * table.std(ddof=0).to_numpy() * np.array(effect.pattern)
+    size = effect.amplitude * table.std(ddof=0).to_numpy() * np.array(list(effect.pattern.values()))
     return pd.DataFrame(table.to_numpy() + np.outer(pushes, size), index=features.index, columns=features.columns)

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medrep._persisted import persisted
 from medrep.errors import CovariateError
 from medrep.simulate.seeding import stream
 
 QUADRATIC = 0.3
 
 
+@persisted(keys=("kind", "reference", "sd", "quadratic"), constants={"kind": "continuous", "quadratic": QUADRATIC})
 @dataclass(frozen=True)
 class ContinuousCurve:
     """The strength ``t + 0.3 t^2`` with t = (value - reference) / sd.
@@ -26,30 +27,19 @@ class ContinuousCurve:
     reference: float
     sd: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Describe the curve as a dictionary ready for JSON."""
-        return {"kind": "continuous", "reference": self.reference, "sd": self.sd, "quadratic": QUADRATIC}
 
-
+@persisted(constants={"kind": "categorical"})
 @dataclass(frozen=True)
 class LevelCurve:
     """A strength for each level of a categorical covariate.
 
     Attributes:
-        levels: Their names; the first is the reference.
-        strengths: One each; zero for the reference.
+        reference: The level without an effect.
+        strengths: One each, in order; zero for the reference.
     """
 
-    levels: tuple[str, ...]
-    strengths: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the levels as a dictionary ready for JSON."""
-        return {
-            "kind": "categorical",
-            "reference": self.levels[0],
-            "strengths": dict(zip(self.levels, self.strengths, strict=True)),
-        }
+    reference: str
+    strengths: dict[str, float]
 
 
 Curve = ContinuousCurve | LevelCurve
@@ -81,7 +71,7 @@ def draw_curve(name: str, values: Iterable[object], *, seed: int) -> Curve:
     rng = stream(seed, "curve", name)
     count = len(distinct) - 1
     drawn: list[float] = (rng.choice([-1.0, 1.0], count) * rng.uniform(0.7, 1.3, count)).tolist()
-    return LevelCurve(tuple(distinct), (0.0, *drawn))
+    return LevelCurve(distinct[0], dict(zip(distinct, (0.0, *drawn), strict=True)))
 
 
 def strength(name: str, curve: Curve, value: object) -> float:
@@ -99,9 +89,9 @@ def strength(name: str, curve: Curve, value: object) -> float:
         CovariateError: If a number is missing or not a number, or the level is unknown.
     """
     if isinstance(curve, LevelCurve):
-        if str(value) not in curve.levels:
-            raise CovariateError(f"{name}: level {value!r} is not one of {', '.join(curve.levels)}")
-        return curve.strengths[curve.levels.index(str(value))]
+        if str(value) not in curve.strengths:
+            raise CovariateError(f"{name}: level {value!r} is not one of {', '.join(curve.strengths)}")
+        return curve.strengths[str(value)]
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,10 +24,6 @@ class FeatureSiteEffect:
     columns: tuple[str, ...]
     location: tuple[float, ...]
     scale: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the effect as a dictionary ready for JSON."""
-        return {"columns": list(self.columns), "location": list(self.location), "scale": list(self.scale)}
 
 
 def draw_feature_site_effects(

@@ -1,7 +1,6 @@
 """Smooth random fields on the cube [-1, 1]^3, which any grid is taken to fill."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -66,14 +65,6 @@ class WaveField:
     vectors: tuple[tuple[float, float, float], ...]
     phases: tuple[float, ...]
     weights: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the field as a dictionary ready for JSON."""
-        return {
-            "vectors": [list(vector) for vector in self.vectors],
-            "phases": list(self.phases),
-            "weights": list(self.weights),
-        }
 
 
 def draw_wave_field(rng: np.random.Generator, waves: int = 6) -> WaveField:

@@ -5,12 +5,12 @@ The organ's front shrinks with age around the organ's own centre line, and men's
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Shaped
 
+from medrep._persisted import persisted
 from medrep.cohort.nifti import LabelMap
 from medrep.errors import CovariateError
 from medrep.simulate.age import CENTRE_YEARS
@@ -23,6 +23,9 @@ MARGIN_VOXELS = 4
 SMALLEST_FACTOR = 0.42  # below 0.41 the warp folds over
 
 
+@persisted(
+    keys=("linear", "quadratic", "male", "reference"), constants={"reference": {"age": CENTRE_YEARS, "sex": "F"}}
+)
 @dataclass(frozen=True)
 class ShapeEffect:
     """The effect of age and sex on an organ; see `apply_shape_effect` for the formula.
@@ -36,10 +39,6 @@ class ShapeEffect:
     linear: float = 0.12
     quadratic: float = 0.12
     male: float = 1.04
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the effect as a dictionary ready for JSON."""
-        return {**asdict(self), "reference": {"age": CENTRE_YEARS, "sex": "F"}}
 
 
 SHAPE_EFFECT = ShapeEffect()

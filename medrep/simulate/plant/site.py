@@ -1,13 +1,14 @@
 """What a scanner does to anybody's volume: gain, contrast, shading, blur and noise."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, SupportsFloat
+from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 from jaxtyping import Float, Float32, Num
 from scipy.ndimage import gaussian_filter
 
+from medrep._persisted import persisted
 from medrep.errors import CohortError
 from medrep.simulate.plant.field import DEGREES, draw_legendre, legendre_field
 from medrep.simulate.plant.intensity import intensity_scale
@@ -16,6 +17,7 @@ from medrep.simulate.seeding import stream
 BIAS_SD = 0.1
 
 
+@persisted(keys=("gain", "gamma", "bias", "blur_mm", "noise", "bias_degrees"), constants={"bias_degrees": DEGREES})
 @dataclass(frozen=True)
 class SiteEffect:
     """The effect of one site on a volume; see `apply_site_effect` for the formula.
@@ -33,10 +35,6 @@ class SiteEffect:
     bias: tuple[float, ...] = (0.0,) * len(DEGREES)
     blur_mm: float = 0.0
     noise: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Describe the effect as a dictionary ready for JSON."""
-        return {**asdict(self), "bias": list(self.bias), "bias_degrees": [list(degrees) for degrees in DEGREES]}
 
 
 NO_SITE_EFFECT = SiteEffect()

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmoniser
 from medrep.models.scanner.scanner import Rendering
@@ -28,7 +30,7 @@ def chunks(rows, size=7):
 
 def test_a_planted_scanner_is_recovered(model, arrivals):
     clean, seen = arrivals
-    wider, how_well = ScannerHarmoniser.restore(*model.state()).adapt("C", chunks(seen[:30]))
+    wider, how_well = from_state(ScannerHarmoniser, *to_state(model)).adapt("C", chunks(seen[:30]))
     assert wider.levels == ("A", "B", "C")
     moved = wider.move(seen[30:], ["C"] * 10, "A")
     assert error(moved, clean[30:]) < 0.03  # the noise's deviation
@@ -46,7 +48,7 @@ def test_what_was_known_stays(model, arrivals, cohort):
     rows, levels = cohort.seen[:4], ["A", "B", "A", "B"]
     for target in ("A", "B", "(pooled)"):
         np.testing.assert_array_equal(wider.move(rows, levels, target), model.move(rows, levels, target))
-    again = ScannerHarmoniser.restore(*wider.state())
+    again = from_state(ScannerHarmoniser, *to_state(wider))
     np.testing.assert_array_equal(
         again.move(arrivals[1][:2], ["C"] * 2, "A"), wider.move(arrivals[1][:2], ["C"] * 2, "A")
     )
@@ -64,7 +66,7 @@ def test_a_few_people_tell_gain_and_shading(model, arrivals):
 def test_without_kept_volumes_gain_and_shading_are_told(model, arrivals):
     _, seen = arrivals
     nobody = replace(model, known=replace(model.known, kept=model.known.kept[:0]))
-    wider, _ = ScannerHarmoniser.restore(*nobody.state()).adapt("C", chunks(seen[:20]))
+    wider, _ = from_state(ScannerHarmoniser, *to_state(nobody)).adapt("C", chunks(seen[:20]))
     assert wider.notes == ("C: gain and shading alone are estimated, since the model keeps no volumes",)
     known, full = (m.known.scanners["C"].shading[0] for m in (wider, model.adapt("C", chunks(seen[:20]))[0]))
     assert known == pytest.approx(full, abs=0.1)

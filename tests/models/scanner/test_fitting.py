@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.cohort.covariates import POOLED, Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
@@ -143,7 +145,7 @@ def test_nothing_but_images_of_one_value():
     flat[3] = np.nan
     model = fit(flat, "AB" * 10, grid)
     np.testing.assert_array_equal(model.move(flat, ["A", "B"] * 10, POOLED), flat)
-    again = ScannerHarmoniser.restore(*model.state())
+    again = from_state(ScannerHarmoniser, *to_state(model))
     assert again.notes == model.notes
 
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.audit.shift import ShiftGate
+from medrep._persisted import to_json
 from medrep.errors import EvidenceError, ModelError
+from medrep.models.shift import ShiftGate, saved_gate
 from tests.shortened import seeds
 
 WIDTH = 12
@@ -186,22 +187,22 @@ def test_a_statistic_that_never_varies_may_not_start_to():
 def test_it_survives_json_and_names_nobody():
     planted = Planted(3, 3)
     gate = ShiftGate.fit(*planted.draw(40, 10, 1))
-    text = json.dumps(gate.to_json(), allow_nan=False)
+    text = json.dumps(to_json(gate), allow_nan=False)
     assert "sub-" not in text
-    again = ShiftGate.from_json(json.loads(text))
+    again = saved_gate(json.loads(text))
     statistics, scanners = planted.draw(5, 5, 5)
     np.testing.assert_array_equal(again.p_value(statistics, scanners), gate.p_value(statistics, scanners))
     assert again.reason(statistics, scanners) == gate.reason(statistics, scanners)
-    assert again.to_json() == gate.to_json()
+    assert to_json(again) == to_json(gate)
 
 
 @pytest.mark.parametrize("spoil", ["own", "nearest", "few", "reference"])
 def test_a_gate_that_is_none_is_refused(spoil):
-    content = ShiftGate.fit(*Planted(3, 2).draw(30, 10)).to_json()
+    content = to_json(ShiftGate.fit(*Planted(3, 2).draw(30, 10)))
     with pytest.raises(ModelError, match="calibrate again"):
-        ShiftGate.from_json({name: value for name, value in content.items() if name != spoil})
+        saved_gate({name: value for name, value in content.items() if name != spoil})
     with pytest.raises(ModelError, match="calibrate again"):
-        ShiftGate.from_json({**content, spoil: [[0.0]]})
+        saved_gate({**content, spoil: [[0.0]]})
 
 
 def test_few_people_and_other_names_are_refused():

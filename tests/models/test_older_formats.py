@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from medrep.cli import OK, main
-from medrep.models import restore_model
-from medrep.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from medrep.models.saved import FORMAT, SavedModel
 
 FIRST = Path(__file__).with_name("format_1")
 DIGEST = "fa469fba718ba6d6"
@@ -54,10 +53,11 @@ def test_what_the_first_format_lacks_is_not_missed(command: tuple[str, ...], coh
 
 
 def test_a_model_that_is_saved_again_has_the_format_of_today(tmp_path: Path) -> None:
-    old = load_checkpoint(FIRST / "model")
-    save_checkpoint(tmp_path / "model", old)
+    old = SavedModel.load(FIRST / "model")
+    old.save(tmp_path / "model")
     described = json.loads((tmp_path / "model" / "model.json").read_text("utf-8"))
     assert described["format"] == FORMAT
-    new = load_checkpoint(tmp_path / "model")
-    assert (new.content, new.input, new.support, new.readouts) == (old.content, old.input, {}, {})
-    assert restore_model(new.kind, new.content, new.arrays).columns.names == ("left", "right")
+    new = SavedModel.load(tmp_path / "model")
+    assert (new.model.state()[0], new.input, new.support, new.readouts) == (old.model.state()[0], old.input, None, ())
+    assert (described["support"], described["cohort"], described["shift"], described["readouts"]) == ({}, {}, {}, {})
+    assert new.model.columns.names == ("left", "right")

@@ -4,7 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from medrep.audit.shift_reference import ShiftReference
+from medrep._persisted import to_json
+from medrep._structuring import from_json
+from medrep.models.shift_reference import ShiftReference
 
 NAMES, SCANNERS = ("a", "b", "c"), ("S0", "S1", "S2")
 
@@ -60,12 +62,12 @@ def test_a_scanner_without_people_is_where_the_others_are():
 
 def test_json_is_exact_and_checked():
     reference = ShiftReference.fit(*draw((20, 10, 3), 1.0), SCANNERS, NAMES)
-    content = reference.to_json()
-    again = ShiftReference.from_json(content)
+    content = to_json(reference)
+    again = from_json(ShiftReference, content)
     values = draw((5, 5, 5), 1.0, seed=1)[0]
     np.testing.assert_array_equal(again.distances(values), reference.distances(values))
-    with pytest.raises(ValueError, match="3 scanners and 2 statistics"):
-        ShiftReference.from_json({**content, "names": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"location has the shape \(3, \d\), not \(3, 2\)"):
+        from_json(ShiftReference, {**content, "names": ["a", "b"]})
 
 
 SIDED = ("reconstruction_error", "b", "deviation")

@@ -1,12 +1,12 @@
 """What calibration people look like: location and spread of statistics in each scanner, and their correlation in all of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from medrep._persisted import persisted
 
 ONE_SIDED = ("reconstruction_error", "deviation")
 """Statistics of which only too much is odd: nobody is unlike others for fitting well."""
@@ -16,6 +16,7 @@ _LEAST = 1e-9  # of a statistic's size: what varies less does not vary
 Deviations = tuple[Float[np.ndarray, "people statistics"], Float[np.ndarray, "people statistics"]]
 
 
+@persisted(sizes={"scanners": lambda read: len(read["scanners"]), "statistics": lambda read: len(read["names"])})
 @dataclass(frozen=True, eq=False)
 class ShiftReference:
     """Statistics of calibration people, as normal distributions that share one correlation within scanners.
@@ -114,28 +115,6 @@ class ShiftReference:
                 better = (expected >= plain[:, free]).all(axis=1) & (distance < least)
                 best, least = np.where(better[:, None], moved, best), np.where(better, distance, least)
         return best
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content; `from_json` is the inverse."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {"names": list(self.names), "scanners": list(self.scanners), **arrays}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "ShiftReference":
-        """Rebuild from the content of `to_json`.
-
-        Raises:
-            ValueError: Arrays that do not fit the names.
-        """
-        names, scanners = tuple(map(str, content["names"])), tuple(map(str, content["scanners"]))
-        arrays = {name: np.asarray(content[name], float) for name in _ARRAYS}
-        rows, square = (len(scanners), len(names)), (len(names), len(names))
-        if [array.shape for array in arrays.values()] != [rows, rows, square, rows]:
-            raise ValueError(f"arrays that are not of {len(scanners)} scanners and {len(names)} statistics")
-        return cls(names, scanners, **arrays)
-
-
-_ARRAYS = ("location", "scale", "whitening", "variance")
 
 
 def _locate(

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.inputs import Input
 from medrep.errors import ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
-from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from medrep.models.saved import SavedModel
 from tests.models.planted import Case, draw_data, draw_people
 
 FRAME = draw_people(60, 3, 0)
@@ -30,13 +31,12 @@ def fitted(grid: Grid | None = None) -> LinearModel:
 
 
 def save(model: Model, folder: Path) -> Path:
-    save_checkpoint(folder, Checkpoint(model.kind, *model.state(), {"kind": "features"}))
+    SavedModel(model, Input()).save(folder)
     return folder
 
 
 def load(folder: Path) -> Model:
-    checkpoint = load_checkpoint(folder)
-    return restore_model(checkpoint.kind, checkpoint.content, checkpoint.arrays)
+    return SavedModel.load(folder).model
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def test_an_adapted_model_is_stored_too(tmp_path):
 
 
 def test_the_folder_says_what_made_it(saved):
-    checkpoint = load_checkpoint(saved)
-    assert checkpoint.kind == "linear"
-    assert checkpoint.input == {"kind": "features"}
-    assert {"medrep", "numpy", "torch"} <= set(checkpoint.versions)
+    found = SavedModel.load(saved)
+    assert found.model.kind == "linear"
+    assert found.input == Input()
+    assert {"medrep", "numpy", "torch"} <= set(found.provenance.versions)
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "model.safetensors"]
 
 
@@ -111,7 +111,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(folder):
 def test_a_failed_save_leaves_the_old_folder(folder):
     before = (folder / "model.json").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(folder, Checkpoint("linear", {"bad": float("nan")}, {"a": np.zeros(1)}, {}))
+        SavedModel(fitted(), Input(size=float("nan"))).save(folder)
     assert (folder / "model.json").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
@@ -241,13 +241,13 @@ def damages(node: Any) -> list[Any]:
 
 
 def test_content_damaged_anywhere_is_refused_or_harmless(saved):
-    checkpoint = load_checkpoint(saved)
+    content, arrays = SavedModel.load(saved).model.state()
     outcomes = {"refused": 0, "restored": 0}
-    for content in damages(checkpoint.content):
-        if not isinstance(content, dict):
+    for damaged in damages(content):
+        if not isinstance(damaged, dict):
             continue
         try:
-            restore_model("linear", content, checkpoint.arrays)
+            restore_model("linear", damaged, arrays)
             outcomes["restored"] += 1
         except ModelError:
             outcomes["refused"] += 1

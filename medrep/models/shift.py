@@ -17,14 +17,16 @@ drawn too well for their errors to be compared with those of others; give 0 for 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from medrep.audit.shift_reference import ONE_SIDED, ShiftReference
+from medrep._persisted import persisted
+from medrep._structuring import from_json
 from medrep.errors import EvidenceError, ModelError, listed
+from medrep.models.shift_reference import ONE_SIDED, ShiftReference
 
 MIN_N = 20
 RATE = 0.05
@@ -40,6 +42,12 @@ _TINY = 1e-12
 Status = Literal["accept", "warn", "reject"]
 
 
+def _refuse_parts(gate: "ShiftGate") -> None:
+    if len(gate.own) != len(gate.reference.scanners) or len(gate.nearest) != sum(map(len, gate.own)):
+        raise ModelError("a saved shift gate whose parts do not belong together; calibrate again")
+
+
+@persisted(check=_refuse_parts)
 @dataclass(frozen=True, eq=False)
 class ShiftGate:
     """What calibration people look like, and how unusual each of them is; no ids, and no row of anybody.
@@ -157,33 +165,6 @@ class ShiftGate:
                 said.append(f"{self.reference.names[joint]} {given[joint]:+.1f} sd given the others")
         return said
 
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON content; `from_json` is the inverse."""
-        return {
-            "reference": self.reference.to_json(),
-            "own": [scores.tolist() for scores in self.own],
-            "few": {str(count): scores.tolist() for count, scores in self.few.items()},
-            "nearest": self.nearest.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "ShiftGate":
-        """Rebuild from the content of `to_json`.
-
-        Raises:
-            ModelError: Content that is no gate.
-        """
-        try:
-            reference = ShiftReference.from_json(content["reference"])
-            own = tuple(np.asarray(scores, float) for scores in content["own"])
-            few = {int(count): np.asarray(scores, float) for count, scores in content["few"].items()}
-            nearest = np.asarray(content["nearest"], float)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"not a saved shift gate ({error}); calibrate again") from error
-        if len(own) != len(reference.scanners) or len(nearest) != sum(map(len, own)):
-            raise ModelError("a saved shift gate whose parts do not belong together; calibrate again")
-        return cls(reference, own, few, nearest)
-
     def _compared(self, code: int, rate: float) -> tuple[int, Float[np.ndarray, " _"]]:
         """Return the scanner (-1: the nearest) that people of a scanner are judged by, and the scores that theirs join."""
         count = len(self.own[code]) if code >= 0 else 0
@@ -210,6 +191,18 @@ class ShiftGate:
         labels = scanners.reindex(statistics.index)
         codes = [number.get(str(label), -1) if pd.notna(label) else -1 for label in labels]
         return _logged(statistics, names), np.array(codes, dtype=np.int64)
+
+
+def saved_gate(content: object) -> ShiftGate:
+    """Read what a model folder says of its gate.
+
+    Raises:
+        ModelError: Content that is no gate.
+    """
+    try:
+        return from_json(ShiftGate, content)
+    except ValueError as error:
+        raise ModelError(f"not a saved shift gate ({error}); calibrate again") from None
 
 
 def _logged(statistics: pd.DataFrame, names: tuple[str, ...]) -> Float[np.ndarray, "people statistics"]:

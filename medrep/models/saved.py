@@ -1,0 +1,244 @@
+"""A trained model and what is known of it, as a folder: safetensors and JSON, never pickle."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import file_digest, sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
+from medrep._structuring import from_json, from_state
+from medrep.atomic import atomic_folder, write_json
+from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.support import Support
+from medrep.cohort.training_rows import TrainingRows, saved_rows
+from medrep.errors import ModelError
+from medrep.json_texts import read_json
+from medrep.models import Model, restore_model
+from medrep.models.readouts import Readout, refuse_other_columns
+from medrep.models.shift import ShiftGate, saved_gate
+
+FORMAT = 2
+"""Of what is written. Each older one is read by way of `_MIGRATIONS`."""
+
+_LATER = ("support", "cohort", "shift")
+_READOUT = "readout/"
+_FILES = {"model.json", "model.safetensors"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from; models of earlier versions say less.
+
+    Attributes:
+        people: How many people of training there were; 0 where nobody says.
+        fingerprint: Of their data; empty where nobody says.
+        rows: Keyed digests of their rows; None where there are none.
+        moved: Covariates that medrep had moved in their data before.
+        versions: Package -> version at training.
+        digest: Of the folder, see `digest`.
+    """
+
+    people: int = field(default=0, metadata=stored(omitted=lambda own: not own.people))
+    fingerprint: str = field(default="", metadata=stored(omitted=lambda own: not own.fingerprint))
+    rows: TrainingRows | None = field(
+        default=None,
+        metadata=converted("rows", Any, to_json, lambda rows, read: saved_rows(rows), lambda own: own.rows is None),
+    )
+    moved: tuple[str, ...] = field(default=(), metadata=stored(omitted=lambda own: not own.moved))
+    versions: Mapping[str, str] = field(default_factory=dict, metadata=given(lambda read: {}))
+    digest: str = field(default="", metadata=given(lambda read: ""))
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """What a model folder holds.
+
+    Attributes:
+        model: The model.
+        input: The ``input`` section it was trained with.
+        support: Where training people lie among the covariates; None in models of earlier versions.
+        provenance: Where it comes from.
+        readouts: What predicts covariates from the data.
+        shift: The gate that tells people unlike those of calibration; None where training held nobody out.
+    """
+
+    model: Model
+    input: Input
+    support: Support | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    readouts: tuple[Readout, ...] = ()
+    shift: ShiftGate | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write a model folder as a whole, or not at all; versions and digest are those of what is written.
+
+        Raises:
+            ModelError: It cannot be written, for instance since the disk is full.
+        """
+        content, arrays = self.model.state()
+        readouts = {readout.name: to_state(readout) for readout in self.readouts}
+        for name, (_, own) in readouts.items():
+            arrays |= {f"{_READOUT}{name}/{key}": array for key, array in own.items()}
+        with atomic_folder(folder) as partial:
+            try:
+                save_file(
+                    {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial / "model.safetensors"
+                )
+            except SafetensorError as error:
+                raise ModelError(f"{folder}: cannot be written ({error}); free space, and call again") from None
+            described = {
+                "format": FORMAT,
+                "kind": self.model.kind,
+                "input": asdict(self.input),
+                "content": content,
+                "support": {} if self.support is None else to_json(self.support),
+                "cohort": to_json(self.provenance),
+                "shift": {} if self.shift is None else to_json(self.shift),
+                "readouts": {name: about for name, (about, _) in readouts.items()},
+                "versions": {package: version(package) for package in ("medrep", "numpy", "torch", "monai")},
+            }
+            write_json(partial / "model.json", described)
+
+    @classmethod
+    def load(cls, folder: Path, address: str = "") -> "SavedModel":
+        """Read a model folder without running anything that is in it.
+
+        Args:
+            folder: The folder.
+            address: What the user calls it, if that is another word.
+
+        Raises:
+            ModelError: Not a model folder, foreign files in it, a newer format, damaged weights, or parts of another model.
+            ConfigError: An ``input`` section that is none.
+        """
+        described = _described(folder)
+        try:
+            arrays = load_file(folder / "model.safetensors")
+            apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
+            own = digest(folder)
+        except _DAMAGES as error:
+            raise _damaged(folder, error) from None
+        model = restore_model(described["kind"], described["content"], arrays)
+        section = saved_input(described["input"], address or str(folder))
+        try:
+            readouts = tuple(
+                from_state(Readout, content, apart[name]) for name, content in described["readouts"].items()
+            )
+            support = from_json(Support, described["support"]) if described["support"] else None
+            provenance = from_json(Provenance, described["cohort"])
+        except _DAMAGES as error:
+            raise _damaged(folder, error) from None
+        for readout in readouts:
+            refuse_other_columns(readout, model.columns.count)
+        shift = saved_gate(described["shift"]) if described["shift"] else None
+        provenance = replace(provenance, versions=described["versions"], digest=own)
+        return cls(model, section, support, provenance, readouts, shift)
+
+
+def load_input(folder: Path) -> Input:
+    """Return the ``input`` section of a model folder alone, for those who need no model.
+
+    Raises:
+        ModelError: See `SavedModel.load`.
+        ConfigError: A section that is none.
+    """
+    return saved_input(_described(folder)["input"], str(folder))
+
+
+_DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+
+
+def _damaged(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again")
+
+
+def _readout_arrays(name: str, arrays: Arrays) -> Arrays:
+    """Take the arrays of a readout out of those of its model."""
+    return {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
+
+
+def _from_first(described: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 grew: models of its first versions know nothing of where training people lie, who they were, or readouts."""
+    return {**{name: {} for name in (*_LATER, "readouts")}, **described, "format": 2}
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
+"""Format -> how a description of it becomes one of the next."""
+
+
+def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a description in today's format; the folder stays as it is, since its digest is the model's name.
+
+    Raises:
+        ModelError: A format that no medrep has written, or a later one.
+    """
+    while described["format"] != FORMAT:
+        step = _MIGRATIONS.get(described["format"]) if isinstance(described["format"], int) else None
+        if step is None:
+            raise ModelError(
+                f"{folder}: format {described['format']!r:.40}, this medrep reads 1 to {FORMAT}; a later medrep may read it"
+            )
+        described = step(described)
+    return described
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of what a model folder holds, in hexadecimal: the same for the same model, wherever it lies."""
+    found = sha256()
+    for name in sorted(_FILES):
+        with (folder / name).open("rb") as file:
+            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged.
+
+    Raises:
+        ModelError: With the files, and what to do.
+    """
+    closed = [folder] if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK) else []
+    closed = closed or [
+        folder / name for name in _FILES if (folder / name).exists() and not os.access(folder / name, os.R_OK)
+    ]
+    if closed:
+        names = ", ".join(map(str, sorted(closed)))
+        raise ModelError(f"{names}: you may not read it; ask its owner to let you (chmod -R a+rX)")
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """Return the description that a model folder holds, in today's format.
+
+    Raises:
+        ModelError: Not a model folder, foreign files in it, a newer format, or a damaged description.
+    """
+    refuse_unreadable(folder)
+    if not (folder / "model.json").is_file():
+        raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    if strangers:
+        raise ModelError(
+            f"{folder}: holds files that no model folder has ({', '.join(strangers)}); remove them or retrain"
+        )
+    outside = sorted(name for name in _FILES if not (folder / name).resolve().is_relative_to(folder.resolve()))
+    if outside:
+        raise ModelError(f"{folder}: {', '.join(outside)} leads out of the folder; copy the file in")
+    try:
+        described = read_json((folder / "model.json").read_text(encoding="utf-8"))
+        if not isinstance(described, dict):
+            raise ValueError("no object")
+        described = _migrated(described, folder)
+        kinds = {"kind": str, "content": dict, "input": dict, "versions": dict}
+        wrong = [f"{key} is no {kind.__name__}" for key, kind in kinds.items() if not isinstance(described[key], kind)]
+        if wrong:
+            raise ValueError(", ".join(wrong))
+        return {**described, **{name: described[name] for name in (*_LATER, "readouts")}}
+    except _DAMAGES as error:
+        raise _damaged(folder, error) from None
