@@ -48,7 +48,7 @@ torch.set_num_threads(1)
 model_folder, cohort, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 _, model, wanted = load_trained(model_folder)
 people, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
-rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.files.iloc[:64], wanted)])
+rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.source.files.iloc[:64], wanted.section)])
 with threadpool_limits(1):
     model.scores(rows[:batch], frame.iloc[:batch])
     ready()

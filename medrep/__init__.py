@@ -31,7 +31,7 @@ _PUBLIC = {
     "CovariateSchema": "medrep.cohort.covariates",
     "EstimatorError": "medrep.errors",
     "Grid": "medrep.cohort.grid",
-    "Input": "medrep.cohort.inputs",
+    "INPUTS": "medrep.cohort.kinds",
     "LinearModel": "medrep.models",
     "LinearSettings": "medrep.models",
     "MedrepError": "medrep.errors",

@@ -1,4 +1,4 @@
-"""A voxel grid: how the columns of a matrix lie in space, and when two grids are the same place."""
+"""The columns of a matrix: their names, or the voxel grid on which they lie in space; and when two grids are the same place."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -68,6 +68,21 @@ class Grid:
         if not all(math.isfinite(edge) and edge > 0 for edge in (a, b, c)):
             raise ValueError(f"spacing {content['spacing']} is not three lengths in mm")
         return cls((x, y, z), (a, b, c), _world(content.get("world")))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a matrix, people x columns, are.
+
+    Attributes:
+        names: Feature names; empty for voxels.
+        count: Number of columns.
+        grid: Where the columns lie in space, if they do.
+    """
+
+    names: tuple[str, ...]
+    count: int
+    grid: Grid | None
 
 
 def world_rows(affine: Float[np.ndarray, "4 4"]) -> World:

@@ -11,12 +11,11 @@ from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import (
+    HOLES,
     REGISTERED,
     check_earlier,
     load_trained,
-    note_unplaced,
     read_newcomers,
-    refuse_holes,
     refuse_unmeasured,
 )
 from medrep.commands.train import TRAINED
@@ -84,15 +83,13 @@ def score(
         tolerant=True,
     )
     check_earlier(cohort, checkpoint, console)
-    note_unplaced(model, wanted, console)
-    features = cohort.features
-    if features is not None:
-        refuse_holes(features, wanted)
-        refuse_unmeasured(model, features, frame, wanted, console)
+    console.notes(wanted.grid_notes(model.columns.grid))
+    wanted.refuse_holes(cohort.source, HOLES)
+    refuse_unmeasured(model, cohort, frame, console)
 
     marks = _trained_rows(model_folder)
 
-    names = () if features is None else features.names
+    names = cohort.source.features.names
 
     def step(known: Model) -> Step:
         return OpenScores(model_folder, false_alarms, unshrink, marks, names).step(checkpoint, known, wanted)

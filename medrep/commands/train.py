@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS, count_people
 from medrep.cohort.plausibility import refuse_codes
-from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
+from medrep.cohort.slips import moved_already, repeated_scans
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.cohort.training_rows import TrainingRows, row_trace
@@ -106,10 +106,10 @@ def train(
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, covariates.declared)
     frame = schema.transfer(known)
-    if cohort.features is not None:
-        for line in feature_slips(cohort.features, frame, schema):
-            console.warn(line)
-    cohort = _measured(cohort, console)
+    for line in cohort.input.slips(cohort.source, frame, schema):
+        console.warn(line)
+    kind, found = cohort.input.measured(cohort.source, console)
+    cohort = replace(cohort, input=kind, notes=(*cohort.notes, *found))
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
@@ -120,9 +120,8 @@ def train(
         # Images lie on the disk: both are taken of a row while it is at hand.
         taken = [(row_fingerprint(row), row_trace(row)) for row in data]
         marks = pd.Series([mark for mark, _ in taken], index=cohort.table.index)
-        if cohort.features is None:
-            for line in same_data(marks.to_dict()):
-                console.warn(line)
+        for line in cohort.input.repeats(marks.to_dict()):
+            console.warn(line)
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
@@ -139,7 +138,7 @@ def train(
         person = shown_key(show, cohort.table)
         console.phase("draw what the report shows")
         exhibits = training_exhibits(model, data, frame, root.resolve().name, notes, person, whose)
-    shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
+    shift = calibrated(model, replace(others, input=cohort.input), covariates.frame.loc[held_out], console)
     console.phase("write")
     fingerprint = cohort_fingerprint(marks)
     rows = TrainingRows.of([trace for _, trace in taken], fingerprint, config.seed)
@@ -149,7 +148,7 @@ def train(
             model.kind,
             content,
             arrays,
-            asdict(cohort.input),
+            cohort.input.to_json(),
             support=Support.fit(schema, frame, whose).to_json(),
             cohort={
                 "people": len(set(whose)),
@@ -221,19 +220,6 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
 def state_folder(out: Path) -> Path:
     """Return where a training keeps its state until it is done: hidden, beside OUT."""
     return out.parent / f".{out.name}.training"
-
-
-def _measured(cohort: Cohort, console: Console) -> Cohort:
-    """Return the cohort with the grid of its organs filled in (``shape``)."""
-    if cohort.input.kind != "shape" or cohort.files is None:
-        return cohort
-    from medrep.cohort.shapes import measure_shapes, refuse_unusable  # libigl and scikit-image, which only shapes need
-
-    with console.track("measure organs", len(cohort.files)) as advance:
-        found = measure_shapes(cohort.files, cohort.input, advance)
-    console.notes(found.notes)
-    refuse_unusable(found.problems)
-    return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
 
 
 def _summary(console: Console, history: pd.DataFrame) -> None:

@@ -14,7 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
-from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.inputs import FeaturesInput
+from medrep.cohort.kinds import saved_input
+from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
 from medrep.cohort.training_rows import TrainingRows, row_trace
@@ -27,8 +29,6 @@ from medrep.estimators.summary import summary_html
 from medrep.models import MODELS, Columns, LinearModel, Model, is_vae, restore_model
 from medrep.models.left_alone import unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-
-_TABLES = ("features", "connectivity")
 
 
 class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
@@ -145,7 +145,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             model.kind,
             {},
             {},
-            asdict(Input(missing=self.missing)),
+            FeaturesKind(FeaturesInput(self.missing)).to_json(),
             support=Support.fit(schema, known, whose).to_json(),
             cohort={
                 "people": len(data if whose is None else set(whose)),
@@ -281,7 +281,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         saved = load_checkpoint(Path(folder))
         model = restore_model(saved.kind, saved.content, saved.arrays)
         wanted = saved_input(saved.input, str(folder))
-        if wanted.kind not in _TABLES or not (isinstance(model, LinearModel) or is_vae(model)):
+        if not wanted.tabular or not (isinstance(model, LinearModel) or is_vae(model)):
             raise EstimatorError(
                 f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
             )
@@ -292,7 +292,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             settings=asdict(model.settings),
             references=references,
             unseen_site=unseen_site,
-            missing=wanted.missing,
+            missing="keep" if wanted.keeps_missing else "error",
             output=output,
             random_state=model.seed,
         )
@@ -300,7 +300,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if list(model.columns.names) != _unnamed(model.columns.count):
             found.feature_names_in_ = np.asarray(model.columns.names, dtype=object)
         plan = found._plan()
-        found._layout = Layout(tuple(found._columns), plan.covariates, {}, wanted.missing)
+        found._layout = Layout(tuple(found._columns), plan.covariates, {}, found.missing)
         found.history_ = pd.DataFrame(columns=["metric", "name", "value"])
         target = model.schema.references(plan.removed, references)
         return found._take(model, replace(saved, content={}, arrays={}), target)

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.kinds import InputKind, imported
 from medrep.cohort.support import outside_json, outside_training
-from medrep.export.derivative import OUTSIDE
+from medrep.export.derivative import OUTSIDE, Destination
+from medrep.export.outcomes import Step
 from medrep.models import Model, is_vae
 
 
@@ -46,3 +49,9 @@ class Mover:
         if self.label_free and is_vae(self.model):
             return self.model.encode_blind(data)
         return self.model.encode(data, frame)
+
+
+def move_step(mover: Mover, kind: InputKind[Any], to: Destination) -> Step:
+    """Return the step that writes people of a kind of input without the removed effects."""
+    step: Step = imported(kind.mover)(mover, kind, to)
+    return step

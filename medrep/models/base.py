@@ -11,25 +11,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns as Columns
 from medrep.errors import ModelError, listed
 from medrep.models.notebook import NotebookView
 from medrep.models.scores import Scores
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a model's data columns are.
-
-    Attributes:
-        names: Feature names; empty for voxels.
-        count: Number of columns.
-        grid: Where the columns lie in space, if they do.
-    """
-
-    names: tuple[str, ...]
-    count: int
-    grid: Grid | None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,17 +17,17 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.atomic import atomic_folder
-from medrep.batch.openers import OpenMoves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import earlier_work, refuse_again
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import InputKind, Source
 from medrep.cohort.support import refuse_extrapolation
-from medrep.cohort.visits import Visit, visits
+from medrep.cohort.visits import Visit
 from medrep.errors import CohortError, ModelError, listed
+from medrep.export.derivative import Destination
 from medrep.export.digits import parsed
 from medrep.export.features import MoveRows
-from medrep.export.mover import Mover
+from medrep.export.mover import Mover, move_step
 from medrep.export.outcomes import Outcome
 from medrep.export.removal import Purpose, checked_target, described_removal, parted_names
 from medrep.json_texts import read_json
@@ -96,7 +97,8 @@ def cleaned_rows(
     """
     names = tuple(model.columns.names)
     step = MoveRows(Mover(model, cleaning.target), names)
-    people = list(visits(frame, None, {}, FeatureTable(pd.DataFrame(index=frame.index), data, names, None)))
+    table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
+    people = list(Source.of_table(table).visits(frame))
     blocks = (people[start : start + step.together] for start in range(0, len(people), step.together))
     rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
     return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
@@ -105,7 +107,7 @@ def cleaned_rows(
 def cleaned_images(
     model: Model,
     checkpoint: Checkpoint,
-    wanted: Input,
+    wanted: InputKind[Any],
     cleaning: Cleaning,
     frame: pd.DataFrame,
     files: pd.Series,
@@ -117,7 +119,7 @@ def cleaned_images(
     Args:
         model: Of images.
         checkpoint: What was saved of it.
-        wanted: The ``input`` section of training.
+        wanted: The kind of input, as in training.
         cleaning: What is done.
         frame: Covariates.
         files: The images, in the same order; below ``root``.
@@ -138,18 +140,17 @@ def cleaned_images(
     done = described_removal(name, model, checkpoint, cleaning.target, people=len(frame), purpose=cleaning.purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
     outcomes: list[Outcome] = []
+    people = list(Source.of_files(files).visits(frame))
     with atomic_folder(output / made) as partial:
-        for one in visits(frame, files, {}):
+        for one in people:
             # Two rows may name one file, or files whose results would have one name.
-            asked = OpenMoves(Path(), partial / _own(one), root, cleaning.target, False, done, "gifti")
-            outcomes += asked.step(model, wanted).work([one])
+            to = Destination(partial / _own(one), root, done)
+            outcomes += move_step(Mover(model, cleaning.target), wanted, to).work([one])
         refuse_failed(outcomes, files, sent)
-    columns = ["path", "sidecar"] if wanted.kind == "volume" else ["path", "mesh", "sidecar"]
     written = [
-        [str(made / _own(one) / file) for file in outcome.files]
-        for one, outcome in zip(visits(frame, files, {}), outcomes, strict=True)
+        [str(made / _own(one) / file) for file in outcome.files] for one, outcome in zip(people, outcomes, strict=True)
     ]
-    return pd.DataFrame(written, index=frame.index, columns=columns)
+    return pd.DataFrame(written, index=frame.index, columns=list(wanted.written))
 
 
 def refuse_failed(outcomes: Sequence[Outcome], files: pd.Series, sent: pd.Series) -> None:
