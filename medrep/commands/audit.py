@@ -21,6 +21,7 @@ from medrep.commands.newcomers import (
     adapted_model,
     check_earlier,
     load_trained,
+    note_unplaced,
     read_newcomers,
     refuse_unmeasured,
 )
@@ -124,7 +125,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
         exclude=exclude,
     )
     check_earlier(cohort, checkpoint, console, request.remove or model.schema.batches or model.schema.names)
-    console.notes(wanted.grid_notes(model.columns.grid))
+    note_unplaced(model, wanted, console)
     if not by:
         by = parse_by(",".join(model.schema.names))
     _check_columns(cohort, request)

@@ -16,7 +16,7 @@ from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.participants import count_people
 from medrep.cohort.plausibility import doubtful_values, refusal
-from medrep.cohort.slips import moved_already, repeated_scans
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans
 from medrep.commands.interacting import linear_settings, warn_of_interactions
 from medrep.config import Config
 from medrep.console import Console
@@ -68,7 +68,7 @@ def check(
             frame = schema.transfer(covariates.frame)
             _confounding(console, schema, frame, config, problems, whose)
             _point_masses(console, cohort, schema, frame)
-            for line in cohort.input.slips(cohort.source, frame, schema):
+            for line in feature_slips(cohort.source.features, frame, schema):
                 console.warn(line)
     samples: dict[str, np.ndarray] = {}
     problems += _data_problems(cohort, console, samples)

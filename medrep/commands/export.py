@@ -21,11 +21,12 @@ from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through,
 from medrep.commands.folders import refuse_input
 from medrep.commands.moved_report import report_moved
 from medrep.commands.newcomers import (
-    HOLES,
     Trained,
     check_earlier,
     load_trained,
+    note_unplaced,
     read_newcomers,
+    refuse_holes,
     refuse_unmeasured,
 )
 from medrep.commands.showing import refuse_strangers
@@ -116,8 +117,8 @@ def export(
         _check_label_free(model, request)
     cohort, frame = _people(root, model.schema, wanted, request, console)
     check_earlier(cohort, checkpoint, console, request.remove)
-    console.notes(wanted.grid_notes(model.columns.grid))
-    wanted.refuse_holes(cohort.source, HOLES)
+    note_unplaced(model, wanted, console)
+    refuse_holes(cohort)
     if not request.label_free:
         refuse_unmeasured(model, cohort, frame, console, target)
     _check_probe(request, cohort, options)

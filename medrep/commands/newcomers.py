@@ -11,7 +11,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import refuse_again
-from medrep.cohort.features import in_columns
+from medrep.cohort.features import in_columns, missing_cells
 from medrep.cohort.kinds import InputKind, saved_input
 from medrep.cohort.participants import count_people
 from medrep.cohort.support import outside_training, ranges_outside, refuse_far
@@ -22,8 +22,6 @@ from medrep.models.left_alone import summed, unmeasured
 from medrep.training.checkpoint import Checkpoint, load_checkpoint
 
 REGISTERED = "models:/"
-HOLES = "mend them, or leave the people out with --exclude"
-"""What to do about missing values of people whom a model meets."""
 Trained: TypeAlias = tuple[Checkpoint, Model, InputKind[Any]]
 """What was saved, the model, and the kind of input it was trained with."""
 
@@ -137,6 +135,18 @@ def check_earlier(cohort: Cohort, checkpoint: Checkpoint, console: Console, move
         )
 
 
+def note_unplaced(model: Model, wanted: InputKind[Any], console: Console) -> None:
+    """Say that a model of images does not know where in the world its training images lay: models of before that was kept."""
+    grid = model.columns.grid
+    if wanted.in_world and grid is not None and grid.world is None:
+        console.notes(
+            [
+                "the model does not say where its images lay in the world (it was written by an earlier medrep), so it is not"
+                " checked whether these lie there, too; train it again to have that checked"
+            ]
+        )
+
+
 def adapted_model(
     model: Model, cohort: Cohort, frame: pd.DataFrame, console: Console
 ) -> tuple[Model, tuple[Adaptation, ...]]:
@@ -174,6 +184,18 @@ def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:
     for name in [name for name in model.schema.batches if name in frame]:  # nobody's label is looked at without columns
         strange |= ~frame[name].isin(model.schema.levels(name))
     return frame.index[strange]
+
+
+def refuse_holes(cohort: Cohort) -> None:
+    """Refuse features that are missing, unless the model was trained to leave them out (``input.missing: keep``).
+
+    Raises:
+        CohortError: Every person and column.
+    """
+    holes = missing_cells(cohort.source.features)
+    if holes and not cohort.input.keeps_missing:
+        cure = "mend them, or leave the people out with --exclude"
+        raise CohortError(listed("features that are missing", holes, cure))
 
 
 def refuse_unmeasured(

@@ -11,11 +11,12 @@ from medrep.batch.openers import OpenScores
 from medrep.commands.batch import BatchOptions, Work, chosen_people, go_through, tell_failures
 from medrep.commands.folders import refuse_input
 from medrep.commands.newcomers import (
-    HOLES,
     REGISTERED,
     check_earlier,
     load_trained,
+    note_unplaced,
     read_newcomers,
+    refuse_holes,
     refuse_unmeasured,
 )
 from medrep.commands.train import TRAINED
@@ -83,8 +84,8 @@ def score(
         tolerant=True,
     )
     check_earlier(cohort, checkpoint, console)
-    console.notes(wanted.grid_notes(model.columns.grid))
-    wanted.refuse_holes(cohort.source, HOLES)
+    note_unplaced(model, wanted, console)
+    refuse_holes(cohort)
     refuse_unmeasured(model, cohort, frame, console)
 
     marks = _trained_rows(model_folder)

@@ -17,7 +17,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.participants import KEY_COLUMNS, count_people
 from medrep.cohort.plausibility import refuse_codes
-from medrep.cohort.slips import moved_already, repeated_scans
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
 from medrep.cohort.splits import split_people
 from medrep.cohort.support import Support
 from medrep.cohort.training_rows import TrainingRows, row_trace
@@ -106,7 +106,7 @@ def train(
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, covariates.declared)
     frame = schema.transfer(known)
-    for line in cohort.input.slips(cohort.source, frame, schema):
+    for line in feature_slips(cohort.source.features, frame, schema):
         console.warn(line)
     kind, found = cohort.input.measured(cohort.source, console)
     cohort = replace(cohort, input=kind, notes=(*cohort.notes, *found))
@@ -120,7 +120,7 @@ def train(
         # Images lie on the disk: both are taken of a row while it is at hand.
         taken = [(row_fingerprint(row), row_trace(row)) for row in data]
         marks = pd.Series([mark for mark, _ in taken], index=cohort.table.index)
-        for line in cohort.input.repeats(marks.to_dict()):
+        for line in [] if cohort.input.tabular else same_data(marks.to_dict()):
             console.warn(line)
         state = state_folder(out)
         if not resume:

@@ -48,8 +48,8 @@ def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: InputKin
     """
     arrays: dict[str, np.ndarray] = {}
     people = []
-    images = {key: [wanted.picture(path) for path in pair] for key, pair in files.items()}
-    window = wanted.window([image for pair in images.values() for image in pair])
+    pictures, window = wanted.pictures([path for pair in files.values() for path in pair])
+    images = {key: (pictures[2 * k], pictures[2 * k + 1]) for k, key in enumerate(files)}
     differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
     change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
     for number, (key, (before, after)) in enumerate(images.items()):

@@ -47,16 +47,7 @@ class ProfileKind(TableKind[ProfileInput]):
 
     kind: ClassVar[str] = "profile"
     section_type: ClassVar[type[ProfileInput]] = ProfileInput
-    by_file: ClassVar[bool] = True
     mover: ClassVar[str] = f"{__name__}:MoveProfiles"
-
-    @property
-    def keeps_missing(self) -> bool:
-        return False
-
-    @property
-    def suffix(self) -> str:
-        return self.section.suffix
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
         del root, people

@@ -14,12 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import INPUTS, Source, build_input, saved_input
-from medrep.cohort.kinds.base import no_table
 from medrep.cohort.kinds.features import FeaturesKind
-from medrep.cohort.kinds.label_map import LabelMapKind
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.console import Console
 from medrep.errors import CohortError, ConfigError
@@ -159,21 +157,21 @@ def test_rows_come_in_the_columns_of_the_model() -> None:
 
 
 def test_what_only_some_kinds_have() -> None:
-    unplaced = Grid((2, 2, 2), (1.0, 1.0, 1.0))
-    told = {kind: len(INPUTS[kind]().grid_notes(unplaced)) for kind in INPUTS}
-    assert told == {"features": 0, "volume": 1, "shape": 0, "connectivity": 0}
-    marks = {"sub-1": "a", "sub-2": "a"}
-    assert [bool(INPUTS[kind]().repeats(marks)) for kind in INPUTS] == [False, True, True, False]
-    assert LabelMapKind().window([np.zeros((1, 1, 1))]) is None
-    with pytest.raises(CohortError, match=r"a\.nii: features data have no pictures"):
-        FeaturesKind().picture(Path("a.nii"))
+    assert [kind for kind in INPUTS if INPUTS[kind].has_surface] == ["shape"]
+    assert [kind for kind in INPUTS if INPUTS[kind].tabular] == ["features", "connectivity"]
+    assert [kind for kind in INPUTS if not INPUTS[kind].by_file] == ["features"]
+    assert FeaturesKind().pictures([Path("a.nii")]) == ([], None)
+    with pytest.raises(CohortError, match=r"here: rows of features\.tsv are no files"):
+        FeaturesKind().take(Path("here"), pd.Series(dtype=object), pd.DataFrame())
 
 
 def test_a_hole_is_refused_of_what_is_at_hand_unless_it_is_kept() -> None:
     features = table(2, 2)
     features.values[1, 0] = np.nan
-    source = Source.of_table(features)
-    with pytest.raises(CohortError, match="features that are missing"):
-        FeaturesKind().refuse_holes(source, "mend them")
-    FeaturesKind().changed(missing="keep").refuse_holes(source, "mend them")
-    VolumeKind().refuse_holes(Source(no_table(source.files.index), source.files), "mend them")
+    source, kind, console = Source.of_table(features), FeaturesKind(), Console(quiet=True)
+    with pytest.raises(CohortError, match=r"features that are missing: sub-1: f0 is nan; mend them"):
+        kind.matrix(source, np.zeros, console)
+    assert len(kind.check(source, console, lambda key, row: None).problems) == 1
+    kept = kind.changed(missing="keep")
+    assert kept.matrix(source, np.zeros, console)[0] is features.values
+    assert kept.check(source, console, lambda key, row: None).problems == ()

@@ -16,10 +16,9 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
-from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.fingerprints import row_fingerprint
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
 from medrep.cohort.participants import label
 from medrep.cohort.visits import Visit
@@ -136,6 +135,7 @@ class InputKind(ABC, Generic[SectionT]):
         by_file: Whether each person's data are a file of their own, which a datalist can name.
         tabular: Whether a cohort holds the data as a table; else each person's file is read when it is their turn.
         on_grid: Whether columns are points of a grid in space, which convolutions need.
+        in_world: Whether that grid lies somewhere in the world, which is compared.
         has_surface: Whether what is written of a person has a surface.
         mover: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a `Step`.
         scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Step`.
@@ -150,16 +150,17 @@ class InputKind(ABC, Generic[SectionT]):
 
     kind: ClassVar[str]
     section_type: ClassVar[type[Any]]
-    by_file: ClassVar[bool]
+    by_file: ClassVar[bool] = True
     tabular: ClassVar[bool]
-    on_grid: ClassVar[bool]
-    has_surface: ClassVar[bool]
+    on_grid: ClassVar[bool] = False
+    in_world: ClassVar[bool] = False
+    has_surface: ClassVar[bool] = False
     mover: ClassVar[str]
     scorer: ClassVar[str]
-    written: ClassVar[tuple[str, ...]]
-    statistics: ClassVar[tuple[str, ...]]
+    written: ClassVar[tuple[str, ...]] = ()
+    statistics: ClassVar[tuple[str, ...]] = ()
     better_configs: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the section as it is kept in config.yaml and model.json; `medrep.cohort.kinds.saved_input` reads it back."""
@@ -170,19 +171,19 @@ class InputKind(ABC, Generic[SectionT]):
         return replace(self, section=replace(self.section, **values))
 
     @property
-    @abstractmethod
     def keeps_missing(self) -> bool:
         """Whether missing values are left out of a fit and stay missing; else they are refused."""
+        return bool(self.to_json()["missing"] == "keep")
 
     @property
-    @abstractmethod
     def suffix(self) -> str:
         """BIDS suffix of a person's image."""
+        return str(self.to_json()["suffix"])
 
     @property
-    @abstractmethod
     def centre(self) -> tuple[float, ...]:
         """Middle of the grid of aligned people, mm; empty where people are not aligned."""
+        return tuple(self.to_json()["centre"])
 
     @abstractmethod
     def table(self, root: Path, people: Sequence[str]) -> "tuple[FeatureTable, pd.DataFrame | None]":
@@ -293,46 +294,15 @@ class InputKind(ABC, Generic[SectionT]):
         """
 
     @abstractmethod
-    def slips(self, source: Source, frame: pd.DataFrame, schema: CovariateSchema) -> list[str]:
-        """Return what looks like a slip in data that are at hand before they are loaded.
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], tuple[float, float] | None]":
+        """Return people's files as pictures for a report, and what is black and what is white in them.
 
-        Args:
-            source: The people, and maybe others.
-            frame: Covariates in the form of the schema, index: key.
-            schema: The covariates.
-        """
-
-    @abstractmethod
-    def repeats(self, marks: Mapping[str, str]) -> list[str]:
-        """Return a line about people whose data are the same, as far as `slips` did not say so.
-
-        Args:
-            marks: Key -> fingerprint of the data.
-        """
-
-    @abstractmethod
-    def refuse_holes(self, source: Source, cure: str) -> None:
-        """Refuse missing values of data that are at hand, unless they are kept.
-
-        Raises:
-            CohortError: Every person and column.
-        """
-
-    @abstractmethod
-    def grid_notes(self, grid: Grid | None) -> list[str]:
-        """Return what is to be said of a model's grid before it meets new people."""
-
-    @abstractmethod
-    def picture(self, path: Path) -> Float[np.ndarray, "x y z"]:
-        """Return a person's file as a picture for a report.
+        Returns:
+            The pictures, and the window; None where voxels are 0 or 1.
 
         Raises:
             CohortError: A file that cannot be read.
         """
-
-    @abstractmethod
-    def window(self, pictures: Sequence[Float[np.ndarray, "x y z"]]) -> tuple[float, float] | None:
-        """Return what is black and what is white in pictures; None where voxels are 0 or 1."""
 
 
 def imported(named: str) -> Any:

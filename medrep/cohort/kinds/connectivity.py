@@ -22,17 +22,6 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
 
     kind: ClassVar[str] = "connectivity"
     section_type: ClassVar[type[ConnectivityInput]] = ConnectivityInput
-    by_file: ClassVar[bool] = True
-
-    @property
-    def keeps_missing(self) -> bool:
-        """Whether ``missing`` is ``keep``."""
-        return self.section.missing == "keep"
-
-    @property
-    def suffix(self) -> str:
-        """BIDS suffix of the images."""
-        return self.section.suffix
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
         """Return nothing: everybody has a file; see `InputKind.table`."""

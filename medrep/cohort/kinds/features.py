@@ -1,6 +1,6 @@
 """Features: a row of features.tsv a person; and what all kinds have in common whose data a cohort holds as a table."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable, claimed, in_columns, match_keys, missing_cells, read_features
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
-from medrep.cohort.slips import feature_slips
 from medrep.errors import CohortError, listed
 
 SectionT = TypeVar("SectionT")
@@ -25,19 +23,9 @@ class TableKind(InputKind[SectionT]):
     """A kind whose data a cohort holds as a table, whatever they are read from."""
 
     tabular: ClassVar[bool] = True
-    on_grid: ClassVar[bool] = False
-    has_surface: ClassVar[bool] = False
     mover: ClassVar[str] = "medrep.export.features:move_rows"
     scorer: ClassVar[str] = "medrep.export.scoring:ScoreRows"
-    written: ClassVar[tuple[str, ...]] = ()
-    statistics: ClassVar[tuple[str, ...]] = ()
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
-    packages: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def centre(self) -> tuple[float, ...]:
-        """None: rows are not aligned."""
-        return ()
 
     def measured(self, source: Source, listener: Listener) -> "tuple[TableKind[SectionT], tuple[str, ...]]":
         """Return the kind as it is."""
@@ -56,7 +44,10 @@ class TableKind(InputKind[SectionT]):
         """Return the table; see `InputKind.matrix`."""
         del room, listener, workers
         features = source.features if like is None else in_columns(source.features, like.names)
-        self._refuse_holes(features, "mend them, leave the people out with --exclude, or pass --set input.missing=keep")
+        holes = missing_cells(features)
+        if holes and not self.keeps_missing:
+            cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
+            raise CohortError(listed("features that are missing", holes, cure))
         return features.values, Columns(features.names, len(features.names), features.grid)
 
     def load(
@@ -91,41 +82,10 @@ class TableKind(InputKind[SectionT]):
             return Checked(())
         return Checked(tuple(f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes))
 
-    def slips(self, source: Source, frame: pd.DataFrame, schema: CovariateSchema) -> list[str]:
-        """Return what looks like a slip in the table; see `feature_slips`."""
-        return feature_slips(source.features, frame, schema)
-
-    def repeats(self, marks: Mapping[str, str]) -> list[str]:
-        """Return nothing: `feature_slips` compares rows, of columns that differ between people."""
-        del marks
-        return []
-
-    def refuse_holes(self, source: Source, cure: str) -> None:
-        """Refuse missing cells, unless ``missing`` is ``keep``; see `InputKind.refuse_holes`."""
-        self._refuse_holes(source.features, cure)
-
-    def _refuse_holes(self, features: FeatureTable, cure: str) -> None:
-        holes = missing_cells(features)
-        if holes and not self.keeps_missing:
-            raise CohortError(listed("features that are missing", holes, cure))
-
-    def grid_notes(self, grid: Grid | None) -> list[str]:
-        """Return nothing: columns that lie on a grid are taken as they are."""
-        del grid
-        return []
-
-    def picture(self, path: Path) -> Float[np.ndarray, "x y z"]:
-        """Refuse: a report shows features otherwise.
-
-        Raises:
-            CohortError: Always.
-        """
-        raise CohortError(f"{path}: {self.kind} data have no pictures")
-
-    def window(self, pictures: Sequence[Float[np.ndarray, "x y z"]]) -> tuple[float, float] | None:
-        """Return nothing: there are no pictures."""
-        del pictures
-        return None
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], None]":
+        """Return no pictures: a report shows features otherwise."""
+        del files
+        return [], None
 
 
 @dataclass(frozen=True)
@@ -137,16 +97,6 @@ class FeaturesKind(TableKind[FeaturesInput]):
     kind: ClassVar[str] = "features"
     section_type: ClassVar[type[FeaturesInput]] = FeaturesInput
     by_file: ClassVar[bool] = False
-
-    @property
-    def keeps_missing(self) -> bool:
-        """Whether ``missing`` is ``keep``."""
-        return self.section.missing == "keep"
-
-    @property
-    def suffix(self) -> str:
-        """None: rows are no files."""
-        return ""
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:
         """Read features.tsv; see `InputKind.table`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds.base import Checked, Listener, Source
 from medrep.cohort.kinds.volume import FileKind
@@ -27,18 +27,7 @@ class LabelMapKind(FileKind[ShapeInput]):
     mover: ClassVar[str] = "medrep.export.shapes:MoveShapes"
     scorer: ClassVar[str] = "medrep.export.scoring:ScoreShapes"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
-    statistics: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
-
-    @property
-    def keeps_missing(self) -> bool:
-        """No: a distance is known everywhere."""
-        return False
-
-    @property
-    def centre(self) -> tuple[float, ...]:
-        """Middle of the grid, aligned mm."""
-        return self.section.centre
 
     def measured(self, source: Source, listener: Listener) -> "tuple[LabelMapKind, tuple[str, ...]]":
         """Return the kind with the grid of all organs, its centre and the organs' size; see `InputKind.measured`."""
@@ -115,20 +104,13 @@ class LabelMapKind(FileKind[ShapeInput]):
             f" the surface from its centre), to be looked at on {' x '.join(map(str, shape))} points {edges[0]:.3g} mm apart",
         )
 
-    def grid_notes(self, grid: Grid | None) -> list[str]:
-        """Return nothing: the grid lies around the organ, not in the world."""
-        del grid
-        return []
-
-    def picture(self, path: Path) -> Float[np.ndarray, "x y z"]:
-        """Return 1 inside the organ and 0 elsewhere, in the label map's own grid; see `InputKind.picture`."""
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], None]":
+        """Return 1 inside the organ and 0 elsewhere, in the label maps' own grids."""
         from medrep.cohort.nifti import read_labels
 
-        labels = read_labels(path)
-        chosen = np.isin(labels.data, self.section.labels) if self.section.labels else labels.data > 0
-        return chosen.astype(np.float32)
-
-    def window(self, pictures: Sequence[Float[np.ndarray, "x y z"]]) -> tuple[float, float] | None:
-        """Return nothing: voxels are 0 or 1; see `InputKind.window`."""
-        del pictures
-        return None
+        found = []
+        for path in files:
+            data = read_labels(path).data
+            chosen = np.isin(data, self.section.labels) if self.section.labels else data > 0
+            found.append(chosen.astype(np.float32))
+        return found, None

@@ -10,10 +10,9 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.cohort.brightness import mean_level, uneven_brightness
-from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.fingerprints import row_fingerprint
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns
 from medrep.cohort.image_statistics import STATISTICS
 from medrep.cohort.inputs import ImageInput, VolumeInput
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source, find_files, no_table
@@ -26,15 +25,9 @@ SectionT = TypeVar("SectionT", bound=ImageInput)
 class FileKind(InputKind[SectionT]):
     """A kind whose data are a file a person, read when it is their turn."""
 
-    by_file: ClassVar[bool] = True
     tabular: ClassVar[bool] = False
     on_grid: ClassVar[bool] = True
     better_configs: ClassVar[str] = "vae_volume.yaml"
-
-    @property
-    def suffix(self) -> str:
-        """BIDS suffix of the images."""
-        return self.section.suffix
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
         """Return nothing: everybody has a file; see `InputKind.table`."""
@@ -55,19 +48,6 @@ class FileKind(InputKind[SectionT]):
     def _found(self, files: pd.Series, problems: Mapping[str, str]) -> Found:
         return Found(Source.of_files(files, problems), tuple(path for path in files if path is not None))
 
-    def slips(self, source: Source, frame: pd.DataFrame, schema: CovariateSchema) -> list[str]:
-        """Return nothing: no file is at hand yet; see `InputKind.slips`."""
-        del source, frame, schema
-        return []
-
-    def repeats(self, marks: Mapping[str, str]) -> list[str]:
-        """Return a line about people whose images are the same; see `same_data`."""
-        return same_data(marks)
-
-    def refuse_holes(self, source: Source, cure: str) -> None:
-        """Refuse nothing: each file is looked at when it is read; see `InputKind.refuse_holes`."""
-        del source, cure
-
 
 @dataclass(frozen=True)
 class VolumeKind(FileKind[VolumeInput]):
@@ -77,22 +57,11 @@ class VolumeKind(FileKind[VolumeInput]):
 
     kind: ClassVar[str] = "volume"
     section_type: ClassVar[type[VolumeInput]] = VolumeInput
-    has_surface: ClassVar[bool] = False
+    in_world: ClassVar[bool] = True
     mover: ClassVar[str] = "medrep.export.volumes:MoveVolumes"
     scorer: ClassVar[str] = "medrep.export.scoring:ScoreVolumes"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
-    packages: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def keeps_missing(self) -> bool:
-        """Whether ``missing`` is ``keep``."""
-        return self.section.missing == "keep"
-
-    @property
-    def centre(self) -> tuple[float, ...]:
-        """None: images are not aligned."""
-        return ()
 
     def measured(self, source: Source, listener: Listener) -> "tuple[VolumeKind, tuple[str, ...]]":
         """Return the kind as it is: the grid is the model's."""
@@ -178,25 +147,14 @@ class VolumeKind(FileKind[VolumeInput]):
         good = len(files) - len(problems)
         return Checked(tuple(problems), f"{good} images on a grid of {shape} voxels of {edges} mm")
 
-    def grid_notes(self, grid: Grid | None) -> list[str]:
-        """Say that a model does not know where its images lay: models of before that was kept."""
-        if grid is None or grid.world is not None:
-            return []
-        return [
-            "the model does not say where its images lay in the world (it was written by an earlier medrep), so it is not"
-            " checked whether these lie there, too; train it again to have that checked"
-        ]
-
-    def picture(self, path: Path) -> Float[np.ndarray, "x y z"]:
-        """Return the image on the common grid, in its own unit; see `InputKind.picture`."""
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], tuple[float, float] | None]":
+        """Return images on their common grid, in their own units, and the percentiles 1 and 99.7 of all voxels."""
         from medrep.cohort.nifti import read_image
         from medrep.cohort.transforms import VolumePipeline
 
-        placed = VolumePipeline(self.section).place(read_image(path))
-        return np.asarray(placed.values * np.float32(placed.unit), np.float32)
-
-    def window(self, pictures: Sequence[Float[np.ndarray, "x y z"]]) -> tuple[float, float] | None:
-        """Return the percentiles 1 and 99.7 of all voxels; see `InputKind.window`."""
-        everything = np.concatenate([np.ravel(image) for image in pictures])
+        pipeline = VolumePipeline(self.section)
+        placed = [pipeline.place(read_image(path)) for path in files]
+        images = [np.asarray(one.values * np.float32(one.unit), np.float32) for one in placed]
+        everything = np.concatenate([np.ravel(image) for image in images])
         low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
-        return low, high
+        return images, (low, high)
