@@ -47,8 +47,8 @@ from medrep.console import Console
 torch.set_num_threads(1)
 model_folder, cohort, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 _, model, wanted = load_trained(model_folder)
-cohort, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
-rows = numpy.stack([one.placed.values.ravel() for one in load_alike(cohort.files.iloc[:64], wanted)])
+people, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
+rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.source.files.iloc[:64], wanted.section)])
 with threadpool_limits(1):
     people = model.dataset(rows, frame.iloc[:64])
     model.scores(people.take(slice(0, batch)))

@@ -28,7 +28,8 @@ from benchmarks.peers.run import PeerError, run_peer
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.audit.probing.probes import site_auc
 from medrep.cohort.cohort import read_cohort
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
+from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import Loaded, load_volumes
 from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
@@ -91,7 +92,7 @@ def ssim(image: np.ndarray, original: np.ndarray, width: int = 7) -> float:
     return float(similarity[inside, inside, inside].mean())
 
 
-def read_site(outputs: dict[str, np.ndarray], site: pd.Series, wanted: Input, seed: int) -> float:
+def read_site(outputs: dict[str, np.ndarray], site: pd.Series, wanted: VolumeInput, seed: int) -> float:
     """Return the AUC of the strongest probe for site on block means of the unseen people's images."""
     pipeline = VolumePipeline(wanted)
     rows = []
@@ -198,13 +199,13 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
     """
     planted = work / f"aged-{seed}"
     medrep("simulate", planted, "--from", work / "cohort", "--effects", "site,age", "--seed", str(seed))
-    wanted = Input(kind="volume", suffix="T1w", shape=SHAPE)
-    cohort, truth = (read_cohort(folder, wanted) for folder in (planted, planted / "derivatives" / "truth"))
+    wanted = VolumeInput(suffix="T1w", shape=SHAPE)
+    cohort, truth = (read_cohort(folder, VolumeKind(wanted)) for folder in (planted, planted / "derivatives" / "truth"))
     part = split_people(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
     people = list(cohort.table.index[part == 0])
     row: dict[str, object] = {"seed": seed}
     age = cohort.table["age"].astype(float)
-    clean = {entry.key: entry.placed.values.ravel() for entry in load_volumes(truth.files, wanted)}
+    clean = {entry.key: entry.placed.values.ravel() for entry in load_volumes(truth.source.files, wanted)}
     centred = (age[people] - age[people].mean()).to_numpy()
     effect = sum(a * clean[person].astype(np.float64) for a, person in zip(centred, people, strict=True))
     effect /= (centred**2).sum()
@@ -213,8 +214,8 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
         cleaned, _ = _by_command_line(
             work / f"aged-{method}-{seed}", planted, people, VARIANTS[method], ("--set", "covariates.sex=null")
         )
-        out = read_cohort(cleaned, Input(kind="volume", suffix="T1w", desc="residualized", shape=SHAPE))
-        moved = {entry.key: entry.placed.values.ravel() for entry in load_volumes(out.files.loc[unseen], wanted)}
+        out = read_cohort(cleaned, VolumeKind(VolumeInput(suffix="T1w", desc="residualized", shape=SHAPE)))
+        moved = {entry.key: entry.placed.values.ravel() for entry in load_volumes(out.source.files.loc[unseen], wanted)}
         slopes = [np.polyfit(age[unseen], [float(rows[p] @ effect) for p in unseen], 1)[0] for rows in (moved, clean)]
         row[method] = slopes[0] / slopes[1]
     return row
@@ -248,12 +249,12 @@ def _measure(
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     planted = work / f"planted-{seed}"
     medrep("simulate", planted, "--from", work / "cohort", "--seed", str(seed))
-    cohort = read_cohort(planted, Input(kind="volume", suffix="T1w", shape=SHAPE))
+    cohort = read_cohort(planted, VolumeKind(VolumeInput(suffix="T1w", shape=SHAPE)))
     part = split_people(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
     train_table, test_table = cohort.table[part == 0], cohort.table[part == 1]
     touched = test_table.index[test_table["site"] != REFERENCE]
-    wanted = Input(kind="volume", suffix="T1w", shape=SHAPE)
-    loaded = {entry.key: entry for entry in load_volumes(cohort.files, wanted)}
+    wanted = VolumeInput(suffix="T1w", shape=SHAPE)
+    loaded = {entry.key: entry for entry in load_volumes(cohort.source.files, wanted)}
     inputs = {person: entry.volume.data for person, entry in loaded.items()}
     before = np.array([psnr(inputs[person], originals[person]) for person in touched])
     rows: list[dict[str, object]] = []

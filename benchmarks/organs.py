@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from medrep.cohort.alignment import second_moments
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap
@@ -33,7 +33,7 @@ class Organs:
         rows: Signed distances on the grid, mm.
     """
 
-    section: Input
+    section: ShapeInput
     masks: list[LabelMap]
     surfaces: list[Surface]
     rows: np.ndarray
@@ -44,7 +44,7 @@ class Organs:
         return replace(self, masks=masks, surfaces=surfaces, rows=self.rows[people])
 
 
-def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
+def read_organs(masks: list[LabelMap], section: ShapeInput | None = None) -> Organs:
     """Measure masks as `medrep train` does (without alignment).
 
     Args:
@@ -61,7 +61,7 @@ def read_organs(masks: list[LabelMap], section: Input | None = None) -> Organs:
     return Organs(section, masks, surfaces, rows)
 
 
-def mesh_row(row: np.ndarray, section: Input, cells: int = CELLS) -> Surface:
+def mesh_row(row: np.ndarray, section: ShapeInput, cells: int = CELLS) -> Surface:
     """Return the zero level of a row, in the coordinates of the grid; what runs out of the box ends a voxel before its border."""
     level = LevelFunction.through(grid_lattice(shape_grid(section)), row)
     half = level.lattice.nodes()[-1] - max(section.spacing)
@@ -78,7 +78,7 @@ def surface_distances(first: Surface, second: Surface, seed: int = 0) -> tuple[f
     return float((there.mean() + back.mean()) / 2), float(max(np.quantile(there, 0.95), np.quantile(back, 0.95)))
 
 
-def dice(row: np.ndarray, mask: LabelMap, section: Input) -> float:
+def dice(row: np.ndarray, mask: LabelMap, section: ShapeInput) -> float:
     """Return the overlap of a level with a mask, in the mask's own voxels."""
     level = LevelFunction.through(grid_lattice(shape_grid(section)), row)
     index = np.indices(mask.data.shape).reshape(3, -1).T
@@ -87,7 +87,7 @@ def dice(row: np.ndarray, mask: LabelMap, section: Input) -> float:
     return 2 * float((inside & true).sum()) / float(inside.sum() + true.sum())
 
 
-def quality(row: np.ndarray, mask: LabelMap, surface: Surface, section: Input) -> dict[str, float]:
+def quality(row: np.ndarray, mask: LabelMap, surface: Surface, section: ShapeInput) -> dict[str, float]:
     """Return chamfer and hd95 (mm), dice, and volume_error (share of the true volume) of a level against an organ."""
     made = mesh_row(row, section)
     chamfer, hd95 = surface_distances(surface, made)
@@ -100,11 +100,11 @@ def transferred(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     return schema.transfer(frame.set_axis(pd.Index([f"p{k}" for k in range(len(frame))]), axis=0))
 
 
-def _measured(world: list[Surface], masks: list[LabelMap]) -> Input:
+def _measured(world: list[Surface], masks: list[LabelMap]) -> ShapeInput:
     size = float(np.mean([np.sqrt(np.trace(second_moments(surface))) for surface in world]))
     low = np.min([surface.vertices.min(axis=0) for surface in world], axis=0) - MARGIN * size
     high = np.max([surface.vertices.max(axis=0) for surface in world], axis=0) + MARGIN * size
     edge = float(np.median([np.linalg.norm(mask.affine[:3, :3], axis=0).min() for mask in masks]))
     shape = tuple(int(n) for n in np.ceil((high - low) / edge) + 1)
     centre = tuple(float(x) for x in (low + high) / 2)
-    return Input(kind="shape", suffix="mask", spacing=(edge,) * 3, shape=shape, centre=centre, size=size)
+    return ShapeInput(suffix="mask", spacing=(edge,) * 3, shape=shape, centre=centre, size=size)

@@ -115,7 +115,7 @@ def _trained(cohort: Path, trained: Path) -> None:
     people = read_cohort(cohort, wanted)
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)
-    data = people.features.values if people.features is not None else None
+    data = people.source.features.values if wanted.tabular else None
     write_exhibits(trained, training_exhibits(model, model.dataset(data, frame), "cohort", (), str(frame.index[0])))
     report([trained], QUIET)
 

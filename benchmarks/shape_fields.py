@@ -25,7 +25,7 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.shapes import shape_grid
 from medrep.models import AdditiveShape, ShapeSettings
@@ -87,7 +87,7 @@ class Family:
     references: Mapping[str, float | str]
     grid: Grid
     rows: np.ndarray
-    section: Input | None
+    section: ShapeInput | None
 
     def distances(self, people: range, values: pd.DataFrame) -> np.ndarray:
         """Return the signed distances of people at other covariates."""
@@ -143,7 +143,7 @@ def flat_rows(cohort: DisplacedCohort, grid: Grid) -> np.ndarray:
     return np.stack(rows)
 
 
-def organ_rows(cohort: DisplacedCohort, section: Input | None) -> tuple[Input, np.ndarray]:
+def organ_rows(cohort: DisplacedCohort, section: ShapeInput | None) -> tuple[ShapeInput, np.ndarray]:
     """Return signed distances of rendered organs, and the grid."""
     grid, affine = organ_grid(1.0)
     masks = [

@@ -36,7 +36,7 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
 from medrep.cohort.transforms import VolumePipeline
@@ -138,7 +138,7 @@ def brains(seed: int) -> Cohort:
         Covariate("diagnosis", "categorical"),
         Covariate("site", "categorical", role="batch"),
     )
-    pipeline = VolumePipeline(Input(kind="volume", intensity="p99"))
+    pipeline = VolumePipeline(VolumeInput(intensity="p99"))
     return Cohort("brains", table, images, BRAIN_MM, NATIVE_NOISE, declared, pipeline)
 
 
@@ -154,7 +154,7 @@ def hippocampi(seed: int, stored: tuple[str, ...] = ("uint8", "float32"), name: 
         raise FileNotFoundError(f"no hippocampus/images in {data_folder()}; set MEDREP_DATA to the folder of the data")
     sites = np.random.default_rng(seed).permutation(np.resize(SITES, len(images)))
     table = pd.DataFrame({"participant_id": list(images), "site": sites}, index=list(images))
-    pipeline = VolumePipeline(Input(kind="volume", shape=CROP_SHAPE, intensity="p99"))
+    pipeline = VolumePipeline(VolumeInput(shape=CROP_SHAPE, intensity="p99"))
     return Cohort(name, table, images, 1.0, 0.0, (Covariate("site", "categorical", role="batch"),), pipeline)
 
 

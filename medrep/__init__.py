@@ -32,7 +32,7 @@ _PUBLIC = {
     "Dataset": "medrep.cohort.dataset",
     "EstimatorError": "medrep.errors",
     "Grid": "medrep.cohort.grid",
-    "Input": "medrep.cohort.inputs",
+    "INPUTS": "medrep.cohort.kinds",
     "LinearModel": "medrep.models",
     "LinearSettings": "medrep.models",
     "MedrepError": "medrep.errors",

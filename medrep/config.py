@@ -11,7 +11,8 @@ import yaml
 from medrep._structuring import build_section, unknown_key
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.declaration import declared_covariates
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import InputKind, build_input
+from medrep.cohort.kinds.features import FeaturesKind
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
 from medrep.shipped import SHIPPED
@@ -32,7 +33,7 @@ class Config:
     """
 
     model: str = "linear"
-    input: Input = field(default_factory=Input)
+    input: InputKind[Any] = field(default_factory=FeaturesKind)
     covariates: tuple[Covariate, ...] = ()
     settings: Any = None
     seed: int = 0
@@ -40,7 +41,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML that `read_config` reads back."""
-        content = asdict(self)
+        content = asdict(self) | {"input": self.input.to_json()}
         content["covariates"] = {
             covariate.pop("name"): {key: value for key, value in covariate.items() if value not in ("", None, (), {})}
             for covariate in content["covariates"]
@@ -103,10 +104,10 @@ def parse_config(
         problems.append("covariates: give names and properties, for instance {age: {kind: continuous}}")
         covariates = {}
     declared = declared_covariates(covariates, problems)
-    input_section = build_section(Input, content.get("input") or {}, "input", problems)
+    wanted = build_input(content.get("input") or {}, "input", problems)
     given = content.get("settings") or {}
-    read = input_section.kind if isinstance(input_section, Input) else ""
-    settings = build_section(MODELS[kind].settings_type, _with_defaults(given, kind, read), "settings", problems)
+    given = _with_defaults(given, kind, on_grid=wanted is not None and wanted.on_grid)
+    settings = build_section(MODELS[kind].settings_type, given, "settings", problems)
     seed = content.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: {seed!r} is not a whole number from 0")
@@ -118,21 +119,21 @@ def parse_config(
         )
     if not any(entry is not None for entry in covariates.values()):
         problems.append("covariates: none is left; name at least one")
-    if problems:
+    if problems or wanted is None:
         blames = [_blamed(line.partition(":")[0], overrides, named) for line in problems]
         told = [f"{override}: {line}" if override else line for override, line in zip(blames, problems, strict=True)]
         blame = "" if all(blames) else f"{source}: "
         raise ConfigError(listed(f"{blame}not a valid configuration", told))
-    return Config(kind, input_section, declared, settings, seed, tuple(predict))
+    return Config(kind, wanted, declared, settings, seed, tuple(predict))
 
 
-def _with_defaults(given: Any, model: str, kind: str) -> Any:
-    """Return settings with those of the shipped configuration for this kind of input, where a model has none that fit it.
+def _with_defaults(given: Any, model: str, *, on_grid: bool) -> Any:
+    """Return settings with those of the shipped configuration for data on a grid, where a model has none that fit them.
 
     A convolutional body needs channels, which tables have none of: a conditional VAE on images without ``hidden`` is
     vae_volume.yaml, but for what is named.
     """
-    grid = model == "conditional_vae" and kind in {"volume", "shape"}
+    grid = on_grid and model == "conditional_vae"
     if not (
         grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}
     ):

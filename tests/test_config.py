@@ -5,7 +5,7 @@ import yaml
 
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.inputs import saved_input
+from medrep.cohort.kinds import saved_input
 from medrep.config import SHIPPED, Config, parse_config, read_config
 from medrep.errors import ConfigError
 from medrep.models import LinearSettings, VaeSettings
@@ -48,7 +48,7 @@ def test_everything_round_trips(tmp_path):
     (tmp_path / "again.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert read_config(tmp_path / "again.yaml") == config
     assert config.covariates[0].reference == 0
-    assert config.input.spacing == (1.0, 1.0, 2.5)
+    assert config.input.section.spacing == (1.0, 1.0, 2.5)
     assert config.settings.interactions == (("age", "sex"),)
 
 
@@ -214,7 +214,7 @@ def test_overrides_take_yaml(path):
             "settings.components=0",
         ],
     )
-    assert (config.input.kind, config.input.spacing) == ("volume", (2.0, 2.0, 2.0))
+    assert (config.input.kind, config.input.section.spacing) == ("volume", (2.0, 2.0, 2.0))
     assert config.settings == LinearSettings(interactions=(("age", "sex"),), components=0)
     assert {c.name: c.reference for c in config.covariates} == {"age": 40.0, "site": None, "sex": "F"}
 
@@ -268,7 +268,7 @@ def test_configurations_are_frozen(path):
 
 def test_saved_input_sections_are_read_back():
     section = read_config("linear", ["input={kind: volume, shape: [4, 5, 6], entities: {run: '1'}}"]).input
-    plain = yaml.safe_load(yaml.safe_dump({**dataclasses.asdict(section), "shape": [4, 5, 6], "spacing": []}))
+    plain = yaml.safe_load(yaml.safe_dump({**section.to_json(), "shape": [4, 5, 6], "spacing": []}))
     assert saved_input(plain, "model.json") == section
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.visits import Visit, visit_files
 from medrep.export.outcomes import Opener, Outcome, Step
 from medrep.models.saved import load_input
@@ -26,15 +27,8 @@ class OpenReader(Opener):
 
 
 class _Read(Step):
-    def __init__(self, wanted: Input) -> None:
-        self._wanted, self.together = wanted, 1
+    def __init__(self, kind: InputKind[Any]) -> None:
+        self._kind, self.together = kind, 1
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        # MONAI takes seconds to import and only volumes need it, as only shapes need libigl.
-        if self._wanted.kind == "shape":
-            from medrep.cohort.shapes import load_shapes
-
-            return [Outcome(one.key, one.error, "read") for one in load_shapes(visit_files(people), self._wanted)]
-        from medrep.cohort.loaders import load_volumes
-
-        return [Outcome(one.key, one.error, "read") for one in load_volumes(visit_files(people), self._wanted)]
+        return [Outcome(key, error, "read") for key, error in self._kind.errors(visit_files(people))]

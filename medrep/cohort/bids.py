@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ImageInput
 from medrep.cohort.participants import label
 from medrep.errors import CohortError, listed
 
@@ -34,7 +34,9 @@ def parse_name(name: str) -> BidsName | None:
     return BidsName({match[1]: match[2] for match in matches if match}, suffix)
 
 
-def find_images(root: Path, people: list[tuple[str, str]], wanted: Input) -> tuple[dict[int, Path], dict[int, str]]:
+def find_images(
+    root: Path, people: list[tuple[str, str]], wanted: ImageInput
+) -> tuple[dict[int, Path], dict[int, str]]:
     """Find one image for each person (and session).
 
     Links to folders and files of the cohort are followed. Entities are compared as BIDS indices: ``run-01`` is run 1.
@@ -190,7 +192,7 @@ def _below(real: str, home: str) -> bool:
     return real == home or real.startswith(home.rstrip(os.sep) + os.sep)
 
 
-def _matches(name: BidsName, there: _Holdings, wanted: Input) -> bool:
+def _matches(name: BidsName, there: _Holdings, wanted: ImageInput) -> bool:
     own = name.entities
     if name.suffix != wanted.suffix or not same_value(own.get("desc", ""), wanted.desc):
         return False
@@ -206,7 +208,7 @@ def same_value(one: str, other: str) -> bool:
     return one == other or (one.isdecimal() and other.isdecimal() and int(one) == int(other))
 
 
-def _instead(root: Path, there: _Holdings, wanted: Input) -> list[str]:
+def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
     """Return what is there where nothing matches: links that are not followed, folders, suffixes, entities or names."""
     said = list(there.barred)
     folder = root / f"sub-{there.participant}"
@@ -234,7 +236,7 @@ def _instead(root: Path, there: _Holdings, wanted: Input) -> list[str]:
     return said
 
 
-def _pattern(wanted: Input) -> str:
+def _pattern(wanted: ImageInput) -> str:
     parts = [f"{entity}-{value}" for entity, value in wanted.entities.items()]
     parts += [f"desc-{wanted.desc}"] if wanted.desc else []
     return "_".join(["sub-*", *parts, wanted.suffix]) + ".nii[.gz]"

@@ -4,15 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
+from medrep.cohort.bids import outside_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.earlier import Earlier, earlier_work
-from medrep.cohort.features import FeatureTable, claimed, match_keys, read_features
-from medrep.cohort.inputs import Input
-from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_participants
+from medrep.cohort.kinds import Found, InputKind, Source
+from medrep.cohort.participants import keys, label, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.errors import CohortError, listed
 
@@ -23,17 +23,15 @@ _STARTS = frozenset('=@+- "')  # looked at first: most cells are numbers
 
 @dataclass(frozen=True)
 class Cohort:
-    """People, their table, and where their data are.
+    """People, their table, and their data.
 
     Attributes:
         root: The folder everything lies in.
         table: Text cells, one row a person or session; index: key.
         units: Column -> unit from participants.json.
-        files: One image or label map a row (``volume``, ``shape``), else None; index: key. None for a person in ``problems``.
-        features: The matched feature table (``features``, ``connectivity``), else None.
+        source: Their data: rows of a table, or files. Without a usable file are only people of a cohort read with ``tolerant``.
         notes: What was tidied while reading.
-        input: What was read, with the fingerprint of the atlas filled in (``connectivity``).
-        problems: Why there is no usable file, by key; empty unless the cohort was read with ``tolerant``.
+        input: What was read, with what reading fills in.
         levels: Column -> level -> what it means, from participants.json.
         earlier: What medrep has done to the data already.
     """
@@ -41,11 +39,9 @@ class Cohort:
     root: Path
     table: pd.DataFrame
     units: dict[str, str]
-    files: "pd.Series | None"
-    features: FeatureTable | None
+    source: Source
     notes: tuple[str, ...]
-    input: Input
-    problems: Mapping[str, str] = field(default_factory=dict)
+    input: InputKind[Any]
     levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     earlier: tuple[Earlier, ...] = ()
 
@@ -54,17 +50,11 @@ class Cohort:
 
     def select(self, wanted: pd.Index) -> "Cohort":
         """Return the cohort of the wanted keys, in that order."""
-        return replace(
-            self,
-            table=self.table.loc[wanted],
-            files=None if self.files is None else self.files.loc[wanted],
-            features=None if self.features is None else self.features.rows(wanted),
-            problems={key: problem for key, problem in self.problems.items() if key in wanted},
-        )
+        return replace(self, table=self.table.loc[wanted], source=self.source.select(wanted))
 
 
 def read_cohort(
-    root: Path, wanted: Input, *, only: Sequence[str] = (), exclude: Sequence[str] = (), tolerant: bool = False
+    root: Path, wanted: InputKind[Any], *, only: Sequence[str] = (), exclude: Sequence[str] = (), tolerant: bool = False
 ) -> Cohort:
     """Read a cohort: a BIDS folder, a folder with features.tsv, or a MONAI datalist JSON.
 
@@ -88,52 +78,33 @@ def read_cohort(
         raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
     people = read_participants(root / "participants.tsv")
     table = _choose(people.table, only, exclude)
-    features, feature_ids = None, None
-    if wanted.kind == "features":
-        everybody = [str(who) for who in people.table["participant_id"].tolist()]
-        features, feature_ids = claimed(read_features(root / "features.tsv"), everybody)
-    table, session_notes = with_sessions(root, table, feature_ids)
-    cohort = Cohort(
-        root, table, people.units, None, None, (*people.notes, *session_notes), wanted, levels=people.levels
+    rows, visits = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
+    table, session_notes = with_sessions(root, table, visits)
+    notes = (*people.notes, *session_notes, *_formulas(table))
+    found = wanted.find(root, table, rows, tolerant=tolerant)
+    cohort = Cohort(root, table, people.units, found.source, notes, wanted, levels=people.levels)
+    return _told(cohort, found)
+
+
+def _told(cohort: Cohort, found: Found) -> Cohort:
+    """Return the cohort with what its kind of input found out."""
+    header = pd.DataFrame(columns=list(found.source.features.header))
+    return replace(
+        cohort,
+        notes=(*cohort.notes, *found.notes, *_formulas(header)),
+        input=found.input or cohort.input,
+        earlier=earlier_work(cohort.root, found.images),
     )
-    cohort = replace(cohort, notes=(*cohort.notes, *_formulas(table)))
-    if features is not None:
-        features = match_keys(features, table.index)
-        notes = (*cohort.notes, *features.notes, *_formulas(pd.DataFrame(columns=list(features.names))))
-        return replace(cohort, features=features, notes=notes, earlier=earlier_work(root))
-    sessions = table.get("session_id", pd.Series("", index=table.index))
-    pairs = [
-        (str(who), str(visit) if label(str(visit), "ses") else "")
-        for who, visit in zip(table["participant_id"], sessions, strict=True)
-    ]
-    found, problems = find_images(root, pairs, wanted)
-    names = [str(key) for key in table.index]
-    tolerant = tolerant and wanted.kind in {"volume", "shape"} and bool(found)
-    if not tolerant:
-        refuse_problems(root, [f"{' '.join(pairs[k]).strip()}: {problem}" for k, problem in problems.items()])
-        refuse_outside(root, [(names[position], path) for position, path in found.items()])
-    outside = outside_problems(root, found) if tolerant else {}
-    files = [None if k in outside else found.get(k) for k in range(len(table))]
-    known = {names[k]: problem for k, problem in sorted((problems | outside).items())}
-    return replace(_with_images(cohort, pd.Series(files, index=table.index, dtype=object)), problems=known)
 
 
-def _with_images(cohort: Cohort, files: pd.Series) -> Cohort:
-    cohort = replace(cohort, earlier=earlier_work(cohort.root, [path for path in files if path is not None]))
-    if cohort.input.kind in {"volume", "shape"}:
-        return replace(cohort, files=files)
-    from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import and only this needs it
-
-    ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
-    features, done, notes = read_connectivity(cohort.root, files, ids, cohort.input)
-    return replace(cohort, features=features, input=done, notes=(*cohort.notes, *notes))
-
-
-def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Sequence[str], tolerant: bool) -> Cohort:
-    if wanted.kind == "features":
+def _datalist_cohort(
+    path: Path, wanted: InputKind[Any], only: Sequence[str], exclude: Sequence[str], tolerant: bool
+) -> Cohort:
+    if not wanted.by_file:
         raise CohortError(
             f"{path}: a datalist names images; set input.kind to volume or shape, or give a folder with features.tsv"
         )
+    tolerant = tolerant and not wanted.tabular  # a table has a row for each
     table, images = read_datalist(path, tolerant=tolerant)
     table.index = pd.Index(keys(table), name="key")
     outside = outside_problems(path.parent, dict(enumerate(images)))
@@ -142,10 +113,10 @@ def _datalist_cohort(path: Path, wanted: Input, only: Sequence[str], exclude: Se
         [None if k in outside else image for k, image in enumerate(images)], index=table.index, dtype=object
     )
     chosen = _choose(table, only, exclude)
-    notes = tuple(_formulas(chosen))
-    cohort = _with_images(Cohort(path.parent, chosen, {}, None, None, notes, wanted), files.loc[chosen.index])
-    kept = set(chosen.index)
-    return replace(cohort, problems={names[k]: problem for k, problem in outside.items() if names[k] in kept})
+    found = wanted.take(path.parent, files.loc[chosen.index], chosen)
+    problems = {names[k]: problem for k, problem in outside.items() if names[k] in chosen.index}
+    source = replace(found.source, problems=problems)
+    return _told(Cohort(path.parent, chosen, {}, source, tuple(_formulas(chosen)), wanted), found)
 
 
 def _formulas(table: pd.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ from medrep.cohort.bids import refuse_outside
 from medrep.cohort.confounds import find_confounds, read_confounds
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.image_headers import form_notes, named_images
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ConnectivityInput
 from medrep.cohort.nifti import Series, in_memory, read_series
 from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, listed
@@ -44,8 +44,8 @@ _SAME = 1 - 1e-9
 
 
 def read_connectivity(
-    root: Path, files: pd.Series, ids: pd.DataFrame, wanted: Input
-) -> tuple[FeatureTable, Input, list[str]]:
+    root: Path, files: pd.Series, ids: pd.DataFrame, wanted: ConnectivityInput
+) -> tuple[FeatureTable, ConnectivityInput, list[str]]:
     """Measure the edges of everybody.
 
     Args:
@@ -164,7 +164,7 @@ def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> 
 
 
 def _row(
-    root: Path, path: Path, series: Series, seconds: float, atlas: Atlas, wanted: Input
+    root: Path, path: Path, series: Series, seconds: float, atlas: Atlas, wanted: ConnectivityInput
 ) -> Float[np.ndarray, " edges"]:
     confounds_path = find_confounds(path, wanted.confounds_file) if wanted.confounds else None
     if confounds_path is not None:
@@ -192,7 +192,7 @@ def _cleaned(
     changes: Float[np.ndarray, "volumes regions"],
     confounds: Float[np.ndarray, "volumes columns"] | None,
     seconds: float,
-    wanted: Input,
+    wanted: ConnectivityInput,
 ) -> Float[np.ndarray, "volumes regions"]:
     cut = bool(wanted.low_pass or wanted.high_pass)
     if not cut and confounds is None:
@@ -212,7 +212,7 @@ def _cleaned(
         raise CohortError(f"{path}: {len(changes)} volumes cannot be filtered ({error})") from None
 
 
-def _seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input) -> tuple[float, float]:
+def _seconds(path: Path, series: Series, sidecars: Sidecars, wanted: ConnectivityInput) -> tuple[float, float]:
     """Return the seconds between volumes to be used, and those that the files say; 0 where no filter needs them."""
     if not (wanted.low_pass or wanted.high_pass):
         return 0.0, 0.0
@@ -231,7 +231,7 @@ def _seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input) -> t
     return seconds, said
 
 
-def _said_seconds(path: Path, series: Series, sidecars: Sidecars, wanted: Input) -> float:
+def _said_seconds(path: Path, series: Series, sidecars: Sidecars, wanted: ConnectivityInput) -> float:
     """Return the seconds that header and JSON files agree on; 0 where neither says them."""
     found = sidecars.value(path, "RepetitionTime")
     if found is None:
@@ -276,7 +276,7 @@ def _regions(atlas: Atlas, which: np.ndarray) -> str:
     return f"region{'s' if len(names) > 1 else ''} {', '.join(names[:12])}{more}"
 
 
-def _refuse_settings(wanted: Input) -> None:
+def _refuse_settings(wanted: ConnectivityInput) -> None:
     problems = []
     if not wanted.atlas or "\0" in wanted.atlas:
         problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map")

@@ -16,7 +16,7 @@ from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles,
 from medrep.cohort.plain_tables import read_plain
 from medrep.cohort.synonyms import certain_pairs, examples, folded
 from medrep.cohort.values import MISSING_WORDS, plain_number
-from medrep.errors import CohortError, listed
+from medrep.errors import CohortError, ModelError, listed
 from medrep.json_texts import read_json
 
 _COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
@@ -127,6 +127,44 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
 def _perhaps(close: Sequence[str]) -> str:
     """Return in brackets which rows may be meant, where several may."""
     return f" (is it {' or '.join(map(repr, close))} of features.tsv?)" if close else ""
+
+
+def in_columns(features: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
+    """Return features in the order of a model's columns.
+
+    Raises:
+        ModelError: Columns that the model knows and the table lacks, or the other way round.
+    """
+    order = column_order(wanted, features.names)
+    if order == list(range(len(order))):
+        return features
+    return replace(features, values=features.values[:, order], names=tuple(wanted))
+
+
+def column_order(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return where in a table the columns of a model stand.
+
+    Args:
+        wanted: Of the model's columns.
+        names: Of the table's features, in its order.
+
+    Raises:
+        ModelError: Columns that the model knows and the table lacks; all are listed. Further columns are an error too,
+            since nothing could be removed from them.
+    """
+    if not wanted:
+        raise ModelError(
+            "the model was trained on volumes, the cohort is a feature table; set input.kind as in training"
+        )
+    place = {name: position for position, name in enumerate(names)}
+    known = set(wanted)
+    absent, extra = [name for name in wanted if name not in place], [name for name in names if name not in known]
+    problems = [f"{name} is absent" for name in absent] + [f"{name} was not in training" for name in extra]
+    if problems:
+        raise ModelError(
+            listed("feature columns that do not match the model", problems, "give the columns of training")
+        )
+    return [place[name] for name in wanted]
 
 
 def missing_cells(features: FeatureTable) -> list[str]:

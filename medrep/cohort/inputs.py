@@ -1,34 +1,87 @@
-"""What a cohort's input is: which files or table, brought to which grid."""
+"""Sections ``input`` of a configuration: which files or table, brought to which grid; one for each kind of input.
+
+What each kind does with its section is in `medrep.cohort.kinds`.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from medrep._structuring import build_section
-from medrep.errors import ConfigError, listed
+Missing = Literal["error", "keep"]
 
 
 @dataclass(frozen=True)
-class Input:
-    """The ``input`` section of a configuration.
+class FeaturesInput:
+    """Kind ``features``: features.tsv, a row a person.
 
     Attributes:
-        kind: ``features`` (features.tsv), ``volume`` (one NIfTI image a row of participants.tsv), ``shape`` (one NIfTI label
-            map a row; its organ's signed distance), or ``connectivity`` (one 4-D NIfTI image a row; its features are the
-            edges between the regions of an atlas).
+        missing: What NaN cells do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+    """
+
+    missing: Missing = "error"
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """What kinds have in common that are an image a person.
+
+    Attributes:
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
         entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
+    """
+
+    suffix: str = "T1w"
+    desc: str = ""
+    entities: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class VolumeInput(ImageInput):
+    """Kind ``volume``: one NIfTI image a row of participants.tsv.
+
+    Attributes:
         spacing: Common voxel edges in mm; empty keeps the images' own, which must then agree.
         shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree. Where
             spacing or shape is given, a volume that lies elsewhere in the world than most is resampled onto their grid.
         intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
-        missing: What NaN cells and voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
-        labels: Region numbers that are the organ together (``shape``); empty: every number above 0.
-        align: How organs are brought to lie alike (``shape``): ``none`` where the images share a space, ``centre``, ``rigid``,
-            or ``similarity``, which takes size away, too. What the alignment takes away is no effect of a covariate any more.
-        centre: Middle of the grid (``shape``), aligned mm; filled in by training.
-        size: Mean root mean square distance of the organ's surface from its centre, mm (``shape``); filled in by training.
+        missing: What NaN voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+    """
+
+    spacing: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+    intensity: Literal["raw", "p99"] = "raw"
+    missing: Missing = "error"
+
+
+@dataclass(frozen=True)
+class ShapeInput(ImageInput):
+    """Kind ``shape``: one NIfTI label map a row of participants.tsv; its organ's signed distance.
+
+    Attributes:
+        spacing: Edges of the grid's cells, aligned mm; filled in by training where it is empty.
+        shape: Points of the grid along each axis; filled in by training where it is empty.
+        labels: Region numbers that are the organ together; empty: every number above 0.
+        align: How organs are brought to lie alike: ``none`` where the images share a space, ``centre``, ``rigid``, or
+            ``similarity``, which takes size away, too. What the alignment takes away is no effect of a covariate any more.
+        centre: Middle of the grid, aligned mm; filled in by training.
+        size: Mean root mean square distance of the organ's surface from its centre, mm; filled in by training.
+    """
+
+    spacing: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    align: Literal["none", "centre", "rigid", "similarity"] = "none"
+    centre: tuple[float, ...] = ()
+    size: float = 0.0
+
+
+@dataclass(frozen=True)
+class ConnectivityInput(ImageInput):
+    """Kind ``connectivity``: one 4-D NIfTI image a row of participants.tsv; the edges between the regions of an atlas.
+
+    Attributes:
+        missing: As of features; an edge that cannot be measured is refused either way.
         atlas: Label map of the regions, absolute or from the current folder; a table ``index``, ``name`` of the same name
             (atlas.nii.gz: atlas.tsv) names them.
         atlas_sha256: What the atlas must hold; filled in by training, so that no other atlas is applied to the model.
@@ -40,18 +93,7 @@ class Input:
         t_r: Seconds between volumes, for the cuts; 0 takes what the header and RepetitionTime of the JSON file agree on.
     """
 
-    kind: Literal["features", "volume", "shape", "connectivity"] = "features"
-    suffix: str = "T1w"
-    desc: str = ""
-    entities: dict[str, str] = field(default_factory=dict)
-    spacing: tuple[float, ...] = ()
-    shape: tuple[int, ...] = ()
-    intensity: Literal["raw", "p99"] = "raw"
-    missing: Literal["error", "keep"] = "error"
-    labels: tuple[int, ...] = ()
-    align: Literal["none", "centre", "rigid", "similarity"] = "none"
-    centre: tuple[float, ...] = ()
-    size: float = 0.0
+    missing: Missing = "error"
     atlas: str = ""
     atlas_sha256: str = ""
     measure: Literal["correlation", "partial", "covariance"] = "correlation"
@@ -62,14 +104,14 @@ class Input:
     t_r: float = 0.0
 
 
-def saved_input(content: Mapping[str, Any], source: str) -> Input:
-    """Turn a saved ``input`` section back into an `Input`.
+def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section as it stands in config.yaml and model.json: with the keys of all kinds that medrep 0.1 knew.
 
-    Raises:
-        ConfigError: All unknown keys and wrong values.
+    Args:
+        kind: Key of the kind.
+        own: Keys that are known to have a value; the others of these kinds get their defaults, as they always have.
     """
-    problems: list[str] = []
-    section = build_section(Input, dict(content), "input", problems)
-    if problems or not isinstance(section, Input):
-        raise ConfigError(listed(f"{source}: not a valid input section", problems))
-    return section
+    every: dict[str, Any] = {"kind": kind}
+    for section in (VolumeInput(), ShapeInput(), ConnectivityInput()):
+        every |= {key: value for key, value in asdict(section).items() if key not in every}
+    return {**every, **own}

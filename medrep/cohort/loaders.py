@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from monai.data import DataLoader, Dataset
 
 from medrep.cohort.grid import Grid, grid_problem
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume, missing_voxels, read_image
 from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
 from medrep.cohort.transforms import Placed, VolumePipeline
@@ -43,7 +43,9 @@ class Loaded:
         return self.placed is not None and isinstance(self.placed.way, Grid)
 
 
-def load_volumes(files: pd.Series, wanted: Input, *, common: Grid | None = None, workers: int = 0) -> Iterator[Loaded]:
+def load_volumes(
+    files: pd.Series, wanted: VolumeInput, *, common: Grid | None = None, workers: int = 0
+) -> Iterator[Loaded]:
     """Read volumes one after another through the pipeline, in the order of ``files``.
 
     Args:
@@ -61,7 +63,7 @@ def load_volumes(files: pd.Series, wanted: Input, *, common: Grid | None = None,
     yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
 
 
-def load_alike(files: pd.Series, wanted: Input, common: Grid | None = None) -> list[Loaded]:
+def load_alike(files: pd.Series, wanted: VolumeInput, common: Grid | None = None) -> list[Loaded]:
     """Read a few volumes; those of one shape and affine go through the pipeline together, which is several times quicker.
 
     Args:
@@ -103,7 +105,7 @@ def load_alike(files: pd.Series, wanted: Input, common: Grid | None = None) -> l
 
 def fill_matrix(
     files: pd.Series,
-    wanted: Input,
+    wanted: VolumeInput,
     matrix: Callable[[int, int], np.ndarray],
     advance: Callable[[int], None],
     workers: int = 0,
@@ -153,7 +155,7 @@ def fill_matrix(
 
 @dataclass(frozen=True)
 class _Reader:
-    wanted: Input
+    wanted: VolumeInput
     common: Grid | None
 
     def __call__(self, item: dict[str, object]) -> Loaded:
@@ -167,7 +169,7 @@ class _Reader:
         return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, volume, placed, "")
 
 
-def _read(path: Path, wanted: Input) -> Volume:
+def _read(path: Path, wanted: VolumeInput) -> Volume:
     volume = read_image(path)
     bad = missing_voxels(volume)
     if bad and wanted.missing == "error":

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.image_headers import form_notes, named_images
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Place, Volume, read_place
 from medrep.cohort.transforms import VolumePipeline
 from medrep.errors import CohortError
@@ -31,7 +31,7 @@ def read_places(files: pd.Series) -> dict[str, Place]:
     return found
 
 
-def common_grid(places: Mapping[str, Place], wanted: Input) -> Grid | None:
+def common_grid(places: Mapping[str, Place], wanted: VolumeInput) -> Grid | None:
     """Return the grid in which most images arrive, the first of them where several are as frequent; None if there is none.
 
     Args:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 from medrep.cohort.alignment import Alignment, align_surface, second_moments
 from medrep.cohort.grid import Grid
 from medrep.cohort.image_headers import form_notes
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.cohort.surfaces import Organ, Surface, extract_surface, organ_mask, signed_distance
@@ -79,12 +79,12 @@ class MeasuredShapes:
         problems: Every label map that cannot be used.
     """
 
-    measured: Input | None
+    measured: ShapeInput | None
     notes: tuple[str, ...]
     problems: tuple[str, ...]
 
 
-def measure_shapes(files: pd.Series, wanted: Input, advance: Callable[[int], None]) -> MeasuredShapes:
+def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int], None]) -> MeasuredShapes:
     """Find the grid, its centre and the size on which a cohort's organs are looked at.
 
     Args:
@@ -124,7 +124,7 @@ def measure_shapes(files: pd.Series, wanted: Input, advance: Callable[[int], Non
     return MeasuredShapes(measured, tuple(notes), tuple(problems))
 
 
-def shape_grid(wanted: Input) -> Grid:
+def shape_grid(wanted: ShapeInput) -> Grid:
     """Return the grid of a measured ``input`` section.
 
     Raises:
@@ -137,7 +137,7 @@ def shape_grid(wanted: Input) -> Grid:
     return Grid((x, y, z), (a, b, c))
 
 
-def load_shapes(files: pd.Series, wanted: Input) -> Iterator[LoadedShape]:
+def load_shapes(files: pd.Series, wanted: ShapeInput) -> Iterator[LoadedShape]:
     """Read organs one after another, in the order of ``files``.
 
     Args:
@@ -157,7 +157,7 @@ def load_shapes(files: pd.Series, wanted: Input) -> Iterator[LoadedShape]:
 
 
 def fill_shapes(
-    files: pd.Series, wanted: Input, matrix: Callable[[int, int], np.ndarray], advance: Callable[[int], None]
+    files: pd.Series, wanted: ShapeInput, matrix: Callable[[int, int], np.ndarray], advance: Callable[[int], None]
 ) -> Float32[np.ndarray, "people points"]:
     """Read all organs of a cohort into one matrix, a row a person.
 
@@ -193,7 +193,7 @@ def refuse_unusable(problems: Sequence[str]) -> None:
         raise CohortError(listed("label maps that cannot be used", list(problems), cure))
 
 
-def place_shape(path: Path, wanted: Input, points: Float[np.ndarray, "points 3"]) -> PlacedShape:
+def place_shape(path: Path, wanted: ShapeInput, points: Float[np.ndarray, "points 3"]) -> PlacedShape:
     """Read one label map and measure its signed distance on the grid.
 
     Args:
@@ -222,7 +222,7 @@ def place_shape(path: Path, wanted: Input, points: Float[np.ndarray, "points 3"]
 
 
 def distances_on(
-    surface: Surface, wanted: Input, points: Float[np.ndarray, "points 3"]
+    surface: Surface, wanted: ShapeInput, points: Float[np.ndarray, "points 3"]
 ) -> Float32[np.ndarray, " points"]:
     """Return signed distances, mm: exact near the surface, interpolated further away.
 

@@ -19,7 +19,7 @@ from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from monai.utils.enums import TraceKeys
 
 from medrep.cohort.grid import Grid, grid_problem, spacing_problem, world_rows
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume
 from medrep.cohort.resampling import least_shared, resampled
 from medrep.errors import CohortError
@@ -64,7 +64,7 @@ class VolumePipeline:
             otherwise. None: each volume stays where these steps bring it.
     """
 
-    def __init__(self, wanted: Input, common: Grid | None = None) -> None:
+    def __init__(self, wanted: VolumeInput, common: Grid | None = None) -> None:
         for name, length in (("spacing", len(wanted.spacing)), ("shape", len(wanted.shape))):
             if length not in {0, 3}:
                 raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")

@@ -1,15 +1,12 @@
 """One person, or one visit of a person, as work is handed round: who, which file, which covariates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-
-from medrep.cohort.features import FeatureTable
-from medrep.cohort.fingerprints import row_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +30,6 @@ class Visit:
     problem: str = ""
     mark: str = ""
     row: Float[np.ndarray, " columns"] | None = field(default=None, compare=False, repr=False)
-
-
-def visits(
-    frame: pd.DataFrame, files: "pd.Series | None", problems: Mapping[str, str], features: FeatureTable | None = None
-) -> Iterator[Visit]:
-    """Yield the rows of a cohort in its order.
-
-    Rows of a table are views into it.
-
-    Args:
-        frame: Covariates, index: key.
-        files: Paths, index: key; None for a table.
-        problems: Why there is no usable file, by key.
-        features: The table, where the data are one.
-    """
-    rows = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
-    values = [None] * len(frame) if features is None else features.rows(frame.index).values
-    for place, (key, row, own) in enumerate(zip(frame.index.tolist(), rows, values, strict=True)):
-        mark = "" if own is None else row_fingerprint(own)
-        problem = problems.get(str(key), "")
-        path = None if files is None or problem else Path(str(files[key]))
-        yield Visit(str(key), place, path, {str(name): value for name, value in row.items()}, problem, mark, own)
 
 
 def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,6 @@ from medrep.commands.seen_people import PEOPLE, refuse_trained, trained_people, 
 from medrep.console import Console
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
-from medrep.export.features import align_features
 from medrep.export.removal import checked_target
 from medrep.outputs import output_folder
 from medrep.shipped import SHIPPED
@@ -144,7 +143,7 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
             f"{2 * request.min_n} or more (twice --min-n). Train with --hold-out 0.3, or give other people"
         )
     frame = frame.loc[cohort.table.index]
-    model, adapted = adapted_model(model, cohort, frame, wanted, console)
+    model, adapted = adapted_model(model, cohort, frame, console)
     frame = model.schema.transfer(frame, unseen=request.unseen_site)
     removed = request.remove or model.schema.batches or model.schema.names
     target = checked_target(model.schema, removed, references=request.references)
@@ -160,10 +159,8 @@ def audit(root: Path, out: Path, model_folder: Path, request: AuditRequest, cons
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
-        if cohort.features is not None:
-            refuse_unmeasured(model, cohort.features, frame, wanted, console, target)
-            cohort = replace(cohort, features=align_features(model, cohort.features))
-        data, columns = cohort_matrix(cohort, console, scratch, workers=0, common=model.columns.grid)
+        refuse_unmeasured(model, cohort, frame, console, target)
+        data, columns = cohort_matrix(cohort, console, scratch, workers=0, like=model.columns)
         if columns != model.columns:
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
         marks = [row_fingerprint(row) for row in data]

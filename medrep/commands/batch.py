@@ -20,7 +20,7 @@ from medrep.batch.readable import OpenReader
 from medrep.batch.scheduler import QUARANTINE, Scheduler
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.support import outside_training
-from medrep.cohort.visits import Visit, visits
+from medrep.cohort.visits import Visit
 from medrep.commands.newcomers import adapted_model, load_trained, strange_people
 from medrep.console import Console
 from medrep.errors import listed
@@ -102,9 +102,9 @@ def go_through(
     Raises:
         MedrepError: OUT holds something else, or nobody could be delivered.
     """
-    model, wanted = trained.model, trained.input
+    model = trained.model
     step = work.step(model)
-    people = list(visits(frame, cohort.files, cohort.problems, cohort.features))
+    people = list(cohort.source.visits(frame))
     blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
     mine = [one for block in options.part.of(blocks) for one in block]
     if options.dry_run:
@@ -119,7 +119,7 @@ def go_through(
         known, adapted = model, tuple[Adaptation, ...]()
         if len(strangers):
             readable = _readable(cohort, people, strangers, folder, options, console)
-            known, adapted = adapted_model(model, readable, frame, wanted, console)
+            known, adapted = adapted_model(model, readable, frame, console)
             replace(trained, model=known).save(folder)
         return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
 
@@ -127,11 +127,10 @@ def go_through(
     if options.part.count > 1:
         console.say(f"{options.part.name}: {len(mine)} of {len(people)} people")
     with job.working(options.part):
-        features = cohort.features
-        written = features.ids if features is not None and features.header else None
+        written = cohort.source.features.ids if cohort.source.features.header else None
         outside = outside_training(model.schema, frame)
         prints = job.write_people(cohort.table, people, cohort.root, outside, written)
-        if cohort.features is not None and not _worth_workers(len(mine) * model.columns.count, options):
+        if cohort.input.tabular and not _worth_workers(len(mine) * model.columns.count, options):
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(load_trained(job.model).model if len(strangers) else model))
         else:
@@ -231,7 +230,7 @@ def _readable(
     cohort: Cohort, people: Sequence[Visit], strangers: pd.Index, model: Path, options: BatchOptions, console: Console
 ) -> Cohort:
     """Return the cohort of those strangers whose files can be read: found out in workers, since this process has to go on."""
-    if cohort.files is None:
+    if cohort.input.tabular:
         return cohort.select(strangers)
     wanted = [one for one in people if one.key in strangers]
     history = read_history(model.parent, _ADAPTING)

@@ -6,22 +6,19 @@ import pandas as pd
 from medrep.batch.shift_judge import ANYBODY, scanner_of
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.covariates import Categorical, CovariateSchema
-from medrep.cohort.inputs import Input
-from medrep.cohort.visits import visits
 from medrep.console import Console
-from medrep.export.scoring import Scorer, ScoreRows, image_scores
+from medrep.export.scoring import Scorer, score_step
 from medrep.models import Model
 from medrep.models.shift import MIN_N, ShiftGate
 
 
-def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console) -> ShiftGate | None:
-    """Return the shift gate of a model ; None, with a word, where too few people were held out.
+def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, console: Console) -> ShiftGate | None:
+    """Return the shift gate of a model; None, with a word, where too few people were held out.
 
     Args:
         model: The model.
-        cohort: The people who were held out.
+        cohort: The people who were held out, with what training measured in its ``input``.
         frame: Their checked covariates.
-        wanted: The ``input`` section, measured where shapes are.
         console: Where to speak.
     """
     frame = _known(model.schema, frame)
@@ -33,8 +30,8 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
         return None
     cohort = cohort.select(frame.index)
     scorer = Scorer(model, measure=True)
-    step = image_scores(scorer, wanted) if cohort.features is None else ScoreRows(scorer, cohort.features.names)
-    people = list(visits(model.schema.transfer(frame), cohort.files, {}, cohort.features))
+    step = score_step(scorer, cohort.input, cohort.source.features.names)
+    people = list(cohort.source.visits(model.schema.transfer(frame)))
     rows: dict[str, np.ndarray] = {}
     with console.track("calibrate", len(people)) as advance:
         for start in range(0, len(people), step.together):
@@ -43,8 +40,7 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input,
             advance(len(some))
     if len(rows) < MIN_N:
         return None
-    names = scorer.statistics(images=wanted.kind == "volume")
-    statistics = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    statistics = pd.DataFrame.from_dict(rows, orient="index", columns=scorer.statistics(cohort.input))
     scanner = scanner_of(model.schema)
     labels = frame[scanner].astype(str) if scanner else pd.Series(ANYBODY, index=frame.index)
     return ShiftGate.fit(statistics, labels.loc[statistics.index])

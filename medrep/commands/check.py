@@ -11,16 +11,12 @@ import pandas as pd
 
 from medrep.audit.confounding import confounding, small_levels
 from medrep.audit.interactions import sample_columns
-from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.features import FeatureTable, missing_cells
-from medrep.cohort.fingerprints import row_fingerprint
-from medrep.cohort.inputs import Input
 from medrep.cohort.participants import count_people
 from medrep.cohort.plausibility import doubtful_values, refusal
-from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans
 from medrep.commands.interacting import effect_terms, warn_of_interactions
 from medrep.config import Config
 from medrep.console import Console
@@ -30,7 +26,7 @@ from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.point_masses import thinned
 
 _Result = TypeVar("_Result")
-_LOOKED_AT = 16
+_LOOKED_AT, _AXES = 16, 3
 
 
 def check(
@@ -72,11 +68,10 @@ def check(
             frame = schema.transfer(covariates.frame)
             _confounding(console, schema, frame, config, problems, whose)
             _point_masses(console, cohort, schema, frame)
-            if cohort.features is not None:
-                for line in feature_slips(cohort.features, frame, schema):
-                    console.warn(line)
+            for line in feature_slips(cohort.source.features, frame, schema):
+                console.warn(line)
     samples: dict[str, np.ndarray] = {}
-    problems += _data_problems(cohort, config.input, console, samples)
+    problems += _data_problems(cohort, console, samples)
     if covariates is not None and schema is not None:
         _interactions(console, cohort, covariates.frame, schema, config, samples)
     return _report(root, console, problems, len(cohort))
@@ -122,9 +117,8 @@ def _confounding(
 
 
 def _point_masses(console: Console, cohort: Cohort, schema: CovariateSchema, frame: pd.DataFrame) -> None:
-    if cohort.features is not None:
-        features = cohort.features.rows(frame.index)
-        console.notes(table_notes(features.values, features.names, frame, schema))
+    features = cohort.source.features.rows(frame.index)
+    console.notes(table_notes(features.values, features.names, frame, schema))
 
 
 def _interactions(
@@ -146,79 +140,24 @@ def _interactions(
     console.result(interactions=[asdict(result) for result in found])
 
 
-def _data_problems(cohort: Cohort, wanted: Input, console: Console, samples: dict[str, np.ndarray]) -> list[str]:
+def _data_problems(cohort: Cohort, console: Console, samples: dict[str, np.ndarray]) -> tuple[str, ...]:
     """Return what is wrong with the data; ``samples`` takes some columns of everybody who can be read."""
-    if cohort.features is not None:
-        picked = sample_columns(cohort.features.values.shape[1])
-        samples |= {str(key): row[picked] for key, row in zip(cohort.table.index, cohort.features.values, strict=True)}
-        return _feature_problems(cohort.features, wanted, console)
-    if wanted.kind == "shape":
-        return _shape_problems(cohort, console)
-    from medrep.cohort.loaders import load_volumes  # MONAI takes seconds to import
-    from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
+    images: list[np.ndarray] = []
+    picked: dict[int, np.ndarray] = {}
 
-    problems: list[str] = []
-    moved: list[str] = []
-    levels: dict[str, float] = {}
-    marks: dict[str, str] = {}
-    some: list[np.ndarray] = []
-    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
-    places = read_places(files)
-    grid = common_grid(places, wanted)
-    with console.track("read volumes", len(files)) as advance:
-        for loaded in load_volumes(files, wanted, common=grid):
-            if loaded.placed is None:
-                problems.append(f"{loaded.key}: {loaded.error}")
-            else:
-                levels[loaded.key] = mean_level(loaded.placed.values)
-                samples[loaded.key] = np.ravel(loaded.placed.values)[sample_columns(loaded.placed.values.size)]
-                marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
-                moved += [loaded.key] if loaded.resampled else []
-                if len(some) < _LOOKED_AT:
-                    some.append(thinned(loaded.placed.values))
-            advance(1)
-    console.notes([*place_notes(places), *resampled_notes(moved)])
-    warning = uneven_brightness(levels)
-    for line in [*([warning] if warning else []), *same_data(marks)]:
-        console.warn(line)
-    if len({len(row) for row in some}) == 1:
-        console.notes(image_notes(some))
-    if grid is not None:
-        edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
-        console.say(
-            f"{len(files) - len(problems)} images on a grid of {' x '.join(map(str, grid.shape))} voxels of {edges} mm"
-        )
-    return problems
+    def look(key: str, values: np.ndarray) -> None:
+        if values.size not in picked:
+            picked[values.size] = sample_columns(values.size)
+        samples[key] = np.ravel(values)[picked[values.size]]
+        if values.ndim == _AXES and len(images) < _LOOKED_AT:
+            images.append(thinned(values))
 
-
-def _shape_problems(cohort: Cohort, console: Console) -> list[str]:
-    from medrep.cohort.shapes import measure_shapes  # libigl and scikit-image, which only shapes need
-
-    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
-    with console.track("measure organs", len(files)) as advance:
-        found = measure_shapes(files, cohort.input, advance)
-    console.notes(found.notes)
-    if found.measured is not None:
-        size = found.measured.size
-        edges, shape = found.measured.spacing, found.measured.shape
-        console.say(
-            f"{len(files) - len(found.problems)} organs of {size:.1f} mm (root mean square distance of the surface from its"
-            f" centre), to be looked at on {' x '.join(map(str, shape))} points {edges[0]:.3g} mm apart"
-        )
-    return list(found.problems)
-
-
-def _feature_problems(features: FeatureTable, wanted: Input, console: Console) -> list[str]:
-    console.say(f"{len(features.names)} features")
-    constant = [n for n, c in zip(features.names, features.values.T, strict=True) if np.nanmax(c) == np.nanmin(c)]
-    if constant:
-        console.notes([f"constant and left as they are: {', '.join(constant)}"])
-    holes = missing_cells(features)
-    if holes and wanted.missing == "keep":
-        count = int((~np.isfinite(features.values)).sum())
-        console.notes([f"{count} missing cells are left out of the fit and stay missing"])
-        return []
-    return [f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes]
+    found = cohort.input.check(cohort.source, console, look)
+    if len({len(image) for image in images}) == 1:
+        console.notes(image_notes(images))
+    if found.said:
+        console.say(found.said)
+    return found.problems
 
 
 def _report(root: Path, console: Console, problems: list[str], people: int) -> int:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from medrep.audit.probing.probes import Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.cohort import Cohort, read_cohort
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
+from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import fill_matrix
 from medrep.cohort.splits import split_people
 from medrep.commands.export import ExportRequest, export
@@ -23,7 +24,7 @@ from medrep.export.pictures import Row, before_and_after
 from medrep.outputs import mark_output
 
 PEOPLE, SITES, COMPONENTS = 240, 4, 30
-_LABELLED = Input(kind="volume", desc="residualized")
+_LABELLED = VolumeKind(VolumeInput(desc="residualized"))
 
 
 def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False) -> None:
@@ -42,7 +43,7 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
 
     check_output(out, overwrite=overwrite)
     mark_output(out)
-    raw = Input(kind="volume")
+    raw = VolumeKind()
     console.say(f"1/4 generate {PEOPLE} brains at {SITES} sites")
     simulate_cohort(out / "cohort", "volume", PEOPLE, SITES, seed, console, overwrite=overwrite)
     cohort = read_cohort(out / "cohort", raw)
@@ -75,8 +76,9 @@ def demo(out: Path, console: Console, *, seed: int = 0, overwrite: bool = False)
 
 
 def _images(cohort: Cohort) -> np.ndarray:
-    files = cohort.files if cohort.files is not None else pd.Series(dtype=object)
-    return fill_matrix(files, Input(kind="volume"), lambda n, v: np.empty((n, v), np.float32), lambda people: None)[0]
+    return fill_matrix(
+        cohort.source.files, VolumeInput(), lambda n, v: np.empty((n, v), np.float32), lambda people: None
+    )[0]
 
 
 def _picture(path: Path, table: pd.DataFrame, images: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from medrep.batch.merge import Merged
 from medrep.batch.openers import OpenMoves
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.participants import count_people
 from medrep.cohort.support import refuse_extrapolation
 from medrep.cohort.values import shown
@@ -32,7 +32,7 @@ from medrep.commands.newcomers import (
 from medrep.commands.showing import refuse_strangers
 from medrep.console import Console
 from medrep.errors import MedrepError, ModelError
-from medrep.export.derivative import MeshFormat, Removal, write_tsv
+from medrep.export.derivative import Destination, MeshFormat, Removal, write_tsv
 from medrep.export.digits import parsed
 from medrep.export.outcomes import Opener, Step
 from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
@@ -119,11 +119,9 @@ def export(
     cohort, frame = _people(root, model.schema, wanted, request, console)
     check_earlier(cohort, trained, console, request.remove)
     note_unplaced(model, wanted, console)
-    features = cohort.features
-    if features is not None:
-        refuse_holes(features, wanted)
-        if not request.label_free:
-            refuse_unmeasured(model, features, frame, wanted, console, target)
+    refuse_holes(cohort)
+    if not request.label_free:
+        refuse_unmeasured(model, cohort, frame, console, target)
     _check_probe(request, cohort, options)
     refuse_strangers(request.show, cohort.table)
 
@@ -141,10 +139,11 @@ def export(
             label_free=request.label_free,
         )
 
-    names = () if features is None else features.names
+    features = cohort.source.features
 
     def moves(folder: Path, done: Removal) -> OpenMoves:
-        return OpenMoves(folder, out, cohort.root, target, request.label_free, done, request.mesh or "gifti", names)
+        to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names)
+        return OpenMoves(folder, to, target, request.label_free)
 
     def step(known: Model) -> Step:
         return moves(out, described(())).step(replace(trained, model=known))
@@ -157,10 +156,10 @@ def export(
 
     def content(adapted: tuple[Adaptation, ...]) -> dict[str, Any]:
         about = described(adapted).to_json()
-        grid = {} if features is None or features.grid is None else {"Grid": to_json(features.grid)}
+        grid = {} if features.grid is None else {"Grid": to_json(features.grid)}
         return {
-            "names": [] if features is None else list(features.names),
-            "header": [] if features is None else list(features.header),
+            "names": list(features.names),
+            "header": list(features.header),
             "sidecar": {**about, **grid},
             "title": f"{root.resolve().name} {title}",
             "source": root.name,
@@ -179,11 +178,10 @@ def export(
         _probe(out, model.schema, frame, whole, request, console, whose)
     columnwise = request.purpose == "removal" and not_removed(model, request.remove)
     if columnwise and set(request.remove) - set(model.schema.batches):
-        better = "linear_latents.yaml or vae_features.yaml" if features is not None else "vae_volume.yaml"
-        measured = " (--probe measures)" if features is not None else ""
+        measured = " (--probe measures)" if wanted.tabular else ""
         console.warn(
             f"a {model.kind} model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell"
-            f" them{measured}. Where nothing is kept, a model of --config {better} takes those out, too"
+            f" them{measured}. Where nothing is kept, a model of --config {wanted.better_configs} takes those out, too"
         )
     adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
     done = _summary(console, described(adapted))
@@ -203,20 +201,20 @@ def _check_label_free(model: Model, request: ExportRequest) -> None:
         )
 
 
-def refuse_mesh(form: MeshFormat | None, wanted: Input) -> None:
+def refuse_mesh(form: MeshFormat | None, wanted: InputKind[Any]) -> None:
     """Refuse a choice of mesh for what has none.
 
     Raises:
         ModelError: Not a model of shapes.
     """
-    if form is not None and wanted.kind != "shape":
+    if form is not None and not wanted.has_surface:
         raise ModelError(
             f"--mesh {form}: the model was trained on {wanted.kind} data, which has no surface; leave it out"
         )
 
 
 def _people(
-    root: Path, schema: CovariateSchema, wanted: Input, request: ExportRequest, console: Console
+    root: Path, schema: CovariateSchema, wanted: InputKind[Any], request: ExportRequest, console: Console
 ) -> tuple[Cohort, pd.DataFrame]:
     only, exclude = request.only, request.exclude
     if not request.label_free:
@@ -238,7 +236,7 @@ def _people(
 
 
 def _check_probe(request: ExportRequest, cohort: Cohort, options: BatchOptions) -> None:
-    if request.probe and cohort.features is None:
+    if request.probe and not cohort.input.tabular:
         raise MedrepError(
             "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
         )

@@ -6,12 +6,11 @@ import pandas as pd
 
 from medrep.batch.job import Job, read_job
 from medrep.cohort.cohort import Cohort, read_cohort
-from medrep.cohort.inputs import Input
 from medrep.commands.newcomers import load_trained, read_newcomers
 from medrep.commands.showing import shown_key
 from medrep.console import Console
 from medrep.errors import MedrepError
-from medrep.models import Model
+from medrep.models.saved import SavedModel
 
 
 def report_moved(
@@ -36,10 +35,10 @@ def report_moved(
 
     job = read_job(out)
     try:
-        saved = load_trained(job.model)
-        model, wanted = saved.model, saved.input
+        trained = load_trained(job.model)
+        model = trained.model
         asked, content = job.identity, job.content
-        cohort, frame = people or _people(job, model, wanted)
+        cohort, frame = people or _people(job, trained)
         there = cohort.table.index[cohort.table.index.isin(delivered)]
         cohort, frame = cohort.select(there), frame.loc[there]
         mover = Mover(model, asked["references"], asked["label_free"])
@@ -48,7 +47,6 @@ def report_moved(
         exhibits = moved_exhibits(
             out,
             mover,
-            wanted,
             cohort,
             frame,
             about,
@@ -62,8 +60,8 @@ def report_moved(
         return {}
 
 
-def _people(job: Job, model: Model, wanted: Input) -> tuple[Cohort, pd.DataFrame]:
-    asked = job.identity
+def _people(job: Job, trained: SavedModel) -> tuple[Cohort, pd.DataFrame]:
+    asked, model, wanted = job.identity, trained.model, trained.input
     root, only, exclude = Path(asked["cohort"]), asked["only"], asked["exclude"]
     if asked["label_free"]:
         cohort = read_cohort(root, wanted, only=only, exclude=exclude, tolerant=True)

@@ -1,9 +1,9 @@
 """People whom a trained model meets: the model as saved, their covariates in its schema, and sites that training did not have."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -11,13 +11,12 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import refuse_again
-from medrep.cohort.features import FeatureTable, missing_cells
-from medrep.cohort.inputs import Input
+from medrep.cohort.features import in_columns, missing_cells
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.participants import count_people
 from medrep.cohort.support import outside_training, ranges_outside, refuse_far
 from medrep.console import Console
-from medrep.errors import CohortError, MedrepError, listed
-from medrep.export.features import align_features
+from medrep.errors import CohortError, listed
 from medrep.models import Adaptation, Model
 from medrep.models.left_alone import summed, unmeasured
 from medrep.models.saved import SavedModel
@@ -47,7 +46,7 @@ def load_trained(address: Path) -> SavedModel:
 def read_newcomers(
     root: Path,
     schema: CovariateSchema,
-    wanted: Input,
+    wanted: InputKind[Any],
     console: Console,
     *,
     unseen_site: Literal["error", "adapt"] = "error",
@@ -61,7 +60,7 @@ def read_newcomers(
     Args:
         root: The cohort.
         schema: Of the model.
-        wanted: The ``input`` section of training.
+        wanted: The kind of input, as in training.
         console: Where to speak.
         unseen_site: What sites that training did not have do.
         extrapolate: Whether people far outside the range of training are taken.
@@ -131,10 +130,10 @@ def check_earlier(cohort: Cohort, saved: SavedModel, console: Console, moved: Se
         )
 
 
-def note_unplaced(model: Model, wanted: Input, console: Console) -> None:
+def note_unplaced(model: Model, wanted: InputKind[Any], console: Console) -> None:
     """Say that a model of images does not know where in the world its training images lay: models of before that was kept."""
     grid = model.columns.grid
-    if wanted.kind == "volume" and grid is not None and grid.world is None:
+    if wanted.in_world and grid is not None and grid.world is None:
         console.notes(
             [
                 "the model does not say where its images lay in the world (it was written by an earlier medrep), so it is not"
@@ -144,18 +143,17 @@ def note_unplaced(model: Model, wanted: Input, console: Console) -> None:
 
 
 def adapted_model(
-    model: Model, cohort: Cohort, frame: pd.DataFrame, wanted: Input, console: Console
+    model: Model, cohort: Cohort, frame: pd.DataFrame, console: Console
 ) -> tuple[Model, tuple[Adaptation, ...]]:
-    """Return the model with sites that training did not have, estimated from their own people, and what was estimated."""
+    """Return the model with sites that training did not have, estimated from their own people, and what was estimated.
+
+    People who cannot be read are left to whoever writes or scores them.
+    """
     keys = strange_people(model, frame.loc[cohort.table.index])
     if not len(keys):
         return model, ()
-    if cohort.features is not None:
-        aligned = align_features(model, cohort.features).rows(keys)
-        model, notes = model.adapt([model.dataset(aligned.values, frame.loc[keys])])
-    else:
-        with console.track("adapt to unseen sites", len(keys)) as advance:
-            model, notes = _adapt_images(model, image_files(cohort).loc[keys], frame, wanted, advance)
+    people = cohort.input.load(cohort.source.select(keys), model.columns, console)
+    model, notes = model.adapt(model.dataset(rows, frame.loc[some]) for some, rows in people)
     told = tuple(_placed(note, model, frame.loc[keys]) for note in notes)
     for note in told:
         effects = "covariates' effects taken as known" if note.effect_se is None else f"{note.effect_se:.2f} by effects"
@@ -183,70 +181,47 @@ def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:
     return frame.index[strange]
 
 
-def refuse_holes(features: FeatureTable, wanted: Input) -> None:
+def refuse_holes(cohort: Cohort) -> None:
     """Refuse features that are missing, unless the model was trained to leave them out (``input.missing: keep``).
 
     Raises:
         CohortError: Every person and column.
     """
-    holes = missing_cells(features)
-    if holes and wanted.missing == "error":
+    holes = missing_cells(cohort.source.features)
+    if holes and not cohort.input.keeps_missing:
         cure = "mend them, or leave the people out with --exclude"
         raise CohortError(listed("features that are missing", holes, cure))
 
 
 def refuse_unmeasured(
     model: Model,
-    features: FeatureTable,
+    cohort: Cohort,
     frame: pd.DataFrame,
-    wanted: Input,
     console: Console,
     target: "Mapping[str, str | float] | None" = None,
 ) -> None:
     """Refuse values of which the model knows no effect, since nobody of a level had the column in training.
 
-    With ``input.missing: keep`` they come back missing instead, which is said.
+    With ``input.missing: keep`` they come back missing instead, which is said. Of images nobody is refused.
 
     Args:
         model: The model.
-        features: Of everybody in ``frame``, in any column order.
-        frame: Covariates.
-        wanted: The ``input`` section of training.
+        cohort: The people.
+        frame: Their covariates.
         console: Where to speak.
         target: Where people are moved to; None where they are only scored.
 
     Raises:
         CohortError: Every person, column and level.
     """
-    values = align_features(model, features.rows(frame.index)).values
-    cells = unmeasured(model, model.dataset(values, frame), target)
+    if not cohort.input.tabular:
+        return
+    features = in_columns(cohort.source.features.rows(frame.index), model.columns.names)
+    cells = unmeasured(model, model.dataset(features.values, frame), target)
     if not cells:
         return
-    if wanted.missing == "error":
+    if not cohort.input.keeps_missing:
         cure = "leave them out with --exclude, or train with people of that level who have the column"
         raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells], cure))
     what = "are left out of the scores" if target is None else "come back missing"
     console.notes([f"values {what}, since nobody of the level had them in training: {', '.join(summed(cells))}"])
-
-
-def image_files(cohort: Cohort) -> pd.Series:
-    """Return the paths of a cohort of images, index: key.
-
-    Raises:
-        MedrepError: A cohort of features.
-    """
-    if cohort.files is None:
-        raise MedrepError("the cohort has no images; set input.kind as in training")
-    return cohort.files
-
-
-def _adapt_images(
-    model: Model, files: pd.Series, frame: pd.DataFrame, wanted: Input, advance: Callable[[int], None]
-) -> tuple[Model, tuple[Adaptation, ...]]:
-    if wanted.kind == "shape":
-        from medrep.export.shapes import adapt_shapes
-
-        return adapt_shapes(model, files, frame, wanted, advance)
-    from medrep.export.volumes import adapt_volumes
-
-    return adapt_volumes(model, files, frame, wanted, advance)

@@ -86,14 +86,12 @@ def score(
     )
     check_earlier(cohort, trained, console)
     note_unplaced(model, wanted, console)
-    features = cohort.features
-    if features is not None:
-        refuse_holes(features, wanted)
-        refuse_unmeasured(model, features, frame, wanted, console)
+    refuse_holes(cohort)
+    refuse_unmeasured(model, cohort, frame, console)
 
     marks = _trained_rows(model_folder)
 
-    names = () if features is None else features.names
+    names = cohort.source.features.names
 
     def step(known: Model) -> Step:
         return OpenScores(model_folder, false_alarms, unshrink, marks, names).step(replace(trained, model=known))

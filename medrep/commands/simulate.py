@@ -12,7 +12,6 @@ from medrep._persisted import to_json
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Covariate
-from medrep.cohort.inputs import Input
 from medrep.cohort.nifti import LabelMap, Volume, read_image, read_labels
 from medrep.commands.folders import check_output
 from medrep.config import read_config
@@ -69,27 +68,31 @@ def simulate_cohort(
     check_output(out, overwrite=overwrite)
     participants = simulate_participants(people, n_sites=sites, seed=seed)
     with output_folder(out) as partial:
-        if kind == "features":
-            simulated = simulate_features(participants, seed=seed)
-            write_feature_cohort(partial, participants, simulated.features, simulated.clean, simulated.truth)
-        elif kind == "shape":
-            _simulate_organs(partial, participants, seed, console)
-        else:
-            brains = draw_brains(participants, seed=seed)
-            effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
-            truth = {**brain_truth(brains), "site": to_json(effects)}
-
-            def volumes() -> Iterator[tuple[str, Volume, Volume]]:
-                for position, (brain, row) in enumerate(zip(brains, participants.itertuples(), strict=True)):
-                    data = render_brain(brain, BRAIN_SHAPE, BRAIN_SPACING)
-                    effect = effects[str(row.site)]
-                    scanned = apply_site_effect(data, (BRAIN_SPACING,) * 3, effect, seed=_own_seed(seed, position))
-                    name = f"{row.participant_id}/anat/{row.participant_id}_T1w.nii.gz"
-                    yield name, Volume(scanned, _brain_affine()), Volume(data, _brain_affine())
-
-            with console.track("generate", people) as advance:
-                write_volume_cohort(partial, participants, volumes(), truth, advance)
+        _SIMULATED[kind](partial, participants, seed, console)
     console.summary(f"generated ({kind})", f"{people} at {sites} sites", {"cohort": out, "truth": out / TRUTH})
+
+
+def _simulate_features(folder: Path, participants: pd.DataFrame, seed: int, console: Console) -> None:
+    del console
+    simulated = simulate_features(participants, seed=seed)
+    write_feature_cohort(folder, participants, simulated.features, simulated.clean, simulated.truth)
+
+
+def _simulate_brains(folder: Path, participants: pd.DataFrame, seed: int, console: Console) -> None:
+    brains = draw_brains(participants, seed=seed)
+    effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
+    truth = {**brain_truth(brains), "site": to_json(effects)}
+
+    def volumes() -> Iterator[tuple[str, Volume, Volume]]:
+        for position, (brain, row) in enumerate(zip(brains, participants.itertuples(), strict=True)):
+            data = render_brain(brain, BRAIN_SHAPE, BRAIN_SPACING)
+            effect = effects[str(row.site)]
+            scanned = apply_site_effect(data, (BRAIN_SPACING,) * 3, effect, seed=_own_seed(seed, position))
+            name = f"{row.participant_id}/anat/{row.participant_id}_T1w.nii.gz"
+            yield name, Volume(scanned, _brain_affine()), Volume(data, _brain_affine())
+
+    with console.track("generate", len(participants)) as advance:
+        write_volume_cohort(folder, participants, volumes(), truth, advance)
 
 
 def _simulate_organs(folder: Path, participants: pd.DataFrame, seed: int, console: Console) -> None:
@@ -110,6 +113,9 @@ def _simulate_organs(folder: Path, participants: pd.DataFrame, seed: int, consol
 
     with console.track("generate", len(participants)) as advance:
         write_shape_cohort(folder, participants, organs(), organ_truth(cohort.family), advance)
+
+
+_SIMULATED = {"features": _simulate_features, "volume": _simulate_brains, "shape": _simulate_organs}
 
 
 def plant_effects(
@@ -151,14 +157,7 @@ def plant_effects(
     console.notes(cohort.notes)
     table, values = _covariates(cohort, effects, sites, seed)
     with output_folder(out) as partial:
-        if cohort.features is not None:
-            _plant_features(partial, cohort, table, values, seed)
-        elif wanted.kind == "shape":
-            with console.track("plant", len(cohort)) as advance:
-                _plant_shapes(partial, cohort, table, values, seed, advance)
-        else:
-            with console.track("plant", len(cohort)) as advance:
-                _plant_volumes(partial, cohort, wanted, table, values, seed, advance)
+        _PLANTED.get(wanted.kind, _plant_features)(partial, cohort, table, values, seed, console)
     untouched = f"; site {sorted(set(values['site']))[0]!r} is untouched" if "site" in values else ""
     done = f"planted {', '.join(effects)}{untouched}"
     console.summary(done, str(len(cohort)), {"cohort": out, "truth": out / TRUTH})
@@ -183,12 +182,12 @@ def _covariates(cohort: Cohort, effects: Sequence[str], sites: int, seed: int) -
     return table, read_covariates(table, declared, cohort.units, cohort.levels).frame
 
 
-def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int) -> None:
-    if cohort.features is None:
-        raise CohortError("no features")
-    clean = pd.DataFrame(
-        cohort.features.values, columns=list(cohort.features.names), index=table["participant_id"].to_list()
-    )
+def _plant_features(
+    folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, console: Console
+) -> None:
+    del console
+    features = cohort.source.features
+    clean = pd.DataFrame(features.values, columns=list(features.names), index=table["participant_id"].to_list())
     truth: dict[str, Any] = {}
     for number, name in enumerate(name for name in values if name != "site"):
         own = [_plain(value) for value in values[name]]
@@ -205,7 +204,7 @@ def _plant_features(folder: Path, cohort: Cohort, table: pd.DataFrame, values: p
 
 
 def _plant_shapes(
-    folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, advance: Any
+    folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, console: Console
 ) -> None:
     from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
 
@@ -215,7 +214,7 @@ def _plant_shapes(
     effect, problems = draw_shape_effect(seed=seed), list[str]()
 
     def organs() -> Iterator[tuple[str, LabelMap, dict[str, LabelMap]]]:
-        for key, path in cohort.files.items() if cohort.files is not None else ():
+        for key, path in cohort.source.files.items():
             try:
                 own = values.loc[key]
                 age = float(own["age"]) if "age" in values else CENTRE_YEARS
@@ -230,7 +229,8 @@ def _plant_shapes(
             who = relative.name.split("_")[0]
             yield f"{relative.parent.as_posix()}/{who}_desc-organ_mask.nii.gz", planted, others
 
-    write_shape_cohort(folder, table, organs(), {"shape": to_json(effect)}, advance)
+    with console.track("plant", len(cohort)) as advance:
+        write_shape_cohort(folder, table, organs(), {"shape": to_json(effect)}, advance)
     if problems:
         raise CohortError(listed("label maps that cannot be used", problems, "mend them, or choose another suffix"))
 
@@ -247,10 +247,8 @@ class _Plan:
 
 
 def _plant_volumes(
-    folder: Path, cohort: Cohort, wanted: Input, table: pd.DataFrame, values: pd.DataFrame, seed: int, advance: Any
+    folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, console: Console
 ) -> None:
-    if cohort.files is None:
-        raise CohortError("no images")
     covariates = {
         name: draw_covariate_effect(name, [_plain(v) for v in values[name]], seed=_own_seed(seed, -2 - number))
         for number, name in enumerate(name for name in values if name != "site")
@@ -260,7 +258,7 @@ def _plant_volumes(
     problems: list[str] = []
 
     def volumes() -> Iterator[tuple[str, Volume, Volume]]:
-        for position, (key, path) in enumerate(cohort.files.items() if cohort.files is not None else ()):
+        for position, (key, path) in enumerate(cohort.source.files.items()):
             try:
                 volume = read_image(path)
             except CohortError as error:
@@ -275,11 +273,16 @@ def _plant_volumes(
                 data = apply_site_effect(data, volume.spacing, site, seed=_own_seed(seed, position))
             yield path.relative_to(cohort.root).as_posix(), replace(volume, data=data), clean
 
-    write_volume_cohort(folder, table, volumes(), plan.truth(), advance)
+    with console.track("plant", len(cohort)) as advance:
+        write_volume_cohort(folder, table, volumes(), plan.truth(), advance)
     if problems:
         raise CohortError(
-            listed("images that cannot be used", problems, f"mend them (suffix looked for: {wanted.suffix})")
+            listed("images that cannot be used", problems, f"mend them (suffix looked for: {cohort.input.suffix})")
         )
+
+
+_PLANTED = {"volume": _plant_volumes, "shape": _plant_shapes}
+"""What plants effects; into what is a table, whatever its kind, `_plant_features`."""
 
 
 def _own_seed(seed: int, position: int) -> int:

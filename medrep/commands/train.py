@@ -107,10 +107,10 @@ def train(
     known = covariates.frame.loc[cohort.table.index]
     schema = CovariateSchema.fit(known, covariates.declared)
     frame = schema.transfer(known)
-    if cohort.features is not None:
-        for line in feature_slips(cohort.features, frame, schema):
-            console.warn(line)
-    cohort = _measured(cohort, console)
+    for line in feature_slips(cohort.source.features, frame, schema):
+        console.warn(line)
+    kind, found = cohort.input.measured(cohort.source, console)
+    cohort = replace(cohort, input=kind, notes=(*cohort.notes, *found))
     out.parent.mkdir(parents=True, exist_ok=True)
     # A file without a name, beside OUT: it is gone with the process, however that ends.
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
@@ -122,9 +122,8 @@ def train(
         # Images lie on the disk: both are taken of a row while it is at hand.
         taken = [(row_fingerprint(row), row_trace(row)) for row in data]
         marks = pd.Series([mark for mark, _ in taken], index=cohort.table.index)
-        if cohort.features is None:
-            for line in same_data(marks.to_dict()):
-                console.warn(line)
+        for line in [] if cohort.input.tabular else same_data(marks.to_dict()):
+            console.warn(line)
         state = state_folder(out)
         if not resume:
             shutil.rmtree(state, ignore_errors=True)
@@ -139,7 +138,7 @@ def train(
         person = shown_key(show, cohort.table)
         console.phase("draw what the report shows")
         exhibits = training_exhibits(model, dataset, root.resolve().name, notes, person)
-    shift = calibrated(model, others, covariates.frame.loc[held_out], cohort.input, console)
+    shift = calibrated(model, replace(others, input=cohort.input), covariates.frame.loc[held_out], console)
     console.phase("write")
     fingerprint = cohort_fingerprint(marks)
     rows = TrainingRows.of([trace for _, trace in taken], fingerprint, config.seed)
@@ -202,19 +201,6 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
 def state_folder(out: Path) -> Path:
     """Return where a training keeps its state until it is done: hidden, beside OUT."""
     return out.parent / f".{out.name}.training"
-
-
-def _measured(cohort: Cohort, console: Console) -> Cohort:
-    """Return the cohort with the grid of its organs filled in (``shape``)."""
-    if cohort.input.kind != "shape" or cohort.files is None:
-        return cohort
-    from medrep.cohort.shapes import measure_shapes, refuse_unusable  # libigl and scikit-image, which only shapes need
-
-    with console.track("measure organs", len(cohort.files)) as advance:
-        found = measure_shapes(cohort.files, cohort.input, advance)
-    console.notes(found.notes)
-    refuse_unusable(found.problems)
-    return replace(cohort, input=found.measured or cohort.input, notes=(*cohort.notes, *found.notes))
 
 
 def _summary(console: Console, history: pd.DataFrame) -> None:

@@ -16,7 +16,8 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.grid import Columns
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import FeaturesInput
+from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.plausibility import refuse_codes
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
 from medrep.cohort.training_rows import TrainingRows, row_trace
@@ -29,8 +30,6 @@ from medrep.estimators.summary import summary_html
 from medrep.models import MODELS, Model
 from medrep.models.left_alone import unmeasured
 from medrep.models.saved import Provenance, SavedModel
-
-_TABLES = ("features", "connectivity")
 
 
 class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped here
@@ -143,8 +142,8 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         rows = TrainingRows.of(map(row_trace, data), fingerprint, plan.seed)
         provenance = Provenance(dataset.people, fingerprint, rows)
-        saved = SavedModel(model, Input(missing=self.missing), Support.fit(schema, known, whose), provenance)
-        return self._take(saved, target)
+        kind = FeaturesKind(FeaturesInput(self.missing))
+        return self._take(SavedModel(model, kind, Support.fit(schema, known, whose), provenance), target)
 
     def transform(self, X: Any, covariates: Any = None) -> Any:
         """Return people without the removed covariates, or their latents.
@@ -270,7 +269,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         """
         saved = SavedModel.load(Path(folder))
         model, wanted = saved.model, saved.input
-        if wanted.kind not in _TABLES or not model.tables:
+        if not wanted.tabular or not model.tables:
             raise EstimatorError(
                 f"{folder}: a model of {wanted.kind} data; an estimator takes models of feature tables"
             )
@@ -281,7 +280,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             settings=asdict(model.settings),
             references=references,
             unseen_site=unseen_site,
-            missing=wanted.missing,
+            missing="keep" if wanted.keeps_missing else "error",
             output=output,
             random_state=model.seed,
         )
@@ -289,7 +288,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if list(model.columns.names) != _unnamed(model.columns.count):
             found.feature_names_in_ = np.asarray(model.columns.names, dtype=object)
         plan = found._plan()
-        found._layout = Layout(tuple(found._columns), plan.covariates, {}, wanted.missing)
+        found._layout = Layout(tuple(found._columns), plan.covariates, {}, found.missing)
         found.history_ = pd.DataFrame(columns=["metric", "name", "value"])
         target = model.schema.references(plan.removed, references)
         return found._take(saved, target)

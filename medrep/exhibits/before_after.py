@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.cohort.cohort import Cohort
-from medrep.cohort.inputs import Input
-from medrep.cohort.nifti import read_labels
+from medrep.cohort.features import in_columns
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.values import shown
 from medrep.exhibits.compact import as_bytes, stepped
-from medrep.exhibits.scans import placed_scan
 from medrep.exhibits.spread import evenly, known_mean, known_spread
 from medrep.exhibits.store import Exhibit
-from medrep.export.features import align_features
 from medrep.export.mover import Mover
 
 _ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
@@ -39,21 +38,18 @@ def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -
     return [str(key) for key in keys[:_ROWS]]
 
 
-def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: Input, frame: pd.DataFrame) -> Exhibit:
+def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: InputKind[Any], frame: pd.DataFrame) -> Exhibit:
     """Return three slices a person through the middle of the common grid, before, after, and what changed.
 
     Args:
         files: The person's image before and after, by key.
-        wanted: The ``input`` section of training.
+        wanted: The kind of input, as in training.
         frame: Covariates, for the labels.
     """
     arrays: dict[str, np.ndarray] = {}
-    people, window = [], (0.0, 0.0)
-    images = {key: [_placed(path, wanted) for path in pair] for key, pair in files.items()}
-    if wanted.kind == "volume":
-        everything = np.concatenate([np.ravel(image) for pair in images.values() for image in pair])
-        low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
-        window = (low, high)
+    people = []
+    pictures, window = wanted.pictures([path for pair in files.values() for path in pair])
+    images = {key: (pictures[2 * k], pictures[2 * k + 1]) for k, key in enumerate(files)}
     differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
     change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
     for number, (key, (before, after)) in enumerate(images.items()):
@@ -62,7 +58,7 @@ def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: Input, f
         for plane in range(3):
             middle = _middle(before, plane)
             pair = [np.nan_to_num(np.take(image, middle, axis=plane)) for image in (before, after)]
-            scaled = [as_bytes(image, *window) if wanted.kind == "volume" else image.astype(np.uint8) for image in pair]
+            scaled = [image.astype(np.uint8) if window is None else as_bytes(image, *window) for image in pair]
             arrays[f"{number}_{plane}_before"], arrays[f"{number}_{plane}_after"] = scaled
             slice_ = np.take(differences[key], middle, axis=plane)
             arrays[f"{number}_{plane}_change"] = np.rint(slice_ / change).astype(np.int8)
@@ -79,10 +75,10 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
         removed: Covariates that were moved; groups are levels of the first, or halves of a continuous one.
     """
     group = next((name for name in removed if name in frame), "")
-    if cohort.features is None or not group:
+    if not group:
         return None
     keys = frame.index[evenly(len(frame), _MOST_TABLE)]
-    features = align_features(mover.model, cohort.features.rows(keys))
+    features = in_columns(cohort.source.features.rows(keys), mover.model.columns.names)
     before, own = features.values, frame.loc[keys]
     after = mover.move(mover.model.dataset(before, own))
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
@@ -107,15 +103,6 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
         for k in np.argsort(-apart, kind="stable")[:_FEATURES]
     ]
     return Exhibit({"kind": "features", "group": group, "people": len(keys), "rows": rows})
-
-
-def _placed(path: Path, wanted: Input) -> Float[np.ndarray, "x y z"]:
-    if wanted.kind == "shape":
-        labels = read_labels(path)
-        chosen = np.isin(labels.data, wanted.labels) if wanted.labels else labels.data > 0
-        return chosen.astype(np.float32)
-    placed = placed_scan(path, wanted, None)
-    return np.asarray(placed.values * np.float32(placed.unit), np.float32)
 
 
 def _middle(image: Float[np.ndarray, "x y z"], axis: int) -> int:

@@ -98,6 +98,25 @@ class Removal:
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Where people without some effects are written.
+
+    Attributes:
+        folder: Where to; the cohort's own layout is kept below it.
+        root: The cohort's folder.
+        done: For the sidecars; says how files are named.
+        mesh: What meshes are written as.
+        names: Columns of the cohort's table, in its order; none for files.
+    """
+
+    folder: Path
+    root: Path
+    done: Removal
+    mesh: MeshFormat = "gifti"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Failure:
     """One person who could not be delivered."""
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.kinds import InputKind, imported
 from medrep.cohort.support import outside_json, outside_training
-from medrep.export.derivative import OUTSIDE
+from medrep.export.derivative import OUTSIDE, Destination
+from medrep.export.outcomes import Step
 from medrep.models import Model
 from medrep.models.base import Posterior
 
@@ -50,3 +53,9 @@ class Mover:
         if self.label_free:
             return self.move(dataset), (self.encode(dataset), None)
         return self.model.remove_and_encode(dataset, self.target)
+
+
+def move_step(mover: Mover, kind: InputKind[Any], to: Destination) -> Step:
+    """Return the step that writes people of a kind of input without the removed effects."""
+    step: Step = imported(kind.mover)(mover, kind, to)
+    return step

@@ -3,17 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.cohort.features import column_order
 from medrep.cohort.image_statistics import STATISTICS, image_statistics
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput, VolumeInput
+from medrep.cohort.kinds import InputKind, imported
 from medrep.cohort.visits import Visit, visit_files, visit_frame, visit_rows
 from medrep.errors import CohortError, ModelError
 from medrep.export.blocks import block_size, in_places
-from medrep.export.features import column_order
 from medrep.export.outcomes import Outcome, Step
 from medrep.export.scores import GAP, PREDICTED
 from medrep.models import Model
@@ -110,9 +112,9 @@ class Scorer:
             outcomes.append(Outcome(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
         return outcomes
 
-    def statistics(self, *, images: bool) -> list[str]:
-        """Return what the columns of statistics are, for images or for rows."""
-        return [*_FIGURES, *(STATISTICS if images else ())]
+    def statistics(self, kind: InputKind[Any]) -> list[str]:
+        """Return what the columns of statistics are."""
+        return [*_FIGURES, *kind.statistics]
 
 
 class ScoreRows(Step):
@@ -120,12 +122,14 @@ class ScoreRows(Step):
 
     Args:
         scorer: What is asked.
+        kind: Of the table; not looked at.
         names: Of the table's features, in its order.
     """
 
-    def __init__(self, scorer: Scorer, names: Sequence[str]) -> None:
+    def __init__(self, scorer: Scorer, kind: InputKind[Any], names: Sequence[str]) -> None:
+        del kind
         self._scorer = replace(scorer, most=_MOST_ROWS)
-        self._order = column_order(scorer.model, names)
+        self._order = column_order(scorer.model.columns.names, names)
         self.together = self._scorer.together
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
@@ -139,13 +143,15 @@ class ScoreVolumes(Step):
 
     Args:
         scorer: What is asked.
-        wanted: The ``input`` section of training.
+        kind: Volumes, as in training.
+        names: None.
     """
 
-    def __init__(self, scorer: Scorer, wanted: Input) -> None:
+    def __init__(self, scorer: Scorer, kind: InputKind[VolumeInput], names: Sequence[str]) -> None:
+        del names
         if scorer.model.columns.grid is None:
             raise ModelError("the model was trained on a feature table; set input.kind as in training")
-        self._scorer, self._wanted, self._grid = scorer, wanted, scorer.model.columns.grid
+        self._scorer, self._wanted, self._grid = scorer, kind.section, scorer.model.columns.grid
         self.together = scorer.together
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
@@ -173,15 +179,17 @@ class ScoreShapes(Step):
 
     Args:
         scorer: What is asked.
-        wanted: The measured ``input`` section of training.
+        kind: Label maps, as measured by training.
+        names: None.
     """
 
-    def __init__(self, scorer: Scorer, wanted: Input) -> None:
+    def __init__(self, scorer: Scorer, kind: InputKind[ShapeInput], names: Sequence[str]) -> None:
+        del names
         from medrep.cohort.shapes import shape_grid  # libigl and scikit-image, which only shapes need
 
-        if scorer.model.columns.grid != shape_grid(wanted):
+        if scorer.model.columns.grid != shape_grid(kind.section):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._scorer, self._wanted = scorer, wanted
+        self._scorer, self._wanted = replace(scorer, most=1), kind.section
         self.together = 1
 
     def work(self, people: Sequence[Visit]) -> list[Outcome]:
@@ -202,8 +210,13 @@ class ScoreShapes(Step):
         return outcomes
 
 
-def image_scores(scorer: Scorer, wanted: Input) -> Step:
-    """Return the step that scores images of the kind a model was trained on."""
-    if wanted.kind == "shape":
-        return ScoreShapes(replace(scorer, most=1), wanted)
-    return ScoreVolumes(scorer, wanted)
+def score_step(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) -> Step:
+    """Return the step that scores people of a kind of input.
+
+    Args:
+        scorer: What is asked.
+        kind: As in training.
+        names: Of the columns of the cohort's table; none for files.
+    """
+    step: Step = imported(kind.scorer)(scorer, kind, names)
+    return step

@@ -1,6 +1,6 @@
 """Moved organs, a person at a time: a label map in the input's own grid, and a mesh in world millimetres."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from scipy.ndimage import distance_transform_edt
 
 from medrep._persisted import to_json
 from medrep.atomic import write_json
-from medrep.cohort.dataset import Dataset
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import write_label_map
@@ -20,11 +20,10 @@ from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.cohort.visits import Visit, visit_files, visit_frame
 from medrep.errors import CohortError, ModelError
-from medrep.export.derivative import MeshFormat, Removal, described_name, sidecar
+from medrep.export.derivative import Destination, described_name, sidecar
 from medrep.export.meshes import mesh_beside, write_mesh
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
-from medrep.models import Adaptation, Model
 from medrep.models.shape.template import LevelFunction
 
 _MESH_CELLS = 128
@@ -34,21 +33,16 @@ class MoveShapes(Step):
     """Writes a label map, a mesh and a sidecar a person.
 
     Args:
-        folder: Where to; the cohort's own layout is kept below it.
-        root: The cohort's folder.
         mover: The model and what to do with it.
-        wanted: The measured ``input`` section of training.
-        done: For the sidecars; says how the files are named.
-        mesh: What meshes are written as.
+        kind: Label maps, as measured by training.
+        to: Where to write.
     """
 
-    def __init__(
-        self, folder: Path, root: Path, mover: Mover, wanted: Input, done: Removal, mesh: MeshFormat = "gifti"
-    ) -> None:
+    def __init__(self, mover: Mover, kind: InputKind[ShapeInput], to: Destination) -> None:
+        wanted = kind.section
         if mover.model.columns.grid != shape_grid(wanted):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._folder, self._root, self._mover, self._wanted, self._done = folder, root, mover, wanted, done
-        self._mesh = mesh
+        self._mover, self._wanted, self._to = mover, wanted, to
         self._lattice, self._centre = grid_lattice(shape_grid(wanted)), np.asarray(wanted.centre)
         self.together = 1
 
@@ -73,36 +67,18 @@ class MoveShapes(Step):
         level = LevelFunction.through(self._lattice, row)
         labels = _relabelled(placed, row, level, self._centre)
         surface = _meshed(level, placed, self._centre)
-        source = path.relative_to(self._root).as_posix()
-        place = described_name(source, self._done.desc)
-        mesh = mesh_beside(place, self._mesh)
-        write_label_map(self._folder / place, replace(placed.labels, data=labels))
-        write_mesh(self._folder / mesh, surface)
+        source = path.relative_to(self._to.root).as_posix()
+        place = described_name(source, self._to.done.desc)
+        mesh = mesh_beside(place, self._to.mesh)
+        write_label_map(self._to.folder / place, replace(placed.labels, data=labels))
+        write_mesh(self._to.folder / mesh, surface)
         facts = {**self._mover.outside(frame), **_facts(placed, labels, surface)}
-        content = {**self._done.to_json(), **facts, "Sources": [source]}
-        write_json(self._folder / sidecar(place), content)
+        content = {**self._to.done.to_json(), **facts, "Sources": [source]}
+        write_json(self._to.folder / sidecar(place), content)
         arrays = {"latents": latents[0]}
         if deviations is not None and deviations.shape[1]:
             arrays["latents_sd"] = deviations[0]
         return arrays, (str(place), str(mesh), str(sidecar(place)))
-
-
-def adapt_shapes(
-    model: Model,
-    files: pd.Series,
-    frame: pd.DataFrame,
-    wanted: Input,
-    advance: Callable[[int], None] = lambda people: None,
-) -> tuple[Model, tuple[Adaptation, ...]]:
-    """Estimate unseen batch levels from the organs of the people who have them; unusable files are left to the export."""
-
-    def people() -> Iterator[Dataset]:
-        for loaded in load_shapes(files, wanted):
-            if loaded.placed is not None:
-                yield model.dataset(loaded.placed.row[None], frame.loc[[loaded.key]])
-            advance(1)
-
-    return model.adapt(people())
 
 
 def _relabelled(

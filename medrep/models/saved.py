@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep.atomic import atomic_folder, write_json
-from medrep.cohort.inputs import Input, saved_input
+from medrep.cohort.kinds import InputKind, saved_input
 from medrep.cohort.support import Support
 from medrep.cohort.training_rows import TrainingRows, saved_rows
 from medrep.errors import ModelError
@@ -62,7 +62,7 @@ class SavedModel:
 
     Attributes:
         model: The model.
-        input: The ``input`` section it was trained with.
+        input: The kind of input it was trained with, with its section.
         support: Where training people lie among the covariates; None in models of earlier versions.
         provenance: Where it comes from.
         readouts: What predicts covariates from the data.
@@ -70,7 +70,7 @@ class SavedModel:
     """
 
     model: Model
-    input: Input
+    input: InputKind[Any]
     support: Support | None = None
     provenance: Provenance = field(default_factory=Provenance)
     readouts: tuple[Readout, ...] = ()
@@ -96,7 +96,7 @@ class SavedModel:
             described = {
                 "format": FORMAT,
                 "kind": self.model.kind,
-                "input": asdict(self.input),
+                "input": self.input.to_json(),
                 "content": content,
                 "support": {} if self.support is None else to_json(self.support),
                 "cohort": to_json(self.provenance),
@@ -142,7 +142,7 @@ class SavedModel:
         return cls(model, section, support, provenance, readouts, shift)
 
 
-def load_input(folder: Path) -> Input:
+def load_input(folder: Path) -> InputKind[Any]:
     """Return the ``input`` section of a model folder alone, for those who need no model.
 
     Raises:

@@ -16,16 +16,17 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.atomic import atomic_folder
-from medrep.batch.openers import OpenMoves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.earlier import earlier_work, refuse_again
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.kinds import Source
 from medrep.cohort.support import refuse_extrapolation
-from medrep.cohort.visits import Visit, visits
+from medrep.cohort.visits import Visit
 from medrep.errors import CohortError, ModelError, listed
+from medrep.export.derivative import Destination
 from medrep.export.digits import parsed
 from medrep.export.features import MoveRows
-from medrep.export.mover import Mover
+from medrep.export.mover import Mover, move_step
 from medrep.export.outcomes import Outcome
 from medrep.export.removal import Purpose, checked_target, described_removal, parted_names
 from medrep.json_texts import read_json
@@ -95,7 +96,8 @@ def cleaned_rows(
     """
     names = tuple(model.columns.names)
     step = MoveRows(Mover(model, cleaning.target), names)
-    people = list(visits(frame, None, {}, FeatureTable(pd.DataFrame(index=frame.index), data, names, None)))
+    table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
+    people = list(Source.of_table(table).visits(frame))
     blocks = (people[start : start + step.together] for start in range(0, len(people), step.together))
     rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
     return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
@@ -132,18 +134,17 @@ def cleaned_images(
     done = described_removal(name, saved.model, saved.support, cleaning.target, people=len(frame), purpose=purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
     outcomes: list[Outcome] = []
+    people = list(Source.of_files(files).visits(frame))
     with atomic_folder(output / made) as partial:
-        for one in visits(frame, files, {}):
+        for one in people:
             # Two rows may name one file, or files whose results would have one name.
-            asked = OpenMoves(Path(), partial / _own(one), root, cleaning.target, False, done, "gifti")
-            outcomes += asked.step(saved).work([one])
+            to = Destination(partial / _own(one), root, done)
+            outcomes += move_step(Mover(saved.model, cleaning.target), saved.input, to).work([one])
         refuse_failed(outcomes, files, sent)
-    columns = ["path", "sidecar"] if saved.input.kind == "volume" else ["path", "mesh", "sidecar"]
     written = [
-        [str(made / _own(one) / file) for file in outcome.files]
-        for one, outcome in zip(visits(frame, files, {}), outcomes, strict=True)
+        [str(made / _own(one) / file) for file in outcome.files] for one, outcome in zip(people, outcomes, strict=True)
     ]
-    return pd.DataFrame(written, index=frame.index, columns=columns)
+    return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written))
 
 
 def refuse_failed(outcomes: Sequence[Outcome], files: pd.Series, sent: pd.Series) -> None:

@@ -24,6 +24,7 @@ from mlflow.types.schema import ParamSchema, ParamSpec
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
 
 from medrep import __version__
+from medrep.cohort.kinds import INPUTS
 from medrep.errors import listed
 from medrep.tracking.audits import Audit
 from medrep.tracking.errors import RegistryError
@@ -48,7 +49,6 @@ from medrep.tracking.versions import (
 
 _PATIENCE_S = 120  # a server takes a model whole before it answers
 _REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "torch")
-_REQUIRED_BY_SHAPES = ("libigl", "scikit-image", "trimesh")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def register_version(
 
 def requirements(input_kind: str) -> list[str]:
     """Return what an environment needs to serve the model, pinned to what it was registered with."""
-    packages = (*_REQUIRED, *(_REQUIRED_BY_SHAPES if input_kind == "shape" else ()))
+    packages = (*_REQUIRED, *(INPUTS[input_kind].packages if input_kind in INPUTS else ()))
     # The build (+cpu) is the environment's choice.
     return [f"medrep=={__version__}", *(f"{package}=={installed(package).partition('+')[0]}" for package in packages)]
 

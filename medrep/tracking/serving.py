@@ -11,11 +11,13 @@ from jaxtyping import Float
 
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.kinds import Source
+from medrep.cohort.kinds.base import no_table
 from medrep.cohort.support import outside_training, refuse_far
-from medrep.cohort.visits import Visit, visits
+from medrep.cohort.visits import Visit
 from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.export.outcomes import Outcome
-from medrep.export.scoring import Scorer, image_scores
+from medrep.export.scoring import Scorer, score_step
 from medrep.models import Model
 from medrep.models.left_alone import unmeasured
 from medrep.models.saved import SavedModel
@@ -114,14 +116,14 @@ class ServedModel:
 
     def _rows(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
         data = self._features(rows)
-        if self.saved.input.missing == "error":
+        if not self.saved.input.keeps_missing:
             cells = unmeasured(self.model, self.model.dataset(data, frame), cleaning.target if cleaning else None)
             if cells:
                 raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
         if cleaning:
             return cleaned_rows(self.model, cleaning, data, frame)
         scorer = Scorer(self.model)
-        blocks = _blocks(frame, scorer.together)
+        blocks = _blocks(frame, scorer.together, Source.of_table(no_table(frame.index)))
         scored = [one for some in blocks for one in scorer.outcomes(data[[v.place for v in some]], some)]
         return _table(scored, rows.index)
 
@@ -133,7 +135,7 @@ class ServedModel:
         if absent:
             raise CohortError(listed("feature columns that are absent", absent, "give the columns of training"))
         cells = rows.loc[:, names].apply(pd.to_numeric, errors="coerce")
-        keep = self.saved.input.missing == "keep"
+        keep = self.saved.input.keeps_missing
         values = cells.to_numpy(float)
         bad = ~np.isfinite(values) & ~(rows.loc[:, names].isna().to_numpy() if keep else False)
         offenders = [f"{rows.index[row]}: {names[column]}" for row, column in np.argwhere(bad)]
@@ -142,21 +144,21 @@ class ServedModel:
         return values
 
     def _images(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
-        if self.model.columns.grid is None or self.saved.input.kind not in ("volume", "shape"):
+        if self.saved.input.tabular:
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         root = _allowed_root()
         files = _allowed(rows[PATH], root)
         refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
         if cleaning:
             return cleaned_images(self.saved, cleaning, frame, files, rows[PATH], root)
-        step = image_scores(Scorer(self.model), self.saved.input)
-        scored = [one for some in _blocks(frame, step.together, files) for one in step.work(some)]
+        step = score_step(Scorer(self.model), self.saved.input)
+        scored = [one for some in _blocks(frame, step.together, Source.of_files(files)) for one in step.work(some)]
         refuse_failed(scored, files, rows[PATH])
         return _table(scored, rows.index)
 
 
-def _blocks(frame: pd.DataFrame, size: int, files: "pd.Series | None" = None) -> Iterator[list[Visit]]:
-    everybody = list(visits(frame, files, {}))
+def _blocks(frame: pd.DataFrame, size: int, source: Source) -> Iterator[list[Visit]]:
+    everybody = list(source.visits(frame))
     yield from (everybody[start : start + size] for start in range(0, len(everybody), size))
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.bids import BidsName, find_images, parse_name, refuse_outside, refuse_problems, suffixes
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.errors import CohortError
 
 words = st.text("abcXYZ019", min_size=1, max_size=5)
@@ -46,9 +46,9 @@ def test_one_image_a_person_by_suffix_desc_and_entities(tmp_path):
         "sub-010/anat/sub-010_T1w.nii.gz",
     )
     choices = [
-        (Input("volume", suffix="T2w"), "sub-01_T2w.nii.gz"),
-        (Input("volume", desc="clean"), "sub-01_desc-clean_T1w.nii.gz"),
-        (Input("volume", entities={"acq": "fast"}), "sub-01_acq-fast_run-1_T1w.nii.gz"),
+        (VolumeInput(suffix="T2w"), "sub-01_T2w.nii.gz"),
+        (VolumeInput(desc="clean"), "sub-01_desc-clean_T1w.nii.gz"),
+        (VolumeInput(entities={"acq": "fast"}), "sub-01_acq-fast_run-1_T1w.nii.gz"),
     ]
     for wanted, name in choices:
         for participant in ("sub-01", "01"):
@@ -58,7 +58,7 @@ def test_one_image_a_person_by_suffix_desc_and_entities(tmp_path):
 
 def test_several_images_and_none_are_one_line_each(tmp_path):
     plant(tmp_path, "sub-1/anat/sub-1_run-1_T1w.nii", "sub-1/anat/sub-1_run-2_T1w.nii", "sub-3/anat/sub-3_T1w.nii")
-    found, problems = find_images(tmp_path, [("sub-1", ""), ("sub-2", ""), ("3", "")], Input("volume"))
+    found, problems = find_images(tmp_path, [("sub-1", ""), ("sub-2", ""), ("3", "")], VolumeInput())
     assert set(found) == {2}
     assert problems == {
         0: "2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with"
@@ -69,11 +69,11 @@ def test_several_images_and_none_are_one_line_each(tmp_path):
 
 def test_packed_and_unpacked_copies_are_not_chosen_between(tmp_path):
     plant(tmp_path, "sub-1/anat/sub-1_T1w.nii", "sub-1/anat/sub-1_T1w.nii.gz")
-    assert "2 images match" in find_images(tmp_path, [("sub-1", "")], Input("volume"))[1][0]
+    assert "2 images match" in find_images(tmp_path, [("sub-1", "")], VolumeInput())[1][0]
 
 
 def test_what_was_looked_for_is_named(tmp_path):
-    wanted = Input("volume", suffix="dseg", desc="lung", entities={"space": "MNI"})
+    wanted = VolumeInput(suffix="dseg", desc="lung", entities={"space": "MNI"})
     assert find_images(tmp_path, [("sub-1", "ses-2")], wanted)[1] == {
         0: "no sub-*_space-MNI_desc-lung_dseg.nii[.gz] under sub-1/: no such folder"
     }
@@ -86,7 +86,7 @@ def test_a_session_is_looked_for_in_its_own_folder_and_name(tmp_path):
         "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii",
         "sub-1/ses-3/anat/sub-1_ses-2_T1w.nii",
     )
-    found, problems = find_images(tmp_path, [("sub-1", "2"), ("sub-1", "ses-1"), ("sub-1", "ses-3")], Input("volume"))
+    found, problems = find_images(tmp_path, [("sub-1", "2"), ("sub-1", "ses-1"), ("sub-1", "ses-3")], VolumeInput())
     assert {position: path.name for position, path in found.items()} == {
         0: "sub-1_ses-2_T1w.nii",
         1: "sub-1_ses-1_T1w.nii",
@@ -97,8 +97,8 @@ def test_a_session_is_looked_for_in_its_own_folder_and_name(tmp_path):
 def test_the_order_of_people_does_not_change_who_gets_which_file(tmp_path):
     plant(tmp_path, *(f"sub-{n}/anat/sub-{n}_T1w.nii" for n in range(5)))
     people = [(f"sub-{n}", "") for n in range(5)]
-    forward, _ = find_images(tmp_path, people, Input("volume"))
-    backward, _ = find_images(tmp_path, people[::-1], Input("volume"))
+    forward, _ = find_images(tmp_path, people, VolumeInput())
+    backward, _ = find_images(tmp_path, people[::-1], VolumeInput())
     assert [forward[n] for n in range(5)] == [backward[4 - n] for n in range(5)]
 
 
@@ -139,7 +139,7 @@ def test_all_paths_that_leave_the_folder_are_listed(tmp_path):
 def test_a_folder_linked_into_itself_is_searched_once(tmp_path):
     plant(tmp_path, "sub-1/anat/sub-1_T1w.nii")
     (tmp_path / "sub-1" / "again").symlink_to(tmp_path / "sub-1")
-    assert len(find_images(tmp_path, [("sub-1", "")], Input("volume"))[0]) == 1
+    assert len(find_images(tmp_path, [("sub-1", "")], VolumeInput())[0]) == 1
 
 
 RUNS = ("sub-1/anat/sub-1_run-01_T1w.nii", "sub-1/anat/sub-1_run-02_T1w.nii")
@@ -148,23 +148,23 @@ RUNS = ("sub-1/anat/sub-1_run-01_T1w.nii", "sub-1/anat/sub-1_run-02_T1w.nii")
 @pytest.mark.parametrize("value", ["1", "01", "001"])
 def test_entities_are_compared_as_indices(tmp_path, value):
     plant(tmp_path, *RUNS)
-    found, problems = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"run": value}))
+    found, problems = find_images(tmp_path, [("sub-1", "")], VolumeInput(entities={"run": value}))
     assert (found[0].name, problems) == ("sub-1_run-01_T1w.nii", {})
 
 
 def test_two_spellings_of_one_run_are_not_chosen_between(tmp_path):
     plant(tmp_path, *RUNS, "sub-1/anat/sub-1_run-1_T1w.nii")
-    found, problems = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"run": "1"}))
+    found, problems = find_images(tmp_path, [("sub-1", "")], VolumeInput(entities={"run": "1"}))
     assert not found
     assert problems[0].startswith("2 images match (sub-1/anat/sub-1_run-01_T1w.nii, sub-1/anat/sub-1_run-1_T1w.nii)")
 
 
 def test_a_session_is_found_by_its_number_unless_two_folders_have_it(tmp_path):
     plant(tmp_path, "sub-1/ses-01/anat/sub-1_ses-01_T1w.nii", "sub-1/ses-02/anat/sub-1_ses-02_T1w.nii")
-    found, _ = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "ses-2")], Input("volume"))
+    found, _ = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "ses-2")], VolumeInput())
     assert [found[k].parts[-3] for k in (0, 1)] == ["ses-01", "ses-02"]
     plant(tmp_path, "sub-1/ses-001/anat/sub-1_ses-001_T1w.nii")
-    found, problems = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "01")], Input("volume"))
+    found, problems = find_images(tmp_path, [("sub-1", "1"), ("sub-1", "01")], VolumeInput())
     assert found[1].name == "sub-1_ses-01_T1w.nii"
     assert problems == {0: "no sub-*_T1w.nii[.gz] under sub-1/: there: ses-001, ses-01, ses-02"}
 
@@ -181,12 +181,12 @@ def test_a_session_is_found_by_its_number_unless_two_folders_have_it(tmp_path):
 )
 def test_where_nothing_matches_it_is_said_what_is_there(tmp_path, who, chosen, told):
     plant(tmp_path, *RUNS)
-    assert find_images(tmp_path, [(who, "")], Input("volume", **chosen))[1][0].endswith(told)
+    assert find_images(tmp_path, [(who, "")], VolumeInput(**chosen))[1][0].endswith(told)
 
 
 def test_values_that_are_there_but_not_together_are_told_by_names(tmp_path):
     plant(tmp_path, "sub-1/sub-1_acq-a_run-1_T1w.nii", "sub-1/sub-1_acq-b_run-2_T1w.nii")
-    problem = find_images(tmp_path, [("sub-1", "")], Input("volume", entities={"acq": "a", "run": "2"}))[1][0]
+    problem = find_images(tmp_path, [("sub-1", "")], VolumeInput(entities={"acq": "a", "run": "2"}))[1][0]
     assert problem.endswith(": there: sub-1_acq-a_run-1_T1w.nii, sub-1_acq-b_run-2_T1w.nii")
 
 
@@ -207,7 +207,7 @@ def test_linked_folders_and_files_of_the_cohort_are_followed(tmp_path):
     (root / "sub-4" / "ses-1").symlink_to("../store/4")
     (root / "sub-5" / "sub-5_T1w.nii").symlink_to("../store/five.nii")
     people = [("sub-1", ""), ("sub-2", ""), ("sub-3", ""), ("sub-4", "ses-1"), ("sub-5", "")]
-    found, problems = find_images(root, people, Input("volume"))
+    found, problems = find_images(root, people, VolumeInput())
     assert problems == {}
     assert [found[n].relative_to(root).as_posix() for n in range(5)] == [
         "sub-1/anat/sub-1_T1w.nii",
@@ -233,7 +233,7 @@ def test_linked_folders_out_of_the_cohort_dead_and_of_somebody_else_are_told(tmp
     (root / "sub-6").symlink_to("nowhere")
     (root / "sub-5" / "up").symlink_to("..")
     (root / "sub-5" / "loop").symlink_to("loop")
-    found, problems = find_images(root, [(f"sub-{n}", "") for n in range(1, 7)], Input("volume"))
+    found, problems = find_images(root, [(f"sub-{n}", "") for n in range(1, 7)], VolumeInput())
     assert found == {4: root / "sub-5" / "anat" / "sub-5_T1w.nii"}
     assert [problems[k].partition("/: ")[2] for k in (0, 1, 2, 3, 5)] == [
         f"anat is a link that leads out of {root}",

@@ -1,6 +1,5 @@
 import json
 import shutil
-from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +10,8 @@ from sklearn.covariance import ledoit_wolf
 
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.connectivity import edge_values
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ConnectivityInput
+from medrep.cohort.kinds.connectivity import ConnectivityKind
 from medrep.errors import CohortError
 from tests.bold_cohorts import AFFINE, NAMES, atlas_labels, bold_path, draw_bold, save, save_atlas, write_bold_cohort
 
@@ -21,7 +21,9 @@ UPPER = np.triu_indices(6, 1)
 @pytest.fixture
 def wanted(tmp_path):
     atlas = save_atlas(tmp_path / "atlas.nii.gz")
-    return Input("connectivity", suffix="bold", desc="preproc", entities={"task": "rest"}, atlas=str(atlas))
+    return ConnectivityKind(
+        ConnectivityInput(suffix="bold", desc="preproc", entities={"task": "rest"}, atlas=str(atlas))
+    )
 
 
 @pytest.fixture
@@ -51,26 +53,26 @@ def table(path):
 
 def test_edges_are_fisher_z_of_the_correlations_of_region_means(cohort, people, wanted):
     read = read_cohort(cohort, wanted)
-    assert read.files is None
-    assert list(read.features.ids.index) == people == list(read.features.ids["participant_id"])
-    assert read.features.names[:2] == ("Caudate~Cuneus", "Caudate~Insula")
+    assert read.source.files.isna().all()
+    assert list(read.source.features.ids.index) == people == list(read.source.features.ids["participant_id"])
+    assert read.source.features.names[:2] == ("Caudate~Cuneus", "Caudate~Insula")
     expected = [edges(by_hand(bold_path(cohort, who))) for who in people]
-    np.testing.assert_allclose(read.features.values, expected, atol=1e-5)
+    np.testing.assert_allclose(read.source.features.values, expected, atol=1e-5)
 
 
 def test_planted_pairs_correlate_most(cohort, wanted):
-    features = read_cohort(cohort, wanted).features
+    features = read_cohort(cohort, wanted).source.features
     means = dict(zip(features.names, features.values.mean(axis=0), strict=True))
     assert set(sorted(means, key=means.__getitem__)[-3:]) == {"Cuneus~Pallidum", "Caudate~Putamen", "Insula~Uncus"}
 
 
 def test_order_of_people_and_volumes_does_not_matter(cohort, people, wanted):
-    before = read_cohort(cohort, wanted).features
+    before = read_cohort(cohort, wanted).source.features
     rows = (cohort / "participants.tsv").read_text().splitlines()
     (cohort / "participants.tsv").write_text("\n".join([rows[0], *rows[:0:-1]]) + "\n")
     path = bold_path(cohort, people[0])
     save(path, nib.load(path).get_fdata(dtype=np.float32)[..., ::-1])
-    after = read_cohort(cohort, wanted).features
+    after = read_cohort(cohort, wanted).source.features
     assert list(after.ids.index) == people[::-1]
     np.testing.assert_allclose(after.values[::-1], before.values, atol=1e-6)
 
@@ -93,15 +95,15 @@ def test_an_atlas_on_another_grid_is_brought_to_the_image(cohort, people, wanted
     assert set(np.unique(seen)) == {0, *NAMES}
     assert (seen != atlas_labels()).any()
     expected = [edges(by_hand(bold_path(cohort, who), seen)) for who in people]
-    np.testing.assert_allclose(read_cohort(cohort, wanted).features.values, expected, atol=1e-5)
+    np.testing.assert_allclose(read_cohort(cohort, wanted).source.features.values, expected, atol=1e-5)
 
 
 def test_an_image_stored_left_to_right_gives_the_same_edges(cohort, people, wanted):
-    before = read_cohort(cohort, wanted).features.values
+    before = read_cohort(cohort, wanted).source.features.values
     flipped = AFFINE @ np.array([[-1.0, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     path = bold_path(cohort, people[0])
     save(path, nib.load(path).get_fdata(dtype=np.float32)[::-1], flipped)
-    np.testing.assert_allclose(read_cohort(cohort, wanted).features.values, before, atol=1e-6)
+    np.testing.assert_allclose(read_cohort(cohort, wanted).source.features.values, before, atol=1e-6)
 
 
 def test_confounds_are_regressed_out_of_the_region_means(cohort, people, wanted):
@@ -113,10 +115,10 @@ def test_confounds_are_regressed_out_of_the_region_means(cohort, people, wanted)
         design = np.column_stack([np.ones(len(confounds)), confounds])
         signals = by_hand(path)
         expected.append(edges(signals - design @ np.linalg.lstsq(design, signals)[0]))
-    read = read_cohort(cohort, replace(wanted, confounds=columns))
-    np.testing.assert_allclose(read.features.values, expected, atol=1e-5)
-    plain = read_cohort(cohort, wanted).features.values
-    assert read.features.values.mean() < plain.mean() - 0.1
+    read = read_cohort(cohort, wanted.changed(confounds=columns))
+    np.testing.assert_allclose(read.source.features.values, expected, atol=1e-5)
+    plain = read_cohort(cohort, wanted).source.features.values
+    assert read.source.features.values.mean() < plain.mean() - 0.1
 
 
 @pytest.mark.parametrize(("unit", "seconds"), [("sec", 2.0), ("msec", 2000.0), ("unknown", 9.0)])
@@ -124,10 +126,10 @@ def test_frequencies_are_cut_in_hertz(cohort, people, wanted, unit, seconds):
     path = bold_path(cohort, people[0])
     save(path, nib.load(path).get_fdata(dtype=np.float32), seconds=seconds, unit=unit)
     t_r = 2.0 if unit == "unknown" else 0.0
-    band = replace(wanted, high_pass=0.02, low_pass=0.1, t_r=t_r)
+    band = wanted.changed(high_pass=0.02, low_pass=0.1, t_r=t_r)
     signals = by_hand(path)
     cut = sosfiltfilt(butter(5, [0.02, 0.1], "bandpass", output="sos", fs=0.5), signals - signals.mean(0), axis=0)
-    read = read_cohort(cohort, band, only=people[:1]).features.values
+    read = read_cohort(cohort, band, only=people[:1]).source.features.values
     np.testing.assert_allclose(read[0], edges(cut), atol=1e-4)
 
 
@@ -147,7 +149,7 @@ def test_measures_have_the_formulas_they_name():
 
 @pytest.mark.parametrize("measure", ["partial", "covariance"])
 def test_measures_are_taken_of_the_images(cohort, people, wanted, measure):
-    read = read_cohort(cohort, replace(wanted, measure=measure)).features.values
+    read = read_cohort(cohort, wanted.changed(measure=measure)).source.features.values
     signals = by_hand(bold_path(cohort, people[2]))
     np.testing.assert_allclose(read[2], edge_values(signals - signals.mean(axis=0), measure), rtol=1e-3, atol=1e-5)
 
@@ -155,9 +157,9 @@ def test_measures_are_taken_of_the_images(cohort, people, wanted, measure):
 def test_small_changes_on_a_high_level_are_measured(cohort, people, wanted):
     path = bold_path(cohort, people[0])
     data = nib.load(path).get_fdata()
-    before = read_cohort(cohort, wanted, only=people[:1]).features.values
+    before = read_cohort(cohort, wanted, only=people[:1]).source.features.values
     save(path, ((data - 1000) * 1e-2 + 4000).astype(np.float32))
-    np.testing.assert_allclose(read_cohort(cohort, wanted, only=people[:1]).features.values, before, atol=1e-2)
+    np.testing.assert_allclose(read_cohort(cohort, wanted, only=people[:1]).source.features.values, before, atol=1e-2)
 
 
 def spoiled(path, number, value):
@@ -181,7 +183,7 @@ def test_everybody_who_cannot_be_measured_is_listed_at_once(cohort, people, want
     with pytest.raises(CohortError) as refusal:
         read_cohort(cohort, wanted)
     lines = str(refusal.value).splitlines()
-    assert lines[0] == f"time series that cannot be used with {wanted.atlas} (6):"
+    assert lines[0] == f"time series that cannot be used with {wanted.section.atlas} (6):"
     for line, who, path, part in zip(
         lines[1:],
         people,
@@ -201,10 +203,10 @@ def test_everybody_who_cannot_be_measured_is_listed_at_once(cohort, people, want
 
 
 def test_nan_outside_of_all_regions_does_no_harm(cohort, people, wanted):
-    before = read_cohort(cohort, wanted).features.values
+    before = read_cohort(cohort, wanted).source.features.values
     path = bold_path(cohort, people[0])
     save(path, spoiled(path, 0, np.nan))
-    np.testing.assert_allclose(read_cohort(cohort, wanted).features.values, before, atol=1e-6)
+    np.testing.assert_allclose(read_cohort(cohort, wanted).source.features.values, before, atol=1e-6)
 
 
 def test_regions_with_one_signal_and_regions_with_none_left_are_refused(cohort, people, wanted):
@@ -212,7 +214,7 @@ def test_regions_with_one_signal_and_regions_with_none_left_are_refused(cohort, 
     breath = pd.read_csv(table(paths[1]), sep="\t")["breath"].to_numpy(np.float32)
     save(paths[0], spoiled(paths[0], 30, spoiled(paths[0], 2, 0)[atlas_labels() == 7].mean(axis=0)))
     save(paths[1], spoiled(paths[1], 30, 100 + breath))
-    asked = replace(wanted, confounds=("breath",))
+    asked = wanted.changed(confounds=("breath",))
     with pytest.raises(CohortError) as refusal:
         read_cohort(cohort, asked, only=people[:2])
     text = str(refusal.value)
@@ -228,7 +230,7 @@ def test_all_tables_of_confounds_that_cannot_be_used_are_listed(cohort, people, 
     shutil.move(tables[3], tmp_path / "t.tsv")
     tables[3].symlink_to(tmp_path / "t.tsv")
     with pytest.raises(CohortError) as refusal:
-        read_cohort(cohort, replace(wanted, confounds=("breath",)))
+        read_cohort(cohort, wanted.changed(confounds=("breath",)))
     lines = str(refusal.value).splitlines()[1:-1]
     assert len(lines) == 4
     for line, part in zip(lines, ["there: none", "1 rows for 40", "no column breath", "leads out of"], strict=True):
@@ -245,13 +247,14 @@ def test_images_that_leave_the_folder_are_refused(cohort, people, wanted, tmp_pa
 
 def test_only_the_atlas_of_training_is_used_again(cohort, wanted, tmp_path):
     trained = read_cohort(cohort, wanted).input
-    assert len(trained.atlas_sha256) == 64
+    assert len(trained.section.atlas_sha256) == 64
     assert read_cohort(cohort, trained).input == trained
     other = atlas_labels()
     other[0, 0, 0] = 2
     save_atlas(tmp_path / "atlas.nii.gz", other)
     with pytest.raises(
-        CohortError, match=rf"{wanted.atlas}: not the atlas of training \(sha256 .*{trained.atlas_sha256[:12]}"
+        CohortError,
+        match=rf"{wanted.section.atlas}: not the atlas of training \(sha256 .*{trained.section.atlas_sha256[:12]}",
     ):
         read_cohort(cohort, trained)
 
@@ -274,7 +277,7 @@ def test_only_the_atlas_of_training_is_used_again(cohort, wanted, tmp_path):
 )
 def test_settings_that_are_refused(cohort, wanted, changes, message):
     with pytest.raises(CohortError, match=message):
-        read_cohort(cohort, replace(wanted, **changes))
+        read_cohort(cohort, wanted.changed(**changes))
 
 
 def test_a_header_without_the_seconds_between_volumes_is_refused_where_they_matter(cohort, people, wanted):
@@ -282,13 +285,13 @@ def test_a_header_without_the_seconds_between_volumes_is_refused_where_they_matt
     save(path, nib.load(path).get_fdata(dtype=np.float32), unit="unknown")
     assert len(read_cohort(cohort, wanted)) == 6
     with pytest.raises(CohortError, match=r"seconds between volumes; set input\.t_r"):
-        read_cohort(cohort, replace(wanted, low_pass=0.1))
+        read_cohort(cohort, wanted.changed(low_pass=0.1))
 
 
 def test_a_series_shorter_than_its_filter_is_refused(cohort, people, wanted):
     save(bold_path(cohort, people[0]), draw_bold(np.random.default_rng(0), volumes=12))
     with pytest.raises(CohortError, match="12 volumes cannot be filtered"):
-        read_cohort(cohort, replace(wanted, low_pass=0.1, high_pass=0.01))
+        read_cohort(cohort, wanted.changed(low_pass=0.1, high_pass=0.01))
 
 
 def test_a_datalist_of_series_is_a_cohort(cohort, people, wanted):
@@ -296,12 +299,12 @@ def test_a_datalist_of_series_is_a_cohort(cohort, people, wanted):
     entries = [f'{{"image": "{image}", "participant_id": "{who}"}}' for image, who in zip(images, people, strict=True)]
     (cohort / "list.json").write_text(f"[{','.join(entries)}]")
     read = read_cohort(cohort / "list.json", wanted)
-    np.testing.assert_array_equal(read.features.values, read_cohort(cohort, wanted).features.values)
-    assert list(read.features.ids["participant_id"]) == people
+    np.testing.assert_array_equal(read.source.features.values, read_cohort(cohort, wanted).source.features.values)
+    assert list(read.source.features.ids["participant_id"]) == people
 
 
 def filtered(wanted, **more):
-    return replace(wanted, low_pass=0.1, **more)
+    return wanted.changed(low_pass=0.1, **more)
 
 
 def stated(folder, seconds, name="task-rest_bold.json"):
@@ -357,11 +360,11 @@ def test_the_nearest_json_file_is_taken_and_one_outside_of_the_cohort_is_not(coh
 
 
 def test_the_json_file_alone_is_enough_and_gives_the_same_edges(cohort, people, wanted):
-    before = read_cohort(cohort, filtered(wanted)).features.values
+    before = read_cohort(cohort, filtered(wanted)).source.features.values
     for who in people:
         set_seconds(bold_path(cohort, who), 2.0, unit="unknown")
     stated(cohort, 2)
-    np.testing.assert_array_equal(read_cohort(cohort, filtered(wanted)).features.values, before)
+    np.testing.assert_array_equal(read_cohort(cohort, filtered(wanted)).source.features.values, before)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.grid import Grid, grid_problem, world_rows
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.loaders import fill_matrix, load_alike, load_volumes
 from medrep.cohort.nifti import Volume, write_image
 from medrep.cohort.placement import common_grid, read_places
 from medrep.cohort.transforms import VolumePipeline
 from medrep.errors import CohortError
 
-WANTED = Input("volume")
+WANTED = VolumeInput()
 
 
 def cohort(folder, **volumes):
@@ -93,7 +93,7 @@ def test_a_cohort_without_a_usable_image_is_refused(tmp_path):
 
 def test_shape_and_spacing_bring_people_to_one_grid(tmp_path):
     files = cohort(tmp_path, a=((4, 5, 6), (2.0, 2.0, 2.0)), b=((8, 9, 3), (1.0, 1.0, 4.0)))
-    matrix, grid = filled(files, Input("volume", spacing=(2.0, 2.0, 2.0), shape=(4, 4, 4)))
+    matrix, grid = filled(files, VolumeInput(spacing=(2.0, 2.0, 2.0), shape=(4, 4, 4)))
     assert (grid.shape, grid.spacing) == ((4, 4, 4), (2.0, 2.0, 2.0))
     assert matrix.shape == (2, 64)
     assert np.isfinite(matrix).all()
@@ -104,13 +104,13 @@ def test_nan_voxels_are_kept_if_asked(tmp_path):
     data = np.ones((4, 5, 6), np.float32) * np.linspace(1, 2, 6, dtype=np.float32)
     data[0, 0, 0] = np.nan
     write_image(tmp_path / "b.nii.gz", Volume(data, np.diag([2.0, 2.0, 2.0, 1.0])))
-    matrix, _ = filled(files, Input("volume", missing="keep"))
+    matrix, _ = filled(files, VolumeInput(missing="keep"))
     assert np.isnan(matrix).sum() == 1
     assert np.isnan(matrix[1, 0])
 
 
 def test_input_that_cannot_be_is_an_error_of_each_file_not_a_crash(tmp_path):
-    entries = list(load_volumes(cohort(tmp_path, **SAME), Input("volume", shape=(1, 2))))
+    entries = list(load_volumes(cohort(tmp_path, **SAME), VolumeInput(shape=(1, 2))))
     assert [entry.error for entry in entries] == ["input.shape has 2 numbers; give three, or leave it empty"] * 3
 
 
@@ -133,7 +133,7 @@ def test_real_people_with_their_own_grids_come_to_one(shared_data):
     files = pd.Series({path.name.split(".")[0]: path for path in paths}, dtype=object)
     with pytest.raises(CohortError, match=r"hippocampus_\d+: grid \(.*\) differs from .*; set input.shape"):
         filled(files)
-    matrix, grid = filled(files, Input("volume", shape=(40, 56, 40)))
+    matrix, grid = filled(files, VolumeInput(shape=(40, 56, 40)))
     assert grid.shape == (40, 56, 40)
     assert np.isfinite(matrix).all()
 
@@ -145,7 +145,7 @@ def test_volumes_that_are_placed_together_come_out_as_if_they_had_come_alone(tmp
     )
     (tmp_path / "a3.nii.gz").write_bytes(b"")
     monkeypatch.setattr("medrep.cohort.loaders._CELLS", 3 * 9 * 8 * 7)
-    wanted = Input("volume", spacing=(2.5, 2.5, 2.5), shape=(8, 6, 7), intensity=intensity)
+    wanted = VolumeInput(spacing=(2.5, 2.5, 2.5), shape=(8, 6, 7), intensity=intensity)
     found = load_alike(files, wanted)
     assert [loaded.key for loaded in found] == list(files.index)
     for together, alone in zip(found, load_volumes(files, wanted), strict=True):
@@ -198,7 +198,7 @@ def test_images_elsewhere_in_the_world_are_refused_by_name_whoever_is_first(tmp_
     "chosen", [{"spacing": (2.0, 2.0, 2.0)}, {"shape": (12, 12, 12)}, {"spacing": (3.0, 3.0, 3.0)}]
 )
 def test_images_elsewhere_are_put_right_where_a_common_grid_is_asked_for(tmp_path, how, chosen):
-    wanted = Input("volume", **chosen)
+    wanted = VolumeInput(**chosen)
     files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(flip=True), "z": ELSEWHERE[how]})
     said = []
     matrix, grid = fill_matrix(
@@ -214,7 +214,7 @@ def test_images_elsewhere_are_put_right_where_a_common_grid_is_asked_for(tmp_pat
 
 
 def test_a_change_goes_back_to_the_voxels_of_an_image_elsewhere(tmp_path):
-    wanted = Input("volume", spacing=(2.0, 2.0, 2.0))
+    wanted = VolumeInput(spacing=(2.0, 2.0, 2.0))
     files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(), "z": placed_at((10, -4, 0))})
     _, grid = filled(files, wanted)
     change = np.random.default_rng(0).normal(size=grid.shape).astype(np.float32)
@@ -230,12 +230,12 @@ def test_a_change_goes_back_to_the_voxels_of_an_image_elsewhere(tmp_path):
 def test_images_beside_the_common_grid_are_refused_by_name(tmp_path):
     files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(), "z": placed_at((25, 0, 0))})
     with pytest.raises(CohortError, match=r"z: the image lies beside the common grid: \d+% of the smaller of the two"):
-        filled(files, Input("volume", spacing=(2.0, 2.0, 2.0)))
+        filled(files, VolumeInput(spacing=(2.0, 2.0, 2.0)))
 
 
 def test_a_common_grid_without_a_place_leaves_the_place_out(tmp_path):
     files = placed_cohort(tmp_path, {"a": placed_at(), "z": placed_at((10, 0, 0))})
-    for wanted in (WANTED, Input("volume", shape=(16, 14, 12))):
+    for wanted in (WANTED, VolumeInput(shape=(16, 14, 12))):
         found = list(load_volumes(files, wanted, common=Grid((16, 14, 12), (2.0, 2.0, 2.0))))
         assert [one.error for one in found] == ["", ""]
         assert not any(one.resampled for one in found)

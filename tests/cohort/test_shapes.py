@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.shapes import (
@@ -48,8 +48,8 @@ def files(tmp_path: Path) -> pd.Series:
     return pd.Series(paths, index=["sub-0", "sub-1", "sub-2"])
 
 
-def measured(files: pd.Series, **changes: object) -> Input:
-    found = measure_shapes(files, replace(Input(kind="shape", suffix="mask"), **changes), lambda people: None)
+def measured(files: pd.Series, **changes: object) -> ShapeInput:
+    found = measure_shapes(files, replace(ShapeInput(suffix="mask"), **changes), lambda people: None)
     assert found.measured is not None
     assert found.problems == ()
     return found.measured
@@ -143,7 +143,7 @@ def test_unusable_maps_are_all_named(files: pd.Series, tmp_path: Path) -> None:
     empty = tmp_path / "sub-3_mask.nii.gz"
     write_label_map(empty, LabelMap(np.zeros((10, 10, 10), np.int32), plain_affine()))
     everybody = pd.concat([files, pd.Series([empty, tmp_path / "gone.nii.gz"], index=["sub-3", "sub-4"])])
-    found = measure_shapes(everybody, Input(kind="shape", suffix="mask"), lambda people: None)
+    found = measure_shapes(everybody, ShapeInput(suffix="mask"), lambda people: None)
     assert len(found.problems) == 2
     assert found.problems[0].startswith("sub-3: ")
     with pytest.raises(CohortError, match=r"(?s)sub-3: .*sub-4: "):
@@ -165,4 +165,4 @@ def test_an_organ_beyond_the_grid_is_refused_with_the_cure(files: pd.Series, tmp
 
 def test_a_section_that_was_not_measured_is_refused() -> None:
     with pytest.raises(CohortError, match="filled in by training"):
-        shape_grid(Input(kind="shape"))
+        shape_grid(ShapeInput())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.inputs import Input
+from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume, read_image
 from medrep.cohort.transforms import VolumePipeline
 from medrep.errors import CohortError
@@ -50,7 +50,7 @@ def world(volume, voxel):
 
 @given(volumes(oblique=True), choices)
 def test_the_null_change_is_exactly_zero_on_the_own_grid(volume, choice):
-    wanted = Input("volume", **choice)
+    wanted = VolumeInput(**choice)
     pipeline = VolumePipeline(wanted)
     placed = pipeline.place(volume)
     change = pipeline.back(np.zeros_like(placed.values), placed)
@@ -62,7 +62,7 @@ def test_the_null_change_is_exactly_zero_on_the_own_grid(volume, choice):
 
 @given(volumes(oblique=True), choices)
 def test_placing_leaves_the_volume_as_it_was_and_gives_the_grid_asked_for(volume, choice):
-    wanted = Input("volume", **choice)
+    wanted = VolumeInput(**choice)
     data, affine = volume.data.copy(), volume.affine.copy()
     placed = VolumePipeline(wanted).place(volume)
     np.testing.assert_array_equal(volume.data, data)
@@ -78,25 +78,25 @@ def test_placing_leaves_the_volume_as_it_was_and_gives_the_grid_asked_for(volume
 def test_turning_to_ras_and_padding_is_undone_exactly(volume, margin):
     box = tuple(length + margin for length in [max(volume.data.shape)] * 3)
     for shape in ((), box):
-        pipeline = VolumePipeline(Input("volume", shape=shape))
+        pipeline = VolumePipeline(VolumeInput(shape=shape))
         placed = pipeline.place(volume)
         np.testing.assert_array_equal(pipeline.back(placed.values, placed), volume.data)
 
 
 @given(volumes(), boxes)
 def test_cutting_returns_what_was_kept_and_zero_where_the_grid_does_not_reach(volume, box):
-    pipeline = VolumePipeline(Input("volume", shape=box))
+    pipeline = VolumePipeline(VolumeInput(shape=box))
     placed = pipeline.place(volume)
     own = pipeline.back(placed.values, placed)
     inside = own != 0
     np.testing.assert_array_equal(own[inside], volume.data[inside])
-    turned = VolumePipeline(Input("volume")).place(volume).values.shape
+    turned = VolumePipeline(VolumeInput()).place(volume).values.shape
     assert np.count_nonzero(inside) == np.prod(np.minimum(turned, box))
 
 
 @given(volumes(), choices)
 def test_a_pipeline_keeps_nothing_of_one_volume_for_the_next(volume, choice):
-    wanted = Input("volume", **choice)
+    wanted = VolumeInput(**choice)
     pipeline = VolumePipeline(wanted)
     other = Volume(np.ones((3, 4, 5), np.float32), np.diag([-1.0, 2.0, 1.0, 1.0]))
     first, between = pipeline.place(volume), pipeline.place(other)
@@ -113,7 +113,7 @@ def test_a_pipeline_keeps_nothing_of_one_volume_for_the_next(volume, choice):
 
 @given(volumes())
 def test_axes_come_out_as_right_anterior_superior(volume):
-    placed = VolumePipeline(Input("volume")).place(volume)
+    placed = VolumePipeline(VolumeInput()).place(volume)
     voxels = np.argwhere(volume.data == volume.data.max())[0], np.argwhere(volume.data == volume.data.min())[0]
     there = np.argwhere(placed.values == placed.values.max())[0], np.argwhere(placed.values == placed.values.min())[0]
     step = world(volume, voxels[0]) - world(volume, voxels[1])
@@ -125,7 +125,7 @@ def test_the_same_object_stored_in_two_orientations_arrives_the_same():
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
     turned = nib.Nifti1Image(data, affine).as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
     other = Volume(np.ascontiguousarray(turned.get_fdata(dtype=np.float32)), turned.affine)
-    for wanted in (Input("volume"), Input("volume", spacing=(2.0, 2.0, 2.0), shape=(5, 8, 9))):
+    for wanted in (VolumeInput(), VolumeInput(spacing=(2.0, 2.0, 2.0), shape=(5, 8, 9))):
         one, two = (VolumePipeline(wanted).place(volume) for volume in (Volume(data, affine), other))
         np.testing.assert_allclose(one.values, two.values, rtol=1e-5)
         np.testing.assert_allclose(one.spacing, two.spacing, rtol=1e-6)
@@ -135,7 +135,7 @@ def test_p99_gives_units_of_the_own_percentile_and_goes_back_in_the_files_units(
     data = np.random.default_rng(0).gamma(4, 100, (9, 9, 9)).astype(np.float32)
     data[0] = 0
     data[1, 1, 1] = np.nan
-    pipeline = VolumePipeline(Input("volume", intensity="p99"))
+    pipeline = VolumePipeline(VolumeInput(intensity="p99"))
     placed = pipeline.place(Volume(data, np.eye(4)))
     inside = data[np.isfinite(data) & (data != 0)]
     assert placed.unit == pytest.approx(np.percentile(inside, 99))
@@ -146,14 +146,14 @@ def test_p99_gives_units_of_the_own_percentile_and_goes_back_in_the_files_units(
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_p99_of_nothing_is_one(value):
     volume = Volume(np.full((3, 3, 3), value, np.float32), np.eye(4))
-    assert VolumePipeline(Input("volume", intensity="p99")).place(volume).unit == 1.0
+    assert VolumePipeline(VolumeInput(intensity="p99")).place(volume).unit == 1.0
 
 
 def test_a_smooth_change_survives_resampling():
     x = np.linspace(0, np.pi, 16)
     bump = (np.sin(x)[:, None, None] * np.sin(x)[None, :, None] * np.sin(x)[None, None, :]).astype(np.float32)
     volume = Volume(bump, np.diag([-1.0, 1.0, 1.0, 1.0]))
-    pipeline = VolumePipeline(Input("volume", spacing=(1.25, 1.25, 1.25)))
+    pipeline = VolumePipeline(VolumeInput(spacing=(1.25, 1.25, 1.25)))
     placed = pipeline.place(volume)
     back = pipeline.back(placed.values, placed)
     assert back.shape == bump.shape
@@ -163,14 +163,14 @@ def test_a_smooth_change_survives_resampling():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (Input("volume", spacing=(1.0, 1.0)), "input.spacing has 2 numbers; give three, or leave it empty"),
-        (Input("volume", shape=(4, 4, 4, 4)), "input.shape has 4 numbers; give three"),
+        (VolumeInput(spacing=(1.0, 1.0)), "input.spacing has 2 numbers; give three, or leave it empty"),
+        (VolumeInput(shape=(4, 4, 4, 4)), "input.shape has 4 numbers; give three"),
         (
-            Input("volume", spacing=(1.0, 0.0, 1.0)),
+            VolumeInput(spacing=(1.0, 0.0, 1.0)),
             r"input.spacing \(1.0, 0.0, 1.0\) and shape \(\) must be above zero",
         ),
-        (Input("volume", spacing=(1.0, np.nan, 1.0)), "must be above zero"),
-        (Input("volume", shape=(4, -4, 4)), "must be above zero"),
+        (VolumeInput(spacing=(1.0, np.nan, 1.0)), "must be above zero"),
+        (VolumeInput(shape=(4, -4, 4)), "must be above zero"),
     ],
 )
 def test_grids_that_cannot_be_are_refused(wanted, message):
@@ -182,7 +182,7 @@ def test_grids_that_cannot_be_are_refused(wanted, message):
 def test_a_real_head_that_is_not_ras_comes_back_exactly(shared_data):
     volume = read_image(sorted((shared_data / "ixi" / "t1w").iterdir())[0])
     assert "".join(nib.aff2axcodes(volume.affine)) == "PSR"
-    pipeline = VolumePipeline(Input("volume", shape=(100, 130, 130)))
+    pipeline = VolumePipeline(VolumeInput(shape=(100, 130, 130)))
     placed = pipeline.place(volume)
     assert placed.values.shape == (100, 130, 130)
     np.testing.assert_array_equal(pipeline.back(placed.values, placed), volume.data)

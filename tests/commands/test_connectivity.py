@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.cohort import read_cohort
-from medrep.cohort.inputs import Input
 from medrep.commands.newcomers import load_trained
 from medrep.config import read_config
 from tests.bold_cohorts import atlas_labels, bold_path, save_atlas, write_bold_cohort
@@ -45,7 +43,7 @@ def test_check_train_and_export_run_on_it_as_on_any_table(
 
     people = pd.read_csv(rest_cohort / "participants.tsv", sep="\t", index_col="participant_id")
     wanted = read_config("linear.yaml", [chosen]).input
-    before = read_cohort(rest_cohort, wanted).features
+    before = read_cohort(rest_cohort, wanted).source.features
     after = edges_of(out)
     assert list(after.columns) == list(before.names)
     assert list(after.index) == list(people.index) == list(before.ids["participant_id"])
@@ -94,8 +92,9 @@ def test_all_settings_travel_with_the_model(rest_cohort: Path, chosen: str, tmp_
     assert run("train", rest_cohort, tmp_path / "m", "--set", asked, "--quiet") == 0
     _, _, saved = load_trained(tmp_path / "m" / "model")
     given = read_config("linear.yaml", [asked]).input
-    assert saved == replace(given, atlas_sha256=saved.atlas_sha256)
-    assert (saved.confounds, saved.t_r, len(saved.atlas_sha256)) == (("breath_derivative1", "breath"), 2.0, 64)
+    section = saved.section
+    assert saved == given.changed(atlas_sha256=section.atlas_sha256)
+    assert (section.confounds, section.t_r, len(section.atlas_sha256)) == (("breath_derivative1", "breath"), 2.0, 64)
     export = ("export", rest_cohort, tmp_path / "o", "--model", tmp_path / "m" / "model", "--remove", "site", "--quiet")
     assert run(*export) == 0
     assert edges_of(tmp_path / "o").abs().max().max() < 1
@@ -131,8 +130,7 @@ def test_everybody_who_cannot_be_measured_is_named_and_nothing_is_written(
 def test_nilearn_is_imported_only_for_connectivity(table_cohort: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from medrep.cohort.cohort import read_cohort;"
-        f"from medrep.cohort.inputs import Input; read_cohort(Path({str(table_cohort)!r}), Input());"
+        f"from medrep.cohort.kinds import INPUTS; read_cohort(Path({str(table_cohort)!r}), INPUTS['features']());"
         "import medrep.cli, medrep.commands.train; sys.exit('nilearn' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert Input().kind == "features"

@@ -1,0 +1,344 @@
+"""Kinds of input: what people's data are, how they are found, read and shown; and the data of some people.
+
+A kind is one class, and one line in ``INPUTS``. Everything else asks the kind: nothing outside this folder knows which there are.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
+from medrep.cohort.features import FeatureTable
+from medrep.cohort.fingerprints import row_fingerprint
+from medrep.cohort.grid import Columns
+from medrep.cohort.inputs import ImageInput, persisted_section
+from medrep.cohort.participants import label
+from medrep.cohort.visits import Visit
+
+SectionT = TypeVar("SectionT")
+KindT = TypeVar("KindT", bound="InputKind[Any]")
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Who is told how reading goes, for instance a console."""
+
+    def say(self, text: str) -> None:
+        """Take a line."""
+
+    def warn(self, text: str) -> None:
+        """Take a warning."""
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """Take what was interpreted."""
+
+    def track(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Return a context of a function to call with the number of people done."""
+
+
+def no_table(people: pd.Index) -> FeatureTable:
+    """Return the table of people whose data are files: a row each, and no columns."""
+    return FeatureTable(pd.DataFrame(index=people), np.zeros((len(people), 0)), (), None)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data of some people: a row of a table each, or a file each.
+
+    Attributes:
+        features: Their rows, index: key; a table without columns where data are files.
+        files: Their files, index: key; None for a row of a table, and for a person in ``problems``.
+        problems: Why there is no usable file, by key.
+    """
+
+    features: FeatureTable
+    files: pd.Series
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_table(cls, features: FeatureTable) -> "Source":
+        """Return the data of people who have a row of a table each."""
+        return cls(features, pd.Series([None] * len(features.ids), index=features.ids.index, dtype=object))
+
+    @classmethod
+    def of_files(cls, files: pd.Series, problems: Mapping[str, str] | None = None) -> "Source":
+        """Return the data of people who have a file each."""
+        return cls(no_table(files.index), files, problems or {})
+
+    def select(self, wanted: pd.Index) -> "Source":
+        """Return the data of the wanted keys, in that order."""
+        problems = {key: problem for key, problem in self.problems.items() if key in wanted}
+        return Source(self.features.rows(wanted), self.files.loc[wanted], problems)
+
+    def visits(self, frame: pd.DataFrame) -> Iterator[Visit]:
+        """Yield people in the order of a frame; rows of a table are views into it.
+
+        Args:
+            frame: Covariates, index: key.
+        """
+        records = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
+        rows, files = self.features.rows(frame.index).values, self.files.loc[frame.index]
+        for place, (key, record, row, file) in enumerate(zip(frame.index.tolist(), records, rows, files, strict=True)):
+            problem = self.problems.get(str(key), "")
+            path = None if file is None or problem else Path(str(file))
+            mark, own = (row_fingerprint(row), row) if len(row) else ("", None)
+            yield Visit(str(key), place, path, {str(name): value for name, value in record.items()}, problem, mark, own)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a kind found of a cohort.
+
+    Attributes:
+        source: The data.
+        images: Files that medrep may have written sidecars beside.
+        notes: What was tidied on the way.
+        input: The kind, with what reading fills in; None as it was.
+    """
+
+    source: Source
+    images: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    input: "InputKind[Any] | None" = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a look through everybody's data found.
+
+    Attributes:
+        problems: What would stop a training, a line each.
+        said: What the data are, in a line for the end; empty where that was said already.
+    """
+
+    problems: tuple[str, ...]
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class InputKind(ABC, Generic[SectionT]):
+    """A kind of input, with its section of the configuration.
+
+    Attributes:
+        section: The section: an instance of ``section_type``.
+        unused: Keys of other kinds that a configuration named; they are kept as they were written.
+        kind: What ``input.kind`` says.
+        section_type: The section's dataclass; each of its fields has a default.
+        by_file: Whether each person's data are a file of their own, which a datalist can name.
+        tabular: Whether a cohort holds the data as a table; else each person's file is read when it is their turn.
+        on_grid: Whether columns are points of a grid in space, which convolutions need.
+        in_world: Whether that grid lies somewhere in the world, which is compared.
+        has_surface: Whether what is written of a person has a surface.
+        mover: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a `Step`.
+        scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Step`.
+        written: What the mover writes of each person, in the order of its files.
+        statistics: What is measured of each person beside what the model says, for instance `image_statistics`.
+        better_configs: Shipped configurations that take out what a linear model leaves, in words.
+        packages: Packages that only this kind needs to serve a model.
+    """
+
+    section: SectionT
+    unused: Mapping[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str]
+    section_type: ClassVar[type[Any]]
+    by_file: ClassVar[bool] = True
+    tabular: ClassVar[bool]
+    on_grid: ClassVar[bool] = False
+    in_world: ClassVar[bool] = False
+    has_surface: ClassVar[bool] = False
+    mover: ClassVar[str]
+    scorer: ClassVar[str]
+    written: ClassVar[tuple[str, ...]] = ()
+    statistics: ClassVar[tuple[str, ...]] = ()
+    better_configs: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the section as it is kept in config.yaml and model.json; `medrep.cohort.kinds.saved_input` reads it back."""
+        return persisted_section(self.kind, {**self.unused, **asdict(self.section)})  # type: ignore[call-overload]
+
+    def changed(self: KindT, **values: Any) -> KindT:
+        """Return the kind with other values in its section."""
+        return replace(self, section=replace(self.section, **values))
+
+    @property
+    def keeps_missing(self) -> bool:
+        """Whether missing values are left out of a fit and stay missing; else they are refused."""
+        return bool(self.to_json()["missing"] == "keep")
+
+    @property
+    def suffix(self) -> str:
+        """BIDS suffix of a person's image."""
+        return str(self.to_json()["suffix"])
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """Middle of the grid of aligned people, mm; empty where people are not aligned."""
+        return tuple(self.to_json()["centre"])
+
+    @abstractmethod
+    def table(self, root: Path, people: Sequence[str]) -> "tuple[FeatureTable, pd.DataFrame | None]":
+        """Read what a cohort's folder holds of everybody at once, before it is known which visits there are.
+
+        Args:
+            root: The folder.
+            people: All ids of participants.tsv.
+
+        Returns:
+            The table and its key columns, in the spelling of participants.tsv; `no_table` and None where each person has a file.
+        """
+
+    @abstractmethod
+    def find(self, root: Path, table: pd.DataFrame, rows: FeatureTable, *, tolerant: bool) -> Found:
+        """Find the data of people in a folder.
+
+        Args:
+            root: The folder.
+            table: The people, index: key.
+            rows: From `table`.
+            tolerant: Whether people without exactly one usable file are kept, with their problem, as long as somebody has one.
+
+        Raises:
+            CohortError: Everybody whose data are absent or cannot be told.
+        """
+
+    @abstractmethod
+    def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:
+        """Return the data of people whose files are known.
+
+        Args:
+            root: The cohort's folder.
+            files: Index: key; None for a person without a usable file.
+            table: The people, index: key.
+        """
+
+    @abstractmethod
+    def measured(self, source: Source, listener: Listener) -> "tuple[InputKind[SectionT], tuple[str, ...]]":
+        """Return the kind with what training fills in, and what was interpreted on the way.
+
+        Args:
+            source: The people of training.
+            listener: Who is told.
+
+        Raises:
+            CohortError: Everybody whose data cannot be used.
+        """
+
+    @abstractmethod
+    def matrix(
+        self,
+        source: Source,
+        room: Callable[[int, int], np.ndarray],
+        listener: Listener,
+        *,
+        like: Columns | None = None,
+        workers: int = 0,
+    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        """Read everybody's data into one matrix.
+
+        Args:
+            source: The people.
+            room: Makes the float32 matrix (people, columns) for data that are not in memory.
+            listener: Who is told.
+            like: Columns of a model that they are for; None: as they come.
+            workers: Processes that read files ahead.
+
+        Returns:
+            The matrix, in memory or memory-mapped, and what its columns are.
+
+        Raises:
+            CohortError: Everybody whose data cannot be used.
+        """
+
+    @abstractmethod
+    def load(
+        self, source: Source, like: Columns, listener: Listener
+    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+        """Yield keys and rows in the columns of a model, a few people at a time; people who cannot be read are left out.
+
+        Args:
+            source: The people.
+            like: Columns of the model.
+            listener: Who is told.
+        """
+
+    @abstractmethod
+    def row(self, source: Source, key: str, like: Columns) -> Shaped[np.ndarray, " columns"]:
+        """Return one person's row in the columns of a model.
+
+        Raises:
+            CohortError: A file that cannot be read.
+        """
+
+    @abstractmethod
+    def errors(self, files: pd.Series) -> Iterator[tuple[str, str]]:
+        """Read files and keep nothing; yield each key with what is wrong, empty if nothing is."""
+
+    @abstractmethod
+    def check(self, source: Source, listener: Listener, look: Callable[[str, np.ndarray], None]) -> Checked:
+        """Look through everybody's data.
+
+        Args:
+            source: The people.
+            listener: Who is told.
+            look: Called with the key and the data of those who can be read, where that costs no more than reading.
+        """
+
+    @abstractmethod
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], tuple[float, float] | None]":
+        """Return people's files as pictures for a report, and what is black and what is white in them.
+
+        Returns:
+            The pictures, and the window; None where voxels are 0 or 1.
+
+        Raises:
+            CohortError: A file that cannot be read.
+        """
+
+
+def imported(named: str) -> Any:
+    """Return what is named as ``module:name``, imported now: kinds name what lies in layers above, and what takes seconds."""
+    module, _, name = named.partition(":")
+    return getattr(import_module(module), name)
+
+
+def find_files(
+    root: Path, table: pd.DataFrame, wanted: ImageInput, *, tolerant: bool
+) -> tuple[pd.Series, dict[str, str]]:
+    """Find one image a person in a BIDS folder.
+
+    Args:
+        root: The folder.
+        table: The people, index: key.
+        wanted: Suffix, ``desc`` and entities.
+        tolerant: Whether people without exactly one usable file are kept, with their problem, as long as somebody has one.
+
+    Returns:
+        Files, index: key, None for a person without one; and why there is none, by key.
+
+    Raises:
+        CohortError: Everybody without exactly one usable file.
+    """
+    sessions = table.get("session_id", pd.Series("", index=table.index))
+    pairs = [
+        (str(who), str(visit) if label(str(visit), "ses") else "")
+        for who, visit in zip(table["participant_id"], sessions, strict=True)
+    ]
+    found, problems = find_images(root, pairs, wanted)
+    names = [str(key) for key in table.index]
+    if not (tolerant and found):
+        refuse_problems(root, [f"{' '.join(pairs[k]).strip()}: {problem}" for k, problem in problems.items()])
+        refuse_outside(root, [(names[position], path) for position, path in found.items()])
+    outside = outside_problems(root, found) if tolerant and found else {}
+    files = [None if k in outside else found.get(k) for k in range(len(table))]
+    known = {names[k]: problem for k, problem in sorted((problems | outside).items())}
+    return pd.Series(files, index=table.index, dtype=object), known

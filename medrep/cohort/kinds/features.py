@@ -1,0 +1,114 @@
+"""Features: a row of features.tsv a person; and what all kinds have in common whose data a cohort holds as a table."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.features import FeatureTable, claimed, in_columns, match_keys, missing_cells, read_features
+from medrep.cohort.grid import Columns
+from medrep.cohort.inputs import FeaturesInput
+from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
+from medrep.errors import CohortError, listed
+
+SectionT = TypeVar("SectionT")
+
+
+@dataclass(frozen=True)
+class TableKind(InputKind[SectionT]):
+    """A kind whose data a cohort holds as a table, whatever they are read from."""
+
+    tabular: ClassVar[bool] = True
+    mover: ClassVar[str] = "medrep.export.features:move_rows"
+    scorer: ClassVar[str] = "medrep.export.scoring:ScoreRows"
+    better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
+
+    def measured(self, source: Source, listener: Listener) -> "tuple[TableKind[SectionT], tuple[str, ...]]":
+        """Return the kind as it is."""
+        del source, listener
+        return self, ()
+
+    def matrix(
+        self,
+        source: Source,
+        room: Callable[[int, int], np.ndarray],
+        listener: Listener,
+        *,
+        like: Columns | None = None,
+        workers: int = 0,
+    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        """Return the table; see `InputKind.matrix`."""
+        del room, listener, workers
+        features = source.features if like is None else in_columns(source.features, like.names)
+        holes = missing_cells(features)
+        if holes and not self.keeps_missing:
+            cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
+            raise CohortError(listed("features that are missing", holes, cure))
+        return features.values, Columns(features.names, len(features.names), features.grid)
+
+    def load(
+        self, source: Source, like: Columns, listener: Listener
+    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+        """Yield everybody at once; see `InputKind.load`."""
+        del listener
+        features = in_columns(source.features, like.names)
+        yield features.ids.index, features.values
+
+    def row(self, source: Source, key: str, like: Columns) -> Shaped[np.ndarray, " columns"]:
+        """Return one row; see `InputKind.row`."""
+        return in_columns(source.features, like.names).rows(pd.Index([key])).values[0]
+
+    def errors(self, files: pd.Series) -> Iterator[tuple[str, str]]:
+        """Yield nothing wrong: rows are in memory."""
+        yield from ((str(key), "") for key in files.index)
+
+    def check(self, source: Source, listener: Listener, look: Callable[[str, np.ndarray], None]) -> Checked:
+        """Look for constant columns and missing cells; see `InputKind.check`."""
+        features = source.features
+        for key, row in zip(features.ids.index, features.values, strict=True):
+            look(str(key), row)
+        listener.say(f"{len(features.names)} features")
+        constant = [n for n, c in zip(features.names, features.values.T, strict=True) if np.nanmax(c) == np.nanmin(c)]
+        if constant:
+            listener.notes([f"constant and left as they are: {', '.join(constant)}"])
+        holes = missing_cells(features)
+        if holes and self.keeps_missing:
+            count = int((~np.isfinite(features.values)).sum())
+            listener.notes([f"{count} missing cells are left out of the fit and stay missing"])
+            return Checked(())
+        return Checked(tuple(f"{hole}; mend it, or pass --set input.missing=keep" for hole in holes))
+
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], None]":
+        """Return no pictures: a report shows features otherwise."""
+        del files
+        return [], None
+
+
+@dataclass(frozen=True)
+class FeaturesKind(TableKind[FeaturesInput]):
+    """A row of features.tsv a person."""
+
+    section: FeaturesInput = field(default_factory=FeaturesInput)
+
+    kind: ClassVar[str] = "features"
+    section_type: ClassVar[type[FeaturesInput]] = FeaturesInput
+    by_file: ClassVar[bool] = False
+
+    def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:
+        """Read features.tsv; see `InputKind.table`."""
+        return claimed(read_features(root / "features.tsv"), people)
+
+    def find(self, root: Path, table: pd.DataFrame, rows: FeatureTable, *, tolerant: bool) -> Found:
+        """Find everybody's row; see `InputKind.find`."""
+        del root, tolerant
+        features = match_keys(rows, table.index)
+        return Found(Source.of_table(features), notes=features.notes)
+
+    def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:
+        """Refuse files; see `InputKind.take`."""
+        del files, table
+        raise CohortError(f"{root}: rows of features.tsv are no files")

@@ -1,0 +1,160 @@
+"""Volumes: a 3-D image a person; and what all kinds have in common whose files are read when it is each person's turn."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.brightness import mean_level, uneven_brightness
+from medrep.cohort.features import FeatureTable
+from medrep.cohort.fingerprints import row_fingerprint
+from medrep.cohort.grid import Columns
+from medrep.cohort.image_statistics import STATISTICS
+from medrep.cohort.inputs import ImageInput, VolumeInput
+from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source, find_files, no_table
+from medrep.cohort.slips import same_data
+
+SectionT = TypeVar("SectionT", bound=ImageInput)
+
+
+@dataclass(frozen=True)
+class FileKind(InputKind[SectionT]):
+    """A kind whose data are a file a person, read when it is their turn."""
+
+    tabular: ClassVar[bool] = False
+    on_grid: ClassVar[bool] = True
+    better_configs: ClassVar[str] = "vae_volume.yaml"
+
+    def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
+        """Return nothing: everybody has a file; see `InputKind.table`."""
+        del root, people
+        return no_table(pd.Index([])), None
+
+    def find(self, root: Path, table: pd.DataFrame, rows: FeatureTable, *, tolerant: bool) -> Found:
+        """Find everybody's file; see `InputKind.find`."""
+        del rows
+        files, problems = find_files(root, table, self.section, tolerant=tolerant)
+        return self._found(files, problems)
+
+    def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:
+        """Return files that are known; see `InputKind.take`."""
+        del root, table
+        return self._found(files, {})
+
+    def _found(self, files: pd.Series, problems: Mapping[str, str]) -> Found:
+        return Found(Source.of_files(files, problems), tuple(path for path in files if path is not None))
+
+
+@dataclass(frozen=True)
+class VolumeKind(FileKind[VolumeInput]):
+    """One 3-D NIfTI image a person, on the grid of all."""
+
+    section: VolumeInput = field(default_factory=VolumeInput)
+
+    kind: ClassVar[str] = "volume"
+    section_type: ClassVar[type[VolumeInput]] = VolumeInput
+    in_world: ClassVar[bool] = True
+    mover: ClassVar[str] = "medrep.export.volumes:MoveVolumes"
+    scorer: ClassVar[str] = "medrep.export.scoring:ScoreVolumes"
+    written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
+    statistics: ClassVar[tuple[str, ...]] = STATISTICS
+
+    def measured(self, source: Source, listener: Listener) -> "tuple[VolumeKind, tuple[str, ...]]":
+        """Return the kind as it is: the grid is the model's."""
+        del source, listener
+        return self, ()
+
+    def matrix(
+        self,
+        source: Source,
+        room: Callable[[int, int], np.ndarray],
+        listener: Listener,
+        *,
+        like: Columns | None = None,
+        workers: int = 0,
+    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        """Read all volumes onto the grid in which most of them arrive, or a model's; see `InputKind.matrix`."""
+        from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import
+
+        common = None if like is None else like.grid
+        files = source.files
+        with listener.track("read volumes", len(files)) as advance:
+            rows, grid = fill_matrix(files, self.section, room, advance, workers, common=common, tell=listener.notes)
+        warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
+        if warning:
+            listener.warn(warning)
+        return rows, Columns((), grid.size, grid)
+
+    def load(
+        self, source: Source, like: Columns, listener: Listener
+    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+        """Yield one volume after another; see `InputKind.load`."""
+        from medrep.cohort.loaders import load_volumes
+
+        with listener.track("adapt to unseen sites", len(source.files)) as advance:
+            for loaded in load_volumes(source.files, self.section, common=like.grid):
+                if loaded.placed is not None:
+                    yield pd.Index([loaded.key]), loaded.placed.values.reshape(1, -1)
+                advance(1)
+
+    def row(self, source: Source, key: str, like: Columns) -> Shaped[np.ndarray, " columns"]:
+        """Return one person's voxels; see `InputKind.row`."""
+        from medrep.cohort.nifti import read_image
+        from medrep.cohort.transforms import VolumePipeline
+
+        placed = VolumePipeline(self.section, like.grid).place(read_image(Path(str(source.files[key]))))
+        return placed.values.ravel()
+
+    def errors(self, files: pd.Series) -> Iterator[tuple[str, str]]:
+        """Read one volume after another; see `InputKind.errors`."""
+        from medrep.cohort.loaders import load_volumes
+
+        yield from ((one.key, one.error) for one in load_volumes(files, self.section))
+
+    def check(self, source: Source, listener: Listener, look: Callable[[str, np.ndarray], None]) -> Checked:
+        """Look for files that cannot be used, units that differ and images that are the same; see `InputKind.check`."""
+        from medrep.cohort.loaders import load_volumes
+        from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
+
+        problems: list[str] = []
+        moved: list[str] = []
+        levels: dict[str, float] = {}
+        marks: dict[str, str] = {}
+        files, places = source.files, read_places(source.files)
+        grid = common_grid(places, self.section)
+        with listener.track("read volumes", len(files)) as advance:
+            for loaded in load_volumes(files, self.section, common=grid):
+                if loaded.placed is None:
+                    problems.append(f"{loaded.key}: {loaded.error}")
+                else:
+                    levels[loaded.key] = mean_level(loaded.placed.values)
+                    marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
+                    moved += [loaded.key] if loaded.resampled else []
+                    look(loaded.key, loaded.placed.values)
+                advance(1)
+        listener.notes([*place_notes(places), *resampled_notes(moved)])
+        warning = uneven_brightness(levels)
+        for line in [*([warning] if warning else []), *same_data(marks)]:
+            listener.warn(line)
+        if grid is None:
+            return Checked(tuple(problems))
+        edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
+        shape = " x ".join(map(str, grid.shape))
+        good = len(files) - len(problems)
+        return Checked(tuple(problems), f"{good} images on a grid of {shape} voxels of {edges} mm")
+
+    def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], tuple[float, float] | None]":
+        """Return images on their common grid, in their own units, and the percentiles 1 and 99.7 of all voxels."""
+        from medrep.cohort.nifti import read_image
+        from medrep.cohort.transforms import VolumePipeline
+
+        pipeline = VolumePipeline(self.section)
+        placed = [pipeline.place(read_image(path)) for path in files]
+        images = [np.asarray(one.values * np.float32(one.unit), np.float32) for one in placed]
+        everything = np.concatenate([np.ravel(image) for image in images])
+        low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
+        return images, (low, high)
