@@ -28,7 +28,7 @@ def finish(job: Job, history: History | None = None) -> Merged:
     """
     whole, content, state = merged(job, history), job.content, job.state()
     if (job.out / COMPLETE).exists() and whole.outcomes.folded(state):
-        return replace(whole, unchanged=True)
+        return replace(whole, unchanged=True)  # some failed, else `finished` had known
     (job.out / COMPLETE).unlink(missing_ok=True)
     sweep(job, whole)
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from medrep.batch.job import Job
+from medrep.batch.job import COMPLETE, Job
 from medrep.batch.journal import JournalReader, open_here
 from medrep.batch.ledger import Ended, History, read_history
 from medrep.batch.rows import Chunk, Folded, TableRows, fold, read_chunk, read_folded
@@ -164,7 +164,52 @@ class Merged:
     @property
     def delivered(self) -> pd.DataFrame:
         """The table of those who could be delivered."""
-        return self.table[[not one.failed for one in self.outcomes.ended]]
+        return self.table[~self.table.index.isin([failure.participant for failure in self.failures])]
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yield the lines of one name, of everybody who could be delivered."""
+        return self.outcomes.lines(name)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole job of a table whose rows all stand in OUT's tables, as `Merged`: no journal is read for it.
+
+    Attributes:
+        out: OUT.
+        table: The cohort's table, index: key.
+    """
+
+    out: Path
+    table: pd.DataFrame
+    failures: tuple[Failure, ...] = ()
+    unchanged: bool = True
+
+    @property
+    def delivered(self) -> pd.DataFrame:
+        """The table of those who could be delivered: everybody."""
+        return self.table
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yield the lines of one name."""
+        rows = TableRows(self.out / f"{name}.tsv")
+        try:
+            yield from (rows.line(number) for number in range(len(self.table)))
+        finally:
+            rows.close()
+
+
+def finished(job: Job, table: pd.DataFrame) -> Finished | None:
+    """Return a job as it stands in OUT, where all its people do; None where some may not, or failed, or OUT was changed.
+
+    Args:
+        job: The job; `Job.write_people` was called for the cohort as it is now.
+        table: The cohort's table, index: key.
+    """
+    folded = read_folded(job.folder, job.out) if (job.out / COMPLETE).exists() else None
+    if folded is None or folded.state != job.state() or not folded.whole:
+        return None
+    return Finished(job.out, table) if len(table) == folded.count else None
 
 
 def merged(job: Job, history: History | None = None) -> Merged:

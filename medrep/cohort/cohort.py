@@ -12,7 +12,7 @@ from medrep.cohort.bids import outside_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.earlier import Earlier, earlier_work
 from medrep.cohort.kinds import Found, InputKind, Source
-from medrep.cohort.participants import keys, label, read_participants
+from medrep.cohort.participants import keys, label, labels, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.errors import CohortError, listed
 
@@ -139,7 +139,9 @@ def _formulas(table: pd.DataFrame) -> list[str]:
 
 
 def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
-    bare = table["participant_id"].map(lambda who: label(str(who), "sub"))
+    if not only and not exclude:
+        return table
+    bare = pd.Series(labels(table["participant_id"].tolist(), "sub"), index=table.index)
     asked = {label(who, "sub") for who in only}
     left_out = {label(who, "sub") for who in exclude}
     strangers = sorted((asked | left_out) - set(bare))

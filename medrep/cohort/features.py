@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from medrep._structuring import from_json
 from medrep.cohort.grid import Grid
-from medrep.cohort.participants import KEY_COLUMNS, keys, label, refuse_doubles, refuse_nuls
+from medrep.cohort.participants import KEY_COLUMNS, keys, labels, refuse_doubles, refuse_nuls
 from medrep.cohort.plain_tables import read_plain
 from medrep.cohort.synonyms import certain_pairs, examples, folded
 from medrep.cohort.values import MISSING_WORDS, plain_number
@@ -79,8 +79,7 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     Returns:
         The table with keys in the spelling of participants.tsv and notes about it, and its key columns in that spelling.
     """
-    own = [label(str(who), "sub") for who in features.ids["participant_id"].tolist()]
-    wanted = [label(who, "sub") for who in people]
+    own, wanted = labels(features.ids["participant_id"].tolist(), "sub"), labels(people, "sub")
     spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
     ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
     notes = [f"features.tsv: {examples(spelled)} of participants.tsv"] if spelled else []
@@ -99,8 +98,8 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     Raises:
         CohortError: People without features; all are listed, with ids that may be meant.
     """
-    bare = {label(str(key), "sub"): position for position, key in enumerate(features.ids.index.tolist())}
-    asked = [label(str(key), "sub") for key in wanted.tolist()]
+    bare = {key: position for position, key in enumerate(labels(features.ids.index.tolist(), "sub"))}
+    asked = labels(wanted.tolist(), "sub")
     spelled = certain_pairs(asked, list(bare))
     bare |= {key: bare[there] for key, there in spelled.items() if key not in bare}
     absent = [(str(key), one) for key, one in zip(wanted.tolist(), asked, strict=True) if one not in bare]

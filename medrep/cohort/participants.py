@@ -7,7 +7,7 @@ tidied on the way in (a byte order mark, an unnamed column, a doubled row) is ke
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def read_participants(path: Path) -> Participants:
     check_ids(path, table, [f"line {number}" for number in numbered])
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
-    close = [" and ".join(ids) for ids in alike([label(str(who), "sub") for who in table["participant_id"].tolist()])]
+    close = [" and ".join(ids) for ids in alike(labels(table["participant_id"].tolist(), "sub"))]
     if close:
         more = f", and {len(close) - 5} more" if len(close) > 5 else ""
         notes.append(f"{path.name}: ids that look like one, read as different people: {', '.join(close[:5])}{more}")
@@ -148,14 +148,20 @@ def keys(table: pd.DataFrame) -> list[str]:
 
 def count_people(table: pd.DataFrame) -> str:
     """Return how many people there are, and how many scans where somebody has several: ``60 people, 240 scans``."""
-    people = table["participant_id"].map(lambda who: label(str(who), "sub")).nunique()
+    people = len(set(labels(table["participant_id"].tolist(), "sub")))
     return f"{people} people" if people == len(table) else f"{people} people, {len(table)} scans"
+
+
+def labels(texts: Iterable[str], prefix: str) -> list[str]:
+    """Return the `label` of each text; of a hundred thousand people in a fraction of the time."""
+    start = f"{prefix}-"
+    bare = [text.strip().removeprefix(start) for text in texts]
+    return ["" if len(one) == 3 and one.lower() == "n/a" else one for one in bare]
 
 
 def label(text: str, prefix: str) -> str:
     """Return a BIDS label without its prefix (``sub-01`` -> ``01``); ``n/a`` is no label."""
-    bare = text.strip().removeprefix(f"{prefix}-")
-    return "" if len(bare) == 3 and bare.lower() == "n/a" else bare
+    return labels([text], prefix)[0]
 
 
 def _named_columns(
@@ -200,7 +206,7 @@ def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
         if bad:
             cure = "use letters, digits and _ . + - only, for instance sub-01"
             raise CohortError(listed(f"{path}: {column} that cannot name a file", bad, cure))
-    named = [f"sub-{label(key, 'sub')}" for key in keys(table)]
+    named = [f"sub-{key}" for key in labels(keys(table), "sub")]
     long = [
         f"{place}: {key[:40]!r}... ({len(key)} characters)"
         for place, key in zip(places, named, strict=True)
@@ -223,13 +229,16 @@ def refuse_doubles(path: Path, table: pd.DataFrame) -> None:
     Raises:
         CohortError: All of them.
     """
+    bare = labels(keys(table), "sub")
+    if len(set(bare)) == len(bare):
+        return
     written = [
         " ".join(map(str, row))
         for row in zip(*(table[column].tolist() for column in KEY_COLUMNS if column in table), strict=True)
     ]
     rows: dict[str, list[str]] = {}
-    for key, text in zip(keys(table), written, strict=True):
-        rows.setdefault(label(key, "sub"), []).append(text)
+    for key, text in zip(bare, written, strict=True):
+        rows.setdefault(key, []).append(text)
     doubles = [", ".join(map(repr, texts)) for texts in rows.values() if len(texts) > 1]
     if doubles:
         cure = "keep one row a person, or tell visits apart with a session_id column"

@@ -13,7 +13,7 @@ from medrep.batch.finish import finish
 from medrep.batch.job import Job, fingerprint, open_job
 from medrep.batch.ledger import ALONE, TOGETHER, History, Ledger, Trial, read_history
 from medrep.batch.local_pool import LocalPool
-from medrep.batch.merge import Merged
+from medrep.batch.merge import Finished, Merged, finished
 from medrep.batch.parts import Part
 from medrep.batch.pools import InlinePool, Pool
 from medrep.batch.readable import OpenReader
@@ -83,7 +83,7 @@ def go_through(
     console: Console,
     *,
     overwrite: bool,
-) -> Merged | None:
+) -> Merged | Finished | None:
     """Do one part of a batch; merge where there is only one.
 
     Args:
@@ -130,6 +130,9 @@ def go_through(
         written = cohort.source.features.ids if cohort.source.features.header else None
         outside = outside_training(model.schema, frame)
         prints = job.write_people(cohort.table, people, cohort.root, outside, written)
+        if options.part.count == 1 and (done := finished(job, cohort.table)) is not None:
+            console.say(f"{len(people)} people are done already")
+            return done
         if cohort.input.tabular and not _worth_workers(len(mine) * model.columns.count, options):
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(load_trained(job.model).model if len(strangers) else model))
@@ -146,7 +149,7 @@ def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> di
     return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
 
-def tell_failures(console: Console, out: Path, whole: Merged, done: str, results: Mapping[str, Path]) -> int:
+def tell_failures(console: Console, out: Path, whole: Merged | Finished, done: str, results: Mapping[str, Path]) -> int:
     """Say who could not be delivered; return how many.
 
     Args:
@@ -160,8 +163,9 @@ def tell_failures(console: Console, out: Path, whole: Merged, done: str, results
     if failed:
         console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
     places = {**results, "failures": out / "failures.tsv"} if failed else results
-    console.count(len(whole.outcomes.good), len(failed))
-    console.summary(done, _delivered(len(whole.outcomes.good), len(failed)), places)
+    good = len(whole.table) - len(failed)
+    console.count(good, len(failed))
+    console.summary(done, _delivered(good, len(failed)), places)
     return len(failed)
 
 

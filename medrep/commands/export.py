@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep._persisted import to_json
 from medrep.batch.job import Job, read_job
-from medrep.batch.merge import Merged
+from medrep.batch.merge import Finished, Merged
 from medrep.batch.openers import OpenMoves
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.covariates import CovariateSchema
@@ -248,7 +248,7 @@ def _probe(
     out: Path,
     schema: CovariateSchema,
     frame: pd.DataFrame,
-    whole: Merged,
+    whole: Merged | Finished,
     request: ExportRequest,
     console: Console,
     participants: Sequence[str],
@@ -256,9 +256,7 @@ def _probe(
     from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
 
     console.say("measure what probes read (means something for people that training did not have)")
-    handed_out = {
-        name: np.stack([parsed(line) for line in whole.outcomes.lines(name)]) for name in ("features", "latents")
-    }
+    handed_out = {name: np.stack([parsed(line) for line in whole.lines(name)]) for name in ("features", "latents")}
     measured = probe_export(schema, frame, handed_out, request.remove, participants=participants)
     write_tsv(out / "leakage.tsv", measured)
     rows = [tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()]
