@@ -8,7 +8,7 @@ import pytest
 
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import INPUTS
 from medrep.errors import CovariateError, ModelError
 from medrep.models import ConditionalVae, VaeSettings, Workplace, restore_model
 from medrep.models.context import context_vector
@@ -307,7 +307,7 @@ def test_the_type_of_the_data_is_kept_and_they_may_be_overwritten(model, people,
 
 
 def test_storage_is_faithful(model, people, tmp_path):
-    SavedModel(model, Input()).save(tmp_path / "model")
+    SavedModel(model, INPUTS["features"]()).save(tmp_path / "model")
     again = SavedModel.load(tmp_path / "model").model
     assert isinstance(again, ConditionalVae)
     assert (again.settings, again.schema, again.columns) == (model.settings, model.schema, model.columns)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.inputs import Input
+from medrep.cohort.kinds import INPUTS
 from medrep.errors import ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
 from medrep.models.saved import SavedModel
@@ -31,7 +31,7 @@ def fitted(grid: Grid | None = None) -> LinearModel:
 
 
 def save(model: Model, folder: Path) -> Path:
-    SavedModel(model, Input()).save(folder)
+    SavedModel(model, INPUTS["features"]()).save(folder)
     return folder
 
 
@@ -96,7 +96,7 @@ def test_an_adapted_model_is_stored_too(tmp_path):
 def test_the_folder_says_what_made_it(saved):
     found = SavedModel.load(saved)
     assert found.model.kind == "linear"
-    assert found.input == Input()
+    assert found.input == INPUTS["features"]()
     assert {"medrep", "numpy", "torch"} <= set(found.provenance.versions)
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "model.safetensors"]
 
@@ -111,7 +111,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(folder):
 def test_a_failed_save_leaves_the_old_folder(folder):
     before = (folder / "model.json").read_bytes()
     with pytest.raises(ValueError, match="JSON"):
-        SavedModel(fitted(), Input(size=float("nan"))).save(folder)
+        SavedModel(fitted(), INPUTS["shape"]().changed(size=float("nan"))).save(folder)
     assert (folder / "model.json").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 

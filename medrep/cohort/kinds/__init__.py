@@ -6,10 +6,10 @@ A kind is imported when it is asked for; what it reads with (MONAI, libigl, scik
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medrep._structuring import build_section, unknown_key
 from medrep.cohort.inputs import persisted_section
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source, imported
 from medrep.errors import ConfigError, listed
-from medrep.sections import build_section, unknown_key
 
 KINDS = {
     "features": "medrep.cohort.kinds.features:FeaturesKind",
