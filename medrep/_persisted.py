@@ -56,6 +56,7 @@ class Form:
 
 
 _FORMS: dict[type, Form] = {}
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 def stored(
@@ -254,6 +255,8 @@ def dataclass_in(hint: Any) -> type[Any] | None:
 
 
 def _written(value: Any, arrays: Arrays | None, place: str | None) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return _written_fields(value, arrays, place)
     if isinstance(value, np.ndarray | np.generic):

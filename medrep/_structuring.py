@@ -359,14 +359,17 @@ def _has_tags(kind: type[Any], content: Any) -> bool:
 
 def _convert(value: Any, hint: Any, exact: bool) -> Any:
     """Return a plain value of an annotation; `REFUSED` where it is none. Not ``exact``: as people write it."""
+    if type(value) is hint:
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         # YAML reads the bare words yes and no as booleans.
         word = ("yes" if value else "no") if isinstance(value, bool) and not exact else value
         return word if isinstance(word, str) and word in arguments else REFUSED
     if origin in {Union, UnionType}:
-        options = sorted(arguments, key=lambda one: exact and one is not type(value))
-        fits = (found for option in options if (found := _convert(value, option, exact)) is not REFUSED)
+        if exact and type(value) in arguments:
+            return value
+        fits = (found for option in arguments if (found := _convert(value, option, exact)) is not REFUSED)
         return next(fits, REFUSED)
     if origin in {tuple, frozenset}:
         if not isinstance(value, list | tuple):

@@ -77,10 +77,6 @@ class Guard:
         """Return z - (z - centre) left right."""
         return z - (z - self.centre) @ self.left @ self.right
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to save."""
-        return {"centre": self.centre, "left": self.left, "right": self.right}
-
 
 def fit_guard(
     moments: GuardMoments,

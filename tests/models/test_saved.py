@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.kinds import INPUTS
-from medrep.errors import ModelError
+from medrep.cohort.support import Support
+from medrep.cohort.training_rows import TrainingRows, row_trace
+from medrep.errors import MedrepError, ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
-from medrep.models.saved import SavedModel
+from medrep.models.readouts import Readout
+from medrep.models.saved import Provenance, SavedModel, load_input
+from medrep.models.shift import ShiftGate
 from tests.models.planted import Case, draw_data, draw_people
 
 FRAME = draw_people(60, 3, 0)
@@ -252,3 +257,84 @@ def test_content_damaged_anywhere_is_refused_or_harmless(saved):
         except ModelError:
             outcomes["refused"] += 1
     assert outcomes["refused"] > 100
+
+
+def known_whole() -> SavedModel:
+    """Return a model with all that can be known of one."""
+    statistics = pd.DataFrame({"noise": DATA[:, 0], "deviation": np.abs(DATA[:, 1])}, index=FRAME.index)
+    gate = ShiftGate.fit(statistics, FRAME["site"])
+    rows = TrainingRows.of(map(row_trace, DATA), "f" * 64, 0)
+    model = fitted()
+    return SavedModel(
+        model,
+        Input(missing="keep"),
+        Support.fit(model.schema, FRAME),
+        Provenance(60, "f" * 64, rows, ("age",)),
+        (Readout.fit("age", DATA, FRAME["age"].to_numpy(float)),),
+        gate,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "model"
+    known_whole().save(folder)
+    return folder
+
+
+def test_all_that_is_known_of_a_model_comes_back_and_is_written_alike(whole, tmp_path):
+    known, again = known_whole(), SavedModel.load(whole)
+    assert (again.input, again.support) == (known.input, known.support)
+    found = again.provenance
+    assert (found.people, found.fingerprint, found.moved) == (60, "f" * 64, ("age",))
+    assert found.rows is not None
+    assert all(found.rows.holds(row) for row in DATA[:3])
+    assert not found.rows.holds(DATA[0] + 1)
+    assert [readout.predict(DATA).tolist() for readout in again.readouts] == [
+        readout.predict(DATA).tolist() for readout in known.readouts
+    ]
+    assert again.shift is not None
+    again.save(tmp_path / "model")
+    for path in whole.iterdir():
+        assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "said"),
+    [
+        ("support", {"names": ["age"]}, r"damaged \(ValueError: cells: missing"),
+        ("support", {"names": ["age"], "cells": [[1, 2, 3]]}, r"damaged \(ValueError: \(1, 2, 3\) is no cell of age"),
+        ("cohort", {"people": "60"}, r"damaged \(ValueError: people: '60' is not allowed; allowed: a whole number"),
+        ("cohort", {"peopel": 60}, r"damaged \(ValueError: peopel: unknown; did you mean people\?"),
+        ("cohort", {"rows": {"key": "ab"}}, "digests of its training rows are damaged; train again or fetch it again"),
+        ("shift", {"own": []}, r"not a saved shift gate \(.*reference: missing.*\); calibrate again"),
+        ("readouts", {"sex": {}}, r"damaged \(KeyError: 'readout/sex/weights'\)"),
+        ("readouts", {"age": {"name": "age"}}, r"damaged \(ValueError: intercept: missing"),
+        ("input", {"knd": "volume"}, "not a valid input section: input.knd: unknown; did you mean kind"),
+    ],
+)
+def test_what_is_known_beside_the_weights_is_checked_too(whole, tmp_path, key, content, said):
+    folder = Path(shutil.copytree(whole, tmp_path / "model"))
+    describe(folder, {key: content})
+    with pytest.raises(MedrepError, match=said) as error:
+        SavedModel.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_readout_of_other_columns_is_refused(whole, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / "model"))
+    weigh(folder, {f"readout/age/{name}": np.ones(5) for name in ("weights", "centre")})
+    assert "readout of age: weights of (5,), the model has 12 columns" in refused(folder)
+
+
+def test_the_input_section_needs_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    assert load_input(folder) == INPUTS["features"]()
+
+
+def test_a_description_is_not_taken_from_another_kind_of_model(folder):
+    content = json.loads((folder / "model.json").read_text())["content"]
+    describe(folder, {"content": {**content, "colour": 1, "seed": "7"}})
+    message = refused(folder)
+    assert "the description of the linear model is damaged (ValueError: colour: unknown; known: settings" in message
+    assert "seed: '7' is not allowed; allowed: a whole number" in message
