@@ -35,7 +35,7 @@ def cohort_matrix(
         if holes and cohort.input.missing == "error":
             cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
             raise CohortError(listed("features that are missing", holes, cure))
-        return cohort.features.values, Columns(cohort.features.names, len(cohort.features.names), cohort.features.grid)
+        return cohort.features.values, cohort.features.columns
 
     def mapped(people: int, voxels: int) -> np.ndarray:
         _take_room(scratch, 4 * people * voxels)
