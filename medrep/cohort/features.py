@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._structuring import from_json
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.participants import KEY_COLUMNS, keys, labels, refuse_doubles, refuse_nuls
 from medrep.cohort.plain_tables import read_plain
 from medrep.cohort.synonyms import certain_pairs, examples, folded
@@ -42,6 +42,11 @@ class FeatureTable:
     grid: Grid | None
     header: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> Columns:
+        """What the columns are."""
+        return Columns(self.names, len(self.names), self.grid)
 
     def rows(self, wanted: pd.Index) -> "FeatureTable":
         """Return the rows of ``wanted`` keys, in that order."""

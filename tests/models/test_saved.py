@@ -267,7 +267,7 @@ def known_whole() -> SavedModel:
     model = fitted()
     return SavedModel(
         model,
-        Input(missing="keep"),
+        INPUTS["features"]().changed(missing="keep"),
         Support.fit(model.schema, FRAME),
         Provenance(60, "f" * 64, rows, ("age",)),
         (Readout.fit("age", DATA, FRAME["age"].to_numpy(float)),),

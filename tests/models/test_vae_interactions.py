@@ -9,7 +9,7 @@ import pytest
 from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.models import ConditionalVae, LinearModel, LinearSettings, Model, VaeSettings, restore_model
 from medrep.training.schedule import Schedule
-from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_people, moved_by, named
+from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_people, moved_by, people_of
 
 DECLARED = (AGE, SEX, DIAGNOSIS, SITE)
 EFFECTS = ("age", "sex", "diagnosis")
@@ -50,7 +50,7 @@ class Planted:
 
     def fit(self, kind: type[Model], settings: VaeSettings | LinearSettings) -> Model:
         schema = CovariateSchema.fit(self.frame, DECLARED)
-        return kind.fit(self.data, schema.transfer(self.frame), schema, named(COLUMNS), settings)[0]
+        return kind.fit(people_of(self.data, schema.transfer(self.frame), schema), settings)[0]
 
 
 @pytest.fixture(scope="module")
