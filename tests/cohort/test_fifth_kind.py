@@ -118,9 +118,11 @@ def test_a_fifth_kind_is_checked_trained_exported_scored_and_audited(profiles: P
     assert run("audit", profiles, audited, *chosen, "--by", "sex", "--min-n", 10) == 0
 
     assert yaml.safe_load((trained / "config.yaml").read_text())["input"]["points"] == POINTS
-    _, model, kind = load_trained(trained / "model")
-    cohort, frame = read_newcomers(profiles, model.schema, kind, Console(quiet=True))
-    expected = model.remove(cohort.source.features.values, frame, model.schema.references(["site"]))
+    saved = load_trained(trained / "model")
+    model = saved.model
+    cohort, frame = read_newcomers(profiles, model.schema, saved.input, Console(quiet=True))
+    people = model.dataset(cohort.source.features.values, frame)
+    expected = model.remove(people, model.schema.references(["site"]))
     table = pd.read_csv(clean / "features.tsv", sep="\t", index_col="participant_id")
     np.testing.assert_allclose(table, expected, rtol=1e-9)
     assert not np.allclose(table, cohort.source.features.values)

@@ -48,7 +48,7 @@ class TableKind(InputKind[SectionT]):
         if holes and not self.keeps_missing:
             cure = "mend them, leave the people out with --exclude, or pass --set input.missing=keep"
             raise CohortError(listed("features that are missing", holes, cure))
-        return features.values, Columns(features.names, len(features.names), features.grid)
+        return features.values, features.columns
 
     def load(
         self, source: Source, like: Columns, listener: Listener
