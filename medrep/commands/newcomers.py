@@ -152,7 +152,7 @@ def adapted_model(
     keys = strange_people(model, frame.loc[cohort.table.index])
     if not len(keys):
         return model, ()
-    people = cohort.input.load(cohort.source.select(keys), model.columns, console)
+    people = cohort.input.adapting(cohort.source.select(keys), model.columns, console)
     model, notes = model.adapt(model.dataset(rows, frame.loc[some]) for some, rows in people)
     told = tuple(_placed(note, model, frame.loc[keys]) for note in notes)
     for note in told:

@@ -150,7 +150,7 @@ def test_rows_come_in_the_columns_of_the_model() -> None:
     matrix, columns = kind.matrix(source, np.zeros, console, like=like)
     assert columns == like
     np.testing.assert_array_equal(matrix, source.features.values[:, ::-1])
-    ((keys, rows),) = kind.load(source.select(source.files.index[:2]), like, console)
+    ((keys, rows),) = kind.adapting(source.select(source.files.index[:2]), like, console)
     np.testing.assert_array_equal(rows, matrix[:2])
     assert list(keys) == ["sub-0", "sub-1"]
     np.testing.assert_array_equal(kind.row(source, "sub-2", like), matrix[2])

@@ -260,10 +260,10 @@ class InputKind(ABC, Generic[SectionT]):
         """
 
     @abstractmethod
-    def load(
+    def adapting(
         self, source: Source, like: Columns, listener: Listener
     ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
-        """Yield keys and rows in the columns of a model, a few people at a time; people who cannot be read are left out.
+        """Yield keys and rows of people whose sites a model is adapted to, a few at a time, without those who cannot be read.
 
         Args:
             source: The people.

@@ -50,10 +50,10 @@ class TableKind(InputKind[SectionT]):
             raise CohortError(listed("features that are missing", holes, cure))
         return features.values, features.columns
 
-    def load(
+    def adapting(
         self, source: Source, like: Columns, listener: Listener
     ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
-        """Yield everybody at once; see `InputKind.load`."""
+        """Yield everybody at once; see `InputKind.adapting`."""
         del listener
         features = in_columns(source.features, like.names)
         yield features.ids.index, features.values

@@ -59,10 +59,10 @@ class LabelMapKind(FileKind[ShapeInput]):
         with listener.track("measure distances", len(source.files)) as advance:
             return fill_shapes(source.files, self.section, room, advance), Columns((), grid.size, grid)
 
-    def load(
+    def adapting(
         self, source: Source, like: Columns, listener: Listener
     ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
-        """Yield one organ after another; see `InputKind.load`."""
+        """Yield one organ after another; see `InputKind.adapting`."""
         from medrep.cohort.shapes import load_shapes
 
         del like

@@ -89,10 +89,10 @@ class VolumeKind(FileKind[VolumeInput]):
             listener.warn(warning)
         return rows, Columns((), grid.size, grid)
 
-    def load(
+    def adapting(
         self, source: Source, like: Columns, listener: Listener
     ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
-        """Yield one volume after another; see `InputKind.load`."""
+        """Yield one volume after another; see `InputKind.adapting`."""
         from medrep.cohort.loaders import load_volumes
 
         with listener.track("adapt to unseen sites", len(source.files)) as advance:
