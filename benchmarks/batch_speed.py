@@ -46,7 +46,8 @@ from medrep.commands.newcomers import load_trained, read_newcomers
 from medrep.console import Console
 torch.set_num_threads(1)
 model_folder, cohort, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
-_, model, wanted = load_trained(model_folder)
+saved = load_trained(model_folder)
+model, wanted = saved.model, saved.input
 people, frame = read_newcomers(cohort, model.schema, wanted, Console(quiet=True))
 rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.source.files.iloc[:64], wanted.section)])
 with threadpool_limits(1):

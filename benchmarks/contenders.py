@@ -175,7 +175,7 @@ def _sampled(folder: Path, trial: Trial) -> np.ndarray:
 
 
 def _reconstructed(folder: Path, trial: Trial) -> np.ndarray:
-    _, model, _ = load_trained(folder)
+    model = load_trained(folder).model
     names = list(model.columns.names)
     X = trial.test[names].to_numpy(dtype=float)
     decoded = model.reconstruct(model.dataset(X, model.schema.transfer(trial.test_table)))

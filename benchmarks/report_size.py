@@ -111,7 +111,8 @@ def _measured(
 
 def _trained(cohort: Path, trained: Path) -> None:
     """Do what a training does for its report once the model is fitted."""
-    _, model, wanted = load_trained(trained / "model")
+    saved = load_trained(trained / "model")
+    model, wanted = saved.model, saved.input
     people = read_cohort(cohort, wanted)
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)

@@ -90,7 +90,7 @@ def test_all_settings_travel_with_the_model(rest_cohort: Path, chosen: str, tmp_
     more = "measure: partial, confounds: [breath_derivative1, breath], high_pass: 0.01, low_pass: 0.2, t_r: 2"
     asked = f"{chosen[:-1]}, {more}}}"
     assert run("train", rest_cohort, tmp_path / "m", "--set", asked, "--quiet") == 0
-    _, _, saved = load_trained(tmp_path / "m" / "model")
+    saved = load_trained(tmp_path / "m" / "model").input
     given = read_config("linear.yaml", [asked]).input
     section = saved.section
     assert saved == given.changed(atlas_sha256=section.atlas_sha256)

@@ -55,7 +55,7 @@ def test_unseen_people_are_about_typical_and_an_odd_one_is_not(table: Path, trai
     assert scores.loc[odd, "deviation"] > 2 * good["deviation"].max()
     assert scores.loc[odd, "reconstruction_error"] > good["reconstruction_error"].max()
     assert json.loads((out / "scores.json").read_text())["reconstruction_error"]["Units"] == "sd"
-    _, model, _ = load_trained(trained)
+    model = load_trained(trained).model
     if model.encode(model.dataset(features.to_numpy(float)[:1], _frame(table, model).iloc[:1])).shape[1]:
         assert pd.read_csv(out / "latents.tsv", sep="\t")["participant_id"].tolist() == list(unseen)
 
@@ -66,7 +66,7 @@ def _frame(table: Path, model: object) -> pd.DataFrame:
 
 
 def test_the_error_is_what_components_or_the_decoder_leave(table: Path, trained: Path) -> None:
-    _, model, _ = load_trained(trained)
+    model = load_trained(trained).model
     frame = _frame(table, model)
     data = pd.read_csv(table / "features.tsv", sep="\t", index_col="participant_id")[list(model.columns.names)]
     data = data.loc[frame.index].to_numpy(float)
@@ -87,7 +87,7 @@ def test_the_error_is_what_components_or_the_decoder_leave(table: Path, trained:
 
 
 def test_cells_that_are_missing_are_left_out(table: Path, trained: Path) -> None:
-    _, model, _ = load_trained(trained)
+    model = load_trained(trained).model
     frame = _frame(table, model)
     data = pd.read_csv(table / "features.tsv", sep="\t", index_col="participant_id")[list(model.columns.names)]
     data = data.loc[frame.index].to_numpy(float)[:3]

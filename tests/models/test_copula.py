@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kurtosis, skew
 
+from medrep._persisted import to_state
+from medrep._structuring import from_state
 from medrep.models.copula import FEWEST_KNOTS, KNOTS, Marginals
 
 PLAIN = np.array([False, False, False, True, True])
@@ -123,7 +125,7 @@ def test_a_column_that_nobody_has_is_no_obstacle():
     data, draws = cohort(0)
     data[:, 2], draws[:, 2] = np.nan, 0
     for found in (Marginals.fit(data, None), Marginals.fit(data, draws)):
-        assert all(np.isfinite(array).all() for array in found.arrays().values())
+        assert all(np.isfinite(array).all() for array in to_state(found)[1].values())
         assert np.isfinite(found.bend(draws)).all()
 
 
@@ -131,7 +133,7 @@ def test_a_column_that_nobody_has_is_no_obstacle():
 def test_storage_is_faithful(seed, bends):
     data, draws = cohort(seed)
     marginals = Marginals.fit(data, draws if bends else None)
-    again = Marginals.load(marginals.arrays())
+    again = from_state(Marginals, *to_state(marginals))
     np.testing.assert_array_equal(again.bend(draws), marginals.bend(draws))
     drawn = [each.draw(np.random.default_rng(0), 9, PLAIN) for each in (again, marginals)]
     np.testing.assert_array_equal(*drawn)
