@@ -26,17 +26,18 @@ from medrep.audit.groups import Grouping
 from medrep.audit.identity import identity_kept, retest_agreement
 from medrep.audit.measured_groups import Least
 from medrep.audit.person_metrics import Auroc, PersonMetric, person_mean
-from medrep.audit.resampling.means import difference_interval, mean_finding
+from medrep.audit.resampling.means import Sampling, difference_interval, mean_finding
 from medrep.audit.subgroups import audit_subgroups
 
 PEOPLE = (20, 50, 200)
 _DRAWS = 1000
+_ANY = Finding("m", "g", 0)
 _SOME = 300  # draws of figures that cost more
 _OFF = 40_000  # seeds from here on: none that anything was tuned on
 
 
 def _mean(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> list[tuple[str, Held]]:
-    found = mean_finding("m", "g", errors(rng, n), np.arange(n), seed, min_n=2, draws=_DRAWS)
+    found = mean_finding(_ANY, errors(rng, n), np.arange(n), Sampling(seed, 2, _DRAWS))
     return [("mean over participants", held(found, 0.0))]
 
 
@@ -118,7 +119,7 @@ def _shares(rng: np.random.Generator, n: int, seed: int) -> list[tuple[str, Held
     intervals = []
     for share in (0.1, 0.5, 0.9):
         hits = (rng.random(n) < share).astype(float)
-        found = mean_finding("m", "g", hits, np.arange(n), seed, min_n=2, draws=_DRAWS, values_are="shares")
+        found = mean_finding(_ANY, hits, np.arange(n), Sampling(seed, 2, _DRAWS), values_are="shares")
         intervals.append((f"share {share:g}", held(found, share)))
     before, noise = rng.random(n) < 0.8, rng.random(n)
     for name, after, truth in (
@@ -126,7 +127,7 @@ def _shares(rng: np.random.Generator, n: int, seed: int) -> list[tuple[str, Held
         ("change of a share, -.4", np.where(before, noise < 0.475, noise < 0.1), -0.4),
     ):
         change = after.astype(float) - before
-        found = mean_finding("m", "g", change, np.arange(n), seed, min_n=2, draws=_DRAWS, values_are="changes")
+        found = mean_finding(_ANY, change, np.arange(n), Sampling(seed, 2, _DRAWS), values_are="changes")
         intervals.append((name, held(found, truth)))
     return intervals
 

@@ -24,6 +24,7 @@ from medrep.audit.injection import audit_injection
 from medrep.audit.latents import audit_latents
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.probing.probe_halves import Probing
+from medrep.audit.resampling.means import Sampling
 from medrep.audit.retention import variance_kept
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import Covariate, CovariateSchema
@@ -39,7 +40,7 @@ _LEAST = 10  # people, so that 20 are never too few
 def _left(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> list[tuple[str, Held]]:
     raw = errors(rng, (n, 15))
     exported = 0.8 * raw + 0.6 * errors(rng, (n, 15))
-    row = variance_kept(raw, exported, np.ones((n, 1)), np.arange(n), seed, min_n=_LEAST, draws=_DRAWS)
+    row = variance_kept(raw, exported, np.ones((n, 1)), np.arange(n), None, Sampling(seed, _LEAST, _DRAWS))
     return [("variance_kept", held(row))]
 
 

@@ -106,7 +106,8 @@ def parse_config(
     declared = declared_covariates(covariates, problems)
     wanted = build_input(content.get("input") or {}, "input", problems)
     given = content.get("settings") or {}
-    given = _with_defaults(given, kind, on_grid=wanted is not None and wanted.on_grid)
+    if wanted is not None and wanted.on_grid:
+        given = _with_defaults(given, MODELS[kind].grid_config)
     settings = build_section(MODELS[kind].settings_type, given, "settings", problems)
     seed = content.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -127,18 +128,16 @@ def parse_config(
     return Config(kind, wanted, declared, settings, seed, tuple(predict))
 
 
-def _with_defaults(given: Any, model: str, *, on_grid: bool) -> Any:
-    """Return settings with those of the shipped configuration for data on a grid, where a model has none that fit them.
+def _with_defaults(given: Any, grid_config: str) -> Any:
+    """Return settings with those of the shipped configuration for data on a grid, where a model has one of its own.
 
     A convolutional body needs channels, which tables have none of: a conditional VAE on images without ``hidden`` is
     vae_volume.yaml, but for what is named.
     """
-    grid = on_grid and model == "conditional_vae"
-    if not (
-        grid and isinstance(given, Mapping) and "hidden" not in given and given.get("body") in {None, "auto", "conv"}
-    ):
+    body = {None, "auto", "conv"}
+    if not grid_config or not isinstance(given, Mapping) or "hidden" in given or given.get("body") not in body:
         return given
-    shipped = read_yaml((SHIPPED / "vae_volume.yaml").read_text(encoding="utf-8"))["settings"]
+    shipped = read_yaml((SHIPPED / grid_config).read_text(encoding="utf-8"))["settings"]
     nested = {
         key: {**shipped[key], **value}
         for key, value in given.items()

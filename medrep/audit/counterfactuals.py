@@ -23,7 +23,7 @@ from medrep.audit.distances import Apart, Ruler
 from medrep.audit.findings import Finding
 from medrep.audit.readers import FEWEST, Reader, Reading, fit_readings, halves
 from medrep.audit.resampling.intervals import LEVEL
-from medrep.audit.resampling.means import difference_interval, mean_finding, participant_means, share_of
+from medrep.audit.resampling.means import Sampling, difference_interval, mean_finding, participant_means, share_of
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.models import Model
@@ -245,14 +245,10 @@ class _Case:
     ) -> Finding:
         """Return the mean of what is read; its interval counts who taught the reader, too."""
         return mean_finding(
-            metric,
-            group,
+            Finding(metric, group, 0, note=note),
             values[0],
             self.participants,
-            self.seed,
-            min_n=self.min_n,
-            draws=self.draws,
-            note=note,
+            Sampling(self.seed, self.min_n, self.draws),
             values_are="shares" if reader.levels else "numbers",
             beside=self._error_of_teaching(reader, values),
         )
@@ -278,9 +274,8 @@ class _Case:
         unit = self.between.mean if per else 1.0
         means = participant_means(values / unit, self.participants)
         if len(means) < max(self.min_n, 2):
-            return mean_finding(
-                metric, group, values, self.participants, self.seed, min_n=self.min_n, draws=self.draws, note=note
-            )
+            few = Finding(metric, group, 0, note=note)
+            return mean_finding(few, values, self.participants, Sampling(self.seed, self.min_n, self.draws))
         estimate, whole = float(means.mean()), len(self.everybody)
         people = pd.unique(self.everybody)
         # Each participant's share of the mean, and what they do to everybody's by way of the deviations and, ``per``, the unit.

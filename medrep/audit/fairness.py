@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from medrep.audit.counterfactuals import DRAWS, MIN_N, Targets, default_targets
 from medrep.audit.findings import Finding
 from medrep.audit.readers import Components, fit_reader
-from medrep.audit.resampling.means import mean_finding
+from medrep.audit.resampling.means import Sampling, mean_finding
 from medrep.cohort.dataset import Dataset
 from medrep.models import Model
 
@@ -72,7 +72,10 @@ def counterfactual_fairness(
         )
         found.append(
             mean_finding(
-                "counterfactual_fairness", name, mean, dataset.whose, seed, note=note, min_n=min_n, draws=draws
+                Finding("counterfactual_fairness", name, 0, note=note),
+                mean,
+                dataset.whose,
+                Sampling(seed, min_n, draws),
             )
         )
     return found

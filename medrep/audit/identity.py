@@ -17,7 +17,7 @@ from medrep.audit.findings import Finding
 from medrep.audit.kept_profiles import KeptProfiles, profiles
 from medrep.audit.profiles import covariate_design, drawn_columns, residual, standardised
 from medrep.audit.resampling.intervals import permutation_p
-from medrep.audit.resampling.means import mean_finding, participant_means, shuffled_participants
+from medrep.audit.resampling.means import Sampling, mean_finding, participant_means, shuffled_participants
 from medrep.cohort.dataset import Dataset
 
 MIN_N, DRAWS, PERMUTATIONS = 20, 1000, 999
@@ -84,28 +84,19 @@ def reidentification(
         p = _reidentified_p(similar, who, asked, float(hits[name].mean()) if len(asked) else np.nan, seed)
         found.append(
             mean_finding(
-                "reidentification",
-                name,
+                Finding("reidentification", name, 0, p=p, note=note),
                 hits[name],
                 who[asked],
-                seed,
-                note=note,
-                p=p,
+                Sampling(seed, min_n, draws),
                 values_are="shares",
-                min_n=min_n,
-                draws=draws,
             )
         )
     if "raw" in hits:
         for name in [name for name in hits if name != "raw"]:
             change = hits[name] - hits["raw"]
             note = f"{name} minus raw, paired"
-            metric = "reidentification_change"
-            found.append(
-                mean_finding(
-                    metric, name, change, who[asked], seed, min_n=min_n, draws=draws, note=note, values_are="changes"
-                )
-            )
+            about = Finding("reidentification_change", name, 0, note=note)
+            found.append(mean_finding(about, change, who[asked], Sampling(seed, min_n, draws), values_are="changes"))
     return found
 
 

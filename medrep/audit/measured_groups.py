@@ -35,15 +35,15 @@ class MeasuredGroup:
 
     Attributes:
         found: The row.
-        place: The group's place among its grouping's labels.
         error: Standard error of the estimate; NaN where there are too few people.
         deviations: Bootstrap deviations from the estimate, as they come.
+        place: The group's place among its grouping's labels.
     """
 
     found: Finding
-    place: int
     error: float
     deviations: Float[np.ndarray, " draws"]
+    place: int = 0
 
     @property
     def enough(self) -> bool:
@@ -54,7 +54,6 @@ class MeasuredGroup:
 def measure_group(
     metric: str,
     label: str,
-    place: int,
     statistic: PersonMetric,
     rows: Int[np.ndarray, " group"],
     least: Least,
@@ -66,7 +65,6 @@ def measure_group(
     Args:
         metric: Its name in the table.
         label: The group's.
-        place: Among its grouping's labels.
         statistic: What is measured.
         rows: The group's, all of them with what the statistic needs.
         least: How many participants are needed.
@@ -87,7 +85,7 @@ def measure_group(
         ]
     if short:
         row = Finding(metric, label, people, status="insufficient", note="; ".join(short))
-        return MeasuredGroup(row, place, np.nan, np.empty(0))
+        return MeasuredGroup(row, np.nan, np.empty(0))
     value, error = (float(part[0]) for part in statistic.measure(np.ones((1, len(rows))), rows))
     drawn = [statistic.measure(weights, rows) for weights in sample_weights(statistic.participants[rows], draws, rng)]
     values, errors = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
@@ -103,7 +101,7 @@ def measure_group(
     if np.isnan(low):
         notes.append("no interval: everybody has the same value")
     row = Finding(metric, label, people, value, low, high, note="; ".join(notes))
-    return MeasuredGroup(row, place, error, np.nan_to_num(values - value))
+    return MeasuredGroup(row, error, np.nan_to_num(values - value))
 
 
 def with_absent(row: Finding, statistic: PersonMetric, rows: Int[np.ndarray, " group"]) -> Finding:

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.findings import Finding
 from medrep.audit.profiles import drawn_columns, residual
+from medrep.audit.resampling.means import Sampling
 from medrep.audit.resampling.relabelling import sample_weights
 from medrep.audit.resampling.small_samples import expanded_interval, studentised_interval
 
-MIN_N, DRAWS = 20, 1000
 _AT_ONCE = 2000  # columns
 _FEWEST_ROWS = 5  # of a batch level that has a deviation of its own
 
@@ -22,11 +22,8 @@ def variance_kept(
     exported: Float[np.ndarray, "people columns"],
     design: Float[np.ndarray, "people width"],
     participants: Shaped[np.ndarray, " people"],
-    seed: int,
-    batches: "Shaped[np.ndarray, ' people'] | None" = None,
-    *,
-    min_n: int = MIN_N,
-    draws: int = DRAWS,
+    batches: "Shaped[np.ndarray, ' people'] | None",
+    sampling: Sampling,
 ) -> Finding:
     """Return the share of the variance between people that can be had back from the export, in the mean over columns.
 
@@ -42,11 +39,10 @@ def variance_kept(
         exported: As it is handed out.
         design: `covariate_design`.
         participants: Whose each row is.
-        seed: Of resampling and the columns drawn.
-        batches: The batch level of each row; one for all by default.
-        min_n: Fewest participants.
-        draws: Bootstrap samples.
+        batches: The batch level of each row; None: one for all.
+        sampling: How the interval is drawn; its seed also draws columns.
     """
+    seed, min_n, draws = sampling.seed, sampling.min_n, sampling.draws
     before, after = (residual(drawn_columns(table, seed), design) for table in (raw, exported))
     whole = np.isfinite(before).all(axis=0) & np.isfinite(after).all(axis=0)
     size = np.abs(drawn_columns(raw, seed)[:, whole]).max(axis=0, initial=0.0)

@@ -66,16 +66,17 @@ def audit_subgroups(
     least = least or Least()
     present = np.flatnonzero(statistic.present())
     everybody = measure_group(
-        metric, "everybody", 0, statistic, present, least, draws, np.random.default_rng([seed, crc32(metric.encode())])
+        metric, "everybody", statistic, present, least, draws, np.random.default_rng([seed, crc32(metric.encode())])
     )
     findings = [with_absent(everybody.found, statistic, np.arange(len(statistic.participants)))]
     tests = sum(len(grouping.labels) for grouping in groupings)
     count = max(permutations, min(_A_TEST * tests, _MOST_PERMUTATIONS))
     for grouping in groupings:
         rng = np.random.default_rng([seed, crc32(f"{metric} {grouping.name}".encode())])
+        members = [present[grouping.codes[present] == place] for place in range(len(grouping.labels))]
         groups = [
-            measure_group(metric, label, place, statistic, present[grouping.codes[present] == place], least, draws, rng)
-            for place, label in enumerate(grouping.labels)
+            replace(measure_group(metric, label, statistic, rows, least, draws, rng), place=place)
+            for place, (label, rows) in enumerate(zip(grouping.labels, members, strict=True))
         ]
         enough = [group.place for group in groups if group.enough]
         tested = exchange_labels(statistic, grouping.codes, present, enough, count, rng)
@@ -93,7 +94,7 @@ def audit_subgroups(
         left_out = [group.found for group in groups if not group.enough]
         findings += _gap(f"{metric}_gap", grouping.name, compared, left_out, tested)
         if grouping.numbers is not None and isinstance(statistic, PersonMean):
-            findings += audit_trend(metric, grouping.name, grouping.numbers, statistic, least.people, draws, count, rng)
+            findings += audit_trend(metric, grouping, statistic, least.people, draws, count, rng)
     return findings
 
 

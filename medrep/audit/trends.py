@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from medrep.audit.findings import Finding
+from medrep.audit.groups import Grouping
 from medrep.audit.measured_groups import noted
 from medrep.audit.person_metrics import PersonMean
 from medrep.audit.resampling.intervals import LEVEL, permutation_p
@@ -29,8 +30,7 @@ _POINTS = 6
 
 def audit_trend(
     metric: str,
-    name: str,
-    along: Float[np.ndarray, " rows"],
+    grouping: Grouping,
     statistic: PersonMean,
     min_n: int,
     draws: int,
@@ -41,14 +41,16 @@ def audit_trend(
 
     Args:
         metric: Its name in the table; rows are ``{metric}_trend`` and ``{metric}_smooth``.
-        name: Of the column.
-        along: Its numbers; NaN where missing.
+        grouping: Of the column, with its numbers; NaN where missing.
         statistic: The values.
         min_n: Participants needed, and at least ten for each degree of freedom.
         draws: Bootstrap samples of participants.
         permutations: Exchanges of numbers between participants.
         rng: Of both.
     """
+    name, along = grouping.name, grouping.numbers
+    if along is None:
+        return []
     rows = np.flatnonzero(statistic.present() & np.isfinite(along))
     participants, numbers, values = statistic.participants[rows], along[rows], statistic.values[rows]
     people, distinct = len(np.unique(participants)), len(np.unique(numbers))

@@ -24,6 +24,7 @@ from medrep.audit.person_metrics import PersonMean, PersonMetric, person_mean, p
 from medrep.audit.probing.probe_halves import Probing
 from medrep.audit.profiles import covariate_design
 from medrep.audit.readers import halves
+from medrep.audit.resampling.means import Sampling
 from medrep.audit.retention import variance_kept
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
@@ -178,9 +179,8 @@ def _identity(audited: Audited, options: AuditOptions) -> list[Finding]:
         audited.tables["exported"],
         covariate_design(audited.frame, audited.schema),
         audited.participants,
-        options.seed,
         audited.frame[batches].astype(str).agg("|".join, axis=1).to_numpy(object) if batches else None,
-        min_n=options.min_n,
+        Sampling(options.seed, options.min_n),
     )
     return [*found, kept]
 

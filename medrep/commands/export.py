@@ -130,8 +130,7 @@ def export(
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
         return described_removal(
             str(model_folder),
-            model,
-            trained.support,
+            trained,
             target,
             people=people,
             purpose=request.purpose,

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.support import Support
 from medrep.erasure import Certificate
 from medrep.errors import CovariateError
 from medrep.export.derivative import Removal
 from medrep.models import Adaptation, Model
 from medrep.models.left_alone import left_alone
+from medrep.models.saved import SavedModel
 
 _MANY_COLUMNS = 20
 """From here on columns together tell what each of them alone does not."""
@@ -57,8 +57,7 @@ def checked_target(
 
 def described_removal(
     name: str,
-    model: Model,
-    support: Support | None,
+    saved: SavedModel,
     target: dict[str, str | float],
     *,
     people: int,
@@ -70,15 +69,14 @@ def described_removal(
 
     Args:
         name: Of the model, as the user gave it.
-        model: The model.
-        support: Where its training people lie; None where nobody says.
+        saved: The model, and where its training people lie.
         target: Removed covariate -> reference.
         people: How many are moved.
         purpose: ``removal``, or a ``counterfactual``.
         adapted: Batch levels that training did not have and how they were estimated.
         label_free: Whether nobody's covariates were looked at.
     """
-    removed = tuple(target)
+    removed, model, support = tuple(target), saved.model, saved.support
     kept = tuple(covariate for covariate in model.schema.names if covariate not in removed)
     near = None
     if purpose == "counterfactual" and support is not None:

@@ -128,6 +128,7 @@ class Model(ABC):
         error_unit: Of reconstruction errors.
         tables: Whether it is fitted to feature tables; images, all are.
         sources: Works it builds on, for those who cite it.
+        grid_config: The shipped configuration whose settings fit data on a grid, where those of tables do not; empty if they do.
         withheld: Capabilities that others of its kind have, and why it has them not (`refusal`).
         schema: The covariates.
         columns: What the columns are.
@@ -140,6 +141,7 @@ class Model(ABC):
     error_unit: str
     tables: ClassVar[bool] = True
     sources: ClassVar[tuple[str, ...]] = ()
+    grid_config: ClassVar[str] = ""
     withheld: ClassVar[Mapping[Capability, str]] = {}
     schema: CovariateSchema
     columns: Columns

@@ -87,6 +87,7 @@ class ConditionalVae(Model):
     seed: int = 0
 
     kind = "conditional_vae"
+    grid_config = "vae_volume.yaml"
     settings_type = VaeSettings
     error_unit = "sd"
     sources = (

@@ -16,7 +16,7 @@ from medrep.models.factors import FactorModel
 from medrep.models.vae_objective import VaeObjective
 from medrep.models.vae_settings import VaeSettings
 from medrep.models.vae_task import Task
-from medrep.nn.autoencoder import Autoencoder
+from medrep.nn.autoencoder import Autoencoder, Body
 from medrep.training.devices import placed
 from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop
 
@@ -50,11 +50,13 @@ def build_network(schema: CovariateSchema, columns: Columns, latents: int, setti
         columns.count,
         latents,
         context_width(schema),
-        body=settings.body_of(columns),
-        hidden=settings.hidden,
-        conditioning=settings.conditioning,
+        Body(
+            settings.body_of(columns),
+            settings.hidden,
+            settings.conditioning,
+            None if columns.grid is None else columns.grid.shape,
+        ),
         heteroscedastic=settings.heteroscedastic and settings.noise == 0,
-        shape=None if columns.grid is None else columns.grid.shape,
         prior=settings.prior,
     ).eval()
 

@@ -1,6 +1,7 @@
 """An encoder and a decoder of one body, as one network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,23 @@ from medrep.nn.priors import PRIORS
 _AT_ONCE = 256
 
 
+@dataclass(frozen=True)
+class Body:
+    """Body of an encoder and a decoder.
+
+    Attributes:
+        kind: ``linear`` has no correction and does not look at the covariates.
+        hidden: Widths, or channels.
+        conditioning: How covariates enter.
+        shape: Voxels along each axis, for ``conv``.
+    """
+
+    kind: Literal["linear", "mlp", "conv"]
+    hidden: Sequence[int]
+    conditioning: Conditioning
+    shape: tuple[int, int, int] | None = None
+
+
 class Autoencoder(nn.Module):
     """q(z | x, c) and p(x | z, c).
 
@@ -23,11 +41,8 @@ class Autoencoder(nn.Module):
         columns: Width of x.
         latents: Width of z.
         context: Width of the covariate vector.
-        body: ``linear`` has no correction and does not look at the covariates.
-        hidden: Widths, or channels.
-        conditioning: How covariates enter.
+        body: Of encoder and decoder.
         heteroscedastic: Whether the decoder's scale depends on z and c.
-        shape: Voxels along each axis, for ``conv``.
         prior: Key of ``PRIORS``.
     """
 
@@ -36,26 +51,25 @@ class Autoencoder(nn.Module):
         columns: int,
         latents: int,
         context: int,
+        body: Body,
         *,
-        body: Literal["linear", "mlp", "conv"],
-        hidden: Sequence[int],
-        conditioning: Conditioning,
         heteroscedastic: bool,
-        shape: tuple[int, int, int] | None,
         prior: str,
     ) -> None:
         super().__init__()
         self.prior = PRIORS[prior]
         self.encoder: MlpEncoder | ConvEncoder
         self.decoder: MlpDecoder | ConvDecoder
-        if body == "conv" and shape is not None:
-            x, y, z = hidden
-            self.encoder = ConvEncoder(shape, latents, context, (x, y, z))
-            self.decoder = ConvDecoder(shape, latents, context, (z, y, x), heteroscedastic=heteroscedastic)
+        if body.kind == "conv" and body.shape is not None:
+            x, y, z = body.hidden
+            self.encoder = ConvEncoder(body.shape, latents, context, (x, y, z))
+            self.decoder = ConvDecoder(body.shape, latents, context, (z, y, x), heteroscedastic=heteroscedastic)
         else:
-            widths = () if body == "linear" else tuple(hidden)
-            self.encoder = MlpEncoder(columns, latents, context, widths, conditioning)
-            self.decoder = MlpDecoder(columns, latents, context, widths, conditioning, heteroscedastic=heteroscedastic)
+            widths = () if body.kind == "linear" else tuple(body.hidden)
+            self.encoder = MlpEncoder(columns, latents, context, widths, body.conditioning)
+            self.decoder = MlpDecoder(
+                columns, latents, context, widths, body.conditioning, heteroscedastic=heteroscedastic
+            )
 
     @torch.no_grad()
     def encode(

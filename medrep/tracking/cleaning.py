@@ -131,7 +131,7 @@ def cleaned_images(
     output = _output_root()
     refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.moved)
     name, purpose = f"model sha256:{saved.provenance.digest}", cleaning.purpose
-    done = described_removal(name, saved.model, saved.support, cleaning.target, people=len(frame), purpose=purpose)
+    done = described_removal(name, saved, cleaning.target, people=len(frame), purpose=purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
     outcomes: list[Outcome] = []
     people = list(Source.of_files(files).visits(frame))

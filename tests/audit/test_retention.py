@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medrep.audit.resampling.means import Sampling
 from medrep.audit.retention import variance_kept
 
 PEOPLE = 80
@@ -17,7 +18,7 @@ def data(seed: int = 0) -> np.ndarray:
 
 
 def kept(raw: np.ndarray, exported: np.ndarray, **options: object):
-    return variance_kept(raw, exported, ONE, WHO, 0, SITE, draws=200, **options)
+    return variance_kept(raw, exported, ONE, WHO, SITE, Sampling(0, **{"draws": 200, **options}))
 
 
 def test_shifts_and_scales_of_batches_cost_nothing():
@@ -56,7 +57,7 @@ def test_visits_that_say_the_same_make_nothing_surer(visits):
     exported = raw + 0.7 * np.random.default_rng(1).normal(size=raw.shape)
     once = kept(raw, exported)
     rows = np.repeat(np.arange(PEOPLE), visits)
-    more = variance_kept(raw[rows], exported[rows], ONE[rows], WHO[rows], 0, SITE[rows], draws=200)
+    more = variance_kept(raw[rows], exported[rows], ONE[rows], WHO[rows], SITE[rows], Sampling(0, draws=200))
     assert (more.ci_low, more.estimate, more.ci_high) == pytest.approx((once.ci_low, once.estimate, once.ci_high))
 
 
@@ -67,7 +68,7 @@ def test_an_interval_is_as_wide_as_estimates_are_spread_where_tails_are_long():
         rng = np.random.default_rng(seed)
         raw = rng.lognormal(size=(20, 15))
         exported = 0.8 * raw + 0.6 * rng.lognormal(size=raw.shape)
-        found.append(variance_kept(raw, exported, np.ones((20, 1)), np.arange(20), seed, draws=200))
+        found.append(variance_kept(raw, exported, np.ones((20, 1)), np.arange(20), None, Sampling(seed, draws=200)))
     half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
     assert half > 1.3 * np.std([row.estimate for row in found])
     assert all(0 <= row.ci_low <= row.estimate <= row.ci_high <= 1 for row in found)

@@ -16,7 +16,7 @@ from medrep.models.vae_network import start_at_optimum
 from medrep.models.vae_objective import VaeObjective
 from medrep.models.vae_settings import Independence, VaeSettings
 from medrep.models.vae_task import Task
-from medrep.nn.autoencoder import Autoencoder
+from medrep.nn.autoencoder import Autoencoder, Body
 from medrep.training.loop import TOTAL
 from medrep.training.schedule import Schedule
 from tests.models.planted import Case, draw_data, draw_people
@@ -36,8 +36,9 @@ def covariates(seed: int = 0) -> list[torch.Tensor]:
 
 def network(latents: int = LATENTS, **changes) -> Autoencoder:
     torch.manual_seed(0)
-    options = {"body": "mlp", "hidden": (5,), "conditioning": "film", "heteroscedastic": True, "prior": "gaussian"}
-    made = Autoencoder(COLUMNS, latents, 2, shape=None, **{**options, **changes})
+    options = {"heteroscedastic": True, "prior": "gaussian", **changes}
+    body = Body(options.pop("body", "mlp"), (5,), "film")
+    made = Autoencoder(COLUMNS, latents, 2, body, **options)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape))
@@ -52,7 +53,7 @@ def task() -> Task:
         own[:, -1] = 0
     contexts = [torch.as_tensor(rng.normal(size=(PEOPLE, 2)), dtype=torch.float32) for _ in range(3)]
     used = torch.arange(COLUMNS) < COLUMNS - 1
-    return Task(residuals, contexts, covariates(), [[0, 1, 2], [], [0, 2]], used)
+    return Task(residuals, contexts, covariates(), [[0, 1, 2], [], [0, 2]], used, np.arange(PEOPLE))
 
 
 def objective(settings: VaeSettings = SETTINGS, made: Autoencoder | None = None) -> VaeObjective:
@@ -91,7 +92,7 @@ def test_latents_that_tell_a_covariate_cost_more(independence):
     for h in (told, scattered):
         made = network(body="linear")
         torch.nn.init.eye_(made.encoder.linear.weight)
-        alone = Task([h], [torch.zeros(PEOPLE, 2)], [age, sex, site], [[0, 1, 2]], torch.ones(6) > 0)
+        alone = Task([h], [torch.zeros(PEOPLE, 2)], [age, sex, site], [[0, 1, 2]], torch.ones(6) > 0, np.arange(PEOPLE))
         costs.append(float(judged(VaeObjective(made, alone, settings, 1.0))["dependence"].detach()))
     assert costs[0] > 0.005
     assert abs(costs[1]) < 0.3 * costs[0]
@@ -172,7 +173,7 @@ def test_a_task_has_residuals_and_contexts_for_every_set():
     frame = draw_people(60, 3, 0)
     data = np.insert(draw_data(frame, 4, 0), 2, 7.0, axis=1)
     linear = Case(frame, data).fit()
-    made = Task.of(linear, data, frame, torch.device("cpu"))
+    made = Task.of(linear, linear.dataset(data, frame), torch.device("cpu"))
     assert len(made.residuals) == len(made.contexts) == len(made.known) == 8
     assert made.known[:2] == [[0, 1, 2], []]
     assert made.used.tolist() == [True, True, False, True, True]
@@ -195,7 +196,7 @@ def test_the_closed_form_start_is_the_optimum():
     settings = replace(SETTINGS, body="linear", beta=1.0, aggregate=0.0, independence="none")
     start_at_optimum(made, factors, LATENTS, settings)
     data, nobody = torch.as_tensor(h, dtype=torch.float32), torch.zeros(1000, 2)
-    loss = VaeObjective(made, Task([data], [nobody], [], [[]], torch.ones(COLUMNS) > 0), settings, 0.0)
+    loss = VaeObjective(made, Task([data], [nobody], [], [[]], torch.ones(COLUMNS) > 0, np.arange(1000)), settings, 0.0)
 
     def bound() -> float:
         with torch.no_grad():

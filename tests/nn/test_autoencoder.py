@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep.nn import autoencoder
 from medrep.nn.autoencoder import Autoencoder
 from medrep.nn.conv import ConvEncoder, coarse_shape
 from medrep.nn.mlp import LOG_BOUND
@@ -30,11 +31,8 @@ class Body:
             self.columns,
             LATENTS,
             CONTEXT,
-            body=self.name,
-            hidden=self.hidden,
-            conditioning=self.conditioning,
+            autoencoder.Body(self.name, self.hidden, self.conditioning, self.shape),
             heteroscedastic=heteroscedastic,
-            shape=self.shape,
             prior=prior,
         ).eval()
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, CHANCE, NUMBER, permuted_figures, recentred, weighted_figures
-from medrep.audit.probing.probe_suite import PROBES, predict_unseen
+from medrep.audit.probing.probe_suite import PROBES, TrainingHalf, predict_unseen
 from medrep.audit.resampling.intervals import jackknife_error, percentile_interval, permutation_p
 from medrep.audit.resampling.relabelling import relabellings, sample_weights
 
@@ -258,10 +258,8 @@ class Halves:
         labels = self.labels[self.test]
         told = predict_unseen(
             table,
-            self.train,
+            TrainingHalf(self.train, self.labels[self.train], self.participants[self.train]),
             self.test,
-            self.labels[self.train],
-            self.participants[self.train],
             len(self.levels),
             self.seed,
             self.probes,

@@ -64,15 +64,28 @@ class _Seen:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingHalf:
+    """The half of the participants that probes are trained on.
+
+    Attributes:
+        rows: Of the table.
+        labels: Of these rows: a number, or a code of 0 to the number of levels - 1.
+        participants: Of these rows; a participant's rows stay in one fold.
+    """
+
+    rows: Int[np.ndarray, " train"]
+    labels: Shaped[np.ndarray, " train"]
+    participants: Shaped[np.ndarray, " train"]
+
+
 _Probe = Callable[[_Seen, np.ndarray, np.ndarray, tuple[Any, ...]], np.ndarray]
 
 
 def predict_unseen(
     table: Float[np.ndarray, "people columns"],
-    train: Int[np.ndarray, " train"],
+    half: TrainingHalf,
     test: Int[np.ndarray, " test"],
-    labels: Shaped[np.ndarray, " train"],
-    participants: Shaped[np.ndarray, " train"],
     levels: int,
     seed: int,
     probes: Sequence[str] = PROBES,
@@ -81,14 +94,13 @@ def predict_unseen(
 
     Args:
         table: Rows of people, without missing cells.
-        train: Rows to learn from.
+        half: Rows to learn from, and their labels.
         test: Rows to predict.
-        labels: Of the training rows: a number, or a code of 0 to ``levels`` - 1.
-        participants: Of the training rows; a participant's rows stay in one fold.
         levels: How many levels there are; 0 for a number.
         seed: Of folds, boosting and the network.
         probes: Which of `PROBES` to train.
     """
+    train, labels, participants = half.rows, half.labels, half.participants
     at = Coordinates.of(table, train, test)
     rows = np.concatenate([train, test])
     seen = _Seen(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -25,41 +26,47 @@ def participant_means(
     return pd.Series(values).groupby(np.asarray(participants).astype(str)).mean().dropna().to_numpy(float)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a figure of participants gets its interval.
+
+    Attributes:
+        seed: Of the draws.
+        min_n: With fewer participants the finding is ``insufficient``.
+        draws: Bootstrap samples.
+    """
+
+    seed: int = 0
+    min_n: int = 20
+    draws: int = 1000
+
+
 def mean_finding(
-    metric: str,
-    group: str,
+    about: Finding,
     values: Float[np.ndarray, " people"],
     participants: Shaped[np.ndarray, " people"],
-    seed: int,
+    sampling: Sampling,
     *,
-    min_n: int,
-    draws: int,
-    note: str = "",
-    p: float = float("nan"),
     values_are: Literal["numbers", "shares", "changes"] = "numbers",
     beside: float = 0.0,
 ) -> Finding:
     """Return a mean over participants, with its interval (`mean_interval`).
 
     Args:
-        metric: Of the finding.
-        group: Of the finding.
+        about: Metric, group, p and note of the finding; the rest of it is filled in.
         values: One a row; NaN rows do not count.
         participants: Whose each row is; the mean of a participant's rows counts once.
-        seed: Of the draws.
-        min_n: With fewer participants the finding is ``insufficient``.
-        draws: Bootstrap samples.
-        note: Of the finding.
-        p: Of the finding.
+        sampling: How the interval is drawn.
         values_are: What the interval is for: numbers have that of a mean (`mean_interval`); shares, in [0, 1] and mostly at
             its ends, that of a proportion (`share_interval`); changes of such shares that of a paired difference
             (`change_interval`).
         beside: A standard error that comes on top, of a number or a share: of what all values have in common.
     """
     means = participant_means(values, participants)
-    if len(means) < max(min_n, 2):
-        few = f"{len(means)} participants, {min_n} are needed"
-        return Finding(metric, group, len(means), status="insufficient", note="; ".join(filter(None, (few, note))))
+    if len(means) < max(sampling.min_n, 2):
+        few = f"{len(means)} participants, {sampling.min_n} are needed"
+        note = "; ".join(filter(None, (few, about.note)))
+        return Finding(about.metric, about.group, len(means), status="insufficient", note=note)
     estimate = float(means.mean())
     if values_are == "shares":
         low, high = share_of(means, int(np.count_nonzero(np.isfinite(values))), beside)
@@ -67,9 +74,13 @@ def mean_finding(
         low, high = change_interval(estimate, float((means**2).mean()), len(means))
     else:
         low, high = mean_interval(
-            means, draws, np.random.default_rng(seed), beside=beside, positive=bool((means >= 0).all())
+            means,
+            sampling.draws,
+            np.random.default_rng(sampling.seed),
+            beside=beside,
+            positive=bool((means >= 0).all()),
         )
-    return Finding(metric, group, len(means), estimate, low, high, p, note=note)
+    return replace(about, n=len(means), estimate=estimate, ci_low=low, ci_high=high)
 
 
 def mean_interval(

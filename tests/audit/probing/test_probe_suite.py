@@ -9,7 +9,7 @@ from medrep.audit.probing.association import associated_columns
 from medrep.audit.probing.coordinates import Coordinates
 from medrep.audit.probing.participant_parts import deal
 from medrep.audit.probing.probe_figures import AUC, NUMBER, permuted_figures, recentred, weighted_area, weighted_figures
-from medrep.audit.probing.probe_suite import PROBES, predict_unseen
+from medrep.audit.probing.probe_suite import PROBES, TrainingHalf, predict_unseen
 
 TRAIN, TEST = np.arange(60), np.arange(60, 100)
 
@@ -65,7 +65,7 @@ def test_linear_and_rbf_are_what_they_would_be_on_all_columns():
 def told(table: np.ndarray, labels: np.ndarray, levels: int, seed: int = 0) -> dict[str, float]:
     half = len(table) // 2
     train, test = np.arange(half), np.arange(half, len(table))
-    predictions = predict_unseen(table, train, test, labels[train], np.arange(half), levels, seed)
+    predictions = predict_unseen(table, TrainingHalf(train, labels[train], np.arange(half)), test, levels, seed)
     measure = AUC if levels else NUMBER
     figures = weighted_figures(predictions.scores, labels[test], np.ones((1, len(test))), measure)[0]
     return dict(zip(PROBES, figures, strict=True))
@@ -119,11 +119,12 @@ def test_associated_columns_of_a_number_may_be_bent():
 
 def test_the_seed_decides_and_test_rows_teach_nothing():
     table, train, test = planted(TWO + NOISE[:, 3]), np.arange(150), np.arange(150, 300)
-    one, again = (predict_unseen(table, train, test, TWO[train].astype(float), train, 2, 4).scores for _ in range(2))
+    half = TrainingHalf(train, TWO[train].astype(float), train)
+    one, again = (predict_unseen(table, half, test, 2, 4).scores for _ in range(2))
     np.testing.assert_array_equal(one, again)
     other = table.copy()
     other[200:] = 50.0
-    changed = predict_unseen(other, train, test, TWO[train].astype(float), train, 2, 4).scores
+    changed = predict_unseen(other, half, test, 2, 4).scores
     np.testing.assert_allclose(changed[:, :50], one[:, :50], atol=1e-9)
 
 

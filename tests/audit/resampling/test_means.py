@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
 
+from medrep.audit.findings import Finding
 from medrep.audit.resampling.intervals import jackknife_error
-from medrep.audit.resampling.means import exact_interval, mean_finding, shuffled_participants
+from medrep.audit.resampling.means import Sampling, exact_interval, mean_finding, shuffled_participants
 
 
 def found(values, participants=None, **options):
     values = np.asarray(values, float)
     who = np.arange(len(values)).astype(str) if participants is None else np.asarray(participants)
-    return mean_finding("m", "g", values, who, 0, **{"min_n": 20, "draws": 400, **options})
+    about = {name: options.pop(name) for name in ("p", "note") if name in options}
+    sampling = Sampling(0, options.pop("min_n", 20), options.pop("draws", 400))
+    return mean_finding(Finding("m", "g", 0, **about), values, who, sampling, **options)
 
 
 def test_a_participant_counts_once():
