@@ -20,7 +20,7 @@ from benchmarks import commands
 from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.identity import measure_again, plant_diagnosis
 from benchmarks.peers.run import run_peer
-from medrep.commands.newcomers import load_trained
+from medrep.workflows.cohorts import load_trained
 
 MIN_SITE = 20
 BLOCKS = ("as they are", "shuffled", "again")
@@ -175,7 +175,7 @@ def _sampled(folder: Path, trial: Trial) -> np.ndarray:
 
 
 def _reconstructed(folder: Path, trial: Trial) -> np.ndarray:
-    _, model, _ = load_trained(folder)
+    model = load_trained(folder).model
     names = list(model.columns.names)
     X = trial.test[names].to_numpy(dtype=float)
     decoded = model.reconstruct(model.dataset(X, model.schema.transfer(trial.test_table)))

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.declaration import declared_covariates
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.values import cell_text
 from medrep.errors import CohortError, CovariateError, listed
 
 Rows: TypeAlias = slice | Int[np.ndarray, " some"] | Bool[np.ndarray, " rows"]

@@ -67,6 +67,7 @@ class SavedModel:
         provenance: Where it comes from.
         readouts: What predicts covariates from the data.
         shift: The gate that tells people unlike those of calibration; None where training held nobody out.
+        address: Where it was loaded from, as the user calls it; empty where it was not.
     """
 
     model: Model
@@ -75,6 +76,12 @@ class SavedModel:
     provenance: Provenance = field(default_factory=Provenance)
     readouts: tuple[Readout, ...] = ()
     shift: ShiftGate | None = None
+    address: str = ""
+
+    @property
+    def named(self) -> str:
+        """What is written of which model it was."""
+        return self.address or "a model that was not saved"
 
     def save(self, folder: Path) -> None:
         """Write a model folder as a whole, or not at all; versions and digest are those of what is written.
@@ -139,7 +146,7 @@ class SavedModel:
             refuse_other_columns(readout, model.columns.count)
         shift = saved_gate(described["shift"]) if described["shift"] else None
         provenance = replace(provenance, versions=described["versions"], digest=own)
-        return cls(model, section, support, provenance, readouts, shift)
+        return cls(model, section, support, provenance, readouts, shift, address or str(folder))
 
 
 def load_input(folder: Path) -> InputKind[Any]:

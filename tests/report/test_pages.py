@@ -84,7 +84,7 @@ def test_the_files_alone_give_the_same_page(runs: Runs, name: str, tmp_path: Pat
 
 def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     from medrep.cohort.loaders import fill_matrix
-    from medrep.commands.newcomers import load_trained
+    from medrep.workflows.cohorts import load_trained
 
     exhibit = read_exhibit(runs("scans_model"), "person")
     assert exhibit is not None
@@ -93,7 +93,8 @@ def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     changes = exhibit.arrays["changes"].reshape(*counts, *shape) * exhibit.content["step"]
     own = tuple(axis["own"] for axis in axes)
     assert not changes[own].any(), "as the person is, nothing changes"
-    _, model, wanted = load_trained(runs("scans_model") / "model")
+    saved = load_trained(runs("scans_model") / "model")
+    model, wanted = saved.model, saved.input
     people = pd.read_csv(runs("scans") / "participants.tsv", sep="\t").set_index("participant_id", drop=False)
     frame = people.loc[["sub-0001"], list(model.schema.names)]
     image = runs("scans") / "sub-0001" / "anat" / "sub-0001_T1w.nii.gz"
