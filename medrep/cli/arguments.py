@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from medrep.cohort.values import plain_number
 from medrep.errors import MedrepError, listed
+from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
     from medrep.batch.run import BatchOptions, BatchResult
@@ -213,13 +214,6 @@ def number(text: str) -> float:
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return value
-
-
-def model_folder(text: str) -> Path:
-    """Return the path of a model folder; of OUT that train wrote it is OUT/model."""
-    path = Path(text)
-    inner = path / "model"
-    return inner if not (path / "model.json").is_file() and (inner / "model.json").is_file() else path
 
 
 def names(text: str) -> tuple[str, ...]:

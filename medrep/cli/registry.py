@@ -13,8 +13,8 @@ from medrep.cli.arguments import (
     add_json,
     add_tracking_uri,
     command,
-    model_folder,
 )
+from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console

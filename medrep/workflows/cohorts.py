@@ -18,7 +18,7 @@ from medrep.cohort.support import outside_training, refuse_far
 from medrep.errors import CohortError, MedrepError, ModelError, listed
 from medrep.models import Model
 from medrep.models.left_alone import summed, unmeasured
-from medrep.models.saved import SavedModel
+from medrep.models.saved import SavedModel, refuse_other_kind
 from medrep.outputs import is_output, not_ours
 
 REGISTERED = "models:/"
@@ -144,8 +144,7 @@ def read_unlabelled(
 def _read(source: Path | Cohort, saved: SavedModel, who: Selection) -> Cohort:
     if not isinstance(source, Cohort):
         return read_cohort(source, saved.input, only=who.only, exclude=who.exclude, tolerant=who.tolerant)
-    if type(source.input) is not type(saved.input) and not (source.input.tabular and saved.input.tabular):
-        raise ModelError(f"the model was trained on {saved.input.kind} data, and these are {source.input.kind} data")
+    refuse_other_kind(saved.input, source.input)
     return replace(source, input=saved.input)
 
 
