@@ -20,7 +20,7 @@ from benchmarks import commands
 from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.identity import measure_again, plant_diagnosis
 from benchmarks.peers.run import run_peer
-from medrep.commands.newcomers import load_trained
+from medrep.workflows.cohorts import load_trained
 
 MIN_SITE = 20
 BLOCKS = ("as they are", "shuffled", "again")

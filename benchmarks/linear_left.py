@@ -23,7 +23,7 @@ COLUMNS = (5, 20, 60, 0)
 """How many columns are drawn; 0 for all that vary."""
 
 MAX_SHARE = 0.9
-MANY = 20  # medrep.commands.export says so from here on
+MANY = 20  # medrep.workflows.transform says so from here on
 COVARIATES = {"age": "continuous", "sex": "categorical", "site": "batch"}
 METHODS = {"linear": ("linear", None), "stack": ("conditional_vae", {"body": "linear"})}
 

@@ -17,17 +17,16 @@ from benchmarks.data import data_folder, fcon1000
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cli import main
 from medrep.cohort.cohort import read_cohort
-from medrep.commands.moved_report import report_moved
-from medrep.commands.newcomers import load_trained
-from medrep.commands.report import report
-from medrep.console import Console
+from medrep.cohort.kinds import SILENT
 from medrep.exhibits.store import write_exhibits
 from medrep.exhibits.trained import training_exhibits
+from medrep.workflows.cohorts import load_trained
+from medrep.workflows.report import report
+from medrep.workflows.transform import report_moved
 
 PEOPLE, SITES = 10_000, 20
 ORGANS = 60
 MOST_SECONDS, MOST_BYTES = 60.0, 15_000_000
-QUIET = Console(quiet=True)
 
 
 def run(options: Options) -> Report:
@@ -92,8 +91,8 @@ def _measured(
     _called("export", str(cohort), str(moved), "--model", str(trained / "model"), "--remove", removed)
     keys = pd.read_csv(moved / "participants.tsv", sep="\t", dtype=str)["participant_id"]
     found = [
-        ("export", _seconds(lambda: report_moved(moved, pd.Index(keys), QUIET, "")), moved),
-        ("rebuilt", _seconds(lambda: report([trained], QUIET)), trained),
+        ("export", _seconds(lambda: report_moved(moved, pd.Index(keys), SILENT, "")), moved),
+        ("rebuilt", _seconds(lambda: report([trained])), trained),
     ]
     if not extra:
         found.append(("train", _seconds(lambda: _trained(cohort, trained)), trained))
@@ -118,7 +117,7 @@ def _trained(cohort: Path, trained: Path) -> None:
     frame["age"] = frame["age"].astype(float)
     data = people.source.features.values if wanted.tabular else None
     write_exhibits(trained, training_exhibits(model, model.dataset(data, frame), "cohort", (), str(frame.index[0])))
-    report([trained], QUIET)
+    report([trained])
 
 
 def _seconds(step: Callable[[], object]) -> float:

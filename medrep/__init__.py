@@ -12,12 +12,14 @@ The layers, in reading order, each importing only from those before it:
 - ``audit``, ``export``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
 - ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
 - ``exhibits``, ``report``: what a report shows and no table holds; the page, built from files alone.
-- ``console``, ``metrics``, ``config``, ``commands``, ``cli``: what a person sees, YAML, one file a command, the command line.
+- ``metrics``, ``config``, ``workflows``, ``cli``: what a monitor sees; YAML; the verbs, a file each, without a console; the
+  command line, which parses what is typed and shows what is found.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.2.0"
@@ -36,12 +38,18 @@ _PUBLIC = {
     "LinearModel": "medrep.models",
     "LinearSettings": "medrep.models",
     "MedrepError": "medrep.errors",
-    "read_cohort": "medrep.cohort.cohort",
-    "read_config": "medrep.config",
-    "read_covariates": "medrep.cohort.columns",
+    "SavedModel": "medrep.models.saved",
     "ShapeSettings": "medrep.models",
     "VaeSettings": "medrep.models",
+    "audit": "medrep.workflows.datasets",
+    "export": "medrep.workflows.datasets",
+    "load": "medrep.workflows.datasets",
+    "read_cohort": "medrep.workflows.datasets",
+    "read_config": "medrep.config",
+    "read_covariates": "medrep.cohort.columns",
+    "score": "medrep.workflows.datasets",
     "split_people": "medrep.cohort.splits",
+    "train": "medrep.workflows.datasets",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -51,6 +59,15 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'medrep' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+
+
+class Verb(ModuleType):
+    """A folder of this package that is named like a verb: ``medrep.audit`` holds files, and ``mr.audit(...)`` audits."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Do what the verb of this name does."""
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(_PUBLIC[name]), name)(*arguments, **options)
 
 
 def __dir__() -> list[str]:

@@ -38,3 +38,10 @@ def not_ours(out: Path, held: Sequence[str]) -> str:
         f"{out}: holds files that medrep did not write ({', '.join(held[:4])}{', ...' if len(held) > 4 else ''});"
         " give another OUT, or move them away yourself: --overwrite replaces only folders that medrep wrote"
     )
+
+
+def model_folder(text: str) -> Path:
+    """Return the path of a model folder; of OUT that train wrote it is OUT/model."""
+    path = Path(text)
+    inner = path / "model"
+    return inner if not (path / "model.json").is_file() and (inner / "model.json").is_file() else path

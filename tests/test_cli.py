@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medrep.cli import _parsed, main
-from medrep.cli.arguments import model_folder
+from medrep.outputs import model_folder
 
 
 def test_help_does_not_import_what_takes_seconds() -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medrep import console as spoken
-from medrep.console import LOG_EVERY_S, Console, Pulse
+from medrep.cli import console as spoken
+from medrep.cli.console import LOG_EVERY_S, Console, Pulse
 from tests.terminal import CTRL_C, SEQUENCE, on_terminal, screen
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-9]|9[0-7]|38;[0-9;]+)m")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 WORK = """
 import time
-from medrep.console import Console
+from medrep.cli.console import Console
 console = Console()
 console.say("begun [bold]not markup[/bold]")
 with console.track("score", 40) as advance:
@@ -38,7 +38,7 @@ def endless(out, console):
         while True:
             time.sleep(0.02)
             advance(1)
-sys.modules["medrep.commands.merge"] = merge = types.ModuleType("merge")  # the real one takes seconds to import
+sys.modules["medrep.workflows.merge"] = merge = types.ModuleType("merge")  # the real one takes seconds to import
 merge.merge = endless
 raise SystemExit(main(["merge", "out"]))
 """
@@ -62,7 +62,7 @@ def test_a_terminal_shows_how_fast_and_how_long(columns: int) -> None:
 
 def test_no_more_is_drawn_than_the_eye_sees() -> None:
     busy = "with Console().track('fit', 10**5) as advance:\n    for _ in range(10**5):\n        advance(1)\n"
-    _, sent = on_terminal(["-c", f"from medrep.console import Console\n{busy}"])
+    _, sent = on_terminal(["-c", f"from medrep.cli.console import Console\n{busy}"])
     assert sent.count("/100000") < 60
 
 
@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_a_clean_line(columns: int) -> None:
 
 def test_a_log_has_plain_lines_whatever_the_environment_says() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"from medrep import console\nconsole.LOG_EVERY_S = 0.5\n{WORK}"],
+        [sys.executable, "-c", f"from medrep.cli import console\nconsole.LOG_EVERY_S = 0.5\n{WORK}"],
         capture_output=True,
         text=True,
         check=True,
@@ -119,7 +119,7 @@ def test_a_log_has_plain_lines_whatever_the_environment_says() -> None:
 
 def test_log_lines_are_ten_seconds_apart(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("medrep.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("medrep.cli.console.time.monotonic", lambda: now[0])
     with Console().track("score", 300) as advance:
         for _ in range(30):
             now[0] += 1
@@ -267,7 +267,7 @@ def test_names_cannot_steer_the_terminal(text: str, capsys: pytest.CaptureFixtur
 
 def test_a_terminal_is_not_steered_either() -> None:
     script = (
-        "from medrep.console import Console\nconsole = Console()\nconsole.say('site \\x1b[2Jx')\n"
+        "from medrep.cli.console import Console\nconsole = Console()\nconsole.say('site \\x1b[2Jx')\n"
         "with console.track('fit \\x1b[2Jx', 9) as advance:\n    advance(9)\nconsole.table('t', ('a',), [('\\x1b[2Jx',)])\n"
     )
     code, sent = on_terminal(["-c", script])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from medrep.cli import ERROR, OK, USAGE, main
-from medrep.console import Console
+from medrep.cli.console import Console
 from medrep.log_lines import CapturedLines, LogLines
 from tests.small_runs import Runs
 
@@ -22,7 +22,7 @@ from medrep.cli import main
 def broken(out, console):
     print("a library", file=sys.stderr)
     raise RuntimeError("nobody foresaw token=abcdef")
-sys.modules["medrep.commands.merge"] = merge = types.ModuleType("merge")
+sys.modules["medrep.workflows.merge"] = merge = types.ModuleType("merge")
 merge.merge = broken
 main(["merge", "out", "--log", "json"])
 """

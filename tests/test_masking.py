@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from medrep.cli import main
-from medrep.console import Console
+from medrep.cli.console import Console
 from medrep.errors import ConfigError, MedrepError
 from medrep.export.derivative import Failure, write_failures
 from medrep.masking import mask, printable
@@ -206,7 +206,7 @@ from medrep.cli import main
 def merge(out, console):
     warnings.warn("odd: http://u:{SECRET}@h \\x1b[31m")
     raise ZeroDivisionError("http://u:{SECRET}@h \\x1b[31m")
-sys.modules["medrep.commands.merge"] = module = types.ModuleType("merge")
+sys.modules["medrep.workflows.merge"] = module = types.ModuleType("merge")
 module.merge = merge
 main(["merge", "out"])
 """

@@ -481,7 +481,7 @@ def strangers_output(work: Workplace) -> int:
 
 
 def interrupted(work: Workplace) -> int:
-    with patch("medrep.commands.check.read_cohort", side_effect=KeyboardInterrupt):
+    with patch("medrep.workflows.check.read_cohort", side_effect=KeyboardInterrupt):
         return work.check()
 
 

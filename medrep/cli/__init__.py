@@ -1,4 +1,4 @@
-"""The command line. Parsing only: what a command does is a file in ``commands``, imported when it is called."""
+"""The command line. Parsing only: what a command does is a file in ``workflows``, imported when it is called."""
 
 import argparse
 import gc
@@ -28,7 +28,7 @@ from medrep.errors import EvidenceError, MedrepError
 from medrep.masking import printable
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", "main"]
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(sys.argv[1:] if arguments is None else arguments)
     # Loading libraries makes many objects and no garbage; looking for it took a fifth of the time.
     gc.set_threshold(100_000, 20, 20)
-    from medrep.console import Console  # rich, which --help does not need
+    from medrep.cli.console import Console  # rich, which --help does not need
 
     console = Console(
         quiet=options.quiet, json=getattr(options, "json", False), log=options.log, command=options.command
@@ -138,7 +138,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     except SystemExit as ending:
         _tell_usage(arguments, said.getvalue())
         if ending.code == USAGE and "--json" in arguments:
-            from medrep.console import write_document
+            from medrep.cli.console import write_document
 
             write_document({"error": "wrong usage; standard error says what", "exit_code": USAGE}, sys.stdout)
         raise

@@ -1,4 +1,4 @@
-"""What several commands take, and the exit codes."""
+"""What several commands take and show, and the exit codes."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from medrep.cohort.values import plain_number
-from medrep.errors import MedrepError
+from medrep.errors import MedrepError, listed
+from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
-    from medrep.commands.batch import BatchOptions
-    from medrep.console import Console
+    from medrep.batch.run import BatchOptions, BatchResult
+    from medrep.cli.console import Console
 
 OK, ERROR, USAGE, SOME_FAILED, GATE_REFUSED, TOO_LITTLE = 0, 1, 2, 3, 4, 5
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -107,7 +108,7 @@ def batch_options(options: argparse.Namespace) -> "BatchOptions":
         MedrepError: Numbers that cannot be.
     """
     from medrep.batch.parts import choose_part
-    from medrep.commands.batch import BatchOptions
+    from medrep.batch.run import BatchOptions
 
     if options.workers < 0 or options.timeout <= 0:
         raise MedrepError(
@@ -123,6 +124,18 @@ def batch_options(options: argparse.Namespace) -> "BatchOptions":
         options.dry_run,
         options.retry_failed,
     )
+
+
+def show_batch(console: "Console", result: "BatchResult | None", out: Path) -> int:
+    """Say who could not be delivered, and keep what the table at the end says; return the exit code."""
+    if result is None:
+        return OK
+    if result.failures:
+        failed = [f"{failure.participant}: {failure.error}" for failure in result.failures]
+        console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
+    console.count(result.delivered, result.failed)
+    console.summary(result.done, f"{result.delivered} delivered, {result.failed} failed", result.results)
+    return SOME_FAILED if result.whole and result.failed else OK
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -201,13 +214,6 @@ def number(text: str) -> float:
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return value
-
-
-def model_folder(text: str) -> Path:
-    """Return the path of a model folder; of OUT that train wrote it is OUT/model."""
-    path = Path(text)
-    inner = path / "model"
-    return inner if not (path / "model.json").is_file() and (inner / "model.json").is_file() else path
 
 
 def names(text: str) -> tuple[str, ...]:

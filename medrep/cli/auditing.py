@@ -1,6 +1,7 @@
 """The command ``audit``."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,12 @@ from medrep.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    import pandas as pd
+
+    from medrep.cli.console import Console
+    from medrep.tracking.gates import Decision
+
+_TOLD = ("leakage_excess", "leakage_beyond_training", "injection_gain", "utility_change", "identity_kept")
 
 
 def add_audit(commands: Commands) -> None:
@@ -77,7 +83,7 @@ def add_audit(commands: Commands) -> None:
 
 
 def _audit(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.audit import AuditRequest, audit
+    from medrep.workflows.audit import AuditRequest, audit
 
     request = AuditRequest(
         by=options.by,
@@ -98,5 +104,47 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
-    audit(options.cohort, options.out, options.model, request, console)
+    found = audit(options.cohort, options.out, options.model, request, console)
+    _show_findings(console, found.findings)
+    _show_expected(console, found.expected)
+    paths = {"report": options.out / "report.html", "table": options.out / "audit.tsv"}
+    console.result(
+        people=len(found.people),
+        figures=found.findings.to_dict("records"),
+        decision=found.expected.verdict,
+        reasons=found.expected.reasons,
+        gates=[asdict(one) for one in found.expected.judged],
+        paths=paths,
+    )
+    console.summary(f"audited a {found.kind} model", f"{len(found.people)} whom the model never saw", paths)
     return OK
+
+
+def _show_expected(console: "Console", decision: "Decision") -> None:
+    """Say what the gates that `promote` asks by default would make of it, and what they miss."""
+    words = {"passed": "would pass it", "refused": "would refuse it", "insufficient": "would find too little evidence"}
+    console.say(f"gates.yaml, which promote asks, {words[decision.verdict]}")
+    for reason in decision.reasons:
+        console.say(f"  {reason}")
+
+
+def _show_findings(console: "Console", findings: "pd.DataFrame") -> None:
+    told = findings["metric"].isin(_TOLD)
+    by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
+    gaps = by_group & (findings["status"] == "ok")
+    rows = [
+        (
+            str(row["metric"]),
+            str(row["group"]),
+            str(row["n"]),
+            row["status"] if row["status"] != "ok" else f"{row['estimate']:.3f}",
+            "" if row["ci_low"] != row["ci_low"] else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
+        )
+        for row in [*findings[told].to_dict("records"), *findings[gaps].to_dict("records")]
+    ]
+    console.table("Audit", ("metric", "group", "n", "estimate", "95% interval"), rows)
+    few = int((findings["status"] != "ok").sum())
+    if few:
+        console.say(
+            f"{few} of {len(findings)} figures are insufficient: too few people; they are listed and count as nothing"
+        )

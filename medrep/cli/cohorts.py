@@ -1,6 +1,7 @@
 """Commands that make cohorts and look at them: ``demo``, ``simulate``, ``check``."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from medrep.cli.arguments import (
     add_out,
     command,
     names,
+    show_batch,
 )
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 
 def add_demo(commands: Commands) -> None:
@@ -28,9 +30,11 @@ def add_demo(commands: Commands) -> None:
 
 
 def _demo(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.demo import demo
+    from medrep.workflows.demo import demo
 
-    demo(options.out, console, seed=options.seed, overwrite=options.overwrite)
+    done = demo(options.out, console, seed=options.seed, overwrite=options.overwrite)
+    show_batch(console, done.exported, options.out / "clean")
+    console.summary("trained on one half, removed site from the other", f"{done.people} unseen", done.results)
     return OK
 
 
@@ -68,23 +72,16 @@ def add_simulate(commands: Commands) -> None:
 
 
 def _simulate(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.simulate import plant_effects, simulate_cohort
+    from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort
 
     if options.source is None:
-        kind = options.kind or "features"
-        simulate_cohort(options.out, kind, options.n, options.sites, options.seed, console, overwrite=options.overwrite)
-        return OK
-    plant_effects(
-        options.source,
-        options.out,
-        names(options.effects),
-        options.sites,
-        options.seed,
-        console,
-        kind=options.kind,
-        overrides=options.overrides,
-        overwrite=options.overwrite,
-    )
+        design = Design(options.kind or "features", options.n, options.sites, options.seed)
+        made = simulate_cohort(options.out, design, console, overwrite=options.overwrite)
+    else:
+        effects = names(options.effects)
+        planting = Planting(effects, options.sites, options.seed, options.kind, options.overrides)
+        made = plant_effects(options.source, options.out, planting, console, overwrite=options.overwrite)
+    console.summary(made.done, made.people, {"cohort": made.cohort, "truth": made.truth})
     return OK
 
 
@@ -97,9 +94,22 @@ def add_check(commands: Commands) -> None:
 
 
 def _check(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.check import check
     from medrep.config import read_config
+    from medrep.workflows.check import check
 
     config = read_config(options.config, options.overrides)
-    problems = check(options.cohort, config, console, only=options.participant_label, exclude=options.exclude)
-    return ERROR if problems else OK
+    found = check(options.cohort, config, console, only=options.participant_label, exclude=options.exclude)
+    console.result(
+        people=found.people,
+        scans=found.scans,
+        confounding=found.confounding.to_dict("records"),
+        interactions=[asdict(one) for one in found.interactions],
+        problems=found.problems,
+    )
+    count = len(found.problems)
+    for problem in found.problems:
+        console.say(f"problem: {problem}")
+    console.say(f"{count} problem(s) to mend before training" if count else "nothing stands in the way of training")
+    told = {"problems": count, "cohort": options.cohort}
+    console.summary("checked; nothing is written", f"{found.scans} looked at", told)
+    return ERROR if count else OK

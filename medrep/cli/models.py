@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import (
     OK,
-    SOME_FAILED,
     Commands,
     add_batch,
     add_cohort,
@@ -22,10 +21,11 @@ from medrep.cli.arguments import (
     batch_options,
     command,
     number,
+    show_batch,
 )
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 
 def add_train(commands: Commands) -> None:
@@ -61,19 +61,15 @@ def add_train(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.train import train
+    from medrep.cli.console import Console
     from medrep.config import read_config
-    from medrep.console import Console
     from medrep.training.processes import rank
+    from medrep.workflows.train import TrainOptions, log_run, train
 
     config = read_config(options.config, options.overrides)
     speaking = console if rank() == 0 else Console(quiet=True)
     with speaking.alive("read the cohort"):
-        train(
-            options.cohort,
-            options.out,
-            config,
-            speaking,
+        request = TrainOptions(
             only=options.participant_label,
             exclude=options.exclude,
             overwrite=options.overwrite,
@@ -81,9 +77,15 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
             resume=options.resume,
             hold_out=options.hold_out,
             tracking=options.tracking,
-            experiment=options.experiment,
             show=options.show,
         )
+        done = train(options.cohort, options.out, config, speaking, request)
+        if done is None:
+            return OK
+        results = {"model": done.out / "model", "report": done.out / "report.html"}
+        people = f"{done.trained_on} trained on, {done.held_out} held out"
+        speaking.summary(f"trained a {config.model} model", people, results)
+        log_run(done, options.experiment, speaking)
     return OK
 
 
@@ -101,19 +103,13 @@ def add_sample(commands: Commands) -> None:
 
 
 def _sample(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.sample import sample
+    from medrep.workflows.sample import SampleRequest, sample
 
-    sample(
-        options.out,
-        options.model,
-        console,
-        table=options.table,
-        people=options.n,
-        seed=options.seed,
-        mesh=options.mesh,
-        extrapolate=options.extrapolate,
-        overwrite=options.overwrite,
+    request = SampleRequest(
+        options.table, options.n, options.seed, options.mesh, options.extrapolate, options.overwrite
     )
+    drawn = sample(options.out, options.model, request, console)
+    console.summary("drawn by a model; not real people", f"{drawn} drawn", {"cohort": options.out})
     return OK
 
 
@@ -143,14 +139,9 @@ def add_score(commands: Commands) -> None:
 
 
 def _score(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.score import score
+    from medrep.workflows.score import ScoreRequest, score
 
-    failed = score(
-        options.cohort,
-        options.out,
-        options.model,
-        console,
-        options=batch_options(options),
+    request = ScoreRequest(
         false_alarms=options.false_alarms,
         unshrink=options.unshrink,
         unseen_site=options.unseen_site,
@@ -159,7 +150,31 @@ def _score(options: argparse.Namespace, console: "Console") -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
-    return SOME_FAILED if failed else OK
+    done = score(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    if done is not None and done.whole:
+        _show_scores(console, options.out)
+    return show_batch(console, done, options.out)
+
+
+def _show_scores(console: "Console", out: Path) -> None:
+    """Show how the scores of OUT are spread."""
+    import pandas as pd
+
+    from medrep.export.scores import FAILED, STATUS
+
+    table = pd.read_csv(out / "scores.tsv", sep="\t")
+    scored = table[table[STATUS] != FAILED]
+    if "shift_p" in table:
+        counts = scored[STATUS].value_counts()
+        said = ", ".join(f"{status} {counts.get(status, 0)}" for status in ("accept", "warn", "reject"))
+        console.say(f"like the people of calibration: {said}")
+        known = int((scored["in_training"] == "yes").sum()) if "in_training" in scored else 0
+        if known:
+            console.say(f"  {known} of them were in training: their errors are not compared with those of others")
+    figures = [name for name in scored.select_dtypes("number") if name != "shift_p"]
+    found = scored[figures].quantile([0.05, 0.5, 0.95])
+    rows = [(name, *(f"{value:.3g}" for value in found[name])) for name in figures]
+    console.table("Scores", ("score", "5%", "median", "95%"), rows)
 
 
 def add_merge(commands: Commands) -> None:
@@ -174,11 +189,15 @@ def add_merge(commands: Commands) -> None:
 
 
 def _merge(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.merge import merge
+    from medrep.workflows.merge import merge
 
-    failed = merge(options.out, console)
+    joined = merge(options.out, console)
+    if joined.scored:
+        _show_scores(console, options.out)
+    code = show_batch(console, joined.result, options.out)
     if options.prune:
-        from medrep.commands.merge import remove_state
+        from medrep.workflows.merge import remove_state
 
-        remove_state(options.out, console)
-    return SOME_FAILED if failed else OK
+        size, folder = remove_state(options.out)
+        console.say(f"removed {size} bytes of {folder} that only going on needs")
+    return code

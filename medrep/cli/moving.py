@@ -4,8 +4,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from medrep.cli.arguments import (
-    OK,
-    SOME_FAILED,
     Commands,
     add_batch,
     add_cohort,
@@ -19,10 +17,11 @@ from medrep.cli.arguments import (
     command,
     names,
     pairs,
+    show_batch,
 )
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 
 def add_export(commands: Commands) -> None:
@@ -58,7 +57,7 @@ def add_export(commands: Commands) -> None:
 
 
 def _export(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.export import ExportRequest, export
+    from medrep.workflows.transform import ExportRequest, export
 
     request = ExportRequest(
         remove=names(options.remove),
@@ -74,8 +73,8 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         show=options.show,
         overwrite=options.overwrite,
     )
-    failed = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
-    return SOME_FAILED if failed else OK
+    done = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    return show_batch(console, done, options.out)
 
 
 def add_counterfactual(commands: Commands) -> None:
@@ -102,21 +101,19 @@ def add_counterfactual(commands: Commands) -> None:
 
 
 def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.counterfactual import counterfactual
+    from medrep.workflows.transform import ExportRequest, counterfactual
 
-    failed = counterfactual(
-        options.cohort,
-        options.out,
-        options.model,
-        pairs("--set", options.wanted),
-        console,
-        options=batch_options(options),
-        extrapolate=options.extrapolate,
+    wanted = pairs("--set", options.wanted)
+    request = ExportRequest(
+        remove=tuple(wanted),
+        references=wanted,
         unseen_site=options.unseen_site,
+        extrapolate=options.extrapolate,
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
         show=options.show,
         overwrite=options.overwrite,
     )
-    return SOME_FAILED if failed else OK
+    done = counterfactual(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    return show_batch(console, done, options.out)

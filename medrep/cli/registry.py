@@ -1,6 +1,7 @@
 """Commands of the registry of models: ``register``, ``promote``."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,11 @@ from medrep.cli.arguments import (
     add_json,
     add_tracking_uri,
     command,
-    model_folder,
 )
+from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 
 def _add_trusted_key(parser: argparse.ArgumentParser) -> None:
@@ -48,19 +49,24 @@ def add_register(commands: Commands) -> None:
 
 
 def _register(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.register import register
+    from medrep.workflows.register import RegisterRequest, register
 
-    register(
-        options.model,
-        options.name,
-        options.audit,
-        console,
-        alias=options.alias,
-        tracking_uri=options.tracking_uri,
-        experiment=options.experiment,
-        with_participants=options.with_participants,
-        trusted=options.trusted_key,
+    name, alias = options.name, options.alias
+    request = RegisterRequest(
+        alias, options.tracking_uri, options.experiment, options.with_participants, options.trusted_key
     )
+    made = register(options.model, name, options.audit, request)
+    table, people = made.audit.table, made.audit.cohort["people"]
+    console.say(f"{name} version {made.version}, alias {alias}, in {made.store}")
+    weak = int((table["status"] != "ok").sum())
+    console.say(f"  {len(table)} findings of {people} people, {weak} of them insufficient")
+    if not made.audit.unseen:
+        console.warn(
+            "the audit could not check that the model had never seen its people, so that promote will find too little "
+            "evidence; train the model again, or audit it with --trained people.tsv of its training"
+        )
+    done = f"registered {name} version {made.version}, alias {alias}"
+    console.summary(done, f"{people} audited", {"store": made.store})
     return OK
 
 
@@ -90,20 +96,38 @@ def add_promote(commands: Commands) -> None:
 
 
 def _promote(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.promote import promote
+    from medrep.workflows.register import promote
 
-    decision = promote(
-        options.name,
-        console,
+    name, target = options.name, options.target
+    done = promote(
+        name,
         source=options.source,
-        target=options.target,
+        target=target,
         gates=options.gates,
         tracking_uri=options.tracking_uri,
         trusted=options.trusted_key,
     )
-    if decision.verdict == "passed":
+    decision = done.decision
+    rows = [(one.gate, one.verdict, str(one.looked_at)) for one in decision.judged]
+    console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
+    for warning in decision.warnings:
+        console.warn(f"left out: {warning}")
+    console.result(
+        name=name,
+        version=done.version,
+        alias=target,
+        decision=decision.verdict,
+        promoted=done.promoted,
+        reasons=decision.reasons,
+        gates=[asdict(one) for one in decision.judged],
+    )
+    moved = f"{target} is now version {done.version}" if done.promoted else f"{target} stays where it is"
+    said = f"gates of {name} version {done.version}: {decision.verdict}; {moved}"
+    console.summary(said, "", {"store": done.store})
+    if done.promoted:
+        console.say(f"{target} of {name} is now version {done.version} (models:/{name}@{target})")
         return OK
     refused = decision.verdict == "refused"
     why = "a gate refused" if refused else "too little evidence"
-    console.tell("\n  ".join([f"medrep promote: {why}; {options.target} stays where it is", *decision.reasons]))
+    console.tell("\n  ".join([f"medrep promote: {why}; {target} stays where it is", *decision.reasons]))
     return GATE_REFUSED if refused else TOO_LITTLE

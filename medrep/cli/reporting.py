@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medrep.cli.arguments import OK, Commands, command
 
 if TYPE_CHECKING:
-    from medrep.console import Console
+    from medrep.cli.console import Console
 
 
 def add_report(commands: Commands) -> None:
@@ -23,7 +23,8 @@ def add_report(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace, console: "Console") -> int:
-    from medrep.commands.report import report
+    from medrep.workflows.report import report
 
-    report(options.runs, console, to=options.to, overwrite=options.overwrite)
+    page = report(options.runs, to=options.to, overwrite=options.overwrite)
+    console.summary("wrote the page", "", {"report": page})
     return OK

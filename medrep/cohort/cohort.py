@@ -1,17 +1,22 @@
 """Cohort: the participants table joined to its files or features."""
 
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 
 from medrep.cohort.bids import outside_problems
 from medrep.cohort.datalist import read_datalist
 from medrep.cohort.earlier import Earlier, earlier_work
-from medrep.cohort.kinds import Found, InputKind, Source
+from medrep.cohort.grid import Columns
+from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
 from medrep.cohort.participants import keys, label, labels, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.errors import CohortError, listed
@@ -84,6 +89,47 @@ def read_cohort(
     found = wanted.find(root, table, rows, tolerant=tolerant)
     cohort = Cohort(root, table, people.units, found.source, notes, wanted, levels=people.levels)
     return _told(cohort, found)
+
+
+def read_matrix(
+    cohort: Cohort,
+    scratch: IO[bytes],
+    listener: Listener = SILENT,
+    *,
+    workers: int = 0,
+    like: Columns | None = None,
+    where: str = "beside OUT",
+) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+    """Return the people x columns matrix: a table as it is, what comes from files in a memory-mapped scratch file.
+
+    Args:
+        cohort: The people; with what training measured in its ``input``.
+        scratch: An open file without a name, for what comes from files.
+        listener: Who is told.
+        workers: Processes that read files ahead.
+        like: Columns of the model that the data are for; None: as they come.
+        where: Where the scratch file lies, for messages.
+
+    Raises:
+        CohortError: Features that are missing, files that cannot be read, or no room for the scratch file.
+    """
+
+    def mapped(people: int, columns: int) -> np.ndarray:
+        _take_room(scratch, 4 * people * columns, where)
+        return np.memmap(scratch, mode="r+", dtype=np.float32, shape=(people, columns))
+
+    return cohort.input.matrix(cohort.source, mapped, listener, like=like, workers=workers)
+
+
+def _take_room(scratch: IO[bytes], size: int, where: str) -> None:
+    """Take disk space before it is mapped: writing to a mapped page on a full disk would kill the process."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(scratch.fileno(), 0, size)
+        else:
+            scratch.truncate(size)
+    except OSError as error:
+        raise CohortError(f"{size / 1e9:.2g} GB of scratch space are needed {where}: {error.strerror}") from None
 
 
 def _told(cohort: Cohort, found: Found) -> Cohort:

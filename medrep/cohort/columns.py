@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from medrep.cohort.covariates import POOLED, Covariate
@@ -300,3 +301,12 @@ def _as_level(name: str, text: str) -> str:
 
 def _article(reading: str) -> str:
     return {"range": "a range", "unreadable": "no number", "missing": "missing"}.get(reading, reading)
+
+
+def cell_text(cell: object) -> str:
+    """Return a cell as participants.tsv would have it; whole numbers alike, whether they are held as int or float."""
+    if cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.floating) and np.isnan(cell)):
+        return ""
+    if isinstance(cell, float | np.floating):
+        return str(int(cell)) if float(cell).is_integer() else repr(float(cell))
+    return str(cell)

@@ -5,17 +5,23 @@ The way AnnData holds X, obs and var: a row is a person, or one visit of a perso
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.declaration import declared_covariates
+from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.values import cell_text
+from medrep.cohort.inputs import FeaturesInput
+from medrep.cohort.kinds import InputKind, Source
+from medrep.cohort.kinds.features import FeaturesKind
+from medrep.cohort.participants import KEY_COLUMNS
 from medrep.errors import CohortError, CovariateError, listed
 
 Rows: TypeAlias = slice | Int[np.ndarray, " some"] | Bool[np.ndarray, " rows"]
@@ -23,6 +29,25 @@ Rows: TypeAlias = slice | Int[np.ndarray, " some"] | Bool[np.ndarray, " rows"]
 
 Declared: TypeAlias = CovariateSchema | Mapping[str, Any] | Sequence[Covariate]
 """A schema that was fitted, or what is declared in YAML or as `Covariate`."""
+
+
+IN_MEMORY = Path("in memory")
+"""The root of people who come from no folder."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where people come from.
+
+    Attributes:
+        cohort: They, and perhaps others, as they were read.
+        read_as: The kind of input, with what reading measured, that the values are of.
+        config: What they were read for, a `medrep.config.Config`; None where nobody said.
+    """
+
+    cohort: Cohort
+    read_as: InputKind[Any]
+    config: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +63,7 @@ class Dataset:
         columns: What the columns of values are.
         participants: Whose each row is; None: each row is a person.
         sessions: Which visit each row is; None where there are none.
+        origin: Where the people come from; None where nobody says, as of people who were moved.
     """
 
     values: Float[np.ndarray, "rows columns"]
@@ -46,6 +72,7 @@ class Dataset:
     columns: Columns
     participants: Sequence[str] | None = None
     sessions: Sequence[str] | None = None
+    origin: Origin | None = None
 
     @classmethod
     def from_frames(
@@ -94,7 +121,8 @@ class Dataset:
         names = tuple(str(name) for name in features.columns)
         columns = Columns(names, len(names), grid)
         whole = cls(values, table, schema, columns, participants, sessions)
-        return whole.select(read.frame.index).with_covariates(schema.transfer(read.frame))
+        origin = Origin(whole.as_cohort(), FeaturesKind())
+        return replace(whole.select(read.frame.index), covariates=schema.transfer(read.frame), origin=origin)
 
     def __len__(self) -> int:
         return len(self.covariates)
@@ -144,12 +172,47 @@ class Dataset:
             yield self.take(slice(start, start + size))
 
     def with_values(self, values: Float[np.ndarray, "rows _"]) -> "Dataset":
-        """Return the same people with other data."""
-        return replace(self, values=values)
+        """Return the same people with other data; where each had a file of their own, these come from none."""
+        known = self.origin is not None and self.origin.cohort.input.tabular
+        return replace(self, values=values, origin=self.origin if known else None)
 
     def with_covariates(self, covariates: pd.DataFrame) -> "Dataset":
         """Return the same data as if the people had these covariates."""
-        return replace(self, covariates=covariates)
+        return replace(self, covariates=covariates, origin=None)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Text cells, one row a row: participant_id, session_id where there are any, and covariates as they were given."""
+        return self._table() if self.origin is None else self.origin.cohort.table.loc[self.keys]
+
+    def as_cohort(self) -> Cohort:
+        """Return the people as they were read, a table with the values that are here.
+
+        Raises:
+            CohortError: Images that come from no file.
+        """
+        if self.origin is not None:
+            cohort = self.origin.cohort.select(self.keys)
+            if not cohort.input.tabular:
+                return cohort
+            features = replace(cohort.source.features, values=np.asarray(self.values), names=self.columns.names)
+            return replace(cohort, source=Source.of_table(features))
+        if not self.columns.names:
+            raise CohortError("these images come from no file: write them with export, and read what is written")
+        table, values = self._table(), np.asarray(self.values)
+        missing: Literal["error", "keep"] = "keep" if np.isnan(values).any() else "error"
+        ids = table[[column for column in KEY_COLUMNS if column in table]]
+        source = Source.of_table(FeatureTable(ids, values, self.columns.names, self.columns.grid))
+        return Cohort(IN_MEMORY, table, {}, source, (), FeaturesKind(FeaturesInput(missing)))
+
+    def _table(self) -> pd.DataFrame:
+        ids = {"participant_id": self.whose} | ({} if self.sessions is None else {"session_id": list(self.sessions)})
+        text = {
+            column: [cell_text(cell) for cell in self.covariates[column]]
+            for column in self.covariates
+            if column not in ids
+        }
+        return pd.DataFrame(ids | text, index=self.keys, dtype=str)
 
     def moved(self, target: Mapping[str, str | float]) -> "Dataset":
         """Return the same data as if everybody had the covariates in ``target``."""

@@ -11,9 +11,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import pandas as pd
-
 MISSING_WORDS = frozenset(
     {"", "n/a", "na", "nan", "none", "null", "-", "?", "missing", "unknown", ".", "#n/a", "<na>", "nat"}
 )
@@ -83,15 +80,6 @@ def plain_number(text: str) -> float | None:
 
 def _finite(value: float, reading: Reading) -> Number:
     return Number(value, reading) if math.isfinite(value) else Number(math.nan, "unreadable")
-
-
-def cell_text(cell: object) -> str:
-    """Return a cell as participants.tsv would have it; whole numbers alike, whether they are held as int or float."""
-    if cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float | np.floating) and np.isnan(cell)):
-        return ""
-    if isinstance(cell, float | np.floating):
-        return str(int(cell)) if float(cell).is_integer() else repr(float(cell))
-    return str(cell)
 
 
 def parse_level(text: str, verbatim: Collection[str] = ()) -> str | None:

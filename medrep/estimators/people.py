@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_array
 
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import Covariate
-from medrep.cohort.values import cell_text, plain_number
+from medrep.cohort.values import plain_number
 from medrep.errors import EstimatorError, listed
 
 

@@ -1,10 +1,15 @@
-"""Sums over the people of an unseen batch level, collected a person at a time, from which it is estimated."""
+"""Batch levels that training did not have, estimated from their own people: sums over them, and the model that knows them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.kinds import Listener
+from medrep.cohort.support import ranges_outside
+from medrep.models.base import Adaptation, Model
 
 
 @dataclass
@@ -64,3 +69,42 @@ class LevelSums:
     def mean_effects(self) -> Float[np.ndarray, " effects"]:
         """Return the mean row of the design matrix."""
         return np.asarray(self.effects) / max(self.people, 1)
+
+
+def adapted_model(
+    model: Model, cohort: Cohort, frame: pd.DataFrame, listener: Listener
+) -> tuple[Model, tuple[Adaptation, ...]]:
+    """Return the model with sites that training did not have, estimated from their own people, and what was estimated.
+
+    People who cannot be read are left to whoever writes or scores them.
+    """
+    keys = strange_people(model, frame.loc[cohort.table.index])
+    if not len(keys):
+        return model, ()
+    people = cohort.input.adapting(cohort.source.select(keys), model.columns, listener)
+    model, notes = model.adapt(model.dataset(rows, frame.loc[some]) for some, rows in people)
+    told = tuple(_placed(note, model, frame.loc[keys]) for note in notes)
+    for note in told:
+        effects = "covariates' effects taken as known" if note.effect_se is None else f"{note.effect_se:.2f} by effects"
+        error = f"location known to {note.location_se:.2f} sd, {effects}"
+        listener.say(f"  adapted: {note.covariate} {note.level!r} from {note.people} of its people ({error})")
+        if note.outside:
+            listener.warn(
+                f"{note.covariate} {note.level!r}: its people leave the range of training ({note.outside}); what covariates do"
+                " there is extrapolated, and what that misses is taken for the site's"
+            )
+    return model, told
+
+
+def _placed(note: Adaptation, model: Model, frame: pd.DataFrame) -> Adaptation:
+    """Add in which covariates the level's people leave the range of training."""
+    own = frame[frame[note.covariate].astype(str) == note.level]
+    return replace(note, outside="; ".join(ranges_outside(model.schema, own)))
+
+
+def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:
+    """Return the keys of people with a batch level that training did not have."""
+    strange = pd.Series(False, index=frame.index)
+    for name in [name for name in model.schema.batches if name in frame]:  # nobody's label is looked at without columns
+        strange |= ~frame[name].isin(model.schema.levels(name))
+    return frame.index[strange]

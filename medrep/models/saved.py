@@ -1,7 +1,8 @@
 """A trained model and what is known of it, as a folder: safetensors and JSON, never pickle."""
 
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -9,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep.atomic import atomic_folder, write_json
+from medrep.cohort.cohort import read_matrix
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.features import column_order
+from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import InputKind, saved_input
-from medrep.cohort.support import Support
+from medrep.cohort.support import Support, outside_training, refuse_extrapolation, refuse_far
 from medrep.cohort.training_rows import TrainingRows, saved_rows
 from medrep.errors import ModelError
 from medrep.json_texts import read_json
@@ -67,6 +74,7 @@ class SavedModel:
         provenance: Where it comes from.
         readouts: What predicts covariates from the data.
         shift: The gate that tells people unlike those of calibration; None where training held nobody out.
+        address: Where it was loaded from, as the user calls it; empty where it was not.
     """
 
     model: Model
@@ -75,13 +83,87 @@ class SavedModel:
     provenance: Provenance = field(default_factory=Provenance)
     readouts: tuple[Readout, ...] = ()
     shift: ShiftGate | None = None
+    address: str = ""
 
-    def save(self, folder: Path) -> None:
+    @property
+    def named(self) -> str:
+        """What is written of which model it was."""
+        return self.address or "a model that was not saved"
+
+    def people(self, dataset: Dataset, *, extrapolate: bool = False) -> Dataset:
+        """Return people in the columns and the form of covariates of the model.
+
+        Args:
+            dataset: Read for this model, for another or for none; images on another grid are read again.
+            extrapolate: Whether people far outside the range of training are taken.
+
+        Raises:
+            MedrepError: Data of another kind or other columns, or covariates that the model does not know; all of them.
+        """
+        schema, columns, origin = self.model.schema, self.model.columns, dataset.origin
+        if origin is None:
+            frame = schema.transfer(dataset.covariates)
+        else:
+            refuse_other_kind(self.input, origin.cohort.input)
+            table, units = origin.cohort.table.loc[dataset.keys], origin.cohort.units
+            known = read_covariates(table, schema.declared, units, origin.cohort.levels).frame
+            dataset, frame = dataset.select(known.index), schema.transfer(known)
+        if not extrapolate:
+            refuse_far(outside_training(schema, frame), "pass extrapolate=True to be told what the model guesses")
+        values = dataset.values
+        if columns.names or dataset.columns.names:
+            order = column_order(columns.names, dataset.columns.names)
+            values = values if order == list(range(len(order))) else values[:, order]
+        elif origin is not None and (origin.read_as != self.input or dataset.columns != columns):
+            with tempfile.TemporaryFile() as scratch:
+                again = replace(dataset.as_cohort(), input=self.input)
+                values, found = read_matrix(again, scratch, like=columns, where=f"in {tempfile.gettempdir()}")
+            refuse_other_grid(columns, found)
+        else:
+            refuse_other_grid(columns, dataset.columns)
+        return replace(dataset, values=values, covariates=frame, schema=schema, columns=columns)
+
+    def remove(
+        self,
+        dataset: Dataset,
+        names: Sequence[str] | str,
+        references: Mapping[str, str | float] | None = None,
+        *,
+        extrapolate: bool = False,
+    ) -> Dataset:
+        """Move covariates of people to a reference, and leave everything else of them as it is.
+
+        Args:
+            dataset: The people.
+            names: Covariates to remove; the others are kept.
+            references: Removed covariate -> value to move to, where it is not the model's default.
+            extrapolate: Whether people and references far outside the range of training are taken.
+
+        Returns:
+            The same people with other values; their covariates stay what they are.
+
+        Raises:
+            MedrepError: People whom the model cannot take (`SavedModel.people`), unknown covariates or levels.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        target = self.model.schema.references(names, references)
+        if references and not extrapolate:
+            chosen = {name: target[name] for name in references}
+            refuse_extrapolation(self.model.schema, chosen, "pass extrapolate=True to be told what the model guesses")
+        people = self.people(dataset, extrapolate=extrapolate)
+        return people.with_values(self.model.remove(people, target))
+
+    def encode(self, dataset: Dataset, *, extrapolate: bool = False) -> Float[np.ndarray, "people latents"]:
+        """Return what is left of each person once all covariates are accounted for; see `SavedModel.remove`."""
+        return self.model.encode(self.people(dataset, extrapolate=extrapolate))
+
+    def save(self, folder: Path | str) -> None:
         """Write a model folder as a whole, or not at all; versions and digest are those of what is written.
 
         Raises:
             ModelError: It cannot be written, for instance since the disk is full.
         """
+        folder = Path(folder)
         content, arrays = self.model.state()
         readouts = {readout.name: to_state(readout) for readout in self.readouts}
         for name, (_, own) in readouts.items():
@@ -139,7 +221,27 @@ class SavedModel:
             refuse_other_columns(readout, model.columns.count)
         shift = saved_gate(described["shift"]) if described["shift"] else None
         provenance = replace(provenance, versions=described["versions"], digest=own)
-        return cls(model, section, support, provenance, readouts, shift)
+        return cls(model, section, support, provenance, readouts, shift, address or str(folder))
+
+
+def refuse_other_kind(wanted: InputKind[Any], given: InputKind[Any]) -> None:
+    """Refuse people whose data are of another kind than those of training; tables are compared column by column.
+
+    Raises:
+        ModelError: Both kinds.
+    """
+    if type(given) is not type(wanted) and not (given.tabular and wanted.tabular):
+        raise ModelError(f"the model was trained on {wanted.kind} data, and these are {given.kind} data")
+
+
+def refuse_other_grid(wanted: Columns, given: Columns) -> None:
+    """Refuse images on another grid than those of training.
+
+    Raises:
+        ModelError: They are.
+    """
+    if given != wanted:
+        raise ModelError("the people's data are not of the grid or the columns that the model was fitted on")
 
 
 def load_input(folder: Path) -> InputKind[Any]:

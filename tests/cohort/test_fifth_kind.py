@@ -18,8 +18,6 @@ from medrep.cohort.kinds.base import Found, InputKind, Source, no_table
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.visits import Visit
-from medrep.commands.newcomers import load_trained, read_newcomers
-from medrep.console import Console
 from medrep.errors import CohortError, listed
 from medrep.export.derivative import Destination, write_tsv
 from medrep.export.digits import parsed
@@ -27,6 +25,7 @@ from medrep.export.features import MoveRows
 from medrep.export.mover import Mover
 from medrep.export.outcomes import Outcome, Step
 from medrep.simulate import simulate_features, simulate_participants
+from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
 
 PEOPLE, POINTS = 48, 3
 
@@ -119,10 +118,9 @@ def test_a_fifth_kind_is_checked_trained_exported_scored_and_audited(profiles: P
 
     assert yaml.safe_load((trained / "config.yaml").read_text())["input"]["points"] == POINTS
     saved = load_trained(trained / "model")
+    cohort, frame = read_newcomers(profiles, saved, Selection())
     model = saved.model
-    cohort, frame = read_newcomers(profiles, model.schema, saved.input, Console(quiet=True))
-    people = model.dataset(cohort.source.features.values, frame)
-    expected = model.remove(people, model.schema.references(["site"]))
+    expected = model.remove(model.dataset(cohort.source.features.values, frame), model.schema.references(["site"]))
     table = pd.read_csv(clean / "features.tsv", sep="\t", index_col="participant_id")
     np.testing.assert_allclose(table, expected, rtol=1e-9)
     assert not np.allclose(table, cohort.source.features.values)

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import VolumeInput
-from medrep.cohort.kinds import INPUTS, Source, build_input, saved_input
+from medrep.cohort.kinds import INPUTS, SILENT, Source, build_input, saved_input
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.kinds.volume import VolumeKind
-from medrep.console import Console
 from medrep.errors import CohortError, ConfigError
 
 SHARED = ["kind", "suffix", "desc", "entities", "spacing", "shape", "intensity", "missing"]
@@ -146,7 +145,7 @@ def test_visits_of_a_selection_are_those_of_the_whole(people: int, columns: int,
 
 def test_rows_come_in_the_columns_of_the_model() -> None:
     source, like = Source.of_table(table(3, 2)), Columns(("f1", "f0"), 2, None)
-    kind, console = FeaturesKind(), Console(quiet=True)
+    kind, console = FeaturesKind(), SILENT
     matrix, columns = kind.matrix(source, np.zeros, console, like=like)
     assert columns == like
     np.testing.assert_array_equal(matrix, source.features.values[:, ::-1])
@@ -168,7 +167,7 @@ def test_what_only_some_kinds_have() -> None:
 def test_a_hole_is_refused_of_what_is_at_hand_unless_it_is_kept() -> None:
     features = table(2, 2)
     features.values[1, 0] = np.nan
-    source, kind, console = Source.of_table(features), FeaturesKind(), Console(quiet=True)
+    source, kind, console = Source.of_table(features), FeaturesKind(), SILENT
     with pytest.raises(CohortError, match=r"features that are missing: sub-1: f0 is nan; mend them"):
         kind.matrix(source, np.zeros, console)
     assert len(kind.check(source, console, lambda key, row: None).problems) == 1

@@ -14,7 +14,7 @@ from medrep.models import ConditionalVae, restore_model
 from medrep.models.saved import SavedModel
 from medrep.models.scanner.restoration import Restoration
 from medrep.models.scanner.scanner import Scanner
-from tests.commands.conftest import run
+from tests.workflows.conftest import run
 
 SETTINGS = (
     "settings={body: conv, latents: 3, hidden: [2, 2, 4], heteroscedastic: false, strength: 1, validation: 0.2,"

@@ -84,7 +84,7 @@ def test_the_files_alone_give_the_same_page(runs: Runs, name: str, tmp_path: Pat
 
 def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     from medrep.cohort.loaders import fill_matrix
-    from medrep.commands.newcomers import load_trained
+    from medrep.workflows.cohorts import load_trained
 
     exhibit = read_exhibit(runs("scans_model"), "person")
     assert exhibit is not None

@@ -17,17 +17,14 @@ from safetensors.numpy import load_file, save_file
 
 from medrep.audit.findings import Finding
 from medrep.cli import main
-from medrep.commands.promote import promote
-from medrep.commands.register import register
-from medrep.console import Console
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel, digest
 from medrep.tracking.fetched import fetched_model
 from medrep.tracking.logged_code import OWN_FILE, RELEASED, code_digest, own_code_digest
 from medrep.tracking.promotion import UNSEEN
+from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import CLEAN, seal_again, write_audit
 
-QUIET = Console(quiet=True)
 LEAKING = (*CLEAN[1:], Finding("leakage_excess", "exported/site", 120, 0.3, 0.2, 0.4, 0.001))
 FEW = (*CLEAN[1:], Finding("leakage_excess", "exported/site", 9, status="insufficient", note="under 20 people"))
 
@@ -45,10 +42,11 @@ class Registry:
 
     def register(self, model: Path, findings: tuple[Finding, ...] = CLEAN, **options: object) -> str:
         audit = write_audit(self.folder / f"audit-{uuid4().hex}", model, findings)
-        return register(model, self.name, audit, QUIET, tracking_uri=self.uri, **options).version  # type: ignore[arg-type]
+        request = RegisterRequest(tracking_uri=self.uri, **options)  # type: ignore[arg-type]
+        return register(model, self.name, audit, request).version
 
     def promote(self, **options: object) -> str:
-        return promote(self.name, QUIET, tracking_uri=self.uri, **options).verdict  # type: ignore[arg-type]
+        return promote(self.name, tracking_uri=self.uri, **options).decision.verdict  # type: ignore[arg-type]
 
     def alias(self, alias: str) -> str:
         return str(self.client.get_registered_model(self.name).aliases.get(alias, ""))
@@ -607,7 +605,7 @@ def test_no_registry_is_made_by_asking_for_a_model(tmp_path: Path, monkeypatch: 
     with refused("mlflow.db: no such registry", "--tracking-uri"), fetched_model("models:/brains@champion"):
         pass
     with refused("mlflow.db: no such registry"):
-        promote("brains", QUIET)
+        promote("brains")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,11 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.commands.promote import promote
-from medrep.commands.register import register
-from medrep.console import Console
 from medrep.tracking.cleaning import OUTPUT_ROOT
 from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
+from medrep.workflows.register import RegisterRequest, promote, register
 from tests.documents import DOCS, read_blocks
 from tests.tracking.registering import write_audit
 from tests.tracking.servers import BIN, answers, free_port, running
@@ -62,8 +60,8 @@ def served(
         posts, ports = {}, {}
         for name, model in (("features", features_model), ("volumes", volume_model)):
             audit = write_audit(folder / f"audit-{name}", model)
-            register(model, name, audit, Console(quiet=True), tracking_uri=uri)
-            assert promote(name, Console(quiet=True), tracking_uri=uri).verdict == "passed"
+            register(model, name, audit, RegisterRequest(tracking_uri=uri))
+            assert promote(name, tracking_uri=uri).decision.verdict == "passed"
             port = ports[name] = free_port()
             command = [
                 "mlflow",

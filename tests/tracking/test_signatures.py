@@ -17,14 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from medrep.commands.promote import promote
-from medrep.commands.register import register
-from medrep.console import Console
 from medrep.errors import MedrepError
 from medrep.tracking.signatures import key_id, read_signing_key, read_trusted_keys, write_signature
+from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import seal_again, write_audit
 
-QUIET = Console(quiet=True)
 PLAIN = NoEncryption()
 
 
@@ -105,7 +102,7 @@ def registered(features_model: Path, keys: Keys, tmp_path: Path) -> Callable[...
             signed(audit, key)
         if change is not None:
             change(audit)
-        register(features_model, "brains", audit, QUIET, tracking_uri=uri, trusted=trusted)
+        register(features_model, "brains", audit, RegisterRequest(tracking_uri=uri, trusted=trusted))
         return uri
 
     return make
@@ -157,15 +154,15 @@ def test_a_signature_goes_along_and_is_asked_for_again(
     with pytest.raises(
         MedrepError, match=r"brains version 1: its audit: is signed by the key .{16}, which is not trusted"
     ):
-        promote("brains", QUIET, tracking_uri=uri, trusted=(keys.other_pub,))
-    assert promote("brains", QUIET, tracking_uri=uri, trusted=(keys.pub,)).verdict == "passed"
+        promote("brains", tracking_uri=uri, trusted=(keys.other_pub,))
+    assert promote("brains", tracking_uri=uri, trusted=(keys.pub,)).decision.verdict == "passed"
     (decision,) = (tmp_path / "mlartifacts").rglob("decision.json")
     assert json.loads(decision.read_text())["signed_by"] == key_id(keys.private.public_key())
     (signature,) = (tmp_path / "mlartifacts").rglob("audit.sig")
     signature.unlink()
     with pytest.raises(MedrepError, match="brains version 1: its audit: is not signed"):
-        promote("brains", QUIET, tracking_uri=uri, trusted=(keys.pub,))
-    assert promote("brains", QUIET, tracking_uri=uri).verdict == "passed"
+        promote("brains", tracking_uri=uri, trusted=(keys.pub,))
+    assert promote("brains", tracking_uri=uri).decision.verdict == "passed"
 
 
 def test_who_edits_a_store_can_seal_and_tag_but_not_sign(
@@ -180,7 +177,7 @@ def test_who_edits_a_store_can_seal_and_tag_but_not_sign(
     edited(path.parent)
     MlflowClient(uri, uri).set_model_version_tag("brains", "1", "medrep.audit_digest", audit_digest(path.parent))
     with pytest.raises(MedrepError, match="one of them was altered"):
-        promote("brains", QUIET, tracking_uri=uri, trusted=(keys.pub,))
-    assert promote("brains", QUIET, tracking_uri=uri).verdict == "passed", (
+        promote("brains", tracking_uri=uri, trusted=(keys.pub,))
+    assert promote("brains", tracking_uri=uri).decision.verdict == "passed", (
         "without a key nothing tells; the page says so"
     )

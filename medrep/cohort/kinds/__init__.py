@@ -8,7 +8,7 @@ from typing import Any
 
 from medrep._structuring import build_section, unknown_key
 from medrep.cohort.inputs import persisted_section
-from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source, imported
+from medrep.cohort.kinds.base import SILENT, Checked, Found, InputKind, Listener, Silent, Source, imported
 from medrep.errors import ConfigError, listed
 
 KINDS = {
@@ -41,10 +41,12 @@ INPUTS: Mapping[str, type[InputKind[Any]]] = _Inputs()
 __all__ = [
     "INPUTS",
     "KINDS",
+    "SILENT",
     "Checked",
     "Found",
     "InputKind",
     "Listener",
+    "Silent",
     "Source",
     "build_input",
     "imported",

@@ -5,7 +5,7 @@ A kind is one class, and one line in ``INPUTS``. Everything else asks the kind: 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,7 @@ KindT = TypeVar("KindT", bound="InputKind[Any]")
 
 @runtime_checkable
 class Listener(Protocol):
-    """Who is told how reading goes, for instance a console."""
+    """Who is told how work goes, for instance a console."""
 
     def say(self, text: str) -> None:
         """Take a line."""
@@ -40,8 +40,41 @@ class Listener(Protocol):
     def notes(self, notes: Sequence[str]) -> None:
         """Take what was interpreted."""
 
-    def track(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Return a context of a function to call with the number of people done."""
+    def phase(self, name: str) -> None:
+        """Take what is done from now on, where that takes long and says nothing of itself."""
+
+    def track(self, what: str, total: int, unit: str = "people") -> AbstractContextManager[Callable[[int], None]]:
+        """Return a context of a function to call with the number of people, or of other units, done."""
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Take a small table of what was found on the way."""
+
+
+class Silent:
+    """A listener who keeps everything to themselves."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """Say nothing."""
+
+    def phase(self, name: str) -> None:
+        """Say nothing."""
+
+    def track(self, what: str, total: int, unit: str = "people") -> AbstractContextManager[Callable[[int], None]]:
+        """Count nothing."""
+        del what, total, unit
+        return nullcontext(lambda count: None)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show nothing."""
+
+
+SILENT = Silent()
 
 
 def no_table(people: pd.Index) -> FeatureTable:

@@ -1,0 +1,288 @@
+"""How ``score``, ``export`` and ``counterfactual`` go through a cohort: part by part, losing nobody, going on where they were."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from joblib import cpu_count
+
+from medrep.batch.finish import finish
+from medrep.batch.job import Job, fingerprint, open_job
+from medrep.batch.ledger import ALONE, TOGETHER, History, Ledger, Trial, read_history
+from medrep.batch.local_pool import LocalPool
+from medrep.batch.merge import Finished, Merged, finished
+from medrep.batch.parts import Part
+from medrep.batch.pools import InlinePool, Pool
+from medrep.batch.readable import OpenReader
+from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.support import outside_training
+from medrep.cohort.visits import Visit
+from medrep.errors import listed
+from medrep.export.derivative import Failure
+from medrep.export.outcomes import Opener, Step
+from medrep.models import Adaptation, Model
+from medrep.models.adaptation import adapted_model, strange_people
+from medrep.models.saved import SavedModel
+from medrep.outputs import STATE
+
+_ADAPTING = "adapting.jsonl"
+_MANY_CELLS = 2_000_000
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How to go through the cohort.
+
+    Attributes:
+        part: Which share of it.
+        workers: Processes; 0 takes one a processor.
+        engine: ``local``, ``ray``, or ``inline`` for this process alone, which a file that kills it takes along.
+        ray_address: Of a Ray cluster; empty starts one on this machine.
+        timeout: Seconds that one person may take.
+        dry_run: Whether to say only what would be done.
+        retry_failed: Whether people who failed are tried again.
+    """
+
+    part: Part = field(default_factory=Part)
+    workers: int = 0
+    engine: Literal["local", "ray", "inline"] = "local"
+    ray_address: str = ""
+    timeout: float = 1800.0
+    dry_run: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command does to everybody.
+
+    Attributes:
+        identity: Command and request; what must be the same for an unfinished job to be gone on with.
+        content: What merging needs to know, from how unseen levels were adapted.
+        step: What is done to rows of a table, or tells how many images are worked on together.
+        opener: How workers come by their step, for images.
+        out: Where results go.
+        overwrite: Whether what OUT holds may be replaced.
+    """
+
+    identity: Mapping[str, Any]
+    content: Callable[[tuple[Adaptation, ...]], Mapping[str, Any]]
+    step: Callable[[Model], Step]
+    opener: Callable[[Job], Opener]
+    out: Path
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """How a command went, or one part of it.
+
+    Attributes:
+        done: What was done, in words.
+        delivered: How many people have a result.
+        failures: Those who could not be delivered.
+        results: What -> where it lies.
+        failed: How many could not be delivered.
+        whole: Whether all parts are done.
+    """
+
+    done: str
+    delivered: int
+    failed: int
+    results: Mapping[str, Path]
+    failures: tuple[Failure, ...] = ()
+    whole: bool = True
+
+
+def run_batch(
+    work: Work,
+    trained: SavedModel,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    options: BatchOptions,
+    listener: Listener = SILENT,
+) -> Merged | Finished | BatchResult | None:
+    """Do one part of a batch; merge where there is only one.
+
+    Args:
+        work: What is done.
+        trained: The model.
+        cohort: The people.
+        frame: Their covariates.
+        options: How.
+        listener: Who is told.
+
+    Returns:
+        Everybody's outcome, where the batch is whole; how it went, after one part of several; None after a dry run.
+
+    Raises:
+        MedrepError: OUT holds something else, or nobody could be delivered.
+    """
+    model = trained.model
+    step = work.step(model)
+    people = list(cohort.source.visits(frame))
+    blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
+    mine = [one for block in options.part.of(blocks) for one in block]
+    if options.dry_run:
+        _forecast(listener, work.out, people, mine, options)
+        return None
+    strangers = strange_people(model, frame)
+    adapting = _digest([one for one in people if one.key in strangers]) if len(strangers) else ""
+    identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
+
+    def prepare(folder: Path) -> Mapping[str, Any]:
+        trained.save(folder)
+        known, adapted = model, tuple[Adaptation, ...]()
+        if len(strangers):
+            readable = _readable(cohort, people, strangers, folder, options, listener)
+            known, adapted = adapted_model(model, readable, frame, listener)
+            replace(trained, model=known).save(folder)
+        return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
+
+    job = open_job(work.out, identity, prepare, options.part, overwrite=work.overwrite)
+    if options.part.count > 1:
+        listener.say(f"{options.part.name}: {len(mine)} of {len(people)} people")
+    with job.working(options.part):
+        written = cohort.source.features.ids if cohort.source.features.header else None
+        outside = outside_training(model.schema, frame)
+        prints = job.write_people(cohort.table, people, cohort.root, outside, written)
+        if options.part.count == 1 and (done := finished(job, cohort.table)) is not None:
+            listener.say(f"{len(people)} people are done already")
+            return done
+        cells = len(mine) * model.columns.count
+        if options.engine == "inline" or (cohort.input.tabular and not _worth_workers(cells, options)):
+            # What was adapted stands in the job's model; it is the same object where nothing was.
+            known = SavedModel.load(job.model).model if len(strangers) else model
+            pool: Pool = InlinePool(work.step(known if cohort.input.tabular else known.accelerated()))
+        else:
+            pool = _pool(work.opener(job), options, len(mine))
+        history = _work_off(job, mine, prints, pool, step.together, options, listener)
+        if options.part.count > 1:
+            return _part_result(job, mine, prints, options.part)
+    return finish(job, history) if options.part.count == 1 else None
+
+
+def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
+    """Return what must be the same about the people: a cohort may grow, but results of another one are not mixed in."""
+    return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
+
+
+def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mapping[str, Path]) -> BatchResult:
+    """Return how a whole batch went.
+
+    Args:
+        out: OUT.
+        whole: Everybody's outcome.
+        done: What was done, in words.
+        results: What -> where it lies; failures.tsv is added where there are any.
+    """
+    failed = len(whole.failures)
+    places = {**results, "failures": out / "failures.tsv"} if failed else results
+    return BatchResult(done, len(whole.table) - failed, failed, places, whole.failures)
+
+
+def _part_result(job: Job, mine: Sequence[Visit], prints: Mapping[str, str], part: Part) -> BatchResult:
+    history = read_history(job.folder)
+    ended = [found for one in mine if (found := history.current(one.key, prints[one.key])) is not None]
+    failed = sum(found.failed for found in ended)
+    done = f"{job.identity['command']} of {part.name}; medrep merge {job.out} joins the parts"
+    return BatchResult(done, len(ended) - failed, failed, {"part": job.journal(part)}, whole=False)
+
+
+def _work_off(
+    job: Job,
+    mine: Sequence[Visit],
+    prints: Mapping[str, str],
+    pool: Pool,
+    together: int,
+    options: BatchOptions,
+    listener: Listener,
+) -> History | None:
+    """Work on whoever is not done; return what the journals say if that was nobody."""
+    history = read_history(job.folder)
+    current = {one.key: history.current(one.key, prints[one.key]) for one in mine}
+    failed = {key: found for key, found in current.items() if found is not None and found.failed}
+    again = failed if options.retry_failed else {}
+    left = [one for one in mine if current[one.key] is None or one.key in again]
+    if len(left) < len(mine):
+        listener.say(f"{len(mine) - len(left)} people are done already")
+    if not left:
+        return history
+    ledger = Ledger(job.journal(options.part), history, prints)
+    try:
+        suspects = [key for key, found in again.items() if found.outcome().stage == QUARANTINE]
+        ledger.again([key for key in again if key not in suspects], TOGETHER)
+        ledger.again(suspects, ALONE)
+        trials = {key: trial for key, trial in history.trials.items() if key not in again}
+        trials |= {key: Trial(ALONE) for key in suspects}
+        with pool, listener.track(str(job.identity["command"]), len(left)) as advance:
+            for _ in Scheduler(pool, ledger, together, listener.say).run(left, trials):
+                advance(1)
+    finally:
+        ledger.close()
+    return None
+
+
+def _worth_workers(cells: int, options: BatchOptions) -> bool:
+    """Say whether a table is so large that workers, who take a second to start, are the sooner."""
+    return cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
+
+
+def _pool(opener: Opener, options: BatchOptions, people: int) -> Pool:
+    workers = max(1, min(options.workers or cpu_count(), people))
+    if options.engine == "ray":
+        from medrep.batch.ray_pool import RayPool  # an extra, and seconds to import
+
+        return RayPool(opener, options.workers, options.timeout, options.ray_address)
+    return LocalPool(opener, workers, options.timeout)
+
+
+def _readable(
+    cohort: Cohort, people: Sequence[Visit], strangers: pd.Index, model: Path, options: BatchOptions, listener: Listener
+) -> Cohort:
+    """Return the cohort of those strangers whose files can be read: found out in workers, since this process has to go on."""
+    if cohort.input.tabular:
+        return cohort.select(strangers)
+    wanted = [one for one in people if one.key in strangers]
+    history = read_history(model.parent, _ADAPTING)
+    left = [one for one in wanted if one.key not in history.ended]
+    ledger = Ledger(model.parent / _ADAPTING, history, dict.fromkeys((one.key for one in wanted), ""))
+    try:
+        reader = OpenReader(model)
+        with InlinePool(reader.open()) if options.engine == "inline" else _pool(reader, options, len(wanted)) as pool:
+            for _ in Scheduler(pool, ledger, 1, listener.say).run(left, history.trials):
+                pass
+    finally:
+        ledger.close()
+    ended = read_history(model.parent, _ADAPTING).ended
+    return cohort.select(pd.Index([one.key for one in wanted if not ended[one.key].failed]))
+
+
+def _digest(people: Sequence[Visit]) -> str:
+    return sha256("\n".join(f"{one.key} {fingerprint(one)}" for one in people).encode()).hexdigest()[:16]
+
+
+def _forecast(
+    listener: Listener, out: Path, people: Sequence[Visit], mine: Sequence[Visit], options: BatchOptions
+) -> None:
+    history = read_history(out / STATE)
+    done = [found for one in mine if (found := history.current(one.key, fingerprint(one))) is not None]
+    failed = sum(found.failed for found in done)
+    absent = [f"{one.key}: {one.problem}" for one in mine if one.problem]
+    left = len(mine) - len(done) + (failed if options.retry_failed else 0)
+    rows = [
+        ("people in the cohort", str(len(people))),
+        (f"in {options.part.name}", str(len(mine))),
+        ("done", str(len(done) - failed)),
+        ("failed before", str(failed)),
+        ("without a usable file", str(len(absent))),
+        ("would be worked on", str(left)),
+    ]
+    listener.table("Dry run: nothing is written", ("", "people"), rows)
+    if absent:
+        listener.say(listed("without a usable file", absent))

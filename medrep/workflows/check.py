@@ -1,0 +1,225 @@
+"""``check``: lint a cohort before anything is fitted; every problem is listed, nothing is written."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.audit.confounding import confounding, small_levels
+from medrep.audit.interactions import Interaction, probe_interactions, sample_columns, suggestion
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import CovariateTable, read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.participants import count_people
+from medrep.cohort.plausibility import doubtful_values, refusal
+from medrep.cohort.slips import feature_slips, moved_already, repeated_scans
+from medrep.config import Config
+from medrep.errors import CovariateError, MedrepError
+from medrep.models import MODELS
+from medrep.models.base import EffectTerms
+from medrep.models.design import Design
+from medrep.models.left_alone import image_notes, table_notes
+from medrep.models.point_masses import thinned
+
+_Result = TypeVar("_Result")
+_LOOKED_AT, _AXES = 16, 3
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found.
+
+    Attributes:
+        problems: What would stop a training.
+        people: How many participants there are; 0 where the cohort cannot be read.
+        scans: How many rows or images.
+        confounding: Which covariates tell which, a row a pair.
+        interactions: Pairs of covariates that were tested.
+    """
+
+    problems: tuple[str, ...]
+    people: int = 0
+    scans: int = 0
+    confounding: pd.DataFrame = field(default_factory=pd.DataFrame)
+    interactions: tuple[Interaction, ...] = ()
+
+
+def check(
+    root: Path, config: Config, listener: Listener = SILENT, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Checked:
+    """Report on the table, the data and the confounding of a cohort.
+
+    Args:
+        root: The cohort.
+        config: What would be fitted.
+        listener: Who is told.
+        only: Participants to look at; all if empty.
+        exclude: Participants to leave out.
+
+    Returns:
+        What was found, the problems that would stop a training first of all.
+    """
+    problems: list[str] = []
+    cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
+    if cohort is None:
+        return Checked(tuple(problems))
+    listener.say(f"{count_people(cohort.table)} in {root}")
+    listener.notes(cohort.notes)
+    for line in (*moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
+        listener.warn(line)
+    covariates = _attempt(problems, lambda: _covariates(cohort, config))
+    schema, pairs, found = None, pd.DataFrame(), tuple[Interaction, ...]()
+    if covariates is not None:
+        listener.notes(covariates.notes)
+        doubts = doubtful_values(covariates.frame, covariates.declared)
+        problems += [refusal(doubts.refused)] if doubts.refused else []
+        for line in doubts.named:
+            listener.warn(line)
+        schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, covariates.declared))
+        if schema is not None:
+            whose = cohort.table.loc[covariates.frame.index, "participant_id"].astype(str).tolist()
+            frame = schema.transfer(covariates.frame)
+            pairs = _confounding(listener, schema, frame, config, problems, whose)
+            _point_masses(listener, cohort, schema, frame)
+            for line in feature_slips(cohort.source.features, frame, schema):
+                listener.warn(line)
+    samples: dict[str, np.ndarray] = {}
+    problems += _data_problems(cohort, listener, samples)
+    if covariates is not None and schema is not None:
+        found = _interactions(listener, cohort, covariates.frame, schema, config, samples)
+    people = int(cohort.table["participant_id"].nunique())
+    return Checked(tuple(problems), people, len(cohort), pairs, found)
+
+
+def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None:
+    try:
+        return step()
+    except MedrepError as error:
+        problems.append(str(error))
+        return None
+
+
+def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
+    return read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
+
+
+def _confounding(
+    listener: Listener,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    config: Config,
+    problems: list[str],
+    participants: Sequence[str],
+) -> pd.DataFrame:
+    table = confounding(frame, schema, participants)
+    rows = [
+        (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
+    ]
+    if rows:
+        listener.table(
+            "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
+        )
+    for line in small_levels(schema, frame=frame, participants=participants):
+        listener.warn(f"{line}; its effect is estimated from few people")
+    own = effect_terms(config)
+    degrees, interactions = (1, ()) if own is None else (own.degrees, own.interactions)
+    try:
+        Design.fit(schema, frame, degrees, interactions).check_aliases(frame)
+    except CovariateError as error:
+        problems.append(str(error))
+    return table
+
+
+def _point_masses(listener: Listener, cohort: Cohort, schema: CovariateSchema, frame: pd.DataFrame) -> None:
+    features = cohort.source.features.rows(frame.index)
+    listener.notes(table_notes(features.values, features.names, frame, schema))
+
+
+def _interactions(
+    listener: Listener,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    config: Config,
+    samples: dict[str, np.ndarray],
+) -> tuple[Interaction, ...]:
+    """Test whether covariates interact, on the people of whom there are samples of as many columns as of most."""
+    width = max(Counter(len(row) for row in samples.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    rows = [key for key in frame.index if len(samples.get(str(key), ())) == width]
+    if not width or not rows:
+        return ()
+    data = np.stack([samples[str(key)] for key in rows])
+    whose = cohort.table.loc[rows, "participant_id"].astype(str).tolist()
+    return warn_of_interactions(data, schema.transfer(frame.loc[rows]), schema, config, listener, whose)
+
+
+def _data_problems(cohort: Cohort, listener: Listener, samples: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Return what is wrong with the data; ``samples`` takes some columns of everybody who can be read."""
+    images: list[np.ndarray] = []
+    picked: dict[int, np.ndarray] = {}
+
+    def look(key: str, values: np.ndarray) -> None:
+        if values.size not in picked:
+            picked[values.size] = sample_columns(values.size)
+        samples[key] = np.ravel(values)[picked[values.size]]
+        if values.ndim == _AXES and len(images) < _LOOKED_AT:
+            images.append(thinned(values))
+
+    found = cohort.input.check(cohort.source, listener, look)
+    if len({len(image) for image in images}) == 1:
+        listener.notes(image_notes(images))
+    if found.said:
+        listener.say(found.said)
+    return found.problems
+
+
+def effect_terms(config: Config) -> EffectTerms | None:
+    """Return what is configured of effects on single columns; None of a model without such."""
+    return MODELS[config.model].effect_terms(config.settings)
+
+
+def warn_of_interactions(
+    data: Float[np.ndarray, "rows some"],
+    frame: pd.DataFrame,
+    schema: CovariateSchema,
+    config: Config,
+    listener: Listener,
+    participants: Sequence[str],
+) -> tuple[Interaction, ...]:
+    """Test the pairs of effect covariates that the configuration does not declare to interact, and warn of those that do.
+
+    Args:
+        data: Some columns (`sample_columns`).
+        frame: Covariates of the rows.
+        schema: The covariates.
+        config: What would be fitted.
+        listener: Who is told.
+        participants: Whose each row is.
+    """
+    own = effect_terms(config)
+    if own is None:
+        return ()
+    found = probe_interactions(
+        data,
+        frame,
+        schema,
+        degrees=own.degrees,
+        declared=own.interactions,
+        participants=participants,
+        seed=config.seed,
+    )
+    for result in found:
+        if result.found:
+            first, second = result.covariates
+            cure = suggestion(found, own.interactions, f"{own.section}.interactions")
+            listener.warn(
+                f"what {first} does depends on {second} (p {result.p:.3f}, {result.share:.1%} of what is left of the data's"
+                f" variance), and the model takes them to add up: {cure}"
+            )
+    return found

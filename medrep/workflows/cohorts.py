@@ -1,0 +1,293 @@
+"""What several verbs need: output folders, the model as saved, the people whom it meets, and whom a report shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from medrep.cohort.cohort import Cohort, read_cohort
+from medrep.cohort.columns import read_covariates
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.earlier import refuse_again
+from medrep.cohort.features import in_columns, missing_cells
+from medrep.cohort.kinds import SILENT, InputKind, Listener
+from medrep.cohort.participants import count_people, label
+from medrep.cohort.support import outside_training, refuse_far
+from medrep.errors import CohortError, MedrepError, ModelError, listed
+from medrep.models import Model
+from medrep.models.left_alone import summed, unmeasured
+from medrep.models.saved import SavedModel, refuse_other_kind
+from medrep.outputs import is_output, not_ours
+
+REGISTERED = "models:/"
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which people a model meets, and whom it takes.
+
+    Attributes:
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+        unseen_site: What sites that training did not have do: ``error``, or ``adapt`` to estimate them from their own people.
+        extrapolate: Whether people far outside the range of training are taken.
+        tolerant: Whether people without exactly one usable file are kept, with their problem.
+    """
+
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
+    tolerant: bool = False
+
+
+def check_output(out: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> None:
+    """Refuse an output folder that holds something already, or that lies in an input.
+
+    Args:
+        out: Where the command will write.
+        overwrite: Whether the person allowed to replace it.
+        inputs: Folders that are read.
+
+    Raises:
+        MedrepError: With what to do.
+    """
+    refuse_input(out, inputs)
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if held and not is_output(out):
+        raise MedrepError(not_ours(out, held))
+    if held and not overwrite:
+        raise MedrepError(f"{out}: already holds files; give another OUT, or pass --overwrite to replace the folder")
+
+
+def refuse_input(out: Path, inputs: tuple[Path, ...]) -> None:
+    """Refuse an output folder that is or holds an input, or that is no folder.
+
+    Raises:
+        MedrepError: With what to do.
+    """
+    for source in inputs:
+        if out.resolve() == source.resolve() or source.resolve().is_relative_to(out.resolve()):
+            raise MedrepError(f"{out}: is or holds the input {source}; give another OUT")
+    if out.exists() and not out.is_dir():
+        raise MedrepError(f"{out}: is a file; give a folder for OUT")
+
+
+def inputs_of(source: Path | Cohort, model: Path | SavedModel) -> tuple[Path, ...]:
+    """Return the folders that are read; none for what is at hand and lies nowhere."""
+    root = source.root if isinstance(source, Cohort) else source
+    address = model.address if isinstance(model, SavedModel) else str(model)
+    return (root, Path(address)) if address else (root,)
+
+
+def load_trained(model: Path | SavedModel) -> SavedModel:
+    """Load a model and what was saved with it.
+
+    Args:
+        model: A model folder, or ``models:/NAME@ALIAS`` (``models:/NAME/VERSION``) of the registry that MLFLOW_TRACKING_URI
+            names, or else of mlflow.db in the current folder; or one that is at hand, which is returned as it is.
+
+    Raises:
+        ModelError: Damaged or foreign.
+        RegistryError: No such version, or an alias whose version no gate passed.
+    """
+    if isinstance(model, SavedModel):
+        return model
+    if not str(model).startswith(REGISTERED):
+        return SavedModel.load(model)
+    from medrep.tracking.fetched import fetched_model  # MLflow takes seconds to import
+
+    with fetched_model(str(model)) as folder:
+        return SavedModel.load(folder, str(model))
+
+
+def read_newcomers(
+    source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
+) -> tuple[Cohort, pd.DataFrame]:
+    """Read people and their covariates in the form of a model's schema.
+
+    Args:
+        source: A folder or a datalist, or people who were read already.
+        saved: The model, with the kind of input it was trained with.
+        who: Whom to take.
+        listener: Who is told.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    schema = saved.model.schema
+    cohort = _read(source, saved, who)
+    listener.notes(cohort.notes)
+    covariates = read_covariates(cohort.table, schema.declared, cohort.units, cohort.levels)
+    cohort = cohort.select(covariates.frame.index)
+    listener.say(f"{count_people(cohort.table)} from {cohort.root if isinstance(source, Cohort) else source}")
+    listener.notes(covariates.notes)
+    frame = schema.transfer(covariates.frame, unseen=who.unseen_site)
+    check_range(schema, frame, listener, extrapolate=who.extrapolate)
+    return cohort, frame
+
+
+def read_unlabelled(
+    source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
+) -> tuple[Cohort, pd.DataFrame]:
+    """Read people whose covariates nobody looks at; the frame has no columns. See `read_newcomers`."""
+    cohort = _read(source, saved, who)
+    root = cohort.root if isinstance(source, Cohort) else source
+    listener.say(f"{count_people(cohort.table)} from {root}; their covariates are not looked at")
+    listener.notes(cohort.notes)
+    return cohort, pd.DataFrame(index=cohort.table.index)
+
+
+def _read(source: Path | Cohort, saved: SavedModel, who: Selection) -> Cohort:
+    if not isinstance(source, Cohort):
+        return read_cohort(source, saved.input, only=who.only, exclude=who.exclude, tolerant=who.tolerant)
+    refuse_other_kind(saved.input, source.input)
+    return replace(source, input=saved.input)
+
+
+def refuse_mesh(form: str | None, wanted: InputKind[Any]) -> None:
+    """Refuse a choice of mesh for what has none.
+
+    Raises:
+        ModelError: Not a model of shapes.
+    """
+    if form is not None and not wanted.has_surface:
+        raise ModelError(
+            f"--mesh {form}: the model was trained on {wanted.kind} data, which has no surface; leave it out"
+        )
+
+
+def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener, *, extrapolate: bool) -> None:
+    """Say who lies outside the range of training, and refuse those who are far outside.
+
+    Args:
+        schema: Of the model.
+        frame: Covariates in its form.
+        listener: Who is told.
+        extrapolate: Whether people far outside are taken.
+
+    Raises:
+        CovariateError: Everybody who is far outside.
+    """
+    found = outside_training(schema, frame)
+    if not extrapolate:
+        refuse_far(found)
+    far, near = ([one for one in found if one.far is wanted] for wanted in (True, False))
+    if near:
+        more = f", and {len(near) - 5} more" if len(near) > 5 else ""
+        listener.notes([f"a little outside the people of training: {'; '.join(one.said for one in near[:5])}{more}"])
+    if far:
+        listener.warn(listed("extrapolated: people far outside those of training", [one.said for one in far]))
+
+
+def check_earlier(cohort: Cohort, saved: SavedModel, listener: Listener, moved: Sequence[str] = ()) -> None:
+    """Say what medrep has done to the data already, and refuse to take the same away again.
+
+    Args:
+        cohort: The people.
+        saved: The model: whether it was trained on such data.
+        listener: Who is told.
+        moved: Covariates that are to be moved.
+
+    Raises:
+        CohortError: One of them was moved already, and not in the data of training.
+    """
+    known = saved.provenance.moved
+    refuse_again(cohort.earlier, moved, known)
+    done = {name for one in cohort.earlier for name in one.covariates}
+    for one in cohort.earlier:
+        if not one.covariates or set(one.covariates) - set(known):
+            listener.warn(f"{one.done}; the model was trained on other data, which had these effects")
+    lacking = [name for name in known if name not in done]
+    if lacking:
+        listener.warn(
+            f"the model was trained on data that medrep had moved along {', '.join(lacking)}; nothing says so of these data"
+        )
+
+
+def note_unplaced(saved: SavedModel, listener: Listener) -> None:
+    """Say that a model of images does not know where in the world its training images lay: models of before that was kept."""
+    grid = saved.model.columns.grid
+    if saved.input.in_world and grid is not None and grid.world is None:
+        listener.notes(
+            [
+                "the model does not say where its images lay in the world (it was written by an earlier medrep), so it is not"
+                " checked whether these lie there, too; train it again to have that checked"
+            ]
+        )
+
+
+def refuse_holes(cohort: Cohort) -> None:
+    """Refuse features that are missing, unless the model was trained to leave them out (``input.missing: keep``).
+
+    Raises:
+        CohortError: Every person and column.
+    """
+    holes = missing_cells(cohort.source.features)
+    if holes and not cohort.input.keeps_missing:
+        cure = "mend them, or leave the people out with --exclude"
+        raise CohortError(listed("features that are missing", holes, cure))
+
+
+def refuse_unmeasured(
+    model: Model,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    listener: Listener,
+    target: "Mapping[str, str | float] | None" = None,
+) -> None:
+    """Refuse values of which the model knows no effect, since nobody of a level had the column in training.
+
+    With ``input.missing: keep`` they come back missing instead, which is said. Of images nobody is refused.
+
+    Args:
+        model: The model.
+        cohort: The people.
+        frame: Their covariates.
+        listener: Who is told.
+        target: Where people are moved to; None where they are only scored.
+
+    Raises:
+        CohortError: Every person, column and level.
+    """
+    if not cohort.input.tabular:
+        return
+    features = in_columns(cohort.source.features.rows(frame.index), model.columns.names)
+    cells = unmeasured(model, model.dataset(features.values, frame), target)
+    if not cells:
+        return
+    if not cohort.input.keeps_missing:
+        cure = "leave them out with --exclude, or train with people of that level who have the column"
+        raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells], cure))
+    what = "are left out of the scores" if target is None else "come back missing"
+    listener.notes([f"values {what}, since nobody of the level had them in training: {', '.join(summed(cells))}"])
+
+
+def refuse_strangers(show: str, table: pd.DataFrame) -> None:
+    """Refuse somebody who is not in the cohort.
+
+    Args:
+        show: What the person asked for; empty for the first.
+        table: The people, index: key.
+
+    Raises:
+        CohortError: With who can be shown.
+    """
+    if show and show != NOBODY and shown_key(show, table) is None:
+        some = ", ".join(str(key) for key in table.index[:3])
+        raise CohortError(f"--show {show}: not among these people ({some}, ...); give one of them, or {NOBODY}")
+
+
+def shown_key(show: str, table: pd.DataFrame) -> str | None:
+    """Return the key of whom the report shows; None for nobody."""
+    if show == NOBODY or not len(table):
+        return None
+    keys = [str(key) for key in table.index]
+    if not show:
+        return keys[0]
+    wanted = label(show, "sub")
+    bare = [label(str(who), "sub") for who in table["participant_id"]]
+    return next((key for key, who in zip(keys, bare, strict=True) if key == show or who == wanted), None)

@@ -1,0 +1,176 @@
+"""``register`` and ``promote``: a model and its audit -> a version in a registry; gates decide whether it gets an alias."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medrep._persisted import to_json
+from medrep.errors import ConfigError, MedrepError, ModelError, listed
+from medrep.models.saved import SavedModel
+from medrep.shipped import SHIPPED
+from medrep.tracking.audits import Audit, read_audit, refuse_altered
+from medrep.tracking.errors import RegistryError
+from medrep.tracking.gates import Decision, read_gates
+from medrep.tracking.promotion import promote_version
+from medrep.tracking.registry import Candidate, register_version
+from medrep.tracking.signatures import read_trusted_keys, refuse_unsigned
+from medrep.tracking.stores import Store, registry_store
+from medrep.tracking.versions import Address
+
+
+@dataclass(frozen=True)
+class RegisterRequest:
+    """How to register.
+
+    Attributes:
+        alias: What the version is called until it is promoted.
+        tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db where `train` keeps its runs.
+        experiment: The MLflow experiment.
+        with_participants: Whether rows of persons in the audit go along.
+        trusted: Public keys (PEM) one of which has to have signed the audit; none: no signature is asked for.
+    """
+
+    alias: str = "challenger"
+    tracking_uri: str | None = None
+    experiment: str = "medrep"
+    with_participants: bool = False
+    trusted: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """What was registered.
+
+    Attributes:
+        version: The new version.
+        audit: Its audit.
+        store: Where it lies.
+    """
+
+    version: str
+    audit: Audit
+    store: Store
+
+
+@dataclass(frozen=True, eq=False)
+class Promotion:
+    """What the gates said, and whether the alias was moved.
+
+    Attributes:
+        version: Which version was looked at.
+        decision: What the gates said.
+        store: Where it lies.
+    """
+
+    version: str
+    decision: Decision
+    store: Store
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the alias was moved."""
+        return self.decision.verdict == "passed"
+
+
+def register(model_folder: Path, name: str, audit_folder: Path, request: RegisterRequest | None = None) -> Registration:
+    """Register a model with its audit as a new version.
+
+    Args:
+        model_folder: What `train` wrote to OUT/model.
+        name: Of the registered model.
+        audit_folder: What `audit` wrote.
+        request: How.
+
+    Raises:
+        MedrepError: A model or an audit that cannot be used, an audit that was altered, that is not signed as it has to be or
+            that is of another model; all that is wrong.
+    """
+    request = request or RegisterRequest()
+    keys = read_trusted_keys(request.trusted)
+    store = registry_store(request.tracking_uri, model_folder.resolve().parent.parent)
+    problems: list[str] = []
+    candidate = audit = None
+    try:
+        candidate = _candidate(model_folder)
+    except MedrepError as error:
+        problems.append(str(error))
+    try:
+        audit = read_audit(audit_folder)
+        refuse_altered(audit, str(audit_folder), "audit the model again")
+        refuse_unsigned(audit_folder, audit.seal, keys, str(audit_folder))
+    except RegistryError as error:
+        problems.append(str(error))
+    if problems or candidate is None or audit is None:
+        raise RegistryError("\n".join(problems))
+    _check_same(candidate, audit, model_folder, audit_folder)
+    made = register_version(
+        store,
+        request.experiment,
+        name,
+        request.alias,
+        candidate,
+        audit,
+        with_participants=request.with_participants,
+    )
+    return Registration(made.version, audit, store)
+
+
+def _candidate(folder: Path) -> Candidate:
+    saved = SavedModel.load(folder)
+    sheet = inspect.getdoc(inspect.getmodule(type(saved.model)))
+    if not sheet:
+        raise ModelError(f"{folder}: the {saved.model.kind} model has no model sheet")
+    schema = to_json(saved.model.schema)
+    return Candidate(folder, saved.provenance.digest, saved.model.kind, saved.input.kind, schema, f"{sheet}\n")
+
+
+def _check_same(candidate: Candidate, audit: Audit, model_folder: Path, audit_folder: Path) -> None:
+    problems = []
+    if audit.kind != candidate.kind:
+        problems.append(f"it is of a {audit.kind} model, {model_folder} holds a {candidate.kind} model")
+    if audit.model != candidate.digest:
+        problems.append(f"digest {audit.model[:12]}..., {model_folder} has {candidate.digest[:12]}...")
+    if problems:
+        raise RegistryError(listed(f"{audit_folder}: an audit of another model", problems, "audit this model"))
+
+
+def promote(
+    name: str,
+    *,
+    source: str = "challenger",
+    target: str = "champion",
+    gates: Path = Path("gates.yaml"),
+    tracking_uri: str | None = None,
+    trusted: Sequence[Path] = (),
+) -> Promotion:
+    """Hold the gates against the audit of a version, write the decision down, and move the alias if it passed.
+
+    Args:
+        name: Of the registered model.
+        source: The version's alias, or its number.
+        target: The alias it is to have.
+        gates: A YAML list of gates, or a shipped one (``gates.yaml``).
+        tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
+        trusted: Public keys (PEM) one of which has to have signed the audit; none: no signature is asked for.
+
+    Raises:
+        MedrepError: No such version, an audit that was altered or is not signed as it has to be, or gates that are not valid.
+    """
+    wanted = read_gates(_find(gates))
+    keys = read_trusted_keys(trusted)
+    store = registry_store(tracking_uri, Path.cwd(), present=True)
+    number = source.isascii() and source.isdigit()
+    address = Address(name, version=source) if number else Address(name, alias=source)
+    done = promote_version(store, address, target, wanted, keys)
+    return Promotion(done.version, done.decision, store)
+
+
+def _find(path: Path) -> Path:
+    shipped = SHIPPED / path.name
+    if path.is_file():
+        return path
+    if path.parent in {Path(), Path("configs")} and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(entry.name for entry in SHIPPED.glob("gates*.yaml")))
+    raise ConfigError(f"{path}: no such gates; give a file or shipped ones: {names}")

@@ -1,0 +1,144 @@
+"""``score``: how well a model draws each person, and how unusual they are at their covariates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from medrep.batch.finish import SCORE
+from medrep.batch.openers import OpenScores
+from medrep.batch.run import BatchOptions, BatchResult, Work, batch_result, chosen_people, run_batch
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.kinds import SILENT, Listener
+from medrep.errors import MedrepError, ModelError
+from medrep.export.outcomes import Step
+from medrep.models import Model
+from medrep.models.saved import SavedModel
+from medrep.models.unshrinking import How
+from medrep.workflows.cohorts import (
+    REGISTERED,
+    Selection,
+    check_earlier,
+    inputs_of,
+    load_trained,
+    note_unplaced,
+    read_newcomers,
+    refuse_holes,
+    refuse_input,
+    refuse_unmeasured,
+)
+from medrep.workflows.train import TRAINED
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What the person asked for.
+
+    Attributes:
+        false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
+        unshrink: How the regression of predicted covariates to the mean is undone.
+        unseen_site: What sites that training did not have do.
+        extrapolate: Whether people far outside the range of training are taken; scores.tsv says how far they are.
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+    """
+
+    false_alarms: float = 0.05
+    unshrink: How = "none"
+    unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    overwrite: bool = False
+
+
+def score(
+    source: Path | Cohort,
+    out: Path,
+    model: Path | SavedModel,
+    request: ScoreRequest | None = None,
+    listener: Listener = SILENT,
+    *,
+    options: BatchOptions | None = None,
+) -> BatchResult | None:
+    """Write scores.tsv and latents.tsv of a cohort, or one part of it.
+
+    Args:
+        source: The cohort.
+        out: Where to write; the same call goes on where an earlier one was ended.
+        model: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``, or a model at hand.
+        request: What to say of people.
+        listener: Who is told.
+        options: Which part, and how.
+
+    Returns:
+        How it went; people who could not be scored stand in failures.tsv, too. None after a dry run.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    request = request or ScoreRequest()
+    refuse_input(out, inputs_of(source, model))
+    rate, unshrink = request.false_alarms, request.unshrink
+    if not 0 < rate < 1:
+        raise MedrepError(f"--false-alarms {rate:g}: give a rate between 0 and 1, for instance 0.05")
+    trained = load_trained(model)
+    if unshrink != "none" and not trained.readouts:
+        raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
+    who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
+    cohort, frame = read_newcomers(source, trained, who, listener)
+    check_earlier(cohort, trained, listener)
+    note_unplaced(trained, listener)
+    refuse_holes(cohort)
+    refuse_unmeasured(trained.model, cohort, frame, listener)
+
+    marks = _trained_rows(trained.address)
+    names = cohort.source.features.names
+
+    def step(known: Model) -> Step:
+        return OpenScores(out, rate, unshrink, marks, names).step(replace(trained, model=known))
+
+    about = {
+        "Description": "scores of people by a model",
+        "Model": trained.named,
+        "ModelKind": trained.model.kind,
+    }
+    root = source.root if isinstance(source, Cohort) else source
+    content = {
+        "unit": trained.model.error_unit,
+        "unshrink": unshrink,
+        "title": f"{root.resolve().name} scored",
+        "source": root.name,
+        "about": about,
+    }
+    work = Work(
+        identity={
+            **chosen_people(root, request.only, request.exclude),
+            "command": SCORE,
+            "false alarms": rate,
+            "unshrink": unshrink,
+        },
+        content=lambda adapted: content,
+        step=step,
+        opener=lambda job: OpenScores(job.model, rate, unshrink, marks, names),
+        out=out,
+        overwrite=request.overwrite,
+    )
+    whole = run_batch(work, trained, cohort, frame, options or BatchOptions(), listener)
+    if whole is None or isinstance(whole, BatchResult):
+        return whole
+    return batch_result(out, whole, "scored", {"scores": out / "scores.tsv"})
+
+
+def _trained_rows(address: str) -> frozenset[str] | None:
+    """Return the fingerprints of the rows that a model was trained on; None where people.tsv is not beside it."""
+    path = Path(address).parent / "people.tsv"
+    if not address or address.startswith(REGISTERED) or not path.is_file():
+        return None
+    people = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    if not {"part", "data"} <= set(people):
+        return None
+    return frozenset(people.loc[people["part"] == TRAINED, "data"])

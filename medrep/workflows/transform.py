@@ -1,0 +1,345 @@
+"""``export`` and ``counterfactual``: cohort + model -> the same cohort without effects, or with other covariates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from medrep._persisted import to_json
+from medrep.batch.job import Job, read_job
+from medrep.batch.merge import Finished, Merged
+from medrep.batch.openers import OpenMoves
+from medrep.batch.run import BatchOptions, BatchResult, Work, batch_result, chosen_people, run_batch
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.support import refuse_extrapolation
+from medrep.cohort.values import shown
+from medrep.errors import CovariateError, MedrepError, ModelError
+from medrep.export.derivative import Destination, MeshFormat, Removal, write_tsv
+from medrep.export.digits import parsed
+from medrep.export.outcomes import Opener, Step
+from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
+from medrep.models import Adaptation, Model
+from medrep.models.saved import SavedModel
+from medrep.workflows.cohorts import (
+    Selection,
+    check_earlier,
+    inputs_of,
+    load_trained,
+    note_unplaced,
+    read_newcomers,
+    read_unlabelled,
+    refuse_holes,
+    refuse_input,
+    refuse_mesh,
+    refuse_strangers,
+    refuse_unmeasured,
+    shown_key,
+)
+
+_COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the person asked for.
+
+    Attributes:
+        remove: Covariates to remove.
+        keep: Covariates named as kept; everything that is not removed is kept, named or not.
+        references: Removed covariate -> value to move to, where it is not the model's default.
+        unseen_site: ``error``, or ``adapt`` to estimate batch levels that training did not have.
+        extrapolate: Whether people far outside the range of training are taken, and references outside it.
+        label_free: Whether people come without covariates: the model's guard erases without looking at labels.
+        probe: Whether to measure what probes read from what is written; means something for people that training lacked.
+        purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
+        mesh: What meshes of organs are written as; GIFTI if None.
+        show: Whom the report shows; the first person if empty, ``nobody`` for none.
+        only: Participants to export; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+    """
+
+    remove: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+    references: Mapping[str, str] | None = None
+    unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
+    label_free: bool = False
+    probe: bool = False
+    purpose: Purpose = "removal"
+    mesh: MeshFormat | None = None
+    show: str = ""
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    overwrite: bool = False
+
+
+def export(
+    source: Path | Cohort,
+    out: Path,
+    model: Path | SavedModel,
+    request: ExportRequest,
+    listener: Listener = SILENT,
+    *,
+    options: BatchOptions | None = None,
+) -> BatchResult | None:
+    """Write a BIDS derivative of the cohort with effects removed, or one part of it.
+
+    Args:
+        source: The cohort.
+        out: Where to write; the same call goes on where an earlier one was ended.
+        model: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``, or a model at hand.
+        request: What to remove.
+        listener: Who is told.
+        options: Which part, and how.
+
+    Returns:
+        How it went; people who could not be delivered stand in failures.tsv, too. None after a dry run.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    refuse_input(out, inputs_of(source, model))
+    options = options or BatchOptions()
+    trained = load_trained(model)
+    return _transform(source, out, trained, request, options, listener)
+
+
+def counterfactual(
+    source: Path | Cohort,
+    out: Path,
+    model: Path | SavedModel,
+    request: ExportRequest,
+    listener: Listener = SILENT,
+    *,
+    options: BatchOptions | None = None,
+) -> BatchResult | None:
+    """Write the cohort with covariates moved to other values; everything else of a person stays.
+
+    Args:
+        source: The cohort.
+        out: Where to write.
+        model: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``, or a model at hand.
+        request: Covariate -> value in ``references``; what is removed are these.
+        listener: Who is told.
+        options: Which part, and how.
+
+    Returns:
+        How it went; see `export`.
+
+    Raises:
+        CovariateError: Unknown covariates or levels, or values beyond training.
+    """
+    trained = load_trained(model)
+    schema, wanted = trained.model.schema, request.references
+    if not wanted:
+        raise CovariateError(f"nothing to set; name one or more of {', '.join(schema.names)}, e.g. --set age=80")
+    target = schema.references(list(wanted), wanted)
+    if not request.extrapolate:
+        refuse_extrapolation(schema, target)
+    request = replace(request, remove=tuple(wanted), purpose="counterfactual")
+    refuse_input(out, inputs_of(source, model))
+    return _transform(source, out, trained, request, options or BatchOptions(), listener)
+
+
+def _transform(
+    source: Path | Cohort,
+    out: Path,
+    trained: SavedModel,
+    request: ExportRequest,
+    options: BatchOptions,
+    listener: Listener,
+) -> BatchResult | None:
+    model, wanted = trained.model, trained.input
+    refuse_mesh(request.mesh, wanted)
+    schema = model.schema
+    request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
+    target = checked_target(schema, request.remove, request.keep, request.references)
+    if request.references and not request.extrapolate:
+        refuse_extrapolation(model.schema, {name: target[name] for name in request.references if name in target})
+    if request.label_free:
+        _check_label_free(model, request)
+    who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
+    read = read_unlabelled if request.label_free else read_newcomers
+    cohort, frame = read(source, trained, who, listener)
+    root = source.root if isinstance(source, Cohort) else source
+    check_earlier(cohort, trained, listener, request.remove)
+    note_unplaced(trained, listener)
+    refuse_holes(cohort)
+    if not request.label_free:
+        refuse_unmeasured(model, cohort, frame, listener, target)
+    _check_probe(request, cohort, options)
+    refuse_strangers(request.show, cohort.table)
+
+    people = cohort.table["participant_id"].astype(str).nunique()
+
+    def described(adapted: tuple[Adaptation, ...]) -> Removal:
+        return described_removal(
+            trained.named,
+            trained,
+            target,
+            people=people,
+            purpose=request.purpose,
+            adapted=adapted,
+            label_free=request.label_free,
+        )
+
+    features = cohort.source.features
+
+    def moves(folder: Path, done: Removal) -> OpenMoves:
+        to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names)
+        return OpenMoves(folder, to, target, request.label_free)
+
+    def step(known: Model) -> Step:
+        return moves(out, described(())).step(replace(trained, model=known))
+
+    def opener(job: Job) -> Opener:
+        return moves(job.model, described(tuple(Adaptation(**one) for one in job.content["adapted"])))
+
+    joined = ", ".join(request.remove)
+    title = f"without {joined}" if request.purpose == "removal" else f"with other {joined}"
+
+    def content(adapted: tuple[Adaptation, ...]) -> dict[str, Any]:
+        about = described(adapted).to_json()
+        grid = {} if features.grid is None else {"Grid": to_json(features.grid)}
+        return {
+            "names": list(features.names),
+            "header": list(features.header),
+            "sidecar": {**about, **grid},
+            "title": f"{root.resolve().name} {title}",
+            "source": root.name,
+            "about": about,
+            "show": request.show,
+        }
+
+    chosen = chosen_people(root, request.only, request.exclude)
+    asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
+    work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, opener, out, request.overwrite)
+    whole = run_batch(work, trained, cohort, frame, options, listener)
+    if whole is None or isinstance(whole, BatchResult):
+        return whole
+    if request.probe:
+        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        _probe(out, model.schema, frame, whole, request, listener, whose)
+    columnwise = request.purpose == "removal" and not_removed(model, request.remove)
+    if columnwise and set(request.remove) - set(model.schema.batches):
+        measured = " (--probe measures)" if wanted.tabular else ""
+        listener.warn(
+            f"a {model.kind} model takes {', '.join(request.remove)} out of each column; combinations of columns may still tell"
+            f" them{measured}. Where nothing is kept, a model of --config {wanted.better_configs} takes those out, too"
+        )
+    adapted = tuple(Adaptation(**one) for one in read_job(out).content["adapted"])
+    done = _summary(listener, described(adapted))
+    report = {"report": out / "report.html"}
+    if not (whole.unchanged and report["report"].is_file() and request.show == read_job(out).content["show"]):
+        report = report_moved(out, whole.delivered.index, listener, request.show, (cohort, frame))
+    results = {"cohort": out, **report}
+    return batch_result(out, whole, done, results)
+
+
+def _check_label_free(model: Model, request: ExportRequest) -> None:
+    if "unlabelled" not in model.capabilities:
+        raise ModelError(f"--label-free: {model.refusal('unlabelled')}")
+    if request.references or request.probe:
+        raise ModelError(
+            "--label-free: erases without a reference and without labels; leave out --reference and --probe"
+        )
+
+
+def _check_probe(request: ExportRequest, cohort: Cohort, options: BatchOptions) -> None:
+    if request.probe and not cohort.input.tabular:
+        raise MedrepError(
+            "--probe measures feature tables; for images compare latents.tsv with medrep's probes in Python"
+        )
+    if request.probe and options.part.count > 1:
+        raise MedrepError("--probe judges the whole table; leave out --num-parts, or leave out --probe")
+
+
+def _probe(
+    out: Path,
+    schema: CovariateSchema,
+    frame: pd.DataFrame,
+    whole: Merged | Finished,
+    request: ExportRequest,
+    listener: Listener,
+    participants: Sequence[str],
+) -> None:
+    from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
+
+    listener.say("measure what probes read (means something for people that training did not have)")
+    handed_out = {name: np.stack([parsed(line) for line in whole.lines(name)]) for name in ("features", "latents")}
+    measured = probe_export(schema, frame, handed_out, request.remove, participants=participants)
+    write_tsv(out / "leakage.tsv", measured)
+    rows = [tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()]
+    listener.table("What probes read from what was written", tuple(measured.columns), rows)
+
+
+def _summary(listener: Listener, done: Removal) -> str:
+    moved = ", ".join(f"{name} -> {shown(value)}" for name, value in done.references.items())
+    if done.near is not None:
+        listener.say(f"{done.near} people of training were near these values")
+    for certificate in done.certificates:
+        listener.say(
+            f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of"
+            f" {certificate.learners} new people, forecast: {certificate.forecast}"
+        )
+    return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"
+
+
+def report_moved(
+    out: Path, delivered: pd.Index, listener: Listener, show: str, people: tuple[Cohort, pd.DataFrame] | None = None
+) -> dict[str, Path]:
+    """Write OUT/report and OUT/report.html; what cannot be shown is one warning, since the cohort is safe in OUT.
+
+    Args:
+        out: Where the moved cohort lies.
+        delivered: Keys of who is in it.
+        listener: Who is told.
+        show: Whom the report shows; the first person if empty, ``nobody`` for none.
+        people: The cohort as it was, and its covariates; read again if None.
+
+    Returns:
+        ``report``: the page, where there is one.
+    """
+    from medrep.exhibits.moved import moved_exhibits  # scikit-image takes seconds to import
+    from medrep.exhibits.store import write_exhibits
+    from medrep.export.mover import Mover
+    from medrep.report.build import write_report
+
+    job = read_job(out)
+    try:
+        trained = load_trained(job.model)
+        model = trained.model
+        asked, content = job.identity, job.content
+        cohort, frame = people or _people(job, trained)
+        there = cohort.table.index[cohort.table.index.isin(delivered)]
+        cohort, frame = cohort.select(there), frame.loc[there]
+        mover = Mover(model, asked["references"], asked["label_free"])
+        about = {"command": asked["command"], "title": content["title"], **content["about"]}
+        desc = "residualized" if asked["command"] == "export" else "counterfactual"
+        exhibits = moved_exhibits(
+            out,
+            mover,
+            cohort,
+            frame,
+            about,
+            desc,
+            shown_key(show, cohort.table),
+        )
+        write_exhibits(out, exhibits)
+        return {"report": write_report(out)}
+    except MedrepError as error:
+        listener.warn(f"no report: {error}")
+        return {}
+
+
+def _people(job: Job, trained: SavedModel) -> tuple[Cohort, pd.DataFrame]:
+    asked = job.identity
+    who = Selection(asked["only"], asked["exclude"], "adapt", extrapolate=True, tolerant=True)
+    read = read_unlabelled if asked["label_free"] else read_newcomers
+    return read(Path(asked["cohort"]), trained, who)
