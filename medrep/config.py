@@ -15,8 +15,12 @@ from medrep.cohort.kinds import InputKind, build_input
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
-from medrep.shipped import SHIPPED
 from medrep.yaml_texts import MOST_LEVELS, as_written, read_yaml, with_texts
+
+SHIPPED = next(
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
+)
+"""The shipped configurations and gates: in the package once installed, beside it in a checkout."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from medrep.batch.shift_judge import saved_judge
 from medrep.export.derivative import Destination
 from medrep.export.mover import Mover, move_step
-from medrep.export.outcomes import Opener, Step
+from medrep.export.outcomes import PRELOADED, Opener, Step
 from medrep.export.scoring import Scorer, score_step
 from medrep.models.saved import SavedModel
 from medrep.models.unshrinking import How
@@ -79,7 +79,7 @@ class OpenMoves(Opener):
 
 def _preload(names: tuple[str, ...]) -> tuple[str, ...]:
     # Tables need little, and what images need takes seconds to load.
-    return ("medrep.batch.openers", "medrep.batch.worker") if names else ("medrep.batch.preloaded",)
+    return PRELOADED[:2] if names else PRELOADED
 
 
 def _loaded(folder: Path) -> SavedModel:

@@ -84,13 +84,24 @@ class Step(ABC):
         """
 
 
+PRELOADED = (
+    "medrep.batch.openers",
+    "medrep.batch.worker",
+    "medrep.cohort.loaders",
+    "medrep.export.volumes",
+    "medrep.cohort.shapes",  # an extra: passed over where it is not installed
+    "medrep.export.shapes",
+)
+"""Modules that take seconds to import, and that workers on images need."""
+
+
 class Opener(ABC):
     """How a worker comes by its step; travels to workers, and is small."""
 
     @property
     def preload(self) -> tuple[str, ...]:
         """Modules that the server of workers loads once, so that none has to wait for them."""
-        return ("medrep.batch.preloaded",)
+        return PRELOADED
 
     @abstractmethod
     def open(self) -> Step:

@@ -17,13 +17,13 @@ from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.training_rows import TrainingRows, known_rows
+from medrep.config import SHIPPED
 from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
 from medrep.export.derivative import write_tsv
 from medrep.export.removal import checked_target
 from medrep.models.adaptation import adapted_model
 from medrep.models.saved import SavedModel
 from medrep.outputs import output_folder
-from medrep.shipped import SHIPPED
 from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.seals import seal_of, sealed
 from medrep.workflows.cohorts import (

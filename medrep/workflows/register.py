@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrep._persisted import to_json
+from medrep.config import SHIPPED
 from medrep.errors import ConfigError, MedrepError, ModelError, listed
 from medrep.models.saved import SavedModel
-from medrep.shipped import SHIPPED
 from medrep.tracking.audits import Audit, read_audit, refuse_altered
 from medrep.tracking.errors import RegistryError
 from medrep.tracking.gates import Decision, read_gates

@@ -9,10 +9,9 @@ import pytest
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.errors import CovariateError, ModelError
+from medrep.errors import ModelError
 from medrep.models import AdditiveShape, restore_model
 from medrep.models.contrasts import Contrast, contrasts
-from medrep.models.shape.inference import infer_covariates
 from medrep.models.shape.template import LevelFunction
 from medrep.simulate import displacement
 from tests.models.planted import moved_by
@@ -117,28 +116,6 @@ def test_latents_come_with_their_uncertainty_and_the_best_known_come_first(starm
     np.testing.assert_array_equal(
         z[:2], starmen.model.encode(starmen.model.dataset(starmen.data[:2], starmen.frame.iloc[:2]))
     )
-
-
-def test_a_covariate_that_nobody_noted_is_read_from_the_shape(starmen: Starmen) -> None:
-    told, truth = [], starmen.frame["arms"].to_numpy()[:10]
-    for k in range(10):
-        blank = starmen.frame.iloc[[k]].assign(arms=0.0)
-        (arms,) = infer_covariates(starmen.model, starmen.data[k], blank, ["arms"])
-        assert arms.probabilities.sum() == pytest.approx(1)
-        told.append((arms.expected, arms.sd))
-    expected, sd = np.asarray(told).T
-    assert np.corrcoef(expected, truth)[0, 1] > 0.9
-    assert (sd > 0).all()
-    with pytest.raises(CovariateError, match="cannot infer height; the model was trained with arms, legs"):
-        infer_covariates(starmen.model, starmen.data[0], starmen.frame.iloc[:1], ["height"])
-
-
-def test_several_covariates_are_inferred_together(starmen: Starmen) -> None:
-    found = infer_covariates(starmen.model, starmen.data[0], starmen.frame.iloc[:1], ["arms", "legs"])
-    assert [one.covariate for one in found] == ["arms", "legs"]
-    for one in found:
-        assert one.probabilities.sum() == pytest.approx(1)
-        assert float(one.expected) == pytest.approx(starmen.frame[one.covariate].iloc[0], abs=0.5)
 
 
 def test_a_saved_model_is_the_same_model(starmen: Starmen) -> None:
