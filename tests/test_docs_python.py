@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from medrep.cli import main
+from medrep.simulate import simulate_features, simulate_participants
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -28,11 +29,12 @@ def test_every_block_of_the_page_is_run() -> None:
 
 def test_the_page_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    write_table()
+    assert main(["simulate", "my_bids", "--kind", "volume", "--n", "12", "--sites", "2", "--quiet"]) == 0
     names: dict[str, object] = {}
     for _, language, block in BLOCKS:
         if language == "python":
             exec(compile(block, "python.md", "exec"), names)  # noqa: S102
-    write_table(names)
     for _, language, block in BLOCKS:
         for line in block.splitlines() if language == "bash" else ():
             assert main([*shlex.split(line)[1:], "--quiet"]) == 0, line
@@ -41,11 +43,12 @@ def test_the_page_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(names["forecast"]) == {"age", "sex", "site"}
 
 
-def write_table(names: dict[str, object]) -> None:
+def write_table() -> None:
     folder = Path("my_table")
     folder.mkdir()
-    names["features"].to_csv(folder / "features.tsv", sep="\t")
-    names["covariates"].to_csv(folder / "participants.tsv", sep="\t")
+    participants = simulate_participants(200, seed=0)
+    simulate_features(participants, n_features=20).features.to_csv(folder / "features.tsv", sep="\t")
+    participants.to_csv(folder / "participants.tsv", sep="\t", index=False)
 
 
 def test_links_lead_somewhere() -> None:

@@ -32,8 +32,10 @@ def test_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(code.strip().splitlines()) <= 10
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102
-    assert names["clean"].shape == names["people"].values.shape
-    assert (names["clean"] != names["people"].values).any()
+    before, after = names["cohort"].values, names["clean"].values
+    assert after.shape == before.shape
+    assert (after != before).any()
+    assert len(names["scores"]) == len(before)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")

@@ -53,7 +53,7 @@ def read_cohort(
     folder: Path | str,
     config: Path | str | Config | SavedModel = "linear.yaml",
     *,
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     unseen_site: Literal["error", "adapt"] = "error",
@@ -64,7 +64,7 @@ def read_cohort(
         folder: A BIDS folder, a folder with participants.tsv and features.tsv, or a MONAI datalist JSON.
         config: What is read and which covariates there are: a YAML file, a shipped one by its name, or what `read_config` gave.
             Or a model, whose people they are to be: images come on its grid, covariates in its form.
-        settings: Overrides of a file, as ``--set`` has them: ``input.kind=volume``, ``covariates.site=null``.
+        overrides: Of a file, as ``--set`` has them: ``input.kind=volume``, ``covariates.site=null``.
         only: Participants to read, with or without ``sub-``; all if empty.
         exclude: Participants to leave out.
         unseen_site: With a model: whether sites that its training did not have are refused.
@@ -80,7 +80,7 @@ def read_cohort(
         who = Selection(only, exclude, unseen_site, extrapolate=True)
         cohort, frame = read_newcomers(root, config, who, _LISTENER)
         return _read(cohort, frame, config.model.schema, Origin(cohort, config.input), config.model.columns)
-    wanted = config if isinstance(config, Config) else read_config(config, settings)
+    wanted = config if isinstance(config, Config) else read_config(config, overrides)
     cohort = cohorts.read_cohort(root, wanted.input, only=only, exclude=exclude)
     covariates = read_covariates(cohort.table, wanted.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
