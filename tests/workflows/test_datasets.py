@@ -1,5 +1,6 @@
 """The verbs of ``import medrep as mr`` on people at hand: the same bytes, figures and sentences as those of the command line."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,39 @@ def test_images_on_another_grid_are_read_again_on_that_of_the_model(bids_cohort:
     own = mr.read_cohort(bids_cohort, model, only=["0001", "0002", "0003"])
     assert coarse.values.shape[1] < own.values.shape[1]
     np.testing.assert_array_equal(model.people(coarse).values, own.values)
+
+
+def test_people_of_an_unseen_site_are_adapted_and_broken_files_named(bids_cohort: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(bids_cohort / "participants.tsv", sep="\t", dtype=str).set_index("participant_id")
+    known, strange = table.index[table["site"] != "S3"], table.index[table["site"] == "S3"][:4]
+    model = mr.train(mr.read_cohort(bids_cohort, overrides=VOLUME, only=list(known)))
+    model.save(tmp_path / "model")
+    copied = tmp_path / "cohort"
+    shutil.copytree(bids_cohort, copied)
+    new = mr.read_cohort(copied, model, only=list(strange), unseen_site="adapt")
+    for verb in (lambda: mr.score(model, new), lambda: model.remove(new, "site")):
+        with pytest.raises(mr.MedrepError, match="'S3' was not in training"):
+            verb()
+    adapting = ExportRequest((), unseen_site="adapt")
+    mr.export(mr.load(tmp_path / "model"), new, tmp_path / "here", ["site"], request=adapting)
+    only = ("--unseen-site", "adapt", "--participant-label", *strange, "--quiet")
+    assert run("export", copied, tmp_path / "there", "--model", tmp_path / "model", "--remove", "site", *only) == 0
+    same_files(tmp_path / "here", tmp_path / "there")
+    next((copied / strange[0]).rglob("*.nii.gz")).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=rf"failed: {strange[0]}: .*not a readable image"):
+        scores = mr.score(model, new, unseen_site="adapt")
+    assert scores["status"].tolist() == ["failed", "scored", "scored", "scored"]
+
+
+def test_several_visits_of_a_person_stay_together(table_cohort: Path, tmp_path: Path) -> None:
+    one = mr.read_cohort(table_cohort).take(slice(0, 60))
+    features = pd.DataFrame(one.values, index=one.keys, columns=list(one.columns.names))
+    whose, visits = [f"p{k // 2:02d}" for k in range(60)], [str(k % 2) for k in range(60)]
+    people = mr.Dataset.from_frames(features, one.table, DECLARED, participants=whose, sessions=visits)
+    with pytest.warns(UserWarning, match="60 scans of 30 people are treated as independent"):
+        model = mr.train(people)
+    assert model.provenance.people == 30
+    assert mr.score(model, people)[["participant_id", "session_id"]].to_numpy().tolist()[1] == ["p00", "1"]
 
 
 def test_tables_of_a_notebook_need_no_folder(table_cohort: Path, tmp_path: Path) -> None:
