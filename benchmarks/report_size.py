@@ -15,14 +15,16 @@ import pandas as pd
 
 from benchmarks.data import data_folder, fcon1000
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.cli import main
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.kinds import SILENT
+from medrep.config import Config, read_config
 from medrep.exhibits.store import write_exhibits
 from medrep.exhibits.trained import training_exhibits
 from medrep.workflows.cohorts import load_trained
 from medrep.workflows.report import report
-from medrep.workflows.transform import report_moved
+from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort
+from medrep.workflows.train import train
+from medrep.workflows.transform import ExportRequest, export, report_moved
 
 PEOPLE, SITES = 10_000, 20
 ORGANS = 60
@@ -33,14 +35,14 @@ def run(options: Options) -> Report:
     """Train, export, and write the reports again; judge seconds and bytes."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, make, extra, removed in (
-            ("10,000 people", _generated("features", PEOPLE, SITES), (), "site"),
-            ("fcon1000", _fcon1000, (), "site"),
-            ("generated scans", _generated("volume", 60, 4), ("--set", "input.kind=volume"), "site"),
-            ("hippocampi", _hippocampi, ("--config", "additive_shape.yaml"), "age"),
+        for name, make, config, removed in (
+            ("10,000 people", _generated("features", PEOPLE, SITES), read_config("linear.yaml"), "site"),
+            ("fcon1000", _fcon1000, read_config("linear.yaml"), "site"),
+            ("generated scans", _generated("volume", 60, 4), read_config("linear.yaml", ["input.kind=volume"]), "site"),
+            ("hippocampi", _hippocampi, read_config("additive_shape.yaml"), "age"),
         ):
             say(f"report_size: {name}")
-            rows += _measured(Path(folder) / name.replace(" ", "_"), name, make, extra, removed)
+            rows += _measured(Path(folder) / name.replace(" ", "_"), name, make, config, removed)
             if options.quick:
                 break
     frame = pd.DataFrame(rows)
@@ -56,8 +58,8 @@ def run(options: Options) -> Report:
     return Report({"report_size": Table(frame, tuple(frame), "What a report costs")}, tuple(lines))
 
 
-def _generated(kind: str, people: int, sites: int) -> Callable[[Path], None]:
-    return lambda folder: _called("simulate", str(folder), "--kind", kind, "--n", str(people), "--sites", str(sites))
+def _generated(kind: str, people: int, sites: int) -> Callable[[Path], object]:
+    return lambda folder: simulate_cohort(folder, Design(kind, people, sites)).cohort
 
 
 def _fcon1000(folder: Path) -> None:
@@ -78,23 +80,23 @@ def _hippocampi(folder: Path) -> None:
         shutil.copyfile(path, place)
         people.append(who)
     (own / "participants.tsv").write_text("\n".join(["participant_id", *people]) + "\n", encoding="utf-8")
-    planted = ("--kind", "shape", "--effects", "age,sex", "--set", "input.suffix=mask", "--set", "input.desc=organ")
-    _called("simulate", str(folder), "--from", str(own), *planted)
+    organ = ("input.suffix=mask", "input.desc=organ")
+    plant_effects(own, folder, Planting(effects=("age", "sex"), kind="shape", overrides=organ))
 
 
 def _measured(
-    folder: Path, name: str, make: Callable[[Path], None], extra: tuple[str, ...], removed: str
+    folder: Path, name: str, make: Callable[[Path], object], config: Config, removed: str
 ) -> list[dict[str, object]]:
     cohort, trained, moved = (folder / part for part in ("cohort", "trained", "moved"))
     make(cohort)
-    _called("train", str(cohort), str(trained), *extra, "--tracking", "none")
-    _called("export", str(cohort), str(moved), "--model", str(trained / "model"), "--remove", removed)
+    train(cohort, trained, config)
+    export(cohort, moved, trained / "model", ExportRequest((removed,)))
     keys = pd.read_csv(moved / "participants.tsv", sep="\t", dtype=str)["participant_id"]
     found = [
         ("export", _seconds(lambda: report_moved(moved, pd.Index(keys), SILENT, "")), moved),
         ("rebuilt", _seconds(lambda: report([trained])), trained),
     ]
-    if not extra:
+    if config.input.tabular:
         found.append(("train", _seconds(lambda: _trained(cohort, trained)), trained))
     return [
         {
@@ -124,8 +126,3 @@ def _seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-def _called(*arguments: str) -> None:
-    if main([*arguments, "--quiet"]) != 0:
-        raise RuntimeError(f"medrep {' '.join(arguments[:2])} failed")

@@ -155,10 +155,11 @@ def run_batch(
             listener.say(f"{len(people)} people are done already")
             return done
         cells = len(mine) * model.columns.count
-        if options.engine == "inline" or (cohort.input.tabular and not _worth_workers(cells, options)):
+        if cohort.input.tabular and (options.engine == "inline" or not _worth_workers(cells, options)):
             # What was adapted stands in the job's model; it is the same object where nothing was.
-            known = SavedModel.load(job.model).model if len(strangers) else model
-            pool: Pool = InlinePool(work.step(known if cohort.input.tabular else known.accelerated()))
+            pool: Pool = InlinePool(work.step(SavedModel.load(job.model).model if len(strangers) else model))
+        elif options.engine == "inline":
+            pool = InlinePool(work.opener(job).open())
         else:
             pool = _pool(work.opener(job), options, len(mine))
         history = _work_off(job, mine, prints, pool, step.together, options, listener)

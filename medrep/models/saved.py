@@ -127,7 +127,7 @@ class SavedModel:
         self,
         dataset: Dataset,
         names: Sequence[str] | str,
-        references: Mapping[str, str | float] | None = None,
+        references: Mapping[str, str | float | int] | None = None,
         *,
         extrapolate: bool = False,
     ) -> Dataset:

@@ -3,6 +3,7 @@
 What the command line says of doubtful values is a Python warning here; notes and progress are not shown.
 """
 
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,8 +42,11 @@ class _Warning(Silent):
     """Tells Python what a person should look at before they trust the result."""
 
     def warn(self, text: str) -> None:
-        """Warn."""
-        warnings.warn(text, UserWarning, stacklevel=4)
+        """Warn, as of the line that called medrep."""
+        frame, level = sys._getframe(1), 2
+        while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("medrep."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(text, UserWarning, stacklevel=level)
 
 
 _LISTENER = _Warning()
@@ -255,7 +259,7 @@ def export(
     remove: Sequence[str],
     *,
     keep: Sequence[str] = (),
-    references: Mapping[str, str | float] | None = None,
+    references: Mapping[str, str | float | int] | None = None,
     request: ExportRequest | None = None,
 ) -> BatchResult:
     """Write people without the effects of some covariates, as `medrep export` does.
