@@ -304,7 +304,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         model = getattr(self, "model_", None)
         if model is None:
             return diagram
-        latents, people = self.output == "latents", int(self._about.cohort.get("people", 0))
+        latents, people = self.output == "latents", self._saved.provenance.people
         summary = summary_html(model, people, self._target, self.history_, self.certificates_, latents=latents)
         return f"<div>{diagram}{summary}</div>"
 

@@ -55,9 +55,8 @@ def by_hand(people: People, model: str, settings: dict[str, object], train: np.n
     schema = mr.CovariateSchema.fit(known.iloc[train], declared)
     kind = MODELS[model]
     columns = mr.Columns(tuple(people.features.columns), X.shape[1], None)
-    fitted, _ = kind.fit(
-        X[train], schema.transfer(known.iloc[train]), schema, columns, kind.settings_type(**settings), seed=0
-    )
+    training = mr.Dataset(X[train], schema.transfer(known.iloc[train]), schema, columns)
+    fitted, _ = kind.fit(training, kind.settings_type(**settings), seed=0)
     target = schema.references(["site"])
     inside, outside = (
         fitted.remove(fitted.dataset(X[part], schema.transfer(known.iloc[part])), target) for part in (train, test)

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 import medrep.models
+from medrep._persisted import to_json
+from medrep._structuring import from_json
 from medrep.cli import main
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Columns
@@ -99,13 +101,13 @@ class BatchMeans(Model):
         return model, tuple(notes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        names = {"names": list(self.columns.names), "schema": self.schema.to_json(), "seed": self.seed}
+        names = {"names": list(self.columns.names), "schema": to_json(self.schema), "seed": self.seed}
         arrays = {f"means.{name}": own for name, own in self.means.items()}
         return {**names, "settings": asdict(self.settings)}, {"mean": self.mean, "sd": self.sd, **arrays}
 
     @classmethod
     def restore(cls, content, arrays):
-        schema, names = CovariateSchema.from_json(content["schema"]), tuple(content["names"])
+        schema, names = from_json(CovariateSchema, content["schema"]), tuple(content["names"])
         means = {name: arrays[f"means.{name}"] for name in schema.batches}
         settings = MeansSettings(**content["settings"])
         return cls(
