@@ -186,7 +186,10 @@ def test_a_grid_is_read_from_the_description(tmp_path):
         ('{"Grid": {"shape": [1, 2, 1], "spacing": [1, 1, 0]}}', "spacing .* is not three lengths in mm"),
         ('{"Grid": {"shape": [1, 2, 1], "spacing": [1, 1, NaN]}}', "is not three lengths in mm"),
         ('{"Grid": {"shape": [1e999, 2, 1], "spacing": [1, 1, 1]}}', "unusable"),
-        ('{"Grid": {"shape": [1, 2.5, 1], "spacing": [1, 1, 1]}}', "is not three counts of voxels"),
+        (
+            '{"Grid": {"shape": [1, 2.5, 1], "spacing": [1, 1, 1]}}',
+            "shape: .1, 2.5, 1. is not allowed; allowed: a list",
+        ),
         ('{"Grid": {"shape": [-1, -2, 1], "spacing": [1, 1, 1]}}', "is not three counts of voxels"),
         ('{"Grid": {"shape": [3, 1, 1], "spacing": [1, 1, 1]}}', r"\(3, 1, 1\) has 3 voxels, features.tsv 2 columns"),
     ],
