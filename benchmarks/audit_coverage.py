@@ -21,12 +21,11 @@ import pandas as pd
 from benchmarks.audit_coverage_exports import DRAWS
 from benchmarks.planted_errors import ERRORS, Draw, Errors, Held, held
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.findings import Finding
-from medrep.audit.groups import Grouping
+from medrep.audit.finding import Finding
+from medrep.audit.groups import Grouping, Least
 from medrep.audit.identity import identity_kept, retest_agreement
-from medrep.audit.measured_groups import Least
-from medrep.audit.person_metrics import Auroc, PersonMetric, person_mean
-from medrep.audit.resampling.means import Sampling, difference_interval, mean_finding
+from medrep.audit.means import Sampling, difference_interval, mean_finding
+from medrep.audit.metrics import Auroc, PersonMetric, person_mean
 from medrep.audit.subgroups import audit_subgroups
 
 PEOPLE = (20, 50, 200)

@@ -15,16 +15,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.planted_errors import ERRORS, Draw, Errors, Held, held
-from medrep.audit.audited import Question
-from medrep.audit.counterfactuals import audit_counterfactuals
-from medrep.audit.fairness import Predictor, counterfactual_fairness
+from medrep.audit.counterfactuals import Predictor, audit_counterfactuals, counterfactual_fairness
+from medrep.audit.data import Question
+from medrep.audit.disentanglement import audit_informedness, audit_latents
+from medrep.audit.holdout_split import Probing
 from medrep.audit.identity import reidentification
-from medrep.audit.informedness import audit_informedness
-from medrep.audit.injection import audit_injection
-from medrep.audit.latents import audit_latents
+from medrep.audit.label_injection import audit_injection
 from medrep.audit.leakage import audit_leakage
-from medrep.audit.probing.probe_halves import Probing
-from medrep.audit.resampling.means import Sampling
+from medrep.audit.means import Sampling
 from medrep.audit.retention import variance_kept
 from medrep.audit.utility import audit_utility
 from medrep.cohort.covariates import Covariate, CovariateSchema

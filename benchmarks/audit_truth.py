@@ -17,14 +17,14 @@ from joblib import Parallel, delayed
 from scipy import stats
 
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.audited import Question
-from medrep.audit.findings import Finding, findings_table
+from medrep.audit.data import Question
+from medrep.audit.dependence import audit_independence
+from medrep.audit.finding import Finding, findings_table
 from medrep.audit.groups import group_people, parse_by
-from medrep.audit.independence import audit_independence
-from medrep.audit.injection import audit_injection
+from medrep.audit.holdout_split import Probing
+from medrep.audit.label_injection import audit_injection
 from medrep.audit.leakage import audit_leakage
-from medrep.audit.person_metrics import person_mean, prediction_metrics
-from medrep.audit.probing.probe_halves import Probing
+from medrep.audit.metrics import person_mean, prediction_metrics
 from medrep.audit.subgroups import audit_subgroups
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset

@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import commands
-from medrep.simulate import apply_site_effect, draw_brains, draw_site_effects, render_brain, simulate_participants
+from medrep.simulate import (
+    apply_site_effect,
+    draw_brains,
+    draw_site_effects,
+    render_brain,
+    simulate_participants,
+)
 
 SHAPE, SPACING = (80, 96, 80), 2.0
 INPUT = ("--set", "input={kind: volume, spacing: [4, 4, 4], shape: [40, 48, 40]}")

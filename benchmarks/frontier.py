@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contenders import ALL_REMOVED, AS_MEASURED, LATENTS, SITE_REMOVED, Made, Trial, medrep
 from benchmarks.report import say
-from medrep.atomic import atomic_file
+from medrep._files import atomic_file
 
 DIRECTIONS = ("4", "8", "16", "32", "48")  # settings.directions; 0, the default, is by forecast
 SWEPT = {"medrep-linear-latents": "linear_latents.yaml", "medrep-vae": "vae_features.yaml"}

@@ -20,7 +20,13 @@ from benchmarks.report import Line, Options, Report
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.models import ConditionalVae, LinearModel, LinearSettings, Model, VaeSettings
+from medrep.models import (
+    ConditionalVae,
+    LinearModel,
+    LinearSettings,
+    Model,
+    VaeSettings,
+)
 
 NAME = "interactions"
 SEEDS = range(50, 62)
@@ -119,7 +125,7 @@ def _read(data: np.ndarray, values: pd.Series, seed: int) -> float:
 
 def suggested(seed: int, interaction: float) -> bool:
     """Return whether a cohort of 200 people is said to have an interaction."""
-    from medrep.audit.interactions import probe_interactions  # the earlier checkout has none
+    from medrep.audit.confounding import probe_interactions  # the earlier checkout has none
 
     world = World(seed, interaction)
     frame, rest = world.draw(200)

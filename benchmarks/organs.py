@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from medrep.cohort.alignment import second_moments
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap
-from medrep.cohort.shapes import MARGIN, distances_on, shape_grid
+from medrep.cohort.shapes import MARGIN, distances_on, second_moments, shape_grid
 from medrep.cohort.surfaces import Surface, extract_surface, sample_surface
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction
 
 SAMPLES = 20000
 CELLS = 96

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrep.audit.findings import Finding
+from medrep.audit.finding import Finding
 
 Errors = Callable[[np.random.Generator, "int | tuple[int, ...]"], np.ndarray]
 ERRORS: dict[str, Errors] = {

@@ -24,7 +24,7 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.models import ConditionalVae, VaeSettings
-from medrep.models.readouts import Readout
+from medrep.models.prediction import Readout
 
 SEEDS = range(20, 40)
 DECLARED = (

@@ -18,8 +18,8 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.kinds import SILENT
 from medrep.config import Config, read_config
-from medrep.exhibits.store import write_exhibits
-from medrep.exhibits.trained import training_exhibits
+from medrep.report.data_store import write_exhibits
+from medrep.report.data_training import training_exhibits
 from medrep.workflows.cohorts import load_trained
 from medrep.workflows.report import report
 from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort

@@ -24,12 +24,11 @@ from benchmarks.organs import mesh_row, read_organs, surface_distances
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns, Grid, grid_lattice
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.shapes import shape_grid
 from medrep.models import AdditiveShape, ShapeSettings
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction
 from medrep.simulate import (
     Displaced,
     DisplacedCohort,

@@ -26,14 +26,13 @@ from benchmarks.organs import Organs, quality, read_organs, transferred
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns
-from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.grid import Columns, grid_lattice
 from medrep.cohort.meshing import mesh_field
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.cohort.shapes import shape_grid
 from medrep.cohort.surfaces import organ_mask
 from medrep.models import AdditiveShape, LinearModel, LinearSettings, ShapeSettings
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction
 from medrep.simulate import SHAPE_EFFECT, apply_shape_effect, pad_for_shape_effect
 
 TRAIN = 160

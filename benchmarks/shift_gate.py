@@ -35,17 +35,16 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.image_statistics import STATISTICS, image_statistics
+from medrep.cohort.image_quality import STATISTICS, image_statistics
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_people
 from medrep.cohort.transforms import VolumePipeline
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.shift import RATE, ShiftGate
-from medrep.simulate.brain_rendering import render_brain
-from medrep.simulate.brains import draw_brains
+from medrep.simulate.brains import draw_brains, render_brain
 from medrep.simulate.participants import simulate_participants
-from medrep.simulate.plant.site import SiteEffect, apply_site_effect, draw_site_effects
+from medrep.simulate.site_effects import SiteEffect, apply_site_effect, draw_site_effects
 
 SEEDS = 3
 ASKED = 0.95

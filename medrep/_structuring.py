@@ -16,7 +16,17 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-from medrep._persisted import Arrays, Entry, Read, dataclass_in, entries, form_of, has_arrays, is_array, keys_of
+from medrep._persisted import (
+    Arrays,
+    Entry,
+    Read,
+    dataclass_in,
+    entries,
+    form_of,
+    has_arrays,
+    is_array,
+    keys_of,
+)
 from medrep.errors import ModelError, listed
 
 T = TypeVar("T")

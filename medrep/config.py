@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 
 from medrep._structuring import build_section, unknown_key
-from medrep.cohort.covariates import Covariate
-from medrep.cohort.declaration import declared_covariates
+from medrep._texts import MOST_LEVELS, as_written, read_yaml, with_texts
+from medrep.cohort.covariates import Covariate, declared_covariates
 from medrep.cohort.kinds import InputKind, build_input
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.errors import ConfigError, listed
 from medrep.models import MODELS
-from medrep.yaml_texts import MOST_LEVELS, as_written, read_yaml, with_texts
 
 SHIPPED = next(
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from medrep._files import model_folder
 from medrep.cli import _parsed, main
-from medrep.outputs import model_folder
 
 
 def test_help_does_not_import_what_takes_seconds() -> None:

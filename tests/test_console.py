@@ -38,7 +38,7 @@ def endless(out, console):
         while True:
             time.sleep(0.02)
             advance(1)
-sys.modules["medrep.workflows.merge"] = merge = types.ModuleType("merge")  # the real one takes seconds to import
+sys.modules["medrep.workflows.transform"] = merge = types.ModuleType("merge")  # the real one takes seconds to import
 merge.merge = endless
 raise SystemExit(main(["merge", "out"]))
 """

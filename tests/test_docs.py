@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import medrep.models.linear.model
+import medrep.models.shape.model
+import medrep.models.vae.model
 from medrep.cli import _COMMANDS
-from medrep.models import additive_shape, conditional_vae, linear
-from medrep.models.linear_settings import LinearSettings
+from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.vae_settings import VaeSettings
+from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import Schedule
 from tests.conftest import ROOT
 from tests.documents import DOCS, Block, links, make_cohort, read_blocks, run_line, unmarked_commands
@@ -29,9 +31,9 @@ PAGES = sorted(
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
 PEOPLE = {"features": 200, "volume": 16, "shape": 8, "connectivity": 24}
 SETTINGS = {
-    "linear.md": (linear, {"": LinearSettings}),
-    "conditional_vae.md": (conditional_vae, {"": VaeSettings, "training.": Schedule}),
-    "additive_shape.md": (additive_shape, {"": ShapeSettings}),
+    "linear.md": (medrep.models.linear.model, {"": LinearSettings}),
+    "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "training.": Schedule}),
+    "additive_shape.md": (medrep.models.shape.model, {"": ShapeSettings}),
 }
 REFUSED = {4, 5}
 

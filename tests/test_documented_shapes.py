@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float, TypeCheckError
 
-from medrep.audit.u_centring import u_product
+from medrep.audit.dependence import u_product
 from medrep.cohort.grid import Grid
 from medrep.moments import GuardMoments
 from tests.documented_shapes import _checked

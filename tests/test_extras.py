@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medrep.cli import ERROR, OK
-from medrep.extras import EXTRAS, ExtraError, lacking
+from medrep.errors import EXTRAS, ExtraError, lacking
 from tests.bold_cohorts import bold_path, draw_bold, save, save_atlas
 from tests.conftest import ROOT
 from tests.small_runs import Runs

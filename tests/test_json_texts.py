@@ -8,19 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.batch.job import read_job
-from medrep.cohort.datalist import read_datalist
+from medrep._texts import MOST_LEVELS, read_json
+from medrep.batch.store import read_job
+from medrep.cohort.bids import read_datalist
 from medrep.cohort.dictionary import read_dictionary
-from medrep.cohort.earlier import earlier_work
 from medrep.cohort.features import read_features
-from medrep.cohort.sidecars import Sidecars
+from medrep.cohort.sidecars import Sidecars, earlier_work
 from medrep.errors import MedrepError
-from medrep.exhibits.store import read_exhibit
-from medrep.json_texts import MOST_LEVELS, read_json
 from medrep.models.saved import SavedModel
 from medrep.report.build import read_about
+from medrep.report.data_store import read_exhibit
 from medrep.tracking.audits import read_audit
-from medrep.training.state import load_state
+from medrep.training.loop import load_state
 
 DEEP = {
     "lists": "[" * 100_000 + "]" * 100_000,

@@ -13,7 +13,7 @@ import pytest
 
 from medrep.cli import ERROR, OK, USAGE, main
 from medrep.cli.console import Console
-from medrep.log_lines import CapturedLines, LogLines
+from medrep.monitoring import CapturedLines, LogLines
 from tests.small_runs import Runs
 
 NEVER = """
@@ -22,7 +22,7 @@ from medrep.cli import main
 def broken(out, console):
     print("a library", file=sys.stderr)
     raise RuntimeError("nobody foresaw token=abcdef")
-sys.modules["medrep.workflows.merge"] = merge = types.ModuleType("merge")
+sys.modules["medrep.workflows.transform"] = merge = types.ModuleType("merge")
 merge.merge = broken
 main(["merge", "out", "--log", "json"])
 """

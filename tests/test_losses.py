@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
 from medrep.errors import ModelError
-from medrep.losses import (
+from medrep.models.vae.losses import (
     concatenated_distance_covariance,
     dirichlet_kl,
     distance_correlation,

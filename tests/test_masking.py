@@ -14,13 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from medrep.cli import main
 from medrep.cli.console import Console
-from medrep.errors import ConfigError, MedrepError
-from medrep.export.derivative import Failure, write_failures
-from medrep.masking import mask, printable
-from medrep.tracking.errors import RegistryError
-from medrep.tracking.runs import log_training
-from medrep.tracking.session import explained
-from medrep.tracking.stores import Store, find_store, registry_store
+from medrep.derivatives.bids import Failure, write_failures
+from medrep.errors import ConfigError, MedrepError, RegistryError, mask, printable
+from medrep.tracking.runs import explained, log_training
+from medrep.tracking.store import Store, find_store, registry_store
 
 SECRET = "s3cr3tXyZ9"  # noqa: S105  # nobody's
 URIS = (
@@ -206,7 +203,7 @@ from medrep.cli import main
 def merge(out, console):
     warnings.warn("odd: http://u:{SECRET}@h \\x1b[31m")
     raise ZeroDivisionError("http://u:{SECRET}@h \\x1b[31m")
-sys.modules["medrep.workflows.merge"] = module = types.ModuleType("merge")
+sys.modules["medrep.workflows.transform"] = module = types.ModuleType("merge")
 module.merge = merge
 main(["merge", "out"])
 """

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from medrep.cli import ERROR, OK, SOME_FAILED, main
 from medrep.errors import ConfigError
-from medrep.metrics import Run, check_metrics, exposed, write_metrics
+from medrep.monitoring import Run, check_metrics, exposed, write_metrics
 from tests.small_runs import Runs
 
 Figures = dict[tuple[str, ...], float]

@@ -10,7 +10,17 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from jaxtyping import Float, Float16, Int
 
-from medrep._persisted import Arrays, Read, converted, given, persisted, persisted_as, stored, to_json, to_state
+from medrep._persisted import (
+    Arrays,
+    Read,
+    converted,
+    given,
+    persisted,
+    persisted_as,
+    stored,
+    to_json,
+    to_state,
+)
 from medrep._structuring import build_section, from_json, from_state
 from medrep.errors import ModelError
 

@@ -25,11 +25,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from filelock import FileLock
 
-from medrep.audit.findings import Finding
+from medrep._files import mark_output
+from medrep.audit.finding import Finding
 from medrep.batch.journal import Journal
 from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
-from medrep.outputs import mark_output
-from medrep.tracking.signatures import read_signing_key, write_signature
+from medrep.tracking.audits import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
 from tests.tracking.registering import CLEAN, not_known, without_digests, write_audit

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from medrep._texts import as_written, read_yaml
 from medrep.cli import main
 from medrep.config import read_config
 from medrep.errors import ConfigError
 from medrep.tracking.gates import read_gates
-from medrep.yaml_texts import as_written, read_yaml
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12)

@@ -11,7 +11,7 @@ import medrep
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.models.linear import LinearModel, LinearSettings
+from medrep.models.linear.model import LinearModel, LinearSettings
 
 VERSION = f"medrep {medrep.__version__}"
 PEOPLE_AT_ONCE = 50

@@ -35,18 +35,20 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.stats import norm, t
 
-from medrep.audit.audited import Question
-from medrep.audit.findings import Finding
-from medrep.audit.probing.participant_parts import deal
-from medrep.audit.probing.probe_figures import AUC, NUMBER, weighted_area, weighted_figures
-from medrep.audit.probing.probe_halves import FEWEST, MIN_N, MOST, exchangeable, figure_interval, rows_each
-from medrep.audit.probing.shape_readers import ShapeReaders
-from medrep.audit.probing.table_readers import TableReaders
-from medrep.audit.resampling.conditional_exchange import conditional_exchanges, expected_labels
-from medrep.audit.resampling.intervals import LEVEL, random_halves
-from medrep.audit.resampling.relabelling import relabellings, sample_weights
-from medrep.audit.resampling.small_samples import area_interval
-from medrep.audit.tables import refuse_gaps
+from medrep.audit.data import Question, refuse_gaps
+from medrep.audit.finding import Finding
+from medrep.audit.holdout_split import (
+    FEWEST,
+    MIN_N,
+    MOST,
+    exchangeable,
+    figure_interval,
+    rows_each,
+)
+from medrep.audit.intervals import LEVEL, area_interval, random_halves, relabellings, sample_weights
+from medrep.audit.permutation import conditional_exchanges, expected_labels
+from medrep.audit.probe_figures import AUC, NUMBER, deal, weighted_area, weighted_figures
+from medrep.audit.probe_statistics import ShapeReaders, TableReaders
 
 MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200

@@ -1,19 +1,208 @@
-"""How much of what differs between people is left in an export.
+"""Retention of differences between participants in an export: profiles, distances, variance.
+
+The deviations are those of the people who are audited, so that whoever is far out in a column makes everybody's distances
+shorter: of 20 people with lognormal columns, the mean of distances errs by half as much again as their spread says (ours). So a
+mean of distances comes with what each participant does to it by way of deviations (the infinitesimal jackknife).
+
+The mean over people is no mean of independent values: everybody is measured in deviations of the raw columns, and residuals are
+those of one regression. With long tails, one person moves a column's deviation for all: of 20 people with lognormal columns, the
+figures' spread alone makes a standard error of .050 where it is .064 (ours). So the interval is of the influence of each
+participant (the infinitesimal jackknife; Efron and Tibshirani 1993, ch. 22): their own figure, and what they do to everybody's by
+way of regression and deviations.
 
 `identity_kept` asks whether a person's profile is still theirs; this asks each column by itself. What a removal is allowed to
 do, shifting batches and bringing them to one scale, costs nothing here; leaving directions out, or blurring, does.
 """
 
-import numpy as np
-from jaxtyping import Float, Int, Shaped
+from dataclasses import dataclass
 
-from medrep.audit.findings import Finding
-from medrep.audit.profiles import drawn_columns, residual
-from medrep.audit.resampling.means import Sampling
-from medrep.audit.resampling.relabelling import sample_weights
-from medrep.audit.resampling.small_samples import expanded_interval, studentised_interval
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from medrep.audit.data import drawn_columns, residual
+from medrep.audit.finding import Finding
+from medrep.audit.intervals import expanded_interval, sample_weights, studentised_interval
+from medrep.audit.means import Sampling, mean_interval
+
+_INFLUENCES = 2000  # columns that influences are of, drawn from more
+_PAIRINGS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """How far people are from each other.
+
+    Attributes:
+        mean: The mean distance; NaN of one participant.
+        own: What each of these adds to it, times how many they are.
+        pulls: What each row that the ruler was made of adds to it, times how many they are (`Ruler.pulls`).
+    """
+
+    mean: float
+    own: Float[np.ndarray, " people"]
+    pulls: Float[np.ndarray, " rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ruler:
+    """What distances are measured with.
+
+    Attributes:
+        scale: Standard deviation of each column used; infinity where it does not vary, so that it does not count.
+        seed: Of the columns drawn from a wide table.
+        beyond: Squared deviations less 1 of the rows it was made of, in some of the columns used (`some`).
+        some: Places of these among the columns used.
+    """
+
+    scale: Float[np.ndarray, " columns"]
+    seed: int
+    beyond: Float[np.ndarray, "rows some"]
+    some: Int[np.ndarray, " some"]
+
+    @classmethod
+    def of(cls, data: Float[np.ndarray, "people columns"], seed: int) -> "Ruler":
+        """Measure in the deviations of these people; cells that are not finite are left out."""
+        columns = drawn_columns(data, seed)
+        known = np.isfinite(columns)
+        counts = np.maximum(known.sum(axis=0), 1)
+        filled = np.where(known, columns, 0.0)
+        sd = np.sqrt(np.where(known, (filled - filled.sum(axis=0) / counts) ** 2, 0.0).sum(axis=0) / counts)
+        size = np.maximum(np.abs(filled).max(axis=0, initial=0.0), 1e-300)
+        scale = np.where(sd > 1e-9 * size, sd, np.inf)
+        used = np.flatnonzero(np.isfinite(scale))
+        some = np.arange(len(used))
+        if len(some) > _INFLUENCES:
+            some = np.sort(np.random.default_rng(seed).choice(len(some), _INFLUENCES, replace=False))
+        own = used[some]
+        beyond = (filled[:, own] - filled[:, own].sum(axis=0) / counts[own]) / scale[own]
+        return cls(scale, seed, np.where(known[:, own], beyond**2 - 1, 0.0), some)
+
+    def between(
+        self, first: Float[np.ndarray, "people columns"], second: Float[np.ndarray, "people columns"]
+    ) -> Float[np.ndarray, " people"]:
+        """Return the distance of each row of the one from the same row of the other, over the columns that both have."""
+        used = np.isfinite(self.scale)
+        apart = np.abs(drawn_columns(first, self.seed) - drawn_columns(second, self.seed))[:, used] / self.scale[used]
+        known = np.isfinite(apart)
+        return np.where(known, apart, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+
+    def pulls(
+        self,
+        first: Float[np.ndarray, "people columns"],
+        second: Float[np.ndarray, "people columns"],
+        judged: Bool[np.ndarray, " people"],
+    ) -> Float[np.ndarray, " rows"]:
+        """Return what each row the ruler was made of adds to the mean distance of some people, times rows: by deviations.
+
+        With z its deviations and d the mean distances by column, -mean_j (z_j^2 - 1) d_j / 2.
+        """
+        if not judged.any():
+            return np.zeros(len(self.beyond))
+        own = np.flatnonzero(np.isfinite(self.scale))[self.some]
+        one, other = (drawn_columns(table, self.seed)[:, own][judged] for table in (first, second))
+        by_column = np.nan_to_num(np.abs(one - other) / self.scale[own]).mean(axis=0)
+        return -(self.beyond @ by_column) / (2 * max(len(by_column), 1))
+
+    def between_people(
+        self, data: Float[np.ndarray, "people columns"], participants: Shaped[np.ndarray, " people"]
+    ) -> "Apart":
+        """Return the mean distance of different participants, over ten random pairings."""
+        rng = np.random.default_rng(self.seed)
+        sums, counts, pulls = np.zeros(len(data)), np.zeros(len(data)), np.zeros(len(self.beyond))
+        for _ in range(_PAIRINGS):
+            order = rng.permutation(len(data))
+            differ = participants != participants[order]
+            apart = np.where(differ, self.between(data, data[order]), 0.0)
+            for one in (np.arange(len(data)), order):
+                sums[one] += apart
+                counts[one] += differ
+            if differ.any():
+                pulls += self.pulls(data, data[order], differ) / _PAIRINGS
+        if not counts.any():
+            return Apart(float("nan"), sums, pulls)
+        mean = float(sums.sum() / counts.sum())
+        return Apart(mean, 2 * (sums - mean * counts) / counts.mean(), pulls)
+
 
 _AT_ONCE = 2000  # columns
+_SHORT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class KeptProfiles:
+    """Profiles of each row before and after.
+
+    Attributes:
+        before: Of length 1, centred over columns; zeros where a row has no profile.
+        after: The same.
+        own: Correlation of the two.
+        influence: One a participant: what adding them does to the mean of participants' correlations, times participants.
+    """
+
+    before: Float[np.ndarray, "people columns"]
+    after: Float[np.ndarray, "people columns"]
+    own: Float[np.ndarray, " people"]
+    influence: Float[np.ndarray, " participants"]
+
+    @classmethod
+    def of(
+        cls,
+        before: Float[np.ndarray, "people columns"],
+        after: Float[np.ndarray, "people columns"],
+        sd: Float[np.ndarray, " columns"],
+        design: Float[np.ndarray, "people width"],
+        participants: Shaped[np.ndarray, " people"],
+    ) -> "KeptProfiles":
+        """Compare residuals.
+
+        Args:
+            before: Raw residuals of the regression on ``design``.
+            after: Exported ones.
+            sd: Deviations of ``before``.
+            design: `profiles.covariate_design`.
+            participants: Whose each row is.
+        """
+        (u, u_length), (v, v_length) = (profiles(part / sd) for part in (before, after))
+        own = (u * v).sum(axis=1)
+        _, who, rows_each = np.unique(np.asarray(participants).astype(str), return_inverse=True, return_counts=True)
+        count = len(rows_each)
+        means = np.bincount(who, own) / rows_each
+        weight = (1 / (count * rows_each[who]))[:, None]
+        basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
+        basis = basis[:, sizes > 1e-9 * sizes.max(initial=0.0)]
+        moved = np.zeros(len(own))
+        for first in range(0, len(sd), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            s, x, y = sd[some], before[:, some], after[:, some]
+            # What own correlations gain where the columns of a row are moved, each over its deviation.
+            by_x = weight * (v[:, some] - own[:, None] * u[:, some]) / u_length / s
+            by_y = weight * (u[:, some] - own[:, None] * v[:, some]) / v_length / s
+            by_sd = -(by_x * x + by_y * y).sum(axis=0) / s
+            moved += ((x**2 - s**2) / (2 * s * len(own))) @ by_sd
+            moved -= ((basis @ (basis.T @ by_x)) * x + (basis @ (basis.T @ by_y)) * y).sum(axis=1)
+        influence = means - means.mean() + count * np.bincount(who, moved)
+        return cls(u, v, own, influence - influence.mean())
+
+    def interval(self, estimate: float, draws: int, rng: np.random.Generator) -> tuple[float, float]:
+        """Return the bootstrap-t interval of influences around the mean of participants' correlations, 1 at most.
+
+        Not widened for few people, as that of a mean is: what a row adds through deviations is too long a tail already
+        (of 20 people with normal columns the error is .031 for .027).
+        """
+        low, high = mean_interval(estimate + self.influence, draws, rng, widened=False)
+        return low, min(high, 1.0)
+
+
+def profiles(
+    rows: Float[np.ndarray, "people columns"],
+) -> tuple[Float[np.ndarray, "people columns"], Float[np.ndarray, "people 1"]]:
+    """Return rows centred and brought to length 1, and the lengths; a row without any has zeros, and an infinite length."""
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    lengths = np.where(lengths > _SHORT, lengths, np.inf)
+    return centred / lengths, lengths
+
+
 _FEWEST_ROWS = 5  # of a batch level that has a deviation of its own
 
 

@@ -10,11 +10,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from signal import Signals
 
-from medrep.batch.pools import Died, Finished, Pool
-from medrep.batch.worker import work
-from medrep.cohort.visits import Visit
+from medrep.batch.pool import Died, Finished, Pool, work
+from medrep.cohort.kinds.base import Visit
+from medrep.derivatives.tasks import Opener
 from medrep.errors import MedrepError, ModelError
-from medrep.export.outcomes import Opener
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Volumes come and go; memory that glibc hands back to the kernel after each has to be mapped anew, page by page, for the next.

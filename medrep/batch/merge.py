@@ -1,21 +1,58 @@
-"""All parts of a job -> one cohort: everybody's outcome in the cohort's order, and who is not done yet."""
+"""Merging the parts of a job into the tables of the whole cohort, and what is kept afterwards."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
-from medrep.batch.job import COMPLETE, Job
-from medrep.batch.journal import JournalReader, open_here
-from medrep.batch.ledger import Ended, History, read_history
-from medrep.batch.rows import Chunk, Folded, TableRows, fold, read_chunk, read_folded
+from medrep._files import MARK, mark_output
+from medrep.batch.journal import Chunk, Folded, JournalReader, TableRows, fold, open_here, read_chunk, read_folded
+from medrep.batch.progress import Ended, History, read_history
+from medrep.batch.store import COMPLETE, Job
+from medrep.cohort.participants import KEY_COLUMNS
+from medrep.derivatives.bids import OUTSIDE, Failure, write_description, write_failures, write_tsv
+from medrep.derivatives.features import write_moved
+from medrep.derivatives.scores import write_scores
+from medrep.derivatives.tasks import Outcome
 from medrep.errors import CohortError, MedrepError, listed
-from medrep.export.derivative import Failure
-from medrep.export.outcomes import Outcome
+
+
+def prune(job: Job) -> int:
+    """Remove journals, copy of the model and lists of people of a job that is whole; return how many bytes that freed.
+
+    What it wrote for others stays. The same command does not go on any more: it would begin anew, with ``--overwrite``.
+
+    Raises:
+        MedrepError: Not whole, or a process works on it.
+    """
+    if not (job.out / COMPLETE).is_file():
+        raise MedrepError(f"{job.out}: is not whole; medrep merge {job.out} says who is not done")
+    with ExitStack() as locks:
+        for path in [job.folder / "job.lock", *sorted(job.folder.glob("part-*.lock"))]:
+            try:
+                locks.enter_context(FileLock(path, timeout=0))
+            except Timeout:
+                raise MedrepError(
+                    f"{job.out}: another process works on {path.stem}; wait for it, or end it, and call again"
+                ) from None
+        mark_output(job.out)
+        (job.folder / "job.json").unlink()  # first: without it nobody goes on with what is left
+        freed = 0
+        for path in sorted(job.folder.iterdir()):
+            if path.name.endswith(".lock") or path.name == MARK:
+                continue
+            inside = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+            freed += sum(one.stat().st_size for one in inside)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in job.folder.glob("*.lock"):
+        path.unlink(missing_ok=True)
+    return freed
 
 
 @dataclass(frozen=True)
@@ -262,5 +299,53 @@ def sweep(job: Job, whole: Merged) -> None:
     for file in sorted(whole.left):
         if (job.out / file).parent.resolve().is_relative_to(home):  # a journal can name anything
             (job.out / file).unlink(missing_ok=True)
-    for partial in job.out.rglob(".partial-*"):
-        partial.unlink(missing_ok=True)
+    for half_written in job.out.rglob(".partial-*"):
+        half_written.unlink(missing_ok=True)
+
+
+SCORE = "score"
+
+
+def finish(job: Job, history: History | None = None) -> Merged:
+    """Write the tables of a job whose people are all done; dataset_description.json comes last.
+
+    Args:
+        job: The job.
+        history: What its journals say, where they were read already.
+
+    Raises:
+        MedrepError: People who are not done, or nobody who could be delivered.
+    """
+    whole, content, state = merged(job, history), job.content, job.state()
+    if (job.out / COMPLETE).exists() and whole.outcomes.folded(state):
+        return replace(whole, unchanged=True)  # some failed, else `finished` had known
+    (job.out / COMPLETE).unlink(missing_ok=True)
+    sweep(job, whole)
+    ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
+    outside = job.read_outside()
+    lines = {name: partial(whole.outcomes.lines, name) for name in whole.outcomes.names}
+    if job.identity["command"] == SCORE:
+        distances = {key: max(one["DistanceSd"] for one in found.values()) for key, found in outside.items()}
+        write_scores(job.out, whole.outcomes, lines, ids, content["unit"], content["unshrink"], distances)
+        table = whole.table
+    else:
+        delivered = whole.delivered
+        there = {key: found for key, found in outside.items() if key in delivered.index}
+        sidecar = content["sidecar"] | ({OUTSIDE: there} if there else {})
+        written = job.read_written()
+        write_moved(
+            job.out,
+            lines,
+            ids.loc[delivered.index],
+            tuple(content["names"]),
+            sidecar,
+            None if written is None else written.loc[delivered.index],
+            () if written is None else tuple(content.get("header", ())),
+        )
+        table = delivered
+    write_tsv(job.out / "participants.tsv", table)
+    if content["adapted"]:
+        write_tsv(job.out / "adapted.tsv", pd.DataFrame(content["adapted"]))
+    write_failures(job.out / "failures.tsv", whole.failures)
+    write_description(job.out, content["title"], [content["source"]], content["about"])
+    return replace(whole, outcomes=whole.outcomes.fold(state))

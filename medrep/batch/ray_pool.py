@@ -19,11 +19,10 @@ from joblib import cpu_count
 from threadpoolctl import threadpool_limits
 
 from medrep.batch.local_pool import ENVIRONMENT
-from medrep.batch.pools import Died, Finished, Pool, attempt
-from medrep.cohort.visits import Visit
-from medrep.errors import MedrepError, ModelError
-from medrep.export.outcomes import Opener, Outcome
-from medrep.extras import lacking
+from medrep.batch.pool import Died, Finished, Pool, attempt
+from medrep.cohort.kinds.base import Visit
+from medrep.derivatives.tasks import Opener, Outcome
+from medrep.errors import MedrepError, ModelError, lacking
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_S = 10.0

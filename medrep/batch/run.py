@@ -9,26 +9,23 @@ from typing import Any, Literal
 import pandas as pd
 from joblib import cpu_count
 
-from medrep.batch.finish import finish
-from medrep.batch.job import Job, fingerprint, open_job
-from medrep.batch.ledger import ALONE, TOGETHER, History, Ledger, Trial, read_history
+from medrep._files import STATE
+from medrep.batch.factories import OpenReader
 from medrep.batch.local_pool import LocalPool
-from medrep.batch.merge import Finished, Merged, finished
-from medrep.batch.parts import Part
-from medrep.batch.pools import InlinePool, Pool
-from medrep.batch.readable import OpenReader
-from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.batch.merge import Finished, Merged, finish, finished
+from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
+from medrep.batch.progress import ALONE, TOGETHER, History, Ledger, Trial, read_history
+from medrep.batch.store import Job, Part, fingerprint, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.kinds.base import Visit
 from medrep.cohort.support import outside_training
-from medrep.cohort.visits import Visit
+from medrep.derivatives.bids import Failure
+from medrep.derivatives.tasks import Opener, Step
 from medrep.errors import listed
-from medrep.export.derivative import Failure
-from medrep.export.outcomes import Opener, Step
 from medrep.models import Adaptation, Model
-from medrep.models.adaptation import adapted_model, strange_people
+from medrep.models.linear.scales import adapted_model, strange_people
 from medrep.models.saved import SavedModel
-from medrep.outputs import STATE
 
 _ADAPTING = "adapting.jsonl"
 _MANY_CELLS = 2_000_000

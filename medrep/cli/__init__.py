@@ -18,14 +18,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
-from medrep.cli.auditing import add_audit
-from medrep.cli.cohorts import add_check, add_demo, add_simulate
-from medrep.cli.models import add_merge, add_sample, add_score, add_train
-from medrep.cli.moving import add_counterfactual, add_export
+from medrep.cli.audit import add_audit, add_report
+from medrep.cli.models import add_check, add_demo, add_merge, add_sample, add_score, add_simulate, add_train
 from medrep.cli.registry import add_promote, add_register
-from medrep.cli.reporting import add_report
-from medrep.errors import EvidenceError, MedrepError
-from medrep.masking import printable
+from medrep.cli.transform import add_counterfactual, add_export
+from medrep.errors import EvidenceError, MedrepError, printable
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console
@@ -103,7 +100,7 @@ def _metrics(options: argparse.Namespace) -> Path | None:
     path: Path | None = getattr(options, "metrics", None)
     if path is None or getattr(options, "dry_run", False):
         return None
-    from medrep.metrics import check_metrics
+    from medrep.monitoring import check_metrics
 
     check_metrics(path)
     return path
@@ -113,7 +110,7 @@ def _expose(path: Path | None, options: argparse.Namespace, console: "Console", 
     """Write the file for a monitor; that it cannot be written changes nothing of how the command ended."""
     if path is None:
         return
-    from medrep.metrics import Run, write_metrics
+    from medrep.monitoring import Run, write_metrics
 
     part = getattr(options, "part", None)
     of = "all" if part is None or part.count == 1 else f"{part.index}/{part.count}"
@@ -146,7 +143,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _tell_usage(arguments: Sequence[str], said: str) -> None:
     if said and ("--log=json" in arguments or ("--log", "json") in pairwise(arguments)):
-        from medrep.log_lines import LogLines
+        from medrep.monitoring import LogLines
 
         command = next((word for word in arguments if not word.startswith("-")), "")
         LogLines(sys.stderr, command).write("error", said.strip(), {"exit_code": USAGE})

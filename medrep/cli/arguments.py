@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from medrep.cohort.values import plain_number
+from medrep._files import model_folder
+from medrep.cohort.parsing import plain_number
 from medrep.errors import MedrepError, listed
-from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
     from medrep.batch.run import BatchOptions, BatchResult
@@ -107,8 +107,8 @@ def batch_options(options: argparse.Namespace) -> "BatchOptions":
         ConfigError: A part that does not exist.
         MedrepError: Numbers that cannot be.
     """
-    from medrep.batch.parts import choose_part
     from medrep.batch.run import BatchOptions
+    from medrep.batch.store import choose_part
 
     if options.workers < 0 or options.timeout <= 0:
         raise MedrepError(

@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from medrep.log_lines import CapturedLines, Level, LogLines
-from medrep.masking import mask, printable
+from medrep.errors import mask, printable
+from medrep.monitoring import CapturedLines, Level, LogLines
 
 LOG_EVERY_S = 10.0
 _REFRESHES_PER_S = 4.0

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medrep._files import model_folder
 from medrep.cli.arguments import (
     GATE_REFUSED,
     OK,
@@ -14,7 +15,6 @@ from medrep.cli.arguments import (
     add_tracking_uri,
     command,
 )
-from medrep.outputs import model_folder
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console

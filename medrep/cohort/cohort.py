@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from medrep.cohort.bids import outside_problems
-from medrep.cohort.datalist import read_datalist
-from medrep.cohort.earlier import Earlier, earlier_work
+from medrep.cohort.bids import outside_problems, read_datalist
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
 from medrep.cohort.participants import keys, label, labels, read_participants
 from medrep.cohort.sessions import with_sessions
+from medrep.cohort.sidecars import Earlier, earlier_work
 from medrep.errors import CohortError, listed
 
 # +5, -5 mm, -, +/- and +ve are data; =1+1, @SUM(A1) and -1+cmd|' /C calc'!A0 are not. Quotes are no help: programs take them off.

@@ -7,11 +7,21 @@ import numpy as np
 import pandas as pd
 
 from medrep.cohort.covariates import POOLED, Covariate
-from medrep.cohort.dictionary import DataDictionary, contradictions
-from medrep.cohort.spellings import is_code, look_alikes, merge_levels, shown_spelling
-from medrep.cohort.synonyms import SYNONYMS, is_missing, meaning, same_cell
-from medrep.cohort.units import conversion, same_unit
-from medrep.cohort.values import MISSING_WORDS, Number, parse_level, parse_number, sex_word, tidied
+from medrep.cohort.dictionary import SYNONYMS, DataDictionary, contradictions, is_missing, meaning, same_cell
+from medrep.cohort.parsing import (
+    MISSING_WORDS,
+    Number,
+    conversion,
+    is_code,
+    look_alikes,
+    merge_levels,
+    parse_level,
+    parse_number,
+    same_unit,
+    sex_word,
+    shown_spelling,
+    tidied,
+)
 from medrep.errors import CovariateError, listed
 
 _NEVER_LEVELS = frozenset({"", "n/a", "nan", "#n/a", "<na>", "nat"})

@@ -1,11 +1,14 @@
-"""Functional connectivity: 4-D images and an atlas -> one row of edges a person. The one place that imports nilearn.
+"""Functional connectivity: 4-D images, confounds and an atlas, read as one row of edges a participant.
 
 The atlas is brought to each image's grid (nearest neighbour), a region's signal is the mean of its voxels, confounds and
 frequencies are taken out, and what remains is compared between regions. A region that cannot be measured in one person is
 refused by name: an edge that is missing or constant for some people would be taken for an effect.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +16,152 @@ import pandas as pd
 from jaxtyping import Float, Int32
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
-from medrep.cohort.atlas import Atlas, read_atlas
 from medrep.cohort.bids import refuse_outside
-from medrep.cohort.confounds import find_confounds, read_confounds
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.image_headers import form_notes, named_images
 from medrep.cohort.inputs import ConnectivityInput
-from medrep.cohort.nifti import Series, in_memory, read_series
+from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_images, read_labels, read_series
+from medrep.cohort.parsing import parse_number
+from medrep.cohort.participants import read_tsv
 from medrep.cohort.sidecars import Sidecars
-from medrep.errors import CohortError, listed
-from medrep.extras import lacking
+from medrep.errors import CohortError, lacking, listed
+
+BETWEEN = "~"
+"""Stands between the two regions of an edge's name."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """The regions of a label map.
+
+    Attributes:
+        regions: The label map.
+        numbers: The numbers that occur in it, ascending, without 0.
+        names: One name a region, in the order of ``numbers``.
+    """
+
+    regions: LabelMap
+    numbers: tuple[int, ...]
+    names: tuple[str, ...]
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The names of the pairs of regions: the upper triangle, row by row, without the diagonal."""
+        return tuple(f"{first}{BETWEEN}{second}" for first, second in combinations(self.names, 2))
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of what is measured: label map, its place in space (to 0.1 micrometre) and the regions' names.
+
+        The file's name, compression and number type do not matter.
+        """
+        digest = hashlib.sha256(repr((self.regions.data.shape, self.names)).encode("utf-8", "surrogatepass"))
+        digest.update((np.round(self.regions.affine, 4) + 0.0).astype("<f8").tobytes())  # + 0.0: -0 is 0
+        digest.update(self.regions.data.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+
+def read_atlas(path: Path) -> Atlas:
+    """Read a label map, and the names of its regions from the table beside it where there is one.
+
+    Args:
+        path: A 3-D image of whole numbers. ``atlas.nii.gz`` takes its names from ``atlas.tsv``, a BIDS look-up table with
+            the columns ``index`` and ``name``; without one, regions are named by their numbers.
+
+    Raises:
+        CohortError: An unusable file, fewer than two regions, or regions without a name of their own; all are listed.
+    """
+    regions = read_labels(path)
+    numbers = tuple(int(number) for number in np.unique(regions.data) if number)
+    if len(numbers) < 2:
+        raise CohortError(f"{path}: {len(numbers)} region(s); edges need an atlas of two or more")
+    stem = path.name.removesuffix(".gz")
+    table = path.with_name(stem[: stem.rfind(".")] + ".tsv")
+    names = _names(table, numbers) if table.is_file() else tuple(str(number) for number in numbers)
+    return Atlas(regions, numbers, names)
+
+
+def _names(path: Path, numbers: tuple[int, ...]) -> tuple[str, ...]:
+    header, rows, _ = read_tsv(path)
+    absent = [column for column in ("index", "name") if column not in header]
+    if absent:
+        raise CohortError(
+            f"{path}: no column {' and '.join(absent)}; a table of regions has the columns index and name"
+        )
+    entries = [(row[header.index("index")].strip(), row[header.index("name")].strip()) for row in rows]
+    named: dict[str, list[str]] = {}
+    for index, name in entries:
+        named.setdefault(index, []).append(name)
+    owner: dict[str, int] = {}
+    problems: list[str] = []
+    for number in numbers:
+        found = named.get(str(number), [])
+        if len(found) != 1 or not found[0]:
+            problems.append(f"region {number}: {len(found)} rows" if len(found) != 1 else f"region {number}: no name")
+        elif BETWEEN in found[0]:
+            problems.append(f"region {number}: {found[0]!r} holds {BETWEEN!r}, which stands between two regions")
+        elif found[0] in owner:
+            problems.append(f"region {number}: named {found[0]!r} as is region {owner[found[0]]}")
+        else:
+            owner[found[0]] = number
+    if problems:
+        cure = "give each region of the image one row with a name of its own"
+        raise CohortError(listed(f"{path}: regions without a name of their own", problems, cure))
+    return tuple(owner)
+
+
+def find_confounds(image: Path, ending: str) -> Path:
+    """Find the table of an image: in its folder, the given ending, and no entity in its name that the image's has not.
+
+    Args:
+        image: ``sub-01_task-rest_space-MNI_desc-preproc_bold.nii.gz``, for instance.
+        ending: ``desc-confounds_timeseries.tsv`` finds ``sub-01_task-rest_desc-confounds_timeseries.tsv`` for it.
+
+    Raises:
+        CohortError: No such table, or several; one line.
+    """
+    own = set(image.name.split("_"))
+    found = sorted(
+        path
+        for path in image.parent.iterdir()
+        if path.name.endswith(f"_{ending}") and set(path.name.removesuffix(f"_{ending}").split("_")) <= own
+    )
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise CohortError(f"{image}: one table *_{ending} is needed beside it, there: {names}; set input.confounds_file")
+
+
+def read_confounds(path: Path, columns: Sequence[str], volumes: int) -> Float[np.ndarray, "volumes columns"]:
+    """Read columns of a confounds table.
+
+    A first cell ``n/a`` takes the second's value, as in nilearn: fMRIPrep leaves it empty where the column is a
+    difference between volumes.
+
+    Args:
+        path: The table.
+        columns: Which.
+        volumes: How many volumes the image has; one row each is needed.
+
+    Raises:
+        CohortError: Missing columns, cells that are no number, or another number of rows; one line.
+    """
+    header, rows, _ = read_tsv(path)
+    absent = [column for column in columns if column not in header]
+    if absent:
+        raise CohortError(f"{path}: no column {', '.join(absent)}; columns: {', '.join(header[:12])}")
+    if len(rows) != volumes:
+        raise CohortError(f"{path}: {len(rows)} rows for {volumes} volumes; one row a volume is needed")
+    positions = [header.index(column) for column in columns]
+    cells = [[parse_number(row[position]) for position in positions] for row in rows]
+    values = np.array([[cell.value if cell.reading == "exact" else np.nan for cell in row] for row in cells])
+    differences = [position for position, cell in enumerate(cells[0]) if cell.reading == "missing"]
+    values[0, differences] = values[min(1, volumes - 1), differences]
+    bad = [f"{columns[j]} in row {i + 1}" for i, j in zip(*np.nonzero(np.isnan(values)), strict=True)]
+    if bad:
+        more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
+        raise CohortError(f"{path}: no number: {', '.join(bad[:4])}{more}; mend the table, or leave the column out")
+    return values
+
 
 try:
     from nilearn.connectome import ConnectivityMeasure

@@ -1,12 +1,13 @@
-"""Covariates: checked values -> a vector, with one frozen schema fitted on training people.
+"""Covariates: declared, checked and coded as a vector, with one frozen schema fitted on training participants.
 
 The schema is the covariates' state. It is fitted once, saved with the weights, and re-applied to new people by name, so
 that neither the order of columns nor a missing level can change a result in silence.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._persisted import persisted, stored
-from medrep.cohort.spellings import find_level, look_alikes, merge_levels
-from medrep.cohort.values import parse_number, sex_word
+from medrep._structuring import build_section
+from medrep.cohort.parsing import find_level, look_alikes, merge_levels, parse_number, plain_number, sex_word, shown
 from medrep.errors import CovariateError, listed
 
 POOLED = "(pooled)"
@@ -329,3 +330,87 @@ def _reference(covariate: Continuous | Categorical, chosen: str | float | int | 
             f"reference {name}={level!r} was not in training; allowed: {', '.join(covariate.levels)}{also}"
         )
     return named
+
+
+def declared_covariates(content: Mapping[str, Any], problems: list[str]) -> tuple[Covariate, ...]:
+    """Read declarations.
+
+    Args:
+        content: Name -> properties, or only ``continuous``, ``categorical`` or ``batch`` (categorical, in the role of a batch).
+            A name with None is left out.
+        problems: Every unknown key and wrong value is added here, a line each.
+
+    Returns:
+        The covariates without a problem, in order.
+    """
+    problems += [
+        f"covariates.{name}.name: the name is the key; for another column give column"
+        for name, entry in content.items()
+        if isinstance(entry, Mapping) and "name" in entry
+    ]
+    built = [
+        build_section(Covariate, {**_properties(entry), "name": str(name)}, f"covariates.{name}", problems)
+        for name, entry in content.items()
+        if entry is not None
+    ]
+    declared = tuple(covariate for covariate in built if isinstance(covariate, Covariate))
+    for covariate in declared:
+        problems += [f"covariates.{covariate.name}{problem}" for problem in _problems(covariate)]
+    return declared
+
+
+def _properties(entry: object) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        return {"kind": "categorical", "role": "batch"} if entry == "batch" else {"kind": entry}
+    content = dict(entry)
+    reference = content.get("reference")
+    if content.get("kind") == "categorical" and isinstance(reference, bool | int | float):
+        content["reference"] = str(reference)
+    elif content.get("kind") == "continuous" and isinstance(reference, str) and plain_number(reference) is not None:
+        content["reference"] = plain_number(reference)
+    return content
+
+
+def _problems(covariate: Covariate) -> list[str]:
+    """Return what does not go together in one declaration, each without the covariate's path."""
+    found = []
+    continuous = covariate.kind == "continuous"
+    if covariate.role == "batch" and continuous:
+        found.append(": role batch needs kind categorical")
+    limits = covariate.limits
+    if limits and not (continuous and len(limits) == 2 and limits[0] < limits[1]):
+        found.append(
+            f".limits: {list(limits)} is not allowed; allowed: the lowest and the highest value of a continuous one"
+        )
+    if covariate.verbatim and continuous:
+        found.append(".verbatim: levels are of a categorical covariate; for numbers there are missing_codes and limits")
+    strange = [code for code in covariate.missing_codes if parse_number(code).reading == "unreadable"]
+    if continuous and strange:
+        found.append(f".missing_codes: {', '.join(strange)} is no number")
+    return found
+
+
+_TABLE = "border-collapse:collapse;color:inherit;background:transparent;margin:0.25em 0"
+_CELL = "text-align:left;padding:0.1em 0.8em 0.1em 0;border:0;border-bottom:1px solid #8886;background:transparent"
+
+
+def describe_covariates(schema: CovariateSchema) -> pd.DataFrame:
+    """Return one row a covariate: name, kind, role, what training people had, and the reference."""
+    rows = []
+    for covariate in schema.fitted:
+        declared = covariate.declared
+        if isinstance(covariate, Continuous):
+            had = f"{covariate.mean:.4g} +- {covariate.sd:.3g} {declared.unit}, {covariate.low:g} to {covariate.high:g}"
+        else:
+            had = ", ".join(f"{level} ({n})" for level, n in zip(covariate.levels, covariate.counts, strict=True))
+        rows.append((declared.name, declared.kind, declared.role, had, covariate.reference))
+    return pd.DataFrame(rows, columns=["covariate", "kind", "role", "training people", "reference"])
+
+
+def html_table(headings: Iterable[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table; everything is escaped, numbers have four digits."""
+    head = "".join(f'<th scope="col" style="{_CELL}">{escape(str(name))}</th>' for name in headings)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{escape(shown(cell))}</td>' for cell in row) + "</tr>" for row in rows
+    )
+    return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

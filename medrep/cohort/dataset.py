@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.columns import cell_text, read_covariates
-from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.declaration import declared_covariates
+from medrep.cohort.covariates import Covariate, CovariateSchema, declared_covariates
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.inputs import FeaturesInput

@@ -11,13 +11,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._structuring import from_json
+from medrep._texts import read_json
+from medrep.cohort.dictionary import certain_pairs, examples, folded
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.participants import KEY_COLUMNS, keys, labels, refuse_doubles, refuse_nuls
-from medrep.cohort.plain_tables import read_plain
-from medrep.cohort.synonyms import certain_pairs, examples, folded
-from medrep.cohort.values import MISSING_WORDS, plain_number
+from medrep.cohort.parsing import MISSING_WORDS, plain_number
+from medrep.cohort.participants import KEY_COLUMNS, keys, labels, read_plain, refuse_doubles, refuse_nuls
 from medrep.errors import CohortError, ModelError, listed
-from medrep.json_texts import read_json
 
 _COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
 """Names that software gives to the column of row numbers."""

@@ -12,8 +12,7 @@ from monai.data import DataLoader, Dataset
 from medrep.cohort.grid import Grid, grid_problem
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume, missing_voxels, read_image
-from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
-from medrep.cohort.transforms import Placed, VolumePipeline
+from medrep.cohort.transforms import Placed, VolumePipeline, common_grid, place_notes, read_places, resampled_notes
 from medrep.errors import CohortError, listed
 
 _CELLS = 2**23  # volumes that wait to be placed together hold no more voxels

@@ -22,10 +22,9 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from medrep.cohort.lattice import Lattice
+from medrep.cohort.grid import Lattice
 from medrep.cohort.surfaces import Surface
-from medrep.errors import ModelError
-from medrep.extras import lacking
+from medrep.errors import ModelError, lacking
 
 try:
     from skimage.measure import marching_cubes

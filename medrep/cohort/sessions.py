@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from medrep.cohort.dictionary import certain_pairs, examples, is_missing, meaning, same_cell
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_tsv
-from medrep.cohort.synonyms import certain_pairs, examples, is_missing, meaning, same_cell
 from medrep.errors import CohortError, listed
 
 _NOTHING = "n/a"

@@ -16,8 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medrep.cohort.nifti import LabelMap
-from medrep.errors import CohortError
-from medrep.extras import lacking
+from medrep.errors import CohortError, lacking
 
 try:
     import igl

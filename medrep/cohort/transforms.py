@@ -1,4 +1,4 @@
-"""The MONAI pipeline that brings a volume to the cohort's grid and a change back to the volume's own grid.
+"""Transforms of volumes to and from a cohort's grid: MONAI pipeline, resampling, and the grid images share.
 
 A volume whose own place in the world is not that of the common grid is resampled onto it in world space, where the input
 section names a common grid.
@@ -7,22 +7,91 @@ What goes back is the change, not the image: resampling is never applied to the 
 returns the input exactly, and voxels outside the common grid stay as they were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from monai.utils.enums import TraceKeys
 
 from medrep.cohort.grid import Grid, grid_problem, spacing_problem, world_rows
 from medrep.cohort.inputs import VolumeInput
-from medrep.cohort.nifti import Volume
-from medrep.cohort.resampling import least_shared, resampled
+from medrep.cohort.nifti import Place, Volume, form_notes, named_images, read_place
 from medrep.errors import CohortError
+
+_BLOCK = 2**16  # points that are looked up at a time, so that all about them stays in cache
+_HALF = 0.5 + 1e-4  # a voxel reaches half an edge beyond its middle; the rest is rounding
+_SAMPLES = 24  # points along an axis that a share of a box is counted on
+
+
+def resampled(
+    channels: Float32[torch.Tensor, "channels a b c"], source: Grid, target: Grid, *, outside: Literal["border", "zero"]
+) -> Float32[torch.Tensor, "channels x y z"]:
+    """Return images on another grid: trilinear between the eight voxels around each point of it.
+
+    Args:
+        channels: Images on the grid ``source``.
+        source: Where they are, with its place in the world.
+        target: Where they are wanted, with its place in the world.
+        outside: What points beyond the outermost voxels get: the nearest voxel (``border``), or zero.
+    """
+    flat = channels.reshape(len(channels), -1)
+    found = torch.empty((len(channels), target.size), dtype=torch.float32)
+    turn = np.linalg.inv(source.affine()) @ target.affine()
+    for start in range(0, target.size, _BLOCK):
+        number = np.arange(start, min(start + _BLOCK, target.size))
+        index = np.stack(np.unravel_index(number, target.shape), axis=1).astype(np.float64)
+        points = np.ascontiguousarray((index @ turn[:3, :3].T + turn[:3, 3]).T)
+        found[:, start : start + len(number)] = _looked_up(flat, points, source.shape)
+        if outside == "zero":
+            beyond = ~_inside(points, source.shape)
+            found[:, start : start + len(number)][:, torch.from_numpy(beyond)] = 0
+    return found.reshape(len(channels), *target.shape)
+
+
+def least_shared(one: Grid, other: Grid) -> float:
+    """Return which part of the smaller of two boxes lies in the other one, too, from 0 to 1."""
+    axes = [(np.arange(_SAMPLES) + 0.5) / _SAMPLES * length - 0.5 for length in one.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    turn = np.linalg.inv(other.affine()) @ one.affine()
+    share = float(_inside((index @ turn[:3, :3].T + turn[:3, 3]).T, other.shape).mean())
+    sizes = [abs(float(np.linalg.det(grid.affine()[:3, :3]))) * grid.size for grid in (one, other)]
+    return min(share * sizes[0] / min(sizes), 1.0)
+
+
+def _inside(points: Float[np.ndarray, "3 points"], shape: Sequence[int]) -> Bool[np.ndarray, " points"]:
+    last = np.asarray(shape)[:, None] - 1
+    return np.asarray(((points >= -_HALF) & (points <= last + _HALF)).all(axis=0))
+
+
+def _looked_up(
+    flat: Float32[torch.Tensor, "channels voxels"], points: Float[np.ndarray, "3 points"], shape: Sequence[int]
+) -> Float32[torch.Tensor, "channels points"]:
+    shares, steps = [], []
+    first = np.zeros(points.shape[1], dtype=np.int64)  # the lowest of the eight voxels around each point
+    for own, length, stride in zip(points, shape, (shape[1] * shape[2], shape[2], 1), strict=True):
+        held = np.clip(own, 0, length - 1)
+        near = np.round(held)
+        held = np.where(np.abs(held - near) < 1e-6, near, held)  # a shift by whole voxels mixes no neighbours
+        low = np.minimum(np.floor(held).astype(np.int64), max(length - 2, 0))
+        shares.append((1 - (held - low), held - low))
+        steps.append(stride if length > 1 else 0)
+        first += low * stride
+    found = torch.zeros((len(flat), points.shape[1]), dtype=torch.float32)
+    for corner in np.ndindex(2, 2, 2):
+        along = [pair[side] for pair, side in zip(shares, corner, strict=True)]
+        weight = (along[0] * along[1] * along[2]).astype(np.float32)
+        used = np.flatnonzero(weight)  # a voxel that is NaN spoils only what it is a part of
+        place = torch.from_numpy(first[used] + int(np.dot(corner, steps)))
+        found[:, torch.from_numpy(used)] += flat[:, place] * torch.from_numpy(weight[used])
+    return found
+
 
 LEAST_SHARED = 0.5
 """A volume is resampled onto the common grid where they share at least this part of the smaller of the two boxes."""
@@ -160,3 +229,55 @@ def _percentile_99(data: Float32[np.ndarray, "x y z"]) -> float:
     inside = data[np.isfinite(data) & (data != 0)]
     scale = float(np.percentile(np.abs(inside), 99)) if len(inside) else 1.0
     return scale if scale > 0 else 1.0
+
+
+_DIGITS = 3  # of mm, to which affines are compared when they are counted
+
+
+def read_places(files: pd.Series) -> dict[str, Place]:
+    """Return where each image lies; files that cannot be opened are left to whoever reads them.
+
+    Args:
+        files: Index: key; values: paths.
+    """
+    found: dict[str, Place] = {}
+    for key, path in files.items():
+        try:
+            found[str(key)] = read_place(Path(str(path)))
+        except CohortError:
+            continue
+    return found
+
+
+def common_grid(places: Mapping[str, Place], wanted: VolumeInput) -> Grid | None:
+    """Return the grid in which most images arrive, the first of them where several are as frequent; None if there is none.
+
+    Args:
+        places: From `read_places`, in the order of the table.
+        wanted: The ``input`` section.
+    """
+    count: dict[tuple[object, ...], int] = {}
+    first: dict[tuple[object, ...], Place] = {}
+    for place in places.values():
+        kind = (place.shape, (np.round(place.affine, _DIGITS) + 0.0).tobytes())
+        count[kind] = count.get(kind, 0) + 1
+        first.setdefault(kind, place)
+    if not count:
+        return None
+    place = first[max(count, key=lambda kind: count[kind])]
+    try:
+        return VolumePipeline(wanted).place(Volume(np.zeros(place.shape, np.float32), place.affine)).grid
+    except CohortError:
+        return None
+
+
+def place_notes(places: Mapping[str, Place]) -> list[str]:
+    """Return a line where sform and qform of images disagree, or none."""
+    return form_notes({key: (place.forms_apart, place.shortest_edge) for key, place in places.items()})
+
+
+def resampled_notes(moved: Sequence[str]) -> list[str]:
+    """Return a line about people whose images were resampled in the world, or none."""
+    if not moved:
+        return []
+    return [f"{named_images(moved)}: not on the common grid of the world as they are, and resampled onto it"]

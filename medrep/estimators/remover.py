@@ -14,19 +14,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.plausibility import refuse_codes
+from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation
-from medrep.cohort.training_rows import TrainingRows, row_trace
 from medrep.erasure import Certificate
 from medrep.errors import EstimatorError, listed
-from medrep.estimators.layout import Layout
-from medrep.estimators.people import dense, sorting_keys
-from medrep.estimators.plan import Plan, read_plan
-from medrep.estimators.summary import summary_html
+from medrep.estimators.parameters import Plan, read_plan, summary_html
+from medrep.estimators.validation import Layout, dense, sorting_keys
 from medrep.models import MODELS, Model
 from medrep.models.left_alone import unmeasured
 from medrep.models.saved import Provenance, SavedModel

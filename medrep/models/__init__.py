@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Model, Workplace
-from medrep.models.linear import LinearModel
-from medrep.models.linear_settings import LinearSettings
-from medrep.models.scores import Scores
+from medrep.models.base import Adaptation, Model, Scores, Workplace
+from medrep.models.linear.model import LinearModel
+from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.vae_settings import VaeSettings
+from medrep.models.vae.settings import VaeSettings
 
 if TYPE_CHECKING:
-    from medrep.models.additive_shape import AdditiveShape
-    from medrep.models.conditional_vae import ConditionalVae
+    from medrep.models.shape.model import AdditiveShape
+    from medrep.models.vae.model import ConditionalVae
 
 _KINDS = {
-    "linear": ("medrep.models.linear", "LinearModel"),
-    "conditional_vae": ("medrep.models.conditional_vae", "ConditionalVae"),
-    "additive_shape": ("medrep.models.additive_shape", "AdditiveShape"),
+    "linear": ("medrep.models.linear.model", "LinearModel"),
+    "conditional_vae": ("medrep.models.vae.model", "ConditionalVae"),
+    "additive_shape": ("medrep.models.shape.model", "AdditiveShape"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What every model can do: fit on training people, move covariates of anybody, and say what is left of the person.
+"""The interface of every model: fit, remove, encode, score, adapt, and what only some can.
 
 What only some models can do is a method, too: it answers where a model can, and refuses by name or says that there is nothing
 where it cannot. `Model.capabilities` declares it for callers who have to know before they ask.
@@ -17,16 +17,40 @@ from jaxtyping import Float
 
 from medrep._persisted import to_state
 from medrep._structuring import from_state
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import CovariateSchema, describe_covariates, html_table
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.description import describe_covariates, html_table
 from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate
 from medrep.errors import ModelError
-from medrep.models.contrasts import Contrast
-from medrep.models.scores import Scores
-from medrep.models.settling import NO_EXCEPTIONS, Exceptions
-from medrep.models.shape.motion import Motion
+from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
+from medrep.models.linear.design import Contrast
+from medrep.models.shape.displacement import Motion
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model says of each person, from one pass over the data.
+
+    Attributes:
+        reconstruction_error: How far the model's drawing is from the person, in the model's ``error_unit``.
+        deviation: How unusual what is the person's own is at their covariates: about 1 for a typical person, root mean square
+            over latents (over columns, where a model has no latents) in standard deviations of people of training.
+        latents: As `Model.encode` returns them.
+        latents_sd: How well each is known; None where the model does not say.
+    """
+
+    reconstruction_error: Float[np.ndarray, " people"]
+    deviation: Float[np.ndarray, " people"]
+    latents: Float[np.ndarray, "people latents"]
+    latents_sd: Float[np.ndarray, "people latents"] | None = None
+
+
+def root_mean_square(
+    squares: Float[np.ndarray, " people"], counts: Float[np.ndarray, " people"]
+) -> Float[np.ndarray, " people"]:
+    """Return the root of sums of squares over counts; NaN where nothing was counted."""
+    return np.sqrt(np.divide(np.maximum(squares, 0), counts, out=np.full(len(squares), np.nan), where=counts > 0))
+
 
 Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects"]
 """What not every model can:

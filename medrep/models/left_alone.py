@@ -10,8 +10,7 @@ from jaxtyping import Float
 from medrep.cohort.covariates import Categorical, CovariateSchema, membership
 from medrep.cohort.dataset import Dataset
 from medrep.models.base import Model
-from medrep.models.column_support import FEW, NEVER, shown_cell
-from medrep.models.point_masses import PointMasses, background, find, sample_of, told
+from medrep.models.exceptions import FEW, NEVER, PointMasses, background, find, sample_of, shown_cell, told
 
 _MOST_SAID = 20
 

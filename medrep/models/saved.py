@@ -14,21 +14,21 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from medrep._files import atomic_folder, write_json
 from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
-from medrep.atomic import atomic_folder, write_json
+from medrep._texts import read_json
 from medrep.cohort.cohort import read_matrix
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.features import column_order
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import InputKind, saved_input
+from medrep.cohort.splits import TrainingRows, saved_rows
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation, refuse_far
-from medrep.cohort.training_rows import TrainingRows, saved_rows
 from medrep.errors import ModelError
-from medrep.json_texts import read_json
 from medrep.models import Model, restore_model
-from medrep.models.readouts import Readout, refuse_other_columns
+from medrep.models.prediction import Readout, refuse_other_columns
 from medrep.models.shift import ShiftGate, saved_gate
 
 FORMAT = 2

@@ -8,9 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep.errors import CohortError
-from medrep.simulate.age import age_terms
-from medrep.simulate.participants import require_columns
-from medrep.simulate.seeding import stream
+from medrep.simulate.participants import age_terms, require_columns, stream
 
 UNIT_MM = 0.15
 RANK = 6

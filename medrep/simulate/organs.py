@@ -14,7 +14,6 @@ from scipy.special import expit
 from medrep.cohort.grid import Grid
 from medrep.cohort.nifti import LabelMap
 from medrep.errors import CohortError, CovariateError
-from medrep.simulate.age import CENTRE_YEARS
 from medrep.simulate.displaced import (
     CovariateField,
     Displaced,
@@ -24,9 +23,8 @@ from medrep.simulate.displaced import (
     draw_shape,
     level,
 )
-from medrep.simulate.level_functions import Levels, Points
-from medrep.simulate.participants import LEVELS, require_columns
-from medrep.simulate.seeding import stream
+from medrep.simulate.geometry import Levels, Points
+from medrep.simulate.participants import CENTRE_YEARS, LEVELS, require_columns, stream
 
 HALF_EXTENT_MM = (10.0, 21.0, 10.0)
 ROOM_MM = 9.0

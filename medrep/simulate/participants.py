@@ -1,14 +1,58 @@
-"""People with covariates that hang together the way they do in pooled studies: sites recruit different ages."""
+"""Simulated participants, whose covariates hang together as in pooled studies, and random streams by name."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy.stats import truncnorm
 
 from medrep.errors import CohortError, CovariateError, listed
-from medrep.simulate.seeding import stream
+
+
+def stream(seed: int, *names: str) -> np.random.Generator:
+    """Open the random stream that belongs to a seed and a path of names.
+
+    Args:
+        seed: Any integer from 0.
+        names: What the draws are for, such as ``"brain", "sub-0001"``. Another path gives an independent stream.
+
+    Returns:
+        A fresh generator; the same arguments give the same draws.
+    """
+    return np.random.default_rng([seed, *(int.from_bytes(name.encode(), "little") for name in names)])
+
+
+CENTRE_YEARS = 50.0
+
+
+def age_terms(age: Float[np.ndarray, " people"]) -> Float[np.ndarray, "people 2"]:
+    """Compute the two terms of the curve ``a * t + b * max(0, t)^2`` with ``t = (age - 50) / 10``.
+
+    Args:
+        age: Years.
+
+    Returns:
+        The columns t (decades from fifty) and max(0, t)^2 (decades squared); both are zero at fifty.
+    """
+    decades = (age - CENTRE_YEARS) / 10.0
+    return np.stack([decades, np.maximum(decades, 0.0) ** 2], axis=1)
+
+
+def age_curve(age: float, linear: float, quadratic: float) -> float:
+    """Evaluate the age curve for one person.
+
+    Args:
+        age: Years.
+        linear: Change a decade.
+        quadratic: Further change a squared decade, after fifty only.
+
+    Returns:
+        The change from age fifty, in the unit of the coefficients.
+    """
+    decades = (age - CENTRE_YEARS) / 10.0
+    return linear * decades + quadratic * max(0.0, decades) ** 2
+
 
 YOUNGEST, OLDEST = 20.0, 85.0
 SITE_MEAN_AGES = (40.0, 64.0)

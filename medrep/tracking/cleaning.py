@@ -15,21 +15,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.atomic import atomic_folder
+from medrep._files import atomic_folder
+from medrep._texts import read_json
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.earlier import earlier_work, refuse_again
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds import Source
+from medrep.cohort.kinds.base import Visit
+from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
-from medrep.cohort.visits import Visit
+from medrep.derivatives.bids import Destination, parsed
+from medrep.derivatives.features import MoveRows
+from medrep.derivatives.tasks import Mover, Outcome, Purpose, checked_target, described_removal, move_step, parted_names
 from medrep.errors import CohortError, ModelError, listed
-from medrep.export.derivative import Destination
-from medrep.export.digits import parsed
-from medrep.export.features import MoveRows
-from medrep.export.mover import Mover, move_step
-from medrep.export.outcomes import Outcome
-from medrep.export.removal import Purpose, checked_target, described_removal, parted_names
-from medrep.json_texts import read_json
 from medrep.models import Model
 from medrep.models.saved import SavedModel
 

@@ -22,8 +22,8 @@ import yaml
 
 from medrep._persisted import stored
 from medrep._structuring import unknown_key
+from medrep._texts import read_yaml
 from medrep.errors import ConfigError, listed
-from medrep.yaml_texts import read_yaml
 
 Verdict = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]

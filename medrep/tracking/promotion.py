@@ -16,17 +16,19 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from medrep import __version__
 from medrep._persisted import to_json
-from medrep.errors import listed
-from medrep.masking import mask
-from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered
-from medrep.tracking.errors import RegistryError
-from medrep.tracking.gates import Decision, Gates, Judged, Verdict
-from medrep.tracking.logged_code import refuse_foreign_code
-from medrep.tracking.logged_model import listed_files, version_files
-from medrep.tracking.session import explained, session
-from medrep.tracking.signatures import refuse_unsigned
-from medrep.tracking.stores import Store
-from medrep.tracking.versions import (
+from medrep._texts import read_yaml
+from medrep.errors import RegistryError, listed, mask
+from medrep.tracking.audits import (
+    ABOUT,
+    SIGNATURE,
+    TABLE,
+    Audit,
+    audit_digest,
+    read_audit,
+    refuse_altered,
+    refuse_unsigned,
+)
+from medrep.tracking.download import (
     AUDIT_DIGEST,
     AUDITED,
     DIGEST,
@@ -37,10 +39,15 @@ from medrep.tracking.versions import (
     alias_problems,
     find_version,
     gate_tag,
+    listed_files,
     pass_tag,
     passed_of,
+    refuse_foreign_code,
+    version_files,
 )
-from medrep.yaml_texts import read_yaml
+from medrep.tracking.gates import Decision, Gates, Judged, Verdict
+from medrep.tracking.runs import explained, session
+from medrep.tracking.store import Store
 
 UNSEEN = "nobody audited was in training"
 """The gate that every promotion has, beside those of the file."""

@@ -25,14 +25,9 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
 
 from medrep import __version__
 from medrep.cohort.kinds import INPUTS
-from medrep.errors import listed
+from medrep.errors import RegistryError, listed
 from medrep.tracking.audits import Audit
-from medrep.tracking.errors import RegistryError
-from medrep.tracking.logged_code import OWN_FILE, own_code_digest
-from medrep.tracking.runs import metric_key
-from medrep.tracking.session import explained, find_experiment, session
-from medrep.tracking.stores import Store
-from medrep.tracking.versions import (
+from medrep.tracking.download import (
     AUDIT_DIGEST,
     AUDITED,
     CODE,
@@ -40,12 +35,16 @@ from medrep.tracking.versions import (
     FINGERPRINT,
     KIND,
     MODEL_ID,
+    OWN_FILE,
     PASSED,
     Address,
     alias_problems,
     find_version,
     gate_tag,
+    own_code_digest,
 )
+from medrep.tracking.runs import explained, find_experiment, metric_key, session
+from medrep.tracking.store import Store
 
 _PATIENCE_S = 120  # a server takes a model whole before it answers
 _REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "torch")

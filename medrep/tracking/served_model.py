@@ -30,9 +30,8 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped h
         Raises:
             MlflowException: The request cannot be used (a 400 when served), with the reason.
         """
-        from medrep.errors import MedrepError
-        from medrep.masking import printable
-        from medrep.tracking.limits import refusal
+        from medrep.errors import MedrepError, printable
+        from medrep.tracking.serving import refusal
 
         if not isinstance(model_input, pd.DataFrame):
             raise MlflowException("send a table: dataframe_split or dataframe_records", INVALID_PARAMETER_VALUE)

@@ -10,22 +10,26 @@ import numpy as np
 import pandas as pd
 
 from medrep import __version__
-from medrep.atomic import write_json
+from medrep._files import output_folder, write_json
 from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort, read_matrix
-from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import KEY_COLUMNS
-from medrep.cohort.training_rows import TrainingRows, known_rows
+from medrep.cohort.splits import TrainingRows, cohort_fingerprint, known_rows, row_fingerprint
 from medrep.config import SHIPPED
-from medrep.errors import CohortError, CovariateError, EvidenceError, MedrepError, listed
-from medrep.export.derivative import write_tsv
-from medrep.export.removal import checked_target
-from medrep.models.adaptation import adapted_model
+from medrep.derivatives.bids import write_tsv
+from medrep.derivatives.tasks import checked_target
+from medrep.errors import (
+    CohortError,
+    CovariateError,
+    EvidenceError,
+    MedrepError,
+    listed,
+)
+from medrep.models.linear.scales import adapted_model
 from medrep.models.saved import SavedModel
-from medrep.outputs import output_folder
+from medrep.tracking.audits import seal_of, sealed
 from medrep.tracking.gates import Decision, read_gates
-from medrep.tracking.seals import seal_of, sealed
 from medrep.workflows.cohorts import (
     Selection,
     check_earlier,
@@ -122,15 +126,15 @@ def audit(
         EvidenceError: Too few people whom the model never saw.
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    from medrep.audit.audited import Audited as Material  # scikit-learn takes seconds to import
-    from medrep.audit.whole import AuditOptions, run_audit
-    from medrep.export.audit_figures import write_audit_figures
+    from medrep.audit.data import Audited as Material  # scikit-learn takes seconds to import
+    from medrep.audit.suite import AuditOptions, run_audit
+    from medrep.derivatives.figures import write_audit_figures
     from medrep.report.build import write_report
 
     _check_numbers(request)
     key = None
     if request.sign is not None:
-        from medrep.tracking.signatures import read_signing_key  # before hours of work, and only where somebody signs
+        from medrep.tracking.audits import read_signing_key  # before hours of work, and only where somebody signs
 
         key = read_signing_key(request.sign)
     by = parse_by(request.by) if request.by else ()
@@ -220,7 +224,7 @@ def audit(
         about = sealed(about, partial / "audit.tsv")
         write_json(partial / "audit.json", about)
         if key is not None:
-            from medrep.tracking.signatures import write_signature
+            from medrep.tracking.audits import write_signature
 
             write_signature(partial, seal_of(about), key)
         write_report(partial)

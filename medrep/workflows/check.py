@@ -10,22 +10,27 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep.audit.confounding import confounding, small_levels
-from medrep.audit.interactions import Interaction, probe_interactions, sample_columns, suggestion
+from medrep.audit.confounding import (
+    Interaction,
+    confounding,
+    probe_interactions,
+    sample_columns,
+    small_levels,
+    suggestion,
+)
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_people
-from medrep.cohort.plausibility import doubtful_values, refusal
-from medrep.cohort.slips import feature_slips, moved_already, repeated_scans
+from medrep.cohort.plausibility import doubtful_values, feature_slips, moved_already, refusal, repeated_scans
 from medrep.config import Config
 from medrep.errors import CovariateError, MedrepError
 from medrep.models import MODELS
 from medrep.models.base import EffectTerms
-from medrep.models.design import Design
+from medrep.models.exceptions import thinned
 from medrep.models.left_alone import image_notes, table_notes
-from medrep.models.point_masses import thinned
+from medrep.models.linear.design import Design
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3

@@ -7,19 +7,19 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from medrep._files import is_output, not_ours
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.earlier import refuse_again
 from medrep.cohort.features import in_columns, missing_cells
 from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.participants import count_people, label
+from medrep.cohort.sidecars import refuse_again
 from medrep.cohort.support import outside_training, refuse_far
 from medrep.errors import CohortError, MedrepError, ModelError, listed
 from medrep.models import Model
 from medrep.models.left_alone import summed, unmeasured
 from medrep.models.saved import SavedModel, refuse_other_kind
-from medrep.outputs import is_output, not_ours
 
 REGISTERED = "models:/"
 NOBODY = "nobody"
@@ -98,7 +98,7 @@ def load_trained(model: Path | SavedModel) -> SavedModel:
         return model
     if not str(model).startswith(REGISTERED):
         return SavedModel.load(model)
-    from medrep.tracking.fetched import fetched_model  # MLflow takes seconds to import
+    from medrep.tracking.download import fetched_model  # MLflow takes seconds to import
 
     with fetched_model(str(model)) as folder:
         return SavedModel.load(folder, str(model))

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import pandas as pd
 import yaml
 
+from medrep._files import model_folder
 from medrep.batch.run import BatchOptions, BatchResult
 from medrep.cohort import cohort as cohorts
 from medrep.cohort.columns import read_covariates
@@ -25,15 +26,21 @@ from medrep.cohort.kinds import Silent
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.config import Config, parse_config, read_config
 from medrep.errors import listed
+from medrep.models.prediction import How
 from medrep.models.saved import SavedModel
-from medrep.models.unshrinking import How
-from medrep.outputs import model_folder
 from medrep.workflows.audit import Audited, AuditRequest
 from medrep.workflows.audit import audit as audit_cohort
 from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
 from medrep.workflows.score import ScoreRequest
 from medrep.workflows.score import score as score_cohort
-from medrep.workflows.train import calibrated, described, fit, fit_readouts, fit_schema, warn_of_slips
+from medrep.workflows.train import (
+    calibrated,
+    described,
+    fit,
+    fit_readouts,
+    fit_schema,
+    warn_of_slips,
+)
 from medrep.workflows.transform import ExportRequest
 from medrep.workflows.transform import export as export_cohort
 

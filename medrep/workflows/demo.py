@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from medrep.audit.probing.probes import Probed, age_r2, sex_auc, site_auc
+from medrep._files import mark_output
+from medrep.audit.probes import Probed, age_r2, sex_auc, site_auc
 from medrep.batch.run import BatchResult
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.inputs import VolumeInput
@@ -17,10 +18,9 @@ from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import fill_matrix
 from medrep.cohort.splits import split_people
 from medrep.config import read_config
-from medrep.export.cohorts import TRUTH
-from medrep.export.derivative import write_tsv
-from medrep.export.pictures import Row, before_and_after
-from medrep.outputs import mark_output
+from medrep.derivatives.bids import write_tsv
+from medrep.derivatives.cohorts import TRUTH
+from medrep.derivatives.figures import Row, before_and_after
 from medrep.workflows.cohorts import check_output
 from medrep.workflows.simulate import BRAIN_SHAPE, Design, simulate_cohort
 from medrep.workflows.train import TrainOptions, train

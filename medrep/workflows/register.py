@@ -7,16 +7,14 @@ from pathlib import Path
 
 from medrep._persisted import to_json
 from medrep.config import SHIPPED
-from medrep.errors import ConfigError, MedrepError, ModelError, listed
+from medrep.errors import ConfigError, MedrepError, ModelError, RegistryError, listed
 from medrep.models.saved import SavedModel
-from medrep.tracking.audits import Audit, read_audit, refuse_altered
-from medrep.tracking.errors import RegistryError
+from medrep.tracking.audits import Audit, read_audit, read_trusted_keys, refuse_altered, refuse_unsigned
+from medrep.tracking.download import Address
 from medrep.tracking.gates import Decision, read_gates
 from medrep.tracking.promotion import promote_version
 from medrep.tracking.registry import Candidate, register_version
-from medrep.tracking.signatures import read_trusted_keys, refuse_unsigned
-from medrep.tracking.stores import Store, registry_store
-from medrep.tracking.versions import Address
+from medrep.tracking.store import Store, registry_store
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrep.errors import MedrepError
-from medrep.report.build import PAGE, write_report
-from medrep.report.comparison import write_comparison
+from medrep.report.build import PAGE, write_comparison, write_report
 
 
 def report(runs: Sequence[Path], *, to: Path | None = None, overwrite: bool = False) -> Path:

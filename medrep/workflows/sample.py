@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 
 from medrep import __version__
+from medrep._files import output_folder
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
+from medrep.derivatives.bids import MeshFormat
+from medrep.derivatives.cohorts import write_samples
 from medrep.errors import CohortError, ModelError
-from medrep.export.derivative import MeshFormat
-from medrep.export.samples import write_samples
-from medrep.outputs import output_folder
 from medrep.workflows.cohorts import check_output, check_range, load_trained, refuse_mesh
 
 
@@ -79,7 +79,7 @@ def sample(out: Path, model_folder: Path, request: SampleRequest, listener: List
     with output_folder(out) as partial, listener.track("draw", len(frame)) as advance:
         chosen = drawn.loc[frame.index]
         if "organs" in model.capabilities:
-            from medrep.export.shape_cohorts import write_shape_samples  # libigl, which only shapes need
+            from medrep.derivatives.cohorts import write_shape_samples  # libigl, which only shapes need
 
             write_shape_samples(
                 partial,

@@ -7,16 +7,23 @@ from typing import Literal
 
 import pandas as pd
 
-from medrep.batch.finish import SCORE
-from medrep.batch.openers import OpenScores
-from medrep.batch.run import BatchOptions, BatchResult, Work, batch_result, chosen_people, run_batch
+from medrep.batch.factories import OpenScores
+from medrep.batch.merge import SCORE
+from medrep.batch.run import (
+    BatchOptions,
+    BatchResult,
+    Work,
+    batch_result,
+    chosen_people,
+    run_batch,
+)
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.derivatives.tasks import Step
 from medrep.errors import MedrepError, ModelError
-from medrep.export.outcomes import Step
 from medrep.models import Model
+from medrep.models.prediction import How
 from medrep.models.saved import SavedModel
-from medrep.models.unshrinking import How
 from medrep.workflows.cohorts import (
     REGISTERED,
     Selection,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medrep._files import output_folder
 from medrep._persisted import to_json
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
@@ -15,9 +16,8 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.nifti import LabelMap, Volume, read_image, read_labels
 from medrep.config import read_config
+from medrep.derivatives.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
 from medrep.errors import CohortError, CovariateError, listed
-from medrep.export.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
-from medrep.outputs import output_folder
 from medrep.simulate import (
     CovariateEffect,
     SiteEffect,
@@ -42,7 +42,7 @@ from medrep.simulate import (
     simulate_features,
     simulate_participants,
 )
-from medrep.simulate.age import CENTRE_YEARS
+from medrep.simulate.participants import CENTRE_YEARS
 from medrep.workflows.cohorts import check_output
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
@@ -148,7 +148,7 @@ def _simulate_brains(folder: Path, participants: pd.DataFrame, seed: int, listen
 
 
 def _simulate_organs(folder: Path, participants: pd.DataFrame, seed: int, listener: Listener) -> None:
-    from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
+    from medrep.derivatives.cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
 
     cohort = draw_organs(participants, seed=seed)
     grid, affine = organ_grid()
@@ -245,7 +245,7 @@ def _plant_features(
 def _plant_shapes(
     folder: Path, cohort: Cohort, table: pd.DataFrame, values: pd.DataFrame, seed: int, listener: Listener
 ) -> None:
-    from medrep.export.shape_cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
+    from medrep.derivatives.cohorts import write_shape_cohort  # libigl and scikit-image, which only shapes need
 
     strange = sorted(set(values) - {"age", "sex"})
     if strange:

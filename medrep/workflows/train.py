@@ -11,35 +11,30 @@ import pandas as pd
 import yaml
 
 from medrep import __version__
-from medrep.atomic import write_text
-from medrep.audit.interactions import sample_columns
-from medrep.batch.shift_judge import ANYBODY, scanner_of
+from medrep._files import output_folder, write_text
+from medrep.audit.confounding import sample_columns
+from medrep.batch.factories import ANYBODY, scanner_of
 from medrep.cohort.cohort import Cohort, read_cohort, read_matrix
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.parsing import shown
 from medrep.cohort.participants import KEY_COLUMNS, count_people
-from medrep.cohort.plausibility import refuse_codes
-from medrep.cohort.slips import feature_slips, moved_already, repeated_scans, same_data
-from medrep.cohort.splits import split_people
+from medrep.cohort.plausibility import feature_slips, moved_already, refuse_codes, repeated_scans, same_data
+from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace, split_people
 from medrep.cohort.support import Support
-from medrep.cohort.training_rows import TrainingRows, row_trace
-from medrep.cohort.values import shown
 from medrep.config import Config
+from medrep.derivatives.bids import write_tsv
+from medrep.derivatives.scores import Scorer, score_step
 from medrep.errors import CohortError
-from medrep.export.derivative import write_tsv
-from medrep.export.scoring import Scorer, score_step
 from medrep.models import MODELS, Model, Workplace
 from medrep.models.left_alone import left_alone, notes_on
-from medrep.models.readouts import Readout
+from medrep.models.prediction import FEW, Readout
 from medrep.models.saved import Provenance, SavedModel, digest
 from medrep.models.shift import MIN_N, ShiftGate
-from medrep.models.unshrinking import FEW
-from medrep.outputs import output_folder
-from medrep.tracking.stores import Store, find_store
-from medrep.training.processes import rank, together
+from medrep.tracking.store import Store, find_store
+from medrep.training.schedule import rank, together
 from medrep.workflows.check import warn_of_interactions
 from medrep.workflows.cohorts import check_output, refuse_strangers, shown_key
 
@@ -134,9 +129,9 @@ def train(
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    from medrep.exhibits.store import write_exhibits  # scikit-image takes seconds to import
-    from medrep.exhibits.trained import training_exhibits
     from medrep.report.build import write_report
+    from medrep.report.data_store import write_exhibits  # scikit-image takes seconds to import
+    from medrep.report.data_training import training_exhibits
 
     options = options or TrainOptions()
     check_output(out, overwrite=options.overwrite, inputs=(root,))
@@ -184,7 +179,7 @@ def train(
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
         if "effects" in model.capabilities:
-            from medrep.export.effects import write_effects  # libigl and scikit-image, which only shapes need
+            from medrep.derivatives.effects import write_effects  # libigl and scikit-image, which only shapes need
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _show_effects(listener, effects)
@@ -403,8 +398,8 @@ def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = S
         return
     listener.phase("log the run")
     try:
+        from medrep.tracking.download import DIGEST
         from medrep.tracking.runs import log_training  # MLflow takes seconds to import
-        from medrep.tracking.versions import DIGEST
 
         cohort = {"people": trained.rows, "columns": trained.saved.model.columns.count}
         tags = {

@@ -1,4 +1,4 @@
-"""``export`` and ``counterfactual``: cohort + model -> the same cohort without effects, or with other covariates."""
+"""Export and counterfactuals: a cohort with covariates removed or set, its report, and the merging of parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,20 +9,33 @@ import numpy as np
 import pandas as pd
 
 from medrep._persisted import to_json
-from medrep.batch.job import Job, read_job
-from medrep.batch.merge import Finished, Merged
-from medrep.batch.openers import OpenMoves
-from medrep.batch.run import BatchOptions, BatchResult, Work, batch_result, chosen_people, run_batch
+from medrep.batch.factories import OpenMoves
+from medrep.batch.merge import SCORE, Finished, Merged, finish, prune
+from medrep.batch.run import (
+    BatchOptions,
+    BatchResult,
+    Work,
+    batch_result,
+    chosen_people,
+    run_batch,
+)
+from medrep.batch.store import Job, read_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.parsing import shown
 from medrep.cohort.support import refuse_extrapolation
-from medrep.cohort.values import shown
+from medrep.derivatives.bids import Destination, MeshFormat, Removal, parsed, write_tsv
+from medrep.derivatives.tasks import (
+    Opener,
+    Purpose,
+    Step,
+    checked_target,
+    described_removal,
+    not_removed,
+    parted_names,
+)
 from medrep.errors import CovariateError, MedrepError, ModelError
-from medrep.export.derivative import Destination, MeshFormat, Removal, write_tsv
-from medrep.export.digits import parsed
-from medrep.export.outcomes import Opener, Step
-from medrep.export.removal import Purpose, checked_target, described_removal, not_removed, parted_names
 from medrep.models import Adaptation, Model
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
@@ -269,7 +282,7 @@ def _probe(
     listener: Listener,
     participants: Sequence[str],
 ) -> None:
-    from medrep.audit.exported import probe_export  # scikit-learn's probes take seconds to import
+    from medrep.audit.data import probe_export  # scikit-learn's probes take seconds to import
 
     listener.say("measure what probes read (means something for people that training did not have)")
     handed_out = {name: np.stack([parsed(line) for line in whole.lines(name)]) for name in ("features", "latents")}
@@ -306,10 +319,10 @@ def report_moved(
     Returns:
         ``report``: the page, where there is one.
     """
-    from medrep.exhibits.moved import moved_exhibits  # scikit-image takes seconds to import
-    from medrep.exhibits.store import write_exhibits
-    from medrep.export.mover import Mover
+    from medrep.derivatives.tasks import Mover
     from medrep.report.build import write_report
+    from medrep.report.data_store import write_exhibits
+    from medrep.report.data_transform import moved_exhibits  # scikit-image takes seconds to import
 
     job = read_job(out)
     try:
@@ -343,3 +356,53 @@ def _people(job: Job, trained: SavedModel) -> tuple[Cohort, pd.DataFrame]:
     who = Selection(asked["only"], asked["exclude"], "adapt", extrapolate=True, tolerant=True)
     read = read_unlabelled if asked["label_free"] else read_newcomers
     return read(Path(asked["cohort"]), trained, who)
+
+
+@dataclass(frozen=True)
+class MergedParts:
+    """What was joined.
+
+    Attributes:
+        scored: Whether `score` did the parts.
+        result: How it went.
+    """
+
+    scored: bool
+    result: BatchResult
+
+
+def merge(out: Path, listener: Listener = SILENT) -> MergedParts:
+    """Write the tables of a batch whose parts are all done.
+
+    Args:
+        out: OUT of the command that did the parts.
+        listener: Who is told.
+
+    Raises:
+        MedrepError: No batch, or people who are not done; they are listed.
+    """
+    job = read_job(out)
+    whole = finish(job)
+    command = str(job.identity["command"])
+    if command == SCORE:
+        results = {"scores": out / "scores.tsv"}
+    else:
+        page = report_moved(out, whole.delivered.index, listener, job.content.get("show", ""))
+        results = {"cohort": out, **page}
+    return MergedParts(command == SCORE, batch_result(out, whole, f"merged the parts of {command}", results))
+
+
+def remove_state(out: Path) -> tuple[int, Path]:
+    """Remove what a whole batch keeps to go on, and nothing that it wrote for others.
+
+    Args:
+        out: OUT of the command that did the parts.
+
+    Returns:
+        How many bytes were removed, and of which folder.
+
+    Raises:
+        MedrepError: No batch, one that is not whole, or one that a process works on.
+    """
+    job = read_job(out)
+    return prune(job), job.folder

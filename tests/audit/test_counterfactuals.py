@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medrep.audit.counterfactuals import audit_counterfactuals, default_targets
-from medrep.audit.distances import Ruler
+from medrep.audit.retention import Ruler
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.models import LinearModel

@@ -5,8 +5,8 @@ import torch
 
 from medrep.audit.dependence import audit_dependence, concatenated_dependence, joint_dependence
 from medrep.audit.groups import group_people, parse_by
-from medrep.audit.person_metrics import person_mean
-from medrep.losses import concatenated_distance_covariance, joint_distance_covariance
+from medrep.audit.metrics import person_mean
+from medrep.models.vae.losses import concatenated_distance_covariance, joint_distance_covariance
 from tests.shortened import at_most, seeds
 
 

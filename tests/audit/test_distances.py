@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.audit.distances import Ruler
+from medrep.audit.retention import Ruler
 
 
 def mean_distance(data: np.ndarray, other: np.ndarray, weights: np.ndarray, judged: np.ndarray) -> float:

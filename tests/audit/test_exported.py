@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit import exported
-from medrep.audit.exported import probe_export
-from medrep.audit.probing.probes import Probed
+from medrep.audit import data
+from medrep.audit.data import probe_export
+from medrep.audit.probes import Probed
 from medrep.cohort.covariates import CovariateSchema
 from tests.models.planted import AGE, DECLARED, SITE, draw_data, draw_people
 
@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, np.ndarray, int]]:
             calls.append((name, X, seed))
             return Probed({"linear": figure, "rbf": 0.1}, figure, len(labels))
 
-        monkeypatch.setattr(exported, name, probe)
+        monkeypatch.setattr(data, name, probe)
 
     for name, figure in (("age_r2", 0.4), ("sex_auc", 0.7), ("site_auc", 0.9)):
         stand_in(name, figure)

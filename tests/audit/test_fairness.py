@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.fairness import Predictor, counterfactual_fairness, outcome_predictor
-from medrep.audit.readers import halves
+from medrep.audit.counterfactuals import Predictor, counterfactual_fairness, outcome_predictor
+from medrep.audit.predictors import halves
 from medrep.errors import CohortError
 from tests.audit.test_counterfactuals import AGE_EFFECT, DATA, PEOPLE, WHO, faulty
 

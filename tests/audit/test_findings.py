@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from medrep.audit.findings import COLUMNS, Finding, findings_table
-from medrep.audit.resampling.intervals import bootstrap, percentile_interval, permutation_p, resampled_rows
+from medrep.audit.finding import COLUMNS, Finding, findings_table
+from medrep.audit.intervals import (
+    bootstrap,
+    percentile_interval,
+    permutation_p,
+    resampled_rows,
+)
 
 
 def test_a_table_keeps_order_and_corrects_within_a_metric():

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit import whole
-from medrep.audit.audited import Audited
-from medrep.audit.whole import AuditOptions, run_audit
+from medrep.audit import suite
+from medrep.audit.data import Audited
+from medrep.audit.suite import AuditOptions, run_audit
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
@@ -69,7 +69,7 @@ class Gutted(LinearModel):
 @pytest.fixture(autouse=True)
 def without_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of an audit's time goes to what latents carry, which no gate asks."""
-    monkeypatch.setattr(whole, "_latents", lambda *_: [])
+    monkeypatch.setattr(suite, "_latents", lambda *_: [])
 
 
 @pytest.fixture(scope="module")

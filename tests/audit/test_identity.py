@@ -4,9 +4,14 @@ import pytest
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from medrep.audit.agreement import agreement
-from medrep.audit.identity import audit_identity, identity_kept, reidentification, retest_agreement
-from medrep.audit.profiles import covariate_design
+from medrep.audit.data import covariate_design
+from medrep.audit.identity import (
+    agreement,
+    audit_identity,
+    identity_kept,
+    reidentification,
+    retest_agreement,
+)
 from medrep.cohort.covariates import CovariateSchema
 from tests.models.planted import AGE, DECLARED, draw_data, draw_people, fit, moved_by, people_of
 from tests.shortened import at_most, seeds

@@ -3,15 +3,9 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 
-from medrep.audit.audited import Question
-from medrep.audit.independence import (
-    audit_independence,
-    correlation,
-    projected,
-    table_distances,
-)
-from medrep.audit.resampling.conditional_exchange import conditional_exchanges
-from medrep.audit.u_centring import centred_distances
+from medrep.audit.data import Question
+from medrep.audit.dependence import audit_independence, centred_distances, correlation, projected, table_distances
+from medrep.audit.permutation import conditional_exchanges
 from medrep.errors import CohortError
 from tests.shortened import at_most, seeds
 

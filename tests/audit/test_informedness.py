@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.feature_selection import mutual_info_classif
 
-from medrep.audit import informedness
-from medrep.audit.informedness import (
+from medrep.audit import disentanglement
+from medrep.audit.disentanglement import (
     Source,
     audit_informedness,
     explicitness,
@@ -42,7 +42,7 @@ def audited(latents, frame=None, **options):
 def few_halves(request, monkeypatch):
     """Let intervals come from 8 halves instead of 40 where no test looks at them."""
     if request.function is not test_a_perfect_code:
-        monkeypatch.setattr(informedness, "_HALVES", 8)
+        monkeypatch.setattr(disentanglement, "_HALVES", 8)
 
 
 def test_a_perfect_code():

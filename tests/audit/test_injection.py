@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.injection import audit_injection, regressed_out, shuffle_kept
-from medrep.audit.probing.probe_halves import Probing
+from medrep.audit.holdout_split import Probing
+from medrep.audit.label_injection import audit_injection, regressed_out, shuffle_kept
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CohortError, CovariateError
 from tests.models.planted import people_of

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.interactions import Interaction, probe_interactions, sample_columns, suggestion
+from medrep.audit.confounding import Interaction, probe_interactions, sample_columns, suggestion
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_data, draw_people
 

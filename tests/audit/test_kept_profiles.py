@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
+from medrep.audit.data import residual
 from medrep.audit.identity import identity_kept
-from medrep.audit.kept_profiles import KeptProfiles, profiles
-from medrep.audit.profiles import residual
+from medrep.audit.retention import KeptProfiles, profiles
 
 WHO = np.array([f"s{k:02d}" for k in np.repeat(np.arange(16), [2] * 8 + [1] * 8)])
 

@@ -2,11 +2,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.latents import audit_latents, describe_latents
+from medrep.audit.disentanglement import audit_latents, describe_latents
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.models import AdditiveShape, ConditionalVae, LinearSettings, ShapeSettings, VaeSettings
+from medrep.models import (
+    AdditiveShape,
+    ConditionalVae,
+    LinearSettings,
+    ShapeSettings,
+    VaeSettings,
+)
 from medrep.training.schedule import Schedule
 from tests.models.planted import DECLARED, draw_data, draw_people, fit, named
 

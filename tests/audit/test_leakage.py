@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kstest
 
-from medrep.audit.audited import Question
+from medrep.audit.data import Question
 from medrep.audit.leakage import audit_leakage
 from medrep.errors import CohortError
 from tests.shortened import at_most, seeds

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.matching import first_rows, match_people
+from medrep.audit.utility import first_rows, match_people
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from tests.models.planted import AGE, SEX, SITE, draw_people
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medrep.audit.readers import Components, fit_reader, fit_readings, halves
+from medrep.audit.predictors import Components, fit_reader, fit_readings, halves
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import CohortError
 from tests.models.planted import DECLARED, draw_data, draw_people, people_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medrep.audit.resampling.means import Sampling
+from medrep.audit.means import Sampling
 from medrep.audit.retention import variance_kept
 
 PEOPLE = 80

@@ -4,13 +4,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medrep.audit.findings import findings_table
-from medrep.audit.groups import group_people, parse_by, parse_intersect
-from medrep.audit.measured_groups import Least
-from medrep.audit.person_metrics import person_mean, prediction_metrics
-from medrep.audit.resampling.label_exchange import exchange_labels
-from medrep.audit.resampling.relabelling import relabellings, sample_weights
-from medrep.audit.resampling.small_samples import area_interval, share_interval
+from medrep.audit.finding import findings_table
+from medrep.audit.groups import Least, group_people, parse_by, parse_intersect
+from medrep.audit.intervals import area_interval, relabellings, sample_weights, share_interval
+from medrep.audit.metrics import person_mean, prediction_metrics
+from medrep.audit.permutation import exchange_labels
 from medrep.audit.subgroups import audit_subgroups
 from medrep.errors import CohortError
 from tests.shortened import at_most, seeds

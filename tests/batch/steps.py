@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrep.cohort.visits import Visit
+from medrep.cohort.kinds.base import Visit
+from medrep.derivatives.tasks import Opener, Outcome, Step
 from medrep.errors import CohortError, ModelError
-from medrep.export.outcomes import Opener, Outcome, Step
 
 
 def people(*keys: str) -> list[Visit]:

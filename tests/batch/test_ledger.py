@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from medrep.batch.journal import Journal
-from medrep.batch.ledger import Ledger, read_history
-from medrep.export.outcomes import Outcome
+from medrep.batch.progress import Ledger, read_history
+from medrep.derivatives.tasks import Outcome
 
 YEAR = 365 * 86400.0
 

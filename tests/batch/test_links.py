@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medrep.batch.job import Job, open_job, read_job
+from medrep._files import STATE
 from medrep.batch.journal import Journal, read_event, read_events
 from medrep.batch.merge import Merged, Outcomes, sweep
-from medrep.batch.parts import Part
+from medrep.batch.store import Job, Part, open_job, read_job
 from medrep.errors import MedrepError
-from medrep.outputs import STATE
 
 NAMES = ("part-00000-of-00001.jsonl", "part-00000-of-00001.lock", "job.lock", "people.tsv", "model", "adapting.jsonl")
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from medrep.batch.ledger import Ledger, read_history
 from medrep.batch.local_pool import LocalPool
-from medrep.batch.pools import InlinePool, Pool
-from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
+from medrep.batch.progress import Ledger, read_history
+from medrep.derivatives.tasks import Outcome
 from medrep.errors import ModelError
-from medrep.export.outcomes import Outcome
 from tests.batch.steps import Deadly, OpenDeadly, people
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.batch.parts import Part, choose_part
+from medrep.batch.store import Part, choose_part
 from medrep.errors import ConfigError
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from medrep.batch.ledger import Ledger, read_history
-from medrep.batch.scheduler import QUARANTINE, Scheduler
+from medrep.batch.pool import QUARANTINE, Scheduler
+from medrep.batch.progress import Ledger, read_history
 from medrep.cli import main
+from medrep.derivatives.tasks import Outcome
 from medrep.errors import MedrepError, ModelError
-from medrep.export.outcomes import Outcome
 from tests.batch.ray_cluster import Node, cluster
 from tests.batch.steps import OpenDeadly, people
 

@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.batch.ledger import ALONE, DEATHS, SINGLE, TOGETHER, Ledger, Trial, read_history
-from medrep.batch.pools import Died, Finished, Pool
-from medrep.batch.scheduler import QUARANTINE, Scheduler
-from medrep.cohort.visits import Visit
-from medrep.export.outcomes import Outcome
+from medrep.batch.pool import QUARANTINE, Died, Finished, Pool, Scheduler
+from medrep.batch.progress import (
+    ALONE,
+    DEATHS,
+    SINGLE,
+    TOGETHER,
+    Ledger,
+    Trial,
+    read_history,
+)
+from medrep.cohort.kinds.base import Visit
+from medrep.derivatives.tasks import Outcome
 from tests.batch.steps import people
 
 

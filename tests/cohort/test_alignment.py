@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from medrep._persisted import to_json
 from medrep._structuring import from_json
-from medrep.cohort.alignment import Alignment, align_surface, second_moments
+from medrep.cohort.shapes import Alignment, align_surface, second_moments
 from medrep.cohort.surfaces import Surface, sample_surface
 from medrep.errors import CohortError
 

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from medrep.cohort.atlas import read_atlas
+from medrep.cohort.connectivity import read_atlas
 from medrep.errors import CohortError
 from tests.bold_cohorts import AFFINE, NAMES, atlas_labels, save, save_atlas
 

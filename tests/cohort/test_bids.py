@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.bids import BidsName, find_images, parse_name, refuse_outside, refuse_problems, suffixes
+from medrep.cohort.bids import (
+    BidsName,
+    find_images,
+    parse_name,
+    refuse_outside,
+    refuse_problems,
+    suffixes,
+)
 from medrep.cohort.inputs import VolumeInput
 from medrep.errors import CohortError
 

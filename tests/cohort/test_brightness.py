@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medrep.cohort.brightness import mean_level, uneven_brightness
+from medrep.cohort.image_quality import mean_level, uneven_brightness
 
 
 def test_units_that_differ_between_people_are_named_with_a_cure():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medrep.cohort.confounds import find_confounds, read_confounds
+from medrep.cohort.connectivity import find_confounds, read_confounds
 from medrep.errors import CohortError
 
 ENDING = "desc-confounds_timeseries.tsv"

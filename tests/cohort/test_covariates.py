@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from medrep._persisted import to_json
 from medrep._structuring import from_json
-from medrep.cohort.covariates import POOLED, Categorical, Continuous, Covariate, CovariateSchema, membership
+from medrep.cohort.covariates import (
+    POOLED,
+    Categorical,
+    Continuous,
+    Covariate,
+    CovariateSchema,
+    membership,
+)
 from medrep.errors import CovariateError
 
 AGE = Covariate("age", "continuous", unit="year")

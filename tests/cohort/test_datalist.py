@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.datalist import read_datalist
+from medrep.cohort.bids import read_datalist
 from medrep.errors import CohortError
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from medrep.cohort.covariates import Covariate
-from medrep.cohort.declaration import declared_covariates
+from medrep.cohort.covariates import Covariate, declared_covariates
 from medrep.config import parse_config
 
 

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.description import describe_covariates
+from medrep.cohort.covariates import Covariate, CovariateSchema, describe_covariates
 
 
 def test_numbers_and_levels_are_summed_up():

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from medrep.cohort.earlier import Earlier, earlier_work, refuse_again
+from medrep.cohort.sidecars import Earlier, earlier_work, refuse_again
+from medrep.derivatives.bids import Removal, write_description
 from medrep.errors import CohortError
-from medrep.export.derivative import Removal, write_description
 
 REMOVED = Removal("m", "linear", ("site", "age"), ("sex",), {"site": "(pooled)", "age": 50.0}, ())
 MOVED = Removal("m", "linear", ("age",), (), {"age": 80.0}, (), "counterfactual")

@@ -14,16 +14,13 @@ from medrep.cli import main
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.inputs import ImageInput
 from medrep.cohort.kinds import INPUTS, KINDS, saved_input
-from medrep.cohort.kinds.base import Found, InputKind, Source, no_table
+from medrep.cohort.kinds.base import Found, InputKind, Source, Visit, no_table
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.participants import KEY_COLUMNS
-from medrep.cohort.visits import Visit
+from medrep.derivatives.bids import Destination, parsed, write_tsv
+from medrep.derivatives.features import MoveRows
+from medrep.derivatives.tasks import Mover, Outcome, Step
 from medrep.errors import CohortError, listed
-from medrep.export.derivative import Destination, write_tsv
-from medrep.export.digits import parsed
-from medrep.export.features import MoveRows
-from medrep.export.mover import Mover
-from medrep.export.outcomes import Outcome, Step
 from medrep.simulate import simulate_features, simulate_participants
 from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
 

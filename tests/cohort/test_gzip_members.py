@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.gzip_members import GzipContent
+from medrep.cohort.image_files import GzipContent
 from medrep.errors import CohortError
 
 RAW = bytes(range(256)) * 8 + bytes(100) + b"end"

@@ -6,8 +6,16 @@ import pandas as pd
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
-from medrep.cohort.nifti import LabelMap, Volume, read_image, read_labels, read_place, write_image, write_label_map
-from medrep.cohort.placement import place_notes, read_places
+from medrep.cohort.nifti import (
+    LabelMap,
+    Volume,
+    read_image,
+    read_labels,
+    read_place,
+    write_image,
+    write_label_map,
+)
+from medrep.cohort.transforms import place_notes, read_places
 from medrep.errors import CohortError
 
 SHAPE = (6, 5, 4)

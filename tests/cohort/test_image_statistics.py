@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, zoom
 
-from medrep.cohort.image_statistics import STATISTICS, image_statistics
+from medrep.cohort.image_quality import STATISTICS, image_statistics
 
 SHAPE = (40, 44, 36)
 SCALE_FREE = [name for name in STATISTICS if name != "level"]

@@ -6,8 +6,8 @@ from hypothesis.extra.numpy import arrays
 
 from medrep._persisted import to_json
 from medrep._structuring import from_json
-from medrep.cohort.lattice import Lattice
-from medrep.models.shape.template import LevelFunction
+from medrep.cohort.grid import Lattice
+from medrep.models.shape.mean_shape import LevelFunction
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -6,8 +6,7 @@ from medrep.cohort.grid import Grid, grid_problem, world_rows
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.loaders import fill_matrix, load_alike, load_volumes
 from medrep.cohort.nifti import Volume, write_image
-from medrep.cohort.placement import common_grid, read_places
-from medrep.cohort.transforms import VolumePipeline
+from medrep.cohort.transforms import VolumePipeline, common_grid, read_places
 from medrep.errors import CohortError
 
 WANTED = VolumeInput()

@@ -4,11 +4,11 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.lattice import Lattice
+from medrep.cohort.grid import Lattice
 from medrep.cohort.meshing import TILE, mesh_field
 from medrep.cohort.surfaces import signed_distance
 from medrep.errors import ModelError
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction
 
 LOW, HIGH = np.array([-20.0, -20, -20]), np.array([20.0, 20, 20])
 

@@ -3,21 +3,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medrep.cohort import plain_tables
+from medrep.cohort import participants
 from medrep.cohort.features import read_features
 from medrep.errors import CohortError
 
 
 @pytest.fixture(autouse=True)
 def every_table_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_tables, "_LARGE", 0)
+    monkeypatch.setattr(participants, "_LARGE", 0)
 
 
 def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, object]:
     """Return what the fast and the careful reader make of a table: values and ids, or the error."""
     found: list[object] = []
     for large in (0, 2**40):
-        monkeypatch.setattr(plain_tables, "_LARGE", large)
+        monkeypatch.setattr(participants, "_LARGE", large)
         try:
             table = read_features(path)
             found.append((table.values.tobytes(), table.ids.to_csv(), table.names, table.header))
@@ -72,8 +72,8 @@ def test_all_numbers_are_read_to_the_last_bit(tmp_path: Path, monkeypatch: pytes
     lines = [f"sub-{k}\t" + "\t".join(map(repr, row)) for k, row in enumerate(values.tolist())]
     path = tmp_path / "features.tsv"
     path.write_text("participant_id\ta\tb\tc\n" + "\n".join(lines) + "\n")
-    monkeypatch.setattr(plain_tables, "_AT_ONCE", 4096)  # several batches
-    found = plain_tables.read_plain(path, ["participant_id", "a", "b", "c"], [0])
+    monkeypatch.setattr(participants, "_AT_ONCE", 4096)  # several batches
+    found = participants.read_plain(path, ["participant_id", "a", "b", "c"], [0])
     assert found is not None
     assert found[1].tobytes() == values.tobytes()
     assert [who for (who,) in found[0]] == [f"sub-{k}" for k in range(2000)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from medrep.cohort.grid import Grid, world_rows
-from medrep.cohort.resampling import least_shared, resampled
+from medrep.cohort.transforms import least_shared, resampled
 
 
 def box(shape, affine):

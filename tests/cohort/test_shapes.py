@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.lattice import grid_lattice
 from medrep.cohort.nifti import LabelMap, write_label_map
 from medrep.cohort.shapes import (
     EXACT,

@@ -4,7 +4,7 @@ import pytest
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.slips import feature_slips, repeated_scans, same_data
+from medrep.cohort.plausibility import feature_slips, repeated_scans, same_data
 
 COUNT = 30
 KEYS = pd.Index([f"sub-{k:02d}" for k in range(COUNT)], name="key")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.spellings import (
+from medrep.cohort.parsing import (
     alike_key,
     certain_key,
     find_level,

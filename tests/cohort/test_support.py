@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from medrep._persisted import to_json
 from medrep._structuring import from_json
 from medrep.cohort.covariates import POOLED, CovariateSchema
-from medrep.cohort.support import Support, outside_json, outside_training, refuse_extrapolation, refuse_far
+from medrep.cohort.support import (
+    Support,
+    outside_json,
+    outside_training,
+    refuse_extrapolation,
+    refuse_far,
+)
 from medrep.errors import CovariateError
 from tests.models.planted import AGE, DECLARED, draw_people
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.synonyms import alike, certain_pairs, folded, meaning, same_cell
+from medrep.cohort.dictionary import alike, certain_pairs, folded, meaning, same_cell
 
 ids = st.lists(
     st.sampled_from(["1", "01", "sub-1", "sub-001", "A1", "a01", "b", "B", "sub-b", "10", "010"]), unique=True

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medrep._persisted import to_json
-from medrep.cohort.fingerprints import row_fingerprint
-from medrep.cohort.training_rows import TrainingRows, known_rows, row_trace, saved_rows
+from medrep.cohort.splits import TrainingRows, known_rows, row_fingerprint, row_trace, saved_rows
 from medrep.errors import ModelError
 
 

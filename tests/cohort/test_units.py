@@ -1,6 +1,6 @@
 import pytest
 
-from medrep.cohort.units import age_limits, conversion, find_unit, same_unit
+from medrep.cohort.parsing import age_limits, conversion, find_unit, same_unit
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.spellings import merge_levels
-from medrep.cohort.values import MISSING_WORDS, parse_level, parse_number
+from medrep.cohort.parsing import MISSING_WORDS, merge_levels, parse_level, parse_number
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 spellings = st.lists(st.sampled_from(["A", "a", "B", "b", "Straße", "STRASSE", "x-1"]), min_size=1, max_size=12)

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import medrep as mr
-from medrep.cohort.declaration import declared_covariates
+from medrep.cohort.covariates import declared_covariates
 from medrep.estimators import CovariateRemover
 from medrep.models import MODELS, Model
 from medrep.simulate import simulate_features, simulate_participants

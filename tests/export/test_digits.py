@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.export.digits import DIGITS, exact_line, line, parsed
+from medrep.derivatives.bids import DIGITS, exact_line, line, parsed
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

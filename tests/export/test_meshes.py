@@ -4,8 +4,8 @@ import pytest
 import trimesh
 
 from medrep.cohort.surfaces import Surface
+from medrep.derivatives.meshes import write_mesh, write_shape_map
 from medrep.errors import MedrepError
-from medrep.export.meshes import write_mesh, write_shape_map
 
 MADE = trimesh.creation.icosphere(3, 7.0)
 SURFACE = Surface(np.array(MADE.vertices) * [1, 2, 1] + [30.0, -40, 12.345], np.array(MADE.faces, dtype=np.int64))

@@ -1,6 +1,6 @@
 import pytest
 
-from medrep.export.derivative import described_name
+from medrep.derivatives.bids import described_name
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,16 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import CovariateSchema
-from medrep.models.batch_effects import BatchEffects, Borrowing, NewLevel, fit_batches, shrink_new_level
-from medrep.models.design import Design
-from medrep.models.linear_fit import fit_moments
-from medrep.models.shrinkage import column_bands
+from medrep.models.linear.batch_effects import (
+    BatchEffects,
+    Borrowing,
+    NewLevel,
+    column_bands,
+    fit_batches,
+    shrink_new_level,
+)
+from medrep.models.linear.design import Design
+from medrep.models.linear.fit import fit_moments
 from tests.models.planted import AGE, SITE, draw_people
 
 pytestmark = pytest.mark.rounding

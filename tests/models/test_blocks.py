@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import ModelError
-from medrep.models.blocks import BlockSource, column_blocks, map_blocks, principal_components, release_pages
+from medrep.models.chunks import (
+    BlockSource,
+    column_blocks,
+    map_blocks,
+    principal_components,
+    release_pages,
+)
 
 
 def source(matrix: np.ndarray) -> BlockSource:

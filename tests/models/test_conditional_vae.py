@@ -11,10 +11,10 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds import INPUTS
 from medrep.errors import CovariateError, ModelError
 from medrep.models import ConditionalVae, VaeSettings, Workplace, restore_model
-from medrep.models.context import context_vector
-from medrep.models.linear_settings import LinearSettings
-from medrep.models.residuals import standardise
+from medrep.models.linear.settings import LinearSettings
 from medrep.models.saved import SavedModel
+from medrep.models.vae.objective import context_vector
+from medrep.models.vae.residuals import standardise
 from medrep.training.schedule import Schedule
 from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people, named, simulate, unlabelled
 

@@ -12,8 +12,8 @@ from medrep.cohort.covariates import POOLED
 from medrep.errors import ModelError
 from medrep.models import ConditionalVae, restore_model
 from medrep.models.saved import SavedModel
+from medrep.models.scanner.forward import Scanner
 from medrep.models.scanner.restoration import Restoration
-from medrep.models.scanner.scanner import Scanner
 from tests.workflows.conftest import run
 
 SETTINGS = (

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED, CovariateSchema
-from medrep.models.context import context_vector, context_width, known_sets
+from medrep.models.vae.objective import context_vector, context_width, known_sets
 from tests.models.planted import DECLARED, DIAGNOSIS, draw_people
 
 NAMES = ("age", "sex", "site")

@@ -6,7 +6,7 @@ from scipy.stats import kurtosis, skew
 
 from medrep._persisted import to_state
 from medrep._structuring import from_state
-from medrep.models.copula import FEWEST_KNOTS, KNOTS, Marginals
+from medrep.models.vae.components import FEWEST_KNOTS, KNOTS, Marginals
 
 PLAIN = np.array([False, False, False, True, True])
 """Columns without a residual: one value for all, and one for most."""

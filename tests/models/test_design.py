@@ -10,7 +10,7 @@ from medrep._persisted import to_json
 from medrep._structuring import from_json
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError
-from medrep.models.design import Design
+from medrep.models.linear.design import Design
 from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people
 
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.models import LinearModel
-from medrep.models.design import Design
-from medrep.models.effect_uncertainty import effect_covariance, effect_variance
+from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from tests.models.planted import AGE, SEX, SITE, draw_people, fit
 
 DECLARED = (AGE, SEX, SITE)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.models.blocks import BlockSource
-from medrep.models.factors import FactorModel
+from medrep.models.chunks import BlockSource
+from medrep.models.vae.components import FactorModel
 
 
 def source(h: np.ndarray) -> BlockSource:

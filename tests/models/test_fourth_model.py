@@ -209,7 +209,7 @@ def test_everything_beyond_answers_or_refuses(registered: None) -> None:
     frame, points = pd.DataFrame(index=["sub-1"]), np.zeros((1, 3))
     person = model.dataset(np.zeros((1, 1)), frame)
     assert model.posterior(person)[1] is None
-    contrast = medrep.models.contrasts.Contrast("age", 20.0, 60.0)
+    contrast = medrep.models.linear.design.Contrast("age", 20.0, 60.0)
     for asked, said in (
         (lambda: model.sample(frame, seed=0), "does not sample"),
         (lambda: model.remove_unlabelled(person, []), "needs everybody's covariates"),

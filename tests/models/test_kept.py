@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.models import LinearModel
-from medrep.models.factors import FactorModel
-from medrep.models.kept import KeptReadout
-from medrep.models.residuals import standardise
+from medrep.models.vae.components import FactorModel
+from medrep.models.vae.latents import KeptReadout
+from medrep.models.vae.residuals import standardise
 from tests.models.planted import Case, draw_people
 
 COLUMNS = 40

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medrep._persisted import to_state
 from medrep._structuring import from_state
 from medrep.models import LinearModel
-from medrep.models.latent_layer import LatentLayer
+from medrep.models.vae.latents import LatentLayer
 from tests.models.planted import Case, draw_data, draw_people
 
 pytestmark = pytest.mark.rounding

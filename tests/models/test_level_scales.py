@@ -5,11 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED
-from medrep.models.batch_effects import Borrowing, centre_scales, fit_batches
-from medrep.models.design import Design
-from medrep.models.level_scales import Apart, log_scales, pooled_level, told_scales, weight_steps
-from medrep.models.linear_fit import Moments, fit_moments
-from medrep.models.shrinkage import column_bands
+from medrep.models.linear.batch_effects import Borrowing, centre_scales, column_bands, fit_batches
+from medrep.models.linear.design import Design
+from medrep.models.linear.fit import Moments, fit_moments
+from medrep.models.linear.scales import Apart, log_scales, pooled_level, told_scales, weight_steps
 from tests.models.planted import AGE, SETTINGS, SEX, SITE, CovariateSchema, draw_people, fit, moved_by
 
 DECLARED = (AGE, SEX, SITE)
@@ -90,7 +89,7 @@ def test_centring_moves_the_pool_alone(seed, factor):
 def test_sites_of_like_scale_are_solved_once(name, monkeypatch):
     frame, data, _, _ = noisy([1, 1.5, 0.8], 30, 8)
     moved = moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"})
-    monkeypatch.setattr("medrep.models.least_squares.REWEIGHTINGS", 0)
+    monkeypatch.setattr("medrep.models.linear.least_squares.REWEIGHTINGS", 0)
     np.testing.assert_array_equal(moved, moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"}))
 
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError
-from medrep.models.design import Design
-from medrep.models.linear_fit import Moments, fit_moments
+from medrep.models.linear.design import Design
+from medrep.models.linear.fit import Moments, fit_moments
 from tests.models.planted import DECLARED, draw_data, draw_people
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from medrep.cohort.covariates import html_table
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.description import html_table
 from medrep.cohort.grid import Columns, Grid
 from medrep.models import LinearModel
 from tests.models.planted import Case, draw_people
@@ -16,7 +16,7 @@ def test_a_model_shows_what_it_is() -> None:
     shown = model._repr_html_()
     for part in ("medrep linear", "5 columns (region_0, region_1, region_2, ...)", "age", "training people", "year"):
         assert part in shown
-    assert "limitations: <code>help(medrep.models.linear)</code>" in shown
+    assert "limitations: <code>help(medrep.models.linear.model)</code>" in shown
 
 
 def test_voxels_are_shown_as_a_grid() -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.models import LinearModel, LinearSettings, restore_model
+from medrep.models.exceptions import background, find
 from medrep.models.left_alone import left_alone, notes_on
-from medrep.models.point_masses import background, find
-from medrep.models.residuals import standardise, unstandardise
+from medrep.models.vae.residuals import standardise, unstandardise
 from tests.models.planted import Case, draw_data, draw_people, fit, moved_by, named
 
 PEOPLE = 300

@@ -5,8 +5,8 @@ from sklearn.linear_model import Ridge
 from medrep._persisted import to_state
 from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
-from medrep.models import readouts
-from medrep.models.readouts import Readout, refuse_other_columns
+from medrep.models import prediction
+from medrep.models.prediction import Readout, refuse_other_columns
 
 
 def people(n: int, columns: int, seed: int, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +18,7 @@ def people(n: int, columns: int, seed: int, signal: float = 1.0) -> tuple[np.nda
 
 def test_the_dual_form_is_the_ridge_regression_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     data, age = people(80, 30, 0)
-    monkeypatch.setattr(readouts, "_PENALTIES", np.array([0.7]))
+    monkeypatch.setattr(prediction, "_PENALTIES", np.array([0.7]))
     fitted = Readout.fit("age", data, age)
     z = (data - data.mean(0)) / data.std(0)
     gram_mean = float(np.linalg.eigvalsh(z @ z.T / 30).mean())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED
 from medrep.models import LinearModel, LinearSettings
-from medrep.models.residuals import batch_scale, standardise, unstandardise
-from medrep.models.splines import natural_spline
+from medrep.models.linear.design import natural_spline
+from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, Case, cases, draw_data, draw_people
 
 pytestmark = pytest.mark.rounding

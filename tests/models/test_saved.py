@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.kinds import INPUTS
+from medrep.cohort.splits import TrainingRows, row_trace
 from medrep.cohort.support import Support
-from medrep.cohort.training_rows import TrainingRows, row_trace
 from medrep.errors import MedrepError, ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
-from medrep.models.readouts import Readout
+from medrep.models.prediction import Readout
 from medrep.models.saved import Provenance, SavedModel, load_input
 from medrep.models.shift import ShiftGate
 from tests.models.planted import Case, draw_data, draw_people

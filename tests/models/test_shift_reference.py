@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from medrep._persisted import to_json
 from medrep._structuring import from_json
-from medrep.models.shift_reference import ShiftReference
+from medrep.models.shift import ShiftReference
 
 NAMES, SCANNERS = ("a", "b", "c"), ("S0", "S1", "S2")
 

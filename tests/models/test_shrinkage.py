@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.grid import Grid
-from medrep.models.shrinkage import Bands, column_bands, scanner_bands, shrink
+from medrep.models.linear.batch_effects import Bands, column_bands, scanner_bands, shrink
 
 GRID = Grid((12, 10, 8), (2.0, 2.0, 3.0))
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import CubicSpline
 
-from medrep.models.splines import natural_spline, spline_knots
+from medrep.models.linear.design import natural_spline, spline_knots
 
 AGES = np.random.default_rng(0).uniform(20, 80, 200)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from medrep.models.suppression import forecast_auc, most_directions
+from medrep.models.vae.latents import forecast_auc, most_directions
 
 pytestmark = pytest.mark.rounding
 

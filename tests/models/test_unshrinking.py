@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from medrep._persisted import to_json
 from medrep._structuring import from_json
 from medrep.errors import EvidenceError
-from medrep.models.unshrinking import Unshrinking
+from medrep.models.prediction import Unshrinking
 
 
 def pairs(n: int, slope: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import POOLED, CovariateSchema
-from medrep.models import ConditionalVae, LinearModel, LinearSettings, Model, VaeSettings, restore_model
+from medrep.models import (
+    ConditionalVae,
+    LinearModel,
+    LinearSettings,
+    Model,
+    VaeSettings,
+    restore_model,
+)
 from medrep.training.schedule import Schedule
 from tests.models.planted import AGE, DIAGNOSIS, SEX, SITE, draw_people, moved_by, people_of
 

@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from medrep.losses import moment_gap
-from medrep.models.blocks import BlockSource
-from medrep.models.context import context_vector
-from medrep.models.factors import FactorModel
-from medrep.models.residuals import standardise
-from medrep.models.vae_network import start_at_optimum
-from medrep.models.vae_objective import VaeObjective
-from medrep.models.vae_settings import Independence, VaeSettings
-from medrep.models.vae_task import Task
-from medrep.nn.autoencoder import Autoencoder, Body
+from medrep.models.chunks import BlockSource
+from medrep.models.vae.bodies import Autoencoder, Body
+from medrep.models.vae.components import FactorModel
+from medrep.models.vae.losses import moment_gap
+from medrep.models.vae.network import start_at_optimum
+from medrep.models.vae.objective import Task, VaeObjective, context_vector
+from medrep.models.vae.residuals import standardise
+from medrep.models.vae.settings import Independence, VaeSettings
 from medrep.training.loop import TOTAL
 from medrep.training.schedule import Schedule
 from tests.models.planted import Case, draw_data, draw_people

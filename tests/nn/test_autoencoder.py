@@ -9,10 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.nn import autoencoder
-from medrep.nn.autoencoder import Autoencoder
-from medrep.nn.conv import ConvEncoder, coarse_shape
-from medrep.nn.mlp import LOG_BOUND
+from medrep.models.vae import bodies
+from medrep.models.vae.bodies import LOG_BOUND, Autoencoder, ConvEncoder, coarse_shape
 
 LATENTS, CONTEXT = 3, 4
 
@@ -31,7 +29,7 @@ class Body:
             self.columns,
             LATENTS,
             CONTEXT,
-            autoencoder.Body(self.name, self.hidden, self.conditioning, self.shape),
+            bodies.Body(self.name, self.hidden, self.conditioning, self.shape),
             heteroscedastic=heteroscedastic,
             prior=prior,
         ).eval()

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.nn.conditioning import ConditionedLayer, modulate, zero_linear
+from medrep.models.vae.bodies import ConditionedLayer, modulate, zero_linear
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
-from medrep.nn.priors import PRIORS
+from medrep.models.vae.losses import PRIORS
 
 GAUSSIAN, DIRICHLET = PRIORS["gaussian"], PRIORS["dirichlet"]
 each_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from medrep.cli import main
-from medrep.exhibits.store import FOLDER, read_exhibit
-from medrep.report.elements import facts, table
-from medrep.report.marks import Mark, Spread, curve, histograms, intervals
+from medrep.report.data_store import FOLDER, read_exhibit
+from medrep.report.html import Mark, Spread, curve, facts, histograms, intervals, table
 from tests.small_runs import Runs, run
 
 MOST_BYTES = 15_000_000
@@ -259,7 +258,7 @@ def test_missing_cells_and_people_without_labels_have_reports_too(runs: Runs, tm
 
 
 def test_a_page_of_many_runs_stays_small(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medrep.report.comparison._MOST_CHARACTERS", 10_000)
+    monkeypatch.setattr("medrep.report.build._MOST_CHARACTERS", 10_000)
     page = tmp_path / "both.html"
     assert run("report", runs("table_model"), runs("straight_model"), "--to", page) == 0
     assert "Left out to keep this file small" in page.read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
-from medrep.exhibits.spread import known_mean, known_spread
-from medrep.exhibits.values_grid import axes_around, combinations
+from medrep.report.data_store import known_mean, known_spread
+from medrep.report.data_training import axes_around, combinations
 
 PEOPLE = 40
 

@@ -5,8 +5,13 @@ import pandas as pd
 import pytest
 
 from medrep.errors import CovariateError
-from medrep.simulate import BrainEffects, brain_truth, draw_brains, simulate_participants
-from medrep.simulate.age import age_curve
+from medrep.simulate import (
+    BrainEffects,
+    brain_truth,
+    draw_brains,
+    simulate_participants,
+)
+from medrep.simulate.participants import age_curve
 
 
 def person(**covariates):

@@ -14,10 +14,9 @@ from medrep.simulate import (
     simulate_participants,
     surface_points,
 )
-from medrep.simulate.bumps import bump_field, draw_bumps
 from medrep.simulate.displaced import draw_shape
-from medrep.simulate.level_functions import gradient
-from medrep.simulate.seeding import stream
+from medrep.simulate.geometry import bump_field, draw_bumps, gradient
+from medrep.simulate.participants import stream
 
 COHORTS = {
     "organs": lambda n, seed: draw_organs(simulate_participants(n, n_sites=2), seed=seed),

@@ -6,7 +6,7 @@ import pytest
 
 from medrep.errors import CohortError, CovariateError
 from medrep.simulate import simulate_features, simulate_participants
-from medrep.simulate.age import age_curve, age_terms
+from medrep.simulate.participants import age_curve, age_terms
 
 
 def people(n=40, seed=0):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medrep.simulate.plant.label_shares import label_at
+from medrep.simulate.shape_effects import label_at
 
 
 def ball(shape=(24, 26, 22), centre=(11, 12, 10), radius=7.0):

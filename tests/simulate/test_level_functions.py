@@ -1,7 +1,7 @@
 import numpy as np
 
 from medrep.simulate import outward_normal, surface_points
-from medrep.simulate.level_functions import gradient, smoothstep
+from medrep.simulate.geometry import gradient, smoothstep
 
 
 def ball(points):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.cohort.nifti import LabelMap
-from medrep.simulate.plant.organ_axis import OrganAxis, organ_axis, scale_front, unscale_front
+from medrep.simulate.shape_effects import OrganAxis, organ_axis, scale_front, unscale_front
 
 LINE = np.array([[1.0, -2.0], [0.5, 3.0], [4.0, 5.0]])
 AXIS = OrganAxis(np.array([4.0, 1.0, 5.0]), 2.0, 10.0, LINE)

@@ -14,9 +14,8 @@ from medrep.simulate import (
     draw_covariate_effect,
     draw_feature_covariate_effect,
 )
-from medrep.simulate.plant.curve import strength
-from medrep.simulate.plant.field import wave_field
-from medrep.simulate.plant.intensity import intensity_scale
+from medrep.simulate.covariate_effects import strength
+from medrep.simulate.field import intensity_scale, wave_field
 
 AGES = [25.0, 40.0, 55.0, 70.0, 85.0]
 SEXES = ["F", "M", "F"]

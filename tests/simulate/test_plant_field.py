@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import CohortError
-from medrep.simulate.plant.field import DEGREES, draw_legendre, draw_wave_field, legendre_field, wave_field
+from medrep.simulate.field import (
+    DEGREES,
+    draw_legendre,
+    draw_wave_field,
+    legendre_field,
+    wave_field,
+)
 
 seeds = st.integers(0, 2**32)
 

@@ -18,8 +18,7 @@ from medrep.simulate import (
     pad_for_shape_effect,
     render_organ,
 )
-from medrep.simulate.plant.organ_axis import organ_axis
-from medrep.simulate.plant.shapes import age_factor
+from medrep.simulate.shape_effects import age_factor, organ_axis
 
 AGES = [20.0, 35.0, 50.0, 65.0, 80.0]
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.simulate.seeding import stream
+from medrep.simulate.participants import stream
 
 
 @given(seed=st.integers(0, 2**40), name=st.text(max_size=12))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medrep.simulate.solids import capsule, ellipsoid, inside, paint
+from medrep.simulate.geometry import capsule, ellipsoid, inside, paint
 
 
 def at(x, y, z):

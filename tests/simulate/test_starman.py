@@ -2,8 +2,14 @@ import numpy as np
 import pytest
 
 from medrep.errors import CohortError
-from medrep.simulate import displacement, draw_starmen, level, outward_normal, starman_family
-from medrep.simulate.starman import ARM_DEGREES, LEG_DEGREES, starman_template
+from medrep.simulate import (
+    displacement,
+    draw_starmen,
+    level,
+    outward_normal,
+    starman_family,
+)
+from medrep.simulate.displaced import ARM_DEGREES, LEG_DEGREES, starman_template
 
 
 def rays(degrees, lengths=None):

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medrep import __version__
-from medrep.audit.findings import Finding, findings_table
-from medrep.export.derivative import write_tsv
+from medrep.audit.finding import Finding, findings_table
+from medrep.derivatives.bids import write_tsv
 from medrep.models.saved import digest
-from medrep.tracking.seals import sealed
+from medrep.tracking.audits import sealed
 
 CLEAN = (
     Finding("leakage_excess", "exported/site", 120, 0.02, -0.04, 0.07, 0.3, "ok", "linear probe"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep._persisted import to_json
-from medrep.audit.findings import Finding, findings_table
+from medrep.audit.finding import Finding, findings_table
 from medrep.config import SHIPPED
 from medrep.errors import ConfigError
 from medrep.tracking.gates import Bound, Decision, Gate, Gates, read_gates

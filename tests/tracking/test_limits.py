@@ -11,20 +11,20 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
-from medrep.cohort.gzip_members import GzipContent
-from medrep.cohort.image_files import open_image
+from medrep.cohort.image_files import GzipContent, open_image
 from medrep.errors import CohortError, ConfigError
-from medrep.tracking.limits import (
+from medrep.tracking.pyfunc_model import RegisteredModel
+from medrep.tracking.serving import (
+    ALLOWED_ROOT,
     MAX_BYTES,
     MAX_VOXELS,
     LimitError,
+    ServedModel,
     guard_requests,
     limit,
     refusal,
     refuse_many_voxels,
 )
-from medrep.tracking.pyfunc_model import RegisteredModel
-from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
 from tests.tracking.test_serving import images, table
 
 BODY = '{"dataframe_records": [{"a": %s}]}'
@@ -128,7 +128,7 @@ def test_a_limit_that_is_none_is_refused_when_a_model_is_loaded(
 def test_what_unpacks_without_end_behind_the_voxels_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medrep.cohort.gzip_members._MOST_BEHIND", 2**22)
+    monkeypatch.setattr("medrep.cohort.image_files._MOST_BEHIND", 2**22)
     packed = gzip.compress(b"\0" * 2**24, 9)
     with pytest.raises(CohortError, match="more than 4194304 bytes behind"):
         GzipContent(packed).finish()

@@ -15,12 +15,11 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
-from medrep.audit.findings import Finding
+from medrep.audit.finding import Finding
 from medrep.cli import main
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel, digest
-from medrep.tracking.fetched import fetched_model
-from medrep.tracking.logged_code import OWN_FILE, RELEASED, code_digest, own_code_digest
+from medrep.tracking.download import OWN_FILE, RELEASED, code_digest, fetched_model, own_code_digest
 from medrep.tracking.promotion import UNSEEN
 from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import CLEAN, seal_again, write_audit
@@ -543,7 +542,7 @@ def test_a_medrep_whose_code_was_edited_registers_nothing(
 ) -> None:
     edited = tmp_path / "pyfunc_model.py"
     edited.write_text(OWN_FILE.read_text() + "\n")
-    monkeypatch.setattr("medrep.tracking.logged_code.OWN_FILE", edited)
+    monkeypatch.setattr("medrep.tracking.download.OWN_FILE", edited)
     made = Registry(tmp_path)
     with refused("is not the file of this medrep; install medrep again"):
         made.register(features_model)

@@ -16,7 +16,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, _validate_metric_name,
 
 from medrep.cli import main
 from medrep.tracking.runs import flat_parameters, log_training, metric_key
-from medrep.tracking.stores import Store, find_store
+from medrep.tracking.store import Store, find_store
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_variable_turns_it_off_and_the_option_turns_it_on(cohort: Path, tmp_path
 
 def test_training_imports_mlflow_only_to_log_and_its_telemetry_is_off() -> None:
     script = (
-        "import sys, medrep.workflows.train, medrep.tracking.stores\n"
+        "import sys, medrep.workflows.train, medrep.tracking.store\n"
         "print('mlflow' in sys.modules)\n"
         "import medrep.tracking.runs\n"
         "from mlflow.telemetry import get_telemetry_client\n"

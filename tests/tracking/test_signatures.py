@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from medrep.errors import MedrepError
-from medrep.tracking.signatures import key_id, read_signing_key, read_trusted_keys, write_signature
+from medrep.tracking.audits import (
+    key_id,
+    read_signing_key,
+    read_trusted_keys,
+    write_signature,
+)
 from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import seal_again, write_audit
 

@@ -16,10 +16,10 @@ from mlflow.store.db.utils import (
 )
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
+from medrep.errors import RegistryError
 from medrep.models.saved import digest
-from medrep.tracking.errors import RegistryError
-from medrep.tracking.session import find_experiment, session
-from medrep.tracking.stores import Store
+from medrep.tracking.runs import find_experiment, session
+from medrep.tracking.store import Store
 from tests.tracking.registering import write_audit
 
 # Everything that a training does after OUT is written, and a registration, by six processes; they share only the imports.
@@ -32,7 +32,7 @@ import pandas as pd
 from medrep.tracking.audits import read_audit
 from medrep.tracking.registry import Candidate, register_version
 from medrep.tracking.runs import log_training
-from medrep.tracking.stores import find_store, registry_store
+from medrep.tracking.store import find_store, registry_store
 from medrep.models.saved import digest
 
 uri, model, audit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from medrep.audit.findings import Finding
+from medrep.audit.finding import Finding
 from medrep.cli import GATE_REFUSED, OK, main
 from medrep.errors import MedrepError
 from medrep.models.saved import digest
-from medrep.tracking.fetched import fetched_model
+from medrep.tracking.download import fetched_model
 from tests.conftest import ROOT
 from tests.tracking.registering import CLEAN, write_audit
 from tests.tracking.servers import BIN, answers, database, free_port, postgresql, running

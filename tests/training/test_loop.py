@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medrep.errors import ModelError
-from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop
+from medrep.training.loop import TOTAL, Bench, Trainee, TrainingState, fit_loop, load_state, save_state
 from medrep.training.schedule import Schedule
-from medrep.training.state import TrainingState, load_state, save_state
 
 SCHEDULE = Schedule(epochs=14, batch=8, learning_rate=0.02, patience=100, warmup=3)
 FINGERPRINT = {"data": "regression", "strength": 1.0}

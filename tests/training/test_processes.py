@@ -10,10 +10,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
-from medrep.training.gradients import average_gradients, own_share
-from medrep.training.loop import TOTAL, Trainee, fit_loop
-from medrep.training.processes import rank, together, world_size
-from medrep.training.schedule import Schedule
+from medrep.training.loop import TOTAL, Trainee, average_gradients, fit_loop, own_share
+from medrep.training.schedule import Schedule, rank, together, world_size
 
 ROOT = Path(__file__).parents[2]
 SCHEDULE = Schedule(epochs=6, batch=8, learning_rate=0.05, patience=100)
@@ -24,7 +22,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from tests.training.test_processes import SCHEDULE, regression
 from medrep.training.loop import Bench, fit_loop
-from medrep.training.processes import rank, together
+from medrep.training.schedule import rank, together
 
 folder = Path(sys.argv[1])
 with together():

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import ModelError
-from medrep.training.devices import autocast, placed
+from medrep.training.loop import autocast, placed
 from medrep.training.schedule import Schedule
 
 

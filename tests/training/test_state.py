@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from medrep.errors import ModelError
-from medrep.training.state import TrainingState, load_state, save_state
+from medrep.training.loop import TrainingState, load_state, save_state
 
 FINGERPRINT = {"settings": {"beta": 1.0, "hidden": (4, 2)}, "seed": 3, "people": "abc"}
 numbers = st.floats(allow_nan=False)

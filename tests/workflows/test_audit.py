@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from medrep.cli import ERROR, OK, TOO_LITTLE, main
-from medrep.cohort.fingerprints import cohort_fingerprint
+from medrep.cohort.splits import cohort_fingerprint
 from medrep.config import SHIPPED
 from medrep.models.saved import digest
+from medrep.tracking.audits import seal_problems
 from medrep.tracking.gates import read_gates
-from medrep.tracking.seals import seal_problems
 from tests.small_runs import ASKED, BY, Runs
 from tests.tracking.registering import copied
 

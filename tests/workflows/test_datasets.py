@@ -47,7 +47,7 @@ def test_what_there_is_is_listed() -> None:
 
 def test_a_folder_of_the_package_that_is_named_like_a_verb_is_one(table_cohort: Path) -> None:
     import medrep.audit.groups
-    import medrep.export.digits
+    import medrep.derivatives.bids
 
     assert callable(mr.audit)
     assert callable(mr.export)

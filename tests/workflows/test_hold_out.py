@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from medrep.cli import main
-from medrep.cohort.fingerprints import cohort_fingerprint, row_fingerprint
 from medrep.cohort.nifti import Volume, read_image, write_image
+from medrep.cohort.splits import cohort_fingerprint, row_fingerprint
 from medrep.models.saved import SavedModel
 from tests.tracking.registering import copied, without_digests
 

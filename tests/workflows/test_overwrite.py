@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from medrep._files import STATE
 from medrep.cli import ERROR, OK, main
-from medrep.outputs import STATE
 
 
 def run(*arguments: object) -> int:

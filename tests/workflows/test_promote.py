@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from medrep.audit.findings import Finding
+from medrep.audit.finding import Finding
 from medrep.cli import GATE_REFUSED, OK, TOO_LITTLE
 from medrep.tracking.promotion import UNSEEN
 from tests.tracking.registering import CLEAN, not_known, write_audit

@@ -93,7 +93,7 @@ def interrupted(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("medrep.models.vae_network.judged_dependence", stop)
+        patched.setattr("medrep.models.vae.network.judged_dependence", stop)
         assert run(*command(cohort, out)) == 130
     assert kept(out)
     assert not out.exists()

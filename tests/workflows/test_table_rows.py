@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medrep.batch.journal import read_events
-from medrep.batch.rows import ENDING
+from medrep.batch.journal import ENDING, read_events
 from medrep.cli import OK, SOME_FAILED, main
 
 TABLES = ("features.tsv", "latents.tsv", "participants.tsv")

@@ -8,7 +8,16 @@ from typing import Any
 
 from medrep._structuring import build_section, unknown_key
 from medrep.cohort.inputs import persisted_section
-from medrep.cohort.kinds.base import SILENT, Checked, Found, InputKind, Listener, Silent, Source, imported
+from medrep.cohort.kinds.base import (
+    SILENT,
+    Checked,
+    Found,
+    InputKind,
+    Listener,
+    Silent,
+    Source,
+    imported,
+)
 from medrep.errors import ConfigError, listed
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""Kinds of input: what people's data are, how they are found, read and shown; and the data of some people.
+"""Kinds of input: the interface of each, the data that one found, and samples as work is handed round.
 
 A kind is one class, and one line in ``INPUTS``. Everything else asks the kind: nothing outside this folder knows which there are.
 """
@@ -15,13 +15,56 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.bids import find_images, outside_problems, refuse_outside, refuse_problems
+from medrep.cohort.bids import (
+    find_images,
+    outside_problems,
+    refuse_outside,
+    refuse_problems,
+)
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.fingerprints import row_fingerprint
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
 from medrep.cohort.participants import label
-from medrep.cohort.visits import Visit
+from medrep.cohort.splits import row_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One row of a cohort.
+
+    Attributes:
+        key: ``sub-01`` or ``sub-01_ses-2``.
+        place: Position in the cohort, from 0.
+        path: The image; None for a row of a table, or where there is no usable file.
+        covariates: In the form of the model's schema (`CovariateSchema.transfer`); empty where nobody looks at them.
+        problem: Why there is no usable file; empty if there is one.
+        mark: Fingerprint of the row, where the data are a table.
+        row: The row, where the data are a table.
+    """
+
+    key: str
+    place: int
+    path: Path | None
+    covariates: Mapping[str, str | float]
+    problem: str = ""
+    mark: str = ""
+    row: Float[np.ndarray, " columns"] | None = field(default=None, compare=False, repr=False)
+
+
+def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:
+    """Return the covariates of visits as a frame, index: key."""
+    return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
+
+
+def visit_rows(some: Sequence[Visit]) -> Float[np.ndarray, "visits columns"]:
+    """Return the rows of visits of a table."""
+    return np.stack([one.row for one in some if one.row is not None])
+
+
+def visit_files(some: Sequence[Visit]) -> pd.Series:
+    """Return the paths of visits, index: key."""
+    return pd.Series([one.path for one in some], index=[one.key for one in some], dtype=object)
+
 
 SectionT = TypeVar("SectionT")
 KindT = TypeVar("KindT", bound="InputKind[Any]")

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.features import FeatureTable, claimed, in_columns, match_keys, missing_cells, read_features
+from medrep.cohort.features import (
+    FeatureTable,
+    claimed,
+    in_columns,
+    match_keys,
+    missing_cells,
+    read_features,
+)
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
@@ -23,8 +30,8 @@ class TableKind(InputKind[SectionT]):
     """A kind whose data a cohort holds as a table, whatever they are read from."""
 
     tabular: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.export.features:move_rows"
-    scorer: ClassVar[str] = "medrep.export.scoring:ScoreRows"
+    mover: ClassVar[str] = "medrep.derivatives.features:move_rows"
+    scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreRows"
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
 
     def measured(self, source: Source, listener: Listener) -> "tuple[TableKind[SectionT], tuple[str, ...]]":

@@ -24,17 +24,14 @@ class LabelMapKind(FileKind[ShapeInput]):
     kind: ClassVar[str] = "shape"
     section_type: ClassVar[type[ShapeInput]] = ShapeInput
     has_surface: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.export.shapes:MoveShapes"
-    scorer: ClassVar[str] = "medrep.export.scoring:ScoreShapes"
+    mover: ClassVar[str] = "medrep.derivatives.shapes:MoveShapes"
+    scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreShapes"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
 
     def measured(self, source: Source, listener: Listener) -> "tuple[LabelMapKind, tuple[str, ...]]":
         """Return the kind with the grid of all organs, its centre and the organs' size; see `InputKind.measured`."""
-        from medrep.cohort.shapes import (  # libigl and scikit-image take seconds to import
-            measure_shapes,
-            refuse_unusable,
-        )
+        from medrep.cohort.shapes import measure_shapes, refuse_unusable
 
         with listener.track("measure organs", len(source.files)) as advance:
             found = measure_shapes(source.files, self.section, advance)
@@ -74,7 +71,7 @@ class LabelMapKind(FileKind[ShapeInput]):
 
     def row(self, source: Source, key: str, like: Columns) -> Shaped[np.ndarray, " columns"]:
         """Return one person's distances; see `InputKind.row`."""
-        from medrep.cohort.lattice import grid_lattice
+        from medrep.cohort.grid import grid_lattice
         from medrep.cohort.shapes import place_shape, shape_grid
 
         del like

@@ -9,14 +9,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.brightness import mean_level, uneven_brightness
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.fingerprints import row_fingerprint
 from medrep.cohort.grid import Columns
-from medrep.cohort.image_statistics import STATISTICS
+from medrep.cohort.image_quality import STATISTICS, mean_level, uneven_brightness
 from medrep.cohort.inputs import ImageInput, VolumeInput
-from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source, find_files, no_table
-from medrep.cohort.slips import same_data
+from medrep.cohort.kinds.base import (
+    Checked,
+    Found,
+    InputKind,
+    Listener,
+    Source,
+    find_files,
+    no_table,
+)
+from medrep.cohort.plausibility import same_data
+from medrep.cohort.splits import row_fingerprint
 
 SectionT = TypeVar("SectionT", bound=ImageInput)
 
@@ -58,8 +65,8 @@ class VolumeKind(FileKind[VolumeInput]):
     kind: ClassVar[str] = "volume"
     section_type: ClassVar[type[VolumeInput]] = VolumeInput
     in_world: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.export.volumes:MoveVolumes"
-    scorer: ClassVar[str] = "medrep.export.scoring:ScoreVolumes"
+    mover: ClassVar[str] = "medrep.derivatives.volumes:MoveVolumes"
+    scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreVolumes"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
 
@@ -118,7 +125,7 @@ class VolumeKind(FileKind[VolumeInput]):
     def check(self, source: Source, listener: Listener, look: Callable[[str, np.ndarray], None]) -> Checked:
         """Look for files that cannot be used, units that differ and images that are the same; see `InputKind.check`."""
         from medrep.cohort.loaders import load_volumes
-        from medrep.cohort.placement import common_grid, place_notes, read_places, resampled_notes
+        from medrep.cohort.transforms import common_grid, place_notes, read_places, resampled_notes
 
         problems: list[str] = []
         moved: list[str] = []

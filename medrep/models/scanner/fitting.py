@@ -1,26 +1,262 @@
-"""Fit all scanners of a batch covariate together."""
+"""Fitting all scanners of a batch covariate together, the reference among them.
 
-from collections.abc import Callable, Mapping, Sequence
+Blur and noise cannot be taken back, only added. Each level's mean power S, in units of its power at slow frequencies (so that
+gain does not count), is held against its noise N, the mean power at the fastest 5 % of frequencies:
+
+    score = mean over frequencies of log(1 + (S - N) / max(N, median of N over the levels))
+
+A blurred scanner loses S at fast frequencies, a noisy one has a large N; quieter than the median earns nothing, so that a
+blurred scanner cannot win by its quiet.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float16
+from jaxtyping import Float, Float16, Float32
 
+from medrep._persisted import Read, persisted, persisted_as, stored
 from medrep.cohort.covariates import POOLED
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Grid
 from medrep.errors import CovariateError, ModelError, listed
-from medrep.models.scanner.anchor import choose_anchor
-from medrep.models.scanner.content import filled
-from medrep.models.scanner.frame import Frame
-from medrep.models.scanner.images import Image, find_images, most_people
-from medrep.models.scanner.inference import LEAST_PEOPLE, STEPS, Comparison, Evidence, Group, group_power, people_within
-from medrep.models.scanner.known import KnownScanners
-from medrep.models.scanner.point_spread import common_window
-from medrep.models.scanner.restoration import Restoration
-from medrep.models.scanner.scanner import Scanner
-from medrep.models.scanner.verdict import brings_nearer
-from medrep.models.scanner.way_back import fit_way_back, pooled_scanner
+from medrep.models.scanner.estimation import (
+    LEAST_PEOPLE,
+    SLOWEST,
+    STEPS,
+    Comparison,
+    Evidence,
+    Group,
+    common_window,
+    feature_levels,
+    frequencies,
+    group_power,
+    people_within,
+)
+from medrep.models.scanner.forward import (
+    DEGREES,
+    TAPS,
+    Frame,
+    Image,
+    Rendering,
+    Scanner,
+    filled,
+    find_images,
+    most_people,
+)
+from medrep.models.scanner.restoration import (
+    BUCKETS,
+    FEATURES,
+    Restoration,
+    fit_way_back,
+    pooled_scanner,
+    straighten_and_restore,
+)
+
+LEAST_REFERENCE_PEOPLE = 10
+"""Of a level that may be chosen as the anchor."""
+_SLOW = 1.0  # radians a voxel
+
+
+def choose_anchor(
+    powers: Mapping[str, Float[np.ndarray, "x y z"]], people: Mapping[str, int], window: tuple[int, int, int]
+) -> str:
+    """Return the level with the highest score among those with `LEAST_REFERENCE_PEOPLE`, else the level with the most people.
+
+    Args:
+        powers: Level -> mean power of its people (`mean_power`).
+        people: Level -> how many they are.
+        window: Of the powers.
+    """
+    able = sorted(level for level, count in people.items() if count >= LEAST_REFERENCE_PEOPLE and level in powers)
+    if not able:
+        return max(sorted(people), key=lambda level: people[level])
+    distance = np.sqrt(sum(w**2 for w in np.ix_(*frequencies(window))))
+    fast = distance > SLOWEST
+    slow = fast & (distance < _SLOW)
+    fastest = distance >= np.quantile(distance, 0.95)
+    scaled = {level: _relative(powers[level], fast, slow) for level in able}
+    floors = {level: max(float(power[fastest].mean()), 1e-12) for level, power in scaled.items()}
+    usual = float(np.median(list(floors.values())))
+
+    def score(level: str) -> float:
+        signal = scaled[level] - floors[level]
+        return float(np.log1p(signal / max(floors[level], usual))[fast | fastest].mean())
+
+    return max(able, key=score)
+
+
+def _relative(power: np.ndarray, fast: np.ndarray, slow: np.ndarray) -> Float[np.ndarray, "x y z"]:
+    base = power[slow] if slow.any() else power[fast] if fast.any() else power
+    relative: np.ndarray = power / max(float(base.mean()), 1e-300)
+    return relative
+
+
+_Undo = Callable[[Image], np.ndarray]
+
+
+def brings_nearer(
+    frame: Frame, scanner: Scanner, way_back: Restoration, own: Sequence[Image], anchor: Sequence[Image]
+) -> bool:
+    """Tell whether undoing a scanner brings the mean image of its people nearer to that of the anchor's people.
+
+    With few people, or a scanner that is none of the family's, the estimate can be far off; the mean image shows it.
+
+    Args:
+        frame: Where scanners look.
+        scanner: As estimated.
+        way_back: Its way back.
+        own: People of the scanner.
+        anchor: People of the anchor.
+    """
+    if not own or not anchor:
+        return True
+    rendering = Rendering(frame, scanner)
+    wanted = _mean(anchor, lambda image: image.values())
+    as_it_is = _mean(own, lambda image: image.values())
+    undone = _mean(own, lambda image: straighten_and_restore(image.values(), image.box, rendering, way_back))
+    seen = np.isfinite(wanted) & np.isfinite(as_it_is)
+    before, after = (float(((mean - wanted)[seen] ** 2).sum()) for mean in (as_it_is, undone))
+    return after <= before
+
+
+def _mean(images: Sequence[Image], undo: _Undo) -> Float[np.ndarray, "x y z"]:
+    """Return the mean content at each voxel of the common grid, NaN where nobody has any."""
+    total, people = np.zeros(images[0].shape), np.zeros(images[0].shape)
+    for image in images:
+        total[image.box] += undo(image)
+        people[image.box] += 1
+    return np.divide(total, people, out=np.full(total.shape, np.nan), where=people > 0)
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Scanners:
+    """The parameters of scanners, a row a level."""
+
+    shading: Float[np.ndarray, "levels fields"]
+    curve: Float[np.ndarray, "levels curves"]
+    taps: Float[np.ndarray, "levels 3 taps"]
+    noise: Float[np.ndarray, " levels"]
+
+
+@dataclass(frozen=True)
+class _WaysBack:
+    """Those of the ways back from them."""
+
+    edges: Float[np.ndarray, "levels edges"]
+    weights: Float[np.ndarray, "levels buckets features"]
+    residual: Float[np.ndarray, " levels"]
+
+
+@persisted(
+    keys=("frame", "levels", "counts", "window", "anchor_people", "effects"),
+    sizes={
+        "levels": lambda read: len(read["levels"]),
+        "curves": lambda read: read["frame"].curves,
+        "voxels": lambda read: int(np.prod(read["frame"].shape)),
+        "features": lambda read: len(feature_levels(int(read["frame"].blocks().max()) + 1)),
+        "effects": lambda read: read["effects"],
+        "x": lambda read: read["window"][0] // 2 + 1,
+        "y": lambda read: read["window"][1] // 2 + 1,
+        "z": lambda read: read["window"][2] // 2 + 1,
+    },
+)
+@dataclass(frozen=True)
+class _Stacked:
+    """`KnownScanners` as they are written: the parameters of all levels in one array each."""
+
+    frame: Frame
+    levels: tuple[str, ...]
+    counts: dict[str, int]
+    window: tuple[int, int, int]
+    effects: int
+    evidence: Evidence = field(
+        metadata=stored("", arrays="evidence", sizes={axis: axis for axis in ("features", "effects", *"xyz")})
+    )
+    scanner: _Scanners = field(
+        metadata=stored(sizes={"levels": "levels", "fields": len(DEGREES), "curves": "curves", "taps": TAPS})
+    )
+    way_back: _WaysBack = field(
+        metadata=stored(
+            sizes={"levels": "levels", "edges": len(BUCKETS), "buckets": len(BUCKETS) + 1, "features": FEATURES}
+        )
+    )
+    kept: Float16[np.ndarray, "kept voxels"]
+
+    @classmethod
+    def of(cls, known: "KnownScanners") -> "_Stacked":
+        held, ways = list(known.scanners.values()), [known.ways_back[level] for level in known.scanners]
+        scanners, ways_back = _Scanners(**_rows(held)), _WaysBack(**_rows(ways))
+        effects = len(known.evidence.effects)
+        levels = tuple(known.scanners)
+        return cls(
+            known.frame, levels, known.counts, known.window, effects, known.evidence, scanners, ways_back, known.kept
+        )
+
+    def known(self, _read: Read) -> "KnownScanners":
+        strangers = sorted(set(self.counts) ^ (set(self.levels) - {POOLED}))
+        if strangers or POOLED not in self.levels or any(count < 0 for count in self.counts.values()):
+            raise ModelError(f"levels and counts do not agree ({', '.join(strangers)}); train again or fetch it again")
+        scanners, ways_back = _apart(Scanner, self.scanner), _apart(Restoration, self.way_back)
+        return KnownScanners(
+            self.frame,
+            dict(zip(self.levels, scanners, strict=True)),
+            dict(zip(self.levels, ways_back, strict=True)),
+            self.counts,
+            self.evidence,
+            self.window,
+            self.kept,
+        )
+
+
+def _rows(held: Iterable[Scanner | Restoration]) -> dict[str, np.ndarray]:
+    """Return the parameters of some scanners side by side, a row each."""
+    some = list(held)
+    return {one.name: np.array([getattr(own, one.name) for own in some]) for one in fields(some[0])}
+
+
+def _apart(kind: Callable[..., _T], stacked: Any) -> list[_T]:
+    """Return what `_rows` put side by side."""
+    columns = [getattr(stacked, one.name) for one in fields(stacked)]
+    return [kind(*(float(value) if value.ndim == 0 else value for value in row)) for row in zip(*columns, strict=True)]
+
+
+@persisted_as(_Stacked, _Stacked.known)
+@dataclass(frozen=True)
+class KnownScanners:
+    """Fitted scanners.
+
+    Attributes:
+        frame: Their axes.
+        scanners: Level, and the pooled reference -> its parameters.
+        ways_back: Level, and the pooled reference -> the way back.
+        counts: Level -> its training people; 0 for levels adapted to later.
+        evidence: What training told about the anchor and about people within scanners.
+        window: Voxels whose power is compared.
+        kept: Volumes of a few of the anchor's people, in units of its median.
+    """
+
+    frame: Frame
+    scanners: dict[str, Scanner]
+    ways_back: dict[str, Restoration]
+    counts: dict[str, int]
+    evidence: Evidence
+    window: tuple[int, int, int]
+    kept: Float16[np.ndarray, "kept voxels"]
+
+    @property
+    def grid(self) -> Grid:
+        """The common grid."""
+        return Grid(self.frame.shape, self.frame.spacing)
+
+    def kept_volumes(self) -> Float32[np.ndarray, "kept voxels"]:
+        """Return the kept volumes in data units."""
+        return self.kept.astype(np.float32) * np.float32(self.frame.median)
 
 
 def fit_steps(levels: int) -> int:

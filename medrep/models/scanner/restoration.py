@@ -1,4 +1,4 @@
-"""Undo a scanner's blur and noise: a linear filter whose weights depend on how much goes on around the voxel.
+"""Inverse of a scanner: undoing its blur and noise, fitted on the reference's own images.
 
     z = u + sum_k w_bk phi_k(u),      b = bucket of the deviation of u over the 3 x 3 x 3 neighbours
 
@@ -8,13 +8,16 @@ from the anchor's own people, sent through the scanner as it was estimated and s
 borrows the weights of all. With one bucket it is a Wiener filter; with several it averages in flat regions and sharpens edges.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from scipy.ndimage import uniform_filter
+
+from medrep.models.scanner.estimation import Comparison
+from medrep.models.scanner.forward import Box, Frame, Image, Rendering, Scanner, void
 
 REACH = 2
 FEATURES = 11
@@ -127,3 +130,55 @@ def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice, slice]]:
         stop = min(start + thick, shape[0])
         low, high = max(start - REACH, 0), min(stop + REACH, shape[0])
         yield slice(start, stop), slice(low, high), slice(start - low, stop - low)
+
+
+_EVERY = 37
+
+
+def fit_way_back(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) -> Restoration:
+    """Fit a restoration; none where there is nothing to undo, or nobody of the anchor to learn from.
+
+    Args:
+        comparison: Holds the anchor's people.
+        scanner: As estimated.
+        own: People of the scanner: they place the buckets and tell the residual. The anchor's stand in if there are none.
+    """
+    if not scanner.spreads or not comparison.anchor:
+        return Restoration.idle()
+    rendering = Rendering(comparison.frame, scanner)
+    straight = (
+        (rendering.straighten(image.values(), image.box) for image in own)
+        if own
+        else (comparison.simulate(scanner, image) for image in comparison.anchor)
+    )
+    deviations = np.concatenate([local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
+    edges = np.quantile(deviations, BUCKETS)
+    pairs = ((comparison.simulate(scanner, image), image.values()) for image in comparison.anchor)
+    restoration = Restoration(edges, fit_restoration(pairs, edges), 0.0)
+    squares = []
+    for image in own:
+        seen = image.values()
+        canonical = straighten_and_restore(seen, image.box, rendering, restoration)
+        squares.append(float(np.mean((seen - rendering.see(canonical, image.box)) ** 2)))
+    return replace(restoration, residual=float(np.sqrt(np.mean(squares))) if squares else 0.0)
+
+
+def straighten_and_restore(
+    seen: Float32[np.ndarray, "a b c"], box: Box, rendering: Rendering, restoration: Restoration
+) -> Float32[np.ndarray, "a b c"]:
+    """Return z, the image as the anchor would have made it; what a mask left empty stays so."""
+    canonical = restoration.restore(rendering.straighten(seen, box))
+    empty = void(seen)
+    return canonical if empty is None else np.where(empty, seen, canonical)
+
+
+def pooled_scanner(frame: Frame, scanners: Sequence[Scanner], counts: Sequence[int]) -> Scanner:
+    """Return the scanner with the mean parameters over training people."""
+    if not sum(counts):
+        return Scanner.identity(frame)
+    share = np.array(counts) / sum(counts)
+    shading, curve, taps, noise = (
+        np.tensordot(share, np.stack([np.asarray(getattr(scanner, name)) for scanner in scanners]), 1)
+        for name in ("shading", "curve", "taps", "noise")
+    )
+    return Scanner(shading, curve, taps, float(noise))

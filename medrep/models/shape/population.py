@@ -18,15 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from medrep._persisted import Read, given, persisted
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.lattice import Lattice, grid_lattice
+from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.evidence import Evidence
-from medrep.models.shape.expected import Expected
-from medrep.models.shape.modes import SmoothModes
+from medrep.models.shape.mean_shape import Evidence, Expected, LevelFunction, SmoothModes
 from medrep.models.shape.registration import Moves, Posterior, register
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.template import LevelFunction
 
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 

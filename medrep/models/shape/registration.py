@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
-from medrep.models.shape.evidence import Evidence
-from medrep.models.shape.expected import Expected
+from medrep.models.shape.mean_shape import Evidence, Expected
 
 Moves = Literal["displacement", "distance"]
 OUTLIER = 4.0

@@ -3,8 +3,8 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV
 
-from medrep.audit.probing.kernel_ridge import out_of_fold
-from medrep.audit.profiles import compact
+from medrep.audit.data import compact
+from medrep.audit.probe_statistics import out_of_fold
 
 N = 60
 RNG = np.random.default_rng(0)

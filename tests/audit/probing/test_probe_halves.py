@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.probing.probe_figures import NUMBER
-from medrep.audit.probing.probe_halves import Halves, Probing, figure_interval, taught_interval
-from medrep.audit.resampling.intervals import jackknife_error
+from medrep.audit.holdout_split import Halves, Probing, figure_interval, taught_interval
+from medrep.audit.intervals import jackknife_error
+from medrep.audit.probe_figures import NUMBER
 
 
 def test_sessions_of_a_participant_stay_in_one_half():

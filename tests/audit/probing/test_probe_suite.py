@@ -4,12 +4,18 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from medrep.audit.probing import probe_suite
-from medrep.audit.probing.association import associated_columns
-from medrep.audit.probing.coordinates import Coordinates
-from medrep.audit.probing.participant_parts import deal
-from medrep.audit.probing.probe_figures import AUC, NUMBER, permuted_figures, recentred, weighted_area, weighted_figures
-from medrep.audit.probing.probe_suite import PROBES, TrainingHalf, predict_unseen
+from medrep.audit import probes
+from medrep.audit.probe_figures import (
+    AUC,
+    NUMBER,
+    deal,
+    permuted_figures,
+    recentred,
+    weighted_area,
+    weighted_figures,
+)
+from medrep.audit.probe_statistics import Coordinates, associated_columns
+from medrep.audit.probes import PROBES, TrainingHalf, predict_unseen
 
 TRAIN, TEST = np.arange(60), np.arange(60, 100)
 
@@ -41,11 +47,11 @@ def test_constant_columns_do_not_count():
     assert Coordinates.of(np.ones((100, 3)), TRAIN, TEST).test.shape == (40, 0)
 
 
-def seen(table: np.ndarray, labels: np.ndarray) -> probe_suite._Seen:
+def seen(table: np.ndarray, labels: np.ndarray) -> probes._Seen:
     at = Coordinates.of(table, TRAIN, TEST)
     outside = np.concatenate([np.zeros(60), at.outside])
     inside = np.concatenate([at.train, at.test])
-    return probe_suite._Seen(table, np.arange(100), inside, outside, at.length, labels, 0, 0)
+    return probes._Seen(table, np.arange(100), inside, outside, at.length, labels, 0, 0)
 
 
 def test_linear_and_rbf_are_what_they_would_be_on_all_columns():
@@ -54,9 +60,9 @@ def test_linear_and_rbf_are_what_they_would_be_on_all_columns():
     y = table[TRAIN, 0] + rng.normal(size=60)
     rows, target = standardised(table), (y - y.mean()) / y.std()
     known = seen(table, y)
-    linear = probe_suite._ridge(known, TRAIN, TEST, (0.1,))[0, :, 0]
+    linear = probes._ridge(known, TRAIN, TEST, (0.1,))[0, :, 0]
     np.testing.assert_allclose(linear, Ridge(alpha=6.0).fit(rows[TRAIN], target).predict(rows[TEST]), atol=1e-7)
-    rbf = probe_suite._kernel_ridge(known, TRAIN, TEST, ((0.5, 0.1), (2.5, 1.0)))[:, :, 0]
+    rbf = probes._kernel_ridge(known, TRAIN, TEST, ((0.5, 0.1), (2.5, 1.0)))[:, :, 0]
     for own, (width, penalty) in zip(rbf, ((0.5, 0.1), (2.5, 1.0)), strict=True):
         model = KernelRidge(kernel="rbf", gamma=width, alpha=penalty).fit(rows[TRAIN], target)
         np.testing.assert_allclose(own, model.predict(rows[TEST]), atol=1e-7)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from medrep.audit.agreement import agreement_interval
-from medrep.audit.resampling.means import difference_interval, mean_interval
-from medrep.audit.resampling.small_samples import change_interval, share_interval
+from medrep.audit.identity import agreement_interval
+from medrep.audit.intervals import change_interval, share_interval
+from medrep.audit.means import difference_interval, mean_interval
 
 SEEDS, DRAWS = 200, 300
 ERRORS = {

@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
 
-from medrep.audit.findings import Finding
-from medrep.audit.resampling.intervals import jackknife_error
-from medrep.audit.resampling.means import Sampling, exact_interval, mean_finding, shuffled_participants
+from medrep.audit.finding import Finding
+from medrep.audit.intervals import jackknife_error
+from medrep.audit.means import (
+    Sampling,
+    exact_interval,
+    mean_finding,
+    shuffled_participants,
+)
 
 
 def found(values, participants=None, **options):

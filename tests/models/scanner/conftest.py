@@ -11,8 +11,7 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.models.scanner import ScannerHarmoniser
-from medrep.models.scanner.frame import DEGREES, Frame
-from medrep.models.scanner.scanner import Rendering, Scanner
+from medrep.models.scanner.forward import DEGREES, Frame, Rendering, Scanner
 
 GRID = Grid((20, 24, 22), (1.0, 1.0, 1.0))
 BOX = (slice(2, 18), slice(2, 22), slice(3, 19))

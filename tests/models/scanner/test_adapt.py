@@ -9,7 +9,7 @@ from medrep._persisted import to_state
 from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmoniser
-from medrep.models.scanner.scanner import Rendering
+from medrep.models.scanner.forward import Rendering
 from tests.models.scanner.conftest import BOX, error, padded, person, true_scanner
 
 

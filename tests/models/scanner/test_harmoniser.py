@@ -5,7 +5,7 @@ import pytest
 
 from medrep.cohort.covariates import POOLED
 from medrep.errors import CovariateError, ModelError
-from medrep.models.scanner.content import content_box
+from medrep.models.scanner.forward import content_box
 from tests.models.scanner.conftest import GRID, content, error
 
 

@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 
-from medrep.models.scanner.anchor import choose_anchor
-from medrep.models.scanner.content import content_box, filled, void
-from medrep.models.scanner.point_spread import common_window, fit_point_spread, mean_power, transfer
-from medrep.models.scanner.quantiles import LOCAL, OVERALL, quantile_features
+from medrep.models.scanner.estimation import (
+    LOCAL,
+    OVERALL,
+    common_window,
+    fit_point_spread,
+    mean_power,
+    quantile_features,
+    transfer,
+)
+from medrep.models.scanner.fitting import choose_anchor
+from medrep.models.scanner.forward import TABLE, Rendering, Scanner, content_box, curve_table, filled, spread, void
 from medrep.models.scanner.restoration import BUCKETS, Restoration, fit_restoration, orbit_sums
-from medrep.models.scanner.scanner import TABLE, Rendering, Scanner, curve_table, spread
 from tests.models.scanner.conftest import BOX, GRID, padded, person, true_scanner
 
 WINDOW = (16, 20, 16)

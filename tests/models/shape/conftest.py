@@ -10,8 +10,7 @@ from skimage.measure import find_contours
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.lattice import grid_lattice
+from medrep.cohort.grid import Columns, Grid, grid_lattice
 from medrep.models import AdditiveShape, ShapeSettings
 from medrep.simulate import DisplacedCohort, draw_starmen, level
 

@@ -11,8 +11,8 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models import AdditiveShape, restore_model
-from medrep.models.contrasts import Contrast, contrasts
-from medrep.models.shape.template import LevelFunction
+from medrep.models.linear.design import Contrast, contrasts
+from medrep.models.shape.mean_shape import LevelFunction
 from medrep.simulate import displacement
 from tests.models.planted import moved_by
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from medrep.cohort.lattice import Lattice
+from medrep.cohort.grid import Lattice
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.modes import SCALES, SmoothModes
-from medrep.models.shape.template import LevelFunction
+from medrep.models.shape.mean_shape import SCALES, LevelFunction, SmoothModes
 
 
 def ball(radius: float = 10.0) -> tuple[LevelFunction, SmoothModes]:

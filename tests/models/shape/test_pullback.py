@@ -1,6 +1,6 @@
 import numpy as np
 
-from medrep.models.shape.pullback import carried, pull_back
+from medrep.models.shape.subject import carried, pull_back
 from tests.models.shape.test_effects import ball
 
 

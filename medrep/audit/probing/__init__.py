@@ -1,1 +1,0 @@
-"""Probes: predictors trained on some people that read covariates of others."""

@@ -1,1 +1,0 @@
-"""Resampling and exchanging people, with the sessions of a participant held together; intervals and p-values from it."""

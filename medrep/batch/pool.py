@@ -1,0 +1,291 @@
+"""Pools of workers: their protocol, the loop of a worker, and the order in which samples go to workers."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from types import TracebackType
+
+from threadpoolctl import threadpool_limits
+
+from medrep.batch.progress import ALONE, DEATHS, SINGLE, TOGETHER, Ledger, Trial
+from medrep.cohort.kinds.base import Visit
+from medrep.derivatives.tasks import Opener, Outcome, Step
+from medrep.errors import MedrepError, mask
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everybody of a group has an outcome.
+
+    Attributes:
+        people: The group.
+        outcomes: In their order.
+    """
+
+    people: tuple[Visit, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker died with a group in it.
+
+    Attributes:
+        people: The group.
+        how: One line.
+    """
+
+    people: tuple[Visit, ...]
+    how: str
+
+
+class Pool(ABC):
+    """Some workers. Leaving the context ends them.
+
+    Attributes:
+        workers: How many groups are worked on at a time.
+    """
+
+    workers: int
+
+    @abstractmethod
+    def submit(self, people: tuple[Visit, ...]) -> None:
+        """Hand a group to a free worker."""
+
+    @abstractmethod
+    def wait(self) -> list[Finished | Died]:
+        """Return what happened, at least one thing; somebody is being worked on.
+
+        Raises:
+            OSError: What is written to is full or cannot be written to: no fault of anybody's file.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers, whatever they do."""
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class InlinePool(Pool):
+    """Does the work in this process, with nothing between it and what could kill it: for tables.
+
+    Args:
+        step: What is done.
+    """
+
+    workers = 1
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._waiting: list[tuple[Visit, ...]] = []
+
+    def submit(self, people: tuple[Visit, ...]) -> None:
+        """Keep a group for `wait`."""
+        self._waiting.append(people)
+
+    def wait(self) -> list[Finished | Died]:
+        """Work on the group."""
+        people = self._waiting.pop(0)
+        return [Finished(people, tuple(attempt(self._step, people)))]
+
+    def close(self) -> None:
+        """Forget what was not worked on."""
+        self._waiting.clear()
+
+
+def attempt(step: Step, people: Sequence[Visit]) -> list[Outcome]:
+    """Do a step; an error that nobody foresaw becomes the outcome of the person who causes it.
+
+    Raises:
+        OSError: What is written to is full or cannot be written to.
+    """
+    try:
+        return step.work(people)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise
+        if len(people) > 1:
+            return [outcome for one in people for outcome in attempt(step, [one])]
+        return [Outcome(people[0].key, _described(error), "work")]
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; resample it, or give a machine with more"
+    text = " ".join(mask(str(error)).split())
+    return text if isinstance(error, MedrepError) else f"unexpected {type(error).__name__}: {text}"
+
+
+def work(connection: Connection, opener: Opener) -> None:
+    """Work until the pool hangs up or its process is gone.
+
+    Args:
+        connection: Groups come in; None once the step is open, and then lists of outcomes, or the error that is nobody's own,
+            go out.
+        opener: How to come by the step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with threadpool_limits(1):
+        reply: list[Outcome] | OSError | MedrepError
+        try:
+            step = opener.open()
+            _one_thread()
+        except (MedrepError, OSError) as error:
+            connection.send(error)
+            return
+        connection.send(None)  # ready
+        while True:
+            try:
+                people: Sequence[Visit] = connection.recv()
+            except EOFError:
+                return
+            try:
+                reply = attempt(step, people)
+            except OSError as error:
+                reply = error
+            connection.send(reply)
+
+
+def _one_thread() -> None:
+    """Keep torch, where the step needs it, to one thread: it counts its own, beside those of `threadpool_limits`."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+QUARANTINE = "quarantine"
+"""The stage of people who are not tried again."""
+
+_FLUSH_EVERY = 64
+
+
+class Scheduler:
+    """Works on everybody, in up to three passes (`ledger`).
+
+    Args:
+        pool: The workers.
+        ledger: Where everything is noted before and after it happens.
+        together: How many people a worker is handed at first.
+        say: Called with a line for the person who waits.
+    """
+
+    def __init__(self, pool: Pool, ledger: Ledger, together: int, say: Callable[[str], None]) -> None:
+        self._pool, self._ledger, self._together, self._say = pool, ledger, together, say
+        self._waiting: dict[int, list[Visit]] = {TOGETHER: [], SINGLE: [], ALONE: []}
+        self._deaths: dict[str, int] = {}
+        self._unflushed = 0
+
+    def run(self, people: Iterable[Visit], trials: Mapping[str, Trial]) -> Iterator[Outcome]:
+        """Yield each outcome once the ledger has it.
+
+        Args:
+            people: Who is not done, in the cohort's order.
+            trials: How to go on with those who were begun before; everybody else starts with others.
+
+        Raises:
+            OSError: The disk is full; whatever was noted is kept.
+        """
+        self._deaths = {key: trial.deaths for key, trial in trials.items()}
+        for one in people:
+            if one.problem:
+                yield self._ended(Outcome(one.key, one.problem, "find"))
+            elif self._deaths.get(one.key, 0) >= DEATHS:
+                yield self._ended(_quarantined(one), DEATHS)
+            else:
+                self._waiting[trials.get(one.key, Trial()).stage].append(one)
+        # Whoever is left over by one pass goes into the next; the last is repeated until nobody is.
+        for stage in (TOGETHER, SINGLE):
+            yield from self._pass(stage)
+        while self._waiting[ALONE]:
+            yield from self._pass(ALONE)
+        self._ledger.flush()
+
+    def _pass(self, stage: int) -> Iterator[Outcome]:
+        groups = _groups(self._waiting[stage], self._together if stage == TOGETHER else 1)
+        self._waiting[stage] = []
+        busy, results = 0, list[Finished | Died]()
+        while True:
+            if stage == ALONE:  # what is known of one is noted before the next is begun
+                yield from self._handled(results, stage)
+            while busy < (1 if stage == ALONE else self._pool.workers) and (group := next(groups, None)) is not None:
+                self._ledger.begin([one.key for one in group], stage)
+                self._pool.submit(group)
+                busy += 1
+            if stage != ALONE:  # noted while the workers have work
+                yield from self._handled(results, stage)
+            if not busy:
+                return
+            results = self._pool.wait()
+            busy -= len(results)
+
+    def _handled(self, results: list[Finished | Died], stage: int) -> Iterator[Outcome]:
+        for result in results:
+            if isinstance(result, Finished):
+                rows: list[Outcome] = []
+                for outcome in result.outcomes:
+                    if outcome.lines and not outcome.error and not outcome.files:
+                        rows.append(outcome)
+                    else:
+                        yield self._ended(outcome)
+                if rows:
+                    self._ledger.end_rows(rows)
+                    self._count()
+                    yield from rows
+                continue
+            keys = [one.key for one in result.people]
+            self._say(f"a worker {result.how} with {', '.join(keys)}")
+            self._ledger.death(keys)
+            for one in result.people:
+                self._deaths[one.key] = self._deaths.get(one.key, 0) + (stage > TOGETHER)
+                if self._deaths[one.key] >= DEATHS:
+                    yield self._ended(_quarantined(one), DEATHS)
+                else:
+                    self._waiting[min(stage + 1, ALONE)].append(one)
+
+    def _ended(self, outcome: Outcome, attempts: int = 1) -> Outcome:
+        self._ledger.end(outcome, attempts)
+        self._count()
+        return outcome
+
+    def _count(self) -> None:
+        self._unflushed += 1
+        if self._unflushed >= _FLUSH_EVERY:
+            self._ledger.flush()
+            self._unflushed = 0
+
+
+def _groups(people: list[Visit], most: int) -> Iterator[tuple[Visit, ...]]:
+    """Yield people of the same block of the cohort, so that each has a place of their own in it."""
+    for _, block in groupby(people, key=lambda one: one.place // most):
+        yield tuple(block)
+
+
+def _quarantined(one: Visit) -> Outcome:
+    error = f"its worker died {DEATHS} times while alone with it; it is tried again only with --retry-failed"
+    return Outcome(one.key, error, QUARANTINE)

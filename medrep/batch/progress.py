@@ -1,0 +1,305 @@
+"""Who is done, who was begun and never ended, whose worker died: read from the journals of a job, and kept in one of them.
+
+A person goes through up to three passes: with others, in a worker of their own, and alone while nobody else is worked on. A
+worker that dies with one person in it is held against that person; so is a whole job that dies while a person is alone.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medrep.batch.journal import (
+    ENDING,
+    Chunk,
+    Folded,
+    Journal,
+    RowsFile,
+    open_here,
+    read_chunk,
+    read_event,
+    read_events,
+    read_folded,
+)
+from medrep.derivatives.tasks import Outcome
+
+TOGETHER, SINGLE, ALONE = 1, 2, 3
+DEATHS = 2
+"""So many deaths, and a person is not tried again."""
+
+_PATTERN = "part-*.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Where somebody's outcome stands.
+
+    Attributes:
+        journal: The file.
+        start: Where its line begins.
+        fingerprint: Of what the person was when it was worked on.
+        failed: Whether the outcome is an error.
+        attempts: How often the person was tried to the end.
+        time: When, seconds since 1970, by the clock of the machine that worked.
+        files: What was written, relative to OUT.
+        count: Outcomes of this person that whoever worked knew of, and this one; 0 in journals of before. No clock is in it.
+        position: Among the people of one event; -1 where the event is of this person alone.
+    """
+
+    journal: Path
+    start: int
+    fingerprint: str
+    failed: bool
+    attempts: int
+    time: float
+    files: tuple[str, ...]
+    count: int = 0
+    position: int = -1
+
+    def outcome(self) -> Outcome:
+        """Read the outcome of somebody whose event is of them alone."""
+        return Outcome.from_json(read_event(self.journal, self.start)["outcome"])
+
+    def surely_after(self, other: "Ended") -> bool:
+        """Return whether this outcome is the later of two whatever clocks say: by its place in one journal, or by its count."""
+        if self.journal == other.journal:
+            return self.start > other.start
+        return self.count > other.count
+
+    def after(self, other: "Ended") -> bool:
+        """Return whether this outcome is the later of two; clocks are asked where nothing else tells."""
+        if self.surely_after(other) or other.surely_after(self):
+            return self.surely_after(other)
+        return self.time >= other.time
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How somebody who is not done is to be tried.
+
+    Attributes:
+        stage: `TOGETHER`, `SINGLE` or `ALONE`.
+        deaths: How often a worker died with this person alone in it.
+    """
+
+    stage: int = TOGETHER
+    deaths: int = 0
+
+
+@dataclass(frozen=True)
+class History:
+    """What the journals of a job say.
+
+    Attributes:
+        ended: Key -> the latest outcome.
+        trials: Key -> how to go on, of people who were begun.
+        superseded: Files of outcomes that later ones replaced, relative to OUT; later ones can have written them anew.
+        earlier: Key -> the outcomes before the latest one, of people who have several.
+    """
+
+    ended: Mapping[str, Ended]
+    trials: Mapping[str, Trial]
+    superseded: frozenset[str] = frozenset()
+    earlier: Mapping[str, tuple[Ended, ...]] = field(default_factory=dict)
+
+    def every(self, key: str) -> tuple[Ended, ...]:
+        """Return all outcomes of somebody; the latest stands last."""
+        latest = self.ended.get(key)
+        return () if latest is None else (*self.earlier.get(key, ()), latest)
+
+    def current(self, key: str, fingerprint: str) -> Ended | None:
+        """Return somebody's outcome of what the person is now, whatever the clocks of the machines that worked said.
+
+        An outcome whose files a surely later one of another fingerprint has written over is none.
+        """
+        found = self.ended.get(key)
+        if found is None or found.fingerprint == fingerprint:
+            return found
+        every = self.every(key)
+        fitting = [one for one in every if one.fingerprint == fingerprint]
+        if not fitting:
+            return None
+        latest = reduce(lambda best, one: one if one.after(best) else best, fitting)
+        others = (one for one in every if one.fingerprint != fingerprint)
+        return None if latest.files and any(one.surely_after(latest) for one in others) else latest
+
+
+def read_history(folder: Path, pattern: str = _PATTERN) -> History:
+    """Read all journals of a job.
+
+    Args:
+        folder: The job's own folder.
+        pattern: Of their names.
+    """
+    ended: dict[str, Ended] = {}
+    begun: dict[str, int] = {}
+    trials: dict[str, Trial] = {}
+    superseded: set[str] = set()
+    earlier: dict[str, tuple[Ended, ...]] = {}
+    stored = _Stored(folder)
+    for path in sorted(folder.glob(pattern)):
+        for start, event in read_events(path):
+            what = event["event"]
+            there = stored.positions(path, start, event) if what == "rows" else range(0)
+            for position, key in enumerate(event["keys"]):
+                if what == "begin":
+                    if key in begun:
+                        trials[key] = _after(trials.get(key), begun[key], held=begun[key] == ALONE)
+                    begun[key] = event["stage"]
+                    continue
+                stage = begun.pop(key, TOGETHER)
+                if what == "death":
+                    trials[key] = _after(trials.get(key), stage, held=stage > TOGETHER)
+                elif what == "again":
+                    trials[key] = Trial(event["stage"])
+                elif what != "rows" or position in there:
+                    trials.pop(key, None)
+                    one = _ended(path, start, event, position)
+                    if (before := ended.get(key)) is not None:
+                        older, one = (before, one) if one.after(before) else (one, before)
+                        superseded.update(older.files)
+                        earlier[key] = (*earlier.get(key, ()), older)
+                    ended[key] = one
+    stored.close()
+    for key, stage in begun.items():  # the whole job died
+        trials[key] = _after(trials.get(key), stage, held=stage == ALONE)
+    return History(ended, trials, frozenset(superseded), earlier)
+
+
+def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
+    """Return how to go on after a death in a stage, which is held against the person or not."""
+    return Trial(min(stage + 1, ALONE), (0 if before is None else before.deaths) + held)
+
+
+class _Stored:
+    """Whether rows are still where events say."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO | None] = {}
+
+    @cached_property
+    def _folded(self) -> Folded | None:
+        return read_folded(self._folder, self._folder.parent)
+
+    def positions(self, path: Path, start: int, event: Mapping[str, Any]) -> Collection[int]:
+        """Return which of an event's people have their rows."""
+        everybody = range(len(event["keys"]))
+        file = self._file(event["file"])
+        if file is not None:
+            whole = all(read_chunk(file, Chunk(*chunk)) is not None for chunk in event["chunks"].values())
+            return everybody if whole else ()
+        folded = self._folded
+        if folded is None:
+            return ()
+        return {k for k in everybody if folded.line(path.name, start, k) is not None}
+
+    def _file(self, name: str) -> BinaryIO | None:
+        if name not in self._files:
+            path = self._folder / Path(name).name
+            self._files[name] = open_here(path) if path.is_file() else None
+        return self._files[name]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+
+
+def _ended(path: Path, start: int, event: Mapping[str, Any], position: int) -> Ended:
+    if event["event"] == "rows":
+        fingerprint, attempts, count = (event[name][position] for name in ("fingerprints", "attempts", "counts"))
+        return Ended(path, start, fingerprint, False, attempts, event["time"], (), count, position)
+    fingerprint, failed, attempts = event["fingerprint"], event["failed"], event["attempts"]
+    files, count = tuple(event["outcome"]["files"]), event.get("count", 0)
+    return Ended(path, start, fingerprint, failed, attempts, event["time"], files, count)
+
+
+class Ledger:
+    """Keeps one part's journal.
+
+    Args:
+        path: The journal.
+        history: What stands in all journals.
+        fingerprints: Of the people of this part, as they are now.
+    """
+
+    def __init__(self, path: Path, history: History, fingerprints: Mapping[str, str]) -> None:
+        self._journal = Journal(path)
+        # The journal only grows, so that no earlier file has this name.
+        self._rows = RowsFile(path.with_name(f"{path.stem}-{path.stat().st_size}{ENDING}"))
+        self._history, self._fingerprints = history, fingerprints
+
+    def begin(self, keys: Iterable[str], stage: int) -> None:
+        """Note that people are about to be worked on."""
+        self._note("begin", keys, stage=stage)
+
+    def death(self, keys: Iterable[str]) -> None:
+        """Note that the worker died of those who were begun last."""
+        self._note("death", keys)
+
+    def again(self, keys: Sequence[str], stage: int) -> None:
+        """Note that people who failed are to be tried once more."""
+        if keys:
+            self._note("again", keys, stage=stage)
+
+    def end(self, outcome: Outcome, attempts: int = 1) -> None:
+        """Keep an outcome.
+
+        Args:
+            outcome: The outcome.
+            attempts: How often the person was tried this time.
+        """
+        self._note(
+            "end",
+            [outcome.key],
+            fingerprint=self._fingerprints[outcome.key],
+            failed=bool(outcome.error),
+            attempts=attempts + self._failed_before(outcome.key),
+            time=time.time(),
+            count=self._count(outcome.key),
+            outcome=outcome.to_json(),
+        )
+
+    def end_rows(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep what became of rows of a table, who were worked on together: one event, and their lines beside the journal.
+
+        Args:
+            outcomes: Without errors and files, all with lines of the same names.
+        """
+        keys = [one.key for one in outcomes]
+        chunks = {name: self._rows.append([one.lines[name] for one in outcomes]) for name in outcomes[0].lines}
+        self._note(
+            "rows",
+            keys,
+            fingerprints=[self._fingerprints[key] for key in keys],
+            attempts=[1 + self._failed_before(key) for key in keys],
+            time=time.time(),
+            counts=[self._count(key) for key in keys],
+            figures=[one.to_json()["figures"] for one in outcomes],
+            file=self._rows.path.name,
+            chunks={name: [chunk.start, chunk.size, chunk.checksum] for name, chunk in chunks.items()},
+        )
+
+    def _failed_before(self, key: str) -> int:
+        before = self._history.ended.get(key)
+        return before.attempts if before is not None and before.failed else 0
+
+    def _count(self, key: str) -> int:
+        return 1 + max((one.count for one in self._history.every(key)), default=0)
+
+    def flush(self) -> None:
+        """Bring everything to the disk: rows first, since the journal says that they are there."""
+        self._rows.flush()
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Bring everything to the disk and let go of the journal."""
+        self._rows.close()
+        self._journal.close()
+
+    def _note(self, event: str, keys: Iterable[str], **content: Any) -> None:
+        self._journal.append({"event": event, "keys": list(keys), **content})

@@ -1,0 +1,170 @@
+"""The commands ``audit`` and ``report``."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medrep.cli.arguments import (
+    OK,
+    Commands,
+    add_cohort,
+    add_extrapolate,
+    add_json,
+    add_model,
+    add_out,
+    add_unseen_site,
+    command,
+    names,
+    number,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medrep.cli.console import Console
+    from medrep.tracking.gates import Decision
+
+_TOLD = ("leakage_excess", "leakage_beyond_training", "injection_gain", "utility_change", "identity_kept")
+
+
+def add_audit(commands: Commands) -> None:
+    """Add ``medrep audit``."""
+    text = "measure what a model leaks, whom it harms and what its counterfactuals are worth, on people it never saw"
+    parser = command(commands, "audit", text, _audit)
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--by",
+        default="",
+        metavar="A,B:EDGES",
+        help="columns whose groups are compared, e.g. sex,age:20/40/60/80,site (default: the model's covariates)",
+    )
+    parser.add_argument(
+        "--intersect", action="append", default=[], metavar="A,B", help="groups that are crossed, e.g. sex,site"
+    )
+    parser.add_argument("--min-n", type=int, default=20, help="fewest participants to say anything (default: 20)")
+    parser.add_argument(
+        "--remove", default="", metavar="A,B", help="covariates that are removed (default: the batches, such as site)"
+    )
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="NAME=VALUE", help="where a removed covariate is moved to"
+    )
+    parser.add_argument(
+        "--outcome", default="", metavar="COLUMN", help="what the data are for, such as diagnosis: is it still there?"
+    )
+    parser.add_argument(
+        "--prediction", default="", metavar="COLUMN", help="a predictor's output for the outcome: is it fair to groups?"
+    )
+    parser.add_argument(
+        "--positive", default="", metavar="CLASS", help="the class of the outcome that a high prediction stands for"
+    )
+    parser.add_argument(
+        "--margin",
+        type=number,
+        default=0.1,
+        help="leakage shown to exceed chance by less (AUC or R2) counts as none (default: 0.1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        metavar="PEOPLE.tsv",
+        help="who was trained on (default: people.tsv that train wrote beside the model)",
+    )
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
+    )
+    add_unseen_site(parser)
+    add_extrapolate(parser, "people far")
+    add_json(parser)
+
+
+def _audit(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.workflows.audit import AuditRequest, audit
+
+    request = AuditRequest(
+        by=options.by,
+        intersect=tuple(options.intersect),
+        remove=names(options.remove),
+        references=pairs("--reference", options.reference),
+        outcome=options.outcome,
+        prediction=options.prediction,
+        positive=options.positive,
+        min_n=options.min_n,
+        margin=options.margin,
+        seed=options.seed,
+        trained=options.trained,
+        sign=options.sign,
+        unseen_site=options.unseen_site,
+        extrapolate=options.extrapolate,
+        only=options.participant_label,
+        exclude=options.exclude,
+        overwrite=options.overwrite,
+    )
+    found = audit(options.cohort, options.out, options.model, request, console)
+    _show_findings(console, found.findings)
+    _show_expected(console, found.expected)
+    paths = {"report": options.out / "report.html", "table": options.out / "audit.tsv"}
+    console.result(
+        people=len(found.people),
+        figures=found.findings.to_dict("records"),
+        decision=found.expected.verdict,
+        reasons=found.expected.reasons,
+        gates=[asdict(one) for one in found.expected.judged],
+        paths=paths,
+    )
+    console.summary(f"audited a {found.kind} model", f"{len(found.people)} whom the model never saw", paths)
+    return OK
+
+
+def _show_expected(console: "Console", decision: "Decision") -> None:
+    """Say what the gates that `promote` asks by default would make of it, and what they miss."""
+    words = {"passed": "would pass it", "refused": "would refuse it", "insufficient": "would find too little evidence"}
+    console.say(f"gates.yaml, which promote asks, {words[decision.verdict]}")
+    for reason in decision.reasons:
+        console.say(f"  {reason}")
+
+
+def _show_findings(console: "Console", findings: "pd.DataFrame") -> None:
+    told = findings["metric"].isin(_TOLD)
+    by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
+    gaps = by_group & (findings["status"] == "ok")
+    rows = [
+        (
+            str(row["metric"]),
+            str(row["group"]),
+            str(row["n"]),
+            row["status"] if row["status"] != "ok" else f"{row['estimate']:.3f}",
+            "" if row["ci_low"] != row["ci_low"] else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
+        )
+        for row in [*findings[told].to_dict("records"), *findings[gaps].to_dict("records")]
+    ]
+    console.table("Audit", ("metric", "group", "n", "estimate", "95% interval"), rows)
+    few = int((findings["status"] != "ok").sum())
+    if few:
+        console.say(
+            f"{few} of {len(findings)} figures are insufficient: too few people; they are listed and count as nothing"
+        )
+
+
+def add_report(commands: Commands) -> None:
+    """Add ``medrep report``."""
+    parser = command(commands, "report", "write report.html again, or compare several runs on one page", _report)
+    parser.add_argument(
+        "runs", metavar="OUT", type=Path, nargs="+", help="what train, export, counterfactual, audit or demo wrote"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FILE", help="page that compares several runs (default: comparison.html)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a page that compares if it is there already")
+
+
+def _report(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.workflows.report import report
+
+    page = report(options.runs, to=options.to, overwrite=options.overwrite)
+    console.summary("wrote the page", "", {"report": page})
+    return OK

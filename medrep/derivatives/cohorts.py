@@ -1,0 +1,193 @@
+"""Generated, planted and sampled cohorts as folders, with the truth beside them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medrep._files import write_json
+from medrep._persisted import to_json
+from medrep.cohort.grid import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
+from medrep.cohort.nifti import LabelMap, Volume, write_image, write_label_map
+from medrep.cohort.surfaces import Surface
+from medrep.derivatives.bids import MeshFormat, write_description, write_matrix, write_tsv
+from medrep.derivatives.meshes import mesh_beside, write_mesh
+from medrep.errors import ModelError
+from medrep.models import Model
+from medrep.models.shape.mean_shape import LevelFunction
+
+TRUTH = Path("derivatives") / "truth"
+
+
+def write_feature_cohort(
+    folder: Path, participants: pd.DataFrame, features: pd.DataFrame, clean: pd.DataFrame, truth: Mapping[str, Any]
+) -> None:
+    """Write participants.tsv and features.tsv, and the same without site effects as the truth.
+
+    Args:
+        folder: Where to.
+        participants: With ``participant_id``.
+        features: Index: participant_id; one column a feature.
+        clean: The same without the site effects.
+        truth: Parameters of every planted effect.
+    """
+    for place, table in ((folder, features), (folder / TRUTH, clean)):
+        write_tsv(place / "participants.tsv", participants)
+        ids = pd.DataFrame({"participant_id": table.index.astype(str)})
+        write_matrix(place / "features.tsv", ids, [str(name) for name in table.columns], table.to_numpy(float))
+    _finish(folder, truth)
+
+
+def write_volume_cohort(
+    folder: Path,
+    participants: pd.DataFrame,
+    volumes: Iterable[tuple[str, Volume, Volume]],
+    truth: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write one image a person, and the same without site effects as the truth.
+
+    Args:
+        folder: Where to.
+        participants: With ``participant_id``.
+        volumes: Path below the folder, the image, and the image without site effects; one person at a time.
+        truth: Parameters of every planted effect.
+        advance: Called with the number of people written.
+    """
+    for relative, image, clean in volumes:
+        write_image(folder / relative, image)
+        write_image(folder / TRUTH / relative, clean)
+        advance(1)
+    for place in (folder, folder / TRUTH):
+        write_tsv(place / "participants.tsv", participants)
+    _finish(folder, truth)
+
+
+def _finish(folder: Path, truth: Mapping[str, Any]) -> None:
+    write_json(folder / TRUTH / "truth.json", truth)
+    write_description(folder / TRUTH, "the same people without the planted site effects", [], {})
+    write_description(folder, "cohort with planted effects", [], {"Description": "generated; not real people"})
+
+
+_MESH_CELLS = 96
+
+
+def write_shape_cohort(
+    folder: Path,
+    participants: pd.DataFrame,
+    organs: Iterable[tuple[str, LabelMap, Mapping[str, LabelMap]]],
+    truth: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write one label map a person, and the same person's organ at other covariates as the truth.
+
+    Args:
+        folder: Where to.
+        participants: With ``participant_id``.
+        organs: Path below the folder, the map, and maps at other covariates by their ``desc``; one person at a time.
+        truth: Parameters of every planted effect.
+        advance: Called with the number of people written.
+    """
+    for relative, labels, others in organs:
+        write_label_map(folder / relative, labels)
+        place = folder / TRUTH / relative
+        for desc, other in others.items():
+            write_label_map(place.with_name(place.name.replace("desc-organ", f"desc-{desc}")), other)
+        advance(1)
+    for place in (folder, folder / TRUTH):
+        write_tsv(place / "participants.tsv", participants)
+    write_json(folder / TRUTH / "truth.json", truth)
+    write_description(folder / TRUTH, "the same people at other covariates", [], {})
+    write_description(folder, "organs with known effects", [], {"Description": "generated; not real people"})
+
+
+def write_shape_samples(
+    folder: Path,
+    model: Model,
+    people: pd.DataFrame,
+    frame: pd.DataFrame,
+    seed: int,
+    suffix: str,
+    centre: tuple[float, ...],
+    content: Mapping[str, Any],
+    mesh: MeshFormat = "gifti",
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write a label map and a mesh with ``desc-sampled`` for each drawn person.
+
+    Args:
+        folder: Where to.
+        model: Of organs.
+        people: Table to write, with participant_id.
+        frame: Their covariates.
+        seed: Of every draw; each person has a seed of their own, by the place in the table.
+        suffix: BIDS suffix of the label maps.
+        centre: Of the model's grid, mm.
+        content: For the sidecars.
+        mesh: What meshes are written as.
+        advance: Called with the number of people done.
+    """
+    grid = model.columns.grid
+    if grid is None:
+        raise ModelError("a shape model needs a grid")
+    for position, who in enumerate(people["participant_id"]):
+        own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+        row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
+        place = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}.nii.gz"
+        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), grid.affine(centre)))
+        level = LevelFunction.through(grid_lattice(grid), row)
+        aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
+        surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
+        write_mesh(mesh_beside(place, mesh), surface)
+        write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(content))
+        advance(1)
+    write_tsv(folder / "participants.tsv", people)
+    write_description(folder, "people drawn by a model", [], content)
+
+
+def write_samples(
+    folder: Path,
+    model: Model,
+    people: pd.DataFrame,
+    frame: pd.DataFrame,
+    seed: int,
+    suffix: str,
+    content: Mapping[str, Any],
+    advance: Callable[[int], None] = lambda people: None,
+) -> None:
+    """Write participants.tsv and features.tsv, or images with ``desc-sampled``.
+
+    Args:
+        folder: Where to.
+        model: One that can ``sample``.
+        people: Table to write, with participant_id.
+        frame: Their covariates.
+        seed: Of every draw; each image has a seed of its own, by its place in the table.
+        suffix: BIDS suffix of images.
+        content: For the sidecars.
+        advance: Called with the number of people done.
+    """
+    ids = people["participant_id"].to_list()
+    grid = model.columns.grid
+    if model.columns.names:
+        data = model.sample(frame, seed=seed)
+        advance(len(ids))
+        write_matrix(folder / "features.tsv", pd.DataFrame({"participant_id": ids}), model.columns.names, data)
+        extra = {} if grid is None else {"Grid": to_json(grid)}
+        write_json(folder / "features.json", {**content, **extra})
+    elif grid is not None:
+        for position, who in enumerate(ids):
+            own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
+            row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
+            stem = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}"
+            write_image(
+                stem.with_name(f"{stem.name}.nii.gz"),
+                Volume(row.astype(np.float32).reshape(grid.shape), grid.affine()),
+            )
+            write_json(stem.with_name(f"{stem.name}.json"), dict(content))
+            advance(1)
+    write_tsv(folder / "participants.tsv", people)
+    write_description(folder, "people drawn by a model", [], content)

@@ -1,0 +1,126 @@
+"""What each covariate does to an organ, written so that others can read it: meshes, maps, a table and a picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+from medrep._files import atomic_file
+from medrep.cohort.grid import grid_lattice
+from medrep.cohort.meshing import mesh_lattice
+from medrep.cohort.surfaces import Surface
+from medrep.derivatives.bids import write_tsv
+from medrep.derivatives.meshes import write_mesh, write_shape_map
+from medrep.errors import ModelError
+from medrep.models import Model
+from medrep.models.linear.design import Contrast, contrasts
+from medrep.models.shape.displacement import Motion
+
+_CELLS = 96
+_VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}
+
+
+def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) -> pd.DataFrame:
+    """Write template.surf.gii, for each contrast a mesh and maps on it, effects.tsv and effects.png.
+
+    Args:
+        folder: Where to.
+        model: One that can tell ``effects``, in three dimensions.
+        centre: Of the grid, in the space of the organs, mm.
+
+    Returns:
+        The table: covariate, before, after, mean_mm with its interval, volumes, and the share of the surface whose interval
+        leaves out zero.
+    """
+    write_mesh(folder / "template.surf.gii", _shifted(_organ(model, {}), centre))
+    rows, drawn = [], []
+    for contrast in contrasts(model.schema):
+        surface = _organ(model, {contrast.covariate: contrast.before})
+        after = _organ(model, {contrast.covariate: contrast.after})
+        normals, areas = _vertex_normals(surface)
+        motion = model.surface_motion(contrast, surface.vertices, normals)
+        low, high = motion.interval()
+        name = f"{contrast.covariate}-{_plain(contrast.before)}to{_plain(contrast.after)}"
+        write_mesh(folder / f"{name}.surf.gii", _shifted(surface, centre))
+        maps = {"mm": motion.millimetres, "ci_low": low, "ci_high": high}
+        write_shape_map(folder / f"{name}.shape.gii", maps)
+        rows.append(_row(contrast, motion, areas, surface.volume, after.volume))
+        drawn.append((surface, motion))
+    table = pd.DataFrame(rows)
+    write_tsv(folder / "effects.tsv", table)
+    _draw(folder / "effects.png", drawn)
+    return table
+
+
+def _row(
+    contrast: Contrast, motion: Motion, areas: Float[np.ndarray, " vertices"], before: float, after: float
+) -> dict[str, object]:
+    mean, low, high = motion.mean(areas)
+    bounds = motion.interval()
+    clear = (bounds[0] > 0) | (bounds[1] < 0)
+    return {
+        "covariate": contrast.covariate,
+        "before": contrast.before,
+        "after": contrast.after,
+        "mean_mm": mean,
+        "ci_low": low,
+        "ci_high": high,
+        "volume_before_mm3": before,
+        "volume_after_mm3": after,
+        "volume_change_percent": 100 * (after / before - 1),
+        "surface_share_not_zero": float(areas[clear].sum() / areas.sum()),
+    }
+
+
+def _organ(model: Model, values: dict[str, float | str]) -> Surface:
+    """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
+    if model.columns.grid is None:
+        raise ModelError("a shape model needs a grid")
+    return mesh_lattice(model.expected_level(values), grid_lattice(model.columns.grid), _CELLS)
+
+
+def _shifted(surface: Surface, centre: Float[np.ndarray, "3"]) -> Surface:
+    return Surface(surface.vertices + centre, surface.faces)
+
+
+def _vertex_normals(surface: Surface) -> tuple[Float[np.ndarray, "vertices 3"], Float[np.ndarray, " vertices"]]:
+    """Return outward unit normals of vertices, and a third of the area of the triangles around each, mm2."""
+    sums, areas = np.zeros_like(surface.vertices), np.zeros(len(surface.vertices))
+    for corner in range(3):
+        np.add.at(sums, surface.faces[:, corner], surface.face_vectors)
+        np.add.at(areas, surface.faces[:, corner], surface.face_areas / 3)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), areas
+
+
+def _draw(path: Path, drawn: list[tuple[Surface, Motion]]) -> None:
+    figure = Figure(figsize=(3 * len(_VIEWS) + 1, 2.8 * len(drawn) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for line, (surface, motion) in enumerate(drawn):
+        most = max(float(np.abs(motion.millimetres).max()), 1e-3)
+        colours = ScalarMappable(Normalize(-most, most), "RdBu_r")
+        shade = colours.to_rgba(motion.millimetres[surface.faces].mean(axis=1))
+        axes = []
+        for column, (view, (up, around)) in enumerate(_VIEWS.items()):
+            axis = figure.add_subplot(len(drawn), len(_VIEWS), line * len(_VIEWS) + column + 1, projection="3d")
+            axis.add_collection3d(Poly3DCollection(surface.corners, facecolors=shade, edgecolors="none"))
+            low, high = surface.vertices.min(axis=0), surface.vertices.max(axis=0)
+            axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]))
+            axis.set_box_aspect(high - low)
+            axis.view_init(up, around)
+            axis.set_axis_off()
+            axis.set_title(f"{motion.contrast.name}\n{view}" if column == 0 else view, fontsize=9)
+            axes.append(axis)
+        figure.colorbar(colours, ax=axes, shrink=0.7, label="mm outward")
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def _plain(value: float | str) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isalnum() or letter == "." else "_" for letter in text)

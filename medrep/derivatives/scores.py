@@ -1,0 +1,324 @@
+"""Scores of participants: reconstruction error, deviation and latents, computed and written."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep._files import atomic_file, write_json
+from medrep.cohort.features import column_order
+from medrep.cohort.image_quality import STATISTICS, image_statistics
+from medrep.cohort.inputs import ShapeInput, VolumeInput
+from medrep.cohort.kinds import InputKind, imported
+from medrep.cohort.kinds.base import Visit, visit_files, visit_frame, visit_rows
+from medrep.derivatives.bids import write_latents
+from medrep.derivatives.tasks import Outcome, Step, block_size, in_places
+from medrep.errors import CohortError, ModelError
+from medrep.models import Model
+from medrep.models.prediction import How, Readout
+
+STATUS, SCORED, FAILED = "status", "scored", "failed"
+PREDICTED, GAP = "predicted_", "_gap"
+OUTSIDE = "outside_training"
+_UNITS = {
+    "sd": "root mean square over columns, in residual standard deviations of training",
+    "mm": "mean distance between the surface and the one that the model draws, mm",
+}
+
+
+def write_scores(
+    folder: Path,
+    outcomes: Iterable[Outcome],
+    lines: Mapping[str, Callable[[], Iterable[str]]],
+    ids: pd.DataFrame,
+    unit: str,
+    unshrink: str,
+    outside: Mapping[str, float] | None = None,
+) -> None:
+    """Write scores.tsv and scores.json, and latents.tsv (latents_sd.tsv) of those who could be scored.
+
+    Args:
+        folder: Where to.
+        outcomes: Everybody's, at least one of them good; gone through several times, a person at a time.
+        lines: Names of rows, each with what yields those of everybody who could be scored.
+        ids: Key columns, index: key; in the same order.
+        unit: The model's ``error_unit``.
+        unshrink: How the regression of predicted covariates to the mean was undone.
+        outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
+    """
+    first = next(one for one in outcomes if not one.error)
+    columns = [STATUS, *(name for name in first.figures if name != STATUS)]
+    columns += [OUTSIDE] if outside else []
+    good = _write_table(folder / "scores.tsv", outcomes, ids, columns, outside or {})
+    write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
+    for name in ("latents", "latents_sd"):
+        if name in lines:
+            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name]())
+
+
+def _write_table(
+    path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str], outside: Mapping[str, float]
+) -> list[str]:
+    """Return the keys of those who could be scored."""
+    good = []
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join([*ids.columns, *columns]) + "\n")
+        for who, one in zip(ids.itertuples(index=False), outcomes, strict=True):
+            figures = {STATUS: FAILED if one.error else SCORED, **one.figures, OUTSIDE: outside.get(one.key, 0.0)}
+            file.write("\t".join([*map(str, who), *(_cell(figures.get(name)) for name in columns)]) + "\n")
+            if not one.error:
+                good.append(one.key)
+    return good
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None or value != value:
+        return "n/a"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
+    if name.startswith(PREDICTED):
+        corrected = {
+            "none": "not corrected",
+            "linear": "corrected by a line",
+            "tweedie": "corrected by Tweedie's formula",
+        }
+        return {"Description": f"told from the data alone; regression to the mean {corrected[unshrink]}"}
+    if name.endswith(GAP):
+        return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
+    about: dict[str, dict[str, object]] = {
+        STATUS: {
+            "Description": "whether the person could be scored, and is like the people of calibration, if training had any",
+            "Levels": {
+                SCORED: "scored; the model has no calibration, or was trained on this person",
+                "accept": "scored, and like the people of calibration",
+                "warn": "scored; hardly like them",
+                "reject": "scored; unlike them, so that the scores are not to be relied on",
+                FAILED: "not scored; see failures.tsv",
+            },
+        },
+        "in_training": {
+            "Description": "whether the model was trained on this row, so that its errors are not compared with others'",
+            "Levels": {
+                "yes": "it was",
+                "no": "it was not",
+                "n/a": "the model carries no digests of its training rows, and people.tsv does not lie beside it",
+            },
+        },
+        "shift_p": {"Description": "share of calibration people who are as unusual (conformal p-value)"},
+        "shift_reason": {"Description": "the statistic that stands out most, in standard deviations"},
+        "reconstruction_error": {"Description": _UNITS[unit], "Units": unit},
+        "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
+        OUTSIDE: {
+            "Description": "how far beyond the range of training a covariate lies; the farthest of several, 0 inside",
+            "Units": "standard deviations of the covariate in training",
+        },
+        "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},
+    }
+    return about[name]
+
+
+_MOST_ROWS, _MOST_IMAGES = 256, 16
+_FIGURES = ("reconstruction_error", "deviation")
+
+
+class Judge(ABC):
+    """Whether people are like those whom the model was calibrated with."""
+
+    @abstractmethod
+    def figures(
+        self, statistics: pd.DataFrame, people: Sequence[Visit], rows: Float[np.ndarray, "people columns"]
+    ) -> list[dict[str, float | str]]:
+        """Return what is said of each person, for scores.tsv.
+
+        Args:
+            statistics: One row a person, a column a statistic.
+            people: The same people.
+            rows: Their data.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """What is asked of a model about each person.
+
+    Attributes:
+        model: The model.
+        most: How many people go through it together, where rows are short.
+        judge: Who says whether a person is like those of calibration; None where nobody does.
+        readouts: What predicts covariates from the data.
+        unshrink: How their regression to the mean is undone.
+        measure: Whether outcomes hold the statistics that a judge is calibrated with.
+    """
+
+    model: Model
+    most: int = _MOST_IMAGES
+    judge: Judge | None = None
+    readouts: tuple[Readout, ...] = ()
+    unshrink: How = "none"
+    measure: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether statistics of images are needed."""
+        return self.measure or self.judge is not None
+
+    @property
+    def together(self) -> int:
+        """How many people go through the model together."""
+        return block_size(self.model.columns.count, self.most)
+
+    def outcomes(
+        self,
+        rows: Float[np.ndarray, "people columns"],
+        people: Sequence[Visit],
+        further: Mapping[str, float] | None = None,
+        images: Sequence[Float[np.ndarray, " statistics"]] = (),
+    ) -> list[Outcome]:
+        """Return what the model says of rows in memory.
+
+        Args:
+            rows: In the model's columns and units.
+            people: At most one for each place of a block of ``together``.
+            further: Figures that are known already.
+            images: `STATISTICS` of each image, where ``measures`` asks for them.
+        """
+        block, standing, places = in_places(rows, people, self.together)
+        found = self.model.scores(self.model.dataset(block, visit_frame(standing)))
+        statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
+        if len(images):
+            position = {one.key: k for k, one in enumerate(people)}
+            measured = np.stack([images[position[one.key]] for one in standing])
+            statistics = statistics.join(pd.DataFrame(measured, columns=list(STATISTICS)))
+        said = [dict[str, float | str]()] * len(standing)
+        if self.judge is not None:
+            said = self.judge.figures(statistics, standing, block)
+        predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
+        outcomes = []
+        for place, one in zip(places, people, strict=True):
+            figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            for name, values in predicted.items():
+                figures[f"{PREDICTED}{name}"] = float(values[place])
+                figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])
+            arrays = {"latents": found.latents[place]}
+            if found.latents_sd is not None:
+                arrays["latents_sd"] = found.latents_sd[place]
+            if self.measure:
+                arrays["statistics"] = statistics.to_numpy(float)[place]
+            outcomes.append(Outcome(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
+        return outcomes
+
+    def statistics(self, kind: InputKind[Any]) -> list[str]:
+        """Return what the columns of statistics are."""
+        return [*_FIGURES, *kind.statistics]
+
+
+class ScoreRows(Step):
+    """Scores rows of a feature table.
+
+    Args:
+        scorer: What is asked.
+        kind: Of the table; not looked at.
+        names: Of the table's features, in its order.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[Any], names: Sequence[str]) -> None:
+        del kind
+        self._scorer = replace(scorer, most=_MOST_ROWS)
+        self._order = column_order(scorer.model.columns.names, names)
+        self.together = self._scorer.together
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few rows; see `Step.work`."""
+        scored = self._scorer.outcomes(visit_rows(people)[:, self._order], people)
+        return scored if self._scorer.measure else [one.written() for one in scored]
+
+
+class ScoreVolumes(Step):
+    """Scores images; several go through the model together.
+
+    Args:
+        scorer: What is asked.
+        kind: Volumes, as in training.
+        names: None.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[VolumeInput], names: Sequence[str]) -> None:
+        del names
+        if scorer.model.columns.grid is None:
+            raise ModelError("the model was trained on a feature table; set input.kind as in training")
+        self._scorer, self._wanted, self._grid = scorer, kind.section, scorer.model.columns.grid
+        self.together = scorer.together
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few images; see `Step.work`."""
+        from medrep.cohort.loaders import load_alike  # MONAI takes seconds to import
+
+        rows: list[np.ndarray] = []
+        images: list[np.ndarray] = []
+        outcomes: dict[str, Outcome] = {}
+        for loaded in load_alike(visit_files(people), self._wanted, self._grid):
+            if loaded.placed is None:
+                outcomes[loaded.key] = Outcome(loaded.key, loaded.error, "read")
+            else:
+                rows.append(loaded.placed.values.ravel())
+                if self._scorer.measures:
+                    images.append(image_statistics(loaded.placed.values))
+        good = [one for one in people if one.key not in outcomes]
+        if good:
+            outcomes |= {one.key: one for one in self._scorer.outcomes(np.stack(rows), good, images=images)}
+        return [outcomes[one.key] for one in people]
+
+
+class ScoreShapes(Step):
+    """Scores organs, one at a time: each takes seconds.
+
+    Args:
+        scorer: What is asked.
+        kind: Label maps, as measured by training.
+        names: None.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[ShapeInput], names: Sequence[str]) -> None:
+        del names
+        from medrep.cohort.shapes import shape_grid  # libigl and scikit-image, which only shapes need
+
+        if scorer.model.columns.grid != shape_grid(kind.section):
+            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        self._scorer, self._wanted = replace(scorer, most=1), kind.section
+        self.together = 1
+
+    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+        """Score a few organs; see `Step.work`."""
+        from medrep.cohort.shapes import load_shapes
+
+        outcomes = []
+        for one, loaded in zip(people, load_shapes(visit_files(people), self._wanted), strict=True):
+            if loaded.placed is None:
+                outcomes.append(Outcome(loaded.key, loaded.error, "read"))
+                continue
+            affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
+            volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
+            try:
+                outcomes += self._scorer.outcomes(loaded.placed.row[None], [one], {"volume_mm3": volume})
+            except (CohortError, ModelError) as error:
+                outcomes.append(Outcome(loaded.key, str(error), "score"))
+        return outcomes
+
+
+def score_step(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) -> Step:
+    """Return the step that scores people of a kind of input.
+
+    Args:
+        scorer: What is asked.
+        kind: As in training.
+        names: Of the columns of the cohort's table; none for files.
+    """
+    step: Step = imported(kind.scorer)(scorer, kind, names)
+    return step

@@ -1,1 +1,0 @@
-"""What reports show and no table of a run holds: measured while the data are at hand, kept in OUT/report."""

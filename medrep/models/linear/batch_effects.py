@@ -1,0 +1,399 @@
+"""Location and scale of batches (site, scanner), shrunk by empirical Bayes.
+
+An effect field (one batch level's location, one value a column) is an estimate plus noise. In an orthonormal basis the
+coefficients are sorted into bands; in each band the share of energy that noise alone would have is removed (positive-part
+James-Stein, in space an empirical Wiener filter):
+
+    w_b = max(0, 1 - noise_b / energy_b),    field' = sum_b w_b * band_b(field)
+
+The first band is the span of what a batch plausibly does; the rest of the field falls into further bands. For features the
+span is the mean over columns and the rest is one band, which is ComBat's normal prior N(mean, variance) a level. For voxels the
+span is what a scanner does, an offset and a gain that vary slowly over the field of view, and the rest falls into shells of
+spatial frequency of the cosine transform, so that smooth effects keep their strength and voxel-wise noise does not. How much
+energy noise has in each band is measured on the training residuals, so correlation between columns is accounted for.
+
+In units of each column's residual deviation: residual = gamma_batch + delta_batch * noise, the ComBat family (Johnson 2007,
+Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy.fft import dctn, idctn
+
+from medrep.cohort.grid import Grid
+from medrep.models.linear.design import Design
+from medrep.models.linear.fit import Moments
+from medrep.models.linear.scales import (
+    Apart,
+    log_scale_variance,
+    log_scales,
+    pooled_level,
+    told_scales,
+)
+
+_SHELLS = 24
+_ORDER = 2
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A span of expected effects, and bands for the rest.
+
+    Attributes:
+        span: Orthonormal columns; band 0.
+        grid: The columns' voxel grid; the rest falls into shells of spatial frequency. None: the rest is one band.
+    """
+
+    span: Float[np.ndarray, "columns span"]
+    grid: Grid | None
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return 2 if self.grid is None else _SHELLS + 2
+
+    def energy(self, fields: Float[np.ndarray, "fields columns"]) -> Float[np.ndarray, "fields bands"]:
+        """Return the summed squares of each field in each band."""
+        coefficients = fields @ self.span
+        rest = fields - coefficients @ self.span.T
+        if self.grid is None:
+            outside = (rest**2).sum(axis=1, keepdims=True)
+        else:
+            shells = _shells(self.grid)
+            outside = np.zeros((len(rest), self.count - 1))
+            for k, row in enumerate(rest):
+                outside[k] = np.bincount(shells, _cosine(row, self.grid) ** 2, self.count - 1)
+        return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
+
+    def weigh(
+        self, fields: Float[np.ndarray, "fields columns"], weights: Float[np.ndarray, "fields bands"]
+    ) -> Float[np.ndarray, "fields columns"]:
+        """Return each field with its bands multiplied by its weights."""
+        inside = fields @ self.span @ self.span.T
+        rest = fields - inside
+        if self.grid is None:
+            return weights[:, :1] * inside + weights[:, 1:] * rest
+        shells, shape = _shells(self.grid), self.grid.shape
+        kept = np.empty_like(rest)
+        for k, row in enumerate(rest):
+            weighed = _cosine(row, self.grid) * weights[k, 1:][shells]
+            kept[k] = idctn(weighed.reshape(shape), norm="ortho").ravel()
+        return weights[:, :1] * inside + kept
+
+
+def column_bands(varies: Bool[np.ndarray, " columns"]) -> Bands:
+    """Return the bands of columns without order: the mean over those that vary, and the rest."""
+    return Bands(varies[:, None] / max(int(varies.sum()), 1) ** 0.5, None)
+
+
+def scanner_bands(grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
+    """Return the bands of voxels: slowly varying offset and gain, and shells of spatial frequency for the rest.
+
+    Args:
+        grid: Where the columns lie.
+        mean: The pooled mean image; a gain moves a voxel in proportion to it.
+        unit: What one unit of the field is in data units at each voxel: the residual deviation for locations, which are
+            shrunk in its units, 1 for log scales; 0 leaves the voxel out of the span.
+    """
+    axes = [[np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in range(_ORDER + 1)] for n in grid.shape]
+    slow = [
+        np.einsum("i,j,k->ijk", axes[0][a], axes[1][b], axes[2][c]).ravel()
+        for a, b, c in product(range(_ORDER + 1), repeat=3)
+        if a + b + c <= _ORDER
+    ]
+    per_unit = np.divide(1, unit, out=np.zeros_like(unit), where=unit > 0)
+    level = mean / max(float(np.abs(mean).max(initial=0)), 1e-300)
+    left, values, _ = np.linalg.svd(
+        np.stack([w * f * per_unit for f in slow for w in (1, level)], axis=1), full_matrices=False
+    )
+    return Bands(left[:, values > 1e-6 * values.max(initial=0)], grid)
+
+
+def _cosine(field: Float[np.ndarray, " columns"], grid: Grid) -> Float[np.ndarray, " columns"]:
+    coefficients: np.ndarray = dctn(field.reshape(grid.shape), norm="ortho").ravel()
+    return coefficients
+
+
+@lru_cache(maxsize=2)
+def _shells(grid: Grid) -> Int[np.ndarray, " columns"]:
+    """Return the band of each cosine coefficient: 0 for the mean, then equal steps of log frequency (1/mm)."""
+    axes = [np.arange(n) / (2 * n * edge) for n, edge in zip(grid.shape, grid.spacing, strict=True)]
+    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij"))).ravel()
+    inside = frequency > 0
+    shells = np.zeros(grid.size, dtype=np.int64)
+    if not inside.any():
+        return shells
+    low, high = frequency[inside].min(), frequency.max()
+    steps = max(float(np.log(high / low)), 1e-12)
+    shells[inside] = 1 + np.minimum(_SHELLS - 1, (_SHELLS * np.log(frequency[inside] / low) / steps).astype(np.int64))
+    return shells
+
+
+def shrink(
+    fields: Float[np.ndarray, "fields columns"], noise: Float[np.ndarray, "fields bands"], bands: Bands
+) -> tuple[Float[np.ndarray, "fields columns"], Float[np.ndarray, "fields bands"]]:
+    """Remove from each band the energy that noise alone would have.
+
+    Args:
+        fields: One effect estimate a row.
+        noise: Expected energy of the estimation noise in each band, in the fields' squared units.
+        bands: The basis.
+
+    Returns:
+        The shrunk fields and the weights w_b in [0, 1]; infinite noise gives weight 0.
+    """
+    energy = bands.energy(fields)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(energy > 0, noise / energy, np.inf)
+    weights = np.clip(1 - share, 0, 1)
+    return bands.weigh(fields, weights), weights
+
+
+_NO_VARIANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Borrowing:
+    """How locations and log scales share strength over columns."""
+
+    location: Bands
+    log_scale: Bands
+
+
+@dataclass(frozen=True)
+class BatchEffects:
+    """Shrunk location and log scale of every batch level, and what is needed to shrink a new one alike.
+
+    Attributes:
+        location: One row a level, in data units.
+        log_scale: One row a level; natural logarithm of the ratio to the pooled deviation.
+        location_noise: Energy in each band of a location estimate with unit variance in every column.
+        log_scale_noise: The same for a log scale estimate of unit variance.
+    """
+
+    location: Float[np.ndarray, "levels columns"]
+    log_scale: Float[np.ndarray, "levels columns"]
+    location_noise: Float[np.ndarray, " bands"]
+    log_scale_noise: Float[np.ndarray, " bands"]
+
+
+def fit_batches(moments: Moments, borrowing: Borrowing, parts: Sequence[slice], *, scale: bool) -> BatchEffects:
+    """Shrink the raw batch estimates.
+
+    Args:
+        moments: One pass over the training data.
+        borrowing: How columns share strength.
+        parts: Which levels belong to which batch covariate (`Design.batch_slices`).
+        scale: Whether batches differ in scale at all.
+    """
+    levels = len(moments.freedom)
+    per_sd = np.divide(1, moments.sd, out=np.zeros_like(moments.sd), where=moments.sd > 0)
+    raw_location = moments.coefficients[len(moments.coefficients) - levels :]
+    location = raw_location * per_sd
+    varies = moments.sd > 0
+    raw = log_scales(moments.ratio, moments.freedom)
+    apart = Apart.none(*raw.shape)
+    if scale and borrowing.log_scale.grid is None:
+        apart = Apart.of(raw, moments.freedom, told_scales(moments.ratio, moments.freedom), parts)
+    # What all columns of a batch share is no noise: people are compared with their own batch.
+    log_scale = np.zeros_like(location)
+    shared = _first_band(raw - apart.taken, borrowing.log_scale) + apart.taken if scale else log_scale
+    within = _standard_residuals(moments, per_sd, shared)
+    square_noise = _mean_energy((varies * (row**2 - 1) / np.sqrt(2) for row in within), borrowing.log_scale)
+    if scale:
+        log_scale = _shrunk_scales(raw, moments.freedom, square_noise, borrowing.log_scale, apart)
+    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), borrowing.location)
+    variance = moments.leverage * _mean_square(log_scale, varies * (1 - apart.share))
+    beyond = apart.share * (location - _typical(location, varies))
+    shrunk = (shrink(location - beyond, _noise(variance, noise), borrowing.location)[0] + beyond) * moments.sd
+    # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
+    return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
+
+
+def centre_scales(
+    effects: BatchEffects, moments: Moments, parts: Sequence[slice]
+) -> tuple[BatchEffects, Float[np.ndarray, " columns"]]:
+    """Let the log scales of each batch covariate average to 0 over people, in every column.
+
+    Returns:
+        The effects, and what the pooled deviation of each column is to be multiplied by so that no level's own changes: its
+        geometric mean over levels, in units of the root mean square.
+    """
+    weights = told_scales(moments.ratio, moments.freedom) * np.maximum(moments.freedom, 0)[:, None]
+    level = pooled_level(effects.log_scale, weights, parts)
+    firsts = [part.start for part in parts if part.stop > part.start]
+    # Of a level that nothing is known of, as a single person's, the scale stays the pooled one.
+    centred = np.where(moments.freedom[:, None] > 0.5, effects.log_scale - level, effects.log_scale)
+    return replace(effects, log_scale=centred), np.exp(level[firsts].sum(axis=0))
+
+
+class NewLevel(NamedTuple):
+    """The people of a level that training did not have.
+
+    Attributes:
+        people: How many they are.
+        mean: Their mean standardised residual in each column.
+        variance: Its variance (divisor n - 1), 1 where it cannot be told.
+    """
+
+    people: int
+    mean: Float[np.ndarray, " columns"]
+    variance: Float[np.ndarray, " columns"]
+
+
+def shrink_new_level(
+    effects: BatchEffects,
+    borrowing: Borrowing,
+    level: NewLevel,
+    varies: Bool[np.ndarray, " columns"],
+    *,
+    scaled: Float[np.ndarray, " columns"],
+    scale: bool,
+) -> tuple[
+    Float[np.ndarray, " columns"], Float[np.ndarray, " columns"], tuple[float, float | None], tuple[float, float]
+]:
+    """Estimate a level that training did not have, from its own people, with training's noise spread.
+
+    Args:
+        effects: Training's batch effects.
+        borrowing: How columns share strength.
+        level: Its people; the scale of a single person is taken as the pooled one.
+        varies: Columns whose deviation is not 0.
+        scaled: Mean covariate effect of these people, in units of sd, where the level's scale multiplies it; else 0.
+            The mean residual was taken at scale 1, so it still holds (scale - 1) times this.
+        scale: Whether batches differ in scale at all.
+
+    Returns:
+        Location in units of sd, log scale, their standard errors (None: a single person's scale is not known), and the
+        shares of their raw energy that were kept.
+    """
+    people, mean, variance = level
+    freedom = np.array([people - 1.0])
+    log_variance = log_scale_variance(freedom)
+    log_scale, log_kept, apart = np.zeros_like(mean)[None], 0.0, Apart.none(1, len(mean))
+    log_se = float(np.sqrt(log_variance[0])) if people > 1 else None
+    if scale and people > 1:
+        ratio = np.where(varies & (variance > _NO_VARIANCE), variance, 1)[None]
+        raw = log_scales(ratio, freedom)
+        if borrowing.log_scale.grid is None:
+            apart = Apart.of(raw, freedom, told_scales(ratio, freedom), ())
+        log_scale = _shrunk_scales(raw, freedom, effects.log_scale_noise, borrowing.log_scale, apart)
+        log_kept = _kept(log_scale, raw)
+    spread = _mean_square(log_scale, varies * (1 - apart.share)) / people
+    mean = mean - (np.exp(log_scale[0]) - 1) * scaled
+    beyond = apart.share * (mean - _typical(mean[None], varies))
+    location = shrink(mean - beyond, _noise(spread, effects.location_noise), borrowing.location)[0] + beyond
+    return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
+
+
+def _shrunk_scales(
+    raw: Float[np.ndarray, "levels columns"],
+    freedom: Float[np.ndarray, " levels"],
+    noise: Float[np.ndarray, " bands"],
+    bands: Bands,
+    apart: Apart,
+) -> Float[np.ndarray, "levels columns"]:
+    shrunk = shrink(raw - apart.taken, _noise(log_scale_variance(freedom), noise), bands)[0]
+    return shrunk + apart.taken
+
+
+def _typical(fields: Float[np.ndarray, "levels columns"], varies: Bool[np.ndarray, " columns"]) -> np.ndarray:
+    """Return the median over columns of each field, a column."""
+    some = fields[:, varies]
+    return np.median(some, axis=1, keepdims=True) if some.shape[1] else np.zeros((len(fields), 1))
+
+
+def _first_band(fields: Float[np.ndarray, "levels columns"], bands: Bands) -> Float[np.ndarray, "levels columns"]:
+    weights = np.zeros((len(fields), bands.count))
+    weights[:, 0] = 1
+    return bands.weigh(fields, weights)
+
+
+def _noise(
+    variance: Float[np.ndarray, " levels"], energy: Float[np.ndarray, " bands"]
+) -> Float[np.ndarray, "levels bands"]:
+    """Return the noise energy of each level in each band; infinite variance is noise in every band, empty ones too."""
+    finite = np.isfinite(variance)
+    return np.where(finite[:, None], np.outer(np.where(finite, variance, 0), energy), np.inf)
+
+
+def _standard_residuals(
+    moments: Moments, per_sd: Float[np.ndarray, " columns"], log_scale: Float[np.ndarray, "levels columns"]
+) -> Iterator[Float[np.ndarray, " columns"]]:
+    """Yield the residuals of a few people in units of their own batch's deviation, one at a time to keep memory low."""
+    for residual, levels, freedom in zip(
+        moments.residuals, moments.residual_levels, moments.residual_freedom, strict=True
+    ):
+        yield residual * per_sd * np.exp(-levels @ log_scale) / np.sqrt(freedom)
+
+
+def _mean_energy(rows: Iterable[Float[np.ndarray, " columns"]], bands: Bands) -> Float[np.ndarray, " bands"]:
+    """Average the energy in each band over people."""
+    total, people = np.zeros(bands.count), 0
+    for row in rows:
+        total += bands.energy(row[None])[0]
+        people += 1
+    energy: np.ndarray = total / max(people, 1)
+    return energy
+
+
+def _mean_square(
+    log_scale: Float[np.ndarray, "levels columns"], weights: Float[np.ndarray, "levels columns"]
+) -> Float[np.ndarray, " levels"]:
+    total: np.ndarray = (weights * np.exp(2 * log_scale)).sum(axis=1)
+    return total / np.maximum(weights.sum(axis=1), 1e-9)
+
+
+def _kept(shrunk: np.ndarray, raw: np.ndarray) -> float:
+    energy = float((raw**2).sum())
+    return float((shrunk**2).sum()) / energy if energy > 0 else 0.0
+
+
+def linear_history(design: Design, moments: Moments, batches: BatchEffects, frame: pd.DataFrame) -> pd.DataFrame:
+    """Summarise a fit.
+
+    Args:
+        design: The design matrix.
+        moments: One pass over the training data.
+        batches: The shrunk batch effects.
+        frame: The training people's covariates.
+
+    Returns:
+        Columns metric, name, value. ``variance_share``: how much of the columns' variance a covariate explains, mean over
+        columns that vary; ``mean_scale``: a batch level's scale; ``columns``: how many are left as they are,
+        and why, and how many are left so in part.
+    """
+    varies = moments.total > 0
+    effects, memberships = design.effects(frame), design.batches(frame)
+
+    def share(columns: np.ndarray, coefficients: np.ndarray) -> float:
+        covariance = np.atleast_2d(np.cov(columns.T, bias=True))
+        explained = (coefficients * (covariance @ coefficients)).sum(axis=0)[varies]
+        return float((explained / moments.total[varies]).mean()) if varies.any() else 0.0
+
+    rows: list[tuple[str, str, float]] = []
+    start = 1
+    for term in design.terms:
+        part = slice(start, start + len(term.centre))
+        rows.append(
+            ("variance_share", " x ".join(term.covariates), share(effects[:, part], moments.coefficients[part]))
+        )
+        start = part.stop
+    for name, part in design.batch_slices().items():
+        rows.append(("variance_share", name, share(memberships[:, part], batches.location[part])))
+        for level, log_scale in zip(design.schema.levels(name), batches.log_scale[part], strict=True):
+            rows.append(("mean_scale", f"{name}={level}", float(np.exp(log_scale).mean())))
+    left = len(moments.unfitted) + len(moments.atoms)
+    rows.append(("columns", "constant", float(np.count_nonzero(moments.sd == 0) - left)))
+    rows.append(("columns", "mostly one value", float(len(moments.atoms))))
+    rows.append(("columns", "too few values", float(len(moments.unfitted))))
+    rows.append(("columns", "point masses", float(len(moments.masses.columns()))))
+    rows.append(("columns", "not measured in some level", float(len(moments.support.columns))))
+    return pd.DataFrame(rows, columns=["metric", "name", "value"])

@@ -1,0 +1,466 @@
+"""Linear model: smooth covariate effects, and empirical-Bayes location and scale for batches.
+
+The honest baseline: everything a later model does has to beat it. It works alike on features and, voxel by voxel, on volumes.
+
+Generative process, for person i with covariates c and column v (a feature or a voxel):
+
+    x_iv = alpha_v + f_v(c_i) + sigma_v * (gamma_{b(i),v} + delta_{b(i),v} * e_iv),    e_iv ~ (0, 1)
+
+| symbol | meaning | code name |
+|---|---|---|
+| alpha_v | mean of the pooled cohort | row 0 of ``coefficients`` |
+| f_v(c) | natural splines of continuous covariates, levels, interactions | further rows of ``coefficients`` |
+| sigma_v | residual deviation within batches: the geometric mean over a batch covariate's levels, weighed by people | ``sd`` |
+| sigma_v gamma_bv | location of batch b, in data units, shrunk | ``batches.location`` |
+| log delta_bv | log scale of batch b, shrunk | ``batches.log_scale`` |
+| e_iv | the person | `encode` gives its leading principal components |
+
+Where the batch scale is a scanner's gain (``gain``, the default for volumes), it multiplies f too, and what removing a batch
+returns depends on nothing but the data and the batch: kept labels cannot be written into it.
+
+Removal moves c to c* by  x' = mu(c*) + s(c*)/s(c) * (x - mu(c))  with mu = alpha + f + sigma * gamma and s = sigma * delta; with
+``covariance`` the leading components of e are moved in location and scale as well (the CovBat idea, Chen 2022). For c* = c
+nothing changes, exactly.
+
+Where a batch is clearly noisier or quieter than the others in a column (2.5 times and more), people are weighed by 1 / variance
+in that column, and a scale that is far from what its batch has in other columns is believed as it is.
+
+Values that stand for nothing (no lesion, outside the mask, below detection) stay what they are bit for bit, and the others are
+fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
+its people are refused there, or come back missing (`column_support.py`).
+
+Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
+in which more than half of the people share one value and too few others remain is left as it is, and so is a constant one; who
+has a point mass may itself tell a site; effects on a column are
+additive and shape only mean and scale; what a batch does to the relation between columns is moved only with ``covariance``;
+blur and noise of a scanner are not undone; voxel-wise use assumes that voxels correspond between people. A counterfactual from
+this model is the model's answer near its support, not a causal fact.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from medrep._persisted import persisted, stored
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.errors import ModelError, listed
+from medrep.models.base import Adaptation, EffectTerms, Model, Scores, Workplace, root_mean_square
+from medrep.models.chunks import (
+    BlockSource,
+    map_blocks,
+    principal_components,
+    read_block,
+    release_pages,
+)
+from medrep.models.exceptions import (
+    FEW,
+    FULL,
+    NEVER,
+    NO_MASSES,
+    ColumnSupport,
+    Exceptions,
+    PointMasses,
+    Settling,
+    either,
+)
+from medrep.models.linear.batch_effects import (
+    BatchEffects,
+    Borrowing,
+    NewLevel,
+    centre_scales,
+    column_bands,
+    fit_batches,
+    linear_history,
+    shrink_new_level,
+)
+from medrep.models.linear.design import Design, effect_covariance, effect_variance
+from medrep.models.linear.fit import fit_moments
+from medrep.models.linear.scales import LevelSums
+from medrep.models.linear.settings import LinearSettings
+
+SCORE_BANDS = 2
+"""Bands of batch effects on component scores, which lie nowhere."""
+
+_LEVELS = {"levels": "levels"}
+
+
+@persisted(
+    keys=("settings", "schema", "design", "names", "grid", "seed", "effects_known", "support"),
+    sizes={
+        "columns": lambda read: read["columns"].count,
+        "rows": lambda read: 1 + sum(len(term.centre) for term in read["design"].terms),
+        "known": lambda read: 1 + sum(len(term.centre) for term in read["design"].terms),
+        "levels": lambda read: sum(len(read["schema"].levels(name)) for name in read["schema"].batches),
+        "bands": lambda read: read["settings"].band_count(read["columns"]),
+    },
+)
+@dataclass(frozen=True, repr=False)
+class LinearModel(Model):
+    """A fitted linear model; see the module's sheet for the symbols."""
+
+    schema: CovariateSchema
+    columns: Columns = field(metadata=stored(""))
+    settings: LinearSettings
+    design: Design
+    coefficients: Float[np.ndarray, "rows columns"]
+    sd: Float[np.ndarray, " columns"]
+    batches: BatchEffects = field(metadata=stored(sizes=_LEVELS | {"columns": "columns", "bands": "bands"}))
+    components: Float[np.ndarray, "components columns"]
+    score_batches: BatchEffects = field(
+        metadata=stored("scores", sizes=_LEVELS | {"columns": "components", "bands": SCORE_BANDS})
+    )
+    seed: int = 0
+    # Models without these are written without them, so that older versions read them, as these read older ones.
+    masses: PointMasses = field(default=NO_MASSES, metadata=stored(omitted=lambda model: not len(model.masses.values)))
+    support: ColumnSupport = field(default=FULL, metadata=stored(omitted=lambda model: not model.support.cells))
+    effect_covariance: Float[np.ndarray, "known known"] = field(
+        default_factory=lambda: np.zeros((0, 0)),
+        metadata=stored(flag="effects_known", omitted=lambda model: not len(model.effect_covariance)),
+    )
+
+    kind = "linear"
+    settings_type = LinearSettings
+    error_unit = "sd"
+    sources = (
+        "Location and scale of batches, empirical Bayes: Johnson, Li and Rabinovic 2007, Biostatistics 8, 118-127; for"
+        " imaging: Fortin et al. 2018, NeuroImage 167, 104-120. With covariance alignment: Chen et al. 2022, Human Brain"
+        " Mapping 43, 1179-1195.",
+    )
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        settings: LinearSettings | None = None,
+        *,
+        seed: int = 0,
+        work: Workplace | None = None,
+    ) -> tuple["LinearModel", pd.DataFrame]:
+        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
+
+        Scans of one person count as independent in the estimates.
+        """
+        data, frame, schema, columns = dataset.values, dataset.covariates, dataset.schema, dataset.columns
+        settings = settings or LinearSettings()
+        settings.check(columns)
+        design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
+        images = columns.grid is not None
+        moments = fit_moments(data, design, frame, (work or Workplace()).advance, images=images)
+        parts = tuple(design.batch_slices().values())
+        borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
+        batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
+        coefficients = moments.coefficients[: len(moments.coefficients) - len(moments.freedom)]
+        if settings.has_gain(columns):
+            # A batch's scale multiplies the effects too, so they are told at the pool's.
+            coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
+        empty = np.zeros((0, data.shape[1]))
+        model = cls(
+            schema,
+            columns,
+            settings,
+            design,
+            coefficients,
+            moments.sd * level,
+            batches,
+            empty,
+            _no_scores(len(moments.freedom), 0),
+            seed,
+            moments.masses,
+            moments.support,
+            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
+        )
+        model = model._without_unsupported()
+        if settings.components:
+            if work is not None:
+                work.phase("find the leading components")
+            model = model._with_components(dataset)
+        return model, linear_history(design, moments, model.batches, frame)
+
+    def move(
+        self,
+        dataset: Dataset,
+        to: pd.DataFrame,
+        out: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move covariates of each person; see `Model.move`."""
+        data, frame = dataset.values, dataset.covariates
+        self.check_columns(dataset)
+        moved = np.empty(data.shape, data.dtype) if out is None else out
+        there = frame.assign(**to)
+        here_x, there_x = self.design.effects(frame), self.design.effects(there)
+        here_b, there_b = self.design.batches(frame), self.design.batches(there)
+        shift = self._score_shift(dataset, here_b, there_b)
+        settle = self.settling(frame, there)
+
+        def move(part: slice) -> None:
+            block = read_block(data, part)
+            stays = settle.stays(block, part)
+            own = None if stays is None else block[stays]
+            before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
+            mean = self.mean(here_x, here_b, before, part)
+            change = self.mean(there_x, there_b, after, part) - mean
+            if shift is not None:
+                change += self.sd[part] * after * (shift @ self.components[:, part])
+            after /= before
+            after -= 1
+            after *= np.subtract(block, mean, out=mean)
+            change += after
+            block += change
+            if stays is not None:
+                block[stays] = own
+            moved[:, part] = settle.without_unknown(block, part)
+            release_pages(moved)
+
+        deque(map_blocks(len(frame), self.columns.count, move), maxlen=0)
+        return moved
+
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+        """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
+        self.check_columns(dataset)
+        scores = np.zeros((len(dataset), len(self.components)))
+        for _, product in self.residuals(dataset).map(lambda part, block: block @ self.components[:, part].T):
+            scores += product
+        return scores
+
+    def scores(self, dataset: Dataset) -> Scores:
+        """Return root mean squares over columns of e without its leading components, and of e itself; see `Model.scores`."""
+        data, frame = dataset.values, dataset.covariates
+        self.check_columns(dataset)
+        squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
+        projected = np.zeros((len(frame), len(self.components)))
+        members = self.support.of(frame)
+
+        def work(part: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            used = np.isfinite(data[:, part]) & (self.sd[part] > 0)
+            exempt = self.exempt(read_block(data, part), members, part)
+            used = used if exempt is None else used & ~exempt
+            return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
+
+        for _, (square, count, product) in self.residuals(dataset).map(work):
+            squares += square
+            counts += count
+            projected += product
+        left = squares - (projected**2).sum(axis=1)
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected)
+
+    def adapt(self, people: Iterable[Dataset]) -> tuple["LinearModel", tuple[Adaptation, ...]]:
+        """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
+        sums: dict[tuple[str, str], LevelSums] = {}
+        for dataset in people:
+            data, frame = dataset.values, dataset.covariates
+            self.check_columns(dataset)
+            effects = self.design.effects(frame)
+            residual = np.concatenate([block for _, block in self.residuals(dataset).map(_whole)], axis=1)
+            for row, unseen in self.schema.unseen(frame):
+                own = np.asarray(data[row], dtype=np.float64)
+                exempt = self.exempt(own[None], self.support.of(frame.iloc[[row]]), slice(0, len(self.sd)))
+                own = own if exempt is None else np.where(exempt[0], np.nan, own)
+                sums.setdefault(unseen, LevelSums(len(self.sd))).add(
+                    own, residual[row], effects[row], frame.iloc[[row]]
+                )
+        if not sums:
+            return self, ()
+        model, notes = self, []
+        borrowing = self.settings.borrowing(self.columns, self.coefficients[0], self.sd)
+        varies = self.sd > 0
+        for (name, level), found in sorted(sums.items()):
+            scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self.gain else np.zeros(len(self.sd))
+            location, log_scale, errors, kept = shrink_new_level(
+                self.batches,
+                borrowing,
+                NewLevel(found.people, found.mean(), found.variance()),
+                varies,
+                scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
+                scale=self.settings.scale,
+            )
+            # Where nobody of the level has a value its effect is not known, whatever neighbouring columns say.
+            without = varies & (found.known == 0)
+            location, log_scale = np.where(without, 0, location), np.where(without, 0, log_scale)
+            model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
+            support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
+            model = replace(model, support=support)
+            location_se, effect_se = self._location_error(errors[0], found.frame())
+            notes.append(Adaptation(name, level, found.people, location_se, errors[1], *kept, effect_se))
+        return model, tuple(notes)
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """Point masses, levels that nobody with a column has, and columns without a fit; see `Model.exceptions`."""
+        return Exceptions(self.masses, self.support, np.flatnonzero(self.sd == 0))
+
+    @classmethod
+    def effect_terms(cls, settings: LinearSettings) -> EffectTerms:
+        """Return the terms of the design; see `Model.effect_terms`."""
+        return EffectTerms("settings", settings.spline_degrees, settings.interactions)
+
+    @property
+    def gain(self) -> bool:
+        """Whether a batch's scale multiplies covariate effects too."""
+        return self.settings.has_gain(self.columns)
+
+    def _with_components(self, dataset: Dataset) -> "LinearModel":
+        source = self.residuals(dataset)
+        components, scores = principal_components(source, self.settings.components, self.seed)
+        model = replace(self, components=components)
+        if not self.settings.covariance or not len(components):
+            return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
+        plain = column_bands(np.ones(len(components), dtype=bool))
+        moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), dataset.covariates)
+        parts = tuple(self.design.batch_slices().values())
+        effects = fit_batches(moments, Borrowing(plain, plain), parts, scale=True)
+        return replace(model, score_batches=centre_scales(effects, moments, parts)[0])
+
+    def residuals(self, dataset: Dataset) -> BlockSource:
+        """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
+        data, frame = dataset.values, dataset.covariates
+        effects, levels = self.design.effects(frame), self.design.batches(frame)
+        members = self.support.of(frame)
+        per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
+
+        def block(part: slice) -> np.ndarray:
+            scale = self.scale(levels, self.batches.log_scale[:, part])
+            centred = self.mean(effects, levels, scale, part)
+            own = read_block(data, part)
+            exempt = self.exempt(own, members, part)
+            np.subtract(own, centred, out=centred)
+            centred *= per_sd[part]
+            centred /= scale
+            # The sum tells in one read whether any cell is NaN or infinite.
+            if not np.isfinite(centred.sum()):
+                np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            if exempt is not None:
+                centred[exempt] = 0
+            return centred
+
+        return BlockSource((len(frame), len(self.sd)), block)
+
+    def exempt(
+        self, block: Float[np.ndarray, "people block"], members: Bool[np.ndarray, "people cells"], part: slice
+    ) -> "Bool[np.ndarray, 'people block'] | None":
+        """Return the cells that say nothing of a person: point masses, and levels without an effect in the column.
+
+        Args:
+            block: Data of a block of columns.
+            members: Who is in which cell of ``support``.
+            part: Which columns.
+        """
+        marks = (self.masses.within(block, part), *(self.support.marked(members, part, code) for code in (NEVER, FEW)))
+        return either(marks)
+
+    def settling(self, here: pd.DataFrame, there: pd.DataFrame) -> Settling:
+        """Return what stays and what cannot be known where people are moved from ``here`` to ``there``."""
+        home = np.ones(len(here), dtype=bool)
+        for name in self.schema.names:
+            if name in here and name in there:
+                home &= (here[name] == there[name]).to_numpy(dtype=bool)
+        members = (self.support.of(here) | self.support.of(there)) & ~home[:, None]
+        return Settling(self.masses, self.support, members, self.columns.grid is not None)
+
+    def _without_unsupported(self) -> "LinearModel":
+        """Return the model without what neighbouring columns say of levels that have no effect of their own in a column."""
+        location, log_scale = self.batches.location.copy(), self.batches.log_scale.copy()
+        for cell, codes in zip(self.support.cells, self.support.codes, strict=True):
+            name, level = cell[0]
+            if name in self.schema.batches:
+                row = self.design.batch_slices()[name].start + self.schema.levels(name).index(level)
+                location[row, self.support.columns[codes > 0]] = 0
+                log_scale[row, self.support.columns[codes > 0]] = 0
+        return replace(self, batches=replace(self.batches, location=location, log_scale=log_scale))
+
+    def _location_error(self, noise: float, frame: pd.DataFrame) -> tuple[float, float | None]:
+        """Return the standard error of a location from its people's noise and the effects' errors, and that of the effects."""
+        if not len(self.effect_covariance):  # models saved before it was kept
+            return noise, None
+        varies = self.sd > 0
+        coefficients = self.coefficients[:, varies] / self.sd[varies]
+        variance = effect_variance(self.design, self.effect_covariance, coefficients, frame)
+        return float(np.hypot(noise, np.sqrt(variance))), float(np.sqrt(variance))
+
+    def _score_shift(
+        self, dataset: Dataset, here: np.ndarray, there: np.ndarray
+    ) -> "Float[np.ndarray, 'people components'] | None":
+        """Return how the component scores move between batches; None where covariance is left alone."""
+        if not (self.settings.covariance and len(self.components)):
+            return None
+        location, log_scale = self.score_batches.location, self.score_batches.log_scale
+        scores = self.encode(dataset) - here @ location
+        ratio = self.scale(there, log_scale) / self.scale(here, log_scale)
+        shift: np.ndarray = (there - here) @ location + (ratio - 1) * scores
+        return shift
+
+    def mean(
+        self, effects: np.ndarray, levels: np.ndarray, scale: np.ndarray, part: slice
+    ) -> Float[np.ndarray, "people block"]:
+        """Return mu of each person in a block of columns."""
+        coefficients, location = self.coefficients[:, part], self.batches.location[:, part]
+        if not self.gain:
+            whole: np.ndarray = np.concatenate([effects, levels], axis=1) @ np.concatenate([coefficients, location])
+            return whole
+        mean: np.ndarray = effects[:, 1:] @ coefficients[1:]
+        mean *= scale
+        mean += np.concatenate([effects[:, :1], levels], axis=1) @ np.concatenate([coefficients[:1], location])
+        return mean
+
+    def scale(
+        self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
+    ) -> Float[np.ndarray, "people block"]:
+        """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
+        scale: np.ndarray | None = None
+        for part in self.design.batch_slices().values():
+            own = levels[:, part]
+            factor, pooled = own @ np.exp(log_scale[part]), 1 - own.sum(axis=1)
+            if pooled.any():
+                factor += pooled[:, None]
+            scale = factor if scale is None else np.multiply(scale, factor, out=scale)
+        return np.ones((len(levels), log_scale.shape[1])) if scale is None else scale
+
+    def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
+        row = self.design.batch_slices()[name].stop
+        schema = self.schema.with_level(name, level)
+        batches = replace(
+            self.batches,
+            location=np.insert(self.batches.location, row, location, axis=0),
+            log_scale=np.insert(self.batches.log_scale, row, log_scale, axis=0),
+        )
+        scores = replace(
+            self.score_batches,
+            location=np.insert(self.score_batches.location, row, 0.0, axis=0),
+            log_scale=np.insert(self.score_batches.log_scale, row, 0.0, axis=0),
+        )
+        design = replace(self.design, schema=schema)
+        return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
+
+    def check_columns(self, dataset: Dataset) -> None:
+        """Refuse data that are no floats, or have other columns than the model's.
+
+        Raises:
+            ModelError: What they are and what the model was fitted on.
+        """
+        data, names, own = dataset.values, dataset.columns.names, self.columns.names
+        if data.dtype.kind != "f":
+            raise ModelError(f"the data are {data.dtype}, which would round the result; give float32 or float64")
+        if data.shape[1] != self.columns.count:
+            raise ModelError(f"the data have {data.shape[1]} columns, the model was fitted on {self.columns.count}")
+        if names is not own and names and own and names != own:
+            others = [
+                f"column {k}: {name}, not {wanted}"
+                for k, (name, wanted) in enumerate(zip(names, own, strict=False), 1)
+                if name != wanted
+            ]
+            cure = "give them in its order, for instance features[list(model.columns.names)]"
+            raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
+
+
+def _whole(_part: slice, block: np.ndarray) -> np.ndarray:
+    return block
+
+
+def _no_scores(levels: int, components: int) -> BatchEffects:
+    nothing = np.zeros((levels, components))
+    return BatchEffects(nothing, nothing, np.zeros(SCORE_BANDS), np.zeros(SCORE_BANDS))

@@ -1,0 +1,79 @@
+"""Settings of the linear model, and what follows from them for given columns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.cohort.grid import Columns, Grid
+from medrep.errors import ModelError
+from medrep.models.linear.batch_effects import Bands, Borrowing, column_bands, scanner_bands
+
+
+@dataclass(frozen=True)
+class LinearSettings:
+    """Settings of the linear model.
+
+    Attributes:
+        spline_degrees: Degrees of freedom of a continuous effect; 1 is a straight line.
+        interactions: Groups of effect covariates whose product enters too, for instance ``[[age, sex]]``.
+        scale: Whether batches differ in scale.
+        gain: Whether a batch's scale multiplies covariate effects too, as a scanner's gain does; ``no`` is ComBat's
+            assumption, that only the residual is scaled. ``auto`` takes yes where the columns have a grid.
+        covariance: Whether the leading components of the residual are aligned between batches.
+        components: How many components are kept for ``latents.tsv`` and for ``covariance``.
+        borrow: ``space`` expects a slowly varying offset and gain and shrinks the rest by spatial frequency, ``columns``
+            shrinks towards the mean over columns; ``auto`` takes space where the columns have a grid.
+    """
+
+    spline_degrees: int = 4
+    interactions: tuple[tuple[str, ...], ...] = ()
+    scale: bool = True
+    gain: Literal["auto", "yes", "no"] = "auto"
+    covariance: bool = False
+    components: int = 16
+    borrow: Literal["auto", "space", "columns"] = "auto"
+
+    def check(self, columns: Columns) -> None:
+        """Refuse settings that cannot be, or that do not fit the columns.
+
+        Raises:
+            ModelError: The setting, its value and what is allowed.
+        """
+        if self.spline_degrees < 1:
+            raise ModelError(f"settings.spline_degrees is {self.spline_degrees}; give 1 (a straight line) or more")
+        if self.components < 0:
+            raise ModelError(f"settings.components is {self.components}; give 0 (none) or more")
+        if self.borrow == "space" and columns.grid is None:
+            raise ModelError(
+                "settings.borrow is space, but the columns have no grid; use columns, or a features.json with Grid"
+            )
+
+    def grid(self, columns: Columns) -> Grid | None:
+        """Return the grid over which strength is borrowed, if any."""
+        return None if self.borrow == "columns" else columns.grid
+
+    def has_gain(self, columns: Columns) -> bool:
+        """Return whether a batch's scale multiplies covariate effects too."""
+        return self.gain == "yes" or (self.gain == "auto" and columns.grid is not None)
+
+    def band_count(self, columns: Columns) -> int:
+        """Return the number of bands of `borrowing`."""
+        return Bands(np.zeros((0, 0)), self.grid(columns)).count
+
+    def borrowing(
+        self, columns: Columns, mean: Float[np.ndarray, " columns"], sd: Float[np.ndarray, " columns"]
+    ) -> Borrowing:
+        """Return how batch effects share strength.
+
+        Args:
+            columns: What the columns are.
+            mean: Pooled mean of each column.
+            sd: Residual deviation of each column.
+        """
+        grid = self.grid(columns)
+        if grid is None:
+            plain = column_bands(sd > 0)
+            return Borrowing(plain, plain)
+        return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))

@@ -1,0 +1,47 @@
+"""What a change of covariates does to the organ's surface: millimetres along its normal, with intervals over people."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.models.linear.design import Contrast
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How the surface moves, outward positive.
+
+    Attributes:
+        contrast: What changes.
+        millimetres: Along the outward normal at each point.
+        draws: The same for effects learned from resampled people.
+    """
+
+    contrast: Contrast
+    millimetres: Float[np.ndarray, " points"]
+    draws: Float[np.ndarray, "draws points"]
+
+    def interval(self) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+        """Return lower and upper bounds at each point; the estimate itself without draws."""
+        return _bounds(self.draws, self.millimetres)
+
+    def mean(self, areas: Float[np.ndarray, " points"]) -> tuple[float, float, float]:
+        """Return the mean over the surface and its interval, mm.
+
+        Args:
+            areas: What each point counts.
+        """
+        share = areas / areas.sum()
+        mean = self.millimetres @ share[:, None]
+        low, high = _bounds(self.draws @ share[:, None], mean)
+        return float(mean[0]), float(low[0]), float(high[0])
+
+
+def _bounds(draws: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not len(draws):
+        return estimate, estimate
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high

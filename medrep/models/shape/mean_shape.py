@@ -1,0 +1,301 @@
+"""Template, smooth fields, mean shape at given covariates, and observations of a subject.
+
+A field is a cubic spline on a coarse lattice around the organ. Its coefficients at nodes x, y have, a priori, the covariance
+
+    k(x, y) = sum_j sd_j^2 exp(-|x - y|^2 / (2 length_j^2)),
+
+a sum over a few scales, from shifts of the whole organ to its details. The leading eigenvectors of k, scaled to unit prior
+variance, are the modes: a field is a sum of modes times coefficients a ~ N(0, I). Lengths and deviations are shares of the
+organ's size, so that the same settings serve a hippocampus and a heart.
+
+Where a field squeezes or stretches space, the template's level is no distance any more, except where it is zero: what is near the
+surface counts most. Points off it say on which side they are and how far, which a template needs that is still far away.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import eigh
+from scipy.ndimage import spline_filter
+from scipy.sparse import csr_array
+
+from medrep._persisted import given, persisted, stored
+from medrep.cohort.grid import Lattice, grid_lattice
+
+_TILE = 16384
+
+
+@persisted(sizes={"nodes": lambda read: grid_lattice(read["columns"].grid).size})
+@dataclass(frozen=True, eq=False)
+class LevelFunction:
+    """A cubic spline through values on a lattice.
+
+    Attributes:
+        lattice: The lattice.
+        coefficients: One a node.
+    """
+
+    lattice: Lattice = field(metadata=given(lambda read: grid_lattice(read["columns"].grid)))
+    coefficients: Float[np.ndarray, " nodes"] = field(metadata=stored(""))
+
+    @classmethod
+    def through(cls, lattice: Lattice, values: Float[np.ndarray, " nodes"]) -> "LevelFunction":
+        """Return the spline that takes the values, mm, at the inner nodes."""
+        filtered = spline_filter(np.asarray(values, np.float64).reshape(lattice.shape), order=3, mode="mirror")
+        return cls(lattice, filtered.ravel())
+
+    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm."""
+        out = np.empty(len(points))
+        for start in range(0, len(points), _TILE):
+            index, weight = self.lattice.weights(points[start : start + _TILE])
+            out[start : start + _TILE] = np.einsum("pt,pt->p", weight, self.coefficients[index])
+        return out
+
+    def slopes(
+        self, points: Float[np.ndarray, "points dims"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dims"]]:
+        """Return level, mm, and gradient at points."""
+        index, weight, gradient = self.lattice.slopes(points)
+        coefficients = self.coefficients[index]
+        return np.einsum("pt,pt->p", weight, coefficients), np.einsum("pdt,pt->pd", gradient, coefficients)
+
+    def onto_surface(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points dims"]:
+        """Move points near the zero level onto it, along the gradient, mm."""
+        for _ in range(3):
+            level, slope = self.slopes(points)
+            points = points - (level / np.maximum((slope**2).sum(axis=1), 0.25))[:, None] * slope
+        return points
+
+
+SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))
+"""Deviation and length of each scale, as shares of the organ's size."""
+SPACING = 0.3
+"""Distance of lattice nodes, as a share of the organ's size."""
+REACH = 1.0
+"""Nodes farther than this from the template's surface carry nothing; a share of the organ's size."""
+_POINTS_AT_ONCE = 1024  # points at a time, so that all about them stays in cache
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothModes:
+    """Modes of smooth fields.
+
+    Attributes:
+        lattice: Where the splines sit.
+        nodes: Which nodes carry something.
+        shapes: Value of each mode at each of these nodes, mm.
+    """
+
+    lattice: Lattice = field(metadata=stored(""))
+    nodes: Int[np.ndarray, " nodes"]
+    shapes: Float[np.ndarray, "nodes modes"]
+
+    @classmethod
+    def around(
+        cls,
+        low: Float[np.ndarray, " dims"],
+        high: Float[np.ndarray, " dims"],
+        distance: Callable[[np.ndarray], np.ndarray],
+        size: float,
+        count: int,
+    ) -> "SmoothModes":
+        """Make modes around an organ.
+
+        Args:
+            low: Lower corner of the box in which people lie, mm.
+            high: Upper corner, mm.
+            distance: Distance of points to the template's surface, mm, either sign.
+            size: The organ's size, mm: root mean square distance of its surface from its centre.
+            count: Modes at most.
+        """
+        lattice = Lattice.around(low, high, SPACING * size)
+        places = lattice.nodes()
+        nodes = np.flatnonzero(np.abs(distance(np.clip(places, low, high))) < REACH * size)
+        squared = ((places[nodes][:, None] - places[nodes][None]) ** 2).sum(axis=2)
+        kernel = np.zeros_like(squared)
+        for sd, length in SCALES:
+            kernel += (sd * size) ** 2 * np.exp(-squared / (2 * (length * size) ** 2))
+        count = min(count, len(nodes))
+        values, vectors = eigh(kernel, subset_by_index=[len(nodes) - count, len(nodes) - 1])
+        present = values > 1e-9 * values[-1]
+        shapes = (vectors * np.sqrt(np.maximum(values, 0)))[:, present][:, ::-1]
+        # An eigenvector's sign is arbitrary: its largest entry is made positive, so that a refit gives the same latents.
+        # The first of entries that are as large but for rounding: symmetric modes have several.
+        sizes = np.abs(shapes)
+        strongest = (sizes >= (1 - 1e-6) * sizes.max(axis=0)).argmax(axis=0)
+        signs = np.sign(shapes[strongest, np.arange(shapes.shape[1])])
+        return cls(lattice, nodes, np.ascontiguousarray(shapes * signs))
+
+    @property
+    def count(self) -> int:
+        """Number of modes."""
+        return self.shapes.shape[1]
+
+    def at(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points modes"]:
+        """Return the value of each mode at points, mm."""
+        return self._values(points, self.shapes)
+
+    def field(
+        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
+    ) -> Float[np.ndarray, "points outputs"]:
+        """Return a field, a sum of modes, at points, mm."""
+        return self._values(points, self.shapes @ coefficients)
+
+    def field_slopes(
+        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
+    ) -> tuple[Float[np.ndarray, "points outputs"], Float[np.ndarray, "points outputs dims"]]:
+        """Return a field, mm, and its derivative by position (no unit)."""
+        control = self.shapes @ coefficients
+        found = np.empty((len(points), control.shape[1]))
+        slopes = np.empty((*found.shape, self.lattice.dims))
+        for start in range(0, len(points), _POINTS_AT_ONCE):
+            tile = slice(start, start + _POINTS_AT_ONCE)
+            index, weight, gradient = self.lattice.slopes(points[tile])
+            splines = self._splines(index)
+            found[tile] = splines(weight) @ control
+            for axis in range(self.lattice.dims):
+                slopes[tile, :, axis] = splines(gradient[:, axis]) @ control
+        return found, slopes
+
+    def _values(
+        self, points: Float[np.ndarray, "points dims"], control: Float[np.ndarray, "nodes outputs"]
+    ) -> Float[np.ndarray, "points outputs"]:
+        found = np.empty((len(points), control.shape[1]))
+        for start in range(0, len(points), _POINTS_AT_ONCE):
+            tile = slice(start, start + _POINTS_AT_ONCE)
+            index, weight = self.lattice.weights(points[tile])
+            found[tile] = self._splines(index)(weight) @ control
+        return found
+
+    @cached_property
+    def _place(self) -> Int[np.ndarray, " lattice"]:
+        """Where each node of the lattice is among those that carry something; -1 where it carries nothing."""
+        place = np.full(self.lattice.size, -1)
+        place[self.nodes] = np.arange(len(self.nodes))
+        return place
+
+    def _splines(self, index: Int[np.ndarray, "points taps"]) -> Callable[[np.ndarray], csr_array]:
+        """Return what makes a sparse matrix, points x nodes, of weights of these taps."""
+        own = self._place[index].ravel()
+        kept = np.flatnonzero(own >= 0)
+        own = own[kept]
+        starts = np.searchsorted(kept, np.arange(len(index) + 1) * index.shape[1])
+        return lambda weight: csr_array((weight.ravel()[kept], own, starts), shape=(len(index), len(self.nodes)))
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """A level function, mm, negative inside.
+
+    Attributes:
+        template: T.
+        modes: Of fields.
+        effect: Coefficients of g, what the covariates do.
+        displaces: Whether g moves points; else it is added to the level.
+    """
+
+    template: LevelFunction
+    modes: SmoothModes
+    effect: Float[np.ndarray, "modes outputs"]
+    displaces: bool
+
+    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm."""
+        field = self.modes.field(points, self.effect)
+        if self.displaces:
+            return self.template.values(points + field)
+        return self.template.values(points) + field[:, 0]
+
+    def seen(
+        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
+    ) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm, of somebody whose own field is ``identity`` there."""
+        if self.displaces:
+            return self.values(points + identity)
+        return self.values(points) + identity[:, 0]
+
+    def slopes(
+        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points outputs"]]:
+        """Return what `seen` returns, and how it answers to the own field."""
+        if not self.displaces:
+            return self.seen(points, identity), np.ones((len(points), 1))
+        own = points + identity
+        if not self.effect.any():
+            return self.template.slopes(own)
+        field, bend = self.modes.field_slopes(own, self.effect)
+        level, slope = self.template.slopes(own + field)
+        return level, slope + np.einsum("pi,pij->pj", slope, bend)
+
+
+BAND = 0.25
+"""Distances are looked at, and clipped, up to this share of the organ's size."""
+TRUST = 0.08
+"""At this distance from the surface (a share of the organ's size) a point of the band counts half."""
+PATCH = 0.08
+"""Errors of neighbouring points are alike over this length, a share of the organ's size: a patch of surface counts once."""
+FAR = 0.4
+"""Points beyond the band, as a share of those on the surface: they keep the template from surfaces that nobody has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Some points and the person's signed distance there.
+
+    Attributes:
+        points: mm.
+        distances: Signed distance, mm, clipped to the band.
+        weights: How much each point counts; their sum is the number of patches of surface.
+        band: Where distances are clipped, mm.
+    """
+
+    points: Float[np.ndarray, "points dims"]
+    distances: Float[np.ndarray, " points"]
+    weights: Float[np.ndarray, " points"]
+    band: float
+
+    @classmethod
+    def of(
+        cls,
+        own: LevelFunction,
+        row: Float[np.ndarray, " nodes"],
+        size: float,
+        count: int,
+        rng: np.random.Generator,
+    ) -> "Evidence":
+        """Draw points on and around a person's surface.
+
+        Args:
+            own: The spline through the person's signed distance, mm.
+            row: The distance at the spline's nodes, mm.
+            size: The organ's size, mm.
+            count: Points on the surface at most, and around it.
+            rng: Of the draw.
+        """
+        band, lattice = BAND * size, own.lattice
+        distance, nodes = np.abs(np.asarray(row, np.float64)), lattice.nodes()
+        close, near = distance < max(lattice.spacing), distance < band
+        cell = float(np.prod(lattice.spacing))
+        patches = np.count_nonzero(near) * cell / (2 * band) / (PATCH * size) ** (lattice.dims - 1)
+        around, far = _some(near, count, rng), _some(~near, int(FAR * count), rng)
+        surface = own.onto_surface(nodes[_some(close, count, rng)])
+        off = np.concatenate([around, far])
+        clipped = np.clip(np.asarray(row, np.float64)[off], -band, band)
+        less = 1 / (1 + (clipped[: len(around)] / (TRUST * size)) ** 2)
+        # Far points say nothing while the template stays away from them, and all the more where it does not.
+        trust = np.concatenate([np.ones(len(surface)), less, np.ones(len(far))])
+        return cls(
+            np.concatenate([surface, nodes[off]]),
+            np.concatenate([np.zeros(len(surface)), clipped]),
+            trust * (patches / trust.sum()),
+            band,
+        )
+
+
+def _some(where: Bool[np.ndarray, " nodes"], count: int, rng: np.random.Generator) -> Int[np.ndarray, " some"]:
+    found = np.flatnonzero(where)
+    return np.sort(rng.choice(found, min(count, len(found)), replace=False))

@@ -1,0 +1,209 @@
+"""One subject as a shape: pull-back along fields, and scores.
+
+With v(p) = p + h(p) the way from a person to what is expected of them, and t(v) = v + g(v) from there to the template, the
+point p of the organ moved to covariates with g* was q with t(v(q)) = t*(v(p)). Where the two effects are the same q is p,
+whatever the model is worth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.models.shape.mean_shape import Evidence, LevelFunction, SmoothModes
+from medrep.models.shape.population import Population
+from medrep.models.shape.registration import Posterior, register
+
+_STEPS = 20
+_CLOSE = 1e-4
+
+
+def carried(
+    points: Float[np.ndarray, "points dims"],
+    modes: SmoothModes,
+    identity: Float[np.ndarray, " coefficients"],
+    own: Float[np.ndarray, " coefficients"],
+    moved: Float[np.ndarray, " coefficients"],
+) -> Float[np.ndarray, "points dims"]:
+    """Return where points of a moved organ were in the person's own, mm.
+
+    Args:
+        points: p, mm.
+        modes: Of the fields.
+        identity: Coefficients of h.
+        own: Of g.
+        moved: Of g*.
+    """
+    if np.array_equal(own, moved):
+        return points.copy()
+    expected = points + modes.field(points, identity.reshape(-1, points.shape[1]))
+    before = pull_back(expected, modes, own, moved)
+    return _solved(before, points + (before - expected), modes, identity)
+
+
+def pull_back(
+    points: Float[np.ndarray, "points dims"],
+    modes: SmoothModes,
+    own: Float[np.ndarray, " coefficients"],
+    moved: Float[np.ndarray, " coefficients"],
+) -> Float[np.ndarray, "points dims"]:
+    """Return q with q + g(q) = p + g*(p), mm.
+
+    Args:
+        points: p, mm.
+        modes: Of the fields.
+        own: Coefficients of g.
+        moved: Of g*.
+    """
+    if np.array_equal(own, moved):
+        return points.copy()
+    shape = (-1, points.shape[1])
+    change = modes.field(points, (moved - own).reshape(shape))
+    return _solved(points + modes.field(points, moved.reshape(shape)), points + change, modes, own)
+
+
+def _solved(
+    goal: Float[np.ndarray, "points dims"],
+    start: Float[np.ndarray, "points dims"],
+    modes: SmoothModes,
+    coefficients: Float[np.ndarray, " coefficients"],
+) -> Float[np.ndarray, "points dims"]:
+    """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
+    dims = goal.shape[1]
+    field_of, found = coefficients.reshape(-1, dims), start.copy()
+    open_ = np.arange(len(goal))
+    for _ in range(_STEPS):
+        field, slopes = modes.field_slopes(found[open_], field_of)
+        gap = goal[open_] - found[open_] - field
+        still = np.abs(gap).max(axis=1) > _CLOSE
+        open_, gap, slopes = open_[still], gap[still], slopes[still]
+        if not len(open_):
+            break
+        # A fold of the field has no way back: there the step is that of a rigid shift.
+        jacobian = np.eye(dims) + slopes
+        bad = np.linalg.det(jacobian) < 0.1
+        jacobian[bad] = np.eye(dims)
+        found[open_] += np.linalg.solve(jacobian, gap[:, :, None])[:, :, 0]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A registered person.
+
+    Attributes:
+        population: What the person was registered in.
+        own: Their signed distance, mm.
+        mean: What their covariates do: coefficients of a field.
+        posterior: What is known of their own field, the identity.
+        identity: Whether the model has identities; without, only covariates tell people apart.
+    """
+
+    population: Population
+    own: LevelFunction
+    mean: Float[np.ndarray, " coefficients"]
+    posterior: Posterior
+    identity: bool = True
+
+    @classmethod
+    def register(
+        cls,
+        population: Population,
+        row: Float[np.ndarray, " nodes"],
+        mean: Float[np.ndarray, " coefficients"],
+        precision: Float[np.ndarray, "coefficients coefficients"],
+        points: int,
+        *,
+        identity: bool = True,
+    ) -> "Person":
+        """Register a person.
+
+        Args:
+            population: What was learned.
+            row: The person's signed distance on the template's lattice, mm.
+            mean: What their covariates do.
+            precision: Inverse of the population's covariance.
+            points: Points looked at.
+            identity: Whether the model has identities.
+        """
+        own = LevelFunction.through(population.template.lattice, row)
+        evidence = Evidence.of(own, row, population.size, points, np.random.default_rng(7))
+        posterior = register(evidence, population.expected(mean), precision, population.noise)
+        return cls(population, own, mean, posterior, identity)
+
+    @property
+    def rest(self) -> Float[np.ndarray, " coefficients"]:
+        """What is the person's own: coefficients of the field beyond the covariates'."""
+        return self.posterior.mean if self.identity else np.zeros_like(self.mean)
+
+    def decoded(
+        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
+    ) -> Float[np.ndarray, " points"]:
+        """Return the level at points, mm, as the model alone expects it.
+
+        Args:
+            points: mm.
+            mean: What the covariates do.
+        """
+        return self.population.decoded(points, mean, self.rest)
+
+    def change(
+        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
+    ) -> Float[np.ndarray, " points"]:
+        """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
+
+        Args:
+            points: mm.
+            mean: What those covariates do; the person's own change nothing.
+        """
+        population = self.population
+        if population.moves == "distance":
+            return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
+        came_from = carried(points, population.modes, self.rest, self.mean, mean)
+        return self.own.values(came_from) - self.own.values(points)
+
+    def carry(
+        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
+    ) -> Float[np.ndarray, "points dims"]:
+        """Return where points of the person's own organ go when it is carried to other covariates, mm.
+
+        Args:
+            points: mm.
+            mean: What those covariates do; the person's own move nothing.
+        """
+        return carried(points, self.population.modes, self.rest, mean, self.mean)
+
+
+def reconstruction_error(person: Person) -> float:
+    """Return the mean distance between a person's surface and the one that the model alone draws of them, mm.
+
+    Both ways, along the normal, which is exact for surfaces that are near each other.
+    """
+    own = person.own
+    nodes = own.lattice.nodes()
+    made = LevelFunction.through(own.lattice, person.decoded(nodes, person.mean))
+    step = max(own.lattice.spacing)
+    there = [
+        _distances(other, level.onto_surface(nodes[np.abs(level.values(nodes)) < step]))
+        for level, other in ((own, made), (made, own))
+    ]
+    return float(np.mean([part.mean() for part in there]))
+
+
+def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"]) -> float:
+    """Return how unusual a person is at their covariates: about 1 for a typical one, in standard deviations.
+
+    The latents' size, over what a person's is expected to be where each latent is known as well as here.
+
+    Args:
+        z: What is known of the person's identity, N(0, 1) among people.
+        sd: How well.
+    """
+    if not len(z):
+        return float("nan")
+    return float(np.sqrt((z**2).sum() / max(float(np.maximum(1 - sd**2, 0).sum()), 1e-9)))
+
+
+def _distances(level: LevelFunction, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+    value, slope = level.slopes(points)
+    return np.abs(value) / np.maximum(np.linalg.norm(slope, axis=1), 0.5)

@@ -1,0 +1,1 @@
+"""The conditional VAE: closed-form layers around a network."""

@@ -1,0 +1,313 @@
+"""Fitting a conditional VAE, a layer at a time: scanner, linear effects, factors, network, latents, marginals."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import IO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.cohort.splits import split_people
+from medrep.errors import CohortError, CovariateError, ModelError
+from medrep.models.base import Workplace
+from medrep.models.linear.design import Design
+from medrep.models.linear.model import LinearModel
+from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.vae.bodies import Autoencoder
+from medrep.models.vae.components import FactorModel, Marginals
+from medrep.models.vae.latents import LatentLayer
+from medrep.models.vae.losses import gaussian_kl
+from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
+from medrep.models.vae.objective import Task, context_vector
+from medrep.models.vae.residuals import ScannerLayer, standardise
+from medrep.models.vae.settings import VaeSettings
+from medrep.training.loop import placed
+
+_COLLAPSED_NATS = 0.01
+_BEYOND = 64
+_DRAWS = 2000
+_FEWEST_JUDGES = 8
+
+
+def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: Workplace) -> tuple[VaeParts, pd.DataFrame]:
+    """Fit every layer on training people; see `Model.fit` for the arguments.
+
+    Returns:
+        The parts, and the history: metric, name, value, epoch (0 where there is none).
+
+    Raises:
+        CovariateError: Covariates that cannot be told apart.
+        ModelError: Settings that do not fit, or a training that fails.
+    """
+    started = time.perf_counter()
+    settings.check(dataset.columns)
+    with tempfile.TemporaryFile() as scratch:
+        given = _Given(replace(dataset, participants=tuple(dataset.whose)), settings, seed)
+        work.phase("fit the scanners")
+        scanner = _fit_scanner(given, work)
+        given = given._replace(dataset=_anchored(scanner, given.dataset, scratch))
+        work.phase("fit the layers below the network")
+        below, history = _fit_below(given, work)
+        linear, factors = below
+        judges = _judges(given)
+        work.phase("fit the layers below again, without the people who judge")
+        blind = _fit_blind(given, judges)
+        latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
+        latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
+        if latents < 1:
+            raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
+        forecast = min(latents, factors.active(settings.beta))
+        work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
+        network, plan, rows = _fit_network(given, below, blind, judges, latents, work)
+        work.phase("fit what is handed out of the latents")
+        layer = _fit_latents(given, linear, network)
+        active = _active(given, linear, network)
+        if active < forecast:
+            work.say(
+                f"  warning: {active} latents are active, {forecast} were forecast: the posterior has collapsed in part"
+            )
+        closed = linear.design.closed().effects(dataset.covariates)[:, 1:]
+        effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
+        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.dataset.values, None), effects)
+        work.phase("fit the marginals of samples")
+        if dataset.columns.grid is None:
+            parts = replace(parts, marginals=_fit_marginals(given, parts))
+    found = [
+        ("latents", "forecast", float(forecast)),
+        ("latents", "active", float(active)),
+        ("latents", "width", float(latents)),
+        ("independence", "strength", plan.strength),
+        ("independence", "validation", plan.dependence),
+        ("independence", "floor", plan.floor),
+        ("training", "epochs", float(plan.epochs)),
+        ("seconds", "fit", time.perf_counter() - started),
+    ]
+    summary = pd.concat([history, pd.DataFrame(found, columns=["metric", "name", "value"])], ignore_index=True)
+    epochs = pd.DataFrame(
+        [("loss", name, value, epoch) for epoch, name, value in rows],
+        columns=["metric", "name", "value", "epoch"],
+    )
+    return parts, pd.concat([summary.assign(epoch=0), epochs], ignore_index=True).astype({"epoch": int})
+
+
+class _Given(NamedTuple):
+    """What every layer is fitted on."""
+
+    dataset: Dataset
+    settings: VaeSettings
+    seed: int
+
+    @property
+    def schema(self) -> CovariateSchema:
+        return self.dataset.schema
+
+    @property
+    def columns(self) -> Columns:
+        return self.dataset.columns
+
+    def fit_linear(self, work: Workplace | None = None) -> tuple[LinearModel, pd.DataFrame]:
+        """Fit the linear layer to these people."""
+        plain = replace(self.settings.linear, components=0)
+        return LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
+
+
+class _Below(NamedTuple):
+    """The layers below the network."""
+
+    linear: LinearModel
+    factors: FactorModel
+
+
+def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
+    schema, settings, frame = given.schema, given.settings, given.dataset.covariates
+    wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
+    if given.columns.grid is None or not wanted:
+        return ScannerLayer()
+    if len(schema.batches) != 1:
+        raise ModelError(
+            f"settings.scanner needs one batch covariate, there are {len(schema.batches)}; set scanner to no"
+        )
+    name = schema.batches[0]
+    design = Design.fit(schema, frame, settings.linear.spline_degrees, settings.linear.interactions)
+    design.check_aliases(frame)
+    reference = str(schema[name].reference)
+    harmoniser = ScannerHarmoniser.fit(
+        given.dataset,
+        design.effects(frame)[:, 1:],
+        covariate=name,
+        anchor=reference if reference in schema.levels(name) else None,
+        seed=given.seed,
+    )
+    work.say(f"scanner: {name} {harmoniser.anchor!r} is the anchor")
+    for note in harmoniser.notes:
+        work.say(f"  note: {note}")
+    return ScannerLayer(harmoniser)
+
+
+def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Dataset:
+    """Return the data as the anchor's scanner would have made them, memory-mapped where there is a scanner."""
+    if scanner.harmoniser is None:
+        return dataset
+    moved = np.memmap(scratch, dtype=np.float32, mode="w+", shape=dataset.values.shape)
+    for row, own in enumerate(dataset.blocks(1)):
+        moved[row] = scanner.to_anchor(np.asarray(own.values), own.covariates)[0]
+    return dataset.with_values(np.asarray(moved))
+
+
+def _fit_below(given: _Given, work: Workplace | None = None) -> tuple[_Below, pd.DataFrame]:
+    linear, history = given.fit_linear(work)
+    freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    count = given.settings.latents + (_BEYOND if given.columns.grid is None else 0)
+    residuals = linear.residuals(given.dataset)
+    factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
+    return _Below(linear, factors), history
+
+
+def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | None":
+    """Fit the layers below without the judges, so that what they judge is not what they were fitted to; None without judges."""
+    if given.settings.body_of(given.columns) == "linear" or not judges.any():
+        return None
+    fitted = np.flatnonzero(judges == 0)
+    with tempfile.TemporaryFile() as scratch:
+        values, others = given.dataset.values, given.dataset.covariates.iloc[fitted]
+        some = np.memmap(scratch, values.dtype, mode="w+", shape=(len(fitted), values.shape[1]))
+        for place, row in enumerate(fitted):
+            some[place] = values[row]
+        try:
+            return _fit_below(given._replace(dataset=Dataset(some, others, given.schema, given.columns)))[0]
+        except CovariateError:
+            return None  # without the judges covariates cannot be told apart
+
+
+def _fit_network(
+    given: _Given,
+    below: _Below,
+    blind: "_Below | None",
+    judges: Int[np.ndarray, " people"],
+    latents: int,
+    work: Workplace,
+) -> tuple[Autoencoder, Plan, list[tuple[int, str, float]]]:
+    """Start the network at the closed form, and train it as the judges say; return it, the plan and the history."""
+    settings, seed = given.settings, given.seed
+
+    def start(own: _Below) -> Autoencoder:
+        network = build_network(given.schema, given.columns, latents, settings)
+        _seed_weights(network, seed)
+        start_at_optimum(network, own.factors, latents, settings)
+        return network
+
+    # Without judges the closed-form start is not risked; a Dirichlet prior has none.
+    plan = Plan(0.0, settings.training.epochs if settings.prior == "dirichlet" else 0, 0.0, 0.0, [])
+    network = start(below)
+    if settings.body_of(given.columns) == "linear":
+        return network, plan, []
+    fingerprint = _fingerprint(given, below.linear)
+    device = placed(settings.training)
+    if blind is not None:
+        task = Task.of(blind.linear, given.dataset, device)
+        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+        del task
+    work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
+    work.phase("train everybody")
+    task = Task.of(below.linear, given.dataset, device)
+    return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
+
+
+def _seed_weights(network: Autoencoder, seed: int) -> None:
+    """Draw the weights that do not start at zero; the order of parameters is the order of the draws."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad and parameter.ndim > 1 and bool((parameter != 0).any()):
+                bound = (3 / parameter[0].numel()) ** 0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+            elif parameter.requires_grad and name.endswith("bias"):
+                parameter.zero_()
+
+
+def _judges(given: _Given) -> Int[np.ndarray, " people"]:
+    """Choose the people who judge: a share of each batch; nobody where they would be too few. Sessions stay together."""
+    frame, share = given.dataset.covariates, given.settings.validation
+    if share * given.dataset.people < _FEWEST_JUDGES:
+        return np.zeros(len(frame), dtype=np.int64)
+    table = frame.assign(participant_id=given.dataset.whose.tolist())
+    stratify = given.schema.batches[0] if given.schema.batches else None
+    try:
+        return split_people(table, (1 - share, share), stratify=stratify, seed=given.seed)
+    except CohortError:
+        return np.zeros(len(frame), dtype=np.int64)
+
+
+def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> LatentLayer:
+    """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
+    dataset, frame, schema = given.dataset, given.dataset.covariates, given.schema
+
+    def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
+        some = frame.iloc[rows]
+        return network.encode(
+            standardise(layer, dataset.values[rows], some, known), context_vector(schema, some, known)
+        )
+
+    everybody = np.arange(len(frame))
+    blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
+    weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
+    for fold in _folds(dataset.whose.tolist(), given.settings.folds if given.columns.grid is None else 0, given.seed):
+        try:
+            others, _ = given._replace(dataset=dataset.take(~fold)).fit_linear()
+        except (CovariateError, ModelError):
+            continue  # too few others to tell effects apart: these people keep their latents
+        z[fold] = encode(others, np.flatnonzero(fold), schema.names)
+    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants)
+
+
+def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:
+    """Divide people at random, with all rows of a person in one part; no parts where people are too few."""
+    whose = {who: place for place, who in enumerate(dict.fromkeys(participants))}
+    if parts < 2 or len(whose) < 4 * parts:
+        return []
+    order = np.random.default_rng(seed).permutation(len(whose))
+    part_of = np.empty(len(whose), dtype=np.int64)
+    part_of[order] = np.arange(len(whose)) % parts
+    part_of = part_of[[whose[who] for who in participants]]
+    return [part_of == part for part in range(parts)]
+
+
+@torch.no_grad()
+def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
+    """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
+    if given.settings.prior == "dirichlet":
+        return len(network.encoder.log_variance)
+    names = given.schema.names
+    h = torch.as_tensor(standardise(linear, given.dataset.values, given.dataset.covariates, names))
+    context = torch.as_tensor(context_vector(given.schema, given.dataset.covariates, names), dtype=torch.float32)
+    mean, log_variance = network.encoder(h, context)
+    return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
+
+
+def _fit_marginals(given: _Given, parts: VaeParts) -> Marginals:
+    rng = np.random.default_rng([given.seed, 17])
+    frame = given.dataset.covariates
+    rows = rng.permutation(np.arange(_DRAWS) % len(frame))
+    drawn = parts.draw(given.schema, frame.iloc[rows], rng)
+    return Marginals.fit(given.dataset.values, drawn, parts.linear.sd == 0)
+
+
+def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
+    """Return what the training depends on: settings, people and columns by name, and sums over the data, rounded."""
+    names = given.dataset.covariates.to_csv(sep="\t") + "\t".join(given.columns.names) + str(given.columns.count)
+    sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
+    return {
+        "settings": asdict(given.settings),
+        "seed": given.seed,
+        "people": hashlib.sha256(names.encode()).hexdigest(),
+        "data": [f"{float(value):.6g}" for value in sums],
+    }

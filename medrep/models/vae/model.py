@@ -1,0 +1,431 @@
+"""Conditional VAE: what a person is without the covariates, and what any covariates do to anybody.
+
+It stands on the linear model: smooth effects, and location and scale of batches, are taken out first (on volumes after a
+scanner layer, `scanner/harmoniser.py`), and the network models what is left. It starts at the closed-form optimum of the
+linear conditional VAE and is trained from there; with ``body: linear`` it stays there and needs no training.
+
+Generative process, for person i with covariates c, of which the set S is known (h as in `residuals.py`):
+
+    z_i ~ N(0, I) or Dirichlet(1),    h_iv = m_v(z_i, c_S) + s_v(z_i, c_S) * e_iv,    e_iv ~ (0, 1)
+    x_iv = alpha_v + sum_{k in S} f_kv(c_ik) + sigma_v gamma_bv + sigma_v delta_bv * h_iv
+
+| symbol | meaning | code name |
+|---|---|---|
+| z | the person without the covariates in S | `encode` (all known) |
+| q(z given h, c_S) | encoder | ``network.encoder`` |
+| m, s | decoder: mean and scale | ``network.decoder`` |
+| f, gamma, delta | linear layer | ``linear`` |
+| L, psi | factor model of h: closed-form start, and metric of what is kept | ``factors`` |
+| location, scale and guard of z | what is done to latents on the way out | ``latents`` |
+
+Inference: evidence bound with weight beta on the KL term, a penalty on the dependence of z and c in each batch of people, and one
+on the distance of the batch's latents from N(0, I) (`vae_objective.py`).
+
+**Removal** of R, keeping K. Where somebody may already be at the reference, everybody is transported there, and for c* = c
+nothing changes, exactly:
+
+    z' = location and scale of z moved;    h' = m(z', c*) + s(z', c*) / s(z, c) * (h - m(z, c))
+
+Where nobody is there (the pooled batch), the weakest directions of z are left out (`suppression.py`), where nothing is kept z is
+also guarded (directions that tell R are erased), and of what the decoder does not model a share is carried (``carry``), and all
+of it in the span of K's effects (`kept.py`). Labels of K are not looked at, so they cannot be written into the data; only how
+far an interaction of R with K goes depends on the person's own K, and it moves with that value. A second removal finds
+everybody at the reference and changes nothing.
+
+A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
+tell anything. Point masses (`point_masses.py`) stay, there too: who has one may tell a covariate. What the scanner layer moves,
+the layers above leave alone; levels without a believed scanner are theirs.
+
+Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
+model; works for people whose covariates are unknown (`remove_unlabelled`). **Limitations**: on features, removal towards the
+pooled batch gives back what the decoder models, about as many directions as latents, not the person's own noise; the
+error of location estimates of small batches stays readable (`suppression.py` has the forecast); latents of unseen batches
+are moved with the pooled ones' scale until `adapt`; nonlinear traces of covariates in single features can outlive the
+guard, which is linear; towards the pooled scanner volumes keep their detail, so their latents are cleaner than they are. A
+counterfactual is the model's answer near its support, not a causal fact.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from medrep._persisted import persisted, stored
+from medrep.cohort.covariates import POOLED, CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.erasure import Certificate, Guard
+from medrep.models.base import (
+    Adaptation,
+    Capability,
+    EffectTerms,
+    Model,
+    Posterior,
+    Scores,
+    Workplace,
+    root_mean_square,
+)
+from medrep.models.exceptions import Exceptions, Settling
+from medrep.models.linear.model import LinearModel
+from medrep.models.vae.fit import fit_parts
+from medrep.models.vae.latents import KeptReadout
+from medrep.models.vae.network import VaeParts
+from medrep.models.vae.objective import context_vector
+from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
+from medrep.models.vae.settings import VaeSettings
+from medrep.training.schedule import has_cuda
+
+_AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
+
+
+@persisted(keys=("settings", "schema", "names", "grid", "linear", "latents", "scanner", "seed"))
+@dataclass(frozen=True, eq=False, repr=False)
+class ConditionalVae(Model):
+    """A fitted conditional VAE; see the module's sheet for the symbols."""
+
+    schema: CovariateSchema
+    columns: Columns = field(metadata=stored(""))
+    settings: VaeSettings
+    parts: VaeParts = field(metadata=stored(""))
+    seed: int = 0
+
+    kind = "conditional_vae"
+    grid_config = "vae_volume.yaml"
+    settings_type = VaeSettings
+    error_unit = "sd"
+    sources = (
+        "Variational autoencoder: Kingma and Welling 2014, ICLR. Closed-form erasure: Belrose et al. 2023, NeurIPS (LEACE).",
+    )
+    withheld: ClassVar[Mapping[Capability, str]] = {
+        "unlabelled": "this model undoes each scanner by its own name; give the site,"
+        " or train with --set settings.scanner=no"
+    }
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        settings: VaeSettings | None = None,
+        *,
+        seed: int = 0,
+        work: Workplace | None = None,
+    ) -> tuple["ConditionalVae", pd.DataFrame]:
+        """Fit on training people; see `Model.fit`."""
+        settings = settings or VaeSettings()
+        parts, history = fit_parts(dataset, settings, seed, work or Workplace())
+        return cls(dataset.schema, dataset.columns, settings, parts, seed), history
+
+    def move(
+        self,
+        dataset: Dataset,
+        to: pd.DataFrame,
+        out: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move covariates of each person; see `Model.move`."""
+        data, frame = dataset.values, dataset.covariates
+        self.parts.linear.check_columns(dataset)
+        moved = np.empty(data.shape, data.dtype) if out is None else out
+        there = frame.assign(**to)
+        home = (frame[to.columns] == to).all(axis=1).to_numpy()
+        moved[home] = data[home]
+        # What the scanner layer moves, the layers above leave alone; where it has no scanner for a level, they do it.
+        batch = self.parts.scanner.covariate
+        above = tuple(name for name in to if name != batch)
+        handled = np.array([self.parts.scanner.handles(str(level)) for level in frame[batch]] if batch else home)
+        for some, removed in ((~home & ~handled, tuple(to)), (~home & handled, above)):
+            to_pool = (to[list(removed)].astype(object) == POOLED).any(axis=1).to_numpy(bool)
+            for pooled in (False, True):
+                rest = some & (to_pool == pooled)
+                removal = _Removal.of(self, removed, pooled) if rest.any() else None
+                for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
+                    if removal is not None:
+                        own = data[rows]
+                        moved[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
+                        self._settle(moved, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows]))
+        return moved
+
+    def _settle(self, moved: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
+        """Put back what stays, and NaN where an effect was never estimated."""
+        everything = slice(0, own.shape[1])
+        after = moved[rows]
+        stays = settle.stays(own, everything)
+        if stays is not None:
+            after[stays] = own[stays]
+        moved[rows] = settle.without_unknown(after, everything)
+
+    def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Float[np.ndarray, "people columns"]:
+        """Erase covariates of people none of whose covariates is known, by the guard alone.
+
+        Args:
+            dataset: The people, their data in their own units.
+            removed: Covariates to erase; the covariance of the others with the latents is left as it is.
+        """
+        data, parts, nobody = dataset.values, self.parts, self._unknown(len(dataset.values))
+        parts.linear.check_columns(dataset)
+        kept = [name for name in self.schema.names if name not in removed]
+        h = standardise(parts.linear, data, nobody, ())
+        context = context_vector(self.trained_schema, nobody, ())
+        z = parts.network.encode(h, context)
+        before, after = (
+            parts.network.decode(own, context)[0] for own in (z, parts.latents.guard(list(removed), kept).apply(z))
+        )
+        share = 1.0 if self.columns.grid is not None else self.settings.carry if kept else 0.0
+        cleaned = self.readout(kept).restore(after + share * (h - before), h)
+        return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
+
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+        """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
+        frame = dataset.covariates
+        z = self._encoded(self.parts.scanner.to_anchor(dataset.values, frame), frame, self.schema.names)
+        return self._freed(z, frame)
+
+    def encode_unlabelled(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+        """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
+        return self._handed_out(
+            self._encoded(dataset.values, self._unknown(len(dataset.values)), ()), list(self.schema.names)
+        )
+
+    def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
+        """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
+        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        own = parts.scanner.to_anchor(data, frame)
+        context = context_vector(self.trained_schema, frame, names)
+        mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
+        expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
+        return parts.scanner.render(expected, frame, data)
+
+    def scores(self, dataset: Dataset) -> Scores:
+        """Return how far the decoder's mean is, in deviations of each column, and how unusual z is; see `Model.scores`.
+
+        Images are compared as the anchor's scanner would have made them.
+        """
+        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        parts.linear.check_columns(dataset)
+        own = parts.scanner.to_anchor(data, frame)
+        h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
+        z = parts.network.encode(h, context)
+        exempt = parts.linear.exempt(own, parts.linear.support.of(frame), slice(0, own.shape[1]))
+        used = np.isfinite(own) & (parts.linear.sd > 0) & (True if exempt is None else ~exempt)
+        missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
+        error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
+        of_latents = parts.latents.effects
+        return Scores(error, of_latents.scores(of_latents.dataset(z, frame)).deviation, self._freed(z, frame))
+
+    def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
+        """Draw new people, one for each row of covariates.
+
+        z comes from its prior, and what the decoder leaves from the factors beyond the latents and each column's own noise;
+        each column is then bent to its distribution in training, so that no value is one that nobody could have.
+        Volumes are rendered by the scanner of each row.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            seed: Of every draw.
+        """
+        return self.parts.scanner.render(
+            self.parts.marginals.bend(self.parts.draw(self.trained_schema, frame, np.random.default_rng(seed))), frame
+        )
+
+    def certificates(
+        self, removed: Sequence[str], kept: Sequence[str], *, learners: int | None = None, label_free: bool = False
+    ) -> tuple[Certificate, ...]:
+        """Say what is left of each removed covariate in the latents that are handed out; none without a guard.
+
+        Args:
+            removed: What is removed.
+            kept: The others.
+            learners: New people whom a linear probe learns from; by default four fifths of as many as in training.
+            label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
+                and where something is kept all latents stay.
+        """
+        if not label_free and self.guard(removed, kept) is None:
+            return ()
+        count = None if label_free and kept else self.directions(removed, kept)
+        return self.parts.latents.certificates(
+            list(removed), list(kept), count=count, subtracted=not label_free, learners=learners
+        )
+
+    def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
+        """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""
+        if self.settings.directions > 0:
+            return self.settings.directions
+        target = self.settings.target_auc
+        return self.parts.latents.directions(removed, kept, self.guard(removed, kept), self.trained_schema, target)
+
+    def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard | None:
+        """Return the guard, or None where the settings have none.
+
+        By default nothing is erased where something is kept: what erasing takes from it is more than what it adds to the
+        location and scale that are moved already.
+        """
+        wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
+        return self.parts.latents.guard(removed, kept) if wanted else None
+
+    def readout(self, kept: Sequence[str]) -> KeptReadout:
+        """Return what tells kept covariates in the data."""
+        return KeptReadout.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
+
+    def adapt(self, people: Iterable[Dataset]) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
+        """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
+
+        The people are held in memory at once: the scanner has to be known before what it leaves can be.
+        """
+        rows = list(people)
+        scanner, scanner_notes = self.parts.scanner.adapt(rows, self.parts.linear)
+        anchored = [own.with_values(scanner.to_anchor(np.asarray(own.values), own.covariates)) for own in rows]
+        linear, notes = self.parts.linear.adapt(anchored)
+        wider = replace(self, schema=linear.schema, parts=replace(self.parts, scanner=scanner, linear=linear))
+        of_latents = self.parts.latents.effects
+        codes = [wider._encoded(own.values, own.covariates, self.schema.names) for own in anchored]
+        effects, _ = of_latents.adapt(
+            [of_latents.dataset(z, own.covariates) for z, own in zip(codes, anchored, strict=True)]
+        )
+        latents = replace(self.parts.latents, effects=effects)
+        return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """It samples, moves columns together, and needs no labels where no scanner is undone by its name."""
+        can: frozenset[Capability] = frozenset({"joint", "sample"})
+        return can if self.parts.scanner.harmoniser is not None else can | {"unlabelled"}
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """Those of the linear layer; see `Model.exceptions`."""
+        return self.parts.linear.exceptions
+
+    @classmethod
+    def effect_terms(cls, settings: VaeSettings) -> EffectTerms:
+        """Return the terms of the linear layer; see `Model.effect_terms`."""
+        return replace(LinearModel.effect_terms(settings.linear), section="settings.linear")
+
+    def accelerated(self) -> "ConditionalVae":
+        """Return the model with its network on CUDA where there is one."""
+        if has_cuda():
+            self.parts.network.to("cuda")
+        return self
+
+    def posterior(self, dataset: Dataset) -> Posterior:
+        """Return the network's latents with all covariates known, not the directions that are handed out (`encode`).
+
+        Without deviations where the prior is Dirichlet: shares depend on each other, so that no latent has a KL of its own.
+        """
+        frame, names, parts = dataset.covariates, self.schema.names, self.parts
+        h = standardise(parts.linear, parts.scanner.to_anchor(dataset.values, frame), frame, names)
+        context = context_vector(self.trained_schema, frame, names)
+        means = parts.network.encode(h, context)
+        return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)
+
+    @torch.no_grad()
+    def _deviations(self, h: np.ndarray, context: np.ndarray) -> Float[np.ndarray, "people latents"]:
+        encoder = self.parts.network.encoder
+        like = encoder.linear.weight
+        parts = []
+        for start in range(0, len(h), _POSTERIORS_AT_ONCE):
+            own, known = (
+                torch.as_tensor(rows[start : start + _POSTERIORS_AT_ONCE], dtype=like.dtype, device=like.device)
+                for rows in (h, context)
+            )
+            parts.append(torch.exp(0.5 * encoder(own, known)[1]).double().cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros((0, len(encoder.log_variance)))
+
+    @property
+    def trained_schema(self) -> CovariateSchema:
+        """The schema without levels adapted to later: what the network's covariate vector is made of."""
+        return self.parts.latents.trained_schema(self.schema)
+
+    def _encoded(
+        self, data: np.ndarray, frame: pd.DataFrame, known: Sequence[str]
+    ) -> Float[np.ndarray, "people latents"]:
+        h = standardise(self.parts.linear, data, frame, known)
+        return self.parts.network.encode(h, context_vector(self.trained_schema, frame, known))
+
+    def _freed(
+        self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people directions"]:
+        names = list(self.schema.names)
+        there = self.schema.moved(frame, self.schema.references(names))
+        return self._handed_out(self.parts.latents.move(z, frame, there, names), names)
+
+    def _handed_out(
+        self, z: Float[np.ndarray, "people latents"], removed: list[str]
+    ) -> Float[np.ndarray, "people directions"]:
+        return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
+
+    def _unknown(self, people: int) -> pd.DataFrame:
+        references = self.schema.references(self.schema.names)
+        return pd.DataFrame({name: [value] * people for name, value in references.items()}, index=range(people))
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """One removal, prepared for any number of people who are not at the target.
+
+    Attributes:
+        model: The model.
+        removed: Covariates that move.
+        kept: The others.
+        pooled: Whether nobody is at the target, so that latents are guarded and the weakest left out.
+        guard: The guard, if any.
+        count: How many directions are handed out.
+    """
+
+    model: ConditionalVae
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    pooled: bool
+    guard: Guard | None
+    count: int
+
+    @classmethod
+    def of(cls, model: ConditionalVae, removed: tuple[str, ...], pooled: bool) -> "_Removal":
+        kept = tuple(name for name in model.schema.names if name not in removed)
+        pooled = pooled and model.columns.grid is None
+        guard = model.guard(removed, kept) if pooled else None
+        return cls(model, removed, kept, pooled, guard, model.directions(removed, kept) if pooled else 0)
+
+    @cached_property
+    def readout(self) -> KeptReadout:
+        """What tells the kept covariates; on many voxels it costs more than the rest of a removal that does not need it."""
+        return self.model.readout(self.kept)
+
+    def apply(
+        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, there: pd.DataFrame
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move people from ``frame`` to ``there``; of what is kept only labels that interact with what moves are looked at."""
+        parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
+        own = parts.scanner.to_anchor(data, frame)
+        if not removed:
+            return parts.scanner.back(data, own, own, frame, there)
+        h = standardise(parts.linear, own, frame, removed)
+        # A batch's scale is that of the residual: the kept effects, read from h, are not to be scaled with it.
+        unscaled = not parts.linear.gain and any(name in schema.batches for name in removed)
+        before, after = (batch_scale(parts.linear, own_frame, removed) for own_frame in (frame, there))
+        effect = self.readout.effect(h * before) if unscaled else np.zeros_like(h)
+        h = h + (1 - 1 / before) * effect
+        here, away = (context_vector(schema, own_frame, removed) for own_frame in (frame, there))
+        z = parts.network.encode(h, here)
+        settled = parts.latents.move(z, frame, there, removed)
+        if self.pooled:
+            settled = parts.latents.clean(settled, self.guard, self.count)
+        mean, log_scale = parts.network.decode(z, here)
+        new_mean, new_log_scale = parts.network.decode(settled, away)
+        left = np.exp(new_log_scale - log_scale) * (h - mean)
+        settings = self.model.settings
+        carry = settings.carry if self.kept else 0.0
+        h = self.readout.restore(new_mean + carry * left, h) if self.pooled else new_mean + left
+        h = h + (1 / after - 1) * effect
+        moved = unstandardise(parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype))
+        return parts.scanner.back(data, own, moved, frame, there)
+
+    def _unmodelled(self, own: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+        """Return the values of columns without a fit: as they are, or the usual one where everything is removed."""
+        if not self.pooled or len(self.removed) < len(self.model.schema.names):
+            return own
+        usual = self.model.parts.marginals.usual().astype(own.dtype)
+        return np.where(self.model.parts.linear.sd > 0, own, np.where(np.isfinite(own), usual, own))

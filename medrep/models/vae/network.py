@@ -1,0 +1,278 @@
+"""Network and parts of a conditional VAE: built, started at the closed-form optimum, trained, saved."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+
+from medrep._persisted import Arrays, Read, converted, persisted, stored
+from medrep._structuring import check_arrays
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.grid import Columns
+from medrep.errors import ModelError
+from medrep.models.base import Workplace
+from medrep.models.linear.model import LinearModel
+from medrep.models.vae.bodies import Autoencoder, Body
+from medrep.models.vae.components import FactorModel, Marginals
+from medrep.models.vae.latents import LatentLayer
+from medrep.models.vae.losses import concatenated_distance_covariance
+from medrep.models.vae.objective import Task, VaeObjective, context_vector, context_width
+from medrep.models.vae.residuals import ScannerLayer, unstandardise
+from medrep.models.vae.settings import VaeSettings
+from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop, placed
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0)
+_PERMUTATIONS = 60
+_SPOKEN_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the network is trained on everybody, and how that was found.
+
+    Attributes:
+        strength: Weight of the independence penalty.
+        epochs: Epochs until the judges stopped gaining; 0 leaves the start as it is.
+        dependence: Distance covariance of z and the covariates among the judges.
+        floor: 95% quantile of its permutations.
+        rows: History of the search: epoch, name, value.
+    """
+
+    strength: float
+    epochs: int
+    dependence: float
+    floor: float
+    rows: list[tuple[int, str, float]]
+
+
+def build_network(schema: CovariateSchema, columns: Columns, latents: int, settings: VaeSettings) -> Autoencoder:
+    """Return a network of the right shape."""
+    return Autoencoder(
+        columns.count,
+        latents,
+        context_width(schema),
+        Body(
+            settings.body_of(columns),
+            settings.hidden,
+            settings.conditioning,
+            None if columns.grid is None else columns.grid.shape,
+        ),
+        heteroscedastic=settings.heteroscedastic and settings.noise == 0,
+        prior=settings.prior,
+    ).eval()
+
+
+def start_at_optimum(network: Autoencoder, factors: FactorModel, latents: int, settings: VaeSettings) -> None:
+    """Set the linear maps to the optimum of the linear conditional VAE.
+
+    It is the optimum for beta 1, and a start near it for another beta; a Dirichlet prior has none and starts at random.
+    """
+    if settings.prior == "dirichlet":
+        return
+    encode, variance = factors.posterior(latents, settings.beta)
+    loadings = factors.loadings[:latents]
+    noise = factors.noise + (factors.loadings[latents:] ** 2).sum(axis=0)
+    scale = settings.noise if settings.noise > 0 else np.sqrt(np.maximum(noise, 1e-6))
+    with torch.no_grad():
+        for parameter, value in (
+            (network.encoder.linear.weight, encode),
+            (network.encoder.linear.bias, 0.0),
+            (network.encoder.log_variance, np.log(variance)),
+            (network.decoder.linear.weight, loadings.T),
+            (network.decoder.linear.bias, 0.0),
+            (network.decoder.log_scale, np.log(scale)),
+        ):
+            parameter.copy_(torch.as_tensor(np.broadcast_to(value, tuple(parameter.shape)).copy()))
+
+
+def search(
+    make: Callable[[], Autoencoder],
+    task: Task,
+    settings: VaeSettings,
+    judges: Int[np.ndarray, " people"],
+    seed: int,
+    work: Workplace,
+    fingerprint: Mapping[str, object],
+) -> Plan:
+    """Find the strength of the independence penalty and the number of epochs, on people whom no layer was fitted to.
+
+    The rule: strengths go up from `STRENGTHS`, each trained from the start until the judges stop gaining; the first is taken
+    at which the distance covariance of z and all covariates among the judges does not exceed the 95% quantile of its
+    permutations, or, if none does, the one with the lowest value.
+
+    Args:
+        make: Returns a network at its start; the layers below have not seen the judges.
+        task: Training data of everybody; the dependence is judged on one row of each participant.
+        settings: All settings.
+        judges: 1 for people who judge, 0 for people who are fitted.
+        seed: Of every draw.
+        work: Where to keep the state and to speak.
+        fingerprint: What the training depends on.
+    """
+    device = placed(settings.training)
+    chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
+    first = list({task.whose[int(row)]: int(row) for row in reversed(chosen.tolist())}.values())
+    single = torch.as_tensor(sorted(first), dtype=torch.int64).to(device)
+    fixed = settings.strength >= 0 or settings.independence == "none"
+    plans: list[Plan] = []
+    rows: list[tuple[int, str, float]] = []
+    for stage, strength in enumerate((max(settings.strength, 0.0),) if fixed else STRENGTHS):
+        network = make().to(device)
+        objective = VaeObjective(network, task, settings, strength)
+        name = f"search {stage + 1}"
+        work.phase(name)
+        state = fit_loop(
+            Trainee(network, objective, fitted, chosen),
+            settings.training,
+            seed,
+            _bench(work, name, {**fingerprint, "strength": strength}),
+        )
+        rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
+        work.phase(f"{name}: independence of the latents")
+        network.eval()
+        z = network.encode(*(t[single].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
+        dependence, floor = judged_dependence(z, [part[single].cpu() for part in task.parts], seed)
+        plans.append(Plan(strength, state.best_epoch, dependence, floor, rows))
+        if dependence <= floor:
+            return plans[-1]
+    best = min(plans, key=lambda plan: plan.dependence)
+    return replace(best, rows=rows)
+
+
+def train(
+    network: Autoencoder,
+    task: Task,
+    settings: VaeSettings,
+    plan: Plan,
+    seed: int,
+    work: Workplace,
+    fingerprint: Mapping[str, object],
+) -> list[tuple[int, str, float]]:
+    """Train the network in place on everybody, as planned; return the history."""
+    network.to(placed(settings.training))
+    objective = VaeObjective(network, task, settings, plan.strength)
+    everybody, nobody = torch.arange(len(task.contexts[0])), torch.zeros(0, dtype=torch.int64)
+    state = fit_loop(
+        Trainee(network, objective, everybody, nobody),
+        settings.training,
+        seed,
+        _bench(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}),
+        until=plan.epochs,
+    )
+    network.to("cpu").eval()
+    return [*plan.rows, *((epoch, f"final/{part}", value) for epoch, part, value in state.rows)]
+
+
+def _bench(work: Workplace, name: str, fingerprint: Mapping[str, object]) -> Bench:
+    folder = None if work.folder is None else work.folder / name.replace(" ", "-")
+    return Bench(folder, work.resume, fingerprint, _Reporter(work, name))
+
+
+def judged_dependence(
+    z: Float[np.ndarray, "people latents"], parts: list[Float[torch.Tensor, "people _"]], seed: int
+) -> tuple[float, float]:
+    """Return the distance covariance of z and all covariates, and the 95% quantile of its permutations."""
+    rng = np.random.default_rng(seed)
+    latents = torch.as_tensor(z, dtype=torch.float32) / max(z.shape[1], 1) ** 0.5
+    if len(latents) < 4 or not parts:
+        return 0.0, 0.0
+    shuffled = [
+        float(concatenated_distance_covariance(latents[torch.as_tensor(rng.permutation(len(latents)))], parts))
+        for _ in range(_PERMUTATIONS)
+    ]
+    return float(concatenated_distance_covariance(latents, parts)), float(np.quantile(shuffled, 0.95))
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    work: Workplace
+    name: str
+
+    def __call__(self, epoch: int, parts: Mapping[str, float]) -> None:
+        self.work.phase(f"{self.name}, epoch {epoch + 1}")
+        if epoch > 1 and epoch % _SPOKEN_EVERY:
+            return
+        shown = {name.removeprefix("train/"): v for name, v in parts.items() if name.startswith("train/") and v != 0}
+        judged = parts.get(f"validation/{TOTAL}")
+        tail = "" if judged is None else f"; validation {judged:.4f}"
+        self.work.say(f"{self.name}, epoch {epoch}: {', '.join(f'{k} {v:.4f}' for k, v in shown.items())}{tail}")
+
+
+def _weights(network: Autoencoder) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+
+def _network(arrays: Arrays, read: Read) -> Autoencoder:
+    """Build the network that the settings describe, and give it its weights.
+
+    Raises:
+        ModelError: Weights of another network.
+    """
+    trained, width = read["latents"].trained_schema(read["schema"]), len(read["latents"].gram)
+    network = build_network(trained, read["columns"], width, read["settings"])
+    check_arrays(arrays, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    if strangers := sorted(set(arrays) - set(network.state_dict())):
+        raise ModelError(f"the network has no {', '.join(strangers)}; the weights are of another model")
+    network.load_state_dict({name: torch.as_tensor(array) for name, array in arrays.items()})
+    return network
+
+
+def _with_parts_of_interactions(covariance: np.ndarray, read: Read) -> np.ndarray:
+    """Return the covariance; models saved before parts of interactions had one know nothing of these."""
+    effects = sum(len(term.centre) for term in read["linear"].design.closed().terms)
+    missing = max(effects - len(covariance), 0) if covariance.shape == (len(covariance),) * 2 else 0
+    padded = np.pad(covariance, (0, missing)) if missing else covariance
+    check_arrays({"effects.covariance": padded}, {"effects.covariance": (effects, effects)})
+    return padded
+
+
+_COLUMNS = {"columns": "columns"}
+
+
+@persisted(keys=("linear", "latents", "scanner"), sizes={"columns": lambda read: read["columns"].count})
+@dataclass(frozen=True, eq=False)
+class VaeParts:
+    """The fitted parts, in the order data pass through them.
+
+    Attributes:
+        scanner: Between images as scanned and as the anchor's scanner would have made them.
+        linear: Smooth effects, and location and scale of batches.
+        network: Encoder and decoder of what is left.
+        factors: Factor model of what is left.
+        latents: What is done to latents on the way out.
+        marginals: Distributions of single columns, for samples.
+        effect_covariance: Covariance of the columns of the linear layer's `Design.closed` among training people, the
+            intercept not counted.
+    """
+
+    scanner: ScannerLayer
+    linear: LinearModel
+    network: Autoencoder = field(metadata=converted("network", Arrays, _weights, _network))
+    factors: FactorModel = field(metadata=stored(sizes=_COLUMNS))
+    latents: LatentLayer
+    marginals: Marginals = field(metadata=stored(sizes=_COLUMNS))
+    effect_covariance: Float[np.ndarray, "effects effects"] = field(
+        metadata=converted("effects.covariance", Float[np.ndarray, "_ _"], np.asarray, _with_parts_of_interactions)
+    )
+
+    def draw(
+        self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
+    ) -> Float[np.ndarray, "people columns"]:
+        """Draw people: z from its prior, the decoder's mean, noise in the shape of what latents leave, and the effects."""
+        context, latents = context_vector(schema, frame, schema.names), len(self.latents.gram)
+        mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
+        beyond = self.factors.loadings[latents:]
+        noise = rng.standard_normal((len(frame), len(beyond))) @ beyond
+        if (
+            self.linear.columns.grid is None
+        ):  # neighbouring voxels share their noise: drawn one by one it is none of a scan
+            noise += rng.standard_normal(mean.shape) * np.sqrt(self.factors.noise)
+        usual = np.sqrt((beyond**2).sum(axis=0) + self.factors.noise)
+        ratio = np.divide(np.exp(log_scale), usual, out=np.zeros(mean.shape), where=usual > 0)
+        data = self.marginals.draw(rng, len(frame), self.linear.sd == 0)
+        whole = mean + ratio * noise
+        drawn = unstandardise(self.linear, whole, frame, schema.names, data, np.empty_like(data), drawn=True)
+        return drawn if self.linear.columns.grid is None else self.linear.masses.drawn(drawn, rng)

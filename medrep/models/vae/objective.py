@@ -1,0 +1,195 @@
+"""The objective of the conditional VAE, and what its network is trained on.
+
+Training shows the network people of whom only some covariates are known. So one network serves any removal - what is kept
+is unknown to it, and a kept label cannot be written into the data - and people whose covariates nobody knows.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from medrep.cohort.covariates import POOLED, Continuous, CovariateSchema, membership
+from medrep.cohort.dataset import Dataset
+from medrep.models.linear.model import LinearModel
+from medrep.models.vae.bodies import Autoencoder
+from medrep.models.vae.losses import (
+    concatenated_distance_covariance,
+    distance_correlation,
+    gaussian_nll,
+    hsic,
+    joint_distance_covariance,
+    moment_gap,
+)
+from medrep.models.vae.residuals import standardise
+from medrep.models.vae.settings import VaeSettings
+from medrep.training.loop import TOTAL
+
+
+def context_width(schema: CovariateSchema) -> int:
+    """Return the width of `context_vector`."""
+    return sum(1 + max(1, len(schema.levels(name))) for name in schema.names)
+
+
+def context_vector(
+    schema: CovariateSchema, frame: pd.DataFrame, known: Collection[str]
+) -> Float[np.ndarray, "people width"]:
+    """Return scaled covariates, each behind a flag that says whether it is known; zeros where it is not.
+
+    Continuous: (value - mean) / sd. Levels: one column each, in units of a level's own deviation, so that rare levels weigh
+    as much as common ones. The pooled level is known and has zeros; a level that training did not have counts as unknown.
+    """
+    blocks = []
+    for covariate in schema.fitted:
+        name = covariate.declared.name
+        width = 1 if isinstance(covariate, Continuous) else len(covariate.levels)
+        if name not in known:
+            blocks.append(np.zeros((len(frame), 1 + width)))
+            continue
+        if isinstance(covariate, Continuous):
+            values = ((frame[name].to_numpy(float) - covariate.mean) / covariate.sd)[:, None]
+            flag = np.ones((len(frame), 1))
+        else:
+            shares = np.asarray(covariate.counts, float) / sum(covariate.counts)
+            rows = membership(frame[name], covariate)
+            flag = rows.sum(axis=1, keepdims=True).round()
+            centred = (rows - shares) / np.sqrt(np.maximum(shares * (1 - shares), 1e-6)) / width**0.5
+            values = np.where((frame[name] == POOLED).to_numpy()[:, None], 0.0, centred) * flag
+        blocks.append(np.concatenate([flag, values], axis=1))
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(frame), 0))
+
+
+def known_sets(schema: CovariateSchema, most: int) -> tuple[frozenset[str], ...]:
+    """Return the sets of covariates that training goes through: all, none, one alone, all but one, then any others.
+
+    Args:
+        schema: The covariates.
+        most: How many sets at most.
+    """
+    names = schema.names
+    sizes = sorted(range(len(names) + 1), key=lambda size: (size not in {len(names), 0}, min(size, len(names) - size)))
+    sets = [frozenset(names), frozenset[str]()]
+    sets += [frozenset(chosen) for size in sizes for chosen in combinations(names, size)]
+    return tuple(dict.fromkeys(sets))[:most]
+
+
+_MOST_CELLS = 2e8
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network's training data: residuals and covariate vectors, one each for every set of covariates that is known.
+
+    Attributes:
+        residuals: People x columns for each set, all known first.
+        contexts: Covariate vectors for each set.
+        parts: Standardised covariates.
+        known: Which covariates belong to each set.
+        used: Columns that vary.
+        whose: Participant of each row.
+    """
+
+    residuals: list[Float[torch.Tensor, "people columns"]]
+    contexts: list[Float[torch.Tensor, "people context"]]
+    parts: list[Float[torch.Tensor, "people _"]]
+    known: list[list[int]]
+    used: Bool[torch.Tensor, " columns"]
+    whose: Shaped[np.ndarray, " people"]
+
+    @classmethod
+    def of(cls, linear: LinearModel, dataset: Dataset, device: torch.device) -> "Task":
+        """Standardise the people for every set of known covariates, as many sets as memory allows."""
+        schema, data, frame = linear.schema, dataset.values, dataset.covariates
+        sets = known_sets(schema, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, dtype=torch.float32).to(device)
+
+        return cls(
+            [tensor(standardise(linear, data, frame, known)) for known in sets],
+            [tensor(context_vector(schema, frame, known)) for known in sets],
+            [tensor(part) for part in covariate_parts(schema, frame)],
+            [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
+            torch.as_tensor(linear.sd > 0, device=device),
+            dataset.whose,
+        )
+
+
+def covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
+    """Return each covariate as standardised columns of unit total variance."""
+    parts = []
+    for name in schema.names:
+        alone = CovariateSchema((schema[name],))
+        vector = alone.vector(frame)
+        if not isinstance(schema[name], Continuous):
+            vector = (vector - vector.mean(axis=0)) / np.sqrt(np.maximum(vector.var(axis=0).sum(), 1e-12))
+        parts.append(vector)
+    return parts
+
+
+_FEWEST = 4
+
+
+class VaeObjective:
+    """Loss parts of the evidence bound and its penalties, per column.
+
+    In training every batch counts a set of covariates as known, more than half of the time all of them; in validation all.
+
+    Args:
+        network: The network.
+        task: Training data.
+        settings: Weights.
+        strength: Weight of the independence penalty.
+    """
+
+    def __init__(self, network: Autoencoder, task: Task, settings: VaeSettings, strength: float) -> None:
+        self._network, self._task, self._settings, self._strength = network, task, settings, strength
+
+    def __call__(self, people: Int[Tensor, " some"], epoch: int) -> dict[str, Tensor]:
+        """Return the loss parts; nats and penalties are per column, so that weights mean the same for any width."""
+        settings, chosen = self._settings, 0
+        if self._network.training and float(torch.rand(())) < 0.5:
+            chosen = int(torch.randint(len(self._task.residuals), ()))
+        h, context = self._task.residuals[chosen][people], self._task.contexts[chosen][people]
+        mean, log_variance = self._network.encoder(h, context)
+        z = self._network.prior.draw(mean, log_variance)
+        expected, log_scale = self._network.decoder(z, context)
+        if settings.noise > 0:
+            log_scale = torch.full_like(log_scale, settings.noise).log()
+        per_column = 1 / max(int(self._task.used.sum()), 1)
+        beta = settings.beta * settings.training.beta_share(epoch)
+        parts = {
+            "reconstruction": gaussian_nll(h, expected, log_scale)[:, self._task.used].sum(dim=1).mean() * per_column,
+            "divergence": self._network.prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
+        }
+        total = parts["reconstruction"] + beta * parts["divergence"]
+        if len(people) >= _FEWEST:
+            centre = self._network.prior.expected(mean, log_variance)
+            parts["dependence"] = self._dependence(
+                centre, [self._task.parts[k][people] for k in self._task.known[chosen]]
+            )
+            total = total + self._strength * parts["dependence"]
+            # Of people some of whose covariates are unknown the latents hold these too: they are not N(0, I).
+            if settings.prior == "gaussian" and chosen == 0:
+                parts["aggregate"] = moment_gap(z)
+                total = total + settings.aggregate * parts["aggregate"] * per_column * z.shape[1]
+        return {**parts, TOTAL: total}
+
+    def _dependence(
+        self, z: Float[Tensor, "people latents"], parts: Sequence[Float[Tensor, "people _"]]
+    ) -> Float[Tensor, ""]:
+        kind = self._settings.independence
+        if kind == "none" or not parts:
+            return z.new_zeros(())
+        scaled = z / z.shape[1] ** 0.5
+        if kind == "joint":
+            return joint_distance_covariance(scaled, parts)
+        if kind == "concatenated":
+            return concatenated_distance_covariance(scaled, parts)
+        measure = hsic if kind == "hsic" else distance_correlation
+        return torch.stack([measure(scaled, part) for part in parts]).mean()

@@ -1,1 +1,0 @@
-"""What each kind of run shows: functions from a folder of files to sections."""

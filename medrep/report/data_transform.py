@@ -1,0 +1,169 @@
+"""Data of the report of an export or of counterfactuals: a few participants before and after."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.features import in_columns
+from medrep.cohort.kinds import InputKind
+from medrep.cohort.parsing import shown
+from medrep.derivatives.bids import described_name
+from medrep.derivatives.tasks import Mover
+from medrep.report.data_store import Exhibit, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
+from medrep.report.data_training import shown_person
+
+_ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
+
+
+def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
+    """Return a few people: one a level of what was removed, as far as that is levels, else evenly spread.
+
+    Args:
+        frame: Covariates, index: key.
+        removed: Covariates that were moved.
+        able: Keys of people who have something to show.
+    """
+    own = frame[frame.index.isin(able)]
+    levels = [name for name in removed if name in own and own[name].dtype.kind not in "fiu"]
+    if levels:
+        firsts = own[levels[0]].astype(str).drop_duplicates()
+        keys = [*firsts.index, *own.index.difference(firsts.index, sort=False)]
+    else:
+        keys = list(own.index[evenly(len(own), _ROWS)])
+    return [str(key) for key in keys[:_ROWS]]
+
+
+def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: InputKind[Any], frame: pd.DataFrame) -> Exhibit:
+    """Return three slices a person through the middle of the common grid, before, after, and what changed.
+
+    Args:
+        files: The person's image before and after, by key.
+        wanted: The kind of input, as in training.
+        frame: Covariates, for the labels.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    people = []
+    pictures, window = wanted.pictures([path for pair in files.values() for path in pair])
+    images = {key: (pictures[2 * k], pictures[2 * k + 1]) for k, key in enumerate(files)}
+    differences = {key: np.nan_to_num(after - before) for key, (before, after) in images.items()}
+    change = stepped(np.array([np.abs(difference).max(initial=0.0) for difference in differences.values()]))
+    for number, (key, (before, after)) in enumerate(images.items()):
+        labels = ", ".join(f"{name} {shown(frame.loc[key, name])}" for name in frame.columns)
+        people.append({"name": key, "covariates": labels})
+        for plane in range(3):
+            middle = _middle(before, plane)
+            pair = [np.nan_to_num(np.take(image, middle, axis=plane)) for image in (before, after)]
+            scaled = [image.astype(np.uint8) if window is None else as_bytes(image, *window) for image in pair]
+            arrays[f"{number}_{plane}_before"], arrays[f"{number}_{plane}_after"] = scaled
+            slice_ = np.take(differences[key], middle, axis=plane)
+            arrays[f"{number}_{plane}_change"] = np.rint(slice_ / change).astype(np.int8)
+    return Exhibit({"kind": wanted.kind, "people": people, "step": change}, arrays)
+
+
+def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]) -> Exhibit | None:
+    """Return means and deviations of groups, of the features that differed most between groups before.
+
+    Args:
+        mover: The model and what was done.
+        cohort: The people, of whom 2000 at most are looked at.
+        frame: Their covariates.
+        removed: Covariates that were moved; groups are levels of the first, or halves of a continuous one.
+    """
+    group = next((name for name in removed if name in frame), "")
+    if not group:
+        return None
+    keys = frame.index[evenly(len(frame), _MOST_TABLE)]
+    features = in_columns(cohort.source.features.rows(keys), mover.model.columns.names)
+    before, own = features.values, frame.loc[keys]
+    after = mover.move(mover.model.dataset(before, own))
+    groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
+    levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
+    means = np.stack([known_mean(before[(groups == level).to_numpy()]) for level in levels])
+    spread = known_spread(before)
+    apart = means.std(axis=0) / np.where(spread > 0, spread, np.inf)
+    rows = [
+        {
+            "feature": features.names[k],
+            "groups": [
+                {
+                    "group": level,
+                    "n": int(own.sum()),
+                    "before": _moments(before[own, k]),
+                    "after": _moments(after[own, k]),
+                }
+                for level in sorted(levels)
+                for own in [(groups == level).to_numpy()]
+            ],
+        }
+        for k in np.argsort(-apart, kind="stable")[:_FEATURES]
+    ]
+    return Exhibit({"kind": "features", "group": group, "people": len(keys), "rows": rows})
+
+
+def _middle(image: Float[np.ndarray, "x y z"], axis: int) -> int:
+    """Return the middle of what is there."""
+    inside = np.flatnonzero(np.nan_to_num(image).any(axis=tuple(k for k in range(3) if k != axis)))
+    return int((inside[0] + inside[-1]) // 2) if len(inside) else image.shape[axis] // 2
+
+
+def _halves(values: pd.Series) -> pd.Series:
+    middle = float(values.median())
+    return values.map(lambda value: f"above {middle:.4g}" if value > middle else f"up to {middle:.4g}")
+
+
+def _moments(values: Shaped[np.ndarray, " people"]) -> list[float]:
+    known = values[np.isfinite(values)]
+    return [float(known.mean()), float(known.std())] if len(known) else [0.0, 0.0]
+
+
+def moved_exhibits(
+    out: Path,
+    mover: Mover,
+    cohort: Cohort,
+    frame: pd.DataFrame,
+    about: Mapping[str, Any],
+    desc: str,
+    person: str | None,
+) -> dict[str, Exhibit]:
+    """Return what was done, the cohort, a few people before and after, and a person to move.
+
+    Args:
+        out: Where the moved cohort lies.
+        mover: The model and what was done.
+        cohort: The people who were delivered, as they were.
+        frame: Their covariates; without columns where nobody looked at them.
+        about: What was done, as the sidecars say.
+        desc: BIDS ``desc`` of what was written.
+        person: Key of whom the slider shows; None where nobody may be shown.
+    """
+    model, removed = mover.model, list(mover.target)
+    found: dict[str, Exhibit | None] = {"about": Exhibit(dict(about))}
+    if len(frame.columns):
+        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
+    if cohort.input.tabular:
+        found["before_after"] = before_after_features(mover, cohort, frame, removed)
+    elif person is not None:
+        files = {str(key): Path(str(path)) for key, path in cohort.source.files.items()}
+        pairs = {
+            key: (files[key], out / str(described_name(files[key].relative_to(cohort.root).as_posix(), desc)))
+            for key in chosen_people(frame, removed, cohort.table.index)
+        }
+        found["before_after"] = before_after_images(pairs, cohort.input, frame)
+    if person is not None and len(frame.columns):
+        row = cohort.input.row(cohort.source, person, model.columns)
+        found["person"] = shown_person(model, model.dataset(row[None], frame.loc[[person]]), _spread(mover, cohort))
+    return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
+
+
+def _spread(mover: Mover, cohort: Cohort) -> np.ndarray:
+    """Return how much people differ in each column of a table; 0 where data are files."""
+    columns = mover.model.columns
+    if not cohort.input.tabular:
+        return np.zeros(columns.count)
+    return known_spread(in_columns(cohort.source.features, columns.names).values)
