@@ -25,7 +25,7 @@ from medrep.audit.finding import Finding
 from medrep.audit.groups import Grouping, Least
 from medrep.audit.identity import identity_kept, retest_agreement
 from medrep.audit.means import Sampling, difference_interval, mean_finding
-from medrep.audit.metrics import Auroc, PersonMetric, person_mean
+from medrep.audit.metrics import Auroc, ParticipantMetric, person_mean
 from medrep.audit.subgroups import audit_subgroups
 
 PEOPLE = (20, 50, 200)
@@ -50,7 +50,7 @@ def _gap_to_real(rng: np.random.Generator, n: int, errors: Errors, seed: int) ->
 
 
 def _grouped(
-    statistic: PersonMetric, codes: np.ndarray, count: int, seed: int, numbers: np.ndarray | None = None
+    statistic: ParticipantMetric, codes: np.ndarray, count: int, seed: int, numbers: np.ndarray | None = None
 ) -> dict[str, list[Finding]]:
     labels = tuple(f"by={k}" for k in range(count))
     by = Grouping("by", labels, codes, missing=frozenset(), numbers=numbers, note="")

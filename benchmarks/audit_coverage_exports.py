@@ -17,10 +17,10 @@ import pandas as pd
 from benchmarks.planted_errors import ERRORS, Draw, Errors, Held, held
 from medrep.audit.counterfactuals import Predictor, audit_counterfactuals, counterfactual_fairness
 from medrep.audit.data import Question
-from medrep.audit.disentanglement import audit_informedness, audit_latents
+from medrep.audit.disentanglement import audit_disentanglement, audit_latents
 from medrep.audit.holdout_split import Probing
 from medrep.audit.identity import reidentification
-from medrep.audit.label_injection import audit_injection
+from medrep.audit.label_injection import audit_label_injection
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.means import Sampling
 from medrep.audit.retention import variance_kept
@@ -97,7 +97,7 @@ def _injection(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> l
         return size * (decades[:, None] * (np.arange(_COLUMNS) < 3) + female[:, None] * (np.arange(_COLUMNS) > 6))
 
     raw = own + with_labels(frame, 0.5)
-    found = audit_injection(
+    found = audit_label_injection(
         lambda given: raw + with_labels(given, 0.3),
         Dataset(raw, frame, schema, _columns(raw), [str(k) for k in range(people)]),
         ["age", "sex"],
@@ -161,16 +161,16 @@ def _informed(rng: np.random.Generator, n: int, errors: Errors, seed: int) -> li
     age, sex = errors(rng, n), rng.permutation(n) % 2
     latents = 0.7 * errors(rng, (n, 4)) + np.column_stack([age, age / 2 + sex / 2, sex, np.zeros(n)])
     frame = pd.DataFrame({"age": age, "sex": np.where(sex, "F", "M")})
-    found = audit_informedness(latents, frame, ["age"], np.arange(n), seed, permutations=9)
+    found = audit_disentanglement(latents, frame, ["age"], np.arange(n), seed, permutations=9)
     return [(row.metric, held(row)) for row in found]
 
 
 class _Blurring(LinearModel):
     """The linear model, but what it moves loses a tenth of its profile: nothing moved is moved, and back is not home."""
 
-    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
-        moved = super().move(dataset, to, out)
-        return 0.9 * moved + 0.1 * moved.mean(axis=1, keepdims=True)
+    def transform(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
+        transformed = super().transform(dataset, to, out)
+        return 0.9 * transformed + 0.1 * transformed.mean(axis=1, keepdims=True)
 
 
 def _people(rng: np.random.Generator, count: int, own: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:

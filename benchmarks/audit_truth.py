@@ -20,9 +20,9 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.audit.data import Question
 from medrep.audit.dependence import audit_independence
 from medrep.audit.finding import Finding, findings_table
-from medrep.audit.groups import group_people, parse_by
+from medrep.audit.groups import group_participants, parse_by
 from medrep.audit.holdout_split import Probing
-from medrep.audit.label_injection import audit_injection
+from medrep.audit.label_injection import audit_label_injection
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.metrics import person_mean, prediction_metrics
 from medrep.audit.subgroups import audit_subgroups
@@ -219,7 +219,7 @@ def error_by_group(seed: int, planted: bool) -> Verdicts:
     found = audit_subgroups(
         "error",
         person_mean(error.to_numpy(), np.arange(len(frame))),
-        group_people(frame, parse_by("sex,site")),
+        group_participants(frame, parse_by("sex,site")),
         seed=seed,
         draws=DRAWS,
         permutations=PERMUTATIONS,
@@ -245,7 +245,7 @@ def predictor_by_group(seed: int, planted: bool) -> Verdicts:
     metrics = prediction_metrics(
         pd.Series(outcome, name="outcome"), pd.Series(score, name="score"), np.arange(len(frame))
     )
-    groupings = group_people(frame, parse_by("sex,site"))
+    groupings = group_participants(frame, parse_by("sex,site"))
     verdicts: Verdicts = {}
     for name in ("error", "auroc"):
         found = audit_subgroups(name, metrics[name], groupings, seed=seed, draws=DRAWS, permutations=PERMUTATIONS)
@@ -290,7 +290,7 @@ def repeated(seed: int, planted: bool) -> Verdicts:
     found += audit_subgroups(
         "error",
         error,
-        group_people(pd.DataFrame({"site": site}), parse_by("site")),
+        group_participants(pd.DataFrame({"site": site}), parse_by("site")),
         seed=seed,
         draws=DRAWS,
         permutations=PERMUTATIONS,
@@ -332,7 +332,7 @@ def injection(seed: int, planted: bool) -> Verdicts:
 
     people = Dataset(raw, frame, schema, Columns((), 20, None))
     probing = Probing(permutations=PERMUTATIONS, draws=DRAWS)
-    found = audit_injection(export, people, ["age", "sex"], seed, probing=probing)
+    found = audit_label_injection(export, people, ["age", "sex"], seed, probing=probing)
     verdicts = {"age": _p(found, "injection", "exported/age") <= LEVEL}
     return verdicts if planted else verdicts | {"sex": _p(found, "injection", "exported/sex") <= LEVEL}
 

@@ -50,8 +50,8 @@ def measure(seed: int) -> dict[str, float]:
         frame = schema.transfer(frame)
         columns = Columns(tuple(f"x{k}" for k in range(COLUMNS)), COLUMNS, None)
         model, _ = LinearModel.fit(Dataset(data, frame, schema, columns), LinearSettings())
-        moved = model.remove(model.dataset(data, frame), schema.references(["site"])) - told
-        looked = moved if only is None else moved[:, only : only + 1]
+        transformed = model.remove(model.dataset(data, frame), schema.references(["site"])) - told
+        looked = transformed if only is None else transformed[:, only : only + 1]
         spread = np.array([np.log(looked[site == k].std(axis=0, ddof=1)).mean() for k in range(len(scales))])
         found[f"{name}: {ODD}"] = float(np.exp(spread[-1] - spread[:-1].mean()))
         found[f"{name}: the others' spread"] = float(np.exp(spread[:-1].mean()))

@@ -42,12 +42,12 @@ import time, pathlib
 import numpy, torch
 from threadpoolctl import threadpool_limits
 from medrep.cohort.loaders import load_alike
-from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
+from medrep.workflows.cohorts import Selection, load_trained, read_unseen
 torch.set_num_threads(1)
 model_folder, cohort, batch = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 saved = load_trained(model_folder)
 model, wanted = saved.model, saved.input
-people, frame = read_newcomers(cohort, saved, Selection())
+people, frame = read_unseen(cohort, saved, Selection())
 rows = numpy.stack([one.placed.values.ravel() for one in load_alike(people.source.files.iloc[:64], wanted.section)])
 with threadpool_limits(1):
     people = model.dataset(rows, frame.iloc[:64])

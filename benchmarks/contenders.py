@@ -29,7 +29,7 @@ RECONSTRUCTION, SAMPLED = "reconstruction", "sampled"
 
 
 @dataclass(frozen=True)
-class Trial:
+class RetryState:
     """One cohort in two halves, and what is asked about the second.
 
     Attributes:
@@ -84,24 +84,24 @@ class Made:
         return np.split(self.parts[part], len(BLOCKS))[BLOCKS.index(block)]
 
 
-Method = Callable[[Trial], Made]
+Method = Callable[[RetryState], Made]
 
 
-def trials(seed: int) -> tuple[Trial, Trial]:
+def trials(seed: int) -> tuple[RetryState, RetryState]:
     """Return the trial of a seed, and the same people with a planted diagnosis."""
     features, table = fcon1000(min_site=MIN_SITE)
     train, test = split_half_by_site(table, seed)
-    plain = Trial(seed, features[train], table[train], features[test], table[test])
-    moved, diagnosis = plant_diagnosis(features, table["site"], plain.train.to_numpy().std(axis=0), seed)
-    return plain, replace(plain, train=moved[train], test=moved[test], diagnosis=diagnosis[test])
+    plain = RetryState(seed, features[train], table[train], features[test], table[test])
+    transformed, diagnosis = plant_diagnosis(features, table["site"], plain.train.to_numpy().std(axis=0), seed)
+    return plain, replace(plain, train=transformed[train], test=transformed[test], diagnosis=diagnosis[test])
 
 
-def raw(trial: Trial) -> Made:
+def raw(trial: RetryState) -> Made:
     """Return everybody as they are."""
     return Made({AS_MEASURED: trial.asked()[0].to_numpy(dtype=float)})
 
 
-def peer(name: str, trial: Trial, **settings: object) -> Made:
+def peer(name: str, trial: RetryState, **settings: object) -> Made:
     """Run a peer of benchmarks.peers; the settings are its adapter's."""
     features, table = trial.asked()
     train = trial.train.to_numpy(dtype=float)
@@ -114,7 +114,7 @@ def peer(name: str, trial: Trial, **settings: object) -> Made:
     return Made(parts, result.seconds_fit, result.version)
 
 
-def medrep(config: str, decodes: bool, trial: Trial, settings: tuple[str, ...] = ()) -> Made:
+def medrep(config: str, decodes: bool, trial: RetryState, settings: tuple[str, ...] = ()) -> Made:
     """Run medrep train, export and sample.
 
     Args:
@@ -167,14 +167,14 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep="\t", index_col="participant_id")
 
 
-def _sampled(folder: Path, trial: Trial) -> np.ndarray:
+def _sampled(folder: Path, trial: RetryState) -> np.ndarray:
     people = pd.read_csv(folder / "participants.tsv", sep="\t")
     if not np.array_equal(people["site"].to_numpy(dtype=str), trial.test_table["site"].to_numpy(dtype=str)):
         raise RuntimeError("medrep sample: the people are not those of the table, in its order")
     return _read(folder / "features.tsv")[trial.test.columns].to_numpy()
 
 
-def _reconstructed(folder: Path, trial: Trial) -> np.ndarray:
+def _reconstructed(folder: Path, trial: RetryState) -> np.ndarray:
     model = load_trained(folder).model
     names = list(model.columns.names)
     X = trial.test[names].to_numpy(dtype=float)

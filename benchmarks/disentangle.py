@@ -26,7 +26,7 @@ from benchmarks.contenders import (
     SITE_REMOVED,
     Made,
     Method,
-    Trial,
+    RetryState,
     trials,
 )
 from benchmarks.data import ROOT
@@ -110,7 +110,7 @@ def measure(seed: int, methods: dict[str, Method], measured: Measured, no_diagno
         measured.decoders.append(row | _decoded(plain, made) | {"seconds_fit": made.seconds_fit})
 
 
-def probes(plain: Trial, made: Made, planted: Trial, ill: Made | None) -> list[dict[str, object]]:
+def probes(plain: RetryState, made: Made, planted: RetryState, ill: Made | None) -> list[dict[str, object]]:
     """Probe each table that a method made.
 
     Args:
@@ -139,7 +139,7 @@ def probes(plain: Trial, made: Made, planted: Trial, ill: Made | None) -> list[d
     return rows
 
 
-def permutation_floor(trial: Trial) -> dict[str, float]:
+def permutation_floor(trial: RetryState) -> dict[str, float]:
     """Return the FLOOR quantile of age R2 and sex AUC on the raw features, over random permutations of both labels."""
     X, people = trial.test.to_numpy(dtype=float), trial.test_table
     rng = np.random.default_rng([trial.seed, 4])
@@ -155,14 +155,14 @@ def _site(X: np.ndarray, people: pd.DataFrame, seed: int) -> float:
     return site_auc(X, people["site"].to_numpy(), seed, min_people=MIN_PEOPLE).strongest
 
 
-def _injected(trial: Trial, made: Made) -> dict[str, float]:
+def _injected(trial: RetryState, made: Made) -> dict[str, float]:
     part = SITE_REMOVED if SITE_REMOVED in made.parts else AS_MEASURED
     X, labels = made.block(part, "shuffled"), trial.shuffled_table
     age = age_r2(X, labels["age"].to_numpy(), trial.seed).strongest
     return {"age": age, "sex": sex_auc(X, labels["sex"].to_numpy(), trial.seed).strongest}
 
 
-def _decoded(trial: Trial, made: Made) -> dict[str, float]:
+def _decoded(trial: RetryState, made: Made) -> dict[str, float]:
     row: dict[str, float] = {}
     if RECONSTRUCTION in made.parts:
         X, train = trial.test.to_numpy(dtype=float), trial.train.to_numpy(dtype=float)
@@ -170,7 +170,7 @@ def _decoded(trial: Trial, made: Made) -> dict[str, float]:
     return row | _sampled(trial, made.parts[SAMPLED], False) if SAMPLED in made.parts else row
 
 
-def _sampled(trial: Trial, others: np.ndarray, real: bool) -> dict[str, float]:
+def _sampled(trial: RetryState, others: np.ndarray, real: bool) -> dict[str, float]:
     X, table = trial.test.to_numpy(dtype=float), trial.test_table
     varies = X.std(axis=0) > 0
     effects = effects_agree(X, table, others, trial.train_table if real else table)

@@ -37,10 +37,10 @@ def run(options: Options) -> Report:
                 model = work / f"{kind}-model" / "model"
                 medrep("export", cohort, out, "--model", model, "--remove", removal)
                 outputs.append(out)
-            moved = _read_images(outputs[0], ids, "desc-residualized_T1w")
+            transformed = _read_images(outputs[0], ids, "desc-residualized_T1w")
             features = pd.read_csv(outputs[1] / "features.tsv", sep="\t").set_index("participant_id").loc[ids]
-            difference = np.abs(moved - features.to_numpy()).max() / np.abs(volumes).max()
-            change = np.abs(moved - volumes).max() / np.abs(volumes).max()
+            difference = np.abs(transformed - features.to_numpy()).max() / np.abs(volumes).max()
+            change = np.abs(transformed - volumes).max() / np.abs(volumes).max()
             rows.append({"removed": removal, "n": PEOPLE, "voxels": volumes.shape[1]})
             rows[-1] |= {"largest_change": change, "largest_difference": difference}
     worst = max(float(row["largest_difference"]) for row in rows)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.contenders import ALL_REMOVED, AS_MEASURED, LATENTS, SITE_REMOVED, Made, Trial, medrep
+from benchmarks.contenders import ALL_REMOVED, AS_MEASURED, LATENTS, SITE_REMOVED, Made, RetryState, medrep
 from benchmarks.report import say
 from medrep._files import atomic_file
 
@@ -27,10 +27,10 @@ LEAST_KEPT: dict[str, Callable[[float], float]] = {
     "recognised": lambda raw: 0.9 * raw,
 }
 
-Probes = Callable[[Trial, Made, Trial, Made | None], list[dict[str, object]]]
+Probes = Callable[[RetryState, Made, RetryState, Made | None], list[dict[str, object]]]
 
 
-def sweep(plain: Trial, planted: Trial, probes: Probes) -> pd.DataFrame:
+def sweep(plain: RetryState, planted: RetryState, probes: Probes) -> pd.DataFrame:
     """Fit both of SWEPT with every number of DIRECTIONS.
 
     Args:

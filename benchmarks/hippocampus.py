@@ -32,7 +32,7 @@ from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import Loaded, load_volumes
 from medrep.cohort.nifti import Volume
-from medrep.cohort.splits import split_people
+from medrep.cohort.splits import split_participants
 from medrep.cohort.transforms import VolumePipeline
 
 SEEDS = 4
@@ -107,12 +107,12 @@ def read_site(outputs: dict[str, np.ndarray], site: pd.Series, wanted: VolumeInp
 def one_gain_and_offset(train: Matrix, train_table: pd.DataFrame, test: Matrix, test_table: pd.DataFrame) -> Matrix:
     """Regress each site's mean image on the reference site's, and undo that one gain and offset."""
     reference = train[train_table["site"] == REFERENCE].mean(axis=0)
-    moved = test.copy()
+    transformed = test.copy()
     for site in sorted(set(test_table["site"]) - {REFERENCE}):
         gain, offset = np.polyfit(reference, train[train_table["site"] == site].mean(axis=0), 1)
         rows = (test_table["site"] == site).to_numpy()
-        moved[rows] = (test[rows] - offset) / gain
-    return moved
+        transformed[rows] = (test[rows] - offset) / gain
+    return transformed
 
 
 def voxel_means_and_deviations(
@@ -125,12 +125,12 @@ def voxel_means_and_deviations(
         return own.mean(axis=0), np.maximum(own.std(axis=0, ddof=1), SMALLEST_SD)
 
     wanted_mean, wanted_sd = moments(REFERENCE)
-    moved = test.copy()
+    transformed = test.copy()
     for site in sorted(set(test_table["site"]) - {REFERENCE}):
         mean, sd = moments(site)
         rows = (test_table["site"] == site).to_numpy()
-        moved[rows] = (test[rows] - mean) / sd * wanted_sd + wanted_mean
-    return moved
+        transformed[rows] = (test[rows] - mean) / sd * wanted_sd + wanted_mean
+    return transformed
 
 
 def _peer(name: str, train: Matrix, train_table: pd.DataFrame, test: Matrix, test_table: pd.DataFrame) -> Matrix:
@@ -201,7 +201,7 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
     medrep("simulate", planted, "--from", work / "cohort", "--effects", "site,age", "--seed", str(seed))
     wanted = VolumeInput(suffix="T1w", shape=SHAPE)
     cohort, truth = (read_cohort(folder, VolumeKind(wanted)) for folder in (planted, planted / "derivatives" / "truth"))
-    part = split_people(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
+    part = split_participants(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
     people = list(cohort.table.index[part == 0])
     row: dict[str, object] = {"seed": seed}
     age = cohort.table["age"].astype(float)
@@ -215,8 +215,12 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
             work / f"aged-{method}-{seed}", planted, people, VARIANTS[method], ("--set", "covariates.sex=null")
         )
         out = read_cohort(cleaned, VolumeKind(VolumeInput(suffix="T1w", desc="residualized", shape=SHAPE)))
-        moved = {entry.key: entry.placed.values.ravel() for entry in load_volumes(out.source.files.loc[unseen], wanted)}
-        slopes = [np.polyfit(age[unseen], [float(rows[p] @ effect) for p in unseen], 1)[0] for rows in (moved, clean)]
+        transformed = {
+            entry.key: entry.placed.values.ravel() for entry in load_volumes(out.source.files.loc[unseen], wanted)
+        }
+        slopes = [
+            np.polyfit(age[unseen], [float(rows[p] @ effect) for p in unseen], 1)[0] for rows in (transformed, clean)
+        ]
         row[method] = slopes[0] / slopes[1]
     return row
 
@@ -250,7 +254,7 @@ def _measure(
     planted = work / f"planted-{seed}"
     medrep("simulate", planted, "--from", work / "cohort", "--seed", str(seed))
     cohort = read_cohort(planted, VolumeKind(VolumeInput(suffix="T1w", shape=SHAPE)))
-    part = split_people(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
+    part = split_participants(cohort.table, (0.8, 0.2), stratify="site", seed=seed)
     train_table, test_table = cohort.table[part == 0], cohort.table[part == 1]
     touched = test_table.index[test_table["site"] != REFERENCE]
     wanted = VolumeInput(suffix="T1w", shape=SHAPE)
@@ -281,12 +285,12 @@ def _measure(
     for method, correct in CORRECTORS.items():
         start = time.perf_counter()
         try:
-            moved = correct(train, train_table[["site"]], test, test_table[["site"]])
+            transformed = correct(train, train_table[["site"]], test, test_table[["site"]])
         except PeerError as error:
             rows.append({"seed": seed, "method": method, "note": str(error)[-300:]})
             continue
         seconds = time.perf_counter() - start
-        add(method, _back(loaded, test_table.index, moved - test, VolumePipeline(wanted)), seconds)
+        add(method, _back(loaded, test_table.index, transformed - test, VolumePipeline(wanted)), seconds)
     return rows, checks
 
 

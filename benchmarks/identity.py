@@ -38,8 +38,8 @@ def plant_diagnosis(
         ill[people[: (len(people) + rng.integers(2)) // 2]] = True
     severity = np.where(ill, rng.gamma(4.0, 0.25, len(features)), 0.0)
     signs = np.array([bool(WIDER.search(name)) - bool(THINNER.search(name)) for name in features.columns], dtype=float)
-    moved = features + EFFECT * np.outer(severity, signs * sd)
-    return moved, pd.Series(np.where(ill, "AD", "HC"), index=features.index)
+    transformed = features + EFFECT * np.outer(severity, signs * sd)
+    return transformed, pd.Series(np.where(ill, "AD", "HC"), index=features.index)
 
 
 def measure_again(X: np.ndarray, sd: np.ndarray, seed: int) -> np.ndarray:

@@ -93,16 +93,16 @@ def measure(seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for removed in SUBSETS:
         target = schema.references(removed)
-        truth = unseen + world.effect(schema.moved(new, target))
+        truth = unseen + world.effect(schema.transformed(new, target))
         for name, model in models.items():
-            moved = model.remove(model.dataset(others, new), target)
+            transformed = model.remove(model.dataset(others, new), target)
             label = f"{name} -{','.join(removed)}"
             for covariate in removed:
-                found[f"{label}: {covariate}"] = _read(moved, new[covariate], seed)
+                found[f"{label}: {covariate}"] = _read(transformed, new[covariate], seed)
             if removed in ERROR_OF:
-                found[f"{label}: error"] = float(np.sqrt(((moved - truth) ** 2).mean()))
+                found[f"{label}: error"] = float(np.sqrt(((transformed - truth) ** 2).mean()))
     man = {"sex": "M"}
-    truth = unseen + world.effect(schema.moved(new, man))
+    truth = unseen + world.effect(schema.transformed(new, man))
     for name, model in models.items():
         found[f"{name} sex=M: error"] = float(
             np.sqrt(((model.remove(model.dataset(others, new), man) - truth) ** 2).mean())

@@ -54,7 +54,7 @@ def read_organs(masks: list[LabelMap], section: ShapeInput | None = None) -> Org
     section = section or _measured(world, masks)
     shift = np.eye(4)
     shift[:3, 3] = -np.asarray(section.centre)
-    surfaces = [surface.moved(shift) for surface in world]
+    surfaces = [surface.transformed(shift) for surface in world]
     points = grid_lattice(shape_grid(section)).nodes()
     rows = np.stack([distances_on(surface, section, points) for surface in surfaces])
     return Organs(section, masks, surfaces, rows)

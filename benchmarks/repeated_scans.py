@@ -1,6 +1,6 @@
 """Repeated scans of one person are not people: readouts without signal, and the certificate against what a linear probe reads.
 
-`readout_r2`: 100 people x 3 sessions whose features hold no age; what `Readout` says of people left out of the fit (0 or below
+`readout_r2`: 100 people x 3 sessions whose features hold no age; what `Prediction` says of people left out of the fit (0 or below
 is right). `forecast` and `read`: a conditional VAE of 60 people x 4 scans at two sites, two fifths of the variance between scans
 of a person; the AUC of site that the certificate forecasts, and what a linear probe reads from latents of as many unseen
 people, in folds that keep people together. `..._single`: the same with 60 and 240 people of one scan each.
@@ -24,7 +24,7 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.models import ConditionalVae, VaeSettings
-from medrep.models.prediction import Readout
+from medrep.models.prediction import Prediction
 
 SEEDS = range(20, 40)
 DECLARED = (
@@ -53,7 +53,7 @@ def _readout(people: int, scans: int, seed: int) -> float:
     who = np.repeat(np.arange(people), scans)
     data = own[who] + 0.3 * rng.normal(size=(people * scans, FEATURES))
     age = rng.uniform(20, 80, people)[who]
-    return Readout.fit("age", data, age, seed=seed, **_whose(Readout.fit, who)).r2
+    return Prediction.fit("age", data, age, seed=seed, **_whose(Prediction.fit, who)).r2
 
 
 def _whose(function: object, who: np.ndarray) -> dict[str, list[str]]:

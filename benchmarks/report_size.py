@@ -18,13 +18,13 @@ from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.kinds import SILENT
 from medrep.config import Config, read_config
-from medrep.report.data_store import write_exhibits
-from medrep.report.data_training import training_exhibits
+from medrep.report.data_store import write_report_data
+from medrep.report.data_training import training_report_data
 from medrep.workflows.cohorts import load_trained
 from medrep.workflows.report import report
 from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort
 from medrep.workflows.train import train
-from medrep.workflows.transform import ExportRequest, export, report_moved
+from medrep.workflows.transform import ExportRequest, export, report_transformed
 
 PEOPLE, SITES = 10_000, 20
 ORGANS = 60
@@ -87,13 +87,13 @@ def _hippocampi(folder: Path) -> None:
 def _measured(
     folder: Path, name: str, make: Callable[[Path], object], config: Config, removed: str
 ) -> list[dict[str, object]]:
-    cohort, trained, moved = (folder / part for part in ("cohort", "trained", "moved"))
+    cohort, trained, transformed = (folder / part for part in ("cohort", "trained", "moved"))
     make(cohort)
     train(cohort, trained, config)
-    export(cohort, moved, trained / "model", ExportRequest((removed,)))
-    keys = pd.read_csv(moved / "participants.tsv", sep="\t", dtype=str)["participant_id"]
+    export(cohort, transformed, trained / "model", ExportRequest((removed,)))
+    keys = pd.read_csv(transformed / "participants.tsv", sep="\t", dtype=str)["participant_id"]
     found = [
-        ("export", _seconds(lambda: report_moved(moved, pd.Index(keys), SILENT, "")), moved),
+        ("export", _seconds(lambda: report_transformed(transformed, pd.Index(keys), SILENT, "")), transformed),
         ("rebuilt", _seconds(lambda: report([trained])), trained),
     ]
     if config.input.tabular:
@@ -118,7 +118,9 @@ def _trained(cohort: Path, trained: Path) -> None:
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)
     data = people.source.features.values if wanted.tabular else None
-    write_exhibits(trained, training_exhibits(model, model.dataset(data, frame), "cohort", (), str(frame.index[0])))
+    write_report_data(
+        trained, training_report_data(model, model.dataset(data, frame), "cohort", (), str(frame.index[0]))
+    )
     report([trained])
 
 

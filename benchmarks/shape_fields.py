@@ -171,12 +171,12 @@ def measure(family: Family, n: int, composition: str) -> list[dict[str, object]]
     columns = Columns((), family.grid.size, family.grid)
     model, _ = AdditiveShape.fit(Dataset(family.rows[:n], frame.iloc[:n], schema, columns), settings, seed=0)
     seconds = time.perf_counter() - begun
-    moved, made = transfer(family, model, frame)
+    transformed, made = transfer(family, model, frame)
     shared = {
         "kind": family.kind,
         "n": n,
         "composition": composition,
-        "transfer": moved,
+        "transfer": transformed,
         "reconstruction": made,
         "seconds": seconds,
     }
@@ -252,14 +252,14 @@ def transfer(family: Family, model: AdditiveShape, frame: pd.DataFrame) -> tuple
     wanted = family.cohort.participants.iloc[list(people)].assign(**{name: goals})
     truth = family.distances(people, wanted)
     nodes = model.population.template.lattice.nodes()
-    moved, made = [], []
+    transformed, made = [], []
     for place, k in enumerate(people):
         own = frame.iloc[[k]]
-        person = model.person(family.rows[k], own)
+        person = model.subject(family.rows[k], own)
         carried = family.rows[k] + person.change(nodes, model.mean(own.assign(**{name: [goals[place]]})))
-        moved.append(_chamfer(family, carried, truth[place]))
+        transformed.append(_chamfer(family, carried, truth[place]))
         made.append(_chamfer(family, person.decoded(nodes, person.mean), family.rows[k]))
-    return float(np.mean(moved)), float(np.mean(made))
+    return float(np.mean(transformed)), float(np.mean(made))
 
 
 def judge(table: pd.DataFrame, most: int) -> list[Line]:

@@ -48,7 +48,7 @@ SHOWN = ("seed", "method", "n", "dice", "volume_error", "chamfer", "hd95")
 def run(options: Options) -> Report:
     """Measure reconstruction, counterfactuals, and time; judge."""
     masks = real_masks()
-    reconstructed, moved, costs = [], [], []
+    reconstructed, transformed, costs = [], [], []
     for seed in options.seeds(2):
         people = np.random.default_rng([seed, 51]).permutation(len(masks))
         train, test = people[:TRAIN], people[TRAIN:]
@@ -57,8 +57,8 @@ def run(options: Options) -> Report:
         reconstructed += [{"seed": seed} | row for row in rows]
         costs.append({"seed": seed} | cost)
         say(f"shapes: seed {seed}, counterfactuals")
-        moved += [{"seed": seed} | row for row in counterfactuals(masks, train, test, seed)]
-    tables = {"shapes_reconstruction": pd.DataFrame(reconstructed), "shapes_counterfactual": pd.DataFrame(moved)}
+        transformed += [{"seed": seed} | row for row in counterfactuals(masks, train, test, seed)]
+    tables = {"shapes_reconstruction": pd.DataFrame(reconstructed), "shapes_counterfactual": pd.DataFrame(transformed)}
     tables["shapes_cost"] = pd.DataFrame(costs)
     shown = {
         "shapes_reconstruction": ("seed", "chamfer", "hd95", "dice", "volume_error"),
@@ -118,7 +118,7 @@ def reconstruction(
     rows, encode = [], []
     for k in test:
         begun = time.perf_counter()
-        person = model.person(organs.rows[k], home)
+        person = model.subject(organs.rows[k], home)
         encode.append(time.perf_counter() - begun)
         level = person.decoded(nodes, person.mean)
         rows.append(quality(level, organs.masks[k], organs.surfaces[k], organs.section))
@@ -135,7 +135,7 @@ def reconstruction(
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class RetryState:
     """Unseen people, whom to move where, and where they truly come to lie."""
 
     train: Organs
@@ -143,10 +143,10 @@ class Trial:
     test: Organs
     test_table: pd.DataFrame
     truth: dict[float, Organs]
-    moved: dict[float, np.ndarray]
+    transformed: dict[float, np.ndarray]
 
 
-def trial(masks: list[LabelMap], train: np.ndarray, test: np.ndarray, seed: int) -> Trial:
+def trial(masks: list[LabelMap], train: np.ndarray, test: np.ndarray, seed: int) -> RetryState:
     """Plant age and sex in everybody, and in those who are moved also the age they are moved to."""
     rng = np.random.default_rng([seed, 52])
     table = pd.DataFrame({"age": rng.uniform(YOUNGEST, OLDEST, len(masks)), "sex": rng.choice(["F", "M"], len(masks))})
@@ -165,12 +165,13 @@ def trial(masks: list[LabelMap], train: np.ndarray, test: np.ndarray, seed: int)
     organs = read_organs(planted(everybody, table["age"].to_numpy()[everybody]))
     own = organs.some(np.arange(len(train), len(everybody)))
     ages = table["age"].to_numpy()[test]
-    moved = {goal: np.flatnonzero(np.abs(ages - goal) > FAR_YEARS) for goal in GOALS}
+    transformed = {goal: np.flatnonzero(np.abs(ages - goal) > FAR_YEARS) for goal in GOALS}
     truth = {
-        goal: read_organs(planted(test[who], np.full(len(who), goal)), organs.section) for goal, who in moved.items()
+        goal: read_organs(planted(test[who], np.full(len(who), goal)), organs.section)
+        for goal, who in transformed.items()
     }
     tables = [table.iloc[people].reset_index(drop=True) for people in (train, test)]
-    return Trial(organs.some(np.arange(len(train))), tables[0], own, tables[1], truth, moved)
+    return RetryState(organs.some(np.arange(len(train))), tables[0], own, tables[1], truth, transformed)
 
 
 def counterfactuals(masks: list[LabelMap], train: np.ndarray, test: np.ndarray, seed: int) -> list[dict[str, object]]:
@@ -187,19 +188,19 @@ def counterfactuals(masks: list[LabelMap], train: np.ndarray, test: np.ndarray, 
             true = case.truth[goal]
             for k, level in enumerate(levels):
                 found = quality(level, true.masks[k], true.surfaces[k], true.section)
-                rows.append({"method": name, "n": sum(map(len, case.moved.values())), "goal": goal} | found)
+                rows.append({"method": name, "n": sum(map(len, case.transformed.values())), "goal": goal} | found)
     return rows
 
 
 Levels = dict[float, list[np.ndarray]]
 
 
-def nothing(case: Trial, _seed: int) -> Levels:
+def nothing(case: RetryState, _seed: int) -> Levels:
     """Leave people as they are."""
-    return {goal: [case.test.rows[k] for k in who] for goal, who in case.moved.items()}
+    return {goal: [case.test.rows[k] for k in who] for goal, who in case.transformed.items()}
 
 
-def distance_regression(case: Trial, seed: int) -> Levels:
+def distance_regression(case: RetryState, seed: int) -> Levels:
     """Regress the signed distance at each point on covariates and move everybody's."""
     grid = shape_grid(case.train.section)
     schema = CovariateSchema.fit(case.train_table, DECLARED)
@@ -211,11 +212,11 @@ def distance_regression(case: Trial, seed: int) -> Levels:
     there = transferred(case.test_table, schema)
     return {
         goal: list(model.remove(model.dataset(case.test.rows[who].copy(), there.iloc[who]), {"age": goal}))
-        for goal, who in case.moved.items()
+        for goal, who in case.transformed.items()
     }
 
 
-def scaling(case: Trial, _seed: int) -> Levels:
+def scaling(case: RetryState, _seed: int) -> Levels:
     """Scale people about their centre to the volume that a regression of log volume on covariates expects."""
 
     def design(table: pd.DataFrame) -> np.ndarray:
@@ -225,7 +226,7 @@ def scaling(case: Trial, _seed: int) -> Levels:
     volumes = np.log([surface.volume for surface in case.train.surfaces])
     slope = np.linalg.lstsq(design(case.train_table), volumes, rcond=None)[0]
     nodes, found = _nodes(case), {}
-    for goal, who in case.moved.items():
+    for goal, who in case.transformed.items():
         table = case.test_table.iloc[who]
         change = (design(table.assign(age=goal)) - design(table)) @ slope
         found[goal] = [_scaled(case, k, np.exp(own / 3), nodes) for k, own in zip(who, change, strict=True)]
@@ -233,23 +234,23 @@ def scaling(case: Trial, _seed: int) -> Levels:
 
 
 @lru_cache(maxsize=1)
-def _fitted(case: Trial, settings: ShapeSettings, seed: int) -> AdditiveShape:
+def _fitted(case: RetryState, settings: ShapeSettings, seed: int) -> AdditiveShape:
     return fit(case.train, case.train_table, settings, seed)
 
 
 def shape_model(settings: ShapeSettings, *, decode: bool = False) -> object:
     """Return a method: fit a shape model, and carry people along or decode them."""
 
-    def method(case: Trial, seed: int) -> Levels:
+    def method(case: RetryState, seed: int) -> Levels:
         model = _fitted(case, settings, seed)
         frame = transferred(case.test_table, model.schema)
         nodes = model.population.template.lattice.nodes()
-        found: Levels = {goal: [] for goal in case.moved}
-        for goal, who in case.moved.items():
+        found: Levels = {goal: [] for goal in case.transformed}
+        for goal, who in case.transformed.items():
             for k in who:
                 own = frame.iloc[[k]]
-                person = model.person(case.test.rows[k], own)
-                mean = model.mean(model.schema.moved(own, {"age": goal}))
+                person = model.subject(case.test.rows[k], own)
+                mean = model.mean(model.schema.transformed(own, {"age": goal}))
                 level = person.decoded(nodes, mean) if decode else case.test.rows[k] + person.change(nodes, mean)
                 found[goal].append(level)
         return found
@@ -257,7 +258,7 @@ def shape_model(settings: ShapeSettings, *, decode: bool = False) -> object:
     return method
 
 
-def deep_sdf_style(case: Trial, seed: int) -> Levels:
+def deep_sdf_style(case: RetryState, seed: int) -> Levels:
     """Fit codes of the signed distance without covariates, regress them on covariates, move the codes and decode."""
     model = fit(case.train, case.train_table, replace(SETTINGS, field="distance", conditioned=False), seed)
     nodes = model.population.template.lattice.nodes()
@@ -267,14 +268,14 @@ def deep_sdf_style(case: Trial, seed: int) -> Levels:
         return np.column_stack([np.ones(len(age)), age, age**2, table["sex"] == "M"]).astype(float)
 
     blank = transferred(case.train_table.iloc[:1], model.schema)
-    codes = np.stack([model.person(row, blank).posterior.mean for row in case.train.rows])
+    codes = np.stack([model.subject(row, blank).posterior.mean for row in case.train.rows])
     slope = np.linalg.lstsq(design(case.train_table), codes, rcond=None)[0]
     found: Levels = {}
-    for goal, who in case.moved.items():
+    for goal, who in case.transformed.items():
         table = case.test_table.iloc[who]
         changes = (design(table.assign(age=goal)) - design(table)) @ slope
         found[goal] = [
-            (person := model.person(case.test.rows[k], blank)).decoded(nodes, person.mean + change)
+            (person := model.subject(case.test.rows[k], blank)).decoded(nodes, person.mean + change)
             for k, change in zip(who, changes, strict=True)
         ]
     return found
@@ -294,7 +295,7 @@ METHODS = {
 }
 
 
-def judge(reconstructed: pd.DataFrame, moved: pd.DataFrame, costs: pd.DataFrame) -> list[Line]:
+def judge(reconstructed: pd.DataFrame, transformed: pd.DataFrame, costs: pd.DataFrame) -> list[Line]:
     """Return the acceptance lines."""
     lines = []
     for name, asked, limit in (
@@ -306,7 +307,7 @@ def judge(reconstructed: pd.DataFrame, moved: pd.DataFrame, costs: pd.DataFrame)
         lines.append(_line(f"unseen hippocampi: {asked}", f"{value:.3f}", value <= limit))
     value = reconstructed["dice"].mean()
     lines.append(_line("unseen hippocampi: Dice >= 0.93", f"{value:.3f}", value >= 0.93))
-    by_method = moved.groupby("method", sort=False)[["dice", "volume_error"]].mean()
+    by_method = transformed.groupby("method", sort=False)[["dice", "volume_error"]].mean()
     ours, others = by_method.loc[OURS], by_method.drop(OURS)
     best = f"best other: {others['dice'].idxmax()} {others['dice'].max():.3f}"
     lines.append(_line("counterfactual: Dice >= 0.92", f"{ours['dice']:.3f}; {best}", ours["dice"] >= 0.92))
@@ -333,11 +334,11 @@ def _piece(labels: LabelMap) -> LabelMap:
     return LabelMap(organ.mask.astype(np.int32), organ.affine)
 
 
-def _nodes(case: Trial) -> np.ndarray:
+def _nodes(case: RetryState) -> np.ndarray:
     return grid_lattice(shape_grid(case.train.section)).nodes()
 
 
-def _scaled(case: Trial, k: int, factor: float, nodes: np.ndarray) -> np.ndarray:
+def _scaled(case: RetryState, k: int, factor: float, nodes: np.ndarray) -> np.ndarray:
     own = LevelFunction.through(grid_lattice(shape_grid(case.train.section)), case.test.rows[k])
     centre = case.test.surfaces[k].centroid
     return factor * own.values(centre + (nodes - centre) / factor)

@@ -38,7 +38,7 @@ from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.image_quality import STATISTICS, image_statistics
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume
-from medrep.cohort.splits import split_people
+from medrep.cohort.splits import split_participants
 from medrep.cohort.transforms import VolumePipeline
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.shift import RATE, ShiftGate
@@ -199,7 +199,7 @@ def measure(cohort: Cohort, seed: int) -> list[dict[str, object]]:
     drawn = draw_site_effects(SITES, seed=seed)
     scanners = {site: replace(effect, noise=float(np.hypot(effect.noise, native))) for site, effect in drawn.items()}
     known = cohort.table[cohort.table["site"] != HELD_OUT]
-    part = split_people(known, PARTS, stratify="site", seed=seed)
+    part = split_participants(known, PARTS, stratify="site", seed=seed)
     people = {name: known[part == k] for k, name in enumerate(("model", "calibration", "unseen"))}
     people["held out"] = cohort.table[cohort.table["site"] == HELD_OUT]
     seconds: list[float] = []

@@ -2,18 +2,16 @@
 
 The layers, in reading order, each importing only from those before it:
 
-- ``masking``, ``errors``, ``extras``, ``atomic``, ``log_lines``, ``json_texts``, ``sections``, ``yaml_texts``, ``shipped``: what
-  may be shown; what can go wrong; what not every installation has; how files and logs are written; JSON and YAML that others
-  wrote, the latter word for word; keys and values as dataclasses; where shipped configurations are.
-- ``cohort``: table and files -> checked people, covariates and matrices.
-- ``simulate``: cohorts with known effects. ``losses``; ``moments``, ``erasure``: what is minimised; closed-form guards.
-- ``nn``: networks. ``training``: the loop, its state, and model folders.
-- ``models``: each model's file has its model sheet as docstring.
-- ``audit``, ``export``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
-- ``batch``, ``tracking``: going through large cohorts, whatever dies; runs and models in MLflow.
-- ``exhibits``, ``report``: what a report shows and no table holds; the page, built from files alone.
-- ``metrics``, ``config``, ``workflows``, ``cli``: what a monitor sees; YAML; the verbs, a file each, without a console; the
-  command line, which parses what is typed and shows what is found.
+- ``errors``, ``_texts``, ``_files``, ``_persisted``, ``_structuring``, ``monitoring``: errors and what may be shown; JSON and
+  YAML that others wrote; files written whole; dataclasses as JSON and arrays, and back; log lines and metrics.
+- ``cohort``: tables and files -> checked participants, covariates and datasets; ``cohort.kinds``: what an input can be.
+- ``moments``, ``erasure``: closed-form algebra of latents and covariates. ``simulate``: cohorts with known effects.
+- ``training``: the loop that trains a network. ``models``: each model's file has its model sheet as docstring.
+- ``audit``, ``derivatives``, ``estimators``: what is left to read in the data; what is written; models inside scikit-learn.
+- ``batch``, ``tracking``: jobs over large cohorts, whatever dies; runs and models in MLflow.
+- ``report``: the page, built from files alone, and the data that it shows beside tables.
+- ``config``, ``workflows``, ``cli``: YAML; the verbs, a file each, without a console; the command line, which parses what is
+  typed and shows what is found.
 
 The names below are loaded when first used, so that ``medrep --help`` stays quick.
 """
@@ -48,7 +46,7 @@ _PUBLIC = {
     "read_config": "medrep.config",
     "read_covariates": "medrep.cohort.columns",
     "score": "medrep.workflows.datasets",
-    "split_people": "medrep.cohort.splits",
+    "split_participants": "medrep.cohort.splits",
     "train": "medrep.workflows.datasets",
 }
 
@@ -62,7 +60,7 @@ def __getattr__(name: str) -> Any:
 
 
 class Verb(ModuleType):
-    """A folder of this package that is named like a verb: ``medrep.audit`` holds files, and ``mr.audit(...)`` audits."""
+    """The folder ``medrep.audit``, which is named like a verb: it holds files, and ``mr.audit(...)`` audits."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Do what the verb of this name does."""

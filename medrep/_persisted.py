@@ -1,4 +1,4 @@
-"""What is written of frozen dataclasses of arrays, numbers, texts and each other: JSON content, and arrays by dotted name.
+"""Persisted forms of frozen dataclasses: JSON content, and arrays by dotted name.
 
 A dataclass says by its annotations what is written. JSON alone (`to_json`) holds arrays as nested lists; a state (`to_state`)
 holds them apart. Where the persisted form differs from the attributes, the field says so (`stored`, `given`, `converted`), or

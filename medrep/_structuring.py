@@ -153,7 +153,7 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class _Around:
-    """What an object is read within.
+    """Surroundings of an object that is read.
 
     Attributes:
         path: Dotted path of its content, for what is said.

@@ -131,7 +131,7 @@ def fit_guard(
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is left of one covariate in the latents that are handed out, on training people and, as forecast, on others.
+    """Certificate of what is left of one covariate in released latents, on training participants and, as forecast, on others.
 
     With covariates kept, all of it is about what the latents tell beyond those: the guard leaves in what these tell.
 
@@ -159,7 +159,7 @@ class Certificate:
 
     @property
     def forecast(self) -> str:
-        """What a linear probe is expected to read from new people, in words."""
+        """Forecast of a linear probe on new participants, in words."""
         if self.predicted_auc is not None:
             return f"AUC {self.predicted_auc:.2f}"
         return "not to be told" if self.predicted_r2 is None else f"R2 {self.predicted_r2:.2f}"
@@ -170,7 +170,7 @@ def certify(
     guard: Guard,
     covariate: str,
     *,
-    handed_out: "Float[np.ndarray, 'latents count'] | None" = None,
+    released: "Float[np.ndarray, 'latents count'] | None" = None,
     subtracted: bool = False,
     shrunk: bool = False,
     learners: int = 0,
@@ -183,7 +183,7 @@ def certify(
         moments: Training people.
         guard: Of the latents.
         covariate: Which of the guard's.
-        handed_out: Functionals of the centred latents, the guard included, whose values are handed out; by default all
+        released: Functionals of the centred latents, the guard included, whose values are handed out; by default all
             latents after the guard.
         subtracted: Whether the covariate's effect was subtracted before the guard, as it was estimated, for people whose labels
             are known. Otherwise the guard is all there is.
@@ -197,7 +197,7 @@ def certify(
         allowed = ", ".join(guard.removed) or "none"
         raise CovariateError(f"{covariate}: this guard does not remove it; it removes {allowed}")
     own = Canonical.of(moments, [covariate], guard.kept)
-    through = np.eye(moments.latents) - guard.left @ guard.right if handed_out is None else handed_out
+    through = np.eye(moments.latents) - guard.left @ guard.right if released is None else released
     projection = through.T * own.scale[None, :]
     sizes = np.sqrt(np.diag(projection @ own.partial @ projection.T))
     projection = projection[sizes > 0] / sizes[sizes > 0, None]
@@ -214,7 +214,7 @@ def certify(
     return Certificate(
         covariate=covariate,
         n=moments.persons,
-        latents=moments.latents if handed_out is None else handed_out.shape[1],
+        latents=moments.latents if released is None else released.shape[1],
         rank=guard.rank,
         largest_correlation=float(np.linalg.norm(after, 2)) if after.size else 0.0,
         predicted_auc=_auc(np.diag(left), np.diag(own.residual), shares, noise) if two else None,
@@ -226,7 +226,7 @@ def certify(
 def _left_over(
     moments: GuardMoments,
     guard: Guard,
-    handed_out: Float[np.ndarray, "latents count"],
+    released: Float[np.ndarray, "latents count"],
     subtracted: bool,
     shrunk: bool,
 ) -> Float[np.ndarray, "columns columns"]:
@@ -235,7 +235,7 @@ def _left_over(
     Args:
         moments: Training people.
         guard: Of the latents.
-        handed_out: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
+        released: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
         subtracted: See `certify`.
         shrunk: See `certify`.
     """
@@ -249,18 +249,18 @@ def _left_over(
         error = pairs.variates @ pairs.variates.T / deflated
         signal, blur = np.diag(pairs.variates * effect @ pairs.variates.T), np.diag(error) * pairs.dimensions
         weight = signal / np.maximum(signal + blur, 1e-300) if shrunk else np.ones(len(error))
-        return error * handed_out.shape[1] * np.sqrt(np.outer(weight, weight))
+        return error * released.shape[1] * np.sqrt(np.outer(weight, weight))
     whiten = whitener(pairs.partial)
     taken = np.linalg.qr(whiten.T @ (guard.right / pairs.scale).T)[0]
     directions = whiten.T @ pairs.loadings / np.maximum(pairs.correlations, 1e-10)
     erased = ((taken.T @ directions) ** 2).sum(axis=0)
-    inside = np.linalg.pinv(whiten, rcond=1e-10) @ handed_out
+    inside = np.linalg.pinv(whiten, rcond=1e-10) @ released
     kept = (np.linalg.qr(inside)[0].T @ directions) ** 2
     room = max(pairs.dimensions - guard.rank, 1)
     noise = max(pairs.dimensions - guard.rank, 0) / deflated
     remaining = np.zeros(len(erased))
     np.multiply(np.minimum(kept.sum(axis=0), 1 - erased), effect, where=erased < 1 - 1e-9, out=remaining)
-    left = erased * noise / (1 + noise / effect) * min(handed_out.shape[1] / room, 1.0) + remaining
+    left = erased * noise / (1 + noise / effect) * min(released.shape[1] / room, 1.0) + remaining
     return pairs.variates * left @ pairs.variates.T
 
 

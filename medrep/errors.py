@@ -1,4 +1,4 @@
-"""What can go wrong, as a user would name it, and what may be shown of it.
+"""Errors, as a user would name them, and masking of what may not be shown.
 
 Everything that medrep says passes through here: errors when they are made, lines and tables when they are shown, and texts that
 go to MLflow or into failures.tsv. A secret is told by where it stands (`user:SECRET@host`, `token=SECRET`, `Bearer SECRET`) or by

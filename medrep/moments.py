@@ -26,7 +26,7 @@ def _each_row_a_person(moments: "GuardMoments") -> bool:
 
 @dataclass(frozen=True)
 class GuardMoments:
-    """What training people say of latents and covariates together.
+    """Joint moments of training participants' latents and covariates.
 
     Several scans of a person tell less than as many people. With rho the share of the latents' variance that lies between people
     and a a centred column, the mean of the latents along a has the variance of N / D independent rows, where
@@ -148,9 +148,9 @@ class GuardMoments:
         Raises:
             CovariateError: Names that are not among the covariates.
         """
-        strangers = [name for name in names if name not in self.names]
-        if strangers:
-            raise CovariateError(listed("unknown covariates", strangers, f"allowed are {', '.join(self.names)}"))
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise CovariateError(listed("unknown covariates", unknown, f"allowed are {', '.join(self.names)}"))
         ends = self.latents + np.cumsum([0, *self.widths])
         places = [np.arange(ends[k], ends[k + 1]) for k in map(self.names.index, names)]
         return np.concatenate([np.zeros(0, dtype=np.int64), *places])

@@ -1,4 +1,4 @@
-"""What monitors read of a run: JSON log lines, and metrics for Prometheus."""
+"""Monitoring of a run: JSON log lines, and metrics for Prometheus."""
 
 import json
 import os

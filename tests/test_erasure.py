@@ -101,13 +101,15 @@ def test_invertible_maps_of_the_latents_commute_with_the_guard(removed, kept, ra
     z, blocks, moments = sample(seed)
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.normal(size=(8, 8)))[0] * np.logspace(-3, 3, 8)
-    moved = z @ turn + rng.normal(size=8)
+    transformed = z @ turn + rng.normal(size=8)
     guard = fit_guard(moments, removed, kept, rank=rank)
-    other = fit_guard(GuardMoments.of(moved, blocks), removed, kept, rank=rank)
+    other = fit_guard(GuardMoments.of(transformed, blocks), removed, kept, rank=rank)
     assert (guard.rank, guard.entangled) == (other.rank, other.entangled)
-    expected = guard.apply(z) @ turn + (moved - z @ turn)
+    expected = guard.apply(z) @ turn + (transformed - z @ turn)
     np.testing.assert_allclose(
-        centred(other.apply(moved)) / moved.std(axis=0), centred(expected) / moved.std(axis=0), atol=1e-6
+        centred(other.apply(transformed)) / transformed.std(axis=0),
+        centred(expected) / transformed.std(axis=0),
+        atol=1e-6,
     )
 
 
@@ -400,15 +402,15 @@ def test_what_is_handed_out_is_certified_for_a_probe_that_has_to_learn(learners,
         sex = (np.arange(people) % 2).astype(float)
         gap = rng.normal(0, 0.5, latents)
 
-        def draw(n, moved, gap=gap):
+        def draw(n, transformed, gap=gap):
             own = (np.arange(n) % 2).astype(float)
-            return rng.normal(size=(n, latents)) + np.outer(own - 0.5, gap - moved), own
+            return rng.normal(size=(n, latents)) + np.outer(own - 0.5, gap - transformed), own
 
         z, _ = draw(people, 0.0)
         estimate = z[sex == 1].mean(axis=0) - z[sex == 0].mean(axis=0)
         moments = GuardMoments.of(z, {"sex": sex[:, None]})
         guard = fit_guard(moments, ["sex"], [], rank=0)
-        found = certify(moments, guard, "sex", handed_out=pick, subtracted=True, learners=learners)
+        found = certify(moments, guard, "sex", released=pick, subtracted=True, learners=learners)
         assert (found.latents, found.learners, found.n) == (count, learners, people)
         forecasts.append(found.predicted_auc)
         (seen, own), (new, truth) = draw(learners or 20_000, estimate), draw(2000, estimate)

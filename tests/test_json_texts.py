@@ -17,7 +17,7 @@ from medrep.cohort.sidecars import Sidecars, earlier_work
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel
 from medrep.report.build import read_about
-from medrep.report.data_store import read_exhibit
+from medrep.report.data_store import read_report_data
 from medrep.tracking.audits import read_audit
 from medrep.training.loop import load_state
 
@@ -74,7 +74,9 @@ READERS = {
     "model.json": _model,
     "state.json": _state,
     "job.json": lambda folder, text: read_job(_write(folder / ".medrep" / "job.json", text).parents[1]),
-    "exhibit": lambda folder, text: read_exhibit(_write(folder / "report" / "about.json", text).parents[1], "about"),
+    "exhibit": lambda folder, text: read_report_data(
+        _write(folder / "report" / "about.json", text).parents[1], "about"
+    ),
     "audit.json": lambda folder, text: read_about(_write(folder / "audit.json", text).parent),
     "audit": lambda folder, text: read_audit(_write(folder / "audit.json", text).parent),
 }

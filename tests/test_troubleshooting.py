@@ -62,7 +62,7 @@ VOLUME = ("--set", "input.kind=volume")
 BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
 
 
-class Workplace:
+class FitContext:
     """Tiny cohorts and one model, made once; each case changes something in a folder of its own."""
 
     def __init__(self, root: Path) -> None:
@@ -192,7 +192,7 @@ class Workplace:
         """Score with the model."""
         return run("score", cohort or self.cohort, out or self.folder() / "o", "--model", self.model, *more)
 
-    def moved(self, *wanted: str) -> int:
+    def transformed(self, *wanted: str) -> int:
         """Ask for a counterfactual."""
         switches = (part for text in wanted for part in ("--set", text))
         return run("counterfactual", self.cohort, self.folder() / "o", "--model", self.model, *switches)
@@ -282,7 +282,7 @@ def part(number: int) -> tuple[str, ...]:
     return ("--num-parts", "2", "--part-id", str(number))
 
 
-def task(w: Workplace, *more: object, **variables: str) -> int:
+def task(w: FitContext, *more: object, **variables: str) -> int:
     """Score as a task of a SLURM array."""
     with patch.dict(os.environ, variables):
         return w.score(None, *more)
@@ -344,32 +344,32 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def sessions(work: Workplace, text: str) -> int:
+def sessions(work: FitContext, text: str) -> int:
     cohort = work.scans()
     (cohort / "sub-00" / "ses-1").mkdir()
     (cohort / "sub-00" / "sub-00_sessions.tsv").write_text(text)
     return run("check", cohort, *VOLUME)
 
 
-def datalist(work: Workplace, content: object) -> int:
+def datalist(work: FitContext, content: object) -> int:
     path = work.folder() / "list.json"
     path.write_text(json.dumps(content))
     return run("check", path, *VOLUME)
 
 
-def unreadable_encoding(work: Workplace) -> int:
+def unreadable_encoding(work: FitContext) -> int:
     cohort = work.table()
     (cohort / "participants.tsv").write_bytes(cell("sub-03\t23\tM\tB", "sub-03\t23\tM\tZ\u00fcrich").encode("latin-1"))
     return run("check", cohort)
 
 
-def other_unit(work: Workplace) -> int:
+def other_unit(work: FitContext) -> int:
     cohort = work.table()
     (cohort / "participants.json").write_text('{"age": {"Units": "months"}}')
     return run("check", cohort)
 
 
-def other_grid(work: Workplace) -> int:
+def other_grid(work: FitContext) -> int:
     cohort = work.table()
     (cohort / "features.json").write_text('{"Grid": {"shape": [2, 2, 2], "spacing": [1, 1, 1]}}')
     return run("check", cohort)
@@ -384,24 +384,24 @@ def flat(header: nib.Nifti1Header) -> None:
     header.set_sform(np.diag([2.0, 2.0, 0.0, 1.0]), code=1)
 
 
-def renamed_features(work: Workplace) -> int:
+def renamed_features(work: FitContext) -> int:
     return work.export("--remove", "site", cohort=work.table(features=FEATURES.replace("\tc\n", "\td\n")))
 
 
-def new_site(work: Workplace) -> Path:
+def new_site(work: FitContext) -> Path:
     return work.table(people=PEOPLE.replace("sub-03\t23\tM\tB", "sub-03\t23\tM\tC"))
 
 
-def old_site(work: Workplace) -> Path:
+def old_site(work: FitContext) -> Path:
     return work.table(people=PEOPLE.replace("sub-03\t23\tM\tB", "sub-03\t93\tM\tC"))
 
 
-def locked(work: Workplace) -> int:
+def locked(work: FitContext) -> int:
     with FileLock(work.scored / ".medrep" / "part-00000-of-00001.lock"):
         return work.score(work.scored)
 
 
-def image_job(work: Workplace, *, all_broken: bool) -> int:
+def image_job(work: FitContext, *, all_broken: bool) -> int:
     """Score people one or all of whose images are broken."""
     cohort, out = work.scans(), work.folder() / "trained"
     assert run("train", cohort, out, "--quiet", *only_age(), *simple(), *VOLUME) == OK
@@ -410,23 +410,23 @@ def image_job(work: Workplace, *, all_broken: bool) -> int:
     return run("score", cohort, work.folder() / "o", "--model", out / "model", "--workers", 1)
 
 
-def quarantined(work: Workplace) -> int:
+def quarantined(work: FitContext) -> int:
     assert work.score(work.half, "--quiet", *part(0)) == OK
     return run("merge", work.half)
 
 
-def known_people(work: Workplace) -> int:
+def known_people(work: FitContext) -> int:
     people, features = (text.replace("sub-", "sub-x") for text in (PEOPLE, FEATURES))
     return work.audit("--min-n", 2, cohort=work.table(people, features))
 
 
-def other_people(work: Workplace) -> Path:
+def other_people(work: FitContext) -> Path:
     path = work.folder() / "people.tsv"
     path.write_text("".join((work.trained / "people.tsv").read_text().splitlines(keepends=True)[:-1]))
     return path
 
 
-def unknown_people(work: Workplace) -> int:
+def unknown_people(work: FitContext) -> int:
     uri = ("--tracking-uri", f"sqlite:///{work.folder() / 'mlflow.db'}")
     assert run("register", work.model, "--name", "known", "--audit", work.audited(not_known), *uri, "--quiet") == OK
     return run("promote", "known", *uri)
@@ -437,7 +437,7 @@ def edited(audit: Path) -> None:
     path.write_text(path.read_text().replace("0.07", "0.01"))
 
 
-def signed(work: Workplace, trusted: Path | None) -> int:
+def signed(work: FitContext, trusted: Path | None) -> int:
     """Register an audit with a signature of another key than the trusted one; None: of that, over something else."""
     own, public = work.keys()
     audit = work.audited()
@@ -446,7 +446,7 @@ def signed(work: Workplace, trusted: Path | None) -> int:
     return work.register(audit, "known", "--trusted-key", trusted or public)
 
 
-def other_code(work: Workplace) -> int:
+def other_code(work: FitContext) -> int:
     """Promote a version whose code somebody changed in the store."""
     audit, out = work.audited(), work.folder()
     uri = ("--tracking-uri", f"sqlite:///{out / 'mlflow.db'}")
@@ -456,31 +456,31 @@ def other_code(work: Workplace) -> int:
     return run("promote", "altered", *uri)
 
 
-def other_audit(work: Workplace) -> int:
+def other_audit(work: FitContext) -> int:
     out = work.folder() / "other"
     assert run("train", work.cohort, out, "--quiet", *simple()) == OK
     return work.register(work.audited(model=out / "model"))
 
 
-def no_database(work: Workplace) -> int:
+def no_database(work: FitContext) -> int:
     home = work.folder()
     (home / "mlflow.db").write_text("not a database\n" * 100)
     return run("train", work.cohort, home / "out", "--tracking", "auto", *simple())
 
 
-def occupied(work: Workplace) -> int:
+def occupied(work: FitContext) -> int:
     out = work.folder()
     mark_output(out)
     return run("train", work.cohort, out)
 
 
-def strangers_output(work: Workplace) -> int:
+def strangers_output(work: FitContext) -> int:
     out = work.folder()
     (out / "notes.txt").write_text("mine")
     return run("train", work.cohort, out, "--overwrite")
 
 
-def interrupted(work: Workplace) -> int:
+def interrupted(work: FitContext) -> int:
     with patch("medrep.workflows.check.read_cohort", side_effect=KeyboardInterrupt):
         return work.check()
 
@@ -491,7 +491,7 @@ def of_site_a(value: str) -> str:
     return re.sub(rf"({'|'.join(at_a)})\t\S+", rf"\g<1>\t{value}", FEATURES)
 
 
-def unmeasured(w: Workplace, value: str, *more: str) -> int:
+def unmeasured(w: FitContext, value: str, *more: str) -> int:
     """Train where nobody of site A has a feature, and clean people of site A who have it."""
     out = w.folder() / "o"
     assert run("train", w.table(features=of_site_a(value)), out, "--quiet", *simple(), *more) == OK
@@ -517,7 +517,7 @@ def numbered(name: str) -> str:
     return "\n".join([f"{header}\t{name}", *(f"{row}\t{k}" for k, row in enumerate(rows))]) + "\n"
 
 
-def visits(work: Workplace, text: str, *, listed: bool = False) -> int:
+def samples(work: FitContext, text: str, *, listed: bool = False) -> int:
     """Check people of whom the first has two visits, and a table of these."""
     row = "sub-00\t20\tF\tA\n"
     people = (
@@ -532,7 +532,7 @@ def visits(work: Workplace, text: str, *, listed: bool = False) -> int:
     return run("check", cohort)
 
 
-def wide_removal(work: Workplace) -> int:
+def wide_removal(work: FitContext) -> int:
     header, *rows = FEATURES.splitlines()
     noise = np.random.default_rng(1).normal(size=(COUNT, 20)).round(3)
     wide = [f"{row}\t" + "\t".join(map(str, own)) for row, own in zip(rows, noise.tolist(), strict=True)]
@@ -555,7 +555,7 @@ def later_format(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
 
 
-CASES: dict[str, Callable[[Workplace], int]] = {
+CASES: dict[str, Callable[[FitContext], int]] = {
     # Folders, tables and ids
     "no such folder; COHORT is a folder with participants.tsv, or a datalist JSON": lambda w: run(
         "train", w.root / "nowhere", w.root / "o"
@@ -631,12 +631,12 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "no column session_id; name the column of visits session_id": lambda w: sessions(w, "visit\tage\nses-1\t20\n"),
     "sessions that occur twice": lambda w: sessions(w, "session_id\tage\nses-1\t20\nses-1\t21\n"),
     "columns of one meaning": lambda w: sessions(w, "session_id\tage\tAge\nses-1\t20\t20\n"),
-    "visits of which participants.tsv and sessions.tsv say different things": lambda w: visits(
+    "visits of which participants.tsv and sessions.tsv say different things": lambda w: samples(
         w, "session_id\tAge\n1\t33\n", listed=True
     ),
-    "each visit has its own value, from sessions.tsv": lambda w: visits(w, "session_id\tAge\n1\t20\n2\t33\n"),
-    "visits that sessions.tsv lacks": lambda w: visits(w, "session_id\tAge\n1\t20\n"),
-    "one value a person, for all visits of": lambda w: visits(w, ""),
+    "each visit has its own value, from sessions.tsv": lambda w: samples(w, "session_id\tAge\n1\t20\n2\t33\n"),
+    "visits that sessions.tsv lacks": lambda w: samples(w, "session_id\tAge\n1\t20\n"),
+    "one value a person, for all visits of": lambda w: samples(w, ""),
     # Broken NIfTI files
     "the file is empty (0 bytes); fetch or convert it again": lambda w: w.broken(lambda path: path.write_bytes(b"")),
     "the data are cut off or damaged": lambda w: w.broken(cut),
@@ -739,7 +739,7 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "its people leave the range of training": lambda w: w.export(
         "--remove", "site", "--unseen-site", "adapt", "--extrapolate", cohort=old_site(w)
     ),
-    "values beyond the people of training": lambda w: w.moved("age=120"),
+    "values beyond the people of training": lambda w: w.transformed("age=120"),
     "people far outside those of training": lambda w: w.export(
         "--remove", "site", cohort=w.table(cell("sub-03\t23", "sub-03\t999"))
     ),
@@ -749,8 +749,8 @@ CASES: dict[str, Callable[[Workplace], int]] = {
     "was not in training; allowed": lambda w: w.export("--remove", "site", "--reference", "site=Z"),
     "the model does not know": lambda w: w.export("--remove", "scanner"),
     "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
-    "nothing to set; name one or more of": lambda w: w.moved(),
-    "write it as NAME=VALUE": lambda w: w.moved("age"),
+    "nothing to set; name one or more of": lambda w: w.transformed(),
+    "write it as NAME=VALUE": lambda w: w.transformed("age"),
     "model does not sample; train with --config vae_features.yaml": lambda w: run(
         "sample", w.folder() / "o", "--model", w.model, "--n", 3
     ),
@@ -885,28 +885,28 @@ CODES = {
 """Exit codes of cases that do not end with an error."""
 
 
-def masks(work: Workplace, labels: np.ndarray) -> Path:
+def masks(work: FitContext, labels: np.ndarray) -> Path:
     made = work.people(3)
     for k in range(3):
         save(made / f"sub-{k:02d}" / "anat" / f"sub-{k:02d}_desc-organ_mask.nii.gz", labels, SMALL)
     return made
 
 
-def unmerged(work: Workplace) -> Path:
+def unmerged(work: FitContext) -> Path:
     out = work.folder() / "unmerged"
     assert work.score(out, "--quiet", *part(1)) == OK
     return out
 
 
-def planted(work: Workplace) -> Path:
+def planted(work: FitContext) -> Path:
     out = unmerged(work)
     (out / ".medrep" / "part-00000-of-00002.jsonl").symlink_to(work.cohort / "participants.tsv")
     return out
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("troubles"))
+def work(tmp_path_factory: pytest.TempPathFactory) -> FitContext:
+    return FitContext(tmp_path_factory.mktemp("troubles"))
 
 
 def test_the_page_and_the_cases_name_the_same_messages() -> None:
@@ -919,7 +919,7 @@ def test_the_page_and_the_cases_name_the_same_messages() -> None:
 
 
 @pytest.mark.parametrize("message", CASES)
-def test_a_message_is_printed(message: str, work: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_is_printed(message: str, work: FitContext, capsys: pytest.CaptureFixture[str]) -> None:
     assert os.environ["MEDREP_TRACKING"] == "none"
     assert CASES[message](work) == CODES.get(message, ERROR)
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What can be read off a cohort: which covariates tell which, and what is left to read after removal."""
+"""Audits of cohorts and models: leakage, utility, identity, fairness and counterfactuals."""
 
 import sys
 

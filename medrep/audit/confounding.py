@@ -147,7 +147,7 @@ _PRIOR_PEOPLE = 10.0
 
 @dataclass(frozen=True)
 class Interaction:
-    """What the test of one pair found.
+    """Result of the test of one pair.
 
     Attributes:
         covariates: The pair.
@@ -164,7 +164,7 @@ class Interaction:
 
     @property
     def found(self) -> bool:
-        """Whether the pair interacts."""
+        """True if the pair interacts."""
         return self.p < LEVEL
 
 

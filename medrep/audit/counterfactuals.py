@@ -30,7 +30,7 @@ from medrep.audit.means import (
     participant_means,
     share_of,
 )
-from medrep.audit.predictors import FEWEST, Components, Reader, Reading, fit_reader, fit_readings, halves
+from medrep.audit.predictors import FEWEST, Components, LabelPredictor, Reading, fit_predictor, fit_readings, split
 from medrep.audit.retention import Apart, Ruler
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
@@ -74,19 +74,19 @@ def audit_counterfactuals(
         ``cf_minimality`` of ``moved/kept``, how much the reading of a kept covariate changes.
     """
     data, frame, who = dataset.values, dataset.covariates, dataset.whose
-    train, moved = halves(dataset, seed)
-    moved = np.sort(np.random.default_rng(seed).permutation(moved)[:most_people])
-    readings = fit_readings(dataset, train, moved, seed)
+    train, transformed = split(dataset, seed)
+    transformed = np.sort(np.random.default_rng(seed).permutation(transformed)[:most_people])
+    readings = fit_readings(dataset, train, transformed, seed)
     ruler = Ruler.of(data, seed)
-    between = ruler.between_people(data[moved], who[moved])
-    case = _Case(model, dataset.take(moved), who[moved], who, readings, ruler, between, seed, min_n, draws)
+    between = ruler.between_people(data[transformed], who[transformed])
+    case = _Case(model, dataset.take(transformed), who[transformed], who, readings, ruler, between, seed, min_n, draws)
     wanted = default_targets(model.schema, frame) if targets is None else targets
     found: list[Finding] = []
     for name, values in wanted.items():
         found.append(case.composition(name))
         changes: dict[str, list[np.ndarray]] = {kept: [] for kept in model.schema.names if kept != name}
         for value in values:
-            found += case.moved(name, value, changes)
+            found += case.transformed(name, value, changes)
         found += [case.kept(name, kept, own) for kept, own in changes.items()]
     return found
 
@@ -124,7 +124,7 @@ class _Case:
         """Move people to where they are, several times."""
         own, x = self.dataset.covariates[name], self.dataset
         for _ in range(TIMES):
-            before, x = x, x.with_values(self.model.move(x, own.to_frame()))
+            before, x = x, x.with_values(self.model.transform(x, own.to_frame()))
             if np.array_equal(x.values, before.values, equal_nan=True):
                 break  # and so it would go on
         start = self.dataset.values
@@ -132,40 +132,49 @@ class _Case:
         note = f"sd of a column; null intervention {TIMES} times; the person moved most {apart.max(initial=0.0):.2g}"
         covariate = self.model.schema[name]
         if isinstance(covariate, Continuous):
-            nudged = self.model.move(self.dataset, (own + _NUDGE * covariate.sd).to_frame())
+            nudged = self.model.transform(self.dataset, (own + _NUDGE * covariate.sd).to_frame())
             note += f"; moved by {_NUDGE:g} sd of {name}: {self.ruler.between(nudged, start).mean():.2g}"
         pulls = self.ruler.pulls(x.values, start, np.isfinite(apart))
         return self._distance("cf_composition", name, apart, pulls, note)
 
-    def moved(self, name: str, value: str | float, changes: dict[str, list[np.ndarray]]) -> list[Finding]:
+    def transformed(self, name: str, value: str | float, changes: dict[str, list[np.ndarray]]) -> list[Finding]:
         """Move people to one value, and back; note in ``changes`` how the reading of each kept covariate changes."""
         group = f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}"
         target = {name: value if isinstance(value, str) else float(value)}
         own = self.dataset.covariates
         x = self.model.remove(self.dataset, target)
         away = (own[name] != target[name]).to_numpy()
-        back = self.model.move(self.dataset.moved(target).with_values(x), own[[name]])
+        back = self.model.transform(self.dataset.transformed(target).with_values(x), own[[name]])
         gone = self.ruler.between(x, self.dataset.values)
         between = self.between.mean
         for kept, noted in changes.items():
             noted.append(np.where(away, self._change(kept, x), np.nan))
         of_lost, of_moved = (self.ruler.pulls(other, self.dataset.values, away) for other in (back, x))
         lost = np.where(away, self.ruler.between(back, self.dataset.values), np.nan)
-        moved = np.where(away, gone, np.nan)
+        transformed = np.where(away, gone, np.nan)
         return [
             self._distance(
-                "cf_reversibility", group, lost, of_lost, f"sd of a column; on the way {_mean(moved):.2g} sd were moved"
+                "cf_reversibility",
+                group,
+                lost,
+                of_lost,
+                f"sd of a column; on the way {_mean(transformed):.2g} sd were moved",
             ),
             *self._effect(name, target[name], group, x, away),
             self._distance(
-                "cf_minimality", group, moved, of_moved, f"of the distance between people, {between:.2g} sd", per=True
+                "cf_minimality",
+                group,
+                transformed,
+                of_moved,
+                f"of the distance between people, {between:.2g} sd",
+                per=True,
             ),
         ]
 
     def kept(self, name: str, kept: str, changes: Sequence[np.ndarray]) -> Finding:
         """Say how much the reading of a kept covariate changes, over all values that ``name`` is moved to."""
         reading, group = self.readings[kept], f"{name}/{kept}"
-        if not reading.able or reading.reader is None or not changes:
+        if not reading.able or reading.predictor is None or not changes:
             return Finding(
                 "cf_minimality", group, len(np.unique(self.participants)), status="insufficient", note=reading.note
             )
@@ -176,7 +185,7 @@ class _Case:
         counts = np.isfinite(together).sum(axis=0)
         mean = np.where(counts > 0, np.nansum(together, axis=0) / np.maximum(counts, 1), np.nan)
         note = f"reading of {kept} when {name} moves: {unit}; {reading.note}"
-        return self._read("cf_minimality", group, reading.reader, mean, note)
+        return self._read("cf_minimality", group, reading.predictor, mean, note)
 
     def _effect(
         self,
@@ -187,34 +196,34 @@ class _Case:
         away: Bool[np.ndarray, " _"],
     ) -> list[Finding]:
         reading, metrics = self.readings[name], ("cf_effectiveness", "cf_effectiveness_gap")
-        reader = reading.reader if reading.able else None
-        if reader is None or (reader.levels and value not in reader.levels):
+        predictor = reading.predictor if reading.able else None
+        if predictor is None or (predictor.levels and value not in predictor.levels):
             few = f"{value} has fewer than {FEWEST} participants to learn from; {reading.note}"
-            note = reading.note if reader is None else few
+            note = reading.note if predictor is None else few
             return [Finding(metric, group, int(away.sum()), status="insufficient", note=note) for metric in metrics]
         if isinstance(value, str):
-            code, number = reader.levels.index(value), False
-            there, moved = ((reader.readings(part) == code).astype(float) for part in (self.dataset.values, x))
+            code, number = predictor.levels.index(value), False
+            there, transformed = ((predictor.readings(part) == code).astype(float) for part in (self.dataset.values, x))
             real = np.where((self.dataset.covariates[name].astype(str) == value).to_numpy(), there, np.nan)
             unit = f"share read as {value} of those moved there; not moved {_mean(there[0, away]):.2f}"
         else:
             number, sd = True, float(self.model.schema[name].sd)  # type: ignore[union-attr]  # value is a number
             own = self.dataset.covariates[name].to_numpy(float)
             near = np.abs(own - value) <= _NEAR * sd
-            real = np.where(near, np.abs(reader.readings(self.dataset.values) - own), np.nan)
-            moved = np.abs(reader.readings(x) - value)
+            real = np.where(near, np.abs(predictor.readings(self.dataset.values) - own), np.nan)
+            transformed = np.abs(predictor.readings(x) - value)
             unit = f"mean error to {value:g}, {self.model.schema[name].declared.unit or 'own unit'}"
-        reached = np.where(away, moved, np.nan)
+        reached = np.where(away, transformed, np.nan)
         note = f"{unit}; of real people who are there {_mean(real[0]):.2f}; {reading.note}"
         return [
-            self._read("cf_effectiveness", group, reader, reached, note),
-            self._gap(group, reader, *((reached, real) if number else (real, reached)), note),
+            self._read("cf_effectiveness", group, predictor, reached, note),
+            self._gap(group, predictor, *((reached, real) if number else (real, reached)), note),
         ]
 
     def _gap(
         self,
         group: str,
-        reader: Reader,
+        predictor: LabelPredictor,
         worse: Float[np.ndarray, "readers people"],
         better: Float[np.ndarray, "readers people"],
         note: str,
@@ -228,8 +237,8 @@ class _Case:
 
         sides = [side[np.isfinite(side)] for side in values.T]
         estimate = float(sides[0].mean() - sides[1].mean())
-        taught = self._error_of_teaching(reader, worse, better)
-        if reader.levels:
+        taught = self._error_of_teaching(predictor, worse, better)
+        if predictor.levels:
             # The ends of both sides make those of the difference (Zou and Donner 2008), also where a side is all 0 or 1.
             ends = [(side.mean(), *share_of(side, len(side))) for side in sides]
             (there, there_low, there_high), (real, real_low, real_high) = ends
@@ -241,15 +250,15 @@ class _Case:
         return Finding(metric, group, len(values), estimate, low, high, note=text)
 
     def _change(self, kept: str, x: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "readers people"]:
-        reader, covariate = self.readings[kept].reader, self.model.schema[kept]
-        if reader is None:
+        predictor, covariate = self.readings[kept].predictor, self.model.schema[kept]
+        if predictor is None:
             return np.full((1, len(x)), np.nan)
         if isinstance(covariate, Continuous):
-            return np.abs(reader.readings(x) - reader.readings(self.dataset.values)) / covariate.sd
-        return (reader.readings(x) != reader.readings(self.dataset.values)).astype(float)
+            return np.abs(predictor.readings(x) - predictor.readings(self.dataset.values)) / covariate.sd
+        return (predictor.readings(x) != predictor.readings(self.dataset.values)).astype(float)
 
     def _read(
-        self, metric: str, group: str, reader: Reader, values: Float[np.ndarray, "readers people"], note: str
+        self, metric: str, group: str, predictor: LabelPredictor, values: Float[np.ndarray, "readers people"], note: str
     ) -> Finding:
         """Return the mean of what is read; its interval counts who taught the reader, too."""
         return mean_finding(
@@ -257,16 +266,16 @@ class _Case:
             values[0],
             self.participants,
             Sampling(self.seed, self.min_n, self.draws),
-            values_are="shares" if reader.levels else "numbers",
-            beside=self._error_of_teaching(reader, values),
+            values_are="shares" if predictor.levels else "numbers",
+            beside=self._error_of_teaching(predictor, values),
         )
 
-    def _error_of_teaching(self, reader: Reader, *sides: Float[np.ndarray, "readers people"]) -> float:
+    def _error_of_teaching(self, predictor: LabelPredictor, *sides: Float[np.ndarray, "readers people"]) -> float:
         """Return the error that comes with who taught the reader, of a mean or a difference of means."""
         if not all(np.isfinite(side).any() for side in sides):
             return 0.0
         means = [np.nanmean(_by_participant(side, self.participants), axis=1) for side in sides]
-        return reader.teaching_error(means[0] - means[1] if len(means) > 1 else means[0])
+        return predictor.teaching_error(means[0] - means[1] if len(means) > 1 else means[0])
 
     def _distance(
         self,
@@ -312,7 +321,7 @@ def _mean(values: Float[np.ndarray, " people"]) -> float:
 
 @dataclass(frozen=True)
 class Predictor:
-    """What is audited.
+    """A predictor to audit.
 
     Attributes:
         answers: People x columns to a number a person, or to a share of each class.
@@ -381,7 +390,7 @@ def outcome_predictor(
     *,
     continuous: bool = False,
 ) -> Predictor:
-    """Train the default predictor of an outcome, to be audited on other people (`readers.halves`).
+    """Train the default predictor of an outcome, to be audited on other people (`predictors.halves`).
 
     Args:
         data: People of the training half.
@@ -397,8 +406,8 @@ def outcome_predictor(
         CohortError: An outcome that cannot be learned from these people.
     """
     components = Components.fit(data, seed)
-    reader = fit_reader(components, data, outcome, participants, seed, continuous=continuous)
-    return Predictor(reader.number if continuous else reader.shares, f"of the predicted {outcome.name}")
+    predictor = fit_predictor(components, data, outcome, participants, seed, continuous=continuous)
+    return Predictor(predictor.number if continuous else predictor.shares, f"of the predicted {outcome.name}")
 
 
 def _answers(predictor: Predictor, data: np.ndarray) -> Float[np.ndarray, "people _"]:

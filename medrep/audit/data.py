@@ -117,7 +117,7 @@ class Question:
 
 
 @dataclass(frozen=True, eq=False)
-class Audited:
+class AuditData:
     """The audited people.
 
     Attributes:
@@ -175,12 +175,12 @@ class Audited:
 
     @cached_property
     def latents(self) -> Float[np.ndarray, "people latents"]:
-        """What is left of everybody with all covariates removed."""
+        """Latents of all participants, with all covariates removed."""
         return self.model.encode(self.dataset)
 
     @cached_property
     def tables(self) -> dict[str, Float[np.ndarray, "people _"]]:
-        """What is looked at, by name: ``raw``, ``exported`` and, where the model has them, ``latents``; whole columns only."""
+        """Audited tables by name: ``raw``, ``exported`` and, where the model has them, ``latents``; whole columns only."""
         whole = np.isfinite(self.data).all(axis=0)
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})

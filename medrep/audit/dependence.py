@@ -48,10 +48,10 @@ from medrep.audit.data import Question, refuse_gaps
 from medrep.audit.finding import Finding
 from medrep.audit.groups import Grouping
 from medrep.audit.holdout_split import MIN_N, MOST, exchangeable, rows_each
-from medrep.audit.intervals import permutation_p, relabellings
-from medrep.audit.metrics import PersonMean
+from medrep.audit.intervals import permutation_p, permuted
+from medrep.audit.metrics import ParticipantMean
 from medrep.audit.permutation import conditional_exchanges
-from medrep.audit.probe_statistics import standardised_blocks
+from medrep.audit.probe_statistics import standardised_chunks
 
 
 def centred_distances(rows: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"]:
@@ -128,7 +128,7 @@ def audit_independence(
         ]
     drawn = f"; {people} of {whole} people, drawn at random" if people < whole else ""
     # Rows count as different labels, so that a participant's go over one by one: distances need each row once.
-    plain = relabellings(who, np.arange(len(who)), rows_each(who), permutations, rng)
+    plain = permuted(who, np.arange(len(who)), rows_each(who), permutations, rng)
     exchanges = {"dependence": np.concatenate(list(plain))}
     covariate, given = centred_distances(side), centred_distances(kept[rows])
     sides = {"dependence": covariate}
@@ -157,7 +157,7 @@ def table_distances(
 ) -> Float[np.ndarray, "people people"]:
     """Return the U-centred distances of some rows, over standardised columns; the table is read a few columns at a time."""
     inner = np.zeros((len(rows), len(rows)))
-    for _, block in standardised_blocks(table, rows, len(rows)):
+    for _, block in standardised_chunks(table, rows, len(rows)):
         inner += block @ block.T
     length = np.diag(inner)
     distances = np.sqrt(np.maximum(length[:, None] + length - 2 * inner, 0.0))
@@ -210,7 +210,7 @@ MOST_PARTICIPANTS = 1000
 
 def audit_dependence(
     metric: str,
-    statistic: PersonMean,
+    statistic: ParticipantMean,
     attributes: Sequence[Grouping],
     *,
     min_n: int = 20,
@@ -222,7 +222,8 @@ def audit_dependence(
     Args:
         metric: Its name; the rows' group is ``metric | sex,site``.
         statistic: Its values.
-        attributes: The columns (`group_people` without intersections): numbers as such, levels one column each. People without
+        attributes: The columns (`group_participants` without intersections): numbers as such, levels one column each. People
+        without
             a number are left out; a missing level is a level.
         min_n: Participants needed.
         seed: Of who is drawn, and of the permutations.

@@ -174,7 +174,7 @@ def make_sources(frame: pd.DataFrame, continuous: Sequence[str]) -> tuple[list[S
     return sources, left_out
 
 
-def audit_informedness(
+def audit_disentanglement(
     latents: Float[np.ndarray, "people latents"],
     frame: pd.DataFrame,
     continuous: Sequence[str],

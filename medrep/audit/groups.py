@@ -23,7 +23,7 @@ from medrep.audit.intervals import (
     share_interval,
     studentised_interval,
 )
-from medrep.audit.metrics import PersonMean, PersonMetric
+from medrep.audit.metrics import ParticipantMean, ParticipantMetric
 from medrep.cohort.parsing import merge_levels, parse_level, parse_number
 from medrep.errors import ConfigError, CovariateError, listed
 
@@ -112,7 +112,7 @@ def parse_intersect(text: str, by: Sequence[Split] = ()) -> tuple[Split, ...]:
     return tuple(split if split.edges or split.way else known.get(split.column, split) for split in splits)
 
 
-def group_people(
+def group_participants(
     frame: pd.DataFrame, by: Sequence[Split], intersections: Sequence[Sequence[Split]] = ()
 ) -> list[Grouping]:
     """Put everybody into a group of each column, and of each intersection.
@@ -286,14 +286,14 @@ class MeasuredGroup:
 
     @property
     def enough(self) -> bool:
-        """Whether there are people enough to say something."""
+        """True if the group has enough participants for an estimate."""
         return self.found.status == "ok"
 
 
 def measure_group(
     metric: str,
     label: str,
-    statistic: PersonMetric,
+    statistic: ParticipantMetric,
     rows: Int[np.ndarray, " group"],
     least: Least,
     draws: int,
@@ -331,7 +331,7 @@ def measure_group(
     notes = [statistic.unit] if statistic.unit else []
     if people < len(rows):
         notes.append(f"{len(rows)} rows")
-    if isinstance(statistic, PersonMean):
+    if isinstance(statistic, ParticipantMean):
         low, high = _interval_of_mean(statistic, value, error, values, errors, people, len(rows))
     else:
         low, high = expanded_interval(values[np.isfinite(values)], people)
@@ -343,7 +343,7 @@ def measure_group(
     return MeasuredGroup(row, error, np.nan_to_num(values - value))
 
 
-def with_absent(row: Finding, statistic: PersonMetric, rows: Int[np.ndarray, " group"]) -> Finding:
+def with_absent(row: Finding, statistic: ParticipantMetric, rows: Int[np.ndarray, " group"]) -> Finding:
     """Return a row that says how many of its group have no value."""
     absent = int(np.count_nonzero(~statistic.present()[rows]))
     return noted(row, f"{absent} of {len(rows)} rows have no value" if absent else "")
@@ -355,7 +355,7 @@ def noted(row: Finding, text: str) -> Finding:
 
 
 def _interval_of_mean(
-    statistic: PersonMean,
+    statistic: ParticipantMean,
     value: float,
     error: float,
     values: np.ndarray,

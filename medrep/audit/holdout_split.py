@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from medrep.audit.intervals import jackknife_error, percentile_interval, permutation_p, relabellings, sample_weights
+from medrep.audit.intervals import jackknife_error, percentile_interval, permutation_p, permuted, sample_weights
 from medrep.audit.probe_figures import (
     AUC,
     CHANCE,
     NUMBER,
-    deal,
     permuted_figures,
     recentred,
+    stratified_group_split,
     weighted_figures,
 )
 from medrep.audit.probes import PROBES, TrainingHalf, predict_unseen
@@ -34,7 +34,7 @@ _ONE = 1 - 1e-9  # where Fisher's scale ends
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What the probes tell on the test half.
+    """Figures of the probes on the test half.
 
     Attributes:
         probes: Their names.
@@ -140,7 +140,7 @@ PROBING = Probing()
 
 
 @dataclass(frozen=True, eq=False)
-class Halves:
+class HoldoutSplit:
     """One label's halves.
 
     Attributes:
@@ -184,7 +184,7 @@ class Halves:
         *,
         continuous: bool,
         probing: Probing = PROBING,
-    ) -> "Halves":
+    ) -> "HoldoutSplit":
         """Divide people.
 
         Args:
@@ -201,13 +201,13 @@ class Halves:
         left_out: dict[str, int] = {}
         if continuous:
             labels = values.to_numpy(float, na_value=np.nan)
-            half = _halves(who, labels, known, rng)
+            half = _split(who, labels, known, rng)
         else:
             text = values.astype(str).to_numpy(object)
             counts = pd.Series(who[known]).groupby(text[known]).nunique()
             left_out = {str(level): int(count) for level, count in counts.items() if count < 2 * FEWEST}
             known &= ~np.isin(text, list(left_out))
-            half = _halves(who, text, known, rng)
+            half = _split(who, text, known, rng)
             few = [
                 str(level)
                 for level in counts.index.difference(list(left_out))
@@ -225,7 +225,7 @@ class Halves:
         sources, weights = np.zeros((0, len(test)), dtype=int), np.zeros((0, len(test)))
         if not too_few:
             rows = rows_each(who[test])
-            sources = np.concatenate(list(relabellings(who[test], labels[test], rows, probing.permutations, rng)))
+            sources = np.concatenate(list(permuted(who[test], labels[test], rows, probing.permutations, rng)))
             weights = np.concatenate(list(sample_weights(who[test], probing.draws, rng)))
         note = f"{len(np.unique(who[train]))} people to train probes and {people} to judge them"
         if people > free:
@@ -287,11 +287,11 @@ class Halves:
         )
 
 
-def _halves(who: np.ndarray, labels: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _split(who: np.ndarray, labels: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return 0 and 1 for the halves and -1 for rows that are left out."""
     half = np.full(len(who), -1)
     if known.any():
-        half[known] = deal(who[known], labels[known], 2, rng)
+        half[known] = stratified_group_split(who[known], labels[known], 2, rng)
     for side in (0, 1):
         own = np.unique(who[half == side])
         if len(own) > MOST:

@@ -104,7 +104,7 @@ def sample_weights(
         yield np.bincount(drawn.ravel(), minlength=size * people).reshape(size, people)[:, codes].astype(float)
 
 
-def relabellings(
+def permuted(
     participants: Int[np.ndarray, " rows"],
     labels: Shaped[np.ndarray, " rows"],
     strata: Int[np.ndarray, " rows"],

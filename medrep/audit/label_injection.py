@@ -1,6 +1,7 @@
-"""Whether a model writes labels of kept covariates into what it hands out.
+"""Label injection: labels of kept covariates that a model writes into its releases.
 
-`injection`: kept covariates are exchanged between participants, all of them together, and people are exported as if these were
+`label_injection`: kept covariates are exchanged between participants, all of them together, and people are exported as if
+these were
 theirs. A faithful export tells the person's own age, not the one it was given: the given labels must not be readable. Which
 labels were given is random and independent of the person, so that exchanging them once more on the test half is an exact test
 (`probe_halves.py`); where given labels resemble the true ones by chance, the second exchange's do as often.
@@ -21,12 +22,12 @@ from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import (
     FEWEST,
     PROBING,
-    Halves,
+    HoldoutSplit,
     Probing,
     rows_each,
     taught_interval,
 )
-from medrep.audit.intervals import relabellings
+from medrep.audit.intervals import permuted
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError, listed
@@ -34,7 +35,7 @@ from medrep.errors import CohortError, listed
 TABLE = "exported"
 
 
-def audit_injection(
+def audit_label_injection(
     export: Callable[[pd.DataFrame], Float[np.ndarray, "people columns"]],
     dataset: Dataset,
     kept: Sequence[str],
@@ -43,7 +44,7 @@ def audit_injection(
     exported: Float[np.ndarray, "people columns"] | None = None,
     probing: Probing = PROBING,
 ) -> list[Finding]:
-    """Measure `injection` and `injection_gain` of every kept covariate.
+    """Measure `label_injection` and `injection_gain` of every kept covariate.
 
     Args:
         export: Returns the audited people's data as they would be handed out if people had these covariates.
@@ -78,7 +79,7 @@ def audit_injection(
     for covariate in covariates:
         name, continuous = covariate.declared.name, isinstance(covariate, Continuous)
         of_given, of_own = (
-            Halves.of(labels[name], participants, seed, continuous=continuous, probing=probing)
+            HoldoutSplit.of(labels[name], participants, seed, continuous=continuous, probing=probing)
             for labels in (given, frame)
         )
         found += _of_given(tables["export with exchanged labels"], of_given, name)
@@ -98,43 +99,43 @@ def shuffle_kept(
         rng: Of the exchange.
     """
     who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
-    source = next(iter(relabellings(who, np.arange(len(frame)), rows_each(who), 1, rng)))[0]
+    source = next(iter(permuted(who, np.arange(len(frame)), rows_each(who), 1, rng)))[0]
     return frame.assign(**{name: frame[name].array.take(source) for name in kept})
 
 
-def _of_given(table: np.ndarray, halves: Halves, name: str) -> list[Finding]:
+def _of_given(table: np.ndarray, split: HoldoutSplit, name: str) -> list[Finding]:
     group = f"{TABLE}/{name}"
     found = [
         Finding("injection", f"{group}={level}", count, status="insufficient", note=_few(count))
-        for level, count in halves.left_out.items()
+        for level, count in split.left_out.items()
     ]
-    if halves.too_few:
-        return [*found, Finding("injection", group, halves.people, status="insufficient", note=halves.too_few)]
-    told = halves.judge(table)
+    if split.too_few:
+        return [*found, Finding("injection", group, split.people, status="insufficient", note=split.too_few)]
+    told = split.judge(table)
     note = (
-        f"{halves.measure} of labels that are not people's own, strongest probe {told.strongest_probe};"
-        f" floor {told.floor:.3f}; {halves.note}"
+        f"{split.measure} of labels that are not people's own, strongest probe {told.strongest_probe};"
+        f" floor {told.floor:.3f}; {split.note}"
     )
-    return [*found, Finding("injection", group, halves.people, told.strongest, *told.interval(), told.p, note=note)]
+    return [*found, Finding("injection", group, split.people, told.strongest, *told.interval(), told.p, note=note)]
 
 
 def _gain(
     raw: np.ndarray,
     exported: np.ndarray,
-    halves: Halves,
+    split: HoldoutSplit,
     name: str,
     frame: pd.DataFrame,
     removed: Sequence[str],
     schema: CovariateSchema,
 ) -> list[Finding]:
     group = f"{TABLE}/{name}"
-    if halves.too_few:
-        return [Finding("injection_gain", group, halves.people, status="insufficient", note=halves.too_few)]
-    before = {"raw": halves.judge(raw)}
+    if split.too_few:
+        return [Finding("injection_gain", group, split.people, status="insufficient", note=split.too_few)]
+    before = {"raw": split.judge(raw)}
     if removed:
-        rest = regressed_out(raw, frame, removed, schema, halves.train)
-        before["raw with removed covariates regressed out"] = halves.judge(rest)
-    after = halves.judge(exported)
+        rest = regressed_out(raw, frame, removed, schema, split.train)
+        before["raw with removed covariates regressed out"] = split.judge(rest)
+    after = split.judge(exported)
     against = max(before, key=lambda table: before[table].strongest)
     gain = after.strongest - before[against].strongest
     drawn = after.strongest_draws - np.max([told.strongest_draws for told in before.values()], axis=0)
@@ -144,10 +145,10 @@ def _gain(
     of_folds = folds[0] - np.max(folds[1:], axis=0) if same else np.zeros(0)
     low, high = taught_interval(gain, drawn, of_folds)
     note = (
-        f"{halves.measure} {after.strongest:.3f} ({after.strongest_probe}) from the export,"
-        f" {before[against].strongest:.3f} ({before[against].strongest_probe}) from {against}; {halves.note}"
+        f"{split.measure} {after.strongest:.3f} ({after.strongest_probe}) from the export,"
+        f" {before[against].strongest:.3f} ({before[against].strongest_probe}) from {against}; {split.note}"
     )
-    return [Finding("injection_gain", group, halves.people, gain, low, high, note=note)]
+    return [Finding("injection_gain", group, split.people, gain, low, high, note=note)]
 
 
 def regressed_out(

@@ -2,12 +2,12 @@
 
 Take a label y (a number, or whether somebody has a level), what kept covariates K let expect of it, e = E(y | K), and the rest,
 r = y - e. Where the data tell nothing of y that K does not, r has nothing to do with any function of the data, however well
-these tell K: that is what is measured, rather than a floor taken off. A table is read by `TableReaders`, and
+these tell K: that is what is measured, rather than a floor taken off. A table is read by `TableStatistics`, and
 
 - the test (`p` of `leakage`) compares the strongest reader of all levels with what it is where labels are exchanged as K would
   have it (`conditional_exchange.py`): exact where nothing is kept, and the choice of the strongest is in it (Westfall and Young
   1993). Readers see shifts, spreads, covariances, products and single columns. `leakage_shape` is the same test of readers of
-  all that is not a mean (`ShapeReaders`): means, of which the next figure gives the size, are taken out before they look;
+  all that is not a mean (`ShapeStatistics`): means, of which the next figure gives the size, are taken out before they look;
 - the size (`leakage_excess`) is what a linear reader taught by four fifths of the people tells of the others, over what it tells
   under exchanged labels: a ridge regression of r, cross-fitted in five parts and three times over, judged by the AUC in
   which members of a level weigh 1 - e and others e. These overlap weights (Li, Morgan and Zaslavsky 2018) make both alike in the
@@ -45,10 +45,10 @@ from medrep.audit.holdout_split import (
     figure_interval,
     rows_each,
 )
-from medrep.audit.intervals import LEVEL, area_interval, random_halves, relabellings, sample_weights
+from medrep.audit.intervals import LEVEL, area_interval, permuted, random_halves, sample_weights
 from medrep.audit.permutation import conditional_exchanges, expected_labels
-from medrep.audit.probe_figures import AUC, NUMBER, deal, weighted_area, weighted_figures
-from medrep.audit.probe_statistics import ShapeReaders, TableReaders
+from medrep.audit.probe_figures import AUC, NUMBER, stratified_group_split, weighted_area, weighted_figures
+from medrep.audit.probe_statistics import ShapeStatistics, TableStatistics
 
 MARGIN, PERMUTATIONS = 0.1, 499
 _FOLDS, _REPEATS, _DRAWS = 5, 3, 200
@@ -148,13 +148,13 @@ def audit_leakage(
     told = f"{measure} of a regression on kept covariates, out of fold" if kept.shape[1] else "nothing is kept"
     found.append(Finding("leakage_kept", name, asked.people, *asked.told, note=told))
     for table, data in tables.items():
-        readers = TableReaders.of(asked.table(data))
-        read = _read(asked, readers, seed)
+        predictors = TableStatistics.of(asked.table(data))
+        read = _read(asked, predictors, seed)
         found += _of_table(f"{table}/{name}", asked, read, margin, given=bool(kept.shape[1]))
         people = (trained or {}).get(table, {})
         counts = np.array([people.get(level, 0.0) for level in asked.names or ("",)])
         if counts.all():
-            found.append(_beyond_training(f"{table}/{name}", asked, readers, read, counts, seed))
+            found.append(_beyond_training(f"{table}/{name}", asked, predictors, read, counts, seed))
     return found
 
 
@@ -163,13 +163,13 @@ class _Strongest:
     """The strongest of some readers, and of what level: the p of the choice, and standard deviations over exchanged labels."""
 
     p: float
-    reader: str
+    predictor: str
     strength: float
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read: the linear reader's figure over exchanged labels, what it is there, its error, and the strongest readers."""
+    """Figures of one table: the linear statistic over exchanged labels, its value, its error, and the strongest statistics."""
 
     excess: float
     by_chance: float
@@ -178,34 +178,36 @@ class _Read:
     shape: _Strongest
 
 
-def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
+def _read(asked: _Asked, predictors: TableStatistics, seed: int) -> _Read:
     """Read one table."""
     rng = np.random.default_rng([seed, 1])
     draws = np.concatenate([np.arange(len(asked.who))[None], asked.sources])
     # Parts know nothing of labels: balanced in the observed ones, they would treat these unlike exchanged ones.
-    parts = np.stack([deal(asked.who, np.zeros(len(asked.who)), _FOLDS, rng) for _ in range(_REPEATS)])
+    parts = np.stack(
+        [stratified_group_split(asked.who, np.zeros(len(asked.who)), _FOLDS, rng) for _ in range(_REPEATS)]
+    )
     weights = np.concatenate(list(sample_weights(asked.who, _DRAWS, rng)))
     rests = [(label[draws] - expected).T for label, expected in zip(asked.targets.T, asked.expected.T, strict=True)]
     centred = [rest - rest.mean(axis=0) for rest in rests]
-    taught = readers.taught(np.concatenate([rest[:, : _TAUGHT + 1] for rest in centred], axis=1), parts)
+    taught = predictors.taught(np.concatenate([rest[:, : _TAUGHT + 1] for rest in centred], axis=1), parts)
     strengths, figures, resampled = [], [], []
     for rest, own, scores in zip(rests, centred, np.split(taught, len(rests), axis=1), strict=True):
-        read = readers.read(own)
+        read = predictors.read(own)
         strengths.append(_standardised(read))
         figures.append([_figure(scores[:, k], rest[:, k], asked) for k in range(scores.shape[1])])
         resampled.append(_figures(scores[:, 0], rest[:, 0], weights, asked))
     macro = np.mean(figures, axis=0)
     error = max(float(macro[1:].std()), float(np.nanstd(np.mean(resampled, axis=0))))
     if not asked.levels:
-        error = max(error, _spread_of_halves(asked, readers, rng))
-    shapes = ShapeReaders.of(readers)
+        error = max(error, _spread_of_halves(asked, predictors, rng))
+    shapes = ShapeStatistics.of(predictors)
     taken = draws[: _SHAPES + 1]
     rests = [asked.targets[source] - asked.expected for source in taken]
     read = np.stack(
         [shapes.read(rest - rest.mean(axis=0), asked.label[k]) for rest, k in zip(rests, taken, strict=True)]
     )
     found = [
-        _strongest(np.stack(strengths), readers.names, asked),
+        _strongest(np.stack(strengths), predictors.names, asked),
         _strongest(_standardised(read.transpose(2, 1, 0)), shapes.names, asked),
     ]
     most = 0.5 if asked.levels else 1.0
@@ -213,13 +215,13 @@ def _read(asked: _Asked, readers: TableReaders, seed: int) -> _Read:
     return _Read(min(float(macro[0]) - by_chance, most), by_chance, error, found[0], found[1])
 
 
-def _spread_of_halves(asked: _Asked, readers: TableReaders, rng: np.random.Generator) -> float:
+def _spread_of_halves(asked: _Asked, predictors: TableStatistics, rng: np.random.Generator) -> float:
     """Return the spread of a number's figure over random halves of the people, taught anew in each, as Student's t has it."""
     figures = []
     for rows in random_halves(asked.who, _HALVED, rng):
         rest = (asked.targets - asked.expected)[rows]
-        parts = deal(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
-        scores = readers.among(rows).taught(rest - rest.mean(axis=0), parts)
+        parts = stratified_group_split(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
+        scores = predictors.among(rows).taught(rest - rest.mean(axis=0), parts)
         figures.append(_figure(scores[:, 0], rest[:, 0], asked))
     return float(np.std(figures, ddof=1)) * float(t.ppf((1 + LEVEL) / 2, _HALVED - 1)) / _Z
 
@@ -236,13 +238,18 @@ def _strongest(
 ) -> _Strongest:
     """Choose the strongest reader of any level, and say how often exchanged labels have one as strong."""
     largest = strengths.max(axis=(0, 1))
-    level, reader = divmod(int(strengths[:, :, 0].argmax()), len(names))
-    name = f"{names[reader]} of {asked.levels[level]}" if asked.levels else names[reader]
+    level, predictor = divmod(int(strengths[:, :, 0].argmax()), len(names))
+    name = f"{names[predictor]} of {asked.levels[level]}" if asked.levels else names[predictor]
     return _Strongest(float(np.mean(largest >= largest[0] - 1e-9)), name, float(largest[0]))
 
 
 def _beyond_training(
-    group: str, asked: _Asked, readers: TableReaders, read: _Read, counts: Float[np.ndarray, " directions"], seed: int
+    group: str,
+    asked: _Asked,
+    predictors: TableStatistics,
+    read: _Read,
+    counts: Float[np.ndarray, " directions"],
+    seed: int,
 ) -> Finding:
     """Return the excess less that of a model without any fault but how few people of training tell what labels do."""
     rng = np.random.default_rng([seed, 2])
@@ -252,8 +259,8 @@ def _beyond_training(
         drawn = rng.normal(size=(len(counts), people))
         errors = (drawn - drawn.mean(axis=1, keepdims=True)) / np.sqrt(people * counts[:, None])
         rest = asked.targets[source] - asked.expected
-        parts = np.stack([deal(asked.who, np.zeros(people), _FOLDS, rng) for _ in range(_REPEATS)])
-        scores = readers.taught_moved(steps, errors, rest - rest.mean(axis=0), parts)
+        parts = np.stack([stratified_group_split(asked.who, np.zeros(people), _FOLDS, rng) for _ in range(_REPEATS)])
+        scores = predictors.taught_moved(steps, errors, rest - rest.mean(axis=0), parts)
         figures.append(np.mean([_figure(scores[:, k], rest[:, k], asked) for k in range(rest.shape[1])]))
     left = float(np.mean(figures)) - read.by_chance
     error = max(read.error, float(np.std(figures, ddof=1))) * (1 + 1 / len(figures)) ** 0.5
@@ -281,12 +288,10 @@ def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: b
     over = " given kept covariates" if given else ""
     note = (
         f"{measure} of a linear reader taught by four fifths of these people{over}; p: of any reader; strongest:"
-        f" {read.any.reader}, {read.any.strength:.1f} standard deviations over exchanged labels"
+        f" {read.any.predictor}, {read.any.strength:.1f} standard deviations over exchanged labels"
     )
     lower, bound = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_ONE_SIDED, _ONE_SIDED))
-    shape = (
-        f"standard deviations over exchanged labels of the strongest reader, means taken out{over}: {read.shape.reader}"
-    )
+    shape = f"standard deviations over exchanged labels of the strongest reader, means taken out{over}: {read.shape.predictor}"
     p_margin = float(norm.sf((margin - read.excess) / read.error)) if read.error > 0 else float(read.excess >= margin)
     shown = "shown to be under" if bound < margin else "not shown to be under"
     return [
@@ -363,7 +368,7 @@ def _ask(question: Question, seed: int, permutations: int, min_n: int) -> _Asked
     if given.shape[1]:
         sources = conditional_exchanges(unit_who, numbers, given, permutations, rng, continuous=continuous)
     else:
-        sources = np.concatenate(list(relabellings(unit_who, numbers, rows_each(unit_who), permutations, rng)))
+        sources = np.concatenate(list(permuted(unit_who, numbers, rows_each(unit_who), permutations, rng)))
     told = _told_by_kept(numbers, given, unit_who, len(names), rng)
     shown = tuple(names[k] for k in looked) if names else ()
     return _Asked(
@@ -389,7 +394,7 @@ def _told_by_kept(
     if not given.shape[1]:
         at = 0.5 if levels else 0.0
         return at, at, at
-    part = deal(who, numbers, _FOLDS, rng)
+    part = stratified_group_split(who, numbers, _FOLDS, rng)
     measure = AUC if levels else NUMBER
     scores = np.zeros((1 + _FOLDS, len(numbers), max(levels, 1)))
     for number, without in combinations_with_replacement(range(_FOLDS), 2):

@@ -18,7 +18,7 @@ from medrep.errors import CohortError, listed
 
 
 @dataclass(frozen=True, eq=False)
-class PersonMetric(ABC):
+class ParticipantMetric(ABC):
     """A statistic of weighted rows.
 
     Attributes:
@@ -49,7 +49,7 @@ class PersonMetric(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class PersonMean(PersonMetric):
+class ParticipantMean(ParticipantMetric):
     """The mean over rows of a value a row: an error, a deviation, a signed difference.
 
     Attributes:
@@ -70,7 +70,7 @@ class PersonMean(PersonMetric):
 
     @property
     def is_share(self) -> bool:
-        """Whether every value is 0 or 1, so that the mean is a proportion."""
+        """True if every value is 0 or 1, so that the mean is a proportion."""
         return bool(np.isin(self.values[self.present()], (0.0, 1.0)).all())
 
     def measure(
@@ -102,7 +102,7 @@ class PersonMean(PersonMetric):
 
 
 @dataclass(frozen=True, eq=False)
-class Auroc(PersonMetric):
+class Auroc(ParticipantMetric):
     """The probability that a person of class 1 is scored above one of class 0 (ties count half).
 
     Attributes:
@@ -148,7 +148,7 @@ class Auroc(PersonMetric):
 
 def person_mean(
     values: Float[np.ndarray, " rows"], participants: Shaped[np.ndarray, " rows"], unit: str = ""
-) -> PersonMean:
+) -> ParticipantMean:
     """Make a metric of one value a row.
 
     Args:
@@ -156,12 +156,12 @@ def person_mean(
         participants: Participant of each row; sessions share one.
         unit: Of the values.
     """
-    return PersonMean(_codes(participants), unit, np.asarray(values, dtype=float))
+    return ParticipantMean(_codes(participants), unit, np.asarray(values, dtype=float))
 
 
 def prediction_metrics(
     outcome: pd.Series, predicted: pd.Series, participants: Shaped[np.ndarray, " rows"], positive: str | None = None
-) -> dict[str, PersonMetric]:
+) -> dict[str, ParticipantMetric]:
     """Make the metrics of a predictor whose output comes with the cohort.
 
     With a binary outcome: ``auroc`` of any score; where the scores are probabilities (0 to 1) also ``error``, the rate at the
@@ -189,8 +189,8 @@ def prediction_metrics(
         raise CohortError(f"outcome {outcome.name}: a metric of a predictor needs two values or more, here: {levels}")
     if len(levels) > 2 and numbers is not None and scores is not None:
         difference = scores - numbers
-        absolute = PersonMean(owners, "mean absolute error", np.abs(difference))
-        return {"error": absolute, "calibration": PersonMean(owners, "predicted - observed", difference)}
+        absolute = ParticipantMean(owners, "mean absolute error", np.abs(difference))
+        return {"error": absolute, "calibration": ParticipantMean(owners, "predicted - observed", difference)}
     if scores is None or (len(levels) > 2 and numbers is None):
         unknown = sorted({level for level in given if level is not None} - set(levels))
         if unknown:
@@ -199,12 +199,12 @@ def prediction_metrics(
         return {"error": _wrong(owners, observed, given, levels)}
     case = _case(str(outcome.name), levels, positive)
     classes = np.array([-1 if level is None else int(level == case) for level in observed], dtype=np.int64)
-    found: dict[str, PersonMetric] = {"auroc": Auroc(owners, f"of {outcome.name}={case}", scores, classes)}
+    found: dict[str, ParticipantMetric] = {"auroc": Auroc(owners, f"of {outcome.name}={case}", scores, classes)}
     if np.nanmin(scores) >= 0 and np.nanmax(scores) <= 1:
         known = np.where(classes < 0, np.nan, classes)
         wrong = np.where(np.isnan(scores + known), np.nan, (scores >= 0.5) != (known == 1))
-        found["error"] = PersonMean(owners, "error rate at 0.5", wrong, classes)
-        found["calibration"] = PersonMean(owners, "predicted - observed", scores - known, classes)
+        found["error"] = ParticipantMean(owners, "error rate at 0.5", wrong, classes)
+        found["calibration"] = ParticipantMean(owners, "predicted - observed", scores - known, classes)
     return found
 
 
@@ -213,11 +213,13 @@ def _one_spelling(cells: list[str | None], known: Sequence[str] = ()) -> list[st
     return [None if cell is None else spelling[cell] for cell in cells]
 
 
-def _wrong(owners: np.ndarray, observed: list[str | None], given: list[str | None], levels: list[str]) -> PersonMean:
+def _wrong(
+    owners: np.ndarray, observed: list[str | None], given: list[str | None], levels: list[str]
+) -> ParticipantMean:
     pairs = list(zip(observed, given, strict=True))
     wrong = np.array([np.nan if None in pair else float(pair[0] != pair[1]) for pair in pairs])
     binary = np.array([-1 if level is None else levels.index(level) for level in observed], dtype=np.int64)
-    return PersonMean(owners, "error rate", wrong, binary if len(levels) == 2 else None)
+    return ParticipantMean(owners, "error rate", wrong, binary if len(levels) == 2 else None)
 
 
 def _case(name: str, levels: list[str], positive: str | None) -> str:

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from medrep.audit.intervals import permutation_p, relabellings
-from medrep.audit.metrics import PersonMetric
+from medrep.audit.intervals import permutation_p, permuted
+from medrep.audit.metrics import ParticipantMetric
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Exchange:
 
 
 def exchange_labels(
-    statistic: PersonMetric,
+    statistic: ParticipantMetric,
     codes: Int[np.ndarray, " people"],
     rows: Int[np.ndarray, " present"],
     places: Sequence[int],
@@ -57,7 +57,7 @@ def exchange_labels(
     if not len(places):
         return Exchange((), np.nan)
     labels = codes[rows]
-    sources = relabellings(statistic.participants[rows], labels, statistic.strata()[rows], permutations, rng)
+    sources = permuted(statistic.participants[rows], labels, statistic.strata()[rows], permutations, rng)
     parts = [_measured(statistic, labels[None], rows, places)]
     parts += [_measured(statistic, labels[source], rows, places) for source in sources]
     own, own_error, rest, rest_error = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
@@ -76,7 +76,7 @@ def exchange_labels(
 
 
 def _measured(
-    statistic: PersonMetric, labels: Int[np.ndarray, "draws present"], rows: np.ndarray, places: Sequence[int]
+    statistic: ParticipantMetric, labels: Int[np.ndarray, "draws present"], rows: np.ndarray, places: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return draws x groups of the statistic and its error in each group, and among everybody else."""
     own, rest = [], []

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from medrep.audit.data import drawn_columns
 from medrep.audit.intervals import bootstrap, jackknife_error, percentile_interval
-from medrep.audit.probe_figures import deal
+from medrep.audit.probe_figures import stratified_group_split
 from medrep.cohort.covariates import Continuous
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError
@@ -68,7 +68,7 @@ class Components:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class LabelPredictor:
     """A trained predictor.
 
     Attributes:
@@ -101,10 +101,10 @@ class Reader:
 
     def readings(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "readers people"]:
         """Return what this reader and each of ``others`` read of people: the number, or the place in ``levels``."""
-        rows, readers = self.components.of(data), (self.fitted, *self.others)
+        rows, predictors = self.components.of(data), (self.fitted, *self.others)
         if self.levels:
-            return np.stack([own.predict_proba(rows).argmax(axis=1) for own in readers]).astype(float)
-        return np.stack([self.mean + self.sd * own.predict(rows) for own in readers])
+            return np.stack([own.predict_proba(rows).argmax(axis=1) for own in predictors]).astype(float)
+        return np.stack([self.mean + self.sd * own.predict(rows) for own in predictors])
 
     def teaching_error(self, figures: Float[np.ndarray, " readers"]) -> float:
         """Return the standard error that who taught the reader adds to a figure, from what it is by each of the `readings`.
@@ -118,7 +118,7 @@ class Reader:
         return jackknife_error(figures[1:], as_normal=True)
 
 
-def fit_reader(
+def fit_predictor(
     components: Components,
     data: Float[np.ndarray, "people columns"],
     values: pd.Series,
@@ -127,7 +127,7 @@ def fit_reader(
     *,
     continuous: bool,
     groups: int = 0,
-) -> Reader:
+) -> LabelPredictor:
     """Train a predictor.
 
     Args:
@@ -165,7 +165,7 @@ def fit_reader(
         aim = (y - y.mean()) / y.std()
         best = search.fit(rows, aim).best_estimator_
         others = _taught_again(best, rows, aim, own, groups, seed)
-        return Reader(components, (), best, float(y.mean()), float(y.std()), others)
+        return LabelPredictor(components, (), best, float(y.mean()), float(y.std()), others)
     codes = np.array([levels.index(label) for label in labels[known]])
     # A fold without one of the levels teaches nothing of it.
     folds = [fold for fold in folds if len(np.unique(codes[fold[0]])) == len(levels)]
@@ -174,7 +174,7 @@ def fit_reader(
     if folds:
         search = GridSearchCV(logistic, {"C": list(_STRENGTHS)}, scoring=_mean_recall, cv=folds)
         best = search.fit(rows, codes).best_estimator_
-    return Reader(components, levels, best, others=_taught_again(best, rows, codes, own, groups, seed))
+    return LabelPredictor(components, levels, best, others=_taught_again(best, rows, codes, own, groups, seed))
 
 
 def _taught_again(
@@ -185,10 +185,10 @@ def _taught_again(
     if times < 2 or len(np.unique(who)) < times:
         return ()
     if levels:
-        dealt = [deal(who, aim, 2, rng) for _ in range(times // 2)]
+        dealt = [stratified_group_split(who, aim, 2, rng) for _ in range(times // 2)]
         chosen = [part == half for part in dealt for half in (0, 1)]
     else:
-        part = deal(who, aim, times, rng)
+        part = stratified_group_split(who, aim, times, rng)
         chosen = [part != group for group in range(times)]
     whole = len(np.unique(aim)) if levels else 0
     return tuple(
@@ -201,12 +201,12 @@ class Reading:
     """How one covariate is read.
 
     Attributes:
-        reader: None where it could not be trained.
+        predictor: None where it could not be trained.
         able: Whether real people of the other half are read better than by chance (the 95% interval lies above).
         note: How well.
     """
 
-    reader: Reader | None
+    predictor: LabelPredictor | None
     able: bool
     note: str
 
@@ -231,47 +231,49 @@ def fit_readings(
         name, number = covariate.declared.name, isinstance(covariate, Continuous)
         own, who = frame[name], participants[train]
         try:
-            reader = fit_reader(components, data[train], own.iloc[train], who, seed, continuous=number, groups=_GROUPS)
+            predictor = fit_predictor(
+                components, data[train], own.iloc[train], who, seed, continuous=number, groups=_GROUPS
+            )
         except CohortError as error:
             readings[name] = Reading(None, able=False, note=str(error))
             continue
-        readings[name] = _judged(reader, data[test], own.iloc[test], participants[test], seed)
+        readings[name] = _judged(predictor, data[test], own.iloc[test], participants[test], seed)
     return readings
 
 
-def halves(dataset: Dataset, seed: int) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
+def split(dataset: Dataset, seed: int) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
     """Split rows into two halves of participants, alike in levels (of a participant's first row), drawn by the seed."""
     levels = [c.declared.name for c in dataset.schema.fitted if not isinstance(c, Continuous)]
     frame = dataset.covariates
     together = frame[levels].astype(str).apply("\x1f".join, axis=1).to_numpy(str) if levels else np.zeros(len(frame))
-    part = deal(dataset.whose.astype(str), together, 2, np.random.default_rng(seed))
+    part = stratified_group_split(dataset.whose.astype(str), together, 2, np.random.default_rng(seed))
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 
-def _mean_recall(reader: LogisticRegression, rows: np.ndarray, codes: np.ndarray) -> float:
+def _mean_recall(predictor: LogisticRegression, rows: np.ndarray, codes: np.ndarray) -> float:
     """Return the share read rightly of each level that is there, and the mean of these: a fold may lack a level."""
-    right = reader.predict(rows) == codes
+    right = predictor.predict(rows) == codes
     return float(np.mean([right[codes == code].mean() for code in np.unique(codes)]))
 
 
 def _judged(
-    reader: Reader, data: Float[np.ndarray, "people columns"], values: pd.Series, who: np.ndarray, seed: int
+    predictor: LabelPredictor, data: Float[np.ndarray, "people columns"], values: pd.Series, who: np.ndarray, seed: int
 ) -> Reading:
     """Say how well a reader reads real people, and whether that is better than chance."""
     if not len(data):
-        return Reading(reader, able=False, note="nobody is left to judge the reader on")
+        return Reading(predictor, able=False, note="nobody is left to judge the reader on")
     skill: Callable[[np.ndarray], float]
-    if reader.levels:
-        labels, read = values.astype(str).to_numpy(object), np.array(reader.levels, object)[reader.level(data)]
-        own = [labels == level for level in reader.levels]
-        chance, name = 1 / len(reader.levels), "balanced accuracy"
+    if predictor.levels:
+        labels, read = values.astype(str).to_numpy(object), np.array(predictor.levels, object)[predictor.level(data)]
+        own = [labels == level for level in predictor.levels]
+        chance, name = 1 / len(predictor.levels), "balanced accuracy"
 
         def skill(rows: np.ndarray) -> float:
             right = labels[rows] == read[rows]
             return float(np.mean([right[level[rows]].mean() for level in own if level[rows].any()]))
 
     else:
-        y, number = values.to_numpy(float), reader.number(data)
+        y, number = values.to_numpy(float), predictor.number(data)
         chance, name = 0.0, "R2"
 
         def skill(rows: np.ndarray) -> float:
@@ -281,4 +283,4 @@ def _judged(
     low, high = percentile_interval(bootstrap(skill, len(data), _DRAWS, np.random.default_rng(seed), who))
     at = skill(np.arange(len(data)))
     note = f"reader of {values.name}: {name} {at:.2f} ({low:.2f} to {high:.2f}), chance {chance:.2f}"
-    return Reading(reader, able=low > chance, note=note)
+    return Reading(predictor, able=low > chance, note=note)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
 
-def deal(
+def stratified_group_split(
     participants: Shaped[np.ndarray, " rows"],
     labels: Shaped[np.ndarray, " rows"],
     parts: int,

@@ -136,7 +136,7 @@ class Coordinates:
             return cls._of_columns(table, rows, count)
         inner, used = np.zeros((len(rows), count)), 0
         length = np.zeros(len(rows))
-        for _, block in standardised_blocks(table, rows, count):
+        for _, block in standardised_chunks(table, rows, count):
             inner += block @ block[:count].T
             length += np.einsum("pc,pc->p", block, block)
             used += block.shape[1]
@@ -149,7 +149,7 @@ class Coordinates:
     @classmethod
     def _of_columns(cls, table: np.ndarray, rows: np.ndarray, count: int) -> "Coordinates":
         """As `of`, by the covariance of columns where these are fewer than people."""
-        blocks = [block for _, block in standardised_blocks(table, rows, count)]
+        blocks = [block for _, block in standardised_chunks(table, rows, count)]
         whole = np.concatenate(blocks, axis=1) if blocks else np.zeros((len(rows), 0))
         whole /= max(whole.shape[1], 1) ** 0.5
         values, vectors = np.linalg.eigh(whole[:count].T @ whole[:count])
@@ -163,7 +163,7 @@ class Coordinates:
         return cls(coordinates[:count], coordinates[count:], outside, length)
 
 
-def standardised_blocks(
+def standardised_chunks(
     table: Float[np.ndarray, "people columns"], rows: Int[np.ndarray, " rows"], count: int
 ) -> Iterator[tuple[Int[np.ndarray, " some"], Float[np.ndarray, "rows some"]]]:
     """Yield column numbers and these columns of some rows, standardised by the first ``count``; constant ones are skipped."""
@@ -198,7 +198,7 @@ def associated_columns(
         return np.arange(table.shape[1])
     basis = _basis(labels, levels)
     numbers, place, spread = [np.zeros(0, int)], [np.zeros(0)], [np.zeros(0)]
-    for own, block in standardised_blocks(table, rows, len(rows)):
+    for own, block in standardised_chunks(table, rows, len(rows)):
         away = np.abs(block)
         away -= away.mean(axis=0)
         numbers.append(own)
@@ -227,7 +227,7 @@ _FARTHEST = 4.0  # standard deviations: beyond, a square says more of one person
 
 
 @dataclass(frozen=True, eq=False)
-class TableReaders:
+class TableStatistics:
     """The readers of one table.
 
     Attributes:
@@ -241,7 +241,7 @@ class TableReaders:
     columns: dict[str, Float[np.ndarray, "people _"]]
 
     @classmethod
-    def of(cls, table: Float[np.ndarray, "people columns"]) -> "TableReaders":
+    def of(cls, table: Float[np.ndarray, "people columns"]) -> "TableStatistics":
         """Prepare them; the table is read a few columns at a time.
 
         Args:
@@ -249,7 +249,7 @@ class TableReaders:
         """
         people = len(table)
         inner, used, blocks = np.zeros((people, people)), 0, []
-        for _, block in standardised_blocks(table, np.arange(people), people):
+        for _, block in standardised_chunks(table, np.arange(people), people):
             inner += block @ block.T
             used += block.shape[1]
             if used <= _MOST_COLUMNS:
@@ -294,9 +294,9 @@ class TableReaders:
             found += strongest(columns, rest, whole)
         return np.stack(found)
 
-    def among(self, rows: Int[np.ndarray, " some"]) -> "TableReaders":
+    def among(self, rows: Int[np.ndarray, " some"]) -> "TableStatistics":
         """Return some of the people for `taught`, in the same units, without the other readers."""
-        return TableReaders(self.inner[np.ix_(rows, rows)], {}, {})
+        return TableStatistics(self.inner[np.ix_(rows, rows)], {}, {})
 
     def taught(
         self, rest: Float[np.ndarray, "people draws"], parts: Int[np.ndarray, "repeats people"]
@@ -337,12 +337,12 @@ class TableReaders:
         """
         inner = _centred(self.inner)
         across = steps @ (directions @ inner)
-        moved = inner + across + across.T + steps @ (directions @ inner @ directions.T) @ steps.T
+        transformed = inner + across + across.T + steps @ (directions @ inner @ directions.T) @ steps.T
         told, penalty = np.zeros(rest.shape), 0.0
         for part in parts:
             for number in np.unique(part):
                 train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
-                among, to = _centred(moved[np.ix_(train, train)]), moved[np.ix_(test, train)]
+                among, to = _centred(transformed[np.ix_(train, train)]), transformed[np.ix_(test, train)]
                 if not penalty:  # parts are of one size: what leaves one so many degrees leaves them to all
                     penalty = _penalty(_spectrum(np.linalg.eigvalsh(among)), len(train) / DEGREES_TAUGHT)
                 among[np.diag_indices_from(among)] += penalty
@@ -434,7 +434,7 @@ _SMALL = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class ShapeReaders:
+class ShapeStatistics:
     """The readers of one table.
 
     Attributes:
@@ -460,9 +460,9 @@ class ShapeReaders:
     )
 
     @classmethod
-    def of(cls, readers: TableReaders) -> "ShapeReaders":
+    def of(cls, predictors: TableStatistics) -> "ShapeStatistics":
         """Take over what was prepared."""
-        columns, inner = readers.columns["columns"], readers.inner
+        columns, inner = predictors.columns["columns"], predictors.inner
         first = components(inner) if columns.shape[1] > MOST_PAIRED else columns
         few = columns.shape[1] <= _MOST_TOGETHER
         together = columns if few else standardised(first[:, :_MOST_TOGETHER])
@@ -505,7 +505,7 @@ class ShapeReaders:
 
     @cached_property
     def _whitening(self) -> Float[np.ndarray, "bent directions"]:
-        """What makes a ridge regression on the bent columns of a sum of squares."""
+        """Coefficients that make a ridge regression on the bent columns of a sum of squares."""
         bent = self._bent(self.together, self._bends)
         width = max(bent.shape[1], 1)
         values, vectors, penalty = ridge(bent @ bent.T / width, len(bent) / DEGREES)

@@ -4,10 +4,11 @@ Each figure comes from predictions out of fold (5 folds, stratified), pooled ove
 folds inside. Give probes people the remover never saw: on its own fitting people a probe passes vacuously.
 Standardisation and tuning happen inside the folds. The strongest of three probes is picked on the figure it reports.
 
-Each is tuned by folds of participants within the training half, on the figure that is reported (`probe_figures`); the other
-half's labels are never seen. Linear and RBF look at exact coordinates (`coordinates.py`), so that many columns cost little.
+Each is tuned by folds of participants within the training half, on the figure that is reported
+(`medrep.audit.probe_figures`); the other
+half's labels are never seen. Linear and RBF look at exact coordinates (`Coordinates`), so that many columns cost little.
 Boosting and the network look at the leading `COMPONENTS` of them, and boosting also at each person's overall spread and at the
-columns that go along most with the label on the people it is fitted on (`association.py`), in place or in spread.
+columns that go along most with the label on the people it is fitted on (`associated_columns`), in place or in spread.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from medrep.audit.probe_figures import AUC, NUMBER, deal, weighted_figures
+from medrep.audit.probe_figures import AUC, NUMBER, stratified_group_split, weighted_figures
 from medrep.audit.probe_statistics import Coordinates, associated_columns
 
 FOLDS = 5
@@ -47,7 +48,7 @@ _CONSTANT = 1e-9  # relative; less is rounding
 
 @dataclass(frozen=True)
 class Probed:
-    """What the probes of one covariate found.
+    """Figures of the probes of one covariate.
 
     Attributes:
         figures: Probe (linear, rbf, boosting) to AUC or R2.
@@ -211,7 +212,7 @@ _DECAYS, _UNITS, _STEPS = (30.0, 1.0), 16, 100
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the probes say of the test half.
+    """Predictions of the probes for the test half.
 
     Attributes:
         scores: In the order they were asked for: the number, or a score of each level.
@@ -227,7 +228,7 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a probe may see: the table, rows of it (the training half first), their coordinates, the training half's labels."""
+    """Input of a probe: the table, rows of it (the training half first), their coordinates, the training half's labels."""
 
     table: Float[np.ndarray, "_ columns"]
     rows: Int[np.ndarray, " people"]
@@ -291,7 +292,7 @@ def predict_unseen(
     if not seen.inside.shape[1]:
         nothing = np.zeros((len(probes), len(test), max(levels, 1)))
         return Predictions(nothing, np.full(len(probes), np.nan), nothing[None][:0])
-    fold = deal(participants, labels, INNER_FOLDS, np.random.default_rng(seed))
+    fold = stratified_group_split(participants, labels, INNER_FOLDS, np.random.default_rng(seed))
     own, later = np.arange(len(train)), np.arange(len(train), len(rows))
     scores, inner, of_folds = [], [], []
     with warnings.catch_warnings(), threadpool_limits(1):  # small fits: threads cost more than they give

@@ -45,7 +45,7 @@ class Apart:
 
 @dataclass(frozen=True, eq=False)
 class Ruler:
-    """What distances are measured with.
+    """Units and centres that distances are measured with.
 
     Attributes:
         scale: Standard deviation of each column used; infinity where it does not vary, so that it does not count.
@@ -170,7 +170,7 @@ class KeptProfiles:
         weight = (1 / (count * rows_each[who]))[:, None]
         basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
         basis = basis[:, sizes > 1e-9 * sizes.max(initial=0.0)]
-        moved = np.zeros(len(own))
+        transformed = np.zeros(len(own))
         for first in range(0, len(sd), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
             s, x, y = sd[some], before[:, some], after[:, some]
@@ -178,9 +178,9 @@ class KeptProfiles:
             by_x = weight * (v[:, some] - own[:, None] * u[:, some]) / u_length / s
             by_y = weight * (u[:, some] - own[:, None] * v[:, some]) / v_length / s
             by_sd = -(by_x * x + by_y * y).sum(axis=0) / s
-            moved += ((x**2 - s**2) / (2 * s * len(own))) @ by_sd
-            moved -= ((basis @ (basis.T @ by_x)) * x + (basis @ (basis.T @ by_y)) * y).sum(axis=1)
-        influence = means - means.mean() + count * np.bincount(who, moved)
+            transformed += ((x**2 - s**2) / (2 * s * len(own))) @ by_sd
+            transformed -= ((basis @ (basis.T @ by_x)) * x + (basis @ (basis.T @ by_y)) * y).sum(axis=1)
+        influence = means - means.mean() + count * np.bincount(who, transformed)
         return cls(u, v, own, influence - influence.mean())
 
     def interval(self, estimate: float, draws: int, rng: np.random.Generator) -> tuple[float, float]:

@@ -36,8 +36,8 @@ from scipy import stats
 
 from medrep.audit.finding import Finding
 from medrep.audit.groups import Grouping, Least, MeasuredGroup, measure_group, noted, with_absent
-from medrep.audit.intervals import LEVEL, expansion, permutation_p, relabellings, sample_weights, studentised_interval
-from medrep.audit.metrics import PersonMean, PersonMetric
+from medrep.audit.intervals import LEVEL, expansion, permutation_p, permuted, sample_weights, studentised_interval
+from medrep.audit.metrics import ParticipantMean, ParticipantMetric
 from medrep.audit.permutation import Exchange, exchange_labels
 from medrep.models.linear.design import natural_spline, spline_knots
 
@@ -50,7 +50,7 @@ _POINTS = 6
 def audit_trend(
     metric: str,
     grouping: Grouping,
-    statistic: PersonMean,
+    statistic: ParticipantMean,
     min_n: int,
     draws: int,
     permutations: int,
@@ -89,7 +89,7 @@ def audit_trend(
     anybody = np.zeros(len(rows), dtype=np.int64)
     null = [
         _fit(basis[source], values, participants)
-        for source in relabellings(participants, numbers, anybody, permutations, rng)
+        for source in permuted(participants, numbers, anybody, permutations, rng)
     ]
     ranges = np.concatenate([np.ptp(coefficients @ seen.T, axis=1) for coefficients, _ in null])
     told = np.searchsorted(places, points)
@@ -222,7 +222,7 @@ _MOST_PERMUTATIONS = 9999
 
 def audit_subgroups(
     metric: str,
-    statistic: PersonMetric,
+    statistic: ParticipantMetric,
     groupings: Sequence[Grouping],
     *,
     least: Least | None = None,
@@ -235,7 +235,7 @@ def audit_subgroups(
     Args:
         metric: Its name in the table (``reconstruction_error``, ``auroc``).
         statistic: What it is (`person_mean`, `prediction_metrics`); rows as in the groupings.
-        groupings: Everybody's groups (`group_people`).
+        groupings: Everybody's groups (`group_participants`).
         least: Participants that a group needs; below, its row says ``insufficient`` and is no part of a gap.
         seed: Of bootstrap and permutations.
         draws: Bootstrap samples.
@@ -274,7 +274,7 @@ def audit_subgroups(
             )
         left_out = [group.found for group in groups if not group.enough]
         findings += _gap(f"{metric}_gap", grouping.name, compared, left_out, tested)
-        if grouping.numbers is not None and isinstance(statistic, PersonMean):
+        if grouping.numbers is not None and isinstance(statistic, ParticipantMean):
             findings += audit_trend(metric, grouping, statistic, least.people, draws, count, rng)
     return findings
 

@@ -8,18 +8,18 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from medrep.audit.counterfactuals import audit_counterfactuals, counterfactual_fairness, outcome_predictor
-from medrep.audit.data import Audited, covariate_design
+from medrep.audit.data import AuditData, covariate_design
 from medrep.audit.dependence import audit_dependence, audit_independence
-from medrep.audit.disentanglement import audit_informedness, audit_latents, describe_latents
+from medrep.audit.disentanglement import audit_disentanglement, audit_latents, describe_latents
 from medrep.audit.finding import Finding, findings_table
-from medrep.audit.groups import Grouping, Least, Split, group_people
+from medrep.audit.groups import Grouping, Least, Split, group_participants
 from medrep.audit.holdout_split import Probing
 from medrep.audit.identity import audit_identity
-from medrep.audit.label_injection import audit_injection
+from medrep.audit.label_injection import audit_label_injection
 from medrep.audit.leakage import audit_leakage
 from medrep.audit.means import Sampling
-from medrep.audit.metrics import PersonMean, PersonMetric, person_mean, prediction_metrics
-from medrep.audit.predictors import halves
+from medrep.audit.metrics import ParticipantMean, ParticipantMetric, person_mean, prediction_metrics
+from medrep.audit.predictors import split
 from medrep.audit.retention import variance_kept
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
@@ -32,7 +32,7 @@ _FEW_VALUES = 10
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """What an audit is asked for.
+    """Options of an audit.
 
     Attributes:
         by: Columns whose groups are compared.
@@ -57,7 +57,7 @@ class AuditOptions:
 
 @dataclass(frozen=True, eq=False)
 class AuditResult:
-    """What was found.
+    """Findings of an audit.
 
     Attributes:
         findings: audit.tsv.
@@ -70,38 +70,41 @@ class AuditResult:
     people: pd.DataFrame
 
 
-def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None] = lambda line: None) -> AuditResult:
+def run_suite(
+    audit_data: AuditData, options: AuditOptions, say: Callable[[str], None] = lambda line: None
+) -> AuditResult:
     """Audit a model on people it never saw.
 
     Args:
-        audited: The people.
+        audit_data: The people.
         options: What is asked for.
         say: Called with what is being done.
     """
-    scores = audited.model.scores(audited.dataset)
+    scores = audit_data.model.scores(audit_data.dataset)
     people = pd.DataFrame(
-        {"reconstruction_error": scores.reconstruction_error, "deviation": scores.deviation}, index=audited.frame.index
+        {"reconstruction_error": scores.reconstruction_error, "deviation": scores.deviation},
+        index=audit_data.frame.index,
     )
-    groupings = group_people(audited.table.assign(**audited.frame), options.by, options.intersect)
-    metrics: dict[str, PersonMetric] = {
+    groupings = group_participants(audit_data.table.assign(**audit_data.frame), options.by, options.intersect)
+    metrics: dict[str, ParticipantMetric] = {
         "reconstruction_error": person_mean(
-            scores.reconstruction_error, audited.participants, audited.model.error_unit
+            scores.reconstruction_error, audit_data.participants, audit_data.model.error_unit
         ),
-        "deviation": person_mean(scores.deviation, audited.participants, "about 1 for a typical person"),
+        "deviation": person_mean(scores.deviation, audit_data.participants, "about 1 for a typical person"),
     }
     if options.prediction:
-        outcome, prediction = audited.table[options.outcome], audited.table[options.prediction]
-        metrics |= prediction_metrics(outcome, prediction, audited.participants, options.positive or None)
-    latents = audited.model.posterior(audited.dataset)
+        outcome, prediction = audit_data.table[options.outcome], audit_data.table[options.prediction]
+        metrics |= prediction_metrics(outcome, prediction, audit_data.participants, options.positive or None)
+    latents = audit_data.model.posterior(audit_data.dataset)
     steps: dict[str, Callable[[], Iterable[Finding]]] = {
-        "what probes read": lambda: _leakage(audited, options),
-        "what depends on covariates": lambda: _independence(audited, options),
-        "whether labels are written in": lambda: _injection(audited, options),
+        "what probes read": lambda: _leakage(audit_data, options),
+        "what depends on covariates": lambda: _independence(audit_data, options),
+        "whether labels are written in": lambda: _injection(audit_data, options),
         "groups": lambda: _subgroups(metrics, groupings, options),
-        "what is left of the person": lambda: _identity(audited, options),
-        "what is left of the outcome": lambda: _utility(audited, options),
-        "latents": lambda: _latents(audited, latents, options),
-        "counterfactuals": lambda: _counterfactuals(audited, options),
+        "what is left of the person": lambda: _identity(audit_data, options),
+        "what is left of the outcome": lambda: _utility(audit_data, options),
+        "latents": lambda: _latents(audit_data, latents, options),
+        "counterfactuals": lambda: _counterfactuals(audit_data, options),
     }
     found: list[Finding] = []
     # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.
@@ -113,19 +116,19 @@ def run_audit(audited: Audited, options: AuditOptions, say: Callable[[str], None
     return AuditResult(findings_table(found), described, people)
 
 
-def _leakage(audited: Audited, options: AuditOptions) -> list[Finding]:
+def _leakage(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     """Removed covariates in the data, over what kept ones tell of them; all covariates in the latents, over the floor."""
     found: list[Finding] = []
-    latents = {name: table for name, table in audited.tables.items() if name == "latents"}
-    data = {name: table for name, table in audited.tables.items() if name != "latents"}
-    asked = [(audited.question(name, audited.kept), data) for name in audited.removed]
-    asked += [(audited.question(name), latents) for name in audited.schema.names if latents]
+    latents = {name: table for name, table in audit_data.tables.items() if name == "latents"}
+    data = {name: table for name, table in audit_data.tables.items() if name != "latents"}
+    asked = [(audit_data.question(name, audit_data.kept), data) for name in audit_data.removed]
+    asked += [(audit_data.question(name), latents) for name in audit_data.schema.names if latents]
     for question, tables in asked:
         rows = audit_leakage(
             tables,
             question,
             options.seed,
-            trained={"exported": audited.people_of_training(question.name)},
+            trained={"exported": audit_data.people_of_training(question.name)},
             margin=options.margin,
             min_n=options.min_n,
         )
@@ -133,87 +136,87 @@ def _leakage(audited: Audited, options: AuditOptions) -> list[Finding]:
     return found
 
 
-def _independence(audited: Audited, options: AuditOptions) -> list[Finding]:
+def _independence(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     found: list[Finding] = []
-    for name in audited.schema.names:
-        gone = name in audited.target
-        tables = {k: v for k, v in audited.tables.items() if k == "latents" or (k == "exported" and gone)}
+    for name in audit_data.schema.names:
+        gone = name in audit_data.target
+        tables = {k: v for k, v in audit_data.tables.items() if k == "latents" or (k == "exported" and gone)}
         if tables:
-            question = audited.question(name, audited.kept if gone else ())
+            question = audit_data.question(name, audit_data.kept if gone else ())
             found += audit_independence(tables, question, options.seed, min_n=options.min_n)
     return found
 
 
-def _injection(audited: Audited, options: AuditOptions) -> list[Finding]:
-    return audit_injection(
-        audited.export,
-        audited.dataset,
-        audited.kept,
+def _injection(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
+    return audit_label_injection(
+        audit_data.export,
+        audit_data.dataset,
+        audit_data.kept,
         options.seed,
-        exported=audited.exported,
+        exported=audit_data.exported,
         probing=Probing(min_n=options.min_n),
     )
 
 
 def _subgroups(
-    metrics: Mapping[str, PersonMetric], groupings: Sequence[Grouping], options: AuditOptions
+    metrics: Mapping[str, ParticipantMetric], groupings: Sequence[Grouping], options: AuditOptions
 ) -> Iterator[Finding]:
     """Every metric by group; the attributes together where there are two or more."""
     alone = [grouping for grouping in groupings if "," not in grouping.name]
     for name, metric in metrics.items():
         yield from audit_subgroups(name, metric, groupings, least=Least(people=options.min_n), seed=options.seed)
-        if len(alone) > 1 and isinstance(metric, PersonMean):
+        if len(alone) > 1 and isinstance(metric, ParticipantMean):
             yield from audit_dependence(name, metric, alone, min_n=options.min_n, seed=options.seed)
 
 
-def _identity(audited: Audited, options: AuditOptions) -> list[Finding]:
-    found = audit_identity(audited.tables, audited.dataset, options.seed, min_n=options.min_n)
-    batches = list(audited.schema.batches)
+def _identity(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
+    found = audit_identity(audit_data.tables, audit_data.dataset, options.seed, min_n=options.min_n)
+    batches = list(audit_data.schema.batches)
     kept = variance_kept(
-        audited.tables["raw"],
-        audited.tables["exported"],
-        covariate_design(audited.frame, audited.schema),
-        audited.participants,
-        audited.frame[batches].astype(str).agg("|".join, axis=1).to_numpy(object) if batches else None,
+        audit_data.tables["raw"],
+        audit_data.tables["exported"],
+        covariate_design(audit_data.frame, audit_data.schema),
+        audit_data.participants,
+        audit_data.frame[batches].astype(str).agg("|".join, axis=1).to_numpy(object) if batches else None,
         Sampling(options.seed, options.min_n),
     )
     return [*found, kept]
 
 
-def _utility(audited: Audited, options: AuditOptions) -> list[Finding]:
+def _utility(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     if not options.outcome:
         return []
-    outcome, continuous = _outcome(audited, options.outcome)
+    outcome, continuous = _outcome(audit_data, options.outcome)
     return audit_utility(
-        audited.tables,
+        audit_data.tables,
         outcome,
-        audited.dataset,
+        audit_data.dataset,
         options.seed,
         continuous=continuous,
         min_n=options.min_n,
     )
 
 
-def _latents(audited: Audited, posterior: Posterior, options: AuditOptions) -> list[Finding]:
+def _latents(audit_data: AuditData, posterior: Posterior, options: AuditOptions) -> list[Finding]:
     means, sds = posterior
-    continuous = [name for name in audited.schema.names if audited.continuous(name)]
-    who, seed, least = audited.participants, options.seed, options.min_n
+    continuous = [name for name in audit_data.schema.names if audit_data.continuous(name)]
+    who, seed, least = audit_data.participants, options.seed, options.min_n
     found = audit_latents(means, sds, who, seed, min_n=least)
-    return found + audit_informedness(means, audited.frame, continuous, who, seed, min_n=least)
+    return found + audit_disentanglement(means, audit_data.frame, continuous, who, seed, min_n=least)
 
 
-def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
-    """What counterfactuals are worth, and how much they change what a predictor of the outcome says."""
-    model, dataset, who = audited.model, audited.dataset, audited.participants
+def _counterfactuals(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
+    """Return findings on counterfactuals, and on how they change the prediction of the outcome."""
+    model, dataset, who = audit_data.model, audit_data.dataset, audit_data.participants
     found = audit_counterfactuals(model, dataset, options.seed, min_n=options.min_n)
     if not options.outcome:
         return found
-    outcome, continuous = _outcome(audited, options.outcome)
-    train, judged = halves(dataset, options.seed)
+    outcome, continuous = _outcome(audit_data, options.outcome)
+    train, judged = split(dataset, options.seed)
     known = train[outcome.iloc[train].notna().to_numpy()]
     try:
         predictor = outcome_predictor(
-            audited.data[known], outcome.iloc[known], who[known], options.seed, continuous=continuous
+            audit_data.data[known], outcome.iloc[known], who[known], options.seed, continuous=continuous
         )
     except CohortError as error:
         n = len(np.unique(who[known]))
@@ -222,9 +225,9 @@ def _counterfactuals(audited: Audited, options: AuditOptions) -> list[Finding]:
     return found + counterfactual_fairness(predictor, model, dataset.take(judged), options.seed, min_n=options.min_n)
 
 
-def _outcome(audited: Audited, name: str) -> tuple[pd.Series, bool]:
+def _outcome(audit_data: AuditData, name: str) -> tuple[pd.Series, bool]:
     """Return a column of the table with missing cells as such, and whether it is a number of more than a few values."""
-    cells = audited.table[name].map(lambda cell: parse_level(str(cell)))
+    cells = audit_data.table[name].map(lambda cell: parse_level(str(cell)))
     numbers = cells.map(lambda cell: None if cell is None else plain_number(cell)).astype(float)
     continuous = bool(cells.nunique() > _FEW_VALUES and (numbers.notna() | cells.isna()).all())
     return (numbers if continuous else cells).rename(name), continuous

@@ -52,7 +52,7 @@ class Matched:
     imbalance: float
 
 
-def match_people(
+def match_participants(
     frame: pd.DataFrame,
     schema: CovariateSchema,
     ones: Int[np.ndarray, " ones"],
@@ -148,7 +148,7 @@ def audit_utility(
     found: list[Finding] = []
     for own in classes[1:]:
         ones, others = (rows[(labels == level).to_numpy()] for level in (own, classes[0]))
-        matched = match_people(dataset.covariates, dataset.schema, ones, others, leave_out=[name])
+        matched = match_participants(dataset.covariates, dataset.schema, ones, others, leave_out=[name])
         group = name if len(classes) == 2 else f"{name}={own}"
         note = (
             f"{own} against {classes[0]}: {len(matched.rows)} pairs of {len(ones)} and {len(others)} people, matched on"

@@ -11,18 +11,18 @@ from jaxtyping import Float
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Visit, visit_files
+from medrep.cohort.kinds.base import Sample, sample_files
 from medrep.cohort.splits import TrainingRows, known_rows
 from medrep.derivatives.bids import Destination
-from medrep.derivatives.scores import Judge, Scorer, score_step
-from medrep.derivatives.tasks import PRELOADED, Mover, Opener, Outcome, Step, move_step
+from medrep.derivatives.scores import Scorer, ShiftDetector, score_task
+from medrep.derivatives.tasks import PRELOADED, Result, Task, TaskFactory, Transform, transform_task
 from medrep.models.prediction import How
 from medrep.models.saved import SavedModel, load_input
 from medrep.models.shift import LOGGED, ShiftGate
 
 
 @dataclass(frozen=True)
-class OpenReader(Opener):
+class PreflightFactory(TaskFactory):
     """Opens the step that reads images and keeps nothing.
 
     Attributes:
@@ -31,17 +31,17 @@ class OpenReader(Opener):
 
     model: Path
 
-    def open(self) -> Step:
-        """See `Opener.open`."""
+    def open(self) -> Task:
+        """See `TaskFactory.open`."""
         return _Read(load_input(self.model))
 
 
-class _Read(Step):
+class _Read(Task):
     def __init__(self, kind: InputKind[Any]) -> None:
-        self._kind, self.together = kind, 1
+        self._kind, self.block_size = kind, 1
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        return [Outcome(key, error, "read") for key, error in self._kind.errors(visit_files(people))]
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        return [Result(key, error, "read") for key, error in self._kind.errors(sample_files(people))]
 
 
 ANYBODY = "all"
@@ -49,7 +49,7 @@ ANYBODY = "all"
 
 
 @dataclass(frozen=True, eq=False)
-class ShiftJudge(Judge):
+class ConformalShiftDetector(ShiftDetector):
     """Says accept, warn or reject of each person.
 
     Attributes:
@@ -65,9 +65,9 @@ class ShiftJudge(Judge):
     trained: TrainingRows | None = None
 
     def figures(
-        self, statistics: pd.DataFrame, people: Sequence[Visit], rows: Float[np.ndarray, "people columns"]
+        self, statistics: pd.DataFrame, people: Sequence[Sample], rows: Float[np.ndarray, "people columns"]
     ) -> list[dict[str, float | str]]:
-        """Return status, p-value and what stands out most where it is no accept; see `Judge.figures`."""
+        """Return status, p-value and what stands out most where it is no accept; see `ShiftDetector.figures`."""
         statistics = statistics.set_axis(range(len(statistics)))  # one person can stand for several
         known = np.array([self.trained is not None and self.trained.holds(row) for row in rows])
         errors = [name for name in LOGGED if name in statistics]
@@ -82,7 +82,7 @@ class ShiftJudge(Judge):
         told = ["n/a" if self.trained is None else "yes" if own else "no" for own in known]
         return [figures | {"in_training": own} for figures, own in zip(said, told, strict=True)]
 
-    def _judged(self, statistics: pd.DataFrame, people: Sequence[Visit]) -> list[dict[str, float | str]]:
+    def _judged(self, statistics: pd.DataFrame, people: Sequence[Sample]) -> list[dict[str, float | str]]:
         if not len(statistics):
             return []
         statistics = statistics.set_axis(range(len(statistics)))
@@ -102,7 +102,7 @@ def scanner_of(schema: CovariateSchema) -> str:
     return next(iter(schema.batches), "")
 
 
-def saved_judge(saved: SavedModel, rate: float, marks: frozenset[str] | None) -> ShiftJudge | None:
+def saved_shift_detector(saved: SavedModel, rate: float, marks: frozenset[str] | None) -> ConformalShiftDetector | None:
     """Return the judge of a saved model, or None where its training held nobody out.
 
     Args:
@@ -113,11 +113,11 @@ def saved_judge(saved: SavedModel, rate: float, marks: frozenset[str] | None) ->
     if saved.shift is None:
         return None
     known = known_rows(saved.provenance.rows, marks)
-    return ShiftJudge(saved.shift, scanner_of(saved.model.schema), rate, known)
+    return ConformalShiftDetector(saved.shift, scanner_of(saved.model.schema), rate, known)
 
 
 @dataclass(frozen=True)
-class OpenScores(Opener):
+class ScoreFactory(TaskFactory):
     """Opens the step that scores people.
 
     Attributes:
@@ -136,22 +136,22 @@ class OpenScores(Opener):
 
     @property
     def preload(self) -> tuple[str, ...]:
-        """Modules of tables or of images; see `Opener`."""
+        """Modules of tables or of images; see `TaskFactory`."""
         return _preload(self.names)
 
-    def open(self) -> Step:
-        """Load the model; see `Opener.open`."""
+    def open(self) -> Task:
+        """Load the model; see `TaskFactory.open`."""
         return self.step(_loaded(self.model))
 
-    def step(self, saved: SavedModel) -> Step:
+    def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand: itself, its shift gate and its readouts, as far as it has them."""
-        judge = saved_judge(saved, self.rate, self.trained)
+        judge = saved_shift_detector(saved, self.rate, self.trained)
         scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink)
-        return score_step(scorer, saved.input, self.names)
+        return score_task(scorer, saved.input, self.names)
 
 
 @dataclass(frozen=True)
-class OpenMoves(Opener):
+class TransformFactory(TaskFactory):
     """Opens the step that moves people.
 
     Attributes:
@@ -168,16 +168,16 @@ class OpenMoves(Opener):
 
     @property
     def preload(self) -> tuple[str, ...]:
-        """Modules of tables or of images; see `Opener`."""
+        """Modules of tables or of images; see `TaskFactory`."""
         return _preload(self.to.names)
 
-    def open(self) -> Step:
-        """Load the model; see `Opener.open`."""
+    def open(self) -> Task:
+        """Load the model; see `TaskFactory.open`."""
         return self.step(_loaded(self.model))
 
-    def step(self, saved: SavedModel) -> Step:
+    def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        return move_step(Mover(saved.model, self.target, self.label_free), saved.input, self.to)
+        return transform_task(Transform(saved.model, self.target, self.label_free), saved.input, self.to)
 
 
 def _preload(names: tuple[str, ...]) -> tuple[str, ...]:

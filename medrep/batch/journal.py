@@ -240,12 +240,12 @@ class Folded:
 
     @property
     def intact(self) -> bool:
-        """Whether the tables are still what they were."""
+        """True if the tables are unchanged."""
         return all(_state(self.out / f"{name}.tsv") == state for name, state in self.tables.items())
 
     @property
     def whole(self) -> bool:
-        """Whether the other files are still what they were, too."""
+        """True if the other files are unchanged, too."""
         return all(_state(self.out / name) == state for name, state in self.beside.items())
 
     @property

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from signal import Signals
 
-from medrep.batch.pool import Died, Finished, Pool, work
-from medrep.cohort.kinds.base import Visit
-from medrep.derivatives.tasks import Opener
+from medrep.batch.pool import Finished, Pool, WorkerCrashed, work
+from medrep.cohort.kinds.base import Sample
+from medrep.derivatives.tasks import TaskFactory
 from medrep.errors import MedrepError, ModelError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -28,7 +28,7 @@ _CONTEXT = get_context("forkserver")
 class _Worker:
     process: ForkServerProcess
     connection: Connection
-    people: tuple[Visit, ...] = ()
+    people: tuple[Sample, ...] = ()
     ready: bool = False
     deadline: float = 0.0
 
@@ -37,18 +37,18 @@ class LocalPool(Pool):
     """Processes forked from a server that has loaded what steps need, so that a new one costs next to nothing.
 
     Args:
-        opener: How workers come by their step.
+        factory: How workers come by their step.
         workers: How many.
         timeout: Seconds a person may take; a worker that takes longer is killed.
     """
 
-    def __init__(self, opener: Opener, workers: int, timeout: float) -> None:
+    def __init__(self, factory: TaskFactory, workers: int, timeout: float) -> None:
         self.workers = workers
-        self._opener, self._timeout = opener, timeout
-        _CONTEXT.set_forkserver_preload(list(opener.preload))
+        self._opener, self._timeout = factory, timeout
+        _CONTEXT.set_forkserver_preload(list(factory.preload))
         self._team: list[_Worker] = []
 
-    def submit(self, people: tuple[Visit, ...]) -> None:
+    def submit(self, people: tuple[Sample, ...]) -> None:
         """Hand a group to a free worker; a new one, where fewer than wanted are left."""
         worker = next((one for one in self._team if not one.people), None) or self._started()
         worker.people = people
@@ -56,7 +56,7 @@ class LocalPool(Pool):
         with suppress(BrokenPipeError, ConnectionResetError):  # died since; `wait` finds out
             worker.connection.send(people)
 
-    def wait(self) -> list[Finished | Died]:
+    def wait(self) -> list[Finished | WorkerCrashed]:
         """Return what happened; see `Pool.wait`."""
         while True:
             busy = {worker.connection: worker for worker in self._team if worker.people}
@@ -88,7 +88,7 @@ class LocalPool(Pool):
         self._team.append(worker)
         return worker
 
-    def _heard(self, worker: _Worker) -> Finished | Died | None:
+    def _heard(self, worker: _Worker) -> Finished | WorkerCrashed | None:
         try:
             reply = worker.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -105,14 +105,14 @@ class LocalPool(Pool):
         people, worker.people = worker.people, ()
         return Finished(people, tuple(reply))
 
-    def _lost(self, worker: _Worker, how: str) -> Died:
+    def _lost(self, worker: _Worker, how: str) -> WorkerCrashed:
         worker.process.kill()
         worker.process.join()
         worker.connection.close()
         self._team.remove(worker)
         if not worker.ready:  # nobody's file is at fault
             raise ModelError(f"a worker {how} before it had loaded the model; give fewer --workers, or more memory")
-        return Died(worker.people, how)
+        return WorkerCrashed(worker.people, how)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from medrep.batch.progress import Ended, History, read_history
 from medrep.batch.store import COMPLETE, Job
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.derivatives.bids import OUTSIDE, Failure, write_description, write_failures, write_tsv
-from medrep.derivatives.features import write_moved
+from medrep.derivatives.features import write_transformed
 from medrep.derivatives.scores import write_scores
-from medrep.derivatives.tasks import Outcome
+from medrep.derivatives.tasks import Result
 from medrep.errors import CohortError, MedrepError, listed
 
 
@@ -56,7 +56,7 @@ def prune(job: Job) -> int:
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class Results:
     """Outcomes of people, read from the journals one at a time, as often as they are gone through.
 
     Attributes:
@@ -69,24 +69,24 @@ class Outcomes:
     folder: Path
     tables: Folded | None = None
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Iterator[Result]:
         """Yield outcomes; rows of a table without their lines."""
         with ExitStack() as stack:
             journals = _Journals(stack)
             for one in self.ended:
                 event = journals.event(one)
                 if one.position < 0:
-                    yield Outcome.from_json(event["outcome"])
+                    yield Result.from_json(event["outcome"])
                 else:
-                    yield Outcome.of_row(event["keys"][one.position], event["figures"][one.position])
+                    yield Result.of_row(event["keys"][one.position], event["figures"][one.position])
 
     def __len__(self) -> int:
         return len(self.ended)
 
     @property
-    def good(self) -> "Outcomes":
+    def good(self) -> "Results":
         """Those without an error."""
-        return Outcomes(tuple(one for one in self.ended if not one.failed), self.folder, self.tables)
+        return Results(tuple(one for one in self.ended if not one.failed), self.folder, self.tables)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class Outcomes:
         with ExitStack() as stack:
             first = next(one for one in self.ended if not one.failed)
             event = _Journals(stack).event(first)
-            return tuple(event["chunks"] if first.position >= 0 else Outcome.from_json(event["outcome"]).lines)
+            return tuple(event["chunks"] if first.position >= 0 else Result.from_json(event["outcome"]).lines)
 
     def lines(self, name: str) -> Iterator[str]:
         """Yield the lines of one name, of everybody who could be delivered."""
@@ -104,10 +104,10 @@ class Outcomes:
                 if not one.failed:
                     event = journals.event(one)
                     yield (
-                        rows.line(one, event) if one.position >= 0 else Outcome.from_json(event["outcome"]).lines[name]
+                        rows.line(one, event) if one.position >= 0 else Result.from_json(event["outcome"]).lines[name]
                     )
 
-    def fold(self, state: str) -> "Outcomes":
+    def fold(self, state: str) -> "Results":
         """Note that OUT's tables hold the rows, where people are rows of a table, and of what state of the job they are.
 
         Returns:
@@ -186,14 +186,14 @@ class Merged:
 
     Attributes:
         table: The cohort's table, index: key.
-        outcomes: Everybody's, in that order.
+        results: Everybody's, in that order.
         failures: Those who could not be delivered.
         left: Files of outcomes that are nobody's any more, relative to OUT.
         unchanged: Whether OUT's tables were of exactly this already, so that nothing was written.
     """
 
     table: pd.DataFrame
-    outcomes: Outcomes
+    results: Results
     failures: tuple[Failure, ...]
     left: frozenset[str] = frozenset()
     unchanged: bool = False
@@ -205,7 +205,7 @@ class Merged:
 
     def lines(self, name: str) -> Iterator[str]:
         """Yield the lines of one name, of everybody who could be delivered."""
-        return self.outcomes.lines(name)
+        return self.results.lines(name)
 
 
 @dataclass(frozen=True)
@@ -278,8 +278,8 @@ def merged(job: Job, history: History | None = None) -> Merged:
     failures = []
     for key, one in zip(keys, ended, strict=True):
         if one.failed:
-            outcome = one.outcome()
-            failures.append(Failure(key, files[key], outcome.stage, outcome.error, one.attempts))
+            result = one.result()
+            failures.append(Failure(key, files[key], result.stage, result.error, one.attempts))
     if len(failures) == len(ended):
         cure = "mend the files and call again; --retry-failed tries the same files once more"
         raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures], cure))
@@ -287,7 +287,7 @@ def merged(job: Job, history: History | None = None) -> Merged:
     named = {file for one in ended for file in one.files}
     return Merged(
         table,
-        Outcomes(tuple(ended), job.folder, read_folded(job.folder, job.out)),
+        Results(tuple(ended), job.folder, read_folded(job.folder, job.out)),
         tuple(failures),
         frozenset(left - named),
     )
@@ -317,23 +317,23 @@ def finish(job: Job, history: History | None = None) -> Merged:
         MedrepError: People who are not done, or nobody who could be delivered.
     """
     whole, content, state = merged(job, history), job.content, job.state()
-    if (job.out / COMPLETE).exists() and whole.outcomes.folded(state):
+    if (job.out / COMPLETE).exists() and whole.results.folded(state):
         return replace(whole, unchanged=True)  # some failed, else `finished` had known
     (job.out / COMPLETE).unlink(missing_ok=True)
     sweep(job, whole)
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
     outside = job.read_outside()
-    lines = {name: partial(whole.outcomes.lines, name) for name in whole.outcomes.names}
+    lines = {name: partial(whole.results.lines, name) for name in whole.results.names}
     if job.identity["command"] == SCORE:
         distances = {key: max(one["DistanceSd"] for one in found.values()) for key, found in outside.items()}
-        write_scores(job.out, whole.outcomes, lines, ids, content["unit"], content["unshrink"], distances)
+        write_scores(job.out, whole.results, lines, ids, content["unit"], content["unshrink"], distances)
         table = whole.table
     else:
         delivered = whole.delivered
         there = {key: found for key, found in outside.items() if key in delivered.index}
         sidecar = content["sidecar"] | ({OUTSIDE: there} if there else {})
         written = job.read_written()
-        write_moved(
+        write_transformed(
             job.out,
             lines,
             ids.loc[delivered.index],
@@ -348,4 +348,4 @@ def finish(job: Job, history: History | None = None) -> Merged:
         write_tsv(job.out / "adapted.tsv", pd.DataFrame(content["adapted"]))
     write_failures(job.out / "failures.tsv", whole.failures)
     write_description(job.out, content["title"], [content["source"]], content["about"])
-    return replace(whole, outcomes=whole.outcomes.fold(state))
+    return replace(whole, results=whole.results.fold(state))

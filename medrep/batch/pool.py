@@ -15,9 +15,9 @@ from types import TracebackType
 
 from threadpoolctl import threadpool_limits
 
-from medrep.batch.progress import ALONE, DEATHS, SINGLE, TOGETHER, Ledger, Trial
-from medrep.cohort.kinds.base import Visit
-from medrep.derivatives.tasks import Opener, Outcome, Step
+from medrep.batch.progress import ALONE, DEATHS, SINGLE, TOGETHER, Progress, RetryState
+from medrep.cohort.kinds.base import Sample
+from medrep.derivatives.tasks import Result, Task, TaskFactory
 from medrep.errors import MedrepError, mask
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -29,15 +29,15 @@ class Finished:
 
     Attributes:
         people: The group.
-        outcomes: In their order.
+        results: In their order.
     """
 
-    people: tuple[Visit, ...]
-    outcomes: tuple[Outcome, ...]
+    people: tuple[Sample, ...]
+    results: tuple[Result, ...]
 
 
 @dataclass(frozen=True)
-class Died:
+class WorkerCrashed:
     """A worker died with a group in it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Died:
         how: One line.
     """
 
-    people: tuple[Visit, ...]
+    people: tuple[Sample, ...]
     how: str
 
 
@@ -59,11 +59,11 @@ class Pool(ABC):
     workers: int
 
     @abstractmethod
-    def submit(self, people: tuple[Visit, ...]) -> None:
+    def submit(self, people: tuple[Sample, ...]) -> None:
         """Hand a group to a free worker."""
 
     @abstractmethod
-    def wait(self) -> list[Finished | Died]:
+    def wait(self) -> list[Finished | WorkerCrashed]:
         """Return what happened, at least one thing; somebody is being worked on.
 
         Raises:
@@ -92,15 +92,15 @@ class InlinePool(Pool):
 
     workers = 1
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Task) -> None:
         self._step = step
-        self._waiting: list[tuple[Visit, ...]] = []
+        self._waiting: list[tuple[Sample, ...]] = []
 
-    def submit(self, people: tuple[Visit, ...]) -> None:
+    def submit(self, people: tuple[Sample, ...]) -> None:
         """Keep a group for `wait`."""
         self._waiting.append(people)
 
-    def wait(self) -> list[Finished | Died]:
+    def wait(self) -> list[Finished | WorkerCrashed]:
         """Work on the group."""
         people = self._waiting.pop(0)
         return [Finished(people, tuple(attempt(self._step, people)))]
@@ -110,7 +110,7 @@ class InlinePool(Pool):
         self._waiting.clear()
 
 
-def attempt(step: Step, people: Sequence[Visit]) -> list[Outcome]:
+def attempt(step: Task, people: Sequence[Sample]) -> list[Result]:
     """Do a step; an error that nobody foresaw becomes the outcome of the person who causes it.
 
     Raises:
@@ -122,8 +122,8 @@ def attempt(step: Step, people: Sequence[Visit]) -> list[Outcome]:
         if isinstance(error, OSError) and error.errno in _FULL:
             raise
         if len(people) > 1:
-            return [outcome for one in people for outcome in attempt(step, [one])]
-        return [Outcome(people[0].key, _described(error), "work")]
+            return [result for one in people for result in attempt(step, [one])]
+        return [Result(people[0].key, _described(error), "work")]
 
 
 def _described(error: Exception) -> str:
@@ -133,21 +133,21 @@ def _described(error: Exception) -> str:
     return text if isinstance(error, MedrepError) else f"unexpected {type(error).__name__}: {text}"
 
 
-def work(connection: Connection, opener: Opener) -> None:
+def work(connection: Connection, factory: TaskFactory) -> None:
     """Work until the pool hangs up or its process is gone.
 
     Args:
         connection: Groups come in; None once the step is open, and then lists of outcomes, or the error that is nobody's own,
             go out.
-        opener: How to come by the step.
+        factory: How to come by the step.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with threadpool_limits(1):
-        reply: list[Outcome] | OSError | MedrepError
+        reply: list[Result] | OSError | MedrepError
         try:
-            step = opener.open()
+            step = factory.open()
             _one_thread()
         except (MedrepError, OSError) as error:
             connection.send(error)
@@ -155,7 +155,7 @@ def work(connection: Connection, opener: Opener) -> None:
         connection.send(None)  # ready
         while True:
             try:
-                people: Sequence[Visit] = connection.recv()
+                people: Sequence[Sample] = connection.recv()
             except EOFError:
                 return
             try:
@@ -186,39 +186,39 @@ _FLUSH_EVERY = 64
 
 
 class Scheduler:
-    """Works on everybody, in up to three passes (`ledger`).
+    """Works on everybody, in up to three passes (`progress`).
 
     Args:
         pool: The workers.
-        ledger: Where everything is noted before and after it happens.
-        together: How many people a worker is handed at first.
+        progress: Where everything is noted before and after it happens.
+        block_size: How many people a worker is handed at first.
         say: Called with a line for the person who waits.
     """
 
-    def __init__(self, pool: Pool, ledger: Ledger, together: int, say: Callable[[str], None]) -> None:
-        self._pool, self._ledger, self._together, self._say = pool, ledger, together, say
-        self._waiting: dict[int, list[Visit]] = {TOGETHER: [], SINGLE: [], ALONE: []}
+    def __init__(self, pool: Pool, progress: Progress, block_size: int, say: Callable[[str], None]) -> None:
+        self._pool, self._ledger, self._together, self._say = pool, progress, block_size, say
+        self._waiting: dict[int, list[Sample]] = {TOGETHER: [], SINGLE: [], ALONE: []}
         self._deaths: dict[str, int] = {}
         self._unflushed = 0
 
-    def run(self, people: Iterable[Visit], trials: Mapping[str, Trial]) -> Iterator[Outcome]:
+    def run(self, people: Iterable[Sample], retries: Mapping[str, RetryState]) -> Iterator[Result]:
         """Yield each outcome once the ledger has it.
 
         Args:
             people: Who is not done, in the cohort's order.
-            trials: How to go on with those who were begun before; everybody else starts with others.
+            retries: How to go on with those who were begun before; everybody else starts with others.
 
         Raises:
             OSError: The disk is full; whatever was noted is kept.
         """
-        self._deaths = {key: trial.deaths for key, trial in trials.items()}
+        self._deaths = {key: retry.deaths for key, retry in retries.items()}
         for one in people:
             if one.problem:
-                yield self._ended(Outcome(one.key, one.problem, "find"))
+                yield self._ended(Result(one.key, one.problem, "find"))
             elif self._deaths.get(one.key, 0) >= DEATHS:
                 yield self._ended(_quarantined(one), DEATHS)
             else:
-                self._waiting[trials.get(one.key, Trial()).stage].append(one)
+                self._waiting[retries.get(one.key, RetryState()).stage].append(one)
         # Whoever is left over by one pass goes into the next; the last is repeated until nobody is.
         for stage in (TOGETHER, SINGLE):
             yield from self._pass(stage)
@@ -226,52 +226,52 @@ class Scheduler:
             yield from self._pass(ALONE)
         self._ledger.flush()
 
-    def _pass(self, stage: int) -> Iterator[Outcome]:
+    def _pass(self, stage: int) -> Iterator[Result]:
         groups = _groups(self._waiting[stage], self._together if stage == TOGETHER else 1)
         self._waiting[stage] = []
-        busy, results = 0, list[Finished | Died]()
+        busy, answers = 0, list[Finished | WorkerCrashed]()
         while True:
             if stage == ALONE:  # what is known of one is noted before the next is begun
-                yield from self._handled(results, stage)
+                yield from self._handled(answers, stage)
             while busy < (1 if stage == ALONE else self._pool.workers) and (group := next(groups, None)) is not None:
                 self._ledger.begin([one.key for one in group], stage)
                 self._pool.submit(group)
                 busy += 1
             if stage != ALONE:  # noted while the workers have work
-                yield from self._handled(results, stage)
+                yield from self._handled(answers, stage)
             if not busy:
                 return
-            results = self._pool.wait()
-            busy -= len(results)
+            answers = self._pool.wait()
+            busy -= len(answers)
 
-    def _handled(self, results: list[Finished | Died], stage: int) -> Iterator[Outcome]:
-        for result in results:
-            if isinstance(result, Finished):
-                rows: list[Outcome] = []
-                for outcome in result.outcomes:
-                    if outcome.lines and not outcome.error and not outcome.files:
-                        rows.append(outcome)
+    def _handled(self, answers: list[Finished | WorkerCrashed], stage: int) -> Iterator[Result]:
+        for answer in answers:
+            if isinstance(answer, Finished):
+                rows: list[Result] = []
+                for result in answer.results:
+                    if result.lines and not result.error and not result.files:
+                        rows.append(result)
                     else:
-                        yield self._ended(outcome)
+                        yield self._ended(result)
                 if rows:
                     self._ledger.end_rows(rows)
                     self._count()
                     yield from rows
                 continue
-            keys = [one.key for one in result.people]
-            self._say(f"a worker {result.how} with {', '.join(keys)}")
+            keys = [one.key for one in answer.people]
+            self._say(f"a worker {answer.how} with {', '.join(keys)}")
             self._ledger.death(keys)
-            for one in result.people:
+            for one in answer.people:
                 self._deaths[one.key] = self._deaths.get(one.key, 0) + (stage > TOGETHER)
                 if self._deaths[one.key] >= DEATHS:
                     yield self._ended(_quarantined(one), DEATHS)
                 else:
                     self._waiting[min(stage + 1, ALONE)].append(one)
 
-    def _ended(self, outcome: Outcome, attempts: int = 1) -> Outcome:
-        self._ledger.end(outcome, attempts)
+    def _ended(self, result: Result, attempts: int = 1) -> Result:
+        self._ledger.end(result, attempts)
         self._count()
-        return outcome
+        return result
 
     def _count(self) -> None:
         self._unflushed += 1
@@ -280,12 +280,12 @@ class Scheduler:
             self._unflushed = 0
 
 
-def _groups(people: list[Visit], most: int) -> Iterator[tuple[Visit, ...]]:
+def _groups(people: list[Sample], most: int) -> Iterator[tuple[Sample, ...]]:
     """Yield people of the same block of the cohort, so that each has a place of their own in it."""
     for _, block in groupby(people, key=lambda one: one.place // most):
         yield tuple(block)
 
 
-def _quarantined(one: Visit) -> Outcome:
+def _quarantined(one: Sample) -> Result:
     error = f"its worker died {DEATHS} times while alone with it; it is tried again only with --retry-failed"
-    return Outcome(one.key, error, QUARANTINE)
+    return Result(one.key, error, QUARANTINE)

@@ -1,4 +1,4 @@
-"""Who is done, who was begun and never ended, whose worker died: read from the journals of a job, and kept in one of them.
+"""Progress of a job by participant, read from its journals and kept in one of them.
 
 A person goes through up to three passes: with others, in a worker of their own, and alone while nobody else is worked on. A
 worker that dies with one person in it is held against that person; so is a whole job that dies while a person is alone.
@@ -23,7 +23,7 @@ from medrep.batch.journal import (
     read_events,
     read_folded,
 )
-from medrep.derivatives.tasks import Outcome
+from medrep.derivatives.tasks import Result
 
 TOGETHER, SINGLE, ALONE = 1, 2, 3
 DEATHS = 2
@@ -58,9 +58,9 @@ class Ended:
     count: int = 0
     position: int = -1
 
-    def outcome(self) -> Outcome:
+    def result(self) -> Result:
         """Read the outcome of somebody whose event is of them alone."""
-        return Outcome.from_json(read_event(self.journal, self.start)["outcome"])
+        return Result.from_json(read_event(self.journal, self.start)["outcome"])
 
     def surely_after(self, other: "Ended") -> bool:
         """Return whether this outcome is the later of two whatever clocks say: by its place in one journal, or by its count."""
@@ -76,7 +76,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Trial:
+class RetryState:
     """How somebody who is not done is to be tried.
 
     Attributes:
@@ -90,17 +90,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class History:
-    """What the journals of a job say.
+    """History of a job, as its journals have it.
 
     Attributes:
         ended: Key -> the latest outcome.
-        trials: Key -> how to go on, of people who were begun.
+        retries: Key -> how to go on, of people who were begun.
         superseded: Files of outcomes that later ones replaced, relative to OUT; later ones can have written them anew.
         earlier: Key -> the outcomes before the latest one, of people who have several.
     """
 
     ended: Mapping[str, Ended]
-    trials: Mapping[str, Trial]
+    retries: Mapping[str, RetryState]
     superseded: frozenset[str] = frozenset()
     earlier: Mapping[str, tuple[Ended, ...]] = field(default_factory=dict)
 
@@ -135,7 +135,7 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
     """
     ended: dict[str, Ended] = {}
     begun: dict[str, int] = {}
-    trials: dict[str, Trial] = {}
+    retries: dict[str, RetryState] = {}
     superseded: set[str] = set()
     earlier: dict[str, tuple[Ended, ...]] = {}
     stored = _Stored(folder)
@@ -146,16 +146,16 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
             for position, key in enumerate(event["keys"]):
                 if what == "begin":
                     if key in begun:
-                        trials[key] = _after(trials.get(key), begun[key], held=begun[key] == ALONE)
+                        retries[key] = _after(retries.get(key), begun[key], held=begun[key] == ALONE)
                     begun[key] = event["stage"]
                     continue
                 stage = begun.pop(key, TOGETHER)
                 if what == "death":
-                    trials[key] = _after(trials.get(key), stage, held=stage > TOGETHER)
+                    retries[key] = _after(retries.get(key), stage, held=stage > TOGETHER)
                 elif what == "again":
-                    trials[key] = Trial(event["stage"])
+                    retries[key] = RetryState(event["stage"])
                 elif what != "rows" or position in there:
-                    trials.pop(key, None)
+                    retries.pop(key, None)
                     one = _ended(path, start, event, position)
                     if (before := ended.get(key)) is not None:
                         older, one = (before, one) if one.after(before) else (one, before)
@@ -164,17 +164,17 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
                     ended[key] = one
     stored.close()
     for key, stage in begun.items():  # the whole job died
-        trials[key] = _after(trials.get(key), stage, held=stage == ALONE)
-    return History(ended, trials, frozenset(superseded), earlier)
+        retries[key] = _after(retries.get(key), stage, held=stage == ALONE)
+    return History(ended, retries, frozenset(superseded), earlier)
 
 
-def _after(before: Trial | None, stage: int, *, held: bool) -> Trial:
+def _after(before: RetryState | None, stage: int, *, held: bool) -> RetryState:
     """Return how to go on after a death in a stage, which is held against the person or not."""
-    return Trial(min(stage + 1, ALONE), (0 if before is None else before.deaths) + held)
+    return RetryState(min(stage + 1, ALONE), (0 if before is None else before.deaths) + held)
 
 
 class _Stored:
-    """Whether rows are still where events say."""
+    """Check of stored rows against the events that name them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -218,7 +218,7 @@ def _ended(path: Path, start: int, event: Mapping[str, Any], position: int) -> E
     return Ended(path, start, fingerprint, failed, attempts, event["time"], files, count)
 
 
-class Ledger:
+class Progress:
     """Keeps one part's journal.
 
     Args:
@@ -246,32 +246,32 @@ class Ledger:
         if keys:
             self._note("again", keys, stage=stage)
 
-    def end(self, outcome: Outcome, attempts: int = 1) -> None:
+    def end(self, result: Result, attempts: int = 1) -> None:
         """Keep an outcome.
 
         Args:
-            outcome: The outcome.
+            result: The outcome.
             attempts: How often the person was tried this time.
         """
         self._note(
             "end",
-            [outcome.key],
-            fingerprint=self._fingerprints[outcome.key],
-            failed=bool(outcome.error),
-            attempts=attempts + self._failed_before(outcome.key),
+            [result.key],
+            fingerprint=self._fingerprints[result.key],
+            failed=bool(result.error),
+            attempts=attempts + self._failed_before(result.key),
             time=time.time(),
-            count=self._count(outcome.key),
-            outcome=outcome.to_json(),
+            count=self._count(result.key),
+            outcome=result.to_json(),
         )
 
-    def end_rows(self, outcomes: Sequence[Outcome]) -> None:
+    def end_rows(self, results: Sequence[Result]) -> None:
         """Keep what became of rows of a table, who were worked on together: one event, and their lines beside the journal.
 
         Args:
-            outcomes: Without errors and files, all with lines of the same names.
+            results: Without errors and files, all with lines of the same names.
         """
-        keys = [one.key for one in outcomes]
-        chunks = {name: self._rows.append([one.lines[name] for one in outcomes]) for name in outcomes[0].lines}
+        keys = [one.key for one in results]
+        chunks = {name: self._rows.append([one.lines[name] for one in results]) for name in results[0].lines}
         self._note(
             "rows",
             keys,
@@ -279,7 +279,7 @@ class Ledger:
             attempts=[1 + self._failed_before(key) for key in keys],
             time=time.time(),
             counts=[self._count(key) for key in keys],
-            figures=[one.to_json()["figures"] for one in outcomes],
+            figures=[one.to_json()["figures"] for one in results],
             file=self._rows.path.name,
             chunks={name: [chunk.start, chunk.size, chunk.checksum] for name, chunk in chunks.items()},
         )

@@ -19,9 +19,9 @@ from joblib import cpu_count
 from threadpoolctl import threadpool_limits
 
 from medrep.batch.local_pool import ENVIRONMENT
-from medrep.batch.pool import Died, Finished, Pool, attempt
-from medrep.cohort.kinds.base import Visit
-from medrep.derivatives.tasks import Opener, Outcome
+from medrep.batch.pool import Finished, Pool, WorkerCrashed, attempt
+from medrep.cohort.kinds.base import Sample
+from medrep.derivatives.tasks import Result, TaskFactory
 from medrep.errors import MedrepError, ModelError, lacking
 
 _LOOPBACK = "127.0.0.1"
@@ -30,12 +30,12 @@ _START_S, _STARTS = 600.0, 5
 
 
 class _Actor:
-    """What runs on the cluster."""
+    """The actor that runs on the cluster."""
 
-    def __init__(self, opener: Opener) -> None:
+    def __init__(self, factory: TaskFactory) -> None:
         torch.set_num_threads(1)
         self._limits = threadpool_limits(1)
-        self._opener = opener
+        self._opener = factory
 
     def open(self) -> MedrepError | OSError | None:
         try:
@@ -44,7 +44,7 @@ class _Actor:
             return error
         return None
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome] | OSError:
+    def work(self, people: Sequence[Sample]) -> list[Result] | OSError:
         try:
             return attempt(self._step, people)
         except OSError as error:
@@ -55,7 +55,7 @@ class _Actor:
 class _Worker:
     handle: Any
     opened: Any
-    people: tuple[Visit, ...] = ()
+    people: tuple[Sample, ...] = ()
     pending: Any = None
     ready: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + _START_S)
@@ -65,7 +65,7 @@ class RayPool(Pool):
     """Actors of a Ray cluster.
 
     Args:
-        opener: How actors come by their step.
+        factory: How actors come by their step.
         workers: How many; 0 takes one for each processor that the cluster has now.
         timeout: Seconds a person may take; an actor that takes longer is killed.
         address: HOST:PORT of the cluster's head; empty starts a cluster on this machine, reachable from it only.
@@ -74,7 +74,7 @@ class RayPool(Pool):
         MedrepError: Ray is not installed (the extra ray), or there is no such cluster.
     """
 
-    def __init__(self, opener: Opener, workers: int, timeout: float, address: str = "") -> None:
+    def __init__(self, factory: TaskFactory, workers: int, timeout: float, address: str = "") -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -94,18 +94,18 @@ class RayPool(Pool):
             max_task_retries=0,
             runtime_env={"env_vars": dict(ENVIRONMENT)},
         )(_Actor)
-        self._opener, self._timeout = opener, timeout
+        self._opener, self._timeout = factory, timeout
         self._team: list[_Worker] = []
         self._failed_starts = 0
 
-    def submit(self, people: tuple[Visit, ...]) -> None:
+    def submit(self, people: tuple[Sample, ...]) -> None:
         """Hand a group to a free actor; a new one, on any node that lives, where fewer than wanted are left."""
         worker = next((one for one in self._team if not one.people), None) or self._started()
         worker.people = people
         if worker.ready:
             self._hand(worker)
 
-    def wait(self) -> list[Finished | Died]:
+    def wait(self) -> list[Finished | WorkerCrashed]:
         """Return what happened; see `Pool.wait`."""
         while True:
             busy = {worker.pending if worker.ready else worker.opened: worker for worker in self._team if worker.people}
@@ -161,7 +161,7 @@ class RayPool(Pool):
         worker.pending = worker.handle.work.remote(worker.people)
         worker.deadline = time.monotonic() + self._timeout * len(worker.people)
 
-    def _heard(self, worker: _Worker, reference: Any) -> Finished | Died | None:
+    def _heard(self, worker: _Worker, reference: Any) -> Finished | WorkerCrashed | None:
         try:
             reply = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
@@ -183,11 +183,11 @@ class RayPool(Pool):
             free.people, waiting.people = waiting.people, ()
             self._hand(free)
 
-    def _lost(self, worker: _Worker, how: str) -> Died | None:
+    def _lost(self, worker: _Worker, how: str) -> WorkerCrashed | None:
         self._kill(worker)
         self._team.remove(worker)
         if worker.ready:
-            return Died(worker.people, how)
+            return WorkerCrashed(worker.people, how)
         # Nobody's file is at fault: its node may have gone while it started.
         self._failed_starts += 1
         if self._failed_starts > _STARTS:

@@ -10,21 +10,21 @@ import pandas as pd
 from joblib import cpu_count
 
 from medrep._files import STATE
-from medrep.batch.factories import OpenReader
+from medrep.batch.factories import PreflightFactory
 from medrep.batch.local_pool import LocalPool
 from medrep.batch.merge import Finished, Merged, finish, finished
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
-from medrep.batch.progress import ALONE, TOGETHER, History, Ledger, Trial, read_history
+from medrep.batch.progress import ALONE, TOGETHER, History, Progress, RetryState, read_history
 from medrep.batch.store import Job, Part, fingerprint, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.cohort.kinds.base import Visit
+from medrep.cohort.kinds.base import Sample
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
-from medrep.derivatives.tasks import Opener, Step
+from medrep.derivatives.tasks import Task, TaskFactory
 from medrep.errors import listed
 from medrep.models import Adaptation, Model
-from medrep.models.linear.scales import adapted_model, strange_people
+from medrep.models.linear.scales import adapted_model, unknown_participants
 from medrep.models.saved import SavedModel
 
 _ADAPTING = "adapting.jsonl"
@@ -56,21 +56,21 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Work:
-    """What a command does to everybody.
+    """Work of a command on every sample.
 
     Attributes:
         identity: Command and request; what must be the same for an unfinished job to be gone on with.
         content: What merging needs to know, from how unseen levels were adapted.
         step: What is done to rows of a table, or tells how many images are worked on together.
-        opener: How workers come by their step, for images.
+        factory: How workers come by their step, for images.
         out: Where results go.
         overwrite: Whether what OUT holds may be replaced.
     """
 
     identity: Mapping[str, Any]
     content: Callable[[tuple[Adaptation, ...]], Mapping[str, Any]]
-    step: Callable[[Model], Step]
-    opener: Callable[[Job], Opener]
+    step: Callable[[Model], Task]
+    factory: Callable[[Job], TaskFactory]
     out: Path
     overwrite: bool = False
 
@@ -122,21 +122,21 @@ def run_batch(
     """
     model = trained.model
     step = work.step(model)
-    people = list(cohort.source.visits(frame))
-    blocks = [people[start : start + step.together] for start in range(0, len(people), step.together)]
+    people = list(cohort.source.samples(frame))
+    blocks = [people[start : start + step.block_size] for start in range(0, len(people), step.block_size)]
     mine = [one for block in options.part.of(blocks) for one in block]
     if options.dry_run:
         _forecast(listener, work.out, people, mine, options)
         return None
-    strangers = strange_people(model, frame)
-    adapting = _digest([one for one in people if one.key in strangers]) if len(strangers) else ""
+    unknown = unknown_participants(model, frame)
+    adapting = _digest([one for one in people if one.key in unknown]) if len(unknown) else ""
     identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
 
     def prepare(folder: Path) -> Mapping[str, Any]:
         trained.save(folder)
         known, adapted = model, tuple[Adaptation, ...]()
-        if len(strangers):
-            readable = _readable(cohort, people, strangers, folder, options, listener)
+        if len(unknown):
+            readable = _readable(cohort, people, unknown, folder, options, listener)
             known, adapted = adapted_model(model, readable, frame, listener)
             replace(trained, model=known).save(folder)
         return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
@@ -154,18 +154,18 @@ def run_batch(
         cells = len(mine) * model.columns.count
         if cohort.input.tabular and (options.engine == "inline" or not _worth_workers(cells, options)):
             # What was adapted stands in the job's model; it is the same object where nothing was.
-            pool: Pool = InlinePool(work.step(SavedModel.load(job.model).model if len(strangers) else model))
+            pool: Pool = InlinePool(work.step(SavedModel.load(job.model).model if len(unknown) else model))
         elif options.engine == "inline":
-            pool = InlinePool(work.opener(job).open())
+            pool = InlinePool(work.factory(job).open())
         else:
-            pool = _pool(work.opener(job), options, len(mine))
-        history = _work_off(job, mine, prints, pool, step.together, options, listener)
+            pool = _pool(work.factory(job), options, len(mine))
+        history = _work_off(job, mine, prints, pool, step.block_size, options, listener)
         if options.part.count > 1:
             return _part_result(job, mine, prints, options.part)
     return finish(job, history) if options.part.count == 1 else None
 
 
-def chosen_people(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
+def chosen_participants(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
     """Return what must be the same about the people: a cohort may grow, but results of another one are not mixed in."""
     return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
@@ -184,7 +184,7 @@ def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mappin
     return BatchResult(done, len(whole.table) - failed, failed, places, whole.failures)
 
 
-def _part_result(job: Job, mine: Sequence[Visit], prints: Mapping[str, str], part: Part) -> BatchResult:
+def _part_result(job: Job, mine: Sequence[Sample], prints: Mapping[str, str], part: Part) -> BatchResult:
     history = read_history(job.folder)
     ended = [found for one in mine if (found := history.current(one.key, prints[one.key])) is not None]
     failed = sum(found.failed for found in ended)
@@ -194,10 +194,10 @@ def _part_result(job: Job, mine: Sequence[Visit], prints: Mapping[str, str], par
 
 def _work_off(
     job: Job,
-    mine: Sequence[Visit],
+    mine: Sequence[Sample],
     prints: Mapping[str, str],
     pool: Pool,
-    together: int,
+    block_size: int,
     options: BatchOptions,
     listener: Listener,
 ) -> History | None:
@@ -211,18 +211,18 @@ def _work_off(
         listener.say(f"{len(mine) - len(left)} people are done already")
     if not left:
         return history
-    ledger = Ledger(job.journal(options.part), history, prints)
+    progress = Progress(job.journal(options.part), history, prints)
     try:
-        suspects = [key for key, found in again.items() if found.outcome().stage == QUARANTINE]
-        ledger.again([key for key in again if key not in suspects], TOGETHER)
-        ledger.again(suspects, ALONE)
-        trials = {key: trial for key, trial in history.trials.items() if key not in again}
-        trials |= {key: Trial(ALONE) for key in suspects}
+        suspects = [key for key, found in again.items() if found.result().stage == QUARANTINE]
+        progress.again([key for key in again if key not in suspects], TOGETHER)
+        progress.again(suspects, ALONE)
+        retries = {key: retry for key, retry in history.retries.items() if key not in again}
+        retries |= {key: RetryState(ALONE) for key in suspects}
         with pool, listener.track(str(job.identity["command"]), len(left)) as advance:
-            for _ in Scheduler(pool, ledger, together, listener.say).run(left, trials):
+            for _ in Scheduler(pool, progress, block_size, listener.say).run(left, retries):
                 advance(1)
     finally:
-        ledger.close()
+        progress.close()
     return None
 
 
@@ -231,42 +231,42 @@ def _worth_workers(cells: int, options: BatchOptions) -> bool:
     return cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
 
 
-def _pool(opener: Opener, options: BatchOptions, people: int) -> Pool:
+def _pool(factory: TaskFactory, options: BatchOptions, people: int) -> Pool:
     workers = max(1, min(options.workers or cpu_count(), people))
     if options.engine == "ray":
         from medrep.batch.ray_pool import RayPool  # an extra, and seconds to import
 
-        return RayPool(opener, options.workers, options.timeout, options.ray_address)
-    return LocalPool(opener, workers, options.timeout)
+        return RayPool(factory, options.workers, options.timeout, options.ray_address)
+    return LocalPool(factory, workers, options.timeout)
 
 
 def _readable(
-    cohort: Cohort, people: Sequence[Visit], strangers: pd.Index, model: Path, options: BatchOptions, listener: Listener
+    cohort: Cohort, people: Sequence[Sample], unknown: pd.Index, model: Path, options: BatchOptions, listener: Listener
 ) -> Cohort:
     """Return the cohort of those strangers whose files can be read: found out in workers, since this process has to go on."""
     if cohort.input.tabular:
-        return cohort.select(strangers)
-    wanted = [one for one in people if one.key in strangers]
+        return cohort.select(unknown)
+    wanted = [one for one in people if one.key in unknown]
     history = read_history(model.parent, _ADAPTING)
     left = [one for one in wanted if one.key not in history.ended]
-    ledger = Ledger(model.parent / _ADAPTING, history, dict.fromkeys((one.key for one in wanted), ""))
+    progress = Progress(model.parent / _ADAPTING, history, dict.fromkeys((one.key for one in wanted), ""))
     try:
-        reader = OpenReader(model)
+        reader = PreflightFactory(model)
         with InlinePool(reader.open()) if options.engine == "inline" else _pool(reader, options, len(wanted)) as pool:
-            for _ in Scheduler(pool, ledger, 1, listener.say).run(left, history.trials):
+            for _ in Scheduler(pool, progress, 1, listener.say).run(left, history.retries):
                 pass
     finally:
-        ledger.close()
+        progress.close()
     ended = read_history(model.parent, _ADAPTING).ended
     return cohort.select(pd.Index([one.key for one in wanted if not ended[one.key].failed]))
 
 
-def _digest(people: Sequence[Visit]) -> str:
+def _digest(people: Sequence[Sample]) -> str:
     return sha256("\n".join(f"{one.key} {fingerprint(one)}" for one in people).encode()).hexdigest()[:16]
 
 
 def _forecast(
-    listener: Listener, out: Path, people: Sequence[Visit], mine: Sequence[Visit], options: BatchOptions
+    listener: Listener, out: Path, people: Sequence[Sample], mine: Sequence[Sample], options: BatchOptions
 ) -> None:
     history = read_history(out / STATE)
     done = [found for one in mine if (found := history.current(one.key, fingerprint(one))) is not None]

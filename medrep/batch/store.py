@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from medrep import __version__
 from medrep._files import STATE, is_output, not_ours, write_json
 from medrep._texts import read_json
-from medrep.cohort.kinds.base import Visit
+from medrep.cohort.kinds.base import Sample
 from medrep.cohort.support import Outside, outside_json
 from medrep.derivatives.bids import write_tsv
 from medrep.errors import ConfigError, MedrepError, listed
@@ -166,7 +166,7 @@ class Job:
     def write_people(
         self,
         table: pd.DataFrame,
-        people: Sequence[Visit],
+        people: Sequence[Sample],
         root: Path,
         outside: Sequence[Outside] = (),
         written: "pd.DataFrame | None" = None,
@@ -292,7 +292,7 @@ def read_job(out: Path) -> Job:
     return found
 
 
-def fingerprint(one: Visit) -> str:
+def fingerprint(one: Sample) -> str:
     """Return 16 hexadecimal digits of what a person is now: covariates, and the row, or path, size and time of the file."""
     state: list[object] = [*sorted(one.covariates.items()), one.problem, one.mark]
     if one.path is not None:

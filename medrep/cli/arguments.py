@@ -1,4 +1,4 @@
-"""What several commands take and show, and the exit codes."""
+"""Arguments that several commands share, what they show, and the exit codes."""
 
 import argparse
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a person sees: progress and one table at the end; what a log holds: plain lines; what a script reads: one JSON document.
+"""Console: progress and tables for people, plain lines for logs, one JSON document for scripts.
 
 Commands only say what happened. Standard error is for people; standard output is for results: tables, or under ``--json``
 exactly one document. Nothing is shown but by way of `printable`: names and headers can hold anything.
@@ -168,7 +168,7 @@ class Console:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What `count` was told; empty before."""
+        """Counts that `count` was told; empty before."""
         return self._counts
 
     def pace(self, what: str) -> tuple[int, float]:

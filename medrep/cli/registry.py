@@ -121,8 +121,8 @@ def _promote(options: argparse.Namespace, console: "Console") -> int:
         reasons=decision.reasons,
         gates=[asdict(one) for one in decision.judged],
     )
-    moved = f"{target} is now version {done.version}" if done.promoted else f"{target} stays where it is"
-    said = f"gates of {name} version {done.version}: {decision.verdict}; {moved}"
+    transformed = f"{target} is now version {done.version}" if done.promoted else f"{target} stays where it is"
+    said = f"gates of {name} version {done.version}: {decision.verdict}; {transformed}"
     console.summary(said, "", {"store": done.store})
     if done.promoted:
         console.say(f"{target} of {name} is now version {done.version} (models:/{name}@{target})")

@@ -126,7 +126,7 @@ def refuse_problems(root: Path, problems: list[str]) -> None:
 
 @dataclass(frozen=True)
 class _Holdings:
-    """What lies in a person's folder, or in that of one session.
+    """Contents of a participant's folder, or of that of one session.
 
     Attributes:
         participant: Without ``sub-``.
@@ -222,8 +222,8 @@ def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
         return [f"there is {', '.join(sorted(others))}" if others else "no such folder"]
     named = [name for _, name in there.images if name.suffix == wanted.suffix]
     if not there.images and there.session and not said:
-        visits = sorted(path.name for path in folder.glob("ses-*"))
-        return [f"there: {', '.join(visits) or 'no session'}"]
+        samples = sorted(path.name for path in folder.glob("ses-*"))
+        return [f"there: {', '.join(samples) or 'no session'}"]
     if not named:
         found = sorted({name.suffix for _, name in there.images})
         return said + ([f"suffixes there: {', '.join(found)}"] if found else [])

@@ -82,8 +82,8 @@ def read_cohort(
         raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
     people = read_participants(root / "participants.tsv")
     table = _choose(people.table, only, exclude)
-    rows, visits = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
-    table, session_notes = with_sessions(root, table, visits)
+    rows, samples = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
+    table, session_notes = with_sessions(root, table, samples)
     notes = (*people.notes, *session_notes, *_formulas(table))
     found = wanted.find(root, table, rows, tolerant=tolerant)
     cohort = Cohort(root, table, people.units, found.source, notes, wanted, levels=people.levels)
@@ -189,9 +189,9 @@ def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) ->
     bare = pd.Series(labels(table["participant_id"].tolist(), "sub"), index=table.index)
     asked = {label(who, "sub") for who in only}
     left_out = {label(who, "sub") for who in exclude}
-    strangers = sorted((asked | left_out) - set(bare))
-    if strangers:
-        raise CohortError(listed("participants that the table does not have", strangers, "check the ids"))
+    unknown = sorted((asked | left_out) - set(bare))
+    if unknown:
+        raise CohortError(listed("participants that the table does not have", unknown, "check the ids"))
     kept = table[(bare.isin(asked) if asked else True) & ~bare.isin(left_out)]
     if kept.empty:
         raise CohortError("nobody is left after --participant-label and --exclude")

@@ -279,10 +279,10 @@ def _on_grid(atlas: Atlas, series: Series) -> Int32[np.ndarray, "x y z"]:
     grid = series.data.shape[:3]
     regions = in_memory(atlas.regions.data, atlas.regions.affine)
     try:
-        moved = resample_img(regions, target_affine=series.affine, target_shape=grid, interpolation="nearest")
+        transformed = resample_img(regions, target_affine=series.affine, target_shape=grid, interpolation="nearest")
     except BoundingBoxError:
         return np.zeros(grid, dtype=np.int32)
-    return np.asarray(moved.dataobj, dtype=np.int32)
+    return np.asarray(transformed.dataobj, dtype=np.int32)
 
 
 def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> Float[np.ndarray, " edges"]:

@@ -30,7 +30,7 @@ def _later(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Covariate:
-    """What the user declares about one covariate.
+    """Declaration of one covariate.
 
     Attributes:
         name: The name used everywhere; also the column, unless ``column`` says otherwise.
@@ -98,7 +98,7 @@ class CovariateSchema:
 
     @property
     def declared(self) -> tuple[Covariate, ...]:
-        """What to read other people's covariates by: as declared, and the levels of training as they are written."""
+        """Declarations to read other participants' covariates by, with the levels of training as they are written."""
         return tuple(
             replace(c.declared, verbatim=tuple(dict.fromkeys((*c.declared.verbatim, *c.levels))))
             if isinstance(c, Categorical)
@@ -155,12 +155,12 @@ class CovariateSchema:
         absent = [name for name in self.names if name not in frame]
         if absent:
             raise CovariateError(f"covariates the model was trained with are absent: {', '.join(absent)}")
-        moved = frame.loc[:, list(self.names)].copy()
+        transformed = frame.loc[:, list(self.names)].copy()
         empty = [
             f"{key}: {c.declared.name} is missing"
             for c in self.fitted
             if c.declared.missing != "impute"
-            for key in moved.index[moved[c.declared.name].isna()]
+            for key in transformed.index[transformed[c.declared.name].isna()]
         ]
         if empty:
             raise CovariateError(listed("people without a covariate", empty, "fill it in, or leave them out"))
@@ -169,9 +169,9 @@ class CovariateSchema:
         for covariate in self.fitted:
             name = covariate.declared.name
             if isinstance(covariate, Continuous):
-                moved[name] = moved[name].astype(float).fillna(covariate.mean)
+                transformed[name] = transformed[name].astype(float).fillna(covariate.mean)
                 continue
-            column = moved[name].astype(object).where(moved[name].notna(), _mode(covariate))
+            column = transformed[name].astype(object).where(transformed[name].notna(), _mode(covariate))
             spelling = merge_levels([str(level) for level in column.tolist()], covariate.levels)
             column = column.map(lambda level, spelling=spelling: spelling[str(level)])
             likely = {own: group for group in look_alikes(column.tolist(), covariate.levels) for own in group}
@@ -187,7 +187,7 @@ class CovariateSchema:
                     for key, level in zip(column.index.tolist(), column.tolist(), strict=True)
                     if level not in known and level not in likely
                 ]
-            moved[name] = column
+            transformed[name] = column
         if doubtful:
             cure = "write it as in training where it is the same, and give it a name of its own where it is not"
             raise CovariateError(listed("levels that look like those of training", doubtful, cure))
@@ -197,7 +197,7 @@ class CovariateSchema:
                 ", or pass --unseen-site adapt (Python: unseen_site='adapt')" if batch else ", or leave them out"
             )
             raise CovariateError(listed("levels the model has not seen", offenders, cure))
-        return moved
+        return transformed
 
     def references(
         self, removed: Sequence[str], chosen: Mapping[str, str | float | int] | None = None
@@ -212,9 +212,9 @@ class CovariateSchema:
             CovariateError: An unknown covariate, a level that training did not have, or a number that is none.
         """
         chosen = dict(chosen or {})
-        strangers = sorted({*removed, *chosen} - set(self.names))
-        if strangers:
-            raise CovariateError(f"unknown covariate {', '.join(strangers)}; the model knows {', '.join(self.names)}")
+        unknown = sorted({*removed, *chosen} - set(self.names))
+        if unknown:
+            raise CovariateError(f"unknown covariate {', '.join(unknown)}; the model knows {', '.join(self.names)}")
         kept = sorted(set(chosen) - set(removed))
         if kept:
             raise CovariateError(
@@ -222,7 +222,7 @@ class CovariateSchema:
             )
         return {name: _reference(self[name], chosen.get(name)) for name in removed}
 
-    def moved(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> pd.DataFrame:
+    def transformed(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> pd.DataFrame:
         """Return ``frame`` with the covariates in ``target`` set to one value for everybody."""
         return frame.assign(**{name: [value] * len(frame) for name, value in target.items()})
 

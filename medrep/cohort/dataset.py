@@ -165,7 +165,7 @@ class Dataset:
             raise CohortError(listed("people who are not in the data", [str(key) for key in wanted[rows < 0]]))
         return self.take(rows)
 
-    def blocks(self, size: int) -> Iterator["Dataset"]:
+    def chunks(self, size: int) -> Iterator["Dataset"]:
         """Yield the rows a few at a time, in their order."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
@@ -213,9 +213,9 @@ class Dataset:
         }
         return pd.DataFrame(ids | text, index=self.keys, dtype=str)
 
-    def moved(self, target: Mapping[str, str | float]) -> "Dataset":
+    def transformed(self, target: Mapping[str, str | float]) -> "Dataset":
         """Return the same data as if everybody had the covariates in ``target``."""
-        return self.with_covariates(self.schema.moved(self.covariates, target))
+        return self.with_covariates(self.schema.transformed(self.covariates, target))
 
 
 def _taken(names: Sequence[str] | None, rows: Rows) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ _NO_VALUE = re.compile(
 
 @dataclass(frozen=True)
 class DataDictionary:
-    """What a data dictionary says.
+    """Content of a data dictionary.
 
     Attributes:
         units: Column -> unit.

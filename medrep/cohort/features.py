@@ -44,7 +44,7 @@ class FeatureTable:
 
     @property
     def columns(self) -> Columns:
-        """What the columns are."""
+        """Names, count and grid of the columns."""
         return Columns(self.names, len(self.names), self.grid)
 
     def rows(self, wanted: pd.Index) -> "FeatureTable":

@@ -72,7 +72,7 @@ def _count(read: Read) -> int:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a matrix, people x columns, are.
+    """Names, count and grid of the columns of a matrix, participants x columns.
 
     Attributes:
         names: Feature names; empty for voxels.

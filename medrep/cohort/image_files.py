@@ -34,7 +34,7 @@ _MOST_BEHIND = 2**30  # a small file can unpack to a thousand times its size, an
 
 
 class GzipContent:
-    """What is packed in a gzip file in memory, handed out from front to end; only after `finish` it is known to be whole.
+    """Content of a gzip file in memory, read from front to end; only after `finish` it is known to be whole.
 
     Args:
         packed: The file.

@@ -188,7 +188,7 @@ def mean_level(values: Float[np.ndarray, "..."]) -> float:
     return float(known.mean(dtype=np.float64)) if len(known) else 0.0
 
 
-def uneven_brightness(levels: Mapping[str, float]) -> str:
+def check_intensities(levels: Mapping[str, float]) -> str:
     """Return a warning if people's mean intensities differ more than scanners do, or nothing.
 
     Args:

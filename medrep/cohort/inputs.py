@@ -23,7 +23,7 @@ class FeaturesInput:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What kinds have in common that are an image a person.
+    """Keys that all kinds of one image a participant share.
 
     Attributes:
         suffix: BIDS suffix of the image.

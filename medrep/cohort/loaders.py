@@ -38,7 +38,7 @@ class Loaded:
 
     @property
     def resampled(self) -> bool:
-        """Whether the volume lay elsewhere in the world than the common grid."""
+        """True if the volume lay elsewhere in the world than the common grid."""
         return self.placed is not None and isinstance(self.placed.way, Grid)
 
 
@@ -134,7 +134,7 @@ def fill_matrix(
     common = common or common_grid(places, wanted)
     rows: np.ndarray | None = None
     problems: list[str] = []
-    moved: list[str] = []
+    transformed: list[str] = []
     for position, loaded in enumerate(load_volumes(files, wanted, common=common, workers=workers)):
         if loaded.placed is None:
             problems.append(f"{loaded.key}: {loaded.error}")
@@ -142,13 +142,13 @@ def fill_matrix(
             common = common or loaded.placed.grid
             rows = matrix(len(files), common.size) if rows is None else rows
             rows[position] = loaded.placed.values.ravel()
-            moved += [loaded.key] if loaded.resampled else []
+            transformed += [loaded.key] if loaded.resampled else []
         advance(1)
     if problems or rows is None or common is None:
         raise CohortError(
             listed("images that cannot be used", problems, "mend them, or leave the people out with --exclude")
         )
-    tell(resampled_notes(moved))
+    tell(resampled_notes(transformed))
     return rows, common
 
 

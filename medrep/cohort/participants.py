@@ -148,7 +148,7 @@ def keys(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def count_people(table: pd.DataFrame) -> str:
+def count_participants(table: pd.DataFrame) -> str:
     """Return how many people there are, and how many scans where somebody has several: ``60 people, 240 scans``."""
     people = len(set(labels(table["participant_id"].tolist(), "sub")))
     return f"{people} people" if people == len(table) else f"{people} people, {len(table)} scans"

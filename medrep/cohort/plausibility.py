@@ -37,7 +37,7 @@ _APART, _FAR_IQR, _SKEWED, _NAMED, _LONG = 3.0, 3.0, 0.15, 8, 100
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is doubtful about the covariates of some people.
+    """Doubtful covariates of some participants.
 
     Attributes:
         refused: One line a value that cannot be one.
@@ -232,7 +232,7 @@ def same_data(marks: Mapping[str, str]) -> list[str]:
     )
 
 
-def moved_already(earlier: Sequence[Earlier], declared: Sequence[Covariate]) -> list[str]:
+def transformed_before(earlier: Sequence[Earlier], declared: Sequence[Covariate]) -> list[str]:
     """Return a line for each thing that medrep has done to the data already."""
     names = {covariate.name for covariate in declared}
     lines = []

@@ -29,7 +29,7 @@ class _Visits:
 
 @dataclass
 class _Told:
-    """What is to be said at the end, by column and by person."""
+    """Messages for the end, by column and by participant."""
 
     renamed: dict[str, str] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)

@@ -176,7 +176,7 @@ class LoadedShape:
 
 @dataclass(frozen=True)
 class MeasuredShapes:
-    """What a cohort's organs are like.
+    """Measures of a cohort's organs.
 
     Attributes:
         measured: The ``input`` section with spacing, shape, centre and size filled in; None if no organ could be used.
@@ -205,7 +205,7 @@ def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int]
             organ = organ_mask(labels, wanted.labels, Path(str(path)))
             surface = extract_surface(organ.mask, organ.affine)
             size = float(np.sqrt(np.trace(second_moments(surface))))
-            aligned = surface.moved(align_surface(surface, wanted.align, size=size).matrix)
+            aligned = surface.transformed(align_surface(surface, wanted.align, size=size).matrix)
             corners.append(np.stack([aligned.vertices.min(axis=0), aligned.vertices.max(axis=0)]))
             sizes.append(size)
             edges.append(labels.shortest_edge)
@@ -313,9 +313,9 @@ def place_shape(path: Path, wanted: ShapeInput, points: Float[np.ndarray, "point
     organ = organ_mask(labels, wanted.labels, path)
     surface = extract_surface(organ.mask, organ.affine)
     alignment = align_surface(surface, wanted.align, size=wanted.size)
-    move = np.eye(4)
-    move[:3, 3] = -np.asarray(wanted.centre)
-    aligned = surface.moved(move @ alignment.matrix)
+    transform = np.eye(4)
+    transform[:3, 3] = -np.asarray(wanted.centre)
+    aligned = surface.transformed(transform @ alignment.matrix)
     room = points[-1] - 2 * np.asarray(wanted.spacing)
     over = np.abs(aligned.vertices).max(axis=0) - room
     if (over > 0).any():

@@ -105,7 +105,7 @@ class Earlier:
 
     @property
     def done(self) -> str:
-        """What was done, in words."""
+        """The earlier processing, in words."""
         names = ", ".join(self.covariates)
         many = f" and {self.people - 1} more" if self.people > 1 else ""
         words = {
@@ -135,18 +135,18 @@ def earlier_work(root: Path, files: Iterable[Path] = ()) -> tuple[Earlier, ...]:
     return tuple(unique.values())
 
 
-def refuse_again(earlier: Sequence[Earlier], moved: Sequence[str], known: Sequence[str]) -> None:
+def refuse_again(earlier: Sequence[Earlier], transformed: Sequence[str], known: Sequence[str]) -> None:
     """Refuse to move covariates that were moved already.
 
     Args:
         earlier: What was done to the data.
-        moved: Covariates that would be moved now.
+        transformed: Covariates that would be moved now.
         known: Covariates that had been moved in the data of training, too: a model that was fitted on such data fits them.
 
     Raises:
         CohortError: What was done, and by which file that is known.
     """
-    again = sorted({name for one in earlier for name in one.covariates if name in moved and name not in known})
+    again = sorted({name for one in earlier for name in one.covariates if name in transformed and name not in known})
     if again:
         said = [one.done for one in earlier if set(one.covariates) & set(again)]
         cure = (
@@ -182,8 +182,8 @@ def _read_mark(content: Mapping[str, Any], name: str) -> Earlier | None:
     """Read the sidecar of a table or an image."""
     if isinstance(removed := content.get("Removed"), list) and removed:
         return Earlier(tuple(str(one) for one in removed), "removal", name)
-    if isinstance(moved := content.get("Covariates"), dict) and moved:
-        return Earlier(tuple(str(one) for one in moved), "counterfactual", name)
+    if isinstance(transformed := content.get("Covariates"), dict) and transformed:
+        return Earlier(tuple(str(one) for one in transformed), "counterfactual", name)
     return Earlier((), "sample", name) if "Seed" in content else None
 
 

@@ -28,7 +28,7 @@ from medrep.cohort.parsing import MISSING_WORDS
 from medrep.errors import CohortError, ModelError, listed
 
 
-def split_people(
+def split_participants(
     table: pd.DataFrame,
     fractions: Sequence[float],
     *,
@@ -130,7 +130,7 @@ _DIGEST, _KEY = 8, 16  # bytes
 
 @dataclass(frozen=True, eq=False)
 class RowTrace:
-    """What is kept of a row while a model is trained.
+    """Trace of a row that is kept while a model is trained.
 
     Attributes:
         exact: Digest of its canonical bytes, without a key.

@@ -140,7 +140,7 @@ class Outside:
 
     @property
     def far(self) -> bool:
-        """Whether that is more than a fifth of the range's width."""
+        """True if that is more than a fifth of the range's width."""
         return self.distance > _FAR * (self.high - self.low)
 
     @property

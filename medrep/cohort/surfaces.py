@@ -77,7 +77,7 @@ class Surface:
         """Centroid of the area (not of the enclosed volume), millimetres."""
         return np.average(self.corners.mean(axis=1), axis=0, weights=self.face_areas)
 
-    def moved(self, matrix: Float[np.ndarray, "4 4"]) -> "Surface":
+    def transformed(self, matrix: Float[np.ndarray, "4 4"]) -> "Surface":
         """Return the surface under an affine; faces look outward also where it mirrors."""
         vertices = self.vertices @ matrix[:3, :3].T + matrix[:3, 3]
         mirrors = np.linalg.det(matrix[:3, :3]) < 0
@@ -183,7 +183,7 @@ def extract_surface(
             break
     shift = np.eye(4)
     shift[:3, 3] = [span.start - pad for span in box]
-    return surface.moved(affine @ shift)
+    return surface.transformed(affine @ shift)
 
 
 def signed_distance(points: Float[np.ndarray, "points 3"], surface: Surface) -> Float64[np.ndarray, " points"]:

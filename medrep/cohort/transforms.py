@@ -161,15 +161,15 @@ class VolumePipeline:
         channels = torch.empty((len(volumes), *volumes[0].data.shape), dtype=torch.float32)
         for channel, volume, unit in zip(channels, volumes, units, strict=True):
             torch.div(_turned(volume.data), unit, out=channel)
-        moved = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
-        x, y, z = (float(edge) for edge in moved.pixdim)
-        a, b, c = moved.shape[1:]
-        grid = Grid((a, b, c), (x, y, z), world_rows(moved.affine.numpy()))
+        transformed = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
+        x, y, z = (float(edge) for edge in transformed.pixdim)
+        a, b, c = transformed.shape[1:]
+        grid = Grid((a, b, c), (x, y, z), world_rows(transformed.affine.numpy()))
         if self._common is not None and self._moves(grid, self._common):
             return _in_world(channels, volumes[0], units, self._common)
         return [
-            Placed(np.ascontiguousarray(values), grid, unit, moved)
-            for values, unit in zip(moved.numpy(), units, strict=True)
+            Placed(np.ascontiguousarray(values), grid, unit, transformed)
+            for values, unit in zip(transformed.numpy(), units, strict=True)
         ]
 
     def back(self, change: Float32[np.ndarray, "x y z"], placed: Placed) -> Float32[np.ndarray, "a b c"]:
@@ -276,8 +276,8 @@ def place_notes(places: Mapping[str, Place]) -> list[str]:
     return form_notes({key: (place.forms_apart, place.shortest_edge) for key, place in places.items()})
 
 
-def resampled_notes(moved: Sequence[str]) -> list[str]:
+def resampled_notes(transformed: Sequence[str]) -> list[str]:
     """Return a line about people whose images were resampled in the world, or none."""
-    if not moved:
+    if not transformed:
         return []
-    return [f"{named_images(moved)}: not on the common grid of the world as they are, and resampled onto it"]
+    return [f"{named_images(transformed)}: not on the common grid of the world as they are, and resampled onto it"]

@@ -68,7 +68,7 @@ MeshFormat = Literal["gifti", "stl", "ply"]
 
 @dataclass(frozen=True)
 class Removal:
-    """What was done to a cohort, as it stands in every sidecar.
+    """Description of a removal, as it stands in every sidecar.
 
     Attributes:
         model: The model folder or registered name, as the user gave it.

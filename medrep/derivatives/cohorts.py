@@ -1,11 +1,13 @@
 """Generated, planted and sampled cohorts as folders, with the truth beside them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from medrep._files import write_json
 from medrep._persisted import to_json
@@ -104,90 +106,86 @@ def write_shape_cohort(
     write_description(folder, "organs with known effects", [], {"Description": "generated; not real people"})
 
 
-def write_shape_samples(
-    folder: Path,
-    model: Model,
-    people: pd.DataFrame,
-    frame: pd.DataFrame,
-    seed: int,
-    suffix: str,
-    centre: tuple[float, ...],
-    content: Mapping[str, Any],
-    mesh: MeshFormat = "gifti",
-    advance: Callable[[int], None] = lambda people: None,
-) -> None:
-    """Write a label map and a mesh with ``desc-sampled`` for each drawn person.
+@dataclass(frozen=True)
+class Drawn:
+    """Participants drawn by a model.
 
-    Args:
-        folder: Where to.
-        model: Of organs.
-        people: Table to write, with participant_id.
-        frame: Their covariates.
-        seed: Of every draw; each person has a seed of their own, by the place in the table.
-        suffix: BIDS suffix of the label maps.
-        centre: Of the model's grid, mm.
-        content: For the sidecars.
-        mesh: What meshes are written as.
-        advance: Called with the number of people done.
-    """
-    grid = model.columns.grid
-    if grid is None:
-        raise ModelError("a shape model needs a grid")
-    for position, who in enumerate(people["participant_id"]):
-        own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-        row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
-        place = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}.nii.gz"
-        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), grid.affine(centre)))
-        level = LevelFunction.through(grid_lattice(grid), row)
-        aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
-        surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
-        write_mesh(mesh_beside(place, mesh), surface)
-        write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(content))
-        advance(1)
-    write_tsv(folder / "participants.tsv", people)
-    write_description(folder, "people drawn by a model", [], content)
-
-
-def write_samples(
-    folder: Path,
-    model: Model,
-    people: pd.DataFrame,
-    frame: pd.DataFrame,
-    seed: int,
-    suffix: str,
-    content: Mapping[str, Any],
-    advance: Callable[[int], None] = lambda people: None,
-) -> None:
-    """Write participants.tsv and features.tsv, or images with ``desc-sampled``.
-
-    Args:
-        folder: Where to.
+    Attributes:
         model: One that can ``sample``.
         people: Table to write, with participant_id.
         frame: Their covariates.
         seed: Of every draw; each image has a seed of its own, by its place in the table.
         suffix: BIDS suffix of images.
         content: For the sidecars.
-        advance: Called with the number of people done.
     """
-    ids = people["participant_id"].to_list()
-    grid = model.columns.grid
+
+    model: Model
+    people: pd.DataFrame
+    frame: pd.DataFrame
+    seed: int
+    suffix: str
+    content: Mapping[str, Any]
+
+    def rows(self) -> Iterator[tuple[str, Float[np.ndarray, " columns"]]]:
+        """Draw one participant at a time: id, and row of the model's columns."""
+        for position, who in enumerate(self.people["participant_id"].to_list()):
+            own = int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
+            yield str(who), self.model.sample(self.frame.iloc[position : position + 1], seed=own)[0]
+
+    def write_tables(self, folder: Path) -> None:
+        """Write participants.tsv and dataset_description.json."""
+        write_tsv(folder / "participants.tsv", self.people)
+        write_description(folder, "people drawn by a model", [], self.content)
+
+
+def write_shape_samples(
+    folder: Path, drawn: Drawn, centre: tuple[float, ...], mesh: MeshFormat, advance: Callable[[int], None]
+) -> None:
+    """Write a label map and a mesh with ``desc-sampled`` for each participant.
+
+    Args:
+        folder: Where to.
+        drawn: By a model of organs.
+        centre: Of the model's grid, mm.
+        mesh: What meshes are written as.
+        advance: Called with the number of participants done.
+    """
+    grid = drawn.model.columns.grid
+    if grid is None:
+        raise ModelError("a shape model needs a grid")
+    for who, row in drawn.rows():
+        place = folder / who / "anat" / f"{who}_desc-sampled_{drawn.suffix}.nii.gz"
+        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), grid.affine(centre)))
+        level = LevelFunction.through(grid_lattice(grid), row)
+        aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
+        surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
+        write_mesh(mesh_beside(place, mesh), surface)
+        write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(drawn.content))
+        advance(1)
+    drawn.write_tables(folder)
+
+
+def write_samples(folder: Path, drawn: Drawn, advance: Callable[[int], None]) -> None:
+    """Write participants.tsv and features.tsv, or images with ``desc-sampled``.
+
+    Args:
+        folder: Where to.
+        drawn: By a model of features or volumes.
+        advance: Called with the number of participants done.
+    """
+    model, grid = drawn.model, drawn.model.columns.grid
     if model.columns.names:
-        data = model.sample(frame, seed=seed)
-        advance(len(ids))
-        write_matrix(folder / "features.tsv", pd.DataFrame({"participant_id": ids}), model.columns.names, data)
+        data = model.sample(drawn.frame, seed=drawn.seed)
+        advance(len(data))
+        ids = pd.DataFrame({"participant_id": drawn.people["participant_id"].to_list()})
+        write_matrix(folder / "features.tsv", ids, model.columns.names, data)
         extra = {} if grid is None else {"Grid": to_json(grid)}
-        write_json(folder / "features.json", {**content, **extra})
+        write_json(folder / "features.json", {**drawn.content, **extra})
     elif grid is not None:
-        for position, who in enumerate(ids):
-            own = int(np.random.SeedSequence([seed, position]).generate_state(1)[0])
-            row = model.sample(frame.iloc[position : position + 1], seed=own)[0]
-            stem = folder / str(who) / "anat" / f"{who}_desc-sampled_{suffix}"
-            write_image(
-                stem.with_name(f"{stem.name}.nii.gz"),
-                Volume(row.astype(np.float32).reshape(grid.shape), grid.affine()),
-            )
-            write_json(stem.with_name(f"{stem.name}.json"), dict(content))
+        for who, row in drawn.rows():
+            stem = folder / who / "anat" / f"{who}_desc-sampled_{drawn.suffix}"
+            volume = Volume(row.astype(np.float32).reshape(grid.shape), grid.affine())
+            write_image(stem.with_name(f"{stem.name}.nii.gz"), volume)
+            write_json(stem.with_name(f"{stem.name}.json"), dict(drawn.content))
             advance(1)
-    write_tsv(folder / "participants.tsv", people)
-    write_description(folder, "people drawn by a model", [], content)
+    drawn.write_tables(folder)

@@ -1,4 +1,4 @@
-"""What each covariate does to an organ, written so that others can read it: meshes, maps, a table and a picture."""
+"""Effects of covariates on an organ, as meshes, maps, a table and a figure."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from medrep.derivatives.meshes import write_mesh, write_shape_map
 from medrep.errors import ModelError
 from medrep.models import Model
 from medrep.models.linear.design import Contrast, contrasts
-from medrep.models.shape.displacement import Motion
+from medrep.models.shape.displacement import SurfaceDisplacement
 
 _CELLS = 96
 _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}
@@ -44,7 +44,7 @@ def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) ->
         surface = _organ(model, {contrast.covariate: contrast.before})
         after = _organ(model, {contrast.covariate: contrast.after})
         normals, areas = _vertex_normals(surface)
-        motion = model.surface_motion(contrast, surface.vertices, normals)
+        motion = model.surface_displacement(contrast, surface.vertices, normals)
         low, high = motion.interval()
         name = f"{contrast.covariate}-{_plain(contrast.before)}to{_plain(contrast.after)}"
         write_mesh(folder / f"{name}.surf.gii", _shifted(surface, centre))
@@ -59,7 +59,7 @@ def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) ->
 
 
 def _row(
-    contrast: Contrast, motion: Motion, areas: Float[np.ndarray, " vertices"], before: float, after: float
+    contrast: Contrast, motion: SurfaceDisplacement, areas: Float[np.ndarray, " vertices"], before: float, after: float
 ) -> dict[str, object]:
     mean, low, high = motion.mean(areas)
     bounds = motion.interval()
@@ -98,7 +98,7 @@ def _vertex_normals(surface: Surface) -> tuple[Float[np.ndarray, "vertices 3"], 
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), areas
 
 
-def _draw(path: Path, drawn: list[tuple[Surface, Motion]]) -> None:
+def _draw(path: Path, drawn: list[tuple[Surface, SurfaceDisplacement]]) -> None:
     figure = Figure(figsize=(3 * len(_VIEWS) + 1, 2.8 * len(drawn) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     for line, (surface, motion) in enumerate(drawn):

@@ -9,46 +9,50 @@ import pandas as pd
 from medrep._files import write_json
 from medrep.cohort.features import column_order
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Visit, visit_frame, visit_rows
+from medrep.cohort.kinds.base import Sample, sample_frame, sample_rows
 from medrep.derivatives.bids import Destination, line, write_latents, write_lines
-from medrep.derivatives.tasks import Mover, Outcome, Step, block_size, in_places
+from medrep.derivatives.tasks import Result, Task, Transform, block_size, in_places
 
 _MOST_ROWS = 256
 
 
-class MoveRows(Step):
+class TransformRows(Task):
     """Moves rows of a feature table; the moved row is part of each outcome, in the input's order of columns.
 
     Args:
-        mover: The model and what to do with it.
+        transform: The model and what to do with it.
         names: Of the table's features, in its order.
     """
 
-    def __init__(self, mover: Mover, names: Sequence[str]) -> None:
-        self._mover, self._order = mover, column_order(mover.model.columns.names, names)
-        place = {name: position for position, name in enumerate(mover.model.columns.names)}
+    def __init__(self, transform: Transform, names: Sequence[str]) -> None:
+        self._transform, self._order = transform, column_order(transform.model.columns.names, names)
+        place = {name: position for position, name in enumerate(transform.model.columns.names)}
         self._back = [place[name] for name in names]
-        self.together = block_size(len(names), _MOST_ROWS)
+        self.block_size = block_size(len(names), _MOST_ROWS)
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        """Move a few rows; see `Step.work`."""
-        rows = visit_rows(people)[:, self._order]
-        block, standing, places = in_places(rows, people, self.together)
-        moved, (latents, _) = self._mover.move_and_encode(self._mover.model.dataset(block, visit_frame(standing)))
-        moved, before = moved[:, self._back], block[:, self._back]
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Move a few rows; see `Task.work`."""
+        rows = sample_rows(people)[:, self._order]
+        block, standing, places = in_places(rows, people, self.block_size)
+        transformed, (latents, _) = self._transform.move_and_encode(
+            self._transform.model.dataset(block, sample_frame(standing))
+        )
+        transformed, before = transformed[:, self._back], block[:, self._back]
         return [
-            Outcome(one.key, lines={"features": line(moved[place], before[place]), "latents": line(latents[place])})
+            Result(
+                one.key, lines={"features": line(transformed[place], before[place]), "latents": line(latents[place])}
+            )
             for place, one in zip(places, people, strict=True)
         ]
 
 
-def move_rows(mover: Mover, kind: InputKind[Any], to: Destination) -> Step:
+def transform_rows(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:
     """Return the step that moves rows of a cohort's table."""
     del kind
-    return MoveRows(mover, to.names)
+    return TransformRows(transform, to.names)
 
 
-def write_moved(
+def write_transformed(
     folder: Path,
     lines: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,

@@ -15,12 +15,12 @@ from medrep.cohort.features import column_order
 from medrep.cohort.image_quality import STATISTICS, image_statistics
 from medrep.cohort.inputs import ShapeInput, VolumeInput
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Visit, visit_files, visit_frame, visit_rows
+from medrep.cohort.kinds.base import Sample, sample_files, sample_frame, sample_rows
 from medrep.derivatives.bids import write_latents
-from medrep.derivatives.tasks import Outcome, Step, block_size, in_places
+from medrep.derivatives.tasks import Result, Task, block_size, in_places
 from medrep.errors import CohortError, ModelError
 from medrep.models import Model
-from medrep.models.prediction import How, Readout
+from medrep.models.prediction import How, Prediction
 
 STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
@@ -33,7 +33,7 @@ _UNITS = {
 
 def write_scores(
     folder: Path,
-    outcomes: Iterable[Outcome],
+    results: Iterable[Result],
     lines: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,
     unit: str,
@@ -44,17 +44,17 @@ def write_scores(
 
     Args:
         folder: Where to.
-        outcomes: Everybody's, at least one of them good; gone through several times, a person at a time.
+        results: Everybody's, at least one of them good; gone through several times, a person at a time.
         lines: Names of rows, each with what yields those of everybody who could be scored.
         ids: Key columns, index: key; in the same order.
         unit: The model's ``error_unit``.
         unshrink: How the regression of predicted covariates to the mean was undone.
         outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
     """
-    first = next(one for one in outcomes if not one.error)
+    first = next(one for one in results if not one.error)
     columns = [STATUS, *(name for name in first.figures if name != STATUS)]
     columns += [OUTSIDE] if outside else []
-    good = _write_table(folder / "scores.tsv", outcomes, ids, columns, outside or {})
+    good = _write_table(folder / "scores.tsv", results, ids, columns, outside or {})
     write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
     for name in ("latents", "latents_sd"):
         if name in lines:
@@ -62,13 +62,13 @@ def write_scores(
 
 
 def _write_table(
-    path: Path, outcomes: Iterable[Outcome], ids: pd.DataFrame, columns: list[str], outside: Mapping[str, float]
+    path: Path, results: Iterable[Result], ids: pd.DataFrame, columns: list[str], outside: Mapping[str, float]
 ) -> list[str]:
     """Return the keys of those who could be scored."""
     good = []
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join([*ids.columns, *columns]) + "\n")
-        for who, one in zip(ids.itertuples(index=False), outcomes, strict=True):
+        for who, one in zip(ids.itertuples(index=False), results, strict=True):
             figures = {STATUS: FAILED if one.error else SCORED, **one.figures, OUTSIDE: outside.get(one.key, 0.0)}
             file.write("\t".join([*map(str, who), *(_cell(figures.get(name)) for name in columns)]) + "\n")
             if not one.error:
@@ -128,12 +128,12 @@ _MOST_ROWS, _MOST_IMAGES = 256, 16
 _FIGURES = ("reconstruction_error", "deviation")
 
 
-class Judge(ABC):
-    """Whether people are like those whom the model was calibrated with."""
+class ShiftDetector(ABC):
+    """Detector of participants unlike those the model was calibrated with."""
 
     @abstractmethod
     def figures(
-        self, statistics: pd.DataFrame, people: Sequence[Visit], rows: Float[np.ndarray, "people columns"]
+        self, statistics: pd.DataFrame, people: Sequence[Sample], rows: Float[np.ndarray, "people columns"]
     ) -> list[dict[str, float | str]]:
         """Return what is said of each person, for scores.tsv.
 
@@ -146,7 +146,7 @@ class Judge(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """What is asked of a model about each person.
+    """Scorer of participants: a model, its shift detector and its predictions.
 
     Attributes:
         model: The model.
@@ -159,38 +159,38 @@ class Scorer:
 
     model: Model
     most: int = _MOST_IMAGES
-    judge: Judge | None = None
-    readouts: tuple[Readout, ...] = ()
+    judge: ShiftDetector | None = None
+    readouts: tuple[Prediction, ...] = ()
     unshrink: How = "none"
     measure: bool = False
 
     @property
     def measures(self) -> bool:
-        """Whether statistics of images are needed."""
+        """True if statistics of images are needed."""
         return self.measure or self.judge is not None
 
     @property
-    def together(self) -> int:
+    def block_size(self) -> int:
         """How many people go through the model together."""
         return block_size(self.model.columns.count, self.most)
 
-    def outcomes(
+    def results(
         self,
         rows: Float[np.ndarray, "people columns"],
-        people: Sequence[Visit],
+        people: Sequence[Sample],
         further: Mapping[str, float] | None = None,
         images: Sequence[Float[np.ndarray, " statistics"]] = (),
-    ) -> list[Outcome]:
+    ) -> list[Result]:
         """Return what the model says of rows in memory.
 
         Args:
             rows: In the model's columns and units.
-            people: At most one for each place of a block of ``together``.
+            people: At most one for each place of a block of ``block_size``.
             further: Figures that are known already.
             images: `STATISTICS` of each image, where ``measures`` asks for them.
         """
-        block, standing, places = in_places(rows, people, self.together)
-        found = self.model.scores(self.model.dataset(block, visit_frame(standing)))
+        block, standing, places = in_places(rows, people, self.block_size)
+        found = self.model.scores(self.model.dataset(block, sample_frame(standing)))
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}
@@ -200,7 +200,7 @@ class Scorer:
         if self.judge is not None:
             said = self.judge.figures(statistics, standing, block)
         predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
-        outcomes = []
+        results = []
         for place, one in zip(places, people, strict=True):
             figures = {name: float(statistics[name][place]) for name in _FIGURES}
             for name, values in predicted.items():
@@ -211,15 +211,15 @@ class Scorer:
                 arrays["latents_sd"] = found.latents_sd[place]
             if self.measure:
                 arrays["statistics"] = statistics.to_numpy(float)[place]
-            outcomes.append(Outcome(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
-        return outcomes
+            results.append(Result(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
+        return results
 
     def statistics(self, kind: InputKind[Any]) -> list[str]:
         """Return what the columns of statistics are."""
         return [*_FIGURES, *kind.statistics]
 
 
-class ScoreRows(Step):
+class ScoreRows(Task):
     """Scores rows of a feature table.
 
     Args:
@@ -232,15 +232,15 @@ class ScoreRows(Step):
         del kind
         self._scorer = replace(scorer, most=_MOST_ROWS)
         self._order = column_order(scorer.model.columns.names, names)
-        self.together = self._scorer.together
+        self.block_size = self._scorer.block_size
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        """Score a few rows; see `Step.work`."""
-        scored = self._scorer.outcomes(visit_rows(people)[:, self._order], people)
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few rows; see `Task.work`."""
+        scored = self._scorer.results(sample_rows(people)[:, self._order], people)
         return scored if self._scorer.measure else [one.written() for one in scored]
 
 
-class ScoreVolumes(Step):
+class ScoreVolumes(Task):
     """Scores images; several go through the model together.
 
     Args:
@@ -254,29 +254,29 @@ class ScoreVolumes(Step):
         if scorer.model.columns.grid is None:
             raise ModelError("the model was trained on a feature table; set input.kind as in training")
         self._scorer, self._wanted, self._grid = scorer, kind.section, scorer.model.columns.grid
-        self.together = scorer.together
+        self.block_size = scorer.block_size
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        """Score a few images; see `Step.work`."""
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few images; see `Task.work`."""
         from medrep.cohort.loaders import load_alike  # MONAI takes seconds to import
 
         rows: list[np.ndarray] = []
         images: list[np.ndarray] = []
-        outcomes: dict[str, Outcome] = {}
-        for loaded in load_alike(visit_files(people), self._wanted, self._grid):
+        results: dict[str, Result] = {}
+        for loaded in load_alike(sample_files(people), self._wanted, self._grid):
             if loaded.placed is None:
-                outcomes[loaded.key] = Outcome(loaded.key, loaded.error, "read")
+                results[loaded.key] = Result(loaded.key, loaded.error, "read")
             else:
                 rows.append(loaded.placed.values.ravel())
                 if self._scorer.measures:
                     images.append(image_statistics(loaded.placed.values))
-        good = [one for one in people if one.key not in outcomes]
+        good = [one for one in people if one.key not in results]
         if good:
-            outcomes |= {one.key: one for one in self._scorer.outcomes(np.stack(rows), good, images=images)}
-        return [outcomes[one.key] for one in people]
+            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good, images=images)}
+        return [results[one.key] for one in people]
 
 
-class ScoreShapes(Step):
+class ScoreShapes(Task):
     """Scores organs, one at a time: each takes seconds.
 
     Args:
@@ -292,27 +292,27 @@ class ScoreShapes(Step):
         if scorer.model.columns.grid != shape_grid(kind.section):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
         self._scorer, self._wanted = replace(scorer, most=1), kind.section
-        self.together = 1
+        self.block_size = 1
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        """Score a few organs; see `Step.work`."""
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few organs; see `Task.work`."""
         from medrep.cohort.shapes import load_shapes
 
-        outcomes = []
-        for one, loaded in zip(people, load_shapes(visit_files(people), self._wanted), strict=True):
+        results = []
+        for one, loaded in zip(people, load_shapes(sample_files(people), self._wanted), strict=True):
             if loaded.placed is None:
-                outcomes.append(Outcome(loaded.key, loaded.error, "read"))
+                results.append(Result(loaded.key, loaded.error, "read"))
                 continue
             affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
             volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
             try:
-                outcomes += self._scorer.outcomes(loaded.placed.row[None], [one], {"volume_mm3": volume})
+                results += self._scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
             except (CohortError, ModelError) as error:
-                outcomes.append(Outcome(loaded.key, str(error), "score"))
-        return outcomes
+                results.append(Result(loaded.key, str(error), "score"))
+        return results
 
 
-def score_step(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) -> Step:
+def score_task(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) -> Task:
     """Return the step that scores people of a kind of input.
 
     Args:
@@ -320,5 +320,5 @@ def score_step(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) 
         kind: As in training.
         names: Of the columns of the cohort's table; none for files.
     """
-    step: Step = imported(kind.scorer)(scorer, kind, names)
+    step: Task = imported(kind.scorer)(scorer, kind, names)
     return step

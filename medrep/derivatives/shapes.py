@@ -14,55 +14,57 @@ from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Visit, visit_files, visit_frame
+from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import write_label_map
 from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.meshes import mesh_beside, write_mesh
-from medrep.derivatives.tasks import Mover, Outcome, Step
+from medrep.derivatives.tasks import Result, Task, Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models.shape.mean_shape import LevelFunction
 
 _MESH_CELLS = 128
 
 
-class MoveShapes(Step):
+class TransformShapes(Task):
     """Writes a label map, a mesh and a sidecar a person.
 
     Args:
-        mover: The model and what to do with it.
+        transform: The model and what to do with it.
         kind: Label maps, as measured by training.
         to: Where to write.
     """
 
-    def __init__(self, mover: Mover, kind: InputKind[ShapeInput], to: Destination) -> None:
+    def __init__(self, transform: Transform, kind: InputKind[ShapeInput], to: Destination) -> None:
         wanted = kind.section
-        if mover.model.columns.grid != shape_grid(wanted):
+        if transform.model.columns.grid != shape_grid(wanted):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._mover, self._wanted, self._to = mover, wanted, to
+        self._transform, self._wanted, self._to = transform, wanted, to
         self._lattice, self._centre = grid_lattice(shape_grid(wanted)), np.asarray(wanted.centre)
-        self.together = 1
+        self.block_size = 1
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
-        """Move a few people; see `Step.work`."""
-        frame, outcomes = visit_frame(people), []
-        for loaded in load_shapes(visit_files(people), self._wanted):
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Move a few people; see `Task.work`."""
+        frame, results = sample_frame(people), []
+        for loaded in load_shapes(sample_files(people), self._wanted):
             try:
                 if loaded.placed is None:
                     raise CohortError(loaded.error)
                 arrays, files = self._write(loaded.placed, loaded.path, frame.loc[[loaded.key]])
-                outcomes.append(Outcome(loaded.key, arrays=arrays, files=files))
+                results.append(Result(loaded.key, arrays=arrays, files=files))
             except (CohortError, ModelError) as error:
-                outcomes.append(Outcome(loaded.key, str(error), "read" if loaded.placed is None else "move"))
-        return outcomes
+                results.append(Result(loaded.key, str(error), "read" if loaded.placed is None else "move"))
+        return results
 
     def _write(
         self, placed: PlacedShape, path: Path, frame: pd.DataFrame
     ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Write one person's files; return latents and the files' names."""
-        (row,), (latents, deviations) = self._mover.move_and_encode(self._mover.model.dataset(placed.row[None], frame))
+        (row,), (latents, deviations) = self._transform.move_and_encode(
+            self._transform.model.dataset(placed.row[None], frame)
+        )
         level = LevelFunction.through(self._lattice, row)
         labels = _relabelled(placed, row, level, self._centre)
         surface = _meshed(level, placed, self._centre)
@@ -71,7 +73,7 @@ class MoveShapes(Step):
         mesh = mesh_beside(place, self._to.mesh)
         write_label_map(self._to.folder / place, replace(placed.labels, data=labels))
         write_mesh(self._to.folder / mesh, surface)
-        facts = {**self._mover.outside(frame), **_facts(placed, labels, surface)}
+        facts = {**self._transform.outside(frame), **_facts(placed, labels, surface)}
         content = {**self._to.done.to_json(), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
         arrays = {"latents": latents[0]}

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Visit
+from medrep.cohort.kinds.base import Sample
 from medrep.cohort.support import outside_json, outside_training
 from medrep.derivatives.bids import OUTSIDE, Destination, Removal, line
 from medrep.erasure import Certificate
@@ -44,8 +44,8 @@ def block_size(columns: int, most: int) -> int:
 
 
 def in_places(
-    rows: Float[np.ndarray, "people columns"], people: Sequence[Visit], size: int
-) -> tuple[Float[np.ndarray, "size columns"], list[Visit], list[int]]:
+    rows: Float[np.ndarray, "people columns"], people: Sequence[Sample], size: int
+) -> tuple[Float[np.ndarray, "size columns"], list[Sample], list[int]]:
     """Return a full block, who stands at each place, and the places of the people.
 
     Args:
@@ -60,13 +60,13 @@ def in_places(
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Result:
     """One person's result.
 
     Attributes:
         key: The person (and session).
         error: One line, empty if all went well.
-        stage: Where it went wrong: ``find``, ``read``, ``score``, ``move``, ``work`` (what nobody foresaw), ``quarantine``.
+        stage: Where it went wrong: ``find``, ``read``, ``score``, ``transform``, ``work`` (what nobody foresaw), ``quarantine``.
         figures: Named numbers and words, for instance reconstruction_error.
         arrays: Named rows, for instance latents, while they are worked with.
         lines: Named rows as they are written (`medrep.derivatives.bids`).
@@ -81,7 +81,7 @@ class Outcome:
     lines: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
-    def written(self) -> "Outcome":
+    def written(self) -> "Result":
         """Return the outcome with its rows as they are written."""
         return replace(self, arrays={}, lines={name: line(row) for name, row in self.arrays.items()} | {**self.lines})
 
@@ -97,12 +97,12 @@ class Outcome:
         }
 
     @classmethod
-    def of_row(cls, key: str, figures: Mapping[str, float | str | None]) -> "Outcome":
+    def of_row(cls, key: str, figures: Mapping[str, float | str | None]) -> "Result":
         """Rebuild the figures of a row of a table, whose lines are kept elsewhere."""
         return cls(key, figures={name: float("nan") if value is None else value for name, value in figures.items()})
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Outcome":
+    def from_json(cls, content: Mapping[str, Any]) -> "Result":
         """Rebuild from the content of `to_json`."""
         figures = {name: float("nan") if value is None else value for name, value in content["figures"].items()}
         older = {name: line(_unpacked(packed)) for name, packed in content.get("arrays", {}).items()}
@@ -112,18 +112,18 @@ class Outcome:
         )
 
 
-class Step(ABC):
-    """What is done to people: opened once in a worker, then handed a few at a time.
+class Task(ABC):
+    """A task: opened once in a worker, then handed a few samples at a time.
 
     Attributes:
-        together: The size of a block of the cohort. Groups never reach over its ends, so that each person has a place of
+        block_size: The size of a block of the cohort. Groups never reach over its ends, so that each person has a place of
             their own in a block (`blocks`).
     """
 
-    together: int
+    block_size: int
 
     @abstractmethod
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+    def work(self, people: Sequence[Sample]) -> list[Result]:
         """Return everybody's outcome, in their order.
 
         What is wrong with a person is that person's outcome, never an exception.
@@ -141,7 +141,7 @@ PRELOADED = (
 """Modules that take seconds to import, and that workers on images need."""
 
 
-class Opener(ABC):
+class TaskFactory(ABC):
     """How a worker comes by its step; travels to workers, and is small."""
 
     @property
@@ -150,7 +150,7 @@ class Opener(ABC):
         return PRELOADED
 
     @abstractmethod
-    def open(self) -> Step:
+    def open(self) -> Task:
         """Load what the step needs."""
 
 
@@ -259,7 +259,7 @@ def not_removed(model: Model, removed: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Mover:
+class Transform:
     """A model and what to do with it.
 
     Attributes:
@@ -272,7 +272,7 @@ class Mover:
     target: Mapping[str, str | float]
     label_free: bool = False
 
-    def move(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
+    def transform(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""
         if self.label_free:
             return self.model.remove_unlabelled(dataset, list(self.target))
@@ -292,11 +292,11 @@ class Mover:
     def move_and_encode(self, dataset: Dataset) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
         """Return both, with the deviations of latents where the model hands them out."""
         if self.label_free:
-            return self.move(dataset), (self.encode(dataset), None)
+            return self.transform(dataset), (self.encode(dataset), None)
         return self.model.remove_and_encode(dataset, self.target)
 
 
-def move_step(mover: Mover, kind: InputKind[Any], to: Destination) -> Step:
+def transform_task(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:
     """Return the step that writes people of a kind of input without the removed effects."""
-    step: Step = imported(kind.mover)(mover, kind, to)
+    step: Task = imported(kind.transform)(transform, kind, to)
     return step

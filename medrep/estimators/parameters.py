@@ -24,7 +24,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parameters come to, for data with given columns.
+    """A plan: parameters resolved for data with given columns.
 
     Attributes:
         covariates: What is declared, by the names that are used everywhere.

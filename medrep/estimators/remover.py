@@ -73,7 +73,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         feature_names_in_: Their names, where X has any.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn takes parameters one by one
         self,
         remove: Any = None,
         *,
@@ -197,8 +197,12 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             refuse_extrapolation(model.schema, target)
         people = model.dataset(data, frame)
         self._refuse_unmeasured(model, people, target)
-        moved = model.remove(people, target)
-        return pd.DataFrame(moved, index=X.index, columns=model.columns.names) if isinstance(X, pd.DataFrame) else moved
+        transformed = model.remove(people, target)
+        return (
+            pd.DataFrame(transformed, index=X.index, columns=model.columns.names)
+            if isinstance(X, pd.DataFrame)
+            else transformed
+        )
 
     def _refuse_unmeasured(self, model: Model, people: Dataset, target: "Mapping[str, str | float] | None") -> None:
         """Refuse values of which the model knows no effect; with ``missing="keep"`` they come back NaN."""
@@ -335,9 +339,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         # A warning: a fold of a cross-validation holds whoever it holds, and one person must not end it.
         if far := [one.said for one in outside_training(model.schema, frame) if one.far]:
             warnings.warn(listed("people far outside those of training", far, "the model guesses"), stacklevel=3)
-        strangers = [row for row, _ in model.schema.unseen(frame)]
-        if strangers:
-            model, _ = model.adapt([model.dataset(data[strangers], frame.iloc[strangers])])
+        unknown = [row for row, _ in model.schema.unseen(frame)]
+        if unknown:
+            model, _ = model.adapt([model.dataset(data[unknown], frame.iloc[unknown])])
         return data, frame, model
 
     def _take(self, saved: SavedModel, target: Mapping[str, str | float]) -> "CovariateRemover":

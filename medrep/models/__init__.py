@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medrep.errors import ModelError
-from medrep.models.base import Adaptation, Model, Scores, Workplace
+from medrep.models.base import Adaptation, FitContext, Model, Scores
 from medrep.models.linear.model import LinearModel
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
@@ -52,13 +52,13 @@ __all__ = [
     "Adaptation",
     "AdditiveShape",
     "ConditionalVae",
+    "FitContext",
     "LinearModel",
     "LinearSettings",
     "Model",
     "Scores",
     "ShapeSettings",
     "VaeSettings",
-    "Workplace",
     "restore_model",
 ]
 

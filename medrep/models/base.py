@@ -24,12 +24,12 @@ from medrep.erasure import Certificate
 from medrep.errors import ModelError
 from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
 from medrep.models.linear.design import Contrast
-from medrep.models.shape.displacement import Motion
+from medrep.models.shape.displacement import SurfaceDisplacement
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a model says of each person, from one pass over the data.
+    """Scores of participants, from one pass over the data.
 
     Attributes:
         reconstruction_error: How far the model's drawing is from the person, in the model's ``error_unit``.
@@ -108,7 +108,7 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class FitContext:
     """Where a fit speaks, and where it keeps what it could go on from.
 
     Attributes:
@@ -128,7 +128,7 @@ class Workplace:
 
 @dataclass(frozen=True)
 class EffectTerms:
-    """What settings say of the effects that are fitted to single columns.
+    """Terms of the effects that are fitted to single columns, by settings.
 
     Attributes:
         section: Where the configuration has them: ``settings``, or a section of it.
@@ -180,7 +180,7 @@ class Model(ABC):
         settings: Any = None,
         *,
         seed: int = 0,
-        work: Workplace | None = None,
+        work: FitContext | None = None,
     ) -> tuple["Model", pd.DataFrame]:
         """Fit on training people.
 
@@ -230,10 +230,10 @@ class Model(ABC):
         Returns:
             Data of the same shape and dtype. Where ``target`` is what the person has already, the data come back as they are.
         """
-        return self.move(dataset, self.schema.moved(dataset.covariates, target)[list(target)], out)
+        return self.transform(dataset, self.schema.transformed(dataset.covariates, target)[list(target)], out)
 
     @abstractmethod
-    def move(
+    def transform(
         self,
         dataset: Dataset,
         to: pd.DataFrame,
@@ -285,7 +285,7 @@ class Model(ABC):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What this model can beyond what every model can; none by default."""
+        """Capabilities of this model beyond those of every model; none by default."""
         return frozenset()
 
     def refusal(self, capability: Capability) -> str:
@@ -296,7 +296,7 @@ class Model(ABC):
 
     @property
     def exceptions(self) -> Exceptions:
-        """What the model leaves as it is or cannot say of single columns; nothing by default."""
+        """Exceptions of single columns: values that the model leaves as they are, or cannot predict; none by default."""
         return NO_EXCEPTIONS
 
     def accelerated(self) -> "Model":
@@ -400,7 +400,7 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("organs"))
 
-    def surface_motion(self, contrast: Contrast, points: Points, normals: Points) -> Motion:  # noqa: ARG002
+    def surface_displacement(self, contrast: Contrast, points: Points, normals: Points) -> SurfaceDisplacement:  # noqa: ARG002
         """Return how points of the organ before a change of covariates move along its normal.
 
         Args:

@@ -21,14 +21,14 @@ _TIE = 1e-6
 _Result = TypeVar("_Result")
 
 
-def column_blocks(people: int, columns: int) -> Iterator[slice]:
+def column_chunks(people: int, columns: int) -> Iterator[slice]:
     """Yield slices of columns whose float64 copy stays near 6 MB, so that it fits the caches."""
     width = max(16, _BLOCK_BYTES // (8 * max(people, 1)))
     for start in range(0, columns, width):
         yield slice(start, min(start + width, columns))
 
 
-def map_blocks(people: int, columns: int, work: Callable[[slice], _Result]) -> Iterator[tuple[slice, _Result]]:
+def map_chunks(people: int, columns: int, work: Callable[[slice], _Result]) -> Iterator[tuple[slice, _Result]]:
     """Apply ``work`` to every block of columns, several at a time, and yield the results in order.
 
     Args:
@@ -36,7 +36,7 @@ def map_blocks(people: int, columns: int, work: Callable[[slice], _Result]) -> I
         columns: Columns of the matrix.
         work: Takes a slice of columns; called from several threads.
     """
-    parts = list(column_blocks(people, columns))
+    parts = list(column_chunks(people, columns))
     threads = min(len(parts), _blas_threads())
     if threads < 2:
         yield from ((part, work(part)) for part in parts)
@@ -51,11 +51,11 @@ def map_blocks(people: int, columns: int, work: Callable[[slice], _Result]) -> I
         yield from ((done, future.result()) for done, future in waiting)
 
 
-def read_block(data: Float[np.ndarray, "people columns"], part: slice) -> Float[np.ndarray, "people block"]:
+def read_chunk(data: Float[np.ndarray, "people columns"], part: slice) -> Float[np.ndarray, "people block"]:
     """Return a float64 copy of a block; pages of a memory-mapped matrix are given back at once."""
-    block = np.array(data[:, part], dtype=np.float64)
+    chunk = np.array(data[:, part], dtype=np.float64)
     release_pages(data)
-    return block
+    return chunk
 
 
 def release_pages(data: np.ndarray) -> None:
@@ -82,7 +82,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def principal_components(
-    matrix: "BlockSource", count: int, seed: int
+    matrix: "ChunkSource", count: int, seed: int
 ) -> tuple[Float[np.ndarray, "components columns"], Float[np.ndarray, "people components"]]:
     """Find leading components of a matrix given in blocks, by randomised subspace iteration.
 
@@ -103,7 +103,7 @@ def principal_components(
     rng = np.random.default_rng(seed)
     sketch = np.zeros((people, width))
     start = rng.standard_normal((columns, width), dtype=np.float32)
-    for _, product in matrix.map(lambda part, block: block @ start[part]):
+    for _, product in matrix.map(lambda part, chunk: chunk @ start[part]):
         sketch += product
     sketch = _back(matrix, _forth(matrix, np.linalg.qr(sketch)[0]))
     basis = np.linalg.qr(sketch)[0]
@@ -120,7 +120,7 @@ def principal_components(
     return right * signs[:, None], (basis @ left) * (values * signs)
 
 
-class BlockSource:
+class ChunkSource:
     """A people x columns matrix that is computed a block at a time.
 
     Args:
@@ -134,18 +134,18 @@ class BlockSource:
 
     def map(self, work: Callable[[slice, np.ndarray], _Result]) -> Iterator[tuple[slice, _Result]]:
         """Apply ``work`` to every slice of columns and its block, and yield the results in order."""
-        return map_blocks(*self.shape, lambda part: work(part, self._compute(part)))
+        return map_chunks(*self.shape, lambda part: work(part, self._compute(part)))
 
 
-def _forth(matrix: BlockSource, basis: Float[np.ndarray, "people width"]) -> Float[np.ndarray, "width columns"]:
+def _forth(matrix: ChunkSource, basis: Float[np.ndarray, "people width"]) -> Float[np.ndarray, "width columns"]:
     projected = np.empty((basis.shape[1], matrix.shape[1]))
-    for part, product in matrix.map(lambda part, block: basis.T @ block):
+    for part, product in matrix.map(lambda part, chunk: basis.T @ chunk):
         projected[:, part] = product
     return projected
 
 
-def _back(matrix: BlockSource, projected: Float[np.ndarray, "width columns"]) -> Float[np.ndarray, "people width"]:
+def _back(matrix: ChunkSource, projected: Float[np.ndarray, "width columns"]) -> Float[np.ndarray, "people width"]:
     sketch = np.zeros((matrix.shape[0], len(projected)))
-    for _, product in matrix.map(lambda part, block: block @ projected[:, part].T):
+    for _, product in matrix.map(lambda part, chunk: chunk @ projected[:, part].T):
         sketch += product
     return sketch

@@ -89,7 +89,7 @@ class PointMasses:
         return cls(np.zeros((0, columns)), np.zeros((0, columns)))
 
     def within(
-        self, block: Float[np.ndarray, "people block"], part: slice
+        self, chunk: Float[np.ndarray, "people block"], part: slice
     ) -> "Bool[np.ndarray, 'people block'] | None":
         """Return which cells of a block of columns hold one; None where none does."""
         found: np.ndarray | None = None
@@ -97,7 +97,7 @@ class PointMasses:
             if np.isnan(row).all():
                 continue
             near = _SAME * np.abs(row)
-            own = np.abs(block - row) <= near if np.nanmax(near) > 0 else block == row
+            own = np.abs(chunk - row) <= near if np.nanmax(near) > 0 else chunk == row
             found = own if found is None else found | own
         return found if found is not None and found.any() else None
 
@@ -162,28 +162,28 @@ def background(data: Float[np.ndarray, "people voxels"], keys: pd.Index) -> floa
 
 
 def find(
-    block: Float[np.ndarray, "people block"],
+    chunk: Float[np.ndarray, "people block"],
     ordered: Float[np.ndarray, "some block"],
     levels: Float[np.ndarray, "people levels"],
 ) -> Float[np.ndarray, "ranks block"]:
     """Return the point masses of a block of columns by the module's rule, NaN for none.
 
     Args:
-        block: The columns.
+        chunk: The columns.
         ordered: The same columns of the sampled people, sorted.
         levels: Batch memberships.
     """
-    values = np.full((MOST, block.shape[1]), np.nan)
-    whole = len(ordered) == len(block)
+    values = np.full((MOST, chunk.shape[1]), np.nan)
+    whole = len(ordered) == len(chunk)
     likely = np.flatnonzero((ordered[1:] == ordered[:-1]).sum(axis=0) >= (FEWEST - 1 if whole else 2))
     if not len(likely):
         return values
-    ordered = ordered[:, likely] if whole else np.sort(block[:, likely], axis=0)
+    ordered = ordered[:, likely] if whole else np.sort(chunk[:, likely], axis=0)
     lengths = _run_lengths(ordered)
     values[:, likely] = _standing_out(ordered, lengths, _LEFT)
     varied = np.isnan(values[0, likely]) & (2 * (lengths > 0).sum(axis=0) >= np.isfinite(ordered).sum(axis=0))
     for column in likely[varied]:
-        values[:, column] = _within_levels(block[:, column], levels)
+        values[:, column] = _within_levels(chunk[:, column], levels)
     return values
 
 
@@ -326,7 +326,7 @@ def effect_cells(schema: CovariateSchema, groups: Collection[tuple[str, ...]], f
 
 @dataclass(frozen=True, eq=False)
 class Exceptions:
-    """What a model leaves as it is or cannot say of single columns.
+    """Exceptions of single columns: values that a model leaves as they are, or cannot predict.
 
     Attributes:
         masses: Values that stay.
@@ -358,21 +358,21 @@ class Settling:
     members: Bool[np.ndarray, "people cells"]
     images: bool
 
-    def stays(self, block: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
+    def stays(self, chunk: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
         """Return the cells that stay as they are; None where none does."""
         codes = (NEVER, FEW) if self.images else (FEW,)
-        marks = (self.masses.within(block, part), *(self.support.marked(self.members, part, code) for code in codes))
+        marks = (self.masses.within(chunk, part), *(self.support.marked(self.members, part, code) for code in codes))
         return either(marks)
 
     def without_unknown(
-        self, block: Float[np.ndarray, "people block"], part: slice
+        self, chunk: Float[np.ndarray, "people block"], part: slice
     ) -> Float[np.ndarray, "people block"]:
         """Put NaN where an effect was never estimated; a point mass stays."""
         unknown = None if self.images else self.support.marked(self.members, part, NEVER)
         if unknown is not None:
-            mass = self.masses.within(block, part)
-            block[unknown if mass is None else unknown & ~mass] = np.nan
-        return block
+            mass = self.masses.within(chunk, part)
+            chunk[unknown if mass is None else unknown & ~mass] = np.nan
+        return chunk
 
 
 def either(marks: "Iterable[np.ndarray | None]") -> "np.ndarray | None":

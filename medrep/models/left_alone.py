@@ -1,4 +1,4 @@
-"""What a model leaves as it is, or cannot say: point masses, columns without a fit, levels that nobody was measured in."""
+"""Values that a model leaves as they are: point masses, columns without a fit, levels without a measurement."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,10 +48,10 @@ def unmeasured(
     if model.columns.grid is not None or not len(support.columns):
         return []
     data, frame = dataset.values, dataset.covariates
-    moved = frame if target is None else model.schema.moved(frame, target)
-    member = support.of(frame) | support.of(moved)
+    transformed = frame if target is None else model.schema.transformed(frame, target)
+    member = support.of(frame) | support.of(transformed)
     if target is not None:
-        member &= ~(frame[list(target)] == moved[list(target)]).all(axis=1).to_numpy()[:, None]
+        member &= ~(frame[list(target)] == transformed[list(target)]).all(axis=1).to_numpy()[:, None]
     columns = support.columns
     values = np.asarray(data[:, columns], dtype=np.float64)
     masses = model.exceptions.masses.within(np.asarray(data, dtype=np.float64), slice(0, data.shape[1]))
@@ -129,8 +129,8 @@ def table_notes(
     """
     data = np.where(np.isfinite(values), values, np.nan)
     batches = [covariate for name in schema.batches if isinstance(covariate := schema[name], Categorical)]
-    blocks = [membership(frame[covariate.declared.name], covariate) for covariate in batches]
-    levels = np.concatenate([np.zeros((len(frame), 0)), *blocks], axis=1)
+    chunks = [membership(frame[covariate.declared.name], covariate) for covariate in batches]
+    levels = np.concatenate([np.zeros((len(frame), 0)), *chunks], axis=1)
     ordered = np.sort(data[sample_of(frame.index, data.shape[1])], axis=0)
     found = find(data, ordered, levels)
     count = np.maximum(np.isfinite(data).sum(axis=0), 1)

@@ -11,7 +11,7 @@ For normal y and yhat both are the same. Either costs variance: errors grow by a
 Ridge regression from standardised columns to the covariate, in its dual form: all that grows with the number of columns is one
 pass for the people x people products and one vector of weights. The penalty has the least generalised cross-validation error
 (Golub, Heath and Wahba 1979). People of training are predicted by regressions without them, tenfold, penalty and means included;
-those pairs calibrate the correction of shrinkage (`unshrinking.py`). Data are taken as they are, site and all.
+those pairs calibrate the correction of shrinkage (`bias_correction.py`). Data are taken as they are, site and all.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from medrep.errors import CovariateError, EvidenceError, ModelError
-from medrep.models.chunks import column_blocks, read_block
+from medrep.models.chunks import column_chunks, read_chunk
 
 How = Literal["none", "linear", "tweedie"]
 
@@ -36,8 +36,8 @@ _FLAT = 1e-9  # relative; less is rounding
 
 
 @dataclass(frozen=True)
-class Unshrinking:
-    """What undoes the shrinkage of one predictor; no person's own figures.
+class BiasCorrection:
+    """Correction of one predictor's shrinkage; holds no participant's own figures.
 
     Attributes:
         people: How many pairs it was fitted on.
@@ -60,7 +60,7 @@ class Unshrinking:
     @classmethod
     def fit(
         cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"], *, people: int | None = None
-    ) -> "Unshrinking":
+    ) -> "BiasCorrection":
         """Fit on people whom the predictor did not see.
 
         Args:
@@ -117,7 +117,7 @@ _FEWEST = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Readout:
+class Prediction:
     """A fitted readout.
 
     Attributes:
@@ -134,7 +134,7 @@ class Readout:
     weights: Float[np.ndarray, " columns"]
     centre: Float[np.ndarray, " columns"]
     intercept: float
-    shrinkage: Unshrinking
+    shrinkage: BiasCorrection
     r2: float
     mae: float
 
@@ -147,7 +147,7 @@ class Readout:
         *,
         seed: int = 0,
         participants: Sequence[str] | None = None,
-    ) -> "Readout":
+    ) -> "Prediction":
         """Fit on people of training.
 
         Args:
@@ -167,20 +167,20 @@ class Readout:
         if persons < _FEWEST:
             raise CovariateError(f"predict {name}: {persons} people of training; {_FEWEST} are needed")
         gram, centre, spread = np.zeros((people, people)), np.zeros(columns), np.zeros(columns)
-        for part in column_blocks(people, columns):
-            block, centre[part], spread[part] = _standardised(data, part)
-            gram += block @ block.T
+        for part in column_chunks(people, columns):
+            chunk, centre[part], spread[part] = _standardised(data, part)
+            gram += chunk @ chunk.T
         gram /= columns
         dual = _dual(gram, truth - truth.mean(), who)
         weights = np.zeros(columns)
-        for part in column_blocks(people, columns):
-            block, _, _ = _standardised(data, part)
-            weights[part] = dual @ block / columns / np.maximum(spread[part], _TINY)
+        for part in column_chunks(people, columns):
+            chunk, _, _ = _standardised(data, part)
+            weights[part] = dual @ chunk / columns / np.maximum(spread[part], _TINY)
         weights[spread <= _TINY] = 0.0
         predicted = _left_out(gram, truth, (np.random.default_rng(seed).permutation(persons) % _FOLDS)[who], who)
         error = predicted - truth
         r2 = 1 - float((error**2).sum() / ((truth - truth.mean()) ** 2).sum())
-        shrinkage = Unshrinking.fit(truth, predicted, people=persons)
+        shrinkage = BiasCorrection.fit(truth, predicted, people=persons)
         return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
 
     def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
@@ -194,7 +194,7 @@ class Readout:
         return self.shrinkage.undo(own @ self.weights + self.intercept, how)
 
 
-def refuse_other_columns(readout: Readout, columns: int) -> None:
+def refuse_other_columns(readout: Prediction, columns: int) -> None:
     """Refuse weights that do not fit the model's columns.
 
     Raises:
@@ -209,13 +209,13 @@ def _standardised(
     data: Float[np.ndarray, "people columns"], part: slice
 ) -> tuple[Float[np.ndarray, "people block"], Float[np.ndarray, " block"], Float[np.ndarray, " block"]]:
     """Return columns in standard deviations from their mean, 0 where missing or constant; means and deviations."""
-    block = read_block(data, part)
-    known = np.isfinite(block)
+    chunk = read_chunk(data, part)
+    known = np.isfinite(chunk)
     count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, block, 0.0).sum(axis=0) / count
-    block = np.where(known, block - mean, 0.0)
-    spread = np.sqrt((block**2).sum(axis=0) / count)
-    return np.divide(block, spread, out=np.zeros_like(block), where=spread > _TINY), mean, spread
+    mean = np.where(known, chunk, 0.0).sum(axis=0) / count
+    chunk = np.where(known, chunk - mean, 0.0)
+    spread = np.sqrt((chunk**2).sum(axis=0) / count)
+    return np.divide(chunk, spread, out=np.zeros_like(chunk), where=spread > _TINY), mean, spread
 
 
 def _codes(participants: Sequence[str]) -> Int[np.ndarray, " rows"]:

@@ -28,7 +28,7 @@ from medrep.cohort.splits import TrainingRows, saved_rows
 from medrep.cohort.support import Support, outside_training, refuse_extrapolation, refuse_far
 from medrep.errors import ModelError
 from medrep.models import Model, restore_model
-from medrep.models.prediction import Readout, refuse_other_columns
+from medrep.models.prediction import Prediction, refuse_other_columns
 from medrep.models.shift import ShiftGate, saved_gate
 
 FORMAT = 2
@@ -47,7 +47,7 @@ class Provenance:
         people: How many people of training there were; 0 where nobody says.
         fingerprint: Of their data; empty where nobody says.
         rows: Keyed digests of their rows; None where there are none.
-        moved: Covariates that medrep had moved in their data before.
+        transformed: Covariates that medrep had moved in their data before.
         versions: Package -> version at training.
         digest: Of the folder, see `digest`.
     """
@@ -58,14 +58,14 @@ class Provenance:
         default=None,
         metadata=converted("rows", Any, to_json, lambda rows, read: saved_rows(rows), lambda own: own.rows is None),
     )
-    moved: tuple[str, ...] = field(default=(), metadata=stored(omitted=lambda own: not own.moved))
+    transformed: tuple[str, ...] = field(default=(), metadata=stored("moved", omitted=lambda own: not own.transformed))
     versions: Mapping[str, str] = field(default_factory=dict, metadata=given(lambda read: {}))
     digest: str = field(default="", metadata=given(lambda read: ""))
 
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """What a model folder holds.
+    """A trained model and all that its folder holds.
 
     Attributes:
         model: The model.
@@ -81,13 +81,13 @@ class SavedModel:
     input: InputKind[Any]
     support: Support | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    readouts: tuple[Readout, ...] = ()
+    readouts: tuple[Prediction, ...] = ()
     shift: ShiftGate | None = None
     address: str = ""
 
     @property
     def named(self) -> str:
-        """What is written of which model it was."""
+        """Name of the model, as it is written."""
         return self.address or "a model that was not saved"
 
     def people(self, dataset: Dataset, *, extrapolate: bool = False) -> Dataset:
@@ -211,7 +211,7 @@ class SavedModel:
         section = saved_input(described["input"], address or str(folder))
         try:
             readouts = tuple(
-                from_state(Readout, content, apart[name]) for name, content in described["readouts"].items()
+                from_state(Prediction, content, apart[name]) for name, content in described["readouts"].items()
             )
             support = from_json(Support, described["support"]) if described["support"] else None
             provenance = from_json(Provenance, described["cohort"])
@@ -324,10 +324,10 @@ def _described(folder: Path) -> dict[str, Any]:
     refuse_unreadable(folder)
     if not (folder / "model.json").is_file():
         raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
-    if strangers:
+    unknown = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)
+    if unknown:
         raise ModelError(
-            f"{folder}: holds files that no model folder has ({', '.join(strangers)}); remove them or retrain"
+            f"{folder}: holds files that no model folder has ({', '.join(unknown)}); remove them or retrain"
         )
     outside = sorted(name for name in _FILES if not (folder / name).resolve().is_relative_to(folder.resolve()))
     if outside:

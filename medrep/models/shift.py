@@ -129,11 +129,11 @@ class ShiftReference:
                 expected = (
                     -plain[:, rest] @ np.linalg.solve(precision[np.ix_(free, free)], precision[np.ix_(free, rest)]).T
                 )
-                moved = plain.copy()
-                moved[:, free] = expected
-                distance = ((moved @ precision) * moved).sum(axis=1)
+                transformed = plain.copy()
+                transformed[:, free] = expected
+                distance = ((transformed @ precision) * transformed).sum(axis=1)
                 better = (expected >= plain[:, free]).all(axis=1) & (distance < least)
-                best, least = np.where(better[:, None], moved, best), np.where(better, distance, least)
+                best, least = np.where(better[:, None], transformed, best), np.where(better, distance, least)
         return best
 
 
@@ -196,7 +196,7 @@ def _refuse_parts(gate: "ShiftGate") -> None:
 @persisted(check=_refuse_parts)
 @dataclass(frozen=True, eq=False)
 class ShiftGate:
-    """What calibration people look like, and how unusual each of them is; no ids, and no row of anybody.
+    """Gate of distribution shift: the calibration sample's statistics; no ids, and no participant's row.
 
     Attributes:
         reference: Location and spread of the statistics, scanner by scanner.

@@ -9,9 +9,9 @@ import yaml
 
 from medrep._texts import read_json, read_yaml
 from medrep.errors import MedrepError, listed
-from medrep.report.data_store import read_exhibit
+from medrep.report.data_store import read_report_data
 from medrep.report.figures import slider_section
-from medrep.report.html import Mark, Section, intervals, paragraph, table, write_page
+from medrep.report.html import ChartRow, Section, intervals, paragraph, table, write_page
 from medrep.report.sections_audit import auditing_sections, auditing_title
 from medrep.report.sections_training import effects_section, training_sections
 from medrep.report.sections_transform import (
@@ -19,7 +19,7 @@ from medrep.report.sections_transform import (
     LEAKAGE,
     before_after_section,
     demonstration_sections,
-    moving_sections,
+    transform_sections,
 )
 from medrep.tracking.audits import read_audit
 
@@ -62,7 +62,7 @@ def sections_of(out: Path) -> tuple[str, str, list[Section]]:
         if about["command"] == "train":
             title = f"Training: {about['model']} model of {about['cohort']}"
             return title, _AS_DATA, training_sections(out, about)
-        return about["title"], _AS_DATA, moving_sections(out, about)
+        return about["title"], _AS_DATA, transform_sections(out, about)
     except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
         raise _damaged(out, error) from None
 
@@ -80,7 +80,7 @@ def read_about(out: Path) -> dict[str, Any]:
             return {"command": "demo"}
     except (OSError, ValueError) as error:
         raise _damaged(out, error) from None
-    about = read_exhibit(out, "about")
+    about = read_report_data(out, "about")
     if about is None or "command" not in about.content:
         raise MedrepError(
             f"{out}: nothing to report on; give what medrep train, export, counterfactual, audit or demo wrote"
@@ -186,14 +186,14 @@ def _audits(named: Mapping[str, Path], abouts: Mapping[str, Mapping[str, Any]]) 
     return sections
 
 
-def _of(name: str, found: pd.DataFrame, metric: str, group: str) -> Mark:
+def _of(name: str, found: pd.DataFrame, metric: str, group: str) -> ChartRow:
     rows = found[(found["metric"] == metric) & (found["group"] == group)]
     if rows.empty:
-        return Mark(name, float("nan"), absent="not measured")
+        return ChartRow(name, float("nan"), absent="not measured")
     row = rows.iloc[0]
     if row["status"] != "ok":
-        return Mark(name, float("nan"), note=f"n {row['n']}", absent=str(row["status"]))
-    return Mark(name, row["estimate"], row["ci_low"], row["ci_high"], note=f"n {row['n']}")
+        return ChartRow(name, float("nan"), note=f"n {row['n']}", absent=str(row["status"]))
+    return ChartRow(name, row["estimate"], row["ci_low"], row["ci_high"], note=f"n {row['n']}")
 
 
 def _trainings(named: Mapping[str, Path]) -> list[Section]:
@@ -203,7 +203,7 @@ def _trainings(named: Mapping[str, Path]) -> list[Section]:
     charts = [
         intervals(
             [
-                Mark(name, float(own.get(covariate, float("nan"))), absent="not in the model")
+                ChartRow(name, float(own.get(covariate, float("nan"))), absent="not in the model")
                 for name, own in shares.items()
             ],
             str(covariate),

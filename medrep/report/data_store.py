@@ -64,7 +64,7 @@ FOLDER = "report"
 
 
 @dataclass(frozen=True, eq=False)
-class Exhibit:
+class ReportData:
     """One thing to show.
 
     Attributes:
@@ -76,7 +76,7 @@ class Exhibit:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def write_exhibits(out: Path, exhibits: Mapping[str, Exhibit]) -> None:
+def write_report_data(out: Path, exhibits: Mapping[str, ReportData]) -> None:
     """Replace what OUT/report holds.
 
     Args:
@@ -91,7 +91,7 @@ def write_exhibits(out: Path, exhibits: Mapping[str, Exhibit]) -> None:
             write_json(partial / f"{name}.json", exhibit.content)
 
 
-def read_exhibit(out: Path, name: str) -> Exhibit | None:
+def read_report_data(out: Path, name: str) -> ReportData | None:
     """Return an exhibit; None where a command had nothing to show.
 
     Raises:
@@ -103,7 +103,7 @@ def read_exhibit(out: Path, name: str) -> Exhibit | None:
         return None
     try:
         content = read_json(path.read_text(encoding="utf-8"))
-        return Exhibit(dict(content), load_file(arrays) if arrays.is_file() else {})
+        return ReportData(dict(content), load_file(arrays) if arrays.is_file() else {})
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise MedrepError(f"{path}: damaged ({reason}); call the command that wrote {out} again") from None
@@ -118,7 +118,7 @@ def cohort_summary(
     schema: CovariateSchema,
     notes: Sequence[str] = (),
     participants: Sequence[str] | None = None,
-) -> Exhibit:
+) -> ReportData:
     """Summarise the covariates of people.
 
     Args:
@@ -147,7 +147,7 @@ def cohort_summary(
         "small": small_levels(schema, frame=frame, participants=participants),
         "notes": list(notes),
     }
-    return Exhibit(content)
+    return ReportData(content)
 
 
 def _counts(values: pd.Series) -> list[tuple[str, int]]:

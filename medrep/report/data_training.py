@@ -22,7 +22,7 @@ from medrep.models import Model
 from medrep.models.linear.design import Contrast, contrasts
 from medrep.models.shape.mean_shape import LevelFunction
 from medrep.report.data_store import (
-    Exhibit,
+    ReportData,
     as_bytes,
     cohort_summary,
     evenly,
@@ -36,7 +36,7 @@ _PEOPLE, _MOST_CONTRASTS, _MOST_FEATURES = 8, 8, 20
 _MAP_EDGE = 80
 
 
-def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " columns"]) -> Exhibit | None:
+def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " columns"]) -> ReportData | None:
     """Move a few people from one value of each covariate to another, and average the change.
 
     Args:
@@ -55,7 +55,9 @@ def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " 
     effects = [_change(model, people, contrast) for contrast in shown]
     described: list[dict[str, Any]] = [{"name": contrast.name} for contrast in shown]
     if model.columns.grid is None:
-        return Exhibit({"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)})
+        return ReportData(
+            {"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)}
+        )
     shape = [min(length, _MAP_EDGE) for length in model.columns.grid.shape]
     anatomy = resized(known_mean(people.values).reshape(model.columns.grid.shape), shape)
     low, high = (float(value) for value in np.percentile(anatomy, (1, 99.7)))
@@ -64,7 +66,7 @@ def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " 
         image = resized(effect.reshape(model.columns.grid.shape), shape)
         described[number] |= {"step": stepped(image)}
         arrays[f"effect{number}"] = np.rint(image / stepped(image)).astype(np.int8)
-    return Exhibit({"kind": "volume", "people": len(people), "contrasts": described}, arrays)
+    return ReportData({"kind": "volume", "people": len(people), "contrasts": described}, arrays)
 
 
 def _change(model: Model, people: Dataset, contrast: Contrast) -> Float[np.ndarray, " columns"]:
@@ -164,12 +166,12 @@ _FEATURES = 24
 _AT_ONCE = 8  # whole volumes
 
 
-def moved_person(
+def transformed_participant(
     model: Model,
     person: Dataset,
     axes: Sequence[Axis],
     spread: Float[np.ndarray, " columns"],
-) -> Exhibit | None:
+) -> ReportData | None:
     """Return a person as a volume, a mesh or features, and how each combination of covariates changes them.
 
     Args:
@@ -194,8 +196,8 @@ def moved_person(
     changes = np.empty((len(targets), *coarse), np.float32)
     for start in range(0, len(targets), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
-        for change, moved in zip(changes[some], _everywhere(model, person, targets[some]), strict=True):
-            change[...] = resized(np.nan_to_num(moved - row).reshape(grid.shape), coarse)
+        for change, transformed in zip(changes[some], _everywhere(model, person, targets[some]), strict=True):
+            change[...] = resized(np.nan_to_num(transformed - row).reshape(grid.shape), coarse)
     base = resized(np.nan_to_num(row).reshape(grid.shape), shape)
     low, high = (float(value) for value in np.percentile(base, (1, 99.7)))
     step = stepped(changes)
@@ -208,7 +210,7 @@ def moved_person(
         "high": high,
         "step": step,
     }
-    return Exhibit(content, {"base": as_bytes(base, low, high), "changes": np.rint(changes / step).astype(np.int8)})
+    return ReportData(content, {"base": as_bytes(base, low, high), "changes": np.rint(changes / step).astype(np.int8)})
 
 
 def _limited(shape: tuple[int, int, int], cells: int) -> tuple[int, ...]:
@@ -221,12 +223,12 @@ def _shared(kind: str, axes: Sequence[Axis]) -> dict[str, Any]:
     return {"kind": kind, "axes": to_json(axes)}
 
 
-def _features(model: Model, person: Dataset, axes: Sequence[Axis], spread: np.ndarray) -> Exhibit:
+def _features(model: Model, person: Dataset, axes: Sequence[Axis], spread: np.ndarray) -> ReportData:
     unit = np.where(spread > 0, spread, 1.0)
     changes = np.nan_to_num((_everywhere(model, person, combinations(axes)) - person.values) / unit)
     most = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:_FEATURES]
     content = {**_shared("features", axes), "names": [model.columns.names[k] for k in most]}
-    return Exhibit(content, {"changes": changes[:, most].astype(np.float32)})
+    return ReportData(content, {"changes": changes[:, most].astype(np.float32)})
 
 
 def _everywhere(
@@ -234,34 +236,34 @@ def _everywhere(
 ) -> Float[np.ndarray, "targets columns"]:
     """Return the person at each target, all in one go: a move has to be prepared whether it is of one row or of many."""
     here = pd.concat([person.covariates] * len(targets), ignore_index=True)
-    return model.move(model.dataset(np.repeat(person.values, len(targets), axis=0), here), pd.DataFrame(targets))
+    return model.transform(model.dataset(np.repeat(person.values, len(targets), axis=0), here), pd.DataFrame(targets))
 
 
-def _organ(model: Model, person: Dataset, axes: Sequence[Axis]) -> Exhibit | None:
+def _organ(model: Model, person: Dataset, axes: Sequence[Axis]) -> ReportData | None:
     if "motion" not in model.capabilities or model.columns.grid is None:
         return None
     from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
 
     lattice = grid_lattice(model.columns.grid)
     surface = mesh_lattice(LevelFunction.through(lattice, person.values[0]).values, lattice, _MESH_CELLS)
-    moved = model.carry(person, surface.vertices, combinations(axes)) - surface.vertices
-    step = stepped(moved, 32767)
+    transformed = model.carry(person, surface.vertices, combinations(axes)) - surface.vertices
+    step = stepped(transformed, 32767)
     content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices)}
     arrays = {
         "base": (surface.vertices - surface.vertices.mean(axis=0)).astype(np.float32),
         "faces": surface.faces.astype(np.uint32),
-        "changes": np.rint(moved / step).astype(np.int16),
+        "changes": np.rint(transformed / step).astype(np.int16),
     }
-    return Exhibit(content, arrays)
+    return ReportData(content, arrays)
 
 
-def training_exhibits(
+def training_report_data(
     model: Model,
     dataset: Dataset,
     cohort: str,
     notes: Sequence[str],
     person: str | None,
-) -> dict[str, Exhibit]:
+) -> dict[str, ReportData]:
     """Return what was done, the cohort, what each covariate does, and a person to move.
 
     Args:
@@ -280,7 +282,7 @@ def training_exhibits(
         "grid": to_json(model.columns.grid),
     }
     people = cohort_summary(dataset.covariates, model.schema, notes, dataset.participants)
-    found: dict[str, Exhibit | None] = {"about": Exhibit(about), "cohort": people}
+    found: dict[str, ReportData | None] = {"about": ReportData(about), "cohort": people}
     spread = known_spread(dataset.values)
     if "organs" not in model.capabilities:
         found["effects"] = average_effects(model, dataset, spread)
@@ -289,9 +291,13 @@ def training_exhibits(
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 
-def shown_person(model: Model, person: Dataset, spread: np.ndarray) -> Exhibit | None:
+def shown_person(model: Model, person: Dataset, spread: np.ndarray) -> ReportData | None:
     """Return a person (one row) who can be moved, with their name."""
     own = {str(name): value for name, value in person.covariates.iloc[0].items()}
     axes = axes_around(model.schema, own, MOST_COMBINATIONS)
-    moved = moved_person(model, person.with_values(np.asarray(person.values)), axes, spread)
-    return None if moved is None else Exhibit({"person": str(person.keys[0]), **moved.content}, moved.arrays)
+    transformed = transformed_participant(model, person.with_values(np.asarray(person.values)), axes, spread)
+    return (
+        None
+        if transformed is None
+        else ReportData({"person": str(person.keys[0]), **transformed.content}, transformed.arrays)
+    )

@@ -13,14 +13,14 @@ from medrep.cohort.features import in_columns
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.parsing import shown
 from medrep.derivatives.bids import described_name
-from medrep.derivatives.tasks import Mover
-from medrep.report.data_store import Exhibit, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
+from medrep.derivatives.tasks import Transform
+from medrep.report.data_store import ReportData, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
 from medrep.report.data_training import shown_person
 
 _ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
 
 
-def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
+def chosen_participants(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
     """Return a few people: one a level of what was removed, as far as that is levels, else evenly spread.
 
     Args:
@@ -38,7 +38,9 @@ def chosen_people(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -
     return [str(key) for key in keys[:_ROWS]]
 
 
-def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: InputKind[Any], frame: pd.DataFrame) -> Exhibit:
+def before_after_images(
+    files: Mapping[str, tuple[Path, Path]], wanted: InputKind[Any], frame: pd.DataFrame
+) -> ReportData:
     """Return three slices a person through the middle of the common grid, before, after, and what changed.
 
     Args:
@@ -62,10 +64,12 @@ def before_after_images(files: Mapping[str, tuple[Path, Path]], wanted: InputKin
             arrays[f"{number}_{plane}_before"], arrays[f"{number}_{plane}_after"] = scaled
             slice_ = np.take(differences[key], middle, axis=plane)
             arrays[f"{number}_{plane}_change"] = np.rint(slice_ / change).astype(np.int8)
-    return Exhibit({"kind": wanted.kind, "people": people, "step": change}, arrays)
+    return ReportData({"kind": wanted.kind, "people": people, "step": change}, arrays)
 
 
-def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]) -> Exhibit | None:
+def before_after_features(
+    mover: Transform, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]
+) -> ReportData | None:
     """Return means and deviations of groups, of the features that differed most between groups before.
 
     Args:
@@ -80,7 +84,7 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
     keys = frame.index[evenly(len(frame), _MOST_TABLE)]
     features = in_columns(cohort.source.features.rows(keys), mover.model.columns.names)
     before, own = features.values, frame.loc[keys]
-    after = mover.move(mover.model.dataset(before, own))
+    after = mover.transform(mover.model.dataset(before, own))
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
     levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
     means = np.stack([known_mean(before[(groups == level).to_numpy()]) for level in levels])
@@ -102,7 +106,7 @@ def before_after_features(mover: Mover, cohort: Cohort, frame: pd.DataFrame, rem
         }
         for k in np.argsort(-apart, kind="stable")[:_FEATURES]
     ]
-    return Exhibit({"kind": "features", "group": group, "people": len(keys), "rows": rows})
+    return ReportData({"kind": "features", "group": group, "people": len(keys), "rows": rows})
 
 
 def _middle(image: Float[np.ndarray, "x y z"], axis: int) -> int:
@@ -121,15 +125,15 @@ def _moments(values: Shaped[np.ndarray, " people"]) -> list[float]:
     return [float(known.mean()), float(known.std())] if len(known) else [0.0, 0.0]
 
 
-def moved_exhibits(
+def transform_report_data(
     out: Path,
-    mover: Mover,
+    mover: Transform,
     cohort: Cohort,
     frame: pd.DataFrame,
     about: Mapping[str, Any],
     desc: str,
     person: str | None,
-) -> dict[str, Exhibit]:
+) -> dict[str, ReportData]:
     """Return what was done, the cohort, a few people before and after, and a person to move.
 
     Args:
@@ -142,7 +146,7 @@ def moved_exhibits(
         person: Key of whom the slider shows; None where nobody may be shown.
     """
     model, removed = mover.model, list(mover.target)
-    found: dict[str, Exhibit | None] = {"about": Exhibit(dict(about))}
+    found: dict[str, ReportData | None] = {"about": ReportData(dict(about))}
     if len(frame.columns):
         whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
         found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
@@ -152,7 +156,7 @@ def moved_exhibits(
         files = {str(key): Path(str(path)) for key, path in cohort.source.files.items()}
         pairs = {
             key: (files[key], out / str(described_name(files[key].relative_to(cohort.root).as_posix(), desc)))
-            for key in chosen_people(frame, removed, cohort.table.index)
+            for key in chosen_participants(frame, removed, cohort.table.index)
         }
         found["before_after"] = before_after_images(pairs, cohort.input, frame)
     if person is not None and len(frame.columns):
@@ -161,7 +165,7 @@ def moved_exhibits(
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 
-def _spread(mover: Mover, cohort: Cohort) -> np.ndarray:
+def _spread(mover: Transform, cohort: Cohort) -> np.ndarray:
     """Return how much people differ in each column of a table; 0 where data are files."""
     columns = mover.model.columns
     if not cohort.input.tabular:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from medrep.report.data_store import Exhibit, read_exhibit
+from medrep.report.data_store import ReportData, read_report_data
 from medrep.report.html import Section, paragraph
 
 _LESS, _NONE, _MORE = np.array([33, 102, 172]), np.array([247, 247, 247]), np.array([178, 24, 43])
@@ -82,11 +82,11 @@ _SAID = {
 }
 
 
-def slider(exhibit: Exhibit, heading: str) -> Section:
+def slider(exhibit: ReportData, heading: str) -> Section:
     """Return the part of a page in which a person can be moved.
 
     Args:
-        exhibit: Written by `exhibits.moved_person`.
+        exhibit: Written by `exhibits.transformed_participant`.
         heading: Its title.
     """
     kind = str(exhibit.content["kind"])
@@ -110,7 +110,7 @@ def slider(exhibit: Exhibit, heading: str) -> Section:
 
 def slider_section(out: Path) -> Section:
     """Return the person whom the reader can move."""
-    exhibit = read_exhibit(out, "person")
+    exhibit = read_report_data(out, "person")
     if exhibit is None:
         return Section("Move a person", "")
     return slider(exhibit, f"Move a person: {exhibit.content['person']}")

@@ -154,7 +154,7 @@ _MIDDLE = _HEIGHT // 2
 
 
 @dataclass(frozen=True)
-class Mark:
+class ChartRow:
     """One row: an estimate with its interval.
 
     Attributes:
@@ -192,7 +192,7 @@ class Spread:
 
 
 def intervals(
-    rows: Sequence[Mark], caption: str, *, bars: bool = False, base: float | None = None, floor_name: str = ""
+    rows: Sequence[ChartRow], caption: str, *, bars: bool = False, base: float | None = None, floor_name: str = ""
 ) -> str:
     """Return a chart of estimates.
 
@@ -261,7 +261,7 @@ def curve(points: Sequence[tuple[float, float]], caption: str) -> str:
     )
 
 
-def _estimate(row: Mark, at: Callable[[float], float], *, bars: bool, base: float) -> str:
+def _estimate(row: ChartRow, at: Callable[[float], float], *, bars: bool, base: float) -> str:
     middle, strip = at(row.estimate), ""
     if bars:
         left, right = sorted((at(base), middle))
@@ -273,7 +273,7 @@ def _estimate(row: Mark, at: Callable[[float], float], *, bars: bool, base: floa
     return strip if bars else strip + f'<circle class="dot" cx="{middle:.3f}%" cy="{_MIDDLE}" r="4.5"/>'
 
 
-def _numbers(row: Mark) -> list[float]:
+def _numbers(row: ChartRow) -> list[float]:
     return [value for value in (row.estimate, row.low, row.high, row.floor) if isfinite(value)]
 
 

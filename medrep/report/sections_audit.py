@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from medrep.report.html import Mark, Section, details, intervals, paragraph, table
+from medrep.report.html import ChartRow, Section, details, intervals, paragraph, table
 from medrep.report.sections_training import certificate_section, facts_section, sheet_sections
 from medrep.tracking.audits import read_audit
 
@@ -103,7 +103,7 @@ def auditing_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
         "Removed": ", ".join(f"{name} to {value}" for name, value in options["removed"].items()),
         "Kept": ", ".join(options["kept"]),
         "Compared by": options["by"] or "the model's covariates",
-        "Outcome": options["outcome"],
+        "Result": options["outcome"],
         "Fewest people of a group": options["min_n"],
         "That nobody was in training": "checked" if options["training_known"] else "could not be checked",
         "Seed": about["seed"],
@@ -151,13 +151,13 @@ def _chapter(heading: str, said: str, metrics: Sequence[str], findings: pd.DataF
     return Section(heading, content + details("Every figure", table(own, heading)))
 
 
-def _mark(row: Mapping[str, Any], findings: pd.DataFrame) -> Mark:
+def _mark(row: Mapping[str, Any], findings: pd.DataFrame) -> ChartRow:
     label, note = str(row["group"]) or "all", f"n {row['n']}"
     if row["status"] != "ok":
-        return Mark(label, float("nan"), note=note, absent=str(row["status"]))
+        return ChartRow(label, float("nan"), note=note, absent=str(row["status"]))
     same = (findings["metric"] == "leakage_excess") & (findings["group"] == row["group"])
     excess = findings.loc[same, "estimate"]
     floor = (
         float(row["estimate"]) - float(excess.iloc[0]) if row["metric"] == "leakage" and len(excess) else float("nan")
     )
-    return Mark(label, float(row["estimate"]), float(row["ci_low"]), float(row["ci_high"]), floor, note)
+    return ChartRow(label, float(row["estimate"]), float(row["ci_low"]), float(row["ci_high"]), floor, note)

@@ -13,10 +13,10 @@ from medrep._texts import read_yaml
 from medrep.cohort.parsing import shown
 from medrep.erasure import Certificate
 from medrep.models import MODELS
-from medrep.report.data_store import Exhibit, read_exhibit
+from medrep.report.data_store import ReportData, read_report_data
 from medrep.report.figures import overlay, sheet, slider_section
 from medrep.report.html import (
-    Mark,
+    ChartRow,
     Section,
     Spread,
     code,
@@ -34,7 +34,7 @@ from medrep.report.html import (
 
 def cohort_section(out: Path, heading: str) -> Section:
     """Return who is in the cohort, and what is confounded with what."""
-    exhibit = read_exhibit(out, "cohort")
+    exhibit = read_report_data(out, "cohort")
     if exhibit is None:
         return Section(heading, "")
     found = exhibit.content
@@ -50,7 +50,7 @@ def cohort_section(out: Path, heading: str) -> Section:
         content += histograms(rows, number["edges"][0], number["edges"][-1], caption)
     charts = [
         intervals(
-            [Mark(level, float(n), note="people") for level, n in one["levels"]],
+            [ChartRow(level, float(n), note="people") for level, n in one["levels"]],
             f"People by {one['name']}",
             bars=True,
             base=0.0,
@@ -59,7 +59,9 @@ def cohort_section(out: Path, heading: str) -> Section:
     ]
     content += f'<div class="pair">{"".join(charts)}</div>'
     if found["confounding"]:
-        pairs = [Mark(f"{r['first']} - {r['second']}", r["estimate"], note=r["verdict"]) for r in found["confounding"]]
+        pairs = [
+            ChartRow(f"{r['first']} - {r['second']}", r["estimate"], note=r["verdict"]) for r in found["confounding"]
+        ]
         content += intervals(pairs, "Which covariates tell which: 0 nothing, 1 everything", bars=True, base=0.0)
         if any(r["verdict"] in {"strong", "aliased"} for r in found["confounding"]):
             warning = "Covariates that tell each other cannot be told apart: what is removed with one is taken from the other."
@@ -81,7 +83,7 @@ _PLANES = ("sagittal", "coronal", "axial")
 def effects_section(out: Path) -> Section:
     """Return what each covariate does on average."""
     heading = "What each covariate does"
-    exhibit = read_exhibit(out, "effects")
+    exhibit = read_report_data(out, "effects")
     if exhibit is not None:
         return Section(heading, _volume_effects(exhibit) if exhibit.arrays else _feature_effects(exhibit.content))
     drawn, listed = out / "effects" / "effects.png", out / "effects" / "effects.tsv"
@@ -89,7 +91,7 @@ def effects_section(out: Path) -> Section:
         return Section(heading, "")
     rows = pd.read_csv(listed, sep="\t")
     marks = [
-        Mark(
+        ChartRow(
             f"{row['covariate']} {shown(row['before'])} to {shown(row['after'])}",
             row["mean_mm"],
             row["ci_low"],
@@ -103,7 +105,7 @@ def effects_section(out: Path) -> Section:
     return Section(heading, content + details("Every figure", table(rows, "Effects on the organ")))
 
 
-def _volume_effects(exhibit: Exhibit) -> str:
+def _volume_effects(exhibit: ReportData) -> str:
     anatomy, content = exhibit.arrays["anatomy"], ""
     middle = [length // 2 for length in anatomy.shape]
     for number, contrast in enumerate(exhibit.content["contrasts"]):
@@ -125,7 +127,7 @@ def _feature_effects(found: Mapping[str, Any]) -> str:
         " features that change most."
     )
     for number, contrast in enumerate(found["contrasts"]):
-        marks = [Mark(name, value) for name, value in contrast["features"]]
+        marks = [ChartRow(name, value) for name, value in contrast["features"]]
         chart = intervals(
             marks, f"{contrast['name']} (median over features {contrast['median']:.3g})", bars=True, base=0.0
         )
@@ -204,7 +206,7 @@ def history_section(out: Path) -> Section:
     shares = history[history["metric"] == "variance_share"]
     content = ""
     if len(shares):
-        marks = [Mark(str(name), float(value)) for name, value in zip(shares["name"], shares["value"], strict=True)]
+        marks = [ChartRow(str(name), float(value)) for name, value in zip(shares["name"], shares["value"], strict=True)]
         content += intervals(marks, "Share of variance, mean over columns", bars=True, base=0.0)
     if "epoch" in history:
         for (metric, name), own in history.groupby(["metric", "name"], sort=False):

@@ -9,9 +9,9 @@ import pandas as pd
 
 from medrep.audit.confounding import correlation, correlation_ratio
 from medrep.cohort.parsing import shown
-from medrep.report.data_store import read_exhibit
+from medrep.report.data_store import read_report_data
 from medrep.report.figures import diverging, grey, sheet, slider_section
-from medrep.report.html import Mark, Section, intervals, paragraph, picture, table
+from medrep.report.html import ChartRow, Section, intervals, paragraph, picture, table
 from medrep.report.sections_training import (
     certificate_section,
     cohort_section,
@@ -23,7 +23,7 @@ from medrep.report.sections_training import (
 
 def before_after_section(out: Path) -> Section:
     """Return a few people before and after, or groups of a table."""
-    exhibit = read_exhibit(out, "before_after")
+    exhibit = read_report_data(out, "before_after")
     if exhibit is None:
         return Section("Before and after", "")
     if exhibit.content["kind"] == "features":
@@ -50,7 +50,7 @@ def _groups(found: Mapping[str, Any]) -> str:
     )
     for row in found["rows"]:
         marks = [
-            Mark(f"{g['group']}, {state}", mean, mean - sd, mean + sd, note=f"n {g['n']}")
+            ChartRow(f"{g['group']}, {state}", mean, mean - sd, mean + sd, note=f"n {g['n']}")
             for g in row["groups"]
             for state in ("before", "after")
             for mean, sd in [g[state]]
@@ -62,7 +62,7 @@ def _groups(found: Mapping[str, Any]) -> str:
 _LATENTS, _PEOPLE = 16, 5000
 
 
-def moving_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
+def transform_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
     """Return the sections of what `medrep export` or `medrep counterfactual` wrote.
 
     Args:
@@ -70,7 +70,7 @@ def moving_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
         about: The exhibit of that name: the sidecars' content.
     """
     return [
-        moved_facts(out, about),
+        transform_facts(out, about),
         before_after_section(out),
         slider_section(out),
         leakage_section(out),
@@ -82,7 +82,7 @@ def moving_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
     ]
 
 
-def moved_facts(out: Path, about: Mapping[str, Any]) -> Section:
+def transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
     """Return what was moved where, of how many."""
     failed = out / "failures.tsv"
     targets = about.get("References") or about.get("Covariates") or {}
@@ -115,7 +115,7 @@ def leakage_section(out: Path) -> Section:
     numbers = [c for c in measured.columns if pd.api.types.is_float_dtype(measured[c])]
     for column in numbers:
         labels = measured.drop(columns=numbers).astype(str).agg(" ".join, axis=1)
-        marks = [Mark(label, float(value)) for label, value in zip(labels, measured[column], strict=True)]
+        marks = [ChartRow(label, float(value)) for label, value in zip(labels, measured[column], strict=True)]
         content += intervals(marks, column.replace("_", " "), bars=True, base=0.0)
     return Section(heading, content + table(measured, "leakage.tsv"))
 
@@ -129,7 +129,7 @@ def latents_section(out: Path) -> Section:
     names = [name for name in latents if name.startswith("z")][:_LATENTS]
     values = latents[names].to_numpy(float)
     spread = values.std(axis=0)
-    marks = [Mark(name, float(sd)) for name, sd in zip(names, spread, strict=True)]
+    marks = [ChartRow(name, float(sd)) for name, sd in zip(names, spread, strict=True)]
     content = paragraph(
         "What is left of each person without any covariate. Below: how wide each latent is among these people."
     )
@@ -141,7 +141,7 @@ def latents_section(out: Path) -> Section:
     }
     known = {name: row for name, row in rows.items() if row}
     if known:
-        strongest = [Mark(name, float(np.max(row)), note=names[int(np.argmax(row))]) for name, row in known.items()]
+        strongest = [ChartRow(name, float(np.max(row)), note=names[int(np.argmax(row))]) for name, row in known.items()]
         caption = "Strongest association of one latent with each column (|r| or eta; some is chance in few people)"
         content += intervals(strongest, caption, bars=True, base=0.0)
     return Section("Latents", content)
@@ -172,7 +172,7 @@ CLEAN, TRAINED, PICTURE, LEAKAGE = "clean", "trained", "before_after.png", "leak
 
 def demonstration_sections(out: Path) -> list[Section]:
     """Return the sections of what `medrep demo` wrote."""
-    clean, exhibit = out / CLEAN, read_exhibit(out / CLEAN, "about")
+    clean, exhibit = out / CLEAN, read_report_data(out / CLEAN, "about")
     about = {} if exhibit is None else exhibit.content
     alt = "One unseen person a site: as scanned, with site removed, and the truth; the same slice and grey scale"
     caption = (
@@ -184,13 +184,13 @@ def demonstration_sections(out: Path) -> list[Section]:
     for row in probes.to_dict("records"):
         states = [state for state in ("before", "after", "truth") if state in row]
         floor = pd.to_numeric(row.get("from_kept_covariates"), errors="coerce")
-        marks = [Mark(state, float(row[state]), floor=float(floor)) for state in states]
+        marks = [ChartRow(state, float(row[state]), floor=float(floor)) for state in states]
         name = f"{row['covariate']}, {row['role']}: strongest of three probes"
         base = 0.5 if "AUC" in str(row["covariate"]) else 0.0  # chance
         floor_name = "age and sex alone" if floor == floor else ""
         content += intervals(marks, name, bars=True, base=base, floor_name=floor_name)
     return [
-        moved_facts(clean, about),
+        transform_facts(clean, about),
         Section("Unseen people beside the truth", shown),
         Section("What probes read", content + table(probes, LEAKAGE)),
         effects_section(out / TRAINED),

@@ -258,12 +258,12 @@ def _angle(points: Sequence[Field], wave: Wave) -> Field:
 
 
 def _deform(points: list[Field], waves: Sequence[Wave]) -> list[Field]:
-    moved = [axis.copy() for axis in points]
+    transformed = [axis.copy() for axis in points]
     for wave in waves:
         ripple = np.sin(_angle(points, wave))
-        for axis, step in zip(moved, wave.weight, strict=True):
+        for axis, step in zip(transformed, wave.weight, strict=True):
             axis += np.float32(step) * ripple
-    return moved
+    return transformed
 
 
 def _hull(points: list[Field]) -> Field:

@@ -179,8 +179,8 @@ def level(shape: DisplacedShape, covariates: Mapping[str, Any], points: Points) 
     if absent:
         raise CovariateError(f"{shape.participant_id}: no {', '.join(absent)}; give a value, or the reference")
     along = _normal_distance(family, {name: covariates[name] for name in family.fields}, points)
-    moved = along[:, None] * outward_normal(family.template, points)
-    return family.template(points + moved + identity_displacement(shape, points))
+    transformed = along[:, None] * outward_normal(family.template, points)
+    return family.template(points + transformed + identity_displacement(shape, points))
 
 
 def _normal_distance(family: Displaced, values: Mapping[str, Any], points: Points) -> Levels:

@@ -129,19 +129,19 @@ def scale_front(
     t = (points[:, 1] - axis.middle) / axis.length
     k = 1 + (factor - 1) * smoothstep(t)
     across = _centre(axis, k * t) + k[:, None] * (points[:, [0, 2]] - _centre(axis, t))
-    moved = np.stack([across[:, 0], axis.middle + axis.length * k * t, across[:, 1]], axis=1)
-    return axis.centroid + larger * (moved - axis.centroid)
+    transformed = np.stack([across[:, 0], axis.middle + axis.length * k * t, across[:, 1]], axis=1)
+    return axis.centroid + larger * (transformed - axis.centroid)
 
 
 def unscale_front(
     axis: OrganAxis, factor: float, larger: float, points: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
     """Find where `scale_front` moved points from; same arguments."""
-    moved = axis.centroid + (points - axis.centroid) / larger
-    place = (moved[:, 1] - axis.middle) / axis.length
+    transformed = axis.centroid + (points - axis.centroid) / larger
+    place = (transformed[:, 1] - axis.middle) / axis.length
     t = _unscaled(place, factor)
     k = 1 + (factor - 1) * smoothstep(t)
-    across = _centre(axis, t) + (moved[:, [0, 2]] - _centre(axis, place)) / k[:, None]
+    across = _centre(axis, t) + (transformed[:, [0, 2]] - _centre(axis, place)) / k[:, None]
     return np.stack([across[:, 0], axis.middle + axis.length * t, across[:, 1]], axis=1)
 
 

@@ -148,8 +148,8 @@ def apply_site_effect(
     shape = (values.shape[0], values.shape[1], values.shape[2])
     shading = np.float32(effect.gain) * (1 + legendre_field(effect.bias, shape))
     seen = np.sign(relative) * np.abs(relative) ** np.float32(effect.gamma) * shading
-    hiss = stream(seed, "site noise").standard_normal(shape, dtype=np.float32)
-    return np.where(known, scale * (seen + np.float32(effect.noise) * hiss), values)
+    simulate = stream(seed, "site noise").standard_normal(shape, dtype=np.float32)
+    return np.where(known, scale * (seen + np.float32(effect.noise) * simulate), values)
 
 
 def _blur(

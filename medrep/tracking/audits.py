@@ -93,7 +93,7 @@ _MISSING = frozenset({"", "n/a", "nan"})
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What `medrep audit` wrote.
+    """An audit, as `medrep audit` wrote it.
 
     Attributes:
         table: Columns of `findings.COLUMNS`, figures as numbers, NaN where there is none.

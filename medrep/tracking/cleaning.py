@@ -1,4 +1,4 @@
-"""What a served model takes out of people's data, or sets in them: cleaned rows in the answer, cleaned images in a folder.
+"""Cleaning by a served model: covariates removed or set in rows of the answer, or in images of a folder.
 
 The work is that of `medrep export` and `medrep counterfactual`, so that the numbers are theirs. Images are written below the
 folder that MEDREP_OUTPUT_ROOT names, each request's in a new folder of its own that appears when all of them are there: nothing
@@ -20,12 +20,20 @@ from medrep._texts import read_json
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds import Source
-from medrep.cohort.kinds.base import Visit
+from medrep.cohort.kinds.base import Sample
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed
-from medrep.derivatives.features import MoveRows
-from medrep.derivatives.tasks import Mover, Outcome, Purpose, checked_target, described_removal, move_step, parted_names
+from medrep.derivatives.features import TransformRows
+from medrep.derivatives.tasks import (
+    Purpose,
+    Result,
+    Transform,
+    checked_target,
+    described_removal,
+    parted_names,
+    transform_task,
+)
 from medrep.errors import CohortError, ModelError, listed
 from medrep.models import Model
 from medrep.models.saved import SavedModel
@@ -36,7 +44,7 @@ _SHOWN = 200  # characters of a parameter that are repeated in a message
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What a request wants done.
+    """Cleaning that a request asks for.
 
     Attributes:
         purpose: ``removal``, or a ``counterfactual``.
@@ -64,18 +72,18 @@ def read_cleaning(
         MedrepError: Parameters that do not go together, or that the model cannot answer.
     """
     removed, kept = (parted_names(schema, _names(*given)) for given in (("remove", remove), ("keep", keep)))
-    moved, values = _values("references", references), _values("set", wanted)
-    if values and (removed or kept or moved):
+    transformed, values = _values("references", references), _values("set", wanted)
+    if values and (removed or kept or transformed):
         raise ModelError(
             "set asks for a counterfactual and goes without remove, keep and references; send one of the two"
         )
-    if not removed and (kept or moved):
+    if not removed and (kept or transformed):
         raise ModelError("keep and references go with remove; send what is to be removed, too")
     if not (removed or values):
         return None
-    target = checked_target(schema, removed or tuple(values), kept, moved or values, switch="")
+    target = checked_target(schema, removed or tuple(values), kept, transformed or values, switch="")
     if not extrapolate:
-        chosen = {name: target[name] for name in moved or values}
+        chosen = {name: target[name] for name in transformed or values}
         refuse_extrapolation(schema, chosen, "choose a value inside, or send extrapolate: true for a guess")
     return Cleaning("removal" if removed else "counterfactual", target)
 
@@ -92,10 +100,10 @@ def cleaned_rows(
         frame: Covariates, in the same order.
     """
     names = tuple(model.columns.names)
-    step = MoveRows(Mover(model, cleaning.target), names)
+    step = TransformRows(Transform(model, cleaning.target), names)
     table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
-    people = list(Source.of_table(table).visits(frame))
-    blocks = (people[start : start + step.together] for start in range(0, len(people), step.together))
+    people = list(Source.of_table(table).samples(frame))
+    blocks = (people[start : start + step.block_size] for start in range(0, len(people), step.block_size))
     rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
     return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
 
@@ -126,41 +134,41 @@ def cleaned_images(
         CohortError: No such folder, images that were cleaned before, or images that cannot be used; nothing is written then.
     """
     output = _output_root()
-    refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.moved)
+    refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.transformed)
     name, purpose = f"model sha256:{saved.provenance.digest}", cleaning.purpose
     done = described_removal(name, saved, cleaning.target, people=len(frame), purpose=purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
-    outcomes: list[Outcome] = []
-    people = list(Source.of_files(files).visits(frame))
+    results: list[Result] = []
+    people = list(Source.of_files(files).samples(frame))
     with atomic_folder(output / made) as partial:
         for one in people:
             # Two rows may name one file, or files whose results would have one name.
             to = Destination(partial / _own(one), root, done)
-            outcomes += move_step(Mover(saved.model, cleaning.target), saved.input, to).work([one])
-        refuse_failed(outcomes, files, sent)
+            results += transform_task(Transform(saved.model, cleaning.target), saved.input, to).work([one])
+        refuse_failed(results, files, sent)
     written = [
-        [str(made / _own(one) / file) for file in outcome.files] for one, outcome in zip(people, outcomes, strict=True)
+        [str(made / _own(one) / file) for file in result.files] for one, result in zip(people, results, strict=True)
     ]
     return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written))
 
 
-def refuse_failed(outcomes: Sequence[Outcome], files: pd.Series, sent: pd.Series) -> None:
+def refuse_failed(results: Sequence[Result], files: pd.Series, sent: pd.Series) -> None:
     """Refuse images that could not be used; where a file lies on the server is nobody's business.
 
     Args:
-        outcomes: Everybody's.
+        results: Everybody's.
         files: Where the images lie, index: key.
         sent: How the request names them, index: key.
 
     Raises:
         CohortError: All of them.
     """
-    failed = [f"{one.key}: {one.error.replace(str(files[one.key]), sent[one.key])}" for one in outcomes if one.error]
+    failed = [f"{one.key}: {one.error.replace(str(files[one.key]), sent[one.key])}" for one in results if one.error]
     if failed:
         raise CohortError(listed("images that cannot be used", failed))
 
 
-def _own(one: Visit) -> str:
+def _own(one: Sample) -> str:
     return f"row-{one.place + 1}"
 
 

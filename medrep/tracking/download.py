@@ -176,7 +176,7 @@ def listed_files(repository: ArtifactRepository, where: str) -> set[str]:
     """
     files: set[str] = set()
     folders = [""]
-    strangers: list[str] = []
+    unknown: list[str] = []
     while folders:
         for info in _entries(repository, folders.pop(), where):
             path = str(info.path)
@@ -185,11 +185,11 @@ def listed_files(repository: ArtifactRepository, where: str) -> set[str]:
             if info.is_dir and path in _FOLDERS:
                 folders.append(path)
             elif info.is_dir or path not in _KNOWN:
-                strangers.append(path)
+                unknown.append(path)
             else:
                 files.add(path)
-    if strangers:
-        names = ", ".join(sorted(strangers)[:10])
+    if unknown:
+        names = ", ".join(sorted(unknown)[:10])
         raise RegistryError(f"{where}: holds files that medrep did not register ({names}); register the model again")
     return files
 
@@ -321,7 +321,7 @@ def _loading_problems(path: Path) -> list[str]:
 
 
 @contextmanager
-def fetched_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
+def downloaded_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
     """Yield the model folder of a registered version, in a temporary place that is gone afterwards.
 
     Args:

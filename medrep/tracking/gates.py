@@ -25,7 +25,7 @@ from medrep._structuring import unknown_key
 from medrep._texts import read_yaml
 from medrep.errors import ConfigError, listed
 
-Verdict = Literal["passed", "refused", "insufficient", "absent"]
+AcceptanceCheck = Literal["passed", "refused", "insufficient", "absent"]
 Insufficient = Literal["refuse", "warn", "ignore"]
 Missing = Literal["refuse", "warn", "ignore"]
 FIGURES = ("estimate", "ci_low", "ci_high", "p", "q")
@@ -74,7 +74,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of one gate.
+    """Result of one gate.
 
     Attributes:
         gate: Its name.
@@ -86,7 +86,7 @@ class Judged:
     """
 
     gate: str
-    verdict: Verdict
+    verdict: AcceptanceCheck
     looked_at: int
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -94,9 +94,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of all gates: ``refused`` if one refused, ``insufficient`` if one had too little evidence or all had none."""
+    """Result of all gates: ``refused`` if one refused, ``insufficient`` if one had too little evidence or all had none."""
 
-    verdict: Verdict
+    verdict: AcceptanceCheck
     judged: tuple[Judged, ...] = field(metadata=stored("gates"))
 
     @property
@@ -139,7 +139,7 @@ class Gates:
         if verdicts == {"absent"}:
             nothing = "no gate found anything to look at in the audit"
             return Decision("insufficient", (*judged, Judged("all", "insufficient", 0, (nothing,))))
-        worst: tuple[Verdict, ...] = ("refused", "insufficient", "passed")
+        worst: tuple[AcceptanceCheck, ...] = ("refused", "insufficient", "passed")
         passed_over = _passed_over(self.gates, table)
         if passed_over:
             judged = (*judged, Judged("not judged", "absent", 0, warnings=passed_over))
@@ -195,7 +195,9 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
     if nothing and gate.missing == "refuse":
         left_out = f" that is not left out ({len(unknown)} insufficient)" if unknown else ""
         reasons.append(f"{gate.metric} {gate.group}: no finding{left_out}")
-    verdict: Verdict = "refused" if refusals else "insufficient" if reasons else "passed" if looked_at else "absent"
+    verdict: AcceptanceCheck = (
+        "refused" if refusals else "insufficient" if reasons else "passed" if looked_at else "absent"
+    )
     warnings = tuple(unknown) if gate.insufficient == "warn" else ()
     if nothing and not unknown and gate.missing == "warn":
         warnings = (f"{gate.metric} {gate.group}: no finding; the audit was not asked for it", *warnings)

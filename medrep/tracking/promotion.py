@@ -45,7 +45,7 @@ from medrep.tracking.download import (
     refuse_foreign_code,
     version_files,
 )
-from medrep.tracking.gates import Decision, Gates, Judged, Verdict
+from medrep.tracking.gates import AcceptanceCheck, Decision, Gates, Judged
 from medrep.tracking.runs import explained, session
 from medrep.tracking.store import Store
 
@@ -57,7 +57,7 @@ _LONGEST = 4000  # characters of a tag; databases that were made by earlier MLfl
 
 @dataclass(frozen=True)
 class Promotion:
-    """What came of a promotion; the alias moved if the decision is ``passed``."""
+    """Result of a promotion; the alias moved if the decision is ``passed``."""
 
     name: str
     version: str
@@ -141,7 +141,7 @@ def _with_unseen(decision: Decision, audit: Audit) -> Decision:
         "the audit could not tell (the model holds no digests of its training rows, and people.tsv was not at hand); train the "
         "model again with this medrep, or audit it with --trained people.tsv of its training, and register that audit"
     )
-    verdict: Verdict = "refused" if decision.verdict == "refused" else "insufficient"
+    verdict: AcceptanceCheck = "refused" if decision.verdict == "refused" else "insufficient"
     return replace(decision, verdict=verdict, judged=(*decision.judged, Judged(UNSEEN, "insufficient", 0, (reason,))))
 
 
@@ -172,7 +172,7 @@ def _write_down(
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     client.log_text(version.run_id, text, f"decisions/{now.replace(':', '')}_{alias}.json")
     client.log_text(version.run_id, text, "decision.json")
-    outcome = PASSED if decision.verdict == "passed" else REFUSED
+    result = PASSED if decision.verdict == "passed" else REFUSED
     reasons = "\n".join(decision.reasons)
     tags = {
         f"{GATE}_time": now,
@@ -180,8 +180,8 @@ def _write_down(
         f"{GATE}_verdict": decision.verdict,
         f"{GATE}_reasons": reasons if len(reasons) <= _LONGEST else f"{reasons[: _LONGEST - 3]}...",
         pass_tag(alias): f"{passed_of(version)}; gates {gates.digest}",
-        gate_tag(alias): outcome,
-        GATE: outcome,
+        gate_tag(alias): result,
+        GATE: result,
     }
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)

@@ -23,10 +23,10 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
 from medrep.cohort.kinds import Source
-from medrep.cohort.kinds.base import Visit, no_table
+from medrep.cohort.kinds.base import Sample, no_table
 from medrep.cohort.support import outside_training, refuse_far
-from medrep.derivatives.scores import Scorer, score_step
-from medrep.derivatives.tasks import Outcome
+from medrep.derivatives.scores import Scorer, score_task
+from medrep.derivatives.tasks import Result
 from medrep.errors import CohortError, ConfigError, CovariateError, MedrepError, ModelError, listed
 from medrep.models import Model
 from medrep.models.left_alone import unmeasured
@@ -223,8 +223,8 @@ class ServedModel:
         if cleaning:
             return cleaned_rows(self.model, cleaning, data, frame)
         scorer = Scorer(self.model)
-        blocks = _blocks(frame, scorer.together, Source.of_table(no_table(frame.index)))
-        scored = [one for some in blocks for one in scorer.outcomes(data[[v.place for v in some]], some)]
+        blocks = _blocks(frame, scorer.block_size, Source.of_table(no_table(frame.index)))
+        scored = [one for some in blocks for one in scorer.results(data[[v.place for v in some]], some)]
         return _table(scored, rows.index)
 
     def _features(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
@@ -251,18 +251,18 @@ class ServedModel:
         refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
         if cleaning:
             return cleaned_images(self.saved, cleaning, frame, files, rows[PATH], root)
-        step = score_step(Scorer(self.model), self.saved.input)
-        scored = [one for some in _blocks(frame, step.together, Source.of_files(files)) for one in step.work(some)]
+        step = score_task(Scorer(self.model), self.saved.input)
+        scored = [one for some in _blocks(frame, step.block_size, Source.of_files(files)) for one in step.work(some)]
         refuse_failed(scored, files, rows[PATH])
         return _table(scored, rows.index)
 
 
-def _blocks(frame: pd.DataFrame, size: int, source: Source) -> Iterator[list[Visit]]:
-    everybody = list(source.visits(frame))
+def _blocks(frame: pd.DataFrame, size: int, source: Source) -> Iterator[list[Sample]]:
+    everybody = list(source.samples(frame))
     yield from (everybody[start : start + size] for start in range(0, len(everybody), size))
 
 
-def _table(scored: Sequence[Outcome], index: pd.Index) -> pd.DataFrame:
+def _table(scored: Sequence[Result], index: pd.Index) -> pd.DataFrame:
     names = ["reconstruction_error", "deviation"]
     figures = pd.DataFrame([[one.figures[name] for name in names] for one in scored], index=index, columns=names)
     latents = np.stack([one.arrays["latents"] for one in scored])

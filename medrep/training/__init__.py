@@ -1,1 +1,1 @@
-"""What training leaves behind: model folders."""
+"""Training of networks: the loop, its state, and several processes."""

@@ -164,8 +164,8 @@ Objective = Callable[[Int[Tensor, " people"], int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """What is trained, and on whom.
+class TrainingProblem:
+    """A training problem: network, objective, and training and validation data.
 
     Attributes:
         network: Its weights are changed in place, and hold the best ones at the end.
@@ -181,7 +181,7 @@ class Trainee:
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingRun:
     """Where a training keeps its state and speaks.
 
     Attributes:
@@ -198,7 +198,11 @@ class Bench:
 
 
 def fit_loop(
-    trainee: Trainee, schedule: Schedule, seed: int, bench: Bench | None = None, until: int | None = None
+    problem: TrainingProblem,
+    schedule: Schedule,
+    seed: int,
+    training_run: TrainingRun | None = None,
+    until: int | None = None,
 ) -> TrainingState:
     """Train until validation people stop gaining.
 
@@ -206,10 +210,10 @@ def fit_loop(
     from ``seed`` and its number.
 
     Args:
-        trainee: What is trained.
+        problem: What is trained.
         schedule: How long and how fast.
         seed: Seed of the order of people and of what the objective draws.
-        bench: Where to keep the state and to report.
+        training_run: Where to keep the state and to report.
         until: Epochs to train where that is known already; the learning rate falls as it would over the whole schedule.
 
     Returns:
@@ -218,28 +222,28 @@ def fit_loop(
     Raises:
         ModelError: A loss that is not finite, or a state that does not belong to this training.
     """
-    bench = bench or Bench()
-    network, device = trainee.network, next(trainee.network.parameters()).device
+    training_run = training_run or TrainingRun()
+    network, device = problem.network, next(problem.network.parameters()).device
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(weights, lr=schedule.learning_rate)
     state = TrainingState()
-    if bench.resume and bench.folder is not None:
-        state = load_state(bench.folder, bench.fingerprint) or state
+    if training_run.resume and training_run.folder is not None:
+        state = load_state(training_run.folder, training_run.fingerprint) or state
         if state.epoch:
-            restore(bench.folder, state, network, optimiser)
+            restore(training_run.folder, state, network, optimiser)
     threads = torch.get_num_threads()
     torch.set_num_threads(schedule.threads or threads)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if not state.epoch and len(trainee.validation):
-                _judge(trainee, schedule, seed, state, device)  # the start is a candidate too
+            if not state.epoch and len(problem.validation):
+                _judge(problem, schedule, seed, state, device)  # the start is a candidate too
             last = schedule.epochs if until is None else min(until, schedule.epochs)
             while state.epoch < last and state.epoch - state.best_epoch < schedule.patience:
-                _epoch(trainee, schedule, optimiser, seed, state, device)
-                bench.report(state.epoch, {name: v for epoch, name, v in state.rows if epoch == state.epoch})
-                if bench.folder is not None and rank() == 0 and state.epoch % _SAVE_EVERY == 0:
+                _epoch(problem, schedule, optimiser, seed, state, device)
+                training_run.report(state.epoch, {name: v for epoch, name, v in state.rows if epoch == state.epoch})
+                if training_run.folder is not None and rank() == 0 and state.epoch % _SAVE_EVERY == 0:
                     state.weights, state.optimiser = _copied(network), optimiser_tensors(optimiser)
-                    save_state(bench.folder, state, bench.fingerprint)
+                    save_state(training_run.folder, state, training_run.fingerprint)
     finally:
         torch.set_num_threads(threads)
     if state.best:
@@ -248,19 +252,19 @@ def fit_loop(
 
 
 def _epoch(
-    trainee: Trainee,
+    problem: TrainingProblem,
     schedule: Schedule,
     optimiser: torch.optim.Optimizer,
     seed: int,
     state: TrainingState,
     device: torch.device,
 ) -> None:
-    epoch, network = state.epoch, trainee.network
+    epoch, network = state.epoch, problem.network
     torch.manual_seed(_mixed(seed, epoch))
     share = 0.5 * (1 + math.cos(math.pi * epoch / max(schedule.epochs, 1)))
     for group in optimiser.param_groups:
         group["lr"] = schedule.learning_rate * (0.1 + 0.9 * share)
-    order = trainee.train[torch.randperm(len(trainee.train))]
+    order = problem.train[torch.randperm(len(problem.train))]
     batches = max(1, round(len(order) / schedule.batch))
     if world_size() > 1:
         torch.manual_seed(_mixed(seed, epoch) + rank())
@@ -269,7 +273,7 @@ def _epoch(
     for people in torch.tensor_split(order, batches):
         optimiser.zero_grad(set_to_none=True)
         with autocast(schedule, device):
-            parts = trainee.objective(own_share(people).to(device), epoch)
+            parts = problem.objective(own_share(people).to(device), epoch)
         if not torch.isfinite(parts[TOTAL]):
             what = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in parts.items())
             raise ModelError(
@@ -284,21 +288,21 @@ def _epoch(
     state.epoch += 1
     # Not every batch has every part.
     state.rows += [(state.epoch, f"train/{name}", sum(values) / len(values)) for name, values in found.items()]
-    _judge(trainee, schedule, seed, state, device)
+    _judge(problem, schedule, seed, state, device)
 
 
-def _judge(trainee: Trainee, schedule: Schedule, seed: int, state: TrainingState, device: torch.device) -> None:
+def _judge(problem: TrainingProblem, schedule: Schedule, seed: int, state: TrainingState, device: torch.device) -> None:
     """Judge the epoch on validation people with the full beta and the same draws every time."""
     loss = -float(state.epoch)
-    if len(trainee.validation):
-        trainee.network.eval()
+    if len(problem.validation):
+        problem.network.eval()
         torch.manual_seed(_mixed(seed, -1))
         with torch.no_grad(), autocast(schedule, device):
-            parts = trainee.objective(trainee.validation.to(device), schedule.epochs + schedule.warmup)
+            parts = problem.objective(problem.validation.to(device), schedule.epochs + schedule.warmup)
         state.rows += [(state.epoch, f"validation/{name}", float(value)) for name, value in parts.items()]
         loss = float(parts[TOTAL])
     if loss < state.best_loss:
-        state.best_loss, state.best_epoch, state.best = loss, state.epoch, _copied(trainee.network)
+        state.best_loss, state.best_epoch, state.best = loss, state.epoch, _copied(problem.network)
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:

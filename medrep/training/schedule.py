@@ -20,7 +20,7 @@ def world_size() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Meet the other processes, over NCCL where there is CUDA, else over Gloo, and part from them at the end.
 
     Nothing to do for a single process, or where the caller's processes have met already.

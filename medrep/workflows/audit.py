@@ -37,7 +37,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
-    read_newcomers,
+    read_unseen,
     refuse_unmeasured,
 )
 from medrep.workflows.train import TRAINED
@@ -47,7 +47,7 @@ FORMAT, GATES, PEOPLE = 1, "gates.yaml", "people.tsv"
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What the person asked for.
+    """Options of the command.
 
     Attributes:
         by: Columns whose groups are compared, ``sex,age:20/40/60/80,site``; empty: the model's covariates.
@@ -90,8 +90,8 @@ class AuditRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Audited:
-    """What an audit found.
+class AuditFindings:
+    """Result of an audit.
 
     Attributes:
         findings: A row a figure, as audit.tsv: metric, group, n, estimate, interval, p, q and status.
@@ -112,7 +112,7 @@ class Audited:
 
 def audit(
     source: Path | Cohort, out: Path, model: Path | SavedModel, request: AuditRequest, listener: Listener = SILENT
-) -> Audited:
+) -> AuditFindings:
     """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv; audit.sig where it is signed.
 
     Args:
@@ -126,8 +126,8 @@ def audit(
         EvidenceError: Too few people whom the model never saw.
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    from medrep.audit.data import Audited as Material  # scikit-learn takes seconds to import
-    from medrep.audit.suite import AuditOptions, run_audit
+    from medrep.audit.data import AuditData  # scikit-learn takes seconds to import
+    from medrep.audit.suite import AuditOptions, run_suite
     from medrep.derivatives.figures import write_audit_figures
     from medrep.report.build import write_report
 
@@ -144,7 +144,7 @@ def audit(
     root = source.root if isinstance(source, Cohort) else source
     fitted = saved.model
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
-    cohort, frame = read_newcomers(source, saved, who, listener)
+    cohort, frame = read_unseen(source, saved, who, listener)
     check_earlier(cohort, saved, listener, request.remove or fitted.schema.batches or fitted.schema.names)
     note_unplaced(saved, listener)
     if not by:
@@ -189,8 +189,8 @@ def audit(
         listener.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         people = cohort.table["participant_id"].astype(str).tolist()
         dataset = fitted.dataset(data, frame, people)
-        material = Material(fitted, dataset, cohort.table, target, saved.provenance.people)
-        result = run_audit(material, options, lambda line: listener.say(f"  {line}"))
+        material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people)
+        result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
     certificates = fitted.certificates(removed, material.kept, learners=dataset.people // 2)
     about = {
@@ -229,7 +229,7 @@ def audit(
             write_signature(partial, seal_of(about), key)
         write_report(partial)
     expected = read_gates(SHIPPED / GATES).judge(result.findings)
-    return Audited(result.findings, result.latents, result.people, expected, fitted.kind, out)
+    return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out)
 
 
 def _check_numbers(request: AuditRequest) -> None:

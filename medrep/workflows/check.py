@@ -22,8 +22,8 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.cohort.participants import count_people
-from medrep.cohort.plausibility import doubtful_values, feature_slips, moved_already, refusal, repeated_scans
+from medrep.cohort.participants import count_participants
+from medrep.cohort.plausibility import doubtful_values, feature_slips, refusal, repeated_scans, transformed_before
 from medrep.config import Config
 from medrep.errors import CovariateError, MedrepError
 from medrep.models import MODELS
@@ -38,7 +38,7 @@ _LOOKED_AT, _AXES = 16, 3
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found.
+    """Findings of an audit.
 
     Attributes:
         problems: What would stop a training.
@@ -74,9 +74,9 @@ def check(
     cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
     if cohort is None:
         return Checked(tuple(problems))
-    listener.say(f"{count_people(cohort.table)} in {root}")
+    listener.say(f"{count_participants(cohort.table)} in {root}")
     listener.notes(cohort.notes)
-    for line in (*moved_already(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
+    for line in (*transformed_before(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         listener.warn(line)
     covariates = _attempt(problems, lambda: _covariates(cohort, config))
     schema, pairs, found = None, pd.DataFrame(), tuple[Interaction, ...]()

@@ -1,4 +1,4 @@
-"""What several verbs need: output folders, the model as saved, the people whom it meets, and whom a report shows."""
+"""Helpers of several verbs: output folders, saved models, the participants they meet, and whom a report shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns, missing_cells
 from medrep.cohort.kinds import SILENT, InputKind, Listener
-from medrep.cohort.participants import count_people, label
+from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
 from medrep.cohort.support import outside_training, refuse_far
 from medrep.errors import CohortError, MedrepError, ModelError, listed
@@ -98,13 +98,13 @@ def load_trained(model: Path | SavedModel) -> SavedModel:
         return model
     if not str(model).startswith(REGISTERED):
         return SavedModel.load(model)
-    from medrep.tracking.download import fetched_model  # MLflow takes seconds to import
+    from medrep.tracking.download import downloaded_model  # MLflow takes seconds to import
 
-    with fetched_model(str(model)) as folder:
+    with downloaded_model(str(model)) as folder:
         return SavedModel.load(folder, str(model))
 
 
-def read_newcomers(
+def read_unseen(
     source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
 ) -> tuple[Cohort, pd.DataFrame]:
     """Read people and their covariates in the form of a model's schema.
@@ -123,7 +123,7 @@ def read_newcomers(
     listener.notes(cohort.notes)
     covariates = read_covariates(cohort.table, schema.declared, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    listener.say(f"{count_people(cohort.table)} from {cohort.root if isinstance(source, Cohort) else source}")
+    listener.say(f"{count_participants(cohort.table)} from {cohort.root if isinstance(source, Cohort) else source}")
     listener.notes(covariates.notes)
     frame = schema.transfer(covariates.frame, unseen=who.unseen_site)
     check_range(schema, frame, listener, extrapolate=who.extrapolate)
@@ -133,10 +133,10 @@ def read_newcomers(
 def read_unlabelled(
     source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
 ) -> tuple[Cohort, pd.DataFrame]:
-    """Read people whose covariates nobody looks at; the frame has no columns. See `read_newcomers`."""
+    """Read people whose covariates nobody looks at; the frame has no columns. See `read_unseen`."""
     cohort = _read(source, saved, who)
     root = cohort.root if isinstance(source, Cohort) else source
-    listener.say(f"{count_people(cohort.table)} from {root}; their covariates are not looked at")
+    listener.say(f"{count_participants(cohort.table)} from {root}; their covariates are not looked at")
     listener.notes(cohort.notes)
     return cohort, pd.DataFrame(index=cohort.table.index)
 
@@ -183,20 +183,20 @@ def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener
         listener.warn(listed("extrapolated: people far outside those of training", [one.said for one in far]))
 
 
-def check_earlier(cohort: Cohort, saved: SavedModel, listener: Listener, moved: Sequence[str] = ()) -> None:
+def check_earlier(cohort: Cohort, saved: SavedModel, listener: Listener, transformed: Sequence[str] = ()) -> None:
     """Say what medrep has done to the data already, and refuse to take the same away again.
 
     Args:
         cohort: The people.
         saved: The model: whether it was trained on such data.
         listener: Who is told.
-        moved: Covariates that are to be moved.
+        transformed: Covariates that are to be moved.
 
     Raises:
         CohortError: One of them was moved already, and not in the data of training.
     """
-    known = saved.provenance.moved
-    refuse_again(cohort.earlier, moved, known)
+    known = saved.provenance.transformed
+    refuse_again(cohort.earlier, transformed, known)
     done = {name for one in cohort.earlier for name in one.covariates}
     for one in cohort.earlier:
         if not one.covariates or set(one.covariates) - set(known):
@@ -266,7 +266,7 @@ def refuse_unmeasured(
     listener.notes([f"values {what}, since nobody of the level had them in training: {', '.join(summed(cells))}"])
 
 
-def refuse_strangers(show: str, table: pd.DataFrame) -> None:
+def refuse_unknown(show: str, table: pd.DataFrame) -> None:
     """Refuse somebody who is not in the cohort.
 
     Args:
@@ -276,12 +276,12 @@ def refuse_strangers(show: str, table: pd.DataFrame) -> None:
     Raises:
         CohortError: With who can be shown.
     """
-    if show and show != NOBODY and shown_key(show, table) is None:
+    if show and show != NOBODY and report_subject(show, table) is None:
         some = ", ".join(str(key) for key in table.index[:3])
         raise CohortError(f"--show {show}: not among these people ({some}, ...); give one of them, or {NOBODY}")
 
 
-def shown_key(show: str, table: pd.DataFrame) -> str | None:
+def report_subject(show: str, table: pd.DataFrame) -> str | None:
     """Return the key of whom the report shows; None for nobody."""
     if show == NOBODY or not len(table):
         return None

@@ -28,9 +28,9 @@ from medrep.config import Config, parse_config, read_config
 from medrep.errors import listed
 from medrep.models.prediction import How
 from medrep.models.saved import SavedModel
-from medrep.workflows.audit import Audited, AuditRequest
+from medrep.workflows.audit import AuditFindings, AuditRequest
 from medrep.workflows.audit import audit as audit_cohort
-from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
+from medrep.workflows.cohorts import Selection, load_trained, read_unseen
 from medrep.workflows.score import ScoreRequest
 from medrep.workflows.score import score as score_cohort
 from medrep.workflows.train import (
@@ -89,7 +89,7 @@ def read_cohort(
     root = Path(folder)
     if isinstance(config, SavedModel):
         who = Selection(only, exclude, unseen_site, extrapolate=True)
-        cohort, frame = read_newcomers(root, config, who, _LISTENER)
+        cohort, frame = read_unseen(root, config, who, _LISTENER)
         return _read(cohort, frame, config.model.schema, Origin(cohort, config.input), config.model.columns)
     wanted = config if isinstance(config, Config) else read_config(config, overrides)
     cohort = cohorts.read_cohort(root, wanted.input, only=only, exclude=exclude)
@@ -230,7 +230,7 @@ def audit(
     outcome: str = "",
     request: AuditRequest | None = None,
     out: Path | str | None = None,
-) -> Audited:
+) -> AuditFindings:
     """Measure what a model leaks, whom it harms and what its counterfactuals are worth, on people it never saw.
 
     Args:

@@ -16,7 +16,7 @@ from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import fill_matrix
-from medrep.cohort.splits import split_people
+from medrep.cohort.splits import split_participants
 from medrep.config import read_config
 from medrep.derivatives.bids import write_tsv
 from medrep.derivatives.cohorts import TRUTH
@@ -32,7 +32,7 @@ _LABELLED = VolumeKind(VolumeInput(desc="residualized"))
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What was done.
+    """Result of a demonstration.
 
     Attributes:
         exported: How cleaning went.
@@ -65,7 +65,7 @@ def demo(out: Path, listener: Listener = SILENT, *, seed: int = 0, overwrite: bo
     listener.say(f"1/4 generate {PEOPLE} brains at {SITES} sites")
     simulate_cohort(out / "cohort", Design("volume", PEOPLE, SITES, seed), listener, overwrite=overwrite)
     cohort = read_cohort(out / "cohort", raw)
-    part = split_people(cohort.table, (0.5, 0.5), stratify="site", seed=seed)
+    part = split_participants(cohort.table, (0.5, 0.5), stratify="site", seed=seed)
     halves = [[str(who) for who in cohort.table["participant_id"][part == side]] for side in (0, 1)]
     listener.say("2/4 train the linear model on one half")
     config = read_config("linear.yaml", ["input.kind=volume"])

@@ -38,7 +38,7 @@ class RegisterRequest:
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """What was registered.
+    """Result of a registration.
 
     Attributes:
         version: The new version.
@@ -53,7 +53,7 @@ class Registration:
 
 @dataclass(frozen=True, eq=False)
 class Promotion:
-    """What the gates said, and whether the alias was moved.
+    """Result of a promotion: decisions of the gates, and whether the alias was moved.
 
     Attributes:
         version: Which version was looked at.
@@ -67,7 +67,7 @@ class Promotion:
 
     @property
     def promoted(self) -> bool:
-        """Whether the alias was moved."""
+        """True if the alias was moved."""
         return self.decision.verdict == "passed"
 
 

@@ -13,14 +13,14 @@ from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
 from medrep.derivatives.bids import MeshFormat
-from medrep.derivatives.cohorts import write_samples
+from medrep.derivatives.cohorts import Drawn, write_samples
 from medrep.errors import CohortError, ModelError
 from medrep.workflows.cohorts import check_output, check_range, load_trained, refuse_mesh
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Whom to draw.
+    """Participants to draw.
 
     Attributes:
         table: Demographics, one row a person; ``participant_id`` is optional.
@@ -77,24 +77,13 @@ def sample(out: Path, model_folder: Path, request: SampleRequest, listener: List
         "Seed": seed,
     }
     with output_folder(out) as partial, listener.track("draw", len(frame)) as advance:
-        chosen = drawn.loc[frame.index]
+        people = Drawn(model, drawn.loc[frame.index], frame, seed, wanted.suffix, content)
         if "organs" in model.capabilities:
             from medrep.derivatives.cohorts import write_shape_samples  # libigl, which only shapes need
 
-            write_shape_samples(
-                partial,
-                model,
-                chosen,
-                frame,
-                seed,
-                wanted.suffix,
-                wanted.centre,
-                content,
-                request.mesh or "gifti",
-                advance,
-            )
+            write_shape_samples(partial, people, wanted.centre, request.mesh or "gifti", advance)
         else:
-            write_samples(partial, model, chosen, frame, seed, wanted.suffix, content, advance)
+            write_samples(partial, people, advance)
     return len(frame)
 
 

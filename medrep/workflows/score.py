@@ -7,19 +7,19 @@ from typing import Literal
 
 import pandas as pd
 
-from medrep.batch.factories import OpenScores
+from medrep.batch.factories import ScoreFactory
 from medrep.batch.merge import SCORE
 from medrep.batch.run import (
     BatchOptions,
     BatchResult,
     Work,
     batch_result,
-    chosen_people,
+    chosen_participants,
     run_batch,
 )
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.derivatives.tasks import Step
+from medrep.derivatives.tasks import Task
 from medrep.errors import MedrepError, ModelError
 from medrep.models import Model
 from medrep.models.prediction import How
@@ -31,7 +31,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
-    read_newcomers,
+    read_unseen,
     refuse_holes,
     refuse_input,
     refuse_unmeasured,
@@ -41,7 +41,7 @@ from medrep.workflows.train import TRAINED
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What the person asked for.
+    """Options of the command.
 
     Attributes:
         false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
@@ -96,7 +96,7 @@ def score(
     if unshrink != "none" and not trained.readouts:
         raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
-    cohort, frame = read_newcomers(source, trained, who, listener)
+    cohort, frame = read_unseen(source, trained, who, listener)
     check_earlier(cohort, trained, listener)
     note_unplaced(trained, listener)
     refuse_holes(cohort)
@@ -105,8 +105,8 @@ def score(
     marks = _trained_rows(trained.address)
     names = cohort.source.features.names
 
-    def step(known: Model) -> Step:
-        return OpenScores(out, rate, unshrink, marks, names).step(replace(trained, model=known))
+    def step(known: Model) -> Task:
+        return ScoreFactory(out, rate, unshrink, marks, names).step(replace(trained, model=known))
 
     about = {
         "Description": "scores of people by a model",
@@ -123,14 +123,14 @@ def score(
     }
     work = Work(
         identity={
-            **chosen_people(root, request.only, request.exclude),
+            **chosen_participants(root, request.only, request.exclude),
             "command": SCORE,
             "false alarms": rate,
             "unshrink": unshrink,
         },
         content=lambda adapted: content,
         step=step,
-        opener=lambda job: OpenScores(job.model, rate, unshrink, marks, names),
+        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names),
         out=out,
         overwrite=request.overwrite,
     )

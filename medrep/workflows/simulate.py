@@ -53,7 +53,7 @@ _KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
 
 @dataclass(frozen=True)
 class Simulated:
-    """What was made.
+    """Result of a simulation.
 
     Attributes:
         done: What, in words.
@@ -70,7 +70,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Design:
-    """What to generate.
+    """Design of a generated cohort.
 
     Attributes:
         kind: ``features``, ``volume`` or ``shape``.
@@ -87,7 +87,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Planting:
-    """What to plant into a cohort.
+    """Effects to plant into a cohort.
 
     Attributes:
         effects: Of ``site``, ``age``, ``sex``, ``diagnosis``.

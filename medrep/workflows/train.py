@@ -20,23 +20,23 @@ from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.parsing import shown
-from medrep.cohort.participants import KEY_COLUMNS, count_people
-from medrep.cohort.plausibility import feature_slips, moved_already, refuse_codes, repeated_scans, same_data
-from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace, split_people
+from medrep.cohort.participants import KEY_COLUMNS, count_participants
+from medrep.cohort.plausibility import feature_slips, refuse_codes, repeated_scans, same_data, transformed_before
+from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace, split_participants
 from medrep.cohort.support import Support
 from medrep.config import Config
 from medrep.derivatives.bids import write_tsv
-from medrep.derivatives.scores import Scorer, score_step
+from medrep.derivatives.scores import Scorer, score_task
 from medrep.errors import CohortError
-from medrep.models import MODELS, Model, Workplace
+from medrep.models import MODELS, FitContext, Model
 from medrep.models.left_alone import left_alone, notes_on
-from medrep.models.prediction import FEW, Readout
+from medrep.models.prediction import FEW, Prediction
 from medrep.models.saved import Provenance, SavedModel, digest
 from medrep.models.shift import MIN_N, ShiftGate
 from medrep.tracking.store import Store, find_store
-from medrep.training.schedule import rank, together
+from medrep.training.schedule import process_group, rank
 from medrep.workflows.check import warn_of_interactions
-from medrep.workflows.cohorts import check_output, refuse_strangers, shown_key
+from medrep.workflows.cohorts import check_output, refuse_unknown, report_subject
 
 TRAINED, HELD_OUT = "train", "held-out"
 # Not report.html: its notes name participants.
@@ -71,7 +71,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What came of a training.
+    """Result of a training.
 
     Attributes:
         saved: The model and what is saved with it.
@@ -130,8 +130,8 @@ def train(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     from medrep.report.build import write_report
-    from medrep.report.data_store import write_exhibits  # scikit-image takes seconds to import
-    from medrep.report.data_training import training_exhibits
+    from medrep.report.data_store import write_report_data  # scikit-image takes seconds to import
+    from medrep.report.data_training import training_report_data
 
     options = options or TrainOptions()
     check_output(out, overwrite=options.overwrite, inputs=(root,))
@@ -140,14 +140,14 @@ def train(
     listener.notes(cohort.notes)
     covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    listener.say(f"{count_people(cohort.table)} from {root}")
+    listener.say(f"{count_participants(cohort.table)} from {root}")
     listener.notes(covariates.notes)
     warn_of_slips(cohort, covariates.frame, covariates.declared, listener)
     held_out = _held_out(cohort, covariates.frame, config, options.hold_out, listener)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     others = cohort.select(held_out)
     cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
-    refuse_strangers(options.show, cohort.table)
+    refuse_unknown(options.show, cohort.table)
     frame, schema = fit_schema(cohort, covariates.frame, covariates.declared, listener)
     kind, found = cohort.input.measured(cohort.source, listener)
     cohort = replace(cohort, input=kind, notes=(*cohort.notes, *found))
@@ -165,9 +165,9 @@ def train(
         listener.phase("fit what predicts covariates")
         readouts = fit_readouts(dataset, config, listener)
         notes = (*cohort.notes, *covariates.notes)
-        person = shown_key(options.show, cohort.table)
+        person = report_subject(options.show, cohort.table)
         listener.phase("draw what the report shows")
-        exhibits = training_exhibits(fitted.model, dataset, root.resolve().name, notes, person)
+        exhibits = training_report_data(fitted.model, dataset, root.resolve().name, notes, person)
     shift = calibrated(fitted.model, replace(others, input=cohort.input), covariates.frame.loc[held_out], listener)
     listener.phase("write")
     saved = described(fitted, dataset, cohort, readouts, shift)
@@ -184,12 +184,14 @@ def train(
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _show_effects(listener, effects)
         listener.phase("write the report")
-        write_exhibits(partial, exhibits)
+        write_report_data(partial, exhibits)
         write_report(partial)
     shutil.rmtree(state, ignore_errors=True)
     listener.notes(notes_on(left_alone(model)))
     _show_shares(listener, history)
-    trained_on = count_people(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
+    trained_on = (
+        count_participants(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
+    )
     return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config, store)
 
 
@@ -200,7 +202,7 @@ def warn_of_slips(cohort: Cohort, frame: pd.DataFrame, declared: Sequence[Covari
         CovariateError: Codes such as 999, of everybody.
     """
     doubts = refuse_codes(frame, declared)
-    for line in (*doubts, *moved_already(cohort.earlier, declared), *repeated_scans(cohort.table)):
+    for line in (*doubts, *transformed_before(cohort.earlier, declared), *repeated_scans(cohort.table)):
         listener.warn(line)
 
 
@@ -259,15 +261,15 @@ def fit(
     marks = pd.Series([mark for mark, _ in taken], index=dataset.keys)
     for line in [] if tabular else same_data(marks.to_dict()):
         listener.warn(line)
-    with together(), listener.track("fit", dataset.columns.count, "columns") as advance:
-        work = Workplace(advance, listener.say, state, resume, listener.phase)
+    with process_group(), listener.track("fit", dataset.columns.count, "columns") as advance:
+        work = FitContext(advance, listener.say, state, resume, listener.phase)
         model, history = MODELS[config.model].fit(dataset, config.settings, seed=config.seed, work=work)
     rows = TrainingRows.of([trace for _, trace in taken], cohort_fingerprint(marks), config.seed)
     return Fitted(model, history, marks, rows)
 
 
 def described(
-    fitted: Fitted, dataset: Dataset, cohort: Cohort, readouts: tuple[Readout, ...], shift: ShiftGate | None
+    fitted: Fitted, dataset: Dataset, cohort: Cohort, readouts: tuple[Prediction, ...], shift: ShiftGate | None
 ) -> SavedModel:
     """Return a fitted model with all that is saved with it.
 
@@ -278,21 +280,21 @@ def described(
         readouts: What predicts covariates.
         shift: Its shift gate.
     """
-    moved = tuple(sorted({name for one in cohort.earlier for name in one.covariates}))
+    transformed = tuple(sorted({name for one in cohort.earlier for name in one.covariates}))
     whose = dataset.whose.tolist()
-    provenance = Provenance(dataset.people, cohort_fingerprint(fitted.marks), fitted.rows, moved)
+    provenance = Provenance(dataset.people, cohort_fingerprint(fitted.marks), fitted.rows, transformed)
     support = Support.fit(dataset.schema, dataset.covariates, whose)
     return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift)
 
 
-def fit_readouts(dataset: Dataset, config: Config, listener: Listener = SILENT) -> tuple[Readout, ...]:
+def fit_readouts(dataset: Dataset, config: Config, listener: Listener = SILENT) -> tuple[Prediction, ...]:
     """Fit what predicts covariates from the data, and say how well."""
     return tuple(_readout(name, dataset, config, listener) for name in config.predict)
 
 
-def _readout(name: str, dataset: Dataset, config: Config, listener: Listener) -> Readout:
+def _readout(name: str, dataset: Dataset, config: Config, listener: Listener) -> Prediction:
     known = dataset.covariates[name].to_numpy(float)
-    readout = Readout.fit(name, dataset.values, known, seed=config.seed, participants=dataset.whose.tolist())
+    readout = Prediction.fit(name, dataset.values, known, seed=config.seed, participants=dataset.whose.tolist())
     few = f"; fewer than {FEW} people, so that its correction is uncertain" if dataset.people < FEW else ""
     listener.say(f"predict {name}: people left out of the fit, mean error {readout.mae:.3g}, R2 {readout.r2:.2f}{few}")
     return readout
@@ -307,9 +309,9 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
     batches = [covariate.name for covariate in config.covariates if covariate.role == "batch"]
     table = cohort.table[["participant_id"]].assign(**{name: frame[name].astype(str) for name in batches[:1]})
     stratify = batches[0] if batches else None
-    part = split_people(table, (1 - share, share), stratify=stratify, seed=config.seed)
+    part = split_participants(table, (1 - share, share), stratify=stratify, seed=config.seed)
     listener.say(
-        f"{count_people(cohort.table[part == 1]).removesuffix(' people')} of them held out; audit takes these by itself"
+        f"{count_participants(cohort.table[part == 1]).removesuffix(' people')} of them held out; audit takes these by itself"
     )
     return cohort.table.index[part == 1]
 
@@ -358,12 +360,12 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, listener: List
         return None
     cohort = cohort.select(frame.index)
     scorer = Scorer(model, measure=True)
-    step = score_step(scorer, cohort.input, cohort.source.features.names)
-    people = list(cohort.source.visits(model.schema.transfer(frame)))
+    step = score_task(scorer, cohort.input, cohort.source.features.names)
+    people = list(cohort.source.samples(model.schema.transfer(frame)))
     rows: dict[str, np.ndarray] = {}
     with listener.track("calibrate", len(people)) as advance:
-        for start in range(0, len(people), step.together):
-            some = people[start : start + step.together]
+        for start in range(0, len(people), step.block_size):
+            some = people[start : start + step.block_size]
             rows |= {one.key: one.arrays["statistics"] for one in step.work(some) if not one.error}
             advance(len(some))
     if len(rows) < MIN_N:

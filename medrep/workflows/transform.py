@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from medrep._persisted import to_json
-from medrep.batch.factories import OpenMoves
+from medrep.batch.factories import TransformFactory
 from medrep.batch.merge import SCORE, Finished, Merged, finish, prune
 from medrep.batch.run import (
     BatchOptions,
     BatchResult,
     Work,
     batch_result,
-    chosen_people,
+    chosen_participants,
     run_batch,
 )
 from medrep.batch.store import Job, read_job
@@ -27,9 +27,9 @@ from medrep.cohort.parsing import shown
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, MeshFormat, Removal, parsed, write_tsv
 from medrep.derivatives.tasks import (
-    Opener,
     Purpose,
-    Step,
+    Task,
+    TaskFactory,
     checked_target,
     described_removal,
     not_removed,
@@ -44,14 +44,14 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
-    read_newcomers,
     read_unlabelled,
+    read_unseen,
     refuse_holes,
     refuse_input,
     refuse_mesh,
-    refuse_strangers,
+    refuse_unknown,
     refuse_unmeasured,
-    shown_key,
+    report_subject,
 )
 
 _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
@@ -59,7 +59,7 @@ _COMMANDS = {"removal": "export", "counterfactual": "counterfactual"}
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the person asked for.
+    """Options of the command.
 
     Attributes:
         remove: Covariates to remove.
@@ -178,7 +178,7 @@ def _transform(
     if request.label_free:
         _check_label_free(model, request)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
-    read = read_unlabelled if request.label_free else read_newcomers
+    read = read_unlabelled if request.label_free else read_unseen
     cohort, frame = read(source, trained, who, listener)
     root = source.root if isinstance(source, Cohort) else source
     check_earlier(cohort, trained, listener, request.remove)
@@ -187,7 +187,7 @@ def _transform(
     if not request.label_free:
         refuse_unmeasured(model, cohort, frame, listener, target)
     _check_probe(request, cohort, options)
-    refuse_strangers(request.show, cohort.table)
+    refuse_unknown(request.show, cohort.table)
 
     people = cohort.table["participant_id"].astype(str).nunique()
 
@@ -204,14 +204,14 @@ def _transform(
 
     features = cohort.source.features
 
-    def moves(folder: Path, done: Removal) -> OpenMoves:
+    def moves(folder: Path, done: Removal) -> TransformFactory:
         to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names)
-        return OpenMoves(folder, to, target, request.label_free)
+        return TransformFactory(folder, to, target, request.label_free)
 
-    def step(known: Model) -> Step:
+    def step(known: Model) -> Task:
         return moves(out, described(())).step(replace(trained, model=known))
 
-    def opener(job: Job) -> Opener:
+    def factory(job: Job) -> TaskFactory:
         return moves(job.model, described(tuple(Adaptation(**one) for one in job.content["adapted"])))
 
     joined = ", ".join(request.remove)
@@ -230,9 +230,9 @@ def _transform(
             "show": request.show,
         }
 
-    chosen = chosen_people(root, request.only, request.exclude)
+    chosen = chosen_participants(root, request.only, request.exclude)
     asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
-    work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, opener, out, request.overwrite)
+    work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
     whole = run_batch(work, trained, cohort, frame, options, listener)
     if whole is None or isinstance(whole, BatchResult):
         return whole
@@ -250,7 +250,7 @@ def _transform(
     done = _summary(listener, described(adapted))
     report = {"report": out / "report.html"}
     if not (whole.unchanged and report["report"].is_file() and request.show == read_job(out).content["show"]):
-        report = report_moved(out, whole.delivered.index, listener, request.show, (cohort, frame))
+        report = report_transformed(out, whole.delivered.index, listener, request.show, (cohort, frame))
     results = {"cohort": out, **report}
     return batch_result(out, whole, done, results)
 
@@ -285,15 +285,15 @@ def _probe(
     from medrep.audit.data import probe_export  # scikit-learn's probes take seconds to import
 
     listener.say("measure what probes read (means something for people that training did not have)")
-    handed_out = {name: np.stack([parsed(line) for line in whole.lines(name)]) for name in ("features", "latents")}
-    measured = probe_export(schema, frame, handed_out, request.remove, participants=participants)
+    released = {name: np.stack([parsed(line) for line in whole.lines(name)]) for name in ("features", "latents")}
+    measured = probe_export(schema, frame, released, request.remove, participants=participants)
     write_tsv(out / "leakage.tsv", measured)
     rows = [tuple(str(c) if not isinstance(c, float) else f"{c:.3f}" for c in row) for row in measured.to_numpy()]
     listener.table("What probes read from what was written", tuple(measured.columns), rows)
 
 
 def _summary(listener: Listener, done: Removal) -> str:
-    moved = ", ".join(f"{name} -> {shown(value)}" for name, value in done.references.items())
+    transformed = ", ".join(f"{name} -> {shown(value)}" for name, value in done.references.items())
     if done.near is not None:
         listener.say(f"{done.near} people of training were near these values")
     for certificate in done.certificates:
@@ -301,10 +301,10 @@ def _summary(listener: Listener, done: Removal) -> str:
             f"  guard: {certificate.rank} directions erased; a linear probe of {certificate.covariate} on the latents of"
             f" {certificate.learners} new people, forecast: {certificate.forecast}"
         )
-    return f"moved {moved}; kept: {', '.join(done.kept) or 'none'}"
+    return f"moved {transformed}; kept: {', '.join(done.kept) or 'none'}"
 
 
-def report_moved(
+def report_transformed(
     out: Path, delivered: pd.Index, listener: Listener, show: str, people: tuple[Cohort, pd.DataFrame] | None = None
 ) -> dict[str, Path]:
     """Write OUT/report and OUT/report.html; what cannot be shown is one warning, since the cohort is safe in OUT.
@@ -319,10 +319,10 @@ def report_moved(
     Returns:
         ``report``: the page, where there is one.
     """
-    from medrep.derivatives.tasks import Mover
+    from medrep.derivatives.tasks import Transform
     from medrep.report.build import write_report
-    from medrep.report.data_store import write_exhibits
-    from medrep.report.data_transform import moved_exhibits  # scikit-image takes seconds to import
+    from medrep.report.data_store import write_report_data
+    from medrep.report.data_transform import transform_report_data  # scikit-image takes seconds to import
 
     job = read_job(out)
     try:
@@ -332,19 +332,19 @@ def report_moved(
         cohort, frame = people or _people(job, trained)
         there = cohort.table.index[cohort.table.index.isin(delivered)]
         cohort, frame = cohort.select(there), frame.loc[there]
-        mover = Mover(model, asked["references"], asked["label_free"])
+        transform = Transform(model, asked["references"], asked["label_free"])
         about = {"command": asked["command"], "title": content["title"], **content["about"]}
         desc = "residualized" if asked["command"] == "export" else "counterfactual"
-        exhibits = moved_exhibits(
+        exhibits = transform_report_data(
             out,
-            mover,
+            transform,
             cohort,
             frame,
             about,
             desc,
-            shown_key(show, cohort.table),
+            report_subject(show, cohort.table),
         )
-        write_exhibits(out, exhibits)
+        write_report_data(out, exhibits)
         return {"report": write_report(out)}
     except MedrepError as error:
         listener.warn(f"no report: {error}")
@@ -354,13 +354,13 @@ def report_moved(
 def _people(job: Job, trained: SavedModel) -> tuple[Cohort, pd.DataFrame]:
     asked = job.identity
     who = Selection(asked["only"], asked["exclude"], "adapt", extrapolate=True, tolerant=True)
-    read = read_unlabelled if asked["label_free"] else read_newcomers
+    read = read_unlabelled if asked["label_free"] else read_unseen
     return read(Path(asked["cohort"]), trained, who)
 
 
 @dataclass(frozen=True)
 class MergedParts:
-    """What was joined.
+    """Result of merging the parts of a job.
 
     Attributes:
         scored: Whether `score` did the parts.
@@ -387,7 +387,7 @@ def merge(out: Path, listener: Listener = SILENT) -> MergedParts:
     if command == SCORE:
         results = {"scores": out / "scores.tsv"}
     else:
-        page = report_moved(out, whole.delivered.index, listener, job.content.get("show", ""))
+        page = report_transformed(out, whole.delivered.index, listener, job.content.get("show", ""))
         results = {"cohort": out, **page}
     return MergedParts(command == SCORE, batch_result(out, whole, f"merged the parts of {command}", results))
 

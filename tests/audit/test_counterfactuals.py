@@ -37,17 +37,19 @@ class Faulty(LinearModel):
 
     fault = "none"
 
-    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
+    def transform(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
         if self.fault == "nothing":
             return dataset.values.copy()
-        moved = super().move(dataset, to, out)
+        transformed = super().transform(dataset, to, out)
         if self.fault == "blurs":
-            return 0.8 * moved + 0.2 * moved.mean(axis=1, keepdims=True)
+            return 0.8 * transformed + 0.2 * transformed.mean(axis=1, keepdims=True)
         if self.fault == "forgets":
-            return super().move(dataset.with_values(np.tile(self.coefficients[0], (len(dataset), 1))), to)
+            return super().transform(dataset.with_values(np.tile(self.coefficients[0], (len(dataset), 1))), to)
         if self.fault == "takes_sex_along" and "age" in to:
-            return super().move(dataset.with_values(moved), to[["age"]].assign(age="F").rename(columns={"age": "sex"}))
-        return moved
+            return super().transform(
+                dataset.with_values(transformed), to[["age"]].assign(age="F").rename(columns={"age": "sex"})
+            )
+        return transformed
 
 
 def faulty(fault: str) -> LinearModel:
@@ -62,7 +64,7 @@ WHO = PEOPLE.index.to_numpy(object)
 TARGETS = {"age": (35.0, 70.0), "sex": ("F",), "site": ("S1",)}
 
 
-def audited(fault: str, *names: str):
+def audit_data(fault: str, *names: str):
     model = faulty(fault)
     targets = {name: TARGETS[name] for name in names or TARGETS}
     found = audit_counterfactuals(model, model.dataset(DATA, PEOPLE), 0, targets=targets, draws=200, most_people=90)
@@ -71,7 +73,7 @@ def audited(fault: str, *names: str):
 
 @pytest.fixture(scope="module")
 def good():
-    return audited("none")
+    return audit_data("none")
 
 
 def test_a_good_model(good):
@@ -95,7 +97,7 @@ def test_a_good_model(good):
 
 
 def test_a_model_that_does_nothing_is_not_effective(good):
-    idle = audited("nothing")
+    idle = audit_data("nothing")
     for group in ("sex=F", "site=S1"):
         assert idle["cf_effectiveness", group].ci_high < 0.3
         assert idle["cf_effectiveness_gap", group].ci_low > 0.5
@@ -106,21 +108,21 @@ def test_a_model_that_does_nothing_is_not_effective(good):
 
 
 def test_a_model_that_blurs_fails_composition_and_reversibility():
-    blurred = audited("blurs", "sex", "site")
+    blurred = audit_data("blurs", "sex", "site")
     for name in ("sex", "site"):
         assert blurred["cf_composition", name].ci_low > 0.1
     assert blurred["cf_reversibility", "sex=F"].ci_low > 0.1
 
 
 def test_a_model_that_forgets_the_person_is_not_reversible():
-    forgot = audited("forgets", "sex")
+    forgot = audit_data("forgets", "sex")
     assert forgot["cf_reversibility", "sex=F"].ci_low > 0.3
     assert forgot["cf_composition", "sex"].ci_low > 0.3
     assert forgot["cf_effectiveness_gap", "sex=F"].ci_high < 0.2
 
 
 def test_a_model_that_moves_what_is_kept_is_not_minimal(good):
-    dragged = audited("takes_sex_along", "age", "site")
+    dragged = audit_data("takes_sex_along", "age", "site")
     assert dragged["cf_minimality", "age/sex"].ci_low > 0.35
     assert dragged["cf_minimality", "site/sex"].estimate == good["cf_minimality", "site/sex"].estimate
     assert dragged["cf_effectiveness", "age=70"].ci_high < 6

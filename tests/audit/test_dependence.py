@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medrep.audit.dependence import audit_dependence, concatenated_dependence, joint_dependence
-from medrep.audit.groups import group_people, parse_by
+from medrep.audit.groups import group_participants, parse_by
 from medrep.audit.metrics import person_mean
 from medrep.models.vae.losses import concatenated_distance_covariance, joint_distance_covariance
 from tests.shortened import at_most, seeds
@@ -18,7 +18,7 @@ def attributes(n, rng):
 
 def audit(values, frame, people=None, by="sex,site", **more):
     people = np.arange(len(values)) if people is None else people
-    found = audit_dependence("m", person_mean(values, people), group_people(frame, parse_by(by)), **more)
+    found = audit_dependence("m", person_mean(values, people), group_participants(frame, parse_by(by)), **more)
     return {row.metric: row for row in found}
 
 

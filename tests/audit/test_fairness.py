@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from medrep.audit.counterfactuals import Predictor, counterfactual_fairness, outcome_predictor
-from medrep.audit.predictors import halves
+from medrep.audit.predictors import split
 from medrep.errors import CohortError
 from tests.audit.test_counterfactuals import AGE_EFFECT, DATA, PEOPLE, WHO, faulty
 
@@ -51,7 +51,7 @@ def test_shares_of_classes_change_by_the_total_variation():
 
 
 def test_the_default_predictor():
-    train, test = halves(MODEL.dataset(DATA, PEOPLE), 0)
+    train, test = split(MODEL.dataset(DATA, PEOPLE), 0)
     outcome = pd.Series(np.where(DATA[:, 0] > np.median(DATA[:, 0]), "ill", "well"), name="diagnosis")
     predict = outcome_predictor(DATA[train], outcome.iloc[train], WHO[train], 0)
     shares = predict.answers(DATA[test])

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from medrep.audit import suite
-from medrep.audit.data import Audited
-from medrep.audit.suite import AuditOptions, run_audit
+from medrep.audit.data import AuditData
+from medrep.audit.suite import AuditOptions, run_suite
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
@@ -45,8 +45,8 @@ def measured(frame: pd.DataFrame, seed: int, site_effect: float) -> np.ndarray:
 def audit(model: LinearModel, frame: pd.DataFrame, data: np.ndarray, outcome: np.ndarray) -> Decision:
     frame = model.schema.transfer(frame)
     table = frame.assign(participant_id=frame.index, diagnosis=outcome)
-    audited = Audited(model, model.dataset(data, frame), table, model.schema.references(["site"]), trained=300)
-    found = run_audit(audited, AuditOptions(outcome="diagnosis"))
+    audit_data = AuditData(model, model.dataset(data, frame), table, model.schema.references(["site"]), trained=300)
+    found = run_suite(audit_data, AuditOptions(outcome="diagnosis"))
     return read_gates(SHIPPED / "gates.yaml").judge(found.findings)
 
 
@@ -59,11 +59,11 @@ def fitted(frame: pd.DataFrame, data: np.ndarray) -> LinearModel:
 class Gutted(LinearModel):
     """A model that hands out two directions of what is left, and nothing else of a person."""
 
-    def move(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
-        moved = super().move(dataset, to, out)
-        mean = moved.mean(axis=0)
-        axes = np.linalg.svd(moved - mean, full_matrices=False)[2][:1]
-        return mean + (moved - mean) @ axes.T @ axes
+    def transform(self, dataset: Dataset, to: pd.DataFrame, out: np.ndarray | None = None) -> np.ndarray:
+        transformed = super().transform(dataset, to, out)
+        mean = transformed.mean(axis=0)
+        axes = np.linalg.svd(transformed - mean, full_matrices=False)[2][:1]
+        return mean + (transformed - mean) @ axes.T @ axes
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_people_of_training_are_counted_and_not_their_scans(training) -> None:
     model = LinearModel.fit(
         Dataset(measured(scans, 0, 0.0), schema.transfer(scans), schema, named(20)), LinearSettings()
     )[0]
-    audited = Audited(model, model.dataset(measured(scans, 0, 0.0), scans), scans, {"site": "S0"}, trained=300)
-    assert audited.people_of_training("site") == {"S0": 150.0, "S1": 150.0}
-    assert audited.people_of_training("age") == {"": 300.0}
-    assert replace(audited, trained=0).people_of_training("site") == {}
+    audit_data = AuditData(model, model.dataset(measured(scans, 0, 0.0), scans), scans, {"site": "S0"}, trained=300)
+    assert audit_data.people_of_training("site") == {"S0": 150.0, "S1": 150.0}
+    assert audit_data.people_of_training("age") == {"": 300.0}
+    assert replace(audit_data, trained=0).people_of_training("site") == {}

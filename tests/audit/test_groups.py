@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.audit.groups import MISSING, Split, group_people, parse_by, parse_intersect
+from medrep.audit.groups import MISSING, Split, group_participants, parse_by, parse_intersect
 from medrep.errors import ConfigError, CovariateError
 
 WORDS = st.text("abcXYZ_9", min_size=1, max_size=6)
@@ -13,7 +13,7 @@ EDGES = st.lists(st.integers(-50, 150), min_size=1, max_size=6, unique=True).map
 
 
 def one(frame, text):
-    (grouping,) = group_people(frame, parse_by(text))
+    (grouping,) = group_participants(frame, parse_by(text))
     return grouping
 
 
@@ -63,7 +63,7 @@ def test_everybody_is_in_the_one_bin_that_holds_their_value(values, edges):
 @given(st.lists(st.tuples(LEVELS, LEVELS), min_size=1, max_size=30))
 def test_an_intersection_is_both_groups_and_holds_everybody(rows):
     frame = pd.DataFrame(rows, columns=["sex", "site"], dtype=object)
-    sex, site, both = group_people(frame, parse_by("sex,site"), [parse_intersect("sex,site")])
+    sex, site, both = group_participants(frame, parse_by("sex,site"), [parse_intersect("sex,site")])
     for first, second, code in zip(sex.codes, site.codes, both.codes, strict=True):
         assert both.labels[code] == f"{sex.labels[first]} & {site.labels[second]}"
         assert (code in both.missing) == (first in sex.missing or second in site.missing)
@@ -79,7 +79,9 @@ def test_levels_and_people_without_one():
 
 def test_an_empty_bin_and_an_empty_intersection_are_listed():
     frame = pd.DataFrame({"sex": ["F", "M", "F"], "age": [25.0, 30.0, 85.0]})
-    age, both = group_people(frame, parse_by("age:20/40/80"), [parse_intersect("sex,age", parse_by("age:20/40/80"))])
+    age, both = group_participants(
+        frame, parse_by("age:20/40/80"), [parse_intersect("sex,age", parse_by("age:20/40/80"))]
+    )
     assert counts(age) == {"age<20": 0, "age=20-40": 2, "age=40-80": 0, "age>=80": 1}
     assert len(both.labels) == 8
     assert counts(both)["sex=M & age>=80"] == 0
@@ -88,7 +90,7 @@ def test_an_empty_bin_and_an_empty_intersection_are_listed():
 def test_age_is_cut_into_decades_and_other_numbers_into_quartiles():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"age": rng.uniform(21, 79, 200), "score": rng.normal(size=200)})
-    age, score = group_people(frame, parse_by("age,score"))
+    age, score = group_participants(frame, parse_by("age,score"))
     assert age.labels[:3] == ("age<30", "age=30-40", "age=40-50")
     assert age.note == "decades"
     assert "quartiles" in score.note
@@ -139,7 +141,7 @@ def test_an_intersection_of_one_column_is_refused():
 
 def test_unknown_columns_are_all_told_with_what_there_is():
     with pytest.raises(CovariateError) as error:
-        group_people(pd.DataFrame({"sex": ["F"]}), parse_by("sxe,age"), [parse_intersect("sex,sit")])
+        group_participants(pd.DataFrame({"sex": ["F"]}), parse_by("sxe,age"), [parse_intersect("sex,sit")])
     for part in ("sxe", "age", "sit", "the table has sex"):
         assert part in str(error.value)
 
@@ -147,6 +149,6 @@ def test_unknown_columns_are_all_told_with_what_there_is():
 def test_bins_of_words_and_too_many_levels_are_told_at_once():
     frame = pd.DataFrame({"sex": ["F", "M"] * 300, "participant_id": [f"sub-{k}" for k in range(600)]})
     with pytest.raises(CovariateError) as error:
-        group_people(frame, parse_by("sex:20/40,participant_id"))
+        group_participants(frame, parse_by("sex:20/40,participant_id"))
     assert "no numbers" in str(error.value)
     assert "600 levels" in str(error.value)

@@ -133,13 +133,13 @@ def cohort(n: int = 120, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, Covar
 def test_removal_keeps_the_person_and_blur_does_not():
     frame, data, schema, who = cohort()
     design = covariate_design(frame, schema)
-    moved = moved_by(fit(frame, data), data, frame, {"age": 50.0, "site": "S0"})
-    kept = identity_kept(data, moved, design, who, 0)
+    transformed = moved_by(fit(frame, data), data, frame, {"age": 50.0, "site": "S0"})
+    kept = identity_kept(data, transformed, design, who, 0)
     assert kept.ci_low > 0.85
     assert kept.p < 0.01
-    half = identity_kept(data, moved + 2 * np.random.default_rng(1).normal(size=data.shape), design, who, 0)
+    half = identity_kept(data, transformed + 2 * np.random.default_rng(1).normal(size=data.shape), design, who, 0)
     assert half.ci_high < 0.7
-    stranger = identity_kept(data, moved[np.random.default_rng(2).permutation(len(data))], design, who, 0)
+    stranger = identity_kept(data, transformed[np.random.default_rng(2).permutation(len(data))], design, who, 0)
     assert stranger.ci_high < 0.2
     assert stranger.p > 0.01
 

@@ -10,7 +10,7 @@ from medrep.errors import CohortError
 from tests.shortened import at_most, seeds
 
 
-def audited(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, permutations=99):
+def audit_data(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, permutations=99):
     people = len(table)
     who = np.arange(people) if participants is None else participants
     nothing = np.zeros((people, 0))
@@ -50,7 +50,7 @@ def test_the_estimate_and_its_note(continuous):
     values = rng.normal(size=100) if continuous else rng.choice(["A", "B", "C"], 100)
     table = rng.normal(size=(100, 4))
     table[:, 0] += 2 * values if continuous else 2 * (values == "A")
-    found = audited(table, values, continuous=continuous)
+    found = audit_data(table, values, continuous=continuous)
     assert set(found) == {"dependence"}
     one = found["dependence"]
     assert (one.group, one.n, one.status, one.p) == ("latents/site", 100, "ok", 0.01)
@@ -74,7 +74,7 @@ def test_false_alarms_of_levels_numbers_and_sessions():
         else:
             who, table = np.arange(40), rng.normal(size=(40, 3))
             values = rng.normal(size=40) if seed % 3 == 1 else rng.choice(["A", "B", "C"], 40)
-        found = audited(table, values, participants=who, continuous=seed % 3 == 1, seed=seed)
+        found = audit_data(table, values, participants=who, continuous=seed % 3 == 1, seed=seed)
         ps.append(found["dependence"].p)
     for level in (0.05, 0.2, 0.5):
         assert np.sum(np.array(ps) <= level) <= at_most(len(ps), level)
@@ -85,9 +85,9 @@ def test_what_probes_cannot_read_is_found():
     rng = np.random.default_rng(3)
     age = rng.uniform(-1, 1, 150)
     table = rng.normal(size=(150, 3)) + 3 * np.abs(age)[:, None]
-    assert audited(table, age, continuous=True)["dependence"].p <= 0.01
+    assert audit_data(table, age, continuous=True)["dependence"].p <= 0.01
     site = rng.choice(["A", "B"], 150)
-    assert audited(rng.normal(size=(150, 3)) * np.where(site == "A", 0.4, 2)[:, None], site)["dependence"].p <= 0.01
+    assert audit_data(rng.normal(size=(150, 3)) * np.where(site == "A", 0.4, 2)[:, None], site)["dependence"].p <= 0.01
 
 
 @pytest.mark.shortened
@@ -99,7 +99,7 @@ def test_kept_covariates_that_tell_both_are_no_dependence_given_them(continuous)
         age = rng.normal(size=60)
         values = age + rng.normal(size=60) if continuous else np.where(2 * age + rng.logistic(size=60) > 0, "A", "B")
         table = rng.normal(size=(60, 5)) + age[:, None]
-        found = audited(table, values, kept=age[:, None], continuous=continuous, seed=seed)
+        found = audit_data(table, values, kept=age[:, None], continuous=continuous, seed=seed)
         plain.append(found["dependence"].p <= 0.05)
         given.append(found["dependence_given_kept"].p <= 0.05)
     # The model of labels is estimated: 6 to 7% of 1000 such cohorts, not 5%.
@@ -113,7 +113,7 @@ def test_dependence_beyond_kept_covariates_is_found():
     site = np.where(2 * age + rng.logistic(size=150) > 0, "A", "B")
     table = rng.normal(size=(150, 5)) + age[:, None]
     table[:, 1] += 2.5 * (site == "A")
-    found = audited(table, site, kept=age[:, None])["dependence_given_kept"]
+    found = audit_data(table, site, kept=age[:, None])["dependence_given_kept"]
     assert found.p <= 0.01
     assert found.estimate > 0.05
 
@@ -148,14 +148,14 @@ def test_conditional_exchanges_hold_sessions_together():
 def test_few_people_and_one_value_are_insufficient():
     rng = np.random.default_rng(8)
     for table, values in ((rng.normal(size=(19, 2)), rng.choice(["A", "B"], 19)), (np.eye(30), ["A"] * 30)):
-        found = audited(table, values, kept=np.ones((len(table), 1)))
+        found = audit_data(table, values, kept=np.ones((len(table), 1)))
         assert {f.status for f in found.values()} == {"insufficient"}
         assert all(np.isnan(f.estimate) and np.isnan(f.p) for f in found.values())
         assert set(found) == {"dependence", "dependence_given_kept"}
 
 
 def test_a_table_that_does_not_vary_depends_on_nothing():
-    found = audited(np.ones((40, 3)), ["A", "B"] * 20)["dependence"]
+    found = audit_data(np.ones((40, 3)), ["A", "B"] * 20)["dependence"]
     assert (found.estimate, found.p) == (0.0, 1.0)
 
 
@@ -164,13 +164,13 @@ def test_missing_values_are_left_out_and_the_seed_decides():
     values = rng.normal(size=60)
     values[:10] = np.nan
     table = rng.normal(size=(60, 3))
-    found = audited(table, values, continuous=True)
+    found = audit_data(table, values, continuous=True)
     assert found["dependence"].n == 50
-    assert found == audited(table, values, continuous=True)
-    assert found == audited(np.concatenate([table[:10] + 99, table[10:]]), values, continuous=True)
-    assert found != audited(table, values, continuous=True, seed=1)
+    assert found == audit_data(table, values, continuous=True)
+    assert found == audit_data(np.concatenate([table[:10] + 99, table[10:]]), values, continuous=True)
+    assert found != audit_data(table, values, continuous=True, seed=1)
 
 
 def test_tables_with_gaps_are_refused():
     with pytest.raises(CohortError, match="latents: 2 of 2 columns have missing cells"):
-        audited(np.full((30, 2), np.nan), ["A", "B"] * 15)
+        audit_data(np.full((30, 2), np.nan), ["A", "B"] * 15)

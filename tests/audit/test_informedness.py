@@ -6,7 +6,7 @@ from sklearn.feature_selection import mutual_info_classif
 from medrep.audit import disentanglement
 from medrep.audit.disentanglement import (
     Source,
-    audit_informedness,
+    audit_disentanglement,
     explicitness,
     info_scores,
     information,
@@ -32,9 +32,9 @@ def perfect(frame: pd.DataFrame, seed: int = 0) -> np.ndarray:
     return np.stack([frame["age"].to_numpy() / 20, *levels], axis=1) + noise
 
 
-def audited(latents, frame=None, **options):
+def audit_data(latents, frame=None, **options):
     frame = people() if frame is None else frame
-    found = audit_informedness(latents, frame, ["age"], WHO[: len(frame)], 0, **{"permutations": 19, **options})
+    found = audit_disentanglement(latents, frame, ["age"], WHO[: len(frame)], 0, **{"permutations": 19, **options})
     return dict(zip(("modularity", "compactness", "explicitness"), found, strict=True))
 
 
@@ -46,7 +46,7 @@ def few_halves(request, monkeypatch):
 
 
 def test_a_perfect_code():
-    found = audited(perfect(people()))
+    found = audit_data(perfect(people()))
     for finding in found.values():
         assert finding.estimate > 0.85
         assert finding.ci_low > 0.75
@@ -58,7 +58,7 @@ def test_a_perfect_code():
 
 def test_noise_is_at_the_floor_although_its_score_is_not():
     codes = [np.random.default_rng([seed, 3]).normal(size=(N, 6)) for seed in range(5)]
-    found = [audited(code, people(seed)) for seed, code in enumerate(codes)]
+    found = [audit_data(code, people(seed)) for seed, code in enumerate(codes)]
     for name in ("modularity", "compactness", "explicitness"):
         assert np.mean([own[name].estimate for own in found]) == pytest.approx(
             0, abs=0.35
@@ -72,7 +72,7 @@ def test_a_rotated_code_is_explicit_and_not_modular():
     rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
     code = perfect(people())
     rotated = (code - code.mean(axis=0)) / code.std(axis=0) @ rotation
-    found, straight = audited(rotated), audited(code)
+    found, straight = audit_data(rotated), audit_data(code)
     assert found["explicitness"].estimate > 0.7
     assert found["modularity"].estimate < straight["modularity"].estimate - 0.3
     assert found["compactness"].estimate < straight["compactness"].estimate - 0.3
@@ -89,7 +89,7 @@ def test_a_folded_code_is_modular_and_not_explicit():
 def test_a_code_that_says_everything_twice_is_modular_and_not_compact():
     code = perfect(people())
     twice = np.concatenate([code, code + 1e-3 * np.random.default_rng(0).normal(size=code.shape)], axis=1)
-    found = audited(twice)
+    found = audit_data(twice)
     assert found["modularity"].estimate > 0.85
     assert found["compactness"].estimate < 0.6
 
@@ -142,24 +142,26 @@ def test_explicitness_counts_classes_alike():
 def test_narrow_latents_are_pruned():
     latents = np.random.default_rng(0).uniform(size=(N, 4)) * np.array([20.0, 1.3, 0.7, 0.0])
     np.testing.assert_array_equal(unpruned(latents), [True, True, False, False])
-    assert "3 of 5 latents" in audited(np.concatenate([perfect(people()), np.zeros((N, 2))], axis=1))["modularity"].note
+    assert (
+        "3 of 5 latents" in audit_data(np.concatenate([perfect(people()), np.zeros((N, 2))], axis=1))["modularity"].note
+    )
 
 
 def test_quantised_latents_are_no_trouble():
-    found = audited(np.round(perfect(people())))
+    found = audit_data(np.round(perfect(people())))
     assert found["modularity"].estimate > 0.8
 
 
 def test_what_needs_two_is_insufficient_with_one():
-    one = audit_informedness(perfect(people()), people()[["sex"]], [], WHO, 0, permutations=19)
+    one = audit_disentanglement(perfect(people()), people()[["sex"]], [], WHO, 0, permutations=19)
     assert [f.status for f in one] == ["insufficient", "ok", "ok"]
-    narrow = audited(perfect(people())[:, :1])
+    narrow = audit_data(perfect(people())[:, :1])
     assert [f.status for f in narrow.values()] == ["ok", "insufficient", "ok"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 30])
 def test_few_people_say_nothing(n):
-    found = audited(perfect(people())[:n], people().iloc[:n])
+    found = audit_data(perfect(people())[:n], people().iloc[:n])
     assert {f.status for f in found.values()} == {"insufficient"}
     assert {f.n for f in found.values()} == {n}
 
@@ -169,18 +171,18 @@ def test_sources_without_levels_enough_are_left_out_by_name():
     sources, left_out = make_sources(frame, ["age"])
     assert [source.name for source in sources] == ["age", "sex", "site"]
     assert left_out == ["rare", "one"]
-    assert "left out, too few levels: rare, one" in audited(perfect(people()), frame)["modularity"].note
+    assert "left out, too few levels: rare, one" in audit_data(perfect(people()), frame)["modularity"].note
 
 
 def test_the_seed_decides():
     code = perfect(people()) + np.random.default_rng(0).normal(size=(N, 3))
-    assert audited(code, permutations=5) == audited(code, permutations=5)
+    assert audit_data(code, permutations=5) == audit_data(code, permutations=5)
 
 
 @pytest.mark.parametrize("few", [12, 13])
 def test_a_level_of_few_that_some_halves_hardly_have(few):
     frame = people(n=50).assign(sex=["F"] * few + ["M"] * (50 - few))[["age", "sex"]]
-    found = audited(np.random.default_rng(0).normal(size=(50, 3)), frame, permutations=3)
+    found = audit_data(np.random.default_rng(0).normal(size=(50, 3)), frame, permutations=3)
     assert all(row.status == "ok" and np.isfinite(row.ci_low) for row in found.values())
 
 
@@ -193,5 +195,5 @@ def test_nothing_is_learned_of_a_level_that_no_fold_can_train_on():
 
 def test_few_exchanges_know_the_floor_badly():
     noise = np.random.default_rng(3).normal(size=(N, 3))
-    few, many = (audited(noise, permutations=count)["compactness"] for count in (3, 48))
+    few, many = (audit_data(noise, permutations=count)["compactness"] for count in (3, 48))
     assert few.ci_high - few.ci_low > many.ci_high - many.ci_low

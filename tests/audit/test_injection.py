@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medrep.audit.holdout_split import Probing
-from medrep.audit.label_injection import audit_injection, regressed_out, shuffle_kept
+from medrep.audit.label_injection import audit_label_injection, regressed_out, shuffle_kept
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CohortError, CovariateError
 from tests.models.planted import people_of
@@ -53,7 +53,7 @@ class People:
         return self.honest(frame) + self.aged(frame)
 
     def audit(self, export: Export, kept=("age", "sex"), seed: int = 0, **more) -> dict[tuple[str, str], object]:
-        found = audit_injection(
+        found = audit_label_injection(
             export,
             people_of(self.raw, self.frame, self.schema, more.pop("participants", None)),
             kept,

@@ -131,7 +131,7 @@ def test_a_shape_model_knows_how_well_it_knows():
     means, sds = model.posterior(model.dataset(data[:4], people.iloc[:4]))
     assert sds is not None
     np.testing.assert_array_equal(means, model.encode(model.dataset(data[:4], people.iloc[:4])))
-    np.testing.assert_allclose(sds[0], model.latents(model.person(data[0], people.iloc[[0]]))[1])
+    np.testing.assert_allclose(sds[0], model.latents(model.subject(data[0], people.iloc[[0]]))[1])
 
 
 def test_rows_come_in_any_number():

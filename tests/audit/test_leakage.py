@@ -11,7 +11,7 @@ from tests.shortened import at_most, seeds
 CHEAP = {"permutations": 99}
 
 
-def audited(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, **more):
+def audit_data(table: np.ndarray, values, *, kept=None, participants=None, continuous=False, seed=0, **more):
     people = len(table)
     kept = np.zeros((people, 0)) if kept is None else kept
     who = np.arange(people) if participants is None else participants
@@ -28,7 +28,7 @@ def test_findings_of_a_table():
     rng = np.random.default_rng(0)
     site = rng.choice(["A", "B"], 120)
     table = rng.normal(size=(120, 5)) + 2.0 * (site == "A")[:, None]
-    by_metric, found = audited(table, site)
+    by_metric, found = audit_data(table, site)
     assert [(f.metric, f.group) for f in found] == [
         ("leakage_kept", "site"),
         ("leakage", "exported/site"),
@@ -66,7 +66,7 @@ def test_false_alarms_are_as_rare_as_they_should_be():
     ps, excesses = [], []
     for seed in seeds(150):
         table, values, who, continuous = null_case(seed)
-        by_metric, _ = audited(table, values, participants=who, continuous=continuous, seed=seed)
+        by_metric, _ = audit_data(table, values, participants=who, continuous=continuous, seed=seed)
         ps.append(by_metric["leakage"].p)
         excesses.append(by_metric["leakage_excess"].ci_low > 0)
     for level in (0.05, 0.2):
@@ -96,7 +96,7 @@ def leaky(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_what_no_mean_tells_is_found(kind):
     cases = [leaky(kind, np.random.default_rng([1, seed])) for seed in range(5)]
-    found = [audited(*case, seed=seed, permutations=499)[0]["leakage"] for seed, case in enumerate(cases)]
+    found = [audit_data(*case, seed=seed, permutations=499)[0]["leakage"] for seed, case in enumerate(cases)]
     assert sum(one.p <= 0.01 for one in found) >= 4
 
 
@@ -104,7 +104,7 @@ def test_a_planted_number_is_found():
     rng = np.random.default_rng(2)
     age = rng.uniform(20, 80, 160)
     table = rng.normal(size=(160, 5)) + (age / 20)[:, None] * rng.normal(size=5)
-    by_metric, _ = audited(table, age, continuous=True)
+    by_metric, _ = audit_data(table, age, continuous=True)
     assert by_metric["leakage"].estimate > 0.5
     assert "R2" in by_metric["leakage"].note
     assert by_metric["leakage_excess"].ci_low > 0.4
@@ -118,7 +118,7 @@ def test_what_kept_covariates_tell_is_no_excess():
         age = rng.normal(size=120)
         site = np.where(2 * age + rng.logistic(size=120) > 0, "A", "B")
         table = rng.normal(size=(120, 6)) + age[:, None]
-        by_metric, _ = audited(table, site, kept=age[:, None], seed=seed)
+        by_metric, _ = audit_data(table, site, kept=age[:, None], seed=seed)
         told += by_metric["leakage"].p <= 0.05
         over += by_metric["leakage_excess"].ci_low > 0
         estimates.append(by_metric["leakage_excess"].estimate)
@@ -135,7 +135,7 @@ def test_leakage_on_top_of_kept_covariates_is_an_excess():
     site = np.where(1.5 * age + rng.logistic(size=200) > 0, "A", "B")
     table = rng.normal(size=(200, 6)) + age[:, None]
     table[:, 0] += 4.0 * (site == "A")
-    by_metric, _ = audited(table, site, kept=age[:, None])
+    by_metric, _ = audit_data(table, site, kept=age[:, None])
     assert by_metric["leakage_excess"].ci_low > 0.02
     assert by_metric["leakage_kept"].estimate > 0.8
 
@@ -147,7 +147,7 @@ def test_equivalence_takes_many_clean_people():
         verdicts = []
         for seed in range(10 if people == 60 else 3):
             table, site = rng.normal(size=(people, 5)), rng.choice(["A", "B"], people)
-            found = audited(table, site, seed=seed)[0]["leakage_equivalence"]
+            found = audit_data(table, site, seed=seed)[0]["leakage_equivalence"]
             assert (found.estimate < 0.1) == (found.p <= 0.05)
             assert ("not shown" in found.note) == (found.estimate >= 0.1)
             verdicts.append(found.estimate < 0.1)
@@ -164,14 +164,14 @@ def test_leakage_at_the_margin_hardly_ever_passes_as_equivalent():
         rng = np.random.default_rng([5, seed])
         site = rng.choice(["A", "B"], 300)
         table = (0.36 * (site == "A") + rng.normal(size=300))[:, None]
-        passed += audited(table, site, seed=seed)[0]["leakage_equivalence"].estimate < 0.1
+        passed += audit_data(table, site, seed=seed)[0]["leakage_equivalence"].estimate < 0.1
     assert passed <= at_most(len(seeds(60)), 0.05)
 
 
 def test_levels_with_few_people_are_listed_and_left_out():
     rng = np.random.default_rng(6)
     site = np.array(["A"] * 50 + ["B"] * 50 + ["S9"] * 9 + ["S1"], dtype=object)
-    by_metric, found = audited(rng.normal(size=(110, 4)), site)
+    by_metric, found = audit_data(rng.normal(size=(110, 4)), site)
     few = {f.group: f for f in found if f.status == "insufficient"}
     assert set(few) == {"exported/site=S9", "exported/site=S1"}
     assert few["exported/site=S9"].n == 9
@@ -184,7 +184,7 @@ def test_levels_with_few_people_are_listed_and_left_out():
 def test_groups_of_a_few_are_never_judged(size):
     rng = np.random.default_rng(7)
     site = np.array(["A"] * 60 + ["B"] * size, dtype=object)
-    _, found = audited(rng.normal(size=(60 + size, 4)), site)
+    _, found = audit_data(rng.normal(size=(60 + size, 4)), site)
     assert {f.status for f in found} == {"insufficient"}
     assert all(np.isnan(f.estimate) and np.isnan(f.p) for f in found)
     assert {f.group for f in found} == {"exported/site=B", "site", "exported/site"}
@@ -194,10 +194,10 @@ def test_too_few_people_in_all_are_insufficient():
     rng = np.random.default_rng(8)
     table = rng.normal(size=(22, 3))
     for values, continuous in ((np.array(["A", "B"] * 11), False), (rng.normal(size=22), True)):
-        _, found = audited(table, values, continuous=continuous, min_n=24)
+        _, found = audit_data(table, values, continuous=continuous, min_n=24)
         assert {f.status for f in found} == {"insufficient"}
         assert "22 people, 22 of them with as many sessions as others; 24 are needed" in found[0].note
-    _, found = audited(rng.normal(size=(80, 3)), np.full(80, 4.0), continuous=True)
+    _, found = audit_data(rng.normal(size=(80, 3)), np.full(80, 4.0), continuous=True)
     assert {f.note for f in found} == {"everybody has the same value"}
 
 
@@ -206,7 +206,7 @@ def test_repeated_sessions_that_look_alike_are_no_leakage_of_the_participant():
     rng = np.random.default_rng(10)
     who = np.repeat(np.arange(60), 8)
     table = 5 * rng.normal(size=(60, 6))[who] + rng.normal(size=(480, 6))
-    by_metric, _ = audited(table, rng.choice(["A", "B"], 60)[who], participants=who)
+    by_metric, _ = audit_data(table, rng.choice(["A", "B"], 60)[who], participants=who)
     assert by_metric["leakage"].p > 0.05
     assert by_metric["leakage"].n == 60
 
@@ -214,7 +214,7 @@ def test_repeated_sessions_that_look_alike_are_no_leakage_of_the_participant():
 def test_participants_whose_number_of_sessions_nobody_shares_do_not_exchange():
     rng = np.random.default_rng(11)
     who = np.repeat(np.arange(45), np.arange(1, 46))
-    _, found = audited(rng.normal(size=(len(who), 3)), rng.choice(["A", "B"], len(who)), participants=who)
+    _, found = audit_data(rng.normal(size=(len(who), 3)), rng.choice(["A", "B"], len(who)), participants=who)
     assert {f.status for f in found} == {"insufficient"}
     assert "as many sessions as others" in found[-1].note
 
@@ -224,20 +224,20 @@ def test_missing_values_are_left_out_and_the_seed_decides():
     site = rng.choice(["A", "B"], 100).astype(object)
     table = rng.normal(size=(100, 3))
     site[:20] = None
-    found = audited(table, site, seed=3)[1]
+    found = audit_data(table, site, seed=3)[1]
     assert found[0].n == 80
-    assert found == audited(table, site, seed=3)[1]
-    assert found != audited(table, site, seed=4)[1]
+    assert found == audit_data(table, site, seed=3)[1]
+    assert found != audit_data(table, site, seed=4)[1]
     changed = table.copy()
     changed[:20] = 9.0
-    assert found == audited(changed, site, seed=3)[1]
+    assert found == audit_data(changed, site, seed=3)[1]
 
 
 def test_tables_with_gaps_are_refused():
     table = np.zeros((60, 3))
     table[4, 1] = np.nan
     with pytest.raises(CohortError, match="exported: 1 of 3 columns have missing cells; audit whole columns"):
-        audited(table, ["A", "B"] * 30)
+        audit_data(table, ["A", "B"] * 30)
 
 
 def planted(people: int, training: int, seed: int, *, fault: float = 0.0, number: bool = False):
@@ -257,7 +257,7 @@ def test_what_few_people_of_training_leave_is_known_beforehand(number):
     beyond, excess = [], []
     for seed in range(4):
         table, labels, known = planted(160, 40, seed, number=number)
-        found, _ = audited(table, labels, continuous=number, trained=known, seed=seed)
+        found, _ = audit_data(table, labels, continuous=number, trained=known, seed=seed)
         beyond.append(found["leakage_beyond_training"])
         excess.append(found["leakage_excess"].estimate)
     assert np.mean(excess) > 0.1
@@ -267,7 +267,7 @@ def test_what_few_people_of_training_leave_is_known_beforehand(number):
 
 def test_a_fault_is_beyond_what_training_leaves():
     table, labels, known = planted(160, 160, 0, fault=0.3)
-    found, _ = audited(table, labels, trained=known)
+    found, _ = audit_data(table, labels, trained=known)
     beyond = found["leakage_beyond_training"]
     assert beyond.ci_low > 0.085
     assert beyond.estimate < found["leakage_excess"].estimate
@@ -284,7 +284,7 @@ def test_nothing_is_said_of_levels_that_nobody_of_training_had():
         {"exported": {"0": 40.0, "1": 0.0}},
         {"raw": {"0": 40.0, "1": 40.0}},
     ):
-        found, _ = audited(table, labels, trained=known)
+        found, _ = audit_data(table, labels, trained=known)
         assert "leakage_beyond_training" not in found
 
 
@@ -295,7 +295,7 @@ def test_moved_means_are_no_shape_however_large(number):
         rng = np.random.default_rng([seed, 7])
         label = rng.normal(size=120) if number else rng.integers(3, size=120).astype(float)
         table = rng.normal(size=(120, 80)) + label[:, None] * rng.normal(size=80)
-        rows, _ = audited(table, label if number else label.astype(str), continuous=number, seed=seed)
+        rows, _ = audit_data(table, label if number else label.astype(str), continuous=number, seed=seed)
         assert rows["leakage"].p == pytest.approx(0.01)
         found.append(rows["leakage_shape"].p)
     assert sum(p <= 0.05 for p in found) <= 1
@@ -309,7 +309,7 @@ def test_the_interval_of_a_number_counts_who_taught_its_reader():
         rng = np.random.default_rng([8, seed])
         age = rng.lognormal(size=30)
         table = rng.lognormal(size=(30, 8)) + 0.4 * age[:, None]
-        found.append(audited(table, age, continuous=True, seed=seed)[0]["leakage_excess"])
+        found.append(audit_data(table, age, continuous=True, seed=seed)[0]["leakage_excess"])
     half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
     assert half > 1.5 * np.std([row.estimate for row in found])
 
@@ -318,7 +318,7 @@ def test_the_interval_of_a_number_counts_who_taught_its_reader():
 def test_what_kept_covariates_tell_has_an_interval_where_they_tell_everybody(people):
     site = np.arange(people) % 2
     age = site + 1e-3 * np.random.default_rng(0).normal(size=people)
-    by_metric, _ = audited(np.zeros((people, 2)), np.where(site, "A", "B"), kept=age[:, None])
+    by_metric, _ = audit_data(np.zeros((people, 2)), np.where(site, "A", "B"), kept=age[:, None])
     kept = by_metric["leakage_kept"]
     if kept.status == "ok":
         assert kept.estimate == 1

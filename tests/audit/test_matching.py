@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.utility import first_rows, match_people
+from medrep.audit.utility import first_rows, match_participants
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from tests.models.planted import AGE, SEX, SITE, draw_people
 
@@ -14,7 +14,7 @@ def people(n: int = 200, seed: int = 0) -> tuple[pd.DataFrame, CovariateSchema]:
 def test_pairs_agree_in_levels_and_are_near_in_numbers():
     frame, schema = people()
     ill = np.random.default_rng(0).random(200) < 1 / (1 + np.exp(-(frame["age"].to_numpy() - 55) / 8))
-    matched = match_people(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
+    matched = match_participants(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
     one, other = frame.iloc[matched.rows[:, 0]], frame.iloc[matched.rows[:, 1]]
     assert len(matched.rows) > 20
     assert len(np.unique(matched.rows)) == matched.rows.size
@@ -35,17 +35,17 @@ def test_as_many_pairs_as_possible_before_the_nearest():
     frame = pd.DataFrame({"age": np.array([*values, 10.0, -10.0])})
     schema = CovariateSchema.fit(frame, (AGE,))
     caliper = 0.45 / float(frame["age"].std(ddof=0))
-    matched = match_people(frame, schema, np.array([0, 1]), np.array([2, 3]), caliper=caliper)
+    matched = match_participants(frame, schema, np.array([0, 1]), np.array([2, 3]), caliper=caliper)
     assert sorted(map(tuple, matched.rows)) == [(0, 3), (1, 2)]
 
 
 def test_an_outcome_that_is_the_site_has_no_pairs():
     frame, schema = people()
     ill = (frame["site"] == "S0").to_numpy()
-    matched = match_people(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
+    matched = match_participants(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
     assert len(matched.rows) == 0
     assert matched.imbalance == 0
-    free = match_people(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill), leave_out=["site"])
+    free = match_participants(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill), leave_out=["site"])
     assert len(free.rows) > 20
     assert free.covariates == ("age", "sex")
 
@@ -55,7 +55,7 @@ def test_without_numbers_and_without_levels():
     ill = np.arange(60) % 3 == 0
     for declared in ((SEX,), (AGE,)):
         schema = CovariateSchema.fit(frame, declared)
-        matched = match_people(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
+        matched = match_participants(frame, schema, np.flatnonzero(ill), np.flatnonzero(~ill))
         assert len(matched.rows) >= 15
 
 
@@ -64,8 +64,8 @@ def test_a_covariate_that_is_the_outcome_is_not_matched():
     frame["diagnosis"] = np.where(np.arange(60) % 2 == 0, "AD", "CN")
     schema = CovariateSchema.fit(frame, (SEX, Covariate("diagnosis", "categorical")))
     ones, others = (np.flatnonzero(frame["diagnosis"] == level) for level in ("AD", "CN"))
-    assert len(match_people(frame, schema, ones, others).rows) == 0
-    assert len(match_people(frame, schema, ones, others, leave_out=["diagnosis"]).rows) > 0
+    assert len(match_participants(frame, schema, ones, others).rows) == 0
+    assert len(match_participants(frame, schema, ones, others, leave_out=["diagnosis"]).rows) > 0
 
 
 def test_first_rows():

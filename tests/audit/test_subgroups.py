@@ -5,8 +5,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medrep.audit.finding import findings_table
-from medrep.audit.groups import Least, group_people, parse_by, parse_intersect
-from medrep.audit.intervals import area_interval, relabellings, sample_weights, share_interval
+from medrep.audit.groups import Least, group_participants, parse_by, parse_intersect
+from medrep.audit.intervals import area_interval, permuted, sample_weights, share_interval
 from medrep.audit.metrics import person_mean, prediction_metrics
 from medrep.audit.permutation import exchange_labels
 from medrep.audit.subgroups import audit_subgroups
@@ -22,7 +22,7 @@ def people(n, rng, sites=(0.5, 0.3, 0.2)):
 
 
 def audit(statistic, frame, by="sex,site", crossed=(), metric="m", **more):
-    groupings = group_people(frame, parse_by(by), [parse_intersect(text) for text in crossed])
+    groupings = group_participants(frame, parse_by(by), [parse_intersect(text) for text in crossed])
     return {(row.metric, row.group): row for row in audit_subgroups(metric, statistic, groupings, **(CHEAP | more))}
 
 
@@ -208,7 +208,7 @@ def test_the_correction_over_groups_belongs_to_groups_of_one_metric():
     rng = np.random.default_rng(7)
     frame = people(400, rng)
     values = rng.normal(size=400) + 1.5 * ((frame["sex"] == "F") & (frame["site"] == "S2"))
-    groupings = group_people(frame, parse_by("sex,site"), [parse_intersect("sex,site")])
+    groupings = group_participants(frame, parse_by("sex,site"), [parse_intersect("sex,site")])
     table = findings_table(audit_subgroups("m", mean(values.to_numpy()), groupings, **CHEAP))
     rows = table[table["metric"] == "m"].set_index("group")
     assert rows.loc["sex=F & site=S2", "q"] <= 0.02
@@ -363,7 +363,7 @@ def test_labels_are_exchanged_between_participants_and_within_strata():
     owners = np.array([0, 0, 1, 2, 2, 2, 3, 4])
     labels = np.array([7, 7, 8, 9, 9, 9, 7, 8])
     strata = np.array([0, 0, 0, 0, 0, 0, 1, 1])
-    (draws,) = relabellings(owners, labels, strata, 200, np.random.default_rng(0))
+    (draws,) = permuted(owners, labels, strata, 200, np.random.default_rng(0))
     given = labels[draws]
     for row in given:
         assert all(len(set(row[owners == own])) == 1 for own in range(5))
@@ -375,7 +375,7 @@ def test_labels_are_exchanged_between_participants_and_within_strata():
 def test_series_are_exchanged_whole_where_labels_vary():
     owners = np.array([0, 0, 1, 1, 2])
     labels = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    (draws,) = relabellings(owners, labels, np.zeros(5, dtype=int), 50, np.random.default_rng(0))
+    (draws,) = permuted(owners, labels, np.zeros(5, dtype=int), 50, np.random.default_rng(0))
     assert {tuple(row) for row in labels[draws]} == {(1.0, 2.0, 3.0, 4.0, 5.0), (3.0, 4.0, 1.0, 2.0, 5.0)}
 
 

@@ -23,14 +23,14 @@ def cohort(n: int = 220, effect: float = 1.5, seed: int = 0):
     return frame, raw, noise, outcome, CovariateSchema.fit(frame, DECLARED)
 
 
-def audited(frame, tables, outcome, schema, seed=0, **options):
+def audit_data(frame, tables, outcome, schema, seed=0, **options):
     found = audit_utility(tables, outcome, people_of(tables["raw"], frame, schema), seed, **{"draws": 300, **options})
     return {(f.metric, f.group): f for f in found}
 
 
 def test_what_is_lost_is_found():
     frame, raw, noise, outcome, schema = cohort()
-    found = audited(frame, {"raw": raw, "exported": noise}, outcome, schema)
+    found = audit_data(frame, {"raw": raw, "exported": noise}, outcome, schema)
     before, after = found["utility", "raw/diagnosis"], found["utility", "exported/diagnosis"]
     assert before.estimate > 0.7
     assert before.p < 0.01
@@ -45,7 +45,7 @@ def test_what_is_lost_is_found():
 def test_what_is_kept_has_lost_nothing():
     frame, raw, _, outcome, schema = cohort()
     decades = (frame["age"].to_numpy(float) - 50) / 10
-    found = audited(
+    found = audit_data(
         frame, {"raw": raw, "exported": raw - np.outer(decades, np.linspace(1, 2, COLUMNS))}, outcome, schema
     )
     assert found["utility_change", "exported/diagnosis"].ci_low > -0.12
@@ -55,7 +55,7 @@ def test_what_is_kept_has_lost_nothing():
 def test_age_alone_tells_nothing_of_matched_people():
     # Diagnosis follows age, and the data tell age well: unmatched, they would tell diagnosis with an AUC near .8.
     frame, raw, _, outcome, schema = cohort(effect=0.0)
-    finding = audited(frame, {"raw": raw}, outcome, schema)["utility", "raw/diagnosis"]
+    finding = audit_data(frame, {"raw": raw}, outcome, schema)["utility", "raw/diagnosis"]
     assert finding.ci_low < 0.5 < finding.ci_high
     assert finding.p > 0.01
 
@@ -64,7 +64,9 @@ def test_noise_tells_nothing_over_cohorts():
     found = []
     for seed in range(8):
         frame, _, noise, outcome, schema = cohort(120, seed=seed)
-        found.append(audited(frame, {"raw": noise[:, :3]}, outcome, schema, seed, draws=50)["utility", "raw/diagnosis"])
+        found.append(
+            audit_data(frame, {"raw": noise[:, :3]}, outcome, schema, seed, draws=50)["utility", "raw/diagnosis"]
+        )
     assert np.mean([f.estimate for f in found]) == pytest.approx(0.5, abs=0.06)
     assert sum(f.p <= 0.05 for f in found) <= 2
 
@@ -78,7 +80,7 @@ def test_intervals_of_no_change_hold_it():
         frame, _, noise, outcome, schema = cohort(150, seed=seed)
         effect = 0.7 * (outcome == "AD").to_numpy(float)[:, None]
         other = np.random.default_rng([seed, 3]).normal(size=noise.shape)
-        found = audited(frame, {"raw": noise + effect, "exported": other + effect}, outcome, schema, seed)
+        found = audit_data(frame, {"raw": noise + effect, "exported": other + effect}, outcome, schema, seed)
         change = found["utility_change", "exported/diagnosis"]
         held += change.ci_low <= 0 <= change.ci_high
         lost += change.ci_high < 0
@@ -90,13 +92,13 @@ def test_a_difference_of_spread_is_told():
     rng = np.random.default_rng(0)
     frame, _, _, outcome, schema = cohort(240)
     data = rng.normal(size=(240, 3)) * np.where(outcome == "AD", 3.0, 0.7)[:, None]
-    assert audited(frame, {"raw": data}, outcome, schema)["utility", "raw/diagnosis"].ci_low > 0.7
+    assert audit_data(frame, {"raw": data}, outcome, schema)["utility", "raw/diagnosis"].ci_low > 0.7
 
 
 def test_a_perfect_outcome_has_an_interval():
     frame, _, noise, outcome, schema = cohort()
     data = np.concatenate([noise, 100.0 * (outcome == "AD").to_numpy(float)[:, None]], axis=1)
-    found = audited(frame, {"raw": data, "exported": data}, outcome, schema)
+    found = audit_data(frame, {"raw": data, "exported": data}, outcome, schema)
     assert found["utility", "raw/diagnosis"].estimate == 1
     assert found["utility", "raw/diagnosis"].ci_low < 0.98
     change = found["utility_change", "exported/diagnosis"]
@@ -106,14 +108,14 @@ def test_a_perfect_outcome_has_an_interval():
 def test_more_columns_than_people_give_the_same_answer():
     frame, raw, _, outcome, schema = cohort()
     wide = np.tile(raw, (1, 40))
-    narrow = audited(frame, {"raw": raw, "exported": wide}, outcome, schema)
+    narrow = audit_data(frame, {"raw": raw, "exported": wide}, outcome, schema)
     assert narrow["utility_change", "exported/diagnosis"].estimate == pytest.approx(0, abs=0.02)
 
 
 def test_diagnosis_that_is_the_site_cannot_be_judged():
     frame, raw, noise, _, schema = cohort()
     outcome = pd.Series(np.where(frame["site"] == "S0", "AD", "CN"), index=frame.index, name="diagnosis")
-    found = audited(frame, {"raw": raw, "exported": noise}, outcome, schema)
+    found = audit_data(frame, {"raw": raw, "exported": noise}, outcome, schema)
     assert len(found) == 3
     assert {f.status for f in found.values()} == {"insufficient"}
     assert "0 pairs" in found["utility", "raw/diagnosis"].note
@@ -122,12 +124,12 @@ def test_diagnosis_that_is_the_site_cannot_be_judged():
 def test_each_class_is_told_from_the_most_frequent_one():
     frame, raw, noise, outcome, schema = cohort(300)
     third = outcome.where(~((outcome == "CN") & (np.arange(300) % 12 == 0)), "FTD")
-    found = audited(frame, {"raw": raw, "exported": noise}, third, schema)
+    found = audit_data(frame, {"raw": raw, "exported": noise}, third, schema)
     assert set(third.unique()) == {"AD", "CN", "FTD"}
     assert third.value_counts().index[0] == "AD"
     assert found["utility", "raw/diagnosis=FTD"].status == "insufficient"
     assert found["utility", "raw/diagnosis=CN"].ci_low > 0.6
-    alone = audited(frame, {"raw": raw}, outcome.where(outcome == "AD"), schema)
+    alone = audit_data(frame, {"raw": raw}, outcome.where(outcome == "AD"), schema)
     assert alone["utility", "raw/diagnosis"].note == "everybody is AD"
 
 
@@ -137,7 +139,7 @@ def test_a_number_is_told_beyond_covariates():
     rng = np.random.default_rng(4)
     score = pd.Series(5 * decades**2 + noise[:, 0] + 0.5 * rng.normal(size=len(frame)), index=frame.index, name="score")
     tables = {"raw": raw, "exported": rng.normal(size=raw.shape)}
-    found = audited(frame, tables, score, schema, continuous=True)
+    found = audit_data(frame, tables, score, schema, continuous=True)
     before = found["utility", "raw/score"]
     # 1 of 1.25 of what covariates leave is in the data, behind their age effect.
     assert before.estimate > 0.5
@@ -145,7 +147,7 @@ def test_a_number_is_told_beyond_covariates():
     assert found["utility", "exported/score"].ci_high < 0.1
     assert found["utility_change", "exported/score"].ci_high < -0.3
     flat = pd.Series(5 * decades**2 + rng.normal(size=len(frame)), index=frame.index, name="score")
-    null = audited(frame, {"raw": raw}, flat, schema, continuous=True)["utility", "raw/score"]
+    null = audit_data(frame, {"raw": raw}, flat, schema, continuous=True)["utility", "raw/score"]
     assert null.estimate < 0.08
     assert null.p > 0.01
 
@@ -155,7 +157,7 @@ def test_a_number_that_covariates_tell_or_few_people_have_cannot_be_judged():
     age = pd.Series(2 * frame["age"].to_numpy() + 1, index=frame.index, name="bone")
     few = age.where(np.arange(len(frame)) < 12) + np.random.default_rng(0).normal(size=len(frame))
     for outcome in (age, few, age * 0):
-        found = audited(frame, {"raw": raw, "exported": raw}, outcome, schema, continuous=True)
+        found = audit_data(frame, {"raw": raw, "exported": raw}, outcome, schema, continuous=True)
         assert {f.status for f in found.values()} == {"insufficient"}
         assert len(found) == 3
 
@@ -182,6 +184,6 @@ def test_the_interval_of_a_number_counts_who_taught_its_reader():
         raw = rng.normal(size=(30, 6)) + 0.5 * score.to_numpy()[:, None]
         schema = CovariateSchema.fit(frame, (Covariate("sex", "categorical"),))
         asked = {"continuous": True, "seed": seed, "draws": 100}
-        found.append(audited(schema.transfer(frame), {"raw": raw}, score, schema, **asked)["utility", "raw/score"])
+        found.append(audit_data(schema.transfer(frame), {"raw": raw}, score, schema, **asked)["utility", "raw/score"])
     half = np.mean([(row.ci_high - row.ci_low) / 2 for row in found])
     assert half > 1.5 * np.std([row.estimate for row in found])

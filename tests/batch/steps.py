@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrep.cohort.kinds.base import Visit
-from medrep.derivatives.tasks import Opener, Outcome, Step
+from medrep.cohort.kinds.base import Sample
+from medrep.derivatives.tasks import Result, Task, TaskFactory
 from medrep.errors import CohortError, ModelError
 
 
-def people(*keys: str) -> list[Visit]:
-    return [Visit(key, place, None, {"age": float(place)}) for place, key in enumerate(keys)]
+def people(*keys: str) -> list[Sample]:
+    return [Sample(key, place, None, {"age": float(place)}) for place, key in enumerate(keys)]
 
 
 @dataclass(frozen=True)
-class OpenDeadly(Opener):
+class OpenDeadly(TaskFactory):
     """Opens `Deadly`.
 
     Attributes:
@@ -28,7 +28,7 @@ class OpenDeadly(Opener):
 
     fail: str = ""
 
-    def open(self) -> Step:
+    def open(self) -> Task:
         if self.fail == "model":
             raise ModelError("no such model")
         if self.fail == "die":
@@ -36,16 +36,16 @@ class OpenDeadly(Opener):
         return Deadly()
 
 
-class Deadly(Step):
+class Deadly(Task):
     """``kill``, ``hang``, ``bad``, ``bug``, ``full`` in a key do what they say; everybody else is delivered."""
 
     def __init__(self) -> None:
-        self.together = 4
+        self.block_size = 4
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+    def work(self, people: Sequence[Sample]) -> list[Result]:
         return [self._one(one) for one in people]
 
-    def _one(self, one: Visit) -> Outcome:
+    def _one(self, one: Sample) -> Result:
         if "kill" in one.key:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hang" in one.key:
@@ -57,5 +57,5 @@ class Deadly(Step):
         if "full" in one.key:
             raise OSError(errno.ENOSPC, "No space left on device")
         if "bad" in one.key:
-            return Outcome(one.key, str(CohortError(f"{one.key} cannot be read")), "read")
-        return Outcome(one.key, figures={"place": float(one.place)}, arrays={"latents": np.arange(3.0)})
+            return Result(one.key, str(CohortError(f"{one.key} cannot be read")), "read")
+        return Result(one.key, figures={"place": float(one.place)}, arrays={"latents": np.arange(3.0)})

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from medrep.batch.journal import Journal
-from medrep.batch.progress import Ledger, read_history
-from medrep.derivatives.tasks import Outcome
+from medrep.batch.progress import Progress, read_history
+from medrep.derivatives.tasks import Result
 
 YEAR = 365 * 86400.0
 
@@ -16,9 +16,9 @@ def _work(
     folder: Path, fingerprint: str, journal: str, clock: float, monkeypatch: pytest.MonkeyPatch, **kinds: object
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: clock)
-    ledger = Ledger(folder / journal, read_history(folder), {"a": fingerprint})
-    ledger.end(Outcome("a", **kinds))  # type: ignore[arg-type]
-    ledger.close()
+    progress = Progress(folder / journal, read_history(folder), {"a": fingerprint})
+    progress.end(Result("a", **kinds))  # type: ignore[arg-type]
+    progress.close()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_an_outcome_without_a_file_that_fits_again_is_taken(tmp_path: Path, monk
 def test_journals_of_before_hold_no_count_and_the_fitting_outcome_wins(tmp_path: Path) -> None:
     for name, fingerprint, clock in (("part-0.jsonl", "before", 3e9), ("part-1.jsonl", "now", 1e9)):
         journal = Journal(tmp_path / name)
-        outcome = Outcome("a", files=("a.nii.gz",)).to_json()
+        result = Result("a", files=("a.nii.gz",)).to_json()
         end = {"event": "end", "keys": ["a"], "fingerprint": fingerprint, "failed": False, "attempts": 1, "time": clock}
-        journal.append(end | {"outcome": outcome})
+        journal.append(end | {"outcome": result})
         journal.close()
     found = read_history(tmp_path).current("a", "now")
     assert found is not None

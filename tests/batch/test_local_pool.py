@@ -6,18 +6,18 @@ import pytest
 
 from medrep.batch.local_pool import LocalPool
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
-from medrep.batch.progress import Ledger, read_history
-from medrep.derivatives.tasks import Outcome
+from medrep.batch.progress import Progress, read_history
+from medrep.derivatives.tasks import Result
 from medrep.errors import ModelError
 from tests.batch.steps import Deadly, OpenDeadly, people
 
 
-def worked_off(folder: Path, keys: list[str], pool: Pool, lines: list[str] | None = None) -> dict[str, Outcome]:
+def worked_off(folder: Path, keys: list[str], pool: Pool, lines: list[str] | None = None) -> dict[str, Result]:
     everybody = people(*keys)
-    ledger = Ledger(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
+    progress = Progress(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
     with pool:
-        found = list(Scheduler(pool, ledger, 4, ([] if lines is None else lines).append).run(everybody, {}))
-    ledger.close()
+        found = list(Scheduler(pool, progress, 4, ([] if lines is None else lines).append).run(everybody, {}))
+    progress.close()
     return {one.key: one for one in found}
 
 
@@ -27,21 +27,21 @@ def test_a_worker_that_is_killed_takes_only_its_killer_with_it(tmp_path: Path) -
     keys[3] = "sub-bad"
     keys[16] = "sub-bug"
     lines: list[str] = []
-    outcomes = worked_off(tmp_path, keys, LocalPool(OpenDeadly(), 2, 60.0), lines)
-    failed = {key: (one.stage, one.error) for key, one in outcomes.items() if one.error}
+    results = worked_off(tmp_path, keys, LocalPool(OpenDeadly(), 2, 60.0), lines)
+    failed = {key: (one.stage, one.error) for key, one in results.items() if one.error}
     assert failed.pop("sub-kill")[0] == QUARANTINE
     assert failed == {
         "sub-bad": ("read", "sub-bad cannot be read"),
         "sub-bug": ("work", "unexpected IndexError: list index out of range"),
     }
-    assert set(outcomes) == set(keys)
-    assert outcomes["sub-20"].figures == {"place": 20.0}
+    assert set(results) == set(keys)
+    assert results["sub-20"].figures == {"place": 20.0}
     assert sum("was killed by SIGKILL with" in line and "sub-kill" in line for line in lines) == 3
 
 
 def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
-    outcomes = worked_off(tmp_path, ["sub-1", "sub-hang", "sub-2"], LocalPool(OpenDeadly(), 2, 0.5))
-    assert {key for key, one in outcomes.items() if one.error} == {"sub-hang"}
+    results = worked_off(tmp_path, ["sub-1", "sub-hang", "sub-2"], LocalPool(OpenDeadly(), 2, 0.5))
+    assert {key for key, one in results.items() if one.error} == {"sub-hang"}
 
 
 @pytest.mark.parametrize("local", [True, False])

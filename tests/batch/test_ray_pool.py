@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from medrep.batch.pool import QUARANTINE, Scheduler
-from medrep.batch.progress import Ledger, read_history
+from medrep.batch.progress import Progress, read_history
 from medrep.cli import main
-from medrep.derivatives.tasks import Outcome
+from medrep.derivatives.tasks import Result
 from medrep.errors import MedrepError, ModelError
 from tests.batch.ray_cluster import Node, cluster
 from tests.batch.steps import OpenDeadly, people
@@ -26,17 +26,17 @@ def nodes() -> Iterator[tuple[str, list[Node]]]:
         yield made
 
 
-def worked_off(folder: Path, keys: list[str], pool: RayPool, at: dict[int, object] | None = None) -> dict[str, Outcome]:
+def worked_off(folder: Path, keys: list[str], pool: RayPool, at: dict[int, object] | None = None) -> dict[str, Result]:
     everybody = people(*keys)
-    ledger = Ledger(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
+    progress = Progress(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
     found = []
     with pool:
-        for outcome in Scheduler(pool, ledger, 2, lambda line: None).run(everybody, {}):
-            found.append(outcome)
+        for result in Scheduler(pool, progress, 2, lambda line: None).run(everybody, {}):
+            found.append(result)
             action = (at or {}).get(len(found))
             if action is not None:
                 action()  # type: ignore[operator]
-    ledger.close()
+    progress.close()
     assert len(found) == len(keys)
     return {one.key: one for one in found}
 
@@ -46,8 +46,8 @@ def test_actors_that_die_and_hang_take_only_those_with_them_who_make_them(
 ) -> None:
     keys = [f"sub-{k}" for k in range(12)]
     keys[3], keys[6], keys[9] = "sub-kill", "sub-bad", "sub-hang"
-    outcomes = worked_off(tmp_path, keys, RayPool(OpenDeadly(), 2, 2.0, nodes[0]))
-    failed = {key: one.stage for key, one in outcomes.items() if one.error}
+    results = worked_off(tmp_path, keys, RayPool(OpenDeadly(), 2, 2.0, nodes[0]))
+    failed = {key: one.stage for key, one in results.items() if one.error}
     assert failed == {"sub-kill": QUARANTINE, "sub-hang": QUARANTINE, "sub-bad": "read"}
 
 
@@ -81,8 +81,8 @@ def test_a_node_that_is_killed_loses_nobody(tmp_path: Path) -> None:
     with cluster((1, 1)) as (address, nodes):
         time.sleep(3)
         keys = [f"sub-slow-{k}" for k in range(40)]
-        outcomes = worked_off(tmp_path, keys, RayPool(OpenDeadly(), 2, 60.0, address), {15: nodes[1].kill})
-    assert not any(one.error for one in outcomes.values())
+        results = worked_off(tmp_path, keys, RayPool(OpenDeadly(), 2, 60.0, address), {15: nodes[1].kill})
+    assert not any(one.error for one in results.values())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "head"])
@@ -92,5 +92,5 @@ def test_a_cluster_that_is_not_there_is_said_to_be(address: str) -> None:
 
 
 def test_without_an_address_a_cluster_of_its_own_is_used(tmp_path: Path) -> None:
-    outcomes = worked_off(tmp_path, ["sub-1", "sub-2"], RayPool(OpenDeadly(), 1, 60.0))
-    assert not any(one.error for one in outcomes.values())
+    results = worked_off(tmp_path, ["sub-1", "sub-2"], RayPool(OpenDeadly(), 1, 60.0))
+    assert not any(one.error for one in results.values())

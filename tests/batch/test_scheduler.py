@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medrep.batch.pool import QUARANTINE, Died, Finished, Pool, Scheduler
+from medrep.batch.pool import QUARANTINE, Finished, Pool, Scheduler, WorkerCrashed
 from medrep.batch.progress import (
     ALONE,
     DEATHS,
     SINGLE,
     TOGETHER,
-    Ledger,
-    Trial,
+    Progress,
+    RetryState,
     read_history,
 )
-from medrep.cohort.kinds.base import Visit
-from medrep.derivatives.tasks import Outcome
+from medrep.cohort.kinds.base import Sample
+from medrep.derivatives.tasks import Result
 from tests.batch.steps import people
 
 
@@ -26,37 +26,37 @@ class ScriptedPool(Pool):
 
     def __init__(self, killers: set[str], workers: int = 2) -> None:
         self.workers, self.killers = workers, killers
-        self.busy: list[tuple[Visit, ...]] = []
+        self.busy: list[tuple[Sample, ...]] = []
         self.seen: list[tuple[str, ...]] = []
         self.beside: dict[str, int] = {}
 
-    def submit(self, people: tuple[Visit, ...]) -> None:
+    def submit(self, people: tuple[Sample, ...]) -> None:
         assert len(self.busy) < self.workers
         self.busy.append(people)
         self.seen.append(tuple(one.key for one in people))
         for one in people:
             self.beside[one.key] = sum(map(len, self.busy)) - 1
 
-    def wait(self) -> list[Finished | Died]:
+    def wait(self) -> list[Finished | WorkerCrashed]:
         people = self.busy.pop(0)
         if self.killers & {one.key for one in people}:
-            return [Died(people, "was killed")]
-        return [Finished(people, tuple(Outcome(one.key, figures={"x": 1.0}) for one in people))]
+            return [WorkerCrashed(people, "was killed")]
+        return [Finished(people, tuple(Result(one.key, figures={"x": 1.0}) for one in people))]
 
     def close(self) -> None:
         self.busy.clear()
 
 
 def worked_off(
-    folder: Path, everybody: list[Visit], pool: Pool, trials: dict[str, Trial] | None = None
-) -> dict[str, Outcome]:
+    folder: Path, everybody: list[Sample], pool: Pool, retries: dict[str, RetryState] | None = None
+) -> dict[str, Result]:
     prints = {one.key: "same" for one in everybody}
-    ledger = Ledger(folder / "part-0.jsonl", read_history(folder), prints)
-    found = Scheduler(pool, ledger, 4, lambda line: None).run(everybody, trials or {})
-    outcomes = list(found)
-    ledger.close()
-    assert len(outcomes) == len({one.key for one in outcomes})
-    return {one.key: one for one in outcomes}
+    progress = Progress(folder / "part-0.jsonl", read_history(folder), prints)
+    found = Scheduler(pool, progress, 4, lambda line: None).run(everybody, retries or {})
+    results = list(found)
+    progress.close()
+    assert len(results) == len({one.key for one in results})
+    return {one.key: one for one in results}
 
 
 @settings(deadline=None)
@@ -67,15 +67,15 @@ def test_everybody_has_one_outcome_and_only_killers_are_quarantined(
     everybody = people(*(f"sub-{k}" for k in range(count)))
     pool = ScriptedPool({f"sub-{k}" for k in killers}, workers)
     folder = tmp_path_factory.mktemp("job")
-    outcomes = worked_off(folder, everybody, pool)
-    assert set(outcomes) == {one.key for one in everybody}
-    bad = {key for key, outcome in outcomes.items() if outcome.error}
-    assert bad == pool.killers & set(outcomes)
-    assert all(outcomes[key].stage == QUARANTINE for key in bad)
+    results = worked_off(folder, everybody, pool)
+    assert set(results) == {one.key for one in everybody}
+    bad = {key for key, result in results.items() if result.error}
+    assert bad == pool.killers & set(results)
+    assert all(results[key].stage == QUARANTINE for key in bad)
     history = read_history(folder)
-    assert not history.trials
+    assert not history.retries
     assert {key: one.attempts for key, one in history.ended.items()} == {
-        key: DEATHS if key in bad else 1 for key in outcomes
+        key: DEATHS if key in bad else 1 for key in results
     }
     for key in bad:
         assert pool.beside[key] == 0  # the last time nobody else was worked on
@@ -95,24 +95,24 @@ def test_groups_stay_within_blocks_of_the_cohort(tmp_path: Path) -> None:
 
 def test_a_person_without_a_file_never_reaches_a_worker(tmp_path: Path) -> None:
     pool = ScriptedPool(set())
-    outcomes = worked_off(tmp_path, [Visit("sub-1", 0, None, {}, "no sub-*_T1w.nii[.gz] under sub-1/")], pool)
-    assert (outcomes["sub-1"].stage, pool.seen) == ("find", [])
+    results = worked_off(tmp_path, [Sample("sub-1", 0, None, {}, "no sub-*_T1w.nii[.gz] under sub-1/")], pool)
+    assert (results["sub-1"].stage, pool.seen) == ("find", [])
 
 
 def test_who_was_begun_when_the_whole_job_died_is_tried_more_carefully(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "part-0.jsonl", read_history(tmp_path), {})
-    ledger.begin(["a", "b"], TOGETHER)
-    ledger.close()
-    assert read_history(tmp_path).trials == {"a": Trial(SINGLE, 0), "b": Trial(SINGLE, 0)}
+    progress = Progress(tmp_path / "part-0.jsonl", read_history(tmp_path), {})
+    progress.begin(["a", "b"], TOGETHER)
+    progress.close()
+    assert read_history(tmp_path).retries == {"a": RetryState(SINGLE, 0), "b": RetryState(SINGLE, 0)}
     for stage, deaths in ((SINGLE, 0), (ALONE, 1), (ALONE, 2)):
-        ledger = Ledger(tmp_path / "part-0.jsonl", read_history(tmp_path), {})
-        ledger.begin(["a"], stage)
-        ledger.close()
-        assert read_history(tmp_path).trials == {"a": Trial(ALONE, deaths), "b": Trial(SINGLE, 0)}
+        progress = Progress(tmp_path / "part-0.jsonl", read_history(tmp_path), {})
+        progress.begin(["a"], stage)
+        progress.close()
+        assert read_history(tmp_path).retries == {"a": RetryState(ALONE, deaths), "b": RetryState(SINGLE, 0)}
     pool = ScriptedPool(set())
-    outcomes = worked_off(tmp_path, people("a", "b"), pool, dict(read_history(tmp_path).trials))
-    assert outcomes["a"].stage == QUARANTINE
-    assert not outcomes["b"].error
+    results = worked_off(tmp_path, people("a", "b"), pool, dict(read_history(tmp_path).retries))
+    assert results["a"].stage == QUARANTINE
+    assert not results["b"].error
     assert pool.seen == [("b",)]
 
 
@@ -122,36 +122,36 @@ def test_a_job_that_is_killed_at_random_moments_quarantines_nobody_who_is_innoce
     for stop in (1, 2, 5, 3, 1, 1, 7, 2, 1, 4):
         history = read_history(tmp_path)
         left = [one for one in everybody if history.current(one.key, "same") is None]
-        ledger = Ledger(tmp_path / "part-0.jsonl", history, prints)
-        found = Scheduler(ScriptedPool(set()), ledger, 4, lambda line: None).run(left, history.trials)
+        progress = Progress(tmp_path / "part-0.jsonl", history, prints)
+        found = Scheduler(ScriptedPool(set()), progress, 4, lambda line: None).run(left, history.retries)
         for _ in zip(range(stop), found, strict=False):
             pass
         found.close()
-        ledger.close()
+        progress.close()
     history = read_history(tmp_path)
     left = [one for one in everybody if history.current(one.key, "same") is None]
     assert 0 < len(left) < 30
-    outcomes = worked_off(tmp_path, left, ScriptedPool(set()), dict(history.trials))
-    assert not any(one.error for one in outcomes.values())
+    results = worked_off(tmp_path, left, ScriptedPool(set()), dict(history.retries))
+    assert not any(one.error for one in results.values())
     assert {one.attempts for one in read_history(tmp_path).ended.values()} == {1}
 
 
 def test_attempts_add_up_while_somebody_fails(tmp_path: Path) -> None:
     prints = {"a": "same"}
     for attempts in (1, 2, 3):
-        ledger = Ledger(tmp_path / "part-0.jsonl", read_history(tmp_path), prints)
-        ledger.again(["a"], TOGETHER)
-        ledger.end(Outcome("a", "broken", "read"))
-        ledger.close()
+        progress = Progress(tmp_path / "part-0.jsonl", read_history(tmp_path), prints)
+        progress.again(["a"], TOGETHER)
+        progress.end(Result("a", "broken", "read"))
+        progress.close()
         found = read_history(tmp_path).ended["a"]
-        assert (found.attempts, found.failed, found.outcome().error) == (attempts, True, "broken")
+        assert (found.attempts, found.failed, found.result().error) == (attempts, True, "broken")
 
 
 def test_files_of_an_earlier_outcome_are_known_to_be_superseded(tmp_path: Path) -> None:
     for files in (("a.nii.gz", "a.json"), ("a.nii.gz",)):
-        ledger = Ledger(tmp_path / "part-0.jsonl", read_history(tmp_path), {"a": files[-1]})
-        ledger.end(Outcome("a", files=files))
-        ledger.close()
+        progress = Progress(tmp_path / "part-0.jsonl", read_history(tmp_path), {"a": files[-1]})
+        progress.end(Result("a", files=files))
+        progress.close()
     history = read_history(tmp_path)
     assert history.superseded == {"a.nii.gz", "a.json"}
     assert history.ended["a"].files == ("a.nii.gz",)

@@ -28,7 +28,7 @@ def placed(turn=(0.0, 0.0, 0.0), shift=(0.0, 0.0, 0.0), scale=1.0):
     matrix = np.eye(4)
     matrix[:3, :3] = scale * Rotation.from_rotvec(turn, degrees=True).as_matrix()
     matrix[:3, 3] = shift
-    return organ().moved(matrix)
+    return organ().transformed(matrix)
 
 
 @st.composite
@@ -43,7 +43,7 @@ shifts = st.tuples(*[st.floats(-200, 200)] * 3)
 
 def straight():
     """The organ, turned so that its axes are exactly those of the world."""
-    return organ().moved(align_surface(organ(), "rigid").matrix)
+    return organ().transformed(align_surface(organ(), "rigid").matrix)
 
 
 def aligned(surface, how, **options):
@@ -54,12 +54,12 @@ def aligned(surface, how, **options):
 def test_aligning_undoes_any_rotation_translation_and_scale_it_is_to_undo(turn, shift, scale):
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = Rotation.from_rotvec(turn, degrees=True).as_matrix(), shift
-    moved = straight().moved(matrix)
-    np.testing.assert_allclose(aligned(moved, "rigid"), straight().vertices, atol=1e-8)
+    transformed = straight().transformed(matrix)
+    np.testing.assert_allclose(aligned(transformed, "rigid"), straight().vertices, atol=1e-8)
     matrix[:3, :3] *= scale
-    moved = straight().moved(matrix)
+    transformed = straight().transformed(matrix)
     np.testing.assert_allclose(
-        aligned(moved, "similarity", size=7.0), aligned(straight(), "similarity", size=7.0), atol=1e-8
+        aligned(transformed, "similarity", size=7.0), aligned(straight(), "similarity", size=7.0), atol=1e-8
     )
 
 
@@ -77,7 +77,7 @@ def test_back_is_the_inverse_and_json_keeps_it(how, turn, shift):
     np.testing.assert_allclose(alignment.back(alignment.apply(surface.vertices)), surface.vertices, atol=1e-9)
     again = from_json(Alignment, json.loads(json.dumps(to_json(alignment))))
     np.testing.assert_array_equal(again.matrix, alignment.matrix)
-    np.testing.assert_allclose(surface.moved(alignment.matrix).vertices, alignment.apply(surface.vertices))
+    np.testing.assert_allclose(surface.transformed(alignment.matrix).vertices, alignment.apply(surface.vertices))
 
 
 @given(rotations(), shifts)
@@ -86,9 +86,9 @@ def test_what_is_aligned_lies_as_asked(turn, shift):
     assert np.array_equal(align_surface(surface, "none").matrix, np.eye(4))
     goal = np.array([1.0, -2.0, 3.0])
     alignment = align_surface(surface, "similarity", goal, 20.0)
-    moved = surface.moved(alignment.matrix)
-    np.testing.assert_allclose(moved.centroid, goal, atol=1e-8)
-    moments = second_moments(moved)
+    transformed = surface.transformed(alignment.matrix)
+    np.testing.assert_allclose(transformed.centroid, goal, atol=1e-8)
+    moments = second_moments(transformed)
     np.testing.assert_allclose(moments, np.diag(np.diag(moments)), atol=1e-8)
     assert np.sqrt(np.trace(moments)) == pytest.approx(20)
     assert np.linalg.det(alignment.matrix[:3, :3]) == pytest.approx(alignment.scale**3)

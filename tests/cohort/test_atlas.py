@@ -29,12 +29,12 @@ def test_the_fingerprint_is_of_what_is_measured_and_not_of_the_file(tmp_path):
     gz.with_name("copy.tsv").write_bytes(other.with_name("atlas.tsv").read_bytes())
     assert read_atlas(gz).sha256 == first
 
-    grown, moved = atlas_labels(), AFFINE.copy()
+    grown, transformed = atlas_labels(), AFFINE.copy()
     grown[0, 0, 0] = 2
-    moved[0, 3] += 0.5
+    transformed[0, 3] += 0.5
     changed = [
         read_atlas(save_atlas(tmp_path / f"c{n}" / "atlas.nii", *a)).sha256
-        for n, a in enumerate([(grown,), (atlas_labels(), moved)])
+        for n, a in enumerate([(grown,), (atlas_labels(), transformed)])
     ]
     table = tmp_path / "atlas.tsv"
     table.write_text(table.read_text().replace("Insula", "@").replace("Cuneus", "Insula").replace("@", "Cuneus"))

@@ -95,10 +95,10 @@ def test_vectors_of_nobody_and_of_nothing_have_a_shape():
 @given(frames())
 def test_transfer_is_idempotent_and_moving_to_the_own_value_is_nothing(frame):
     schema = CovariateSchema.fit(frame, ALL)
-    moved = schema.transfer(frame)
-    pd.testing.assert_frame_equal(schema.transfer(moved), moved)
-    one = moved.iloc[[0]]
-    assert schema.moved(one, {name: one[name].iloc[0] for name in schema.names}).equals(one)
+    transformed = schema.transfer(frame)
+    pd.testing.assert_frame_equal(schema.transfer(transformed), transformed)
+    one = transformed.iloc[[0]]
+    assert schema.transformed(one, {name: one[name].iloc[0] for name in schema.names}).equals(one)
 
 
 def test_fitted_statistics_are_those_of_the_training_people():
@@ -183,9 +183,9 @@ def test_transfer_refuses_gaps_unless_imputing_is_the_policy(missing):
 def test_imputing_uses_the_mean_and_the_most_frequent_level_of_training():
     declared = [Covariate("age", "continuous", missing="impute"), Covariate("sex", "categorical", missing="impute")]
     schema = CovariateSchema.fit(cohort(), declared)
-    moved = schema.transfer(cohort(age=[np.nan, 1.0, 2.0], sex=["M", None, "M"]))
-    assert list(moved["age"]) == [40.0, 1.0, 2.0]
-    assert list(moved["sex"]) == ["M", "F", "M"]
+    transformed = schema.transfer(cohort(age=[np.nan, 1.0, 2.0], sex=["M", None, "M"]))
+    assert list(transformed["age"]) == [40.0, 1.0, 2.0]
+    assert list(transformed["sex"]) == ["M", "F", "M"]
 
 
 def test_references_are_the_users_then_the_schemas():

@@ -94,9 +94,9 @@ def test_rows_stay_together_however_they_are_taken(rows: list[int], size: int) -
     assert some.whose.tolist() == ["ppqr"[row] for row in rows]
     assert some.sessions == tuple("1211"[row] for row in rows)
     np.testing.assert_array_equal(some.values, people.values[rows])
-    blocks = list(some.blocks(size))
-    assert sum(len(block) for block in blocks) == len(rows)
-    assert [key for block in blocks for key in block.keys] == list(some.keys)
+    chunks = list(some.chunks(size))
+    assert sum(len(block) for block in chunks) == len(rows)
+    assert [key for block in chunks for key in block.keys] == list(some.keys)
 
 
 def test_keys_and_marks_choose_rows_and_nobody_is_made_up() -> None:
@@ -111,7 +111,7 @@ def test_keys_and_marks_choose_rows_and_nobody_is_made_up() -> None:
 
 def test_covariates_and_values_are_exchanged_by_themselves() -> None:
     people = dataset()
-    assert (people.moved({"site": "A"}).covariates["site"] == "A").all()
+    assert (people.transformed({"site": "A"}).covariates["site"] == "A").all()
     other = people.with_values(people.values + 1)
     np.testing.assert_array_equal(other.values - people.values, np.where(np.isnan(people.values), np.nan, 1))
     assert other.covariates is people.covariates

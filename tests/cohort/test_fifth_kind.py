@@ -14,15 +14,15 @@ from medrep.cli import main
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.inputs import ImageInput
 from medrep.cohort.kinds import INPUTS, KINDS, saved_input
-from medrep.cohort.kinds.base import Found, InputKind, Source, Visit, no_table
+from medrep.cohort.kinds.base import Found, InputKind, Sample, Source, no_table
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.derivatives.bids import Destination, parsed, write_tsv
-from medrep.derivatives.features import MoveRows
-from medrep.derivatives.tasks import Mover, Outcome, Step
+from medrep.derivatives.features import TransformRows
+from medrep.derivatives.tasks import Result, Task, Transform
 from medrep.errors import CohortError, listed
 from medrep.simulate import simulate_features, simulate_participants
-from medrep.workflows.cohorts import Selection, load_trained, read_newcomers
+from medrep.workflows.cohorts import Selection, load_trained, read_unseen
 
 PEOPLE, POINTS = 48, 3
 
@@ -43,7 +43,7 @@ class ProfileKind(TableKind[ProfileInput]):
 
     kind: ClassVar[str] = "profile"
     section_type: ClassVar[type[ProfileInput]] = ProfileInput
-    mover: ClassVar[str] = f"{__name__}:MoveProfiles"
+    transform: ClassVar[str] = f"{__name__}:MoveProfiles"
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
         del root, people
@@ -69,14 +69,14 @@ class ProfileKind(TableKind[ProfileInput]):
         return row is None or row.shape != (self.section.points,)
 
 
-class MoveProfiles(Step):
+class MoveProfiles(Task):
     """Writes a vector a person, besides the table."""
 
-    def __init__(self, mover: Mover, kind: InputKind[Any], to: Destination) -> None:
-        self._rows, self._to, self._suffix = MoveRows(mover, to.names), to, kind.suffix
-        self.together = self._rows.together
+    def __init__(self, transform: Transform, kind: InputKind[Any], to: Destination) -> None:
+        self._rows, self._to, self._suffix = TransformRows(transform, to.names), to, kind.suffix
+        self.block_size = self._rows.block_size
 
-    def work(self, people: Sequence[Visit]) -> list[Outcome]:
+    def work(self, people: Sequence[Sample]) -> list[Result]:
         outcomes = self._rows.work(people)
         for one in outcomes:
             path = self._to.folder / one.key / "anat" / f"{one.key}_desc-{self._to.done.desc}_{self._suffix}.npy"
@@ -115,7 +115,7 @@ def test_a_fifth_kind_is_checked_trained_exported_scored_and_audited(profiles: P
 
     assert yaml.safe_load((trained / "config.yaml").read_text())["input"]["points"] == POINTS
     saved = load_trained(trained / "model")
-    cohort, frame = read_newcomers(profiles, saved, Selection())
+    cohort, frame = read_unseen(profiles, saved, Selection())
     model = saved.model
     expected = model.remove(model.dataset(cohort.source.features.values, frame), model.schema.references(["site"]))
     table = pd.read_csv(clean / "features.tsv", sep="\t", index_col="participant_id")

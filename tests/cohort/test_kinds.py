@@ -129,8 +129,8 @@ def test_visits_of_a_selection_are_those_of_the_whole(people: int, columns: int,
     wanted = features.ids.index[data.draw(st.permutations(range(people)))[: max(1, people // 2)]]
     frame = pd.DataFrame({"age": np.arange(people, dtype=float)}, index=features.ids.index)
     for source in (Source.of_table(features), Source.of_files(files, {"sub-0": "no image"})):
-        whole = {one.key: one for one in source.visits(frame)}
-        some = list(source.select(wanted).visits(frame.loc[wanted]))
+        whole = {one.key: one for one in source.samples(frame)}
+        some = list(source.select(wanted).samples(frame.loc[wanted]))
         assert [one.key for one in some] == list(wanted)
         for one in some:
             same = whole[one.key]

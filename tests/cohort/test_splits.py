@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medrep.cohort.splits import split_people
+from medrep.cohort.splits import split_participants
 from medrep.errors import CohortError
 
 seeds = st.integers(0, 2**32)
@@ -23,7 +23,7 @@ def tables(draw, most=60):
 
 def parts(table, fractions, **options):
     try:
-        return split_people(table, fractions, **options)
+        return split_participants(table, fractions, **options)
     except CohortError:
         assume(False)
         raise
@@ -34,7 +34,9 @@ def test_the_order_of_rows_does_not_change_who_goes_where(table, fractions, seed
     order = random.sample(range(len(table)), len(table))
     for options in ({}, {"stratify": "site"}, {"stratify": "site", "group": "family"}):
         part = parts(table, fractions, seed=seed, **options)
-        np.testing.assert_array_equal(split_people(table.iloc[order], fractions, seed=seed, **options), part[order])
+        np.testing.assert_array_equal(
+            split_participants(table.iloc[order], fractions, seed=seed, **options), part[order]
+        )
 
 
 @given(tables(), shares, seeds)
@@ -67,25 +69,27 @@ def test_the_seed_is_the_only_chance(table, seed):
 
 def test_another_seed_splits_otherwise():
     table = pd.DataFrame({"participant_id": [f"sub-{n}" for n in range(50)]})
-    assert not np.array_equal(split_people(table, (0.5, 0.5), seed=0), split_people(table, (0.5, 0.5), seed=1))
+    assert not np.array_equal(
+        split_participants(table, (0.5, 0.5), seed=0), split_participants(table, (0.5, 0.5), seed=1)
+    )
 
 
 def test_a_person_between_two_sites_counts_the_same_in_any_order_of_rows():
     rows = [(f"sub-{n}", site) for n in range(20) for site in "AB"]
     table = pd.DataFrame(rows, columns=["participant_id", "site"])
     swapped = table.iloc[::-1]
-    part = split_people(table, (0.5, 0.5), stratify="site")
-    np.testing.assert_array_equal(split_people(swapped, (0.5, 0.5), stratify="site"), part[::-1])
+    part = split_participants(table, (0.5, 0.5), stratify="site")
+    np.testing.assert_array_equal(split_participants(swapped, (0.5, 0.5), stratify="site"), part[::-1])
 
 
 def test_people_without_a_group_are_not_tied_to_each_other():
     table = pd.DataFrame({"participant_id": list("abcdef"), "family": ["", "n/a", "NA", " unknown", None, "?"]})
-    assert len(set(split_people(table, (1 / 3, 1 / 3, 1 / 3), group="family"))) == 3
+    assert len(set(split_participants(table, (1 / 3, 1 / 3, 1 / 3), group="family"))) == 3
 
 
 def test_groups_are_tied_through_shared_people():
     table = pd.DataFrame({"participant_id": ["a", "a", "b", "c", "d"], "family": ["1", "2", "2", "1", "3"]})
-    part = split_people(table, (0.5, 0.5), group="family")
+    part = split_participants(table, (0.5, 0.5), group="family")
     assert len(set(part[:4])) == 1
     assert part[4] != part[0]
 
@@ -108,4 +112,4 @@ def test_groups_are_tied_through_shared_people():
 def test_splits_that_cannot_be_are_refused(fractions, options, message):
     table = pd.DataFrame({"participant_id": ["sub-1", "sub-2"], "family": ["1", "1"]})
     with pytest.raises(CohortError, match=message):
-        split_people(table, fractions, **options)
+        split_participants(table, fractions, **options)

@@ -71,9 +71,9 @@ def test_volume_area_and_centroid_are_those_of_the_solid():
 @given(turns, st.booleans(), st.tuples(*[st.floats(0.5, 2)] * 3))
 def test_moving_keeps_faces_outward_and_multiplies_the_volume(turn, mirrored, edges):
     affine, _ = scan(edges, turn, mirrored, (5.0, -7.0, 30.0))
-    moved = sphere(detail=2).moved(affine)
-    assert moved.volume == pytest.approx(sphere(detail=2).volume * np.prod(edges))
-    assert is_closed(moved)
+    transformed = sphere(detail=2).transformed(affine)
+    assert transformed.volume == pytest.approx(sphere(detail=2).volume * np.prod(edges))
+    assert is_closed(transformed)
 
 
 @given(st.tuples(*[st.floats(0.6, 1.2)] * 3), turns, st.booleans(), middles)
@@ -91,18 +91,18 @@ def test_a_ball_in_any_grid_becomes_a_sphere_of_its_volume_and_place(edges, turn
 def test_the_surface_under_an_affine_is_the_affine_of_the_surface_in_voxels(edges, turn, mirrored, middle):
     affine, shape = scan(edges, turn, mirrored)
     mask = ball(affine, shape, middle)
-    here, there = extract_surface(mask, affine, 0.0), extract_surface(mask, np.eye(4), 0.0).moved(affine)
+    here, there = extract_surface(mask, affine, 0.0), extract_surface(mask, np.eye(4), 0.0).transformed(affine)
     np.testing.assert_allclose(here.vertices, there.vertices, atol=1e-9)
     np.testing.assert_array_equal(here.faces, there.faces)
     index = np.linalg.inv(affine)
-    np.testing.assert_allclose(here.moved(index).moved(affine).vertices, here.vertices, atol=1e-9)
+    np.testing.assert_allclose(here.transformed(index).transformed(affine).vertices, here.vertices, atol=1e-9)
 
 
 @given(turns, st.booleans(), st.floats(0.6, 2), middles)
 def test_smoothing_follows_the_grid_into_the_world(turn, mirrored, edge, middle):
     affine, shape = scan((edge, edge, edge), turn, mirrored)
     mask = ball(affine, shape, middle)
-    here, there = extract_surface(mask, affine), extract_surface(mask, np.eye(4)).moved(affine)
+    here, there = extract_surface(mask, affine), extract_surface(mask, np.eye(4)).transformed(affine)
     np.testing.assert_allclose(here.vertices, there.vertices, atol=1e-9)
     np.testing.assert_array_equal(here.faces, there.faces)
 

@@ -5,26 +5,26 @@ from hypothesis import strategies as st
 
 from medrep.errors import ModelError
 from medrep.models.chunks import (
-    BlockSource,
-    column_blocks,
-    map_blocks,
+    ChunkSource,
+    column_chunks,
+    map_chunks,
     principal_components,
     release_pages,
 )
 
 
-def source(matrix: np.ndarray) -> BlockSource:
-    return BlockSource(matrix.shape, lambda part: matrix[:, part])
+def source(matrix: np.ndarray) -> ChunkSource:
+    return ChunkSource(matrix.shape, lambda part: matrix[:, part])
 
 
 @given(people=st.integers(0, 100_000), columns=st.integers(0, 5000))
 def test_blocks_cover_every_column_once(people, columns):
-    blocks = list(column_blocks(people, columns))
-    assert [k for part in blocks for k in range(part.start, part.stop)] == list(range(columns))
+    chunks = list(column_chunks(people, columns))
+    assert [k for part in chunks for k in range(part.start, part.stop)] == list(range(columns))
 
 
 def test_blocks_stay_small():
-    widths = [part.stop - part.start for part in column_blocks(1000, 100_000)]
+    widths = [part.stop - part.start for part in column_chunks(1000, 100_000)]
     assert max(widths) * 1000 * 8 <= 6 * 2**20
 
 
@@ -79,7 +79,7 @@ def test_pages_that_are_given_back_keep_their_content(tmp_path, mode, view):
 
 
 def test_blocks_come_back_in_order_and_errors_reach_the_caller():
-    seen = list(map_blocks(4000, 5000, lambda part: part.start))
+    seen = list(map_chunks(4000, 5000, lambda part: part.start))
     assert [part.start for part, _ in seen] == [start for _, start in seen] == sorted(start for _, start in seen)
     assert len(seen) > 10
 
@@ -87,4 +87,4 @@ def test_blocks_come_back_in_order_and_errors_reach_the_caller():
         raise ModelError(f"block {part.start}")
 
     with pytest.raises(ModelError, match="block 0"):
-        list(map_blocks(4000, 5000, fail))
+        list(map_chunks(4000, 5000, fail))

@@ -35,10 +35,10 @@ def test_a_site_that_lacks_a_column_has_no_effect_there(frame, data, kind):
     assert left_alone(model)["NotMeasured"] == {"site=S2": ["region_3"]}
     np.testing.assert_array_equal(model.remove(model.dataset(data, frame), TARGET)[away, 3], data[away, 3])
     for own in (model, restore_model(model.kind, *model.state())):
-        moved = own.remove(own.dataset(whole, frame), TARGET)
-        assert np.isnan(moved[away, 3]).all()
-        assert np.isfinite(np.delete(moved, 3, axis=1)).all()
-        assert np.isfinite(moved[~away, 3]).all()
+        transformed = own.remove(own.dataset(whole, frame), TARGET)
+        assert np.isnan(transformed[away, 3]).all()
+        assert np.isfinite(np.delete(transformed, 3, axis=1)).all()
+        assert np.isfinite(transformed[~away, 3]).all()
     home = model.remove(model.dataset(whole, frame), {"site": "S2"})
     np.testing.assert_array_equal(home[away], whole[away])
     assert np.isnan(home[~away, 3]).all()
@@ -54,8 +54,8 @@ def test_a_site_where_hardly_anybody_has_more_than_zero_is_left_as_it_is(frame, 
     away = np.flatnonzero(in_site(frame))
     data[away[2:], 3] = 0
     model = fit(frame, data)
-    moved = model.remove(model.dataset(data, frame), TARGET)
-    np.testing.assert_array_equal(moved[away, 3], data[away, 3])
+    transformed = model.remove(model.dataset(data, frame), TARGET)
+    np.testing.assert_array_equal(transformed[away, 3], data[away, 3])
     assert left_alone(model)["HardlyMeasured"] == {"site=S2": ["region_3"]}
     assert "site=S2 stays as it is" in " ".join(notes_on(left_alone(model)))
 
@@ -66,10 +66,10 @@ def test_a_diagnosis_that_lacks_a_column(frame, data, level):
     own, whole = (frame["diagnosis"] == level).to_numpy(), data.copy()
     data[own, 3] = np.nan
     model = fit(frame, data, declared=declared)
-    moved = model.remove(model.dataset(data, frame), {"site": "S0"})
-    assert (moved[~own & ~in_site(frame, "S0"), 3] != data[~own & ~in_site(frame, "S0"), 3]).all()
+    transformed = model.remove(model.dataset(data, frame), {"site": "S0"})
+    assert (transformed[~own & ~in_site(frame, "S0"), 3] != data[~own & ~in_site(frame, "S0"), 3]).all()
     alone = moved_by(fit(frame[~own], whole[~own], declared=declared), whole[~own], frame[~own], {"site": "S0"})
-    np.testing.assert_allclose(moved[~own, 3], alone[:, 3], atol=0.6)  # sites are shrunk with other neighbours
+    np.testing.assert_allclose(transformed[~own, 3], alone[:, 3], atol=0.6)  # sites are shrunk with other neighbours
     assert {cell.cell for cell in unmeasured(model, model.dataset(whole, frame), {"site": "S0"})} == {
         f"diagnosis={level}"
     }
@@ -86,9 +86,9 @@ def test_levels_that_interact(frame, data):
     assert {cell.cell for cell in cells} == {"sex=M x diagnosis=AD"}
     home = in_site(frame, "S0")
     assert {cell.person for cell in cells} == set(frame.index[own & ~home])
-    moved = model.remove(model.dataset(whole, frame), TARGET)
-    assert np.isnan(moved[own & ~home, 3]).all()
-    assert np.isfinite(moved[~own, 3]).all()
+    transformed = model.remove(model.dataset(whole, frame), TARGET)
+    assert np.isnan(transformed[own & ~home, 3]).all()
+    assert np.isfinite(transformed[~own, 3]).all()
 
 
 def test_a_new_site_that_lacks_a_column(frame, data):
@@ -99,6 +99,6 @@ def test_a_new_site_that_lacks_a_column(frame, data):
     adapted, _ = model.adapt([model.dataset(holed, new)])
     assert adapted.batches.location[3, 5] == 0
     assert left_alone(adapted)["NotMeasured"] == {"site=X": ["region_5"]}
-    moved = adapted.remove(adapted.dataset(data[:12], new), TARGET)
-    assert np.isnan(moved[:, 5]).all()
-    assert np.isfinite(np.delete(moved, 5, axis=1)).all()
+    transformed = adapted.remove(adapted.dataset(data[:12], new), TARGET)
+    assert np.isnan(transformed[:, 5]).all()
+    assert np.isfinite(np.delete(transformed, 5, axis=1)).all()

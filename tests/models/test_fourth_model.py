@@ -75,11 +75,11 @@ class BatchMeans(Model):
                 offset[row] += means[place[level]] if level in place else 0.0
         return offset
 
-    def move(self, dataset, to, out=None):
+    def transform(self, dataset, to, out=None):
         data, frame = dataset.values, dataset.covariates
-        moved = np.empty(data.shape, data.dtype) if out is None else out
-        moved[...] = data + (self._offset(frame.assign(**to)) - self._offset(frame))
-        return moved
+        transformed = np.empty(data.shape, data.dtype) if out is None else out
+        transformed[...] = data + (self._offset(frame.assign(**to)) - self._offset(frame))
+        return transformed
 
     def encode(self, dataset):
         return np.zeros((len(dataset), 0))
@@ -152,8 +152,8 @@ def test_it_exports(trained: Path, cohort: Path, capsys: pytest.CaptureFixture[s
     assert "Combinations of columns" in json.loads((out / "features.json").read_text())["NotRemoved"]
     held = pd.read_csv(trained.parent / "people.tsv", sep="\t").set_index("participant_id")["part"] == "train"
     table = pd.read_csv(cohort / "participants.tsv", sep="\t").set_index("participant_id")
-    moved = pd.read_csv(out / "features.tsv", sep="\t").set_index("participant_id")
-    by_site = moved[held].groupby(table.loc[held[held].index, "site"]).mean()
+    transformed = pd.read_csv(out / "features.tsv", sep="\t").set_index("participant_id")
+    by_site = transformed[held].groupby(table.loc[held[held].index, "site"]).mean()
     np.testing.assert_allclose(by_site.iloc[0], by_site.iloc[1], atol=1e-3)
     assert capsys.readouterr().err.count("Traceback") == 0
 
@@ -177,8 +177,8 @@ def test_the_estimator_takes_it(registered: None, cohort: Path) -> None:
     X = pd.read_csv(cohort / "features.tsv", sep="\t").set_index("participant_id")
     table = pd.read_csv(cohort / "participants.tsv", sep="\t").set_index("participant_id")
     remover = CovariateRemover(covariates={"site": "batch"}, model="batch_means").fit(X, covariates=table)
-    moved = remover.transform(X, covariates=table)
-    np.testing.assert_allclose(*(moved[(table["site"] == site).to_numpy()].mean(axis=0) for site in ("S0", "S1")))
+    transformed = remover.transform(X, covariates=table)
+    np.testing.assert_allclose(*(transformed[(table["site"] == site).to_numpy()].mean(axis=0) for site in ("S0", "S1")))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_everything_beyond_answers_or_refuses(registered: None) -> None:
         (lambda: model.remove_unlabelled(person, []), "needs everybody's covariates"),
         (lambda: model.encode_unlabelled(person), "needs everybody's covariates"),
         (lambda: model.carry(person, points, []), "does not say how points move"),
-        (lambda: model.surface_motion(contrast, points, points), "does not say how points move"),
+        (lambda: model.surface_displacement(contrast, points, points), "does not say how points move"),
         (lambda: model.expected_level({}), "does not model organs"),
     ):
         with pytest.raises(ModelError, match=f"a batch_means model {said}"):

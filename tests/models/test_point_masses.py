@@ -21,8 +21,8 @@ SITES = np.eye(3)[np.arange(PEOPLE) % 3]
 
 
 def found(column: np.ndarray, levels: np.ndarray = SITES) -> list[float]:
-    block = column[:, None].astype(float)
-    masses = find(block, np.sort(block, axis=0), levels)[:, 0]
+    chunk = column[:, None].astype(float)
+    masses = find(chunk, np.sort(chunk, axis=0), levels)[:, 0]
     return sorted(masses[~np.isnan(masses)].tolist())
 
 
@@ -100,17 +100,17 @@ def zero_inflated(seed: int = 0, people: int = 150) -> Case:
 def test_they_stay_and_the_others_are_fitted_without_them(seed):
     case = zero_inflated(seed)
     model, target = case.fit(), {"age": 50.0, "sex": "F", "site": "S0"}
-    moved = model.remove(model.dataset(case.data, case.frame), target)
+    transformed = model.remove(model.dataset(case.data, case.frame), target)
     zero, usual = case.data[:, 1] == 0, case.data[:, 4] == 2.5
-    np.testing.assert_array_equal(moved[zero, 1], 0)
-    np.testing.assert_array_equal(moved[usual, 4], 2.5)
+    np.testing.assert_array_equal(transformed[zero, 1], 0)
+    np.testing.assert_array_equal(transformed[usual, 4], 2.5)
     holed = case.data.copy()
     holed[zero, 1] = holed[usual, 4] = np.nan
     without = moved_by(fit(case.frame, holed), holed, case.frame, target)
-    np.testing.assert_allclose(moved[~zero, 1], without[~zero, 1], atol=1e-9)
-    np.testing.assert_allclose(np.delete(moved, [1, 4], axis=1), np.delete(without, [1, 4], axis=1), atol=1e-9)
-    again = model.remove(model.dataset(moved, model.schema.moved(case.frame, target)), target)
-    np.testing.assert_array_equal(again, moved)
+    np.testing.assert_allclose(transformed[~zero, 1], without[~zero, 1], atol=1e-9)
+    np.testing.assert_allclose(np.delete(transformed, [1, 4], axis=1), np.delete(without, [1, 4], axis=1), atol=1e-9)
+    again = model.remove(model.dataset(transformed, model.schema.transformed(case.frame, target)), target)
+    np.testing.assert_array_equal(again, transformed)
 
 
 def test_new_people_and_a_saved_model():
@@ -125,11 +125,11 @@ def test_new_people_and_a_saved_model():
     data = data.astype(np.float32)
     data[:5, 4] = np.float32(2.5)
     for own in (model, again):
-        moved = own.remove(own.dataset(data, newcomers), {"site": "S0"})
-        np.testing.assert_array_equal(moved[:7, 1], 0)
-        np.testing.assert_array_equal(moved[:5, 4], np.float32(2.5))
+        transformed = own.remove(own.dataset(data, newcomers), {"site": "S0"})
+        np.testing.assert_array_equal(transformed[:7, 1], 0)
+        np.testing.assert_array_equal(transformed[:5, 4], np.float32(2.5))
     away = (newcomers["site"] != "S0").to_numpy()[:7]
-    assert (moved[:7, 2][away] != 0).all()
+    assert (transformed[:7, 2][away] != 0).all()
     assert not standardise(model, data, newcomers, ("site", "age"))[:7, 1].any()
     h = standardise(model, data, newcomers, ("site",))
     drawn = unstandardise(model, h, newcomers, ("site",), np.zeros_like(data), np.empty_like(data), drawn=True)
@@ -175,12 +175,12 @@ def test_background_stays_background_even_in_one_person():
     model, history = LinearModel.fit(
         Dataset(data, case.schema.transfer(frame), case.schema, columns), LinearSettings(components=2)
     )
-    moved = model.remove(model.dataset(data, frame), {"site": "S0"})
-    np.testing.assert_array_equal(moved[data == 0], 0)
+    transformed = model.remove(model.dataset(data, frame), {"site": "S0"})
+    np.testing.assert_array_equal(transformed[data == 0], 0)
     away = (frame["site"] != "S0").to_numpy()
     fitted = (data != 0) & away[:, None] & (model.sd > 0)
-    assert (moved[fitted] != data[fitted]).mean() > 0.9
-    assert np.isfinite(moved).all()
+    assert (transformed[fitted] != data[fitted]).mean() > 0.9
+    assert np.isfinite(transformed).all()
     assert history.set_index("name").loc["point masses", "value"] > 100
     said = " ".join(notes_on(left_alone(model)))
     assert "stay as they are: exactly 0 (background" in said

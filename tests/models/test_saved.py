@@ -18,7 +18,7 @@ from medrep.cohort.splits import TrainingRows, row_trace
 from medrep.cohort.support import Support
 from medrep.errors import MedrepError, ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
-from medrep.models.prediction import Readout
+from medrep.models.prediction import Prediction
 from medrep.models.saved import Provenance, SavedModel, load_input
 from medrep.models.shift import ShiftGate
 from tests.models.planted import Case, draw_data, draw_people
@@ -88,13 +88,13 @@ def test_a_loaded_model_gives_identical_results(tmp_path, grid):
 
 
 def test_an_adapted_model_is_stored_too(tmp_path):
-    strangers = FRAME.assign(site="X")
+    unknown = FRAME.assign(site="X")
     model = fitted()
-    model, notes = model.adapt([model.dataset(DATA + 1, strangers)])
+    model, notes = model.adapt([model.dataset(DATA + 1, unknown)])
     assert notes[0].people == 60
     again = load(save(model, tmp_path / "model"))
     np.testing.assert_array_equal(
-        again.remove(again.dataset(DATA, strangers), TARGET), model.remove(model.dataset(DATA, strangers), TARGET)
+        again.remove(again.dataset(DATA, unknown), TARGET), model.remove(model.dataset(DATA, unknown), TARGET)
     )
 
 
@@ -270,7 +270,7 @@ def known_whole() -> SavedModel:
         INPUTS["features"]().changed(missing="keep"),
         Support.fit(model.schema, FRAME),
         Provenance(60, "f" * 64, rows, ("age",)),
-        (Readout.fit("age", DATA, FRAME["age"].to_numpy(float)),),
+        (Prediction.fit("age", DATA, FRAME["age"].to_numpy(float)),),
         gate,
     )
 
@@ -286,7 +286,7 @@ def test_all_that_is_known_of_a_model_comes_back_and_is_written_alike(whole, tmp
     known, again = known_whole(), SavedModel.load(whole)
     assert (again.input, again.support) == (known.input, known.support)
     found = again.provenance
-    assert (found.people, found.fingerprint, found.moved) == (60, "f" * 64, ("age",))
+    assert (found.people, found.fingerprint, found.transformed) == (60, "f" * 64, ("age",))
     assert found.rows is not None
     assert all(found.rows.holds(row) for row in DATA[:3])
     assert not found.rows.holds(DATA[0] + 1)

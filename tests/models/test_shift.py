@@ -103,8 +103,8 @@ def test_units_and_orders_do_not_matter(seed, factor, offset):
     planted = Planted(seed, 2)
     (fitted, labels), (new, new_labels) = planted.draw(30, 10), planted.draw(8, 8)
     p = ShiftGate.fit(fitted, labels).p_value(new, new_labels)
-    moved = ShiftGate.fit(fitted * factor + offset, labels).p_value(new * factor + offset, new_labels)
-    assert np.mean(np.abs(p - moved) > 1e-9) <= 0.1  # ties of rounding
+    transformed = ShiftGate.fit(fitted * factor + offset, labels).p_value(new * factor + offset, new_labels)
+    assert np.mean(np.abs(p - transformed) > 1e-9) <= 0.1  # ties of rounding
     gate = ShiftGate.fit(fitted, labels)
     order = planted.rng.permutation(len(new))
     np.testing.assert_array_equal(gate.p_value(new.iloc[order, ::-1], new_labels), p[order])

@@ -113,11 +113,11 @@ def test_the_slider_changes_the_picture_and_back_brings_it_back(
         found.page.keyboard.press("ArrowRight")
     assert "Moved: age" in found.page.locator(".slider .said").inner_text()
     assert "year" in age.get_attribute("aria-valuetext")
-    moved = picture()
-    assert moved != before
+    transformed = picture()
+    assert transformed != before
     found.page.keyboard.press("End")
     assert "Outside training: age was" in found.page.locator(".slider .said").inner_text()
-    assert picture() != moved
+    assert picture() != transformed
     found.page.get_by_role("button", name="Back to the person").click()
     assert picture() == before
     assert (found.fetched, found.complaints) == ([], [])

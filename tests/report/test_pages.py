@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from medrep.cli import main
-from medrep.report.data_store import FOLDER, read_exhibit
-from medrep.report.html import Mark, Spread, curve, facts, histograms, intervals, table
+from medrep.report.data_store import FOLDER, read_report_data
+from medrep.report.html import ChartRow, Spread, curve, facts, histograms, intervals, table
 from tests.small_runs import Runs, run
 
 MOST_BYTES = 15_000_000
@@ -85,7 +85,7 @@ def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     from medrep.cohort.loaders import fill_matrix
     from medrep.workflows.cohorts import load_trained
 
-    exhibit = read_exhibit(runs("scans_model"), "person")
+    exhibit = read_report_data(runs("scans_model"), "person")
     assert exhibit is not None
     axes = exhibit.content["axes"]
     shape, counts = exhibit.content["coarse"], [len(axis["values"]) for axis in axes]
@@ -109,7 +109,7 @@ def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
 
 
 def test_a_mesh_moves_as_the_counterfactual_does(runs: Runs) -> None:
-    exhibit = read_exhibit(runs("organs_model"), "person")
+    exhibit = read_report_data(runs("organs_model"), "person")
     assert exhibit is not None
     axes, step = exhibit.content["axes"], exhibit.content["step"]
     counts = [len(axis["values"]) for axis in axes]
@@ -215,11 +215,11 @@ def test_what_a_cohort_holds_never_becomes_markup(runs: Runs, tmp_path: Path) ->
     page = (tmp_path / "m" / "report.html").read_text(encoding="utf-8")
     assert "alert(1)" in page
     assert "<script>alert" not in page
-    assert bad not in table(pd.DataFrame({bad: [bad]}), bad) + facts({bad: bad}) + intervals([Mark(bad, 1.0)], bad)
+    assert bad not in table(pd.DataFrame({bad: [bad]}), bad) + facts({bad: bad}) + intervals([ChartRow(bad, 1.0)], bad)
 
 
 def test_marks_lie_where_figures_say() -> None:
-    chart = intervals([Mark("a", 1.0, 0.5, 1.5), Mark("b", 3.0), Mark("c", float("nan"))], "x", base=0.0)
+    chart = intervals([ChartRow("a", 1.0, 0.5, 1.5), ChartRow("b", 3.0), ChartRow("c", float("nan"))], "x", base=0.0)
     places = [float(x) for x in re.findall(r'class="dot" cx="([\d.]+)%"', chart)]
     zero = float(re.search(r'class="zero" x1="([\d.]+)%"', chart).group(1))
     assert places[1] - zero == pytest.approx(3 * (places[0] - zero), abs=0.01)

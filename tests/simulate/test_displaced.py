@@ -82,9 +82,9 @@ def test_fields_are_along_the_unit_normal_by_the_amplitude_times_the_weight(kind
 
 def test_the_level_is_the_template_at_the_sum_of_all_displacements(kind, cohort):
     points = near(cohort.family, 10.0)
-    moved = sum(displacement(cohort.family, name, value, points) for name, value in OTHERS[kind].items())
+    transformed = sum(displacement(cohort.family, name, value, points) for name, value in OTHERS[kind].items())
     for shape in cohort.people:
-        expected = cohort.family.template(points + moved + identity_displacement(shape, points))
+        expected = cohort.family.template(points + transformed + identity_displacement(shape, points))
         np.testing.assert_allclose(level(shape, OTHERS[kind], points), expected, atol=1e-9)
 
 

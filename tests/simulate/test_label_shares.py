@@ -34,5 +34,5 @@ def test_small_moves_give_the_volume_they_should(factor):
     data = ball((26, 26, 24), (11.3, 12.2, 10.6))
     centre, places = np.argwhere(data > 0).mean(axis=0), centres(data.shape)
     moves = np.random.default_rng(0).uniform(-0.5, 0.5, (12, 3))
-    volumes = [np.count_nonzero(label_at(data, centre + move + (places - centre) / factor)) for move in moves]
+    volumes = [np.count_nonzero(label_at(data, centre + transform + (places - centre) / factor)) for transform in moves]
     assert np.mean(volumes) / np.count_nonzero(data) == pytest.approx(factor**3, rel=0.015)

@@ -13,8 +13,8 @@ AXIS = OrganAxis(np.array([4.0, 1.0, 5.0]), 2.0, 10.0, LINE)
 @given(st.floats(0.42, 1.3), st.floats(0.9, 1.1))
 def test_unscaling_undoes_scaling(factor, larger):
     points = np.random.default_rng(0).uniform(-25, 25, (200, 3))
-    moved = scale_front(AXIS, factor, larger, points)
-    np.testing.assert_allclose(unscale_front(AXIS, factor, larger, moved), points, atol=1e-8)
+    transformed = scale_front(AXIS, factor, larger, points)
+    np.testing.assert_allclose(unscale_front(AXIS, factor, larger, transformed), points, atol=1e-8)
     np.testing.assert_allclose(scale_front(AXIS, factor, larger, unscale_front(AXIS, factor, larger, points)), points)
 
 

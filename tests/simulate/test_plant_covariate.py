@@ -49,9 +49,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_or_name_others():
 def test_tissue_moves_by_the_formula(value, seed):
     before = volume()
     effect = draw_covariate_effect("age", AGES, seed=seed, amplitude=0.05)
-    moved = (apply_covariate_effect(before, effect, value) - before) / intensity_scale(before)
+    transformed = (apply_covariate_effect(before, effect, value) - before) / intensity_scale(before)
     expected = 0.05 * wave_field(effect.field, before.shape) * strength("age", effect.curve, value)
-    np.testing.assert_allclose(moved, expected, atol=1e-5)
+    np.testing.assert_allclose(transformed, expected, atol=1e-5)
 
 
 def test_air_and_unknown_voxels_stay():

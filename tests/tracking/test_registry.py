@@ -19,7 +19,7 @@ from medrep.audit.finding import Finding
 from medrep.cli import main
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel, digest
-from medrep.tracking.download import OWN_FILE, RELEASED, code_digest, fetched_model, own_code_digest
+from medrep.tracking.download import OWN_FILE, RELEASED, code_digest, downloaded_model, own_code_digest
 from medrep.tracking.promotion import UNSEEN
 from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import CLEAN, seal_again, write_audit
@@ -92,7 +92,7 @@ def refused(*said: str) -> Iterator[None]:
 
 def test_what_was_registered_comes_back_and_is_the_same_model(template: Registry, features_model: Path) -> None:
     for uri in ("models:/brains@champion", "models:/brains/1"):
-        with fetched_model(uri, template.uri) as folder:
+        with downloaded_model(uri, template.uri) as folder:
             assert digest(folder) == digest(features_model)
             fetched = SavedModel.load(folder)
         assert not folder.exists()
@@ -207,7 +207,7 @@ def test_a_refusal_is_written_down_and_no_alias_moves(
 def test_an_alias_that_somebody_moved_serves_only_what_passed(registry: Registry, features_model: Path) -> None:
     with (
         refused("no gate passed", f"models:/{registry.name}/1"),
-        fetched_model(f"models:/{registry.name}@challenger", registry.uri),
+        downloaded_model(f"models:/{registry.name}@challenger", registry.uri),
     ):
         pass
     assert registry.promote() == "passed"
@@ -216,16 +216,16 @@ def test_an_alias_that_somebody_moved_serves_only_what_passed(registry: Registry
     registry.client.set_registered_model_alias(registry.name, "champion", "2")
     with (
         refused("is version 2, which no gate passed"),
-        fetched_model(f"models:/{registry.name}@champion", registry.uri),
+        downloaded_model(f"models:/{registry.name}@champion", registry.uri),
     ):
         pass
     registry.client.set_registered_model_alias(registry.name, "blue", "1")
     with (
         refused("which no gate passed for blue (but for champion)"),
-        fetched_model(f"models:/{registry.name}@blue", registry.uri),
+        downloaded_model(f"models:/{registry.name}@blue", registry.uri),
     ):
         pass
-    with fetched_model(f"models:/{registry.name}/2", registry.uri) as folder:
+    with downloaded_model(f"models:/{registry.name}/2", registry.uri) as folder:
         assert digest(folder) == digest(features_model)
 
 
@@ -233,7 +233,7 @@ def test_an_alias_that_somebody_moved_serves_only_what_passed(registry: Registry
 def test_a_pass_is_of_the_model_and_the_audit_that_were_judged(registry: Registry, tag: str) -> None:
     assert registry.promote() == "passed"
     registry.client.set_model_version_tag(registry.name, "1", tag, "0" * 64)
-    with refused("no gate passed"), fetched_model(f"models:/{registry.name}@champion", registry.uri):
+    with refused("no gate passed"), downloaded_model(f"models:/{registry.name}@champion", registry.uri):
         pass
 
 
@@ -241,9 +241,9 @@ def test_a_pass_of_an_earlier_medrep_counts_for_its_alias_alone(registry: Regist
     assert registry.promote() == "passed"
     registry.client.delete_model_version_tag(registry.name, "1", "medrep.gate.champion.of")
     registry.client.set_registered_model_alias(registry.name, "blue", "1")
-    with fetched_model(f"models:/{registry.name}@champion", registry.uri) as folder:
+    with downloaded_model(f"models:/{registry.name}@champion", registry.uri) as folder:
         assert digest(folder) == digest(features_model)
-    with refused("no gate passed"), fetched_model(f"models:/{registry.name}@blue", registry.uri):
+    with refused("no gate passed"), downloaded_model(f"models:/{registry.name}@blue", registry.uri):
         pass
 
 
@@ -252,12 +252,12 @@ def test_lax_gates_of_a_sandbox_open_no_other_alias(registry: Registry, features
     lax.write_text("- {name: raw, metric: leakage_excess, group: raw/site, estimate: {max: 1}}\n")
     version = registry.register(features_model, LEAKING)
     assert registry.promote(source=version, target="sandbox", gates=lax) == "passed"
-    with fetched_model(f"models:/{registry.name}@sandbox", registry.uri):
+    with downloaded_model(f"models:/{registry.name}@sandbox", registry.uri):
         pass
     registry.client.set_registered_model_alias(registry.name, "champion", version)
     with (
         refused("is version 2, which no gate passed for champion (but for sandbox); promote it"),
-        fetched_model(f"models:/{registry.name}@champion", registry.uri),
+        downloaded_model(f"models:/{registry.name}@champion", registry.uri),
     ):
         pass
 
@@ -267,10 +267,10 @@ def test_another_aliass_gates_do_not_take_the_champion_away(registry: Registry) 
     strict = {"source": "champion", "target": "certified", "gates": Path("gates_strict.yaml")}
     assert registry.promote(**strict) == "insufficient"
     assert registry.alias("certified") == ""
-    with fetched_model(f"models:/{registry.name}@champion", registry.uri):
+    with downloaded_model(f"models:/{registry.name}@champion", registry.uri):
         pass
     assert registry.promote(source="1", gates=Path("gates_strict.yaml")) == "insufficient"
-    with refused("no gate passed"), fetched_model(f"models:/{registry.name}@champion", registry.uri):
+    with refused("no gate passed"), downloaded_model(f"models:/{registry.name}@champion", registry.uri):
         pass
     assert len(list((registry.run() / "decisions").iterdir())) >= 2
 
@@ -486,7 +486,7 @@ def test_a_version_with_other_code_is_neither_used_nor_promoted(
     registry: Registry, alter: Callable[[Registry], None], said: str
 ) -> None:
     alter(registry)
-    with refused(f"models:/{registry.name}/1", said), fetched_model(f"models:/{registry.name}/1", registry.uri):
+    with refused(f"models:/{registry.name}/1", said), downloaded_model(f"models:/{registry.name}/1", registry.uri):
         pass
     with refused(f"{registry.name} version 1", said):
         registry.promote()
@@ -526,7 +526,7 @@ def test_a_version_of_before_there_were_digests_of_code_is_used_if_its_file_is_k
 ) -> None:
     write_earlier(registry.files() / "pyfunc_model.py")
     registry.client.delete_model_version_tag(registry.name, "1", "medrep.code_digest")
-    with fetched_model(f"models:/{registry.name}/1", registry.uri) as folder:
+    with downloaded_model(f"models:/{registry.name}/1", registry.uri) as folder:
         assert digest(folder) == digest(features_model)
     assert registry.promote() == "passed"
 
@@ -577,7 +577,7 @@ def test_an_altered_version_is_refused_in_one_line(
     registry: Registry, alter: Callable[[Registry], None], said: str
 ) -> None:
     alter(registry)
-    with refused(said), fetched_model(f"models:/{registry.name}/1", registry.uri) as folder:
+    with refused(said), downloaded_model(f"models:/{registry.name}/1", registry.uri) as folder:
         SavedModel.load(folder)
 
 
@@ -594,14 +594,14 @@ def test_an_altered_version_is_refused_in_one_line(
     ],
 )
 def test_a_version_that_is_not_there_says_what_is(template: Registry, uri: str, said: str) -> None:
-    with refused(uri, said), fetched_model(uri, template.uri):
+    with refused(uri, said), downloaded_model(uri, template.uri):
         pass
 
 
 def test_no_registry_is_made_by_asking_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with refused("mlflow.db: no such registry", "--tracking-uri"), fetched_model("models:/brains@champion"):
+    with refused("mlflow.db: no such registry", "--tracking-uri"), downloaded_model("models:/brains@champion"):
         pass
     with refused("mlflow.db: no such registry"):
         promote("brains")
@@ -613,9 +613,9 @@ def test_the_environment_or_the_current_folder_name_the_registry(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(template.folder)
-    with fetched_model("models:/brains@champion"):
+    with downloaded_model("models:/brains@champion"):
         pass
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", template.uri)
-    with fetched_model("models:/brains@champion"):
+    with downloaded_model("models:/brains@champion"):
         pass

@@ -18,7 +18,7 @@ from medrep.audit.finding import Finding
 from medrep.cli import GATE_REFUSED, OK, main
 from medrep.errors import MedrepError
 from medrep.models.saved import digest
-from medrep.tracking.download import fetched_model
+from medrep.tracking.download import downloaded_model
 from tests.conftest import ROOT
 from tests.tracking.registering import CLEAN, write_audit
 from tests.tracking.servers import BIN, answers, database, free_port, postgresql, running
@@ -145,11 +145,11 @@ def test_a_model_is_registered_promoted_and_fetched_with_a_password(
     server: str, features_model: Path, tmp_path: Path, user: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert register(features_model, tmp_path / "audit", server) == OK
-    with pytest.raises(MedrepError, match="no gate passed"), fetched_model("models:/brains@challenger", server):
+    with pytest.raises(MedrepError, match="no gate passed"), downloaded_model("models:/brains@challenger", server):
         pass
     assert main(["promote", "brains", "--tracking-uri", server, "--quiet"]) == OK
     user.setenv("MLFLOW_TRACKING_URI", server)
-    with fetched_model("models:/brains@champion") as folder:
+    with downloaded_model("models:/brains@champion") as folder:
         assert digest(folder) == digest(features_model)
     version = MlflowClient(server, server).get_model_version_by_alias("brains", "champion")
     run = MlflowClient(server, server).get_run(version.run_id)
@@ -162,7 +162,7 @@ def test_a_model_is_registered_promoted_and_fetched_with_a_password(
     assert MlflowClient(server, server).get_model_version_by_alias("brains", "champion").version == version.version
 
     be(user, READER)
-    with fetched_model("models:/brains@champion", server) as folder:
+    with downloaded_model("models:/brains@champion", server) as folder:
         assert digest(folder) == digest(features_model)
     assert main(["promote", "brains", "--from", "1"]) == 1
     said = capsys.readouterr().err

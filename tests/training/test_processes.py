@@ -10,8 +10,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
-from medrep.training.loop import TOTAL, Trainee, average_gradients, fit_loop, own_share
-from medrep.training.schedule import Schedule, rank, together, world_size
+from medrep.training.loop import TOTAL, TrainingProblem, average_gradients, fit_loop, own_share
+from medrep.training.schedule import Schedule, process_group, rank, world_size
 
 ROOT = Path(__file__).parents[2]
 SCHEDULE = Schedule(epochs=6, batch=8, learning_rate=0.05, patience=100)
@@ -21,20 +21,20 @@ import sys
 from pathlib import Path
 from safetensors.torch import save_file
 from tests.training.test_processes import SCHEDULE, regression
-from medrep.training.loop import Bench, fit_loop
-from medrep.training.schedule import rank, together
+from medrep.training.loop import TrainingRun, fit_loop
+from medrep.training.schedule import rank, process_group
 
 folder = Path(sys.argv[1])
-with together():
-    trainee, seen = regression()
-    fit_loop(trainee, SCHEDULE, 3, Bench(folder / "state"))
-save_file({**trainee.network.state_dict(), "seen": seen[0].contiguous()}, folder / f"{rank()}.safetensors")
+with process_group():
+    problem, seen = regression()
+    fit_loop(problem, SCHEDULE, 3, TrainingRun(folder / "state"))
+save_file({**problem.network.state_dict(), "seen": seen[0].contiguous()}, folder / f"{rank()}.safetensors")
 threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
 (folder / f"{rank()}.threads").write_text("".join(threads))
 """
 
 
-def regression() -> tuple[Trainee, list[torch.Tensor]]:
+def regression() -> tuple[TrainingProblem, list[torch.Tensor]]:
     """Return a network whose loss is a mean over people and draws nothing, and who was in each batch."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 3, generator=generator), torch.randn(40, 2, generator=generator)
@@ -49,7 +49,7 @@ def regression() -> tuple[Trainee, list[torch.Tensor]]:
             seen.append(people)
         return {TOTAL: ((network(x[people]) - y[people]) ** 2).mean()}
 
-    return Trainee(network, objective, torch.arange(32), torch.arange(32, 40)), seen
+    return TrainingProblem(network, objective, torch.arange(32), torch.arange(32, 40)), seen
 
 
 def free_port() -> int:
@@ -65,7 +65,7 @@ def test_a_single_process_has_everybody_and_its_own_gradients():
     layer = nn.Linear(2, 1)
     layer(torch.ones(1, 2)).sum().backward()
     before = layer.weight.grad.clone()
-    with together():
+    with process_group():
         average_gradients(layer)
     assert torch.equal(layer.weight.grad, before)
 
@@ -99,11 +99,11 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (load_file(tmp_path / f"{number}.safetensors") for number in (0, 1))
-    trainee, seen = regression()
-    start = {name: tensor.clone() for name, tensor in trainee.network.state_dict().items()}
-    fit_loop(trainee, SCHEDULE, 3)
+    problem, seen = regression()
+    start = {name: tensor.clone() for name, tensor in problem.network.state_dict().items()}
+    fit_loop(problem, SCHEDULE, 3)
     # The mean of two halves' gradients is the gradient of the whole batch.
-    for name, tensor in trainee.network.state_dict().items():
+    for name, tensor in problem.network.state_dict().items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)
         assert not torch.equal(tensor, start[name])

@@ -223,8 +223,8 @@ def test_a_second_scan_of_training_is_known_without_its_session(
     )
     scans = people[["participant_id"]].merge(pd.DataFrame({"session_id": ["ses-1", "ses-2"]}), how="cross")
     scans[["a", "b", "c", "d"]] = 3 + 0.1 * rng.normal(size=(len(scans), 4))
-    visits = scans[scans["session_id"] == "ses-2"].drop(columns="session_id").iloc[:8].round(8)
-    for name, who, what in (("all", people, scans), ("some", people.iloc[:8], visits)):
+    samples = scans[scans["session_id"] == "ses-2"].drop(columns="session_id").iloc[:8].round(8)
+    for name, who, what in (("all", people, scans), ("some", people.iloc[:8], samples)):
         (tmp_path / name).mkdir()
         for table, file in ((who, "participants.tsv"), (what, "features.tsv")):
             renamed = table.assign(participant_id=table["participant_id"] + ("" if name == "all" else "x"))

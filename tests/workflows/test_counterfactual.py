@@ -36,11 +36,11 @@ def test_an_age_moves_by_the_planted_effect(table_cohort: Path, model: Path, tmp
     for age in (40, 60):
         out = tmp_path / str(age)
         assert run("counterfactual", table_cohort, out, "--model", model, "--set", f"age={age}", "--quiet") == 0
-    moved = (values(tmp_path / "60") - values(tmp_path / "40")).mean(axis=0)
+    transformed = (values(tmp_path / "60") - values(tmp_path / "40")).mean(axis=0)
     people = read(table_cohort / "participants.tsv")
     planted = 20 * np.polyfit(people["age"], values(table_cohort / "derivatives" / "truth"), 1)[0]
-    assert np.corrcoef(moved, planted)[0, 1] > 0.7
-    assert moved.mean() < 0
+    assert np.corrcoef(transformed, planted)[0, 1] > 0.7
+    assert transformed.mean() < 0
 
 
 def test_the_sidecar_says_what_was_asked_and_who_was_near(

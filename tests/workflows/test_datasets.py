@@ -40,7 +40,17 @@ def same_files(one: Path, other: Path) -> None:
 
 
 def test_what_there_is_is_listed() -> None:
-    verbs = {"read_cohort", "train", "load", "score", "audit", "export", "split_people", "Dataset", "CovariateRemover"}
+    verbs = {
+        "read_cohort",
+        "train",
+        "load",
+        "score",
+        "audit",
+        "export",
+        "split_participants",
+        "Dataset",
+        "CovariateRemover",
+    }
     assert verbs <= set(dir(mr))
     assert all(getattr(mr, name) is not None for name in dir(mr))
 
@@ -160,8 +170,8 @@ def test_people_of_an_unseen_site_are_adapted_and_broken_files_named(bids_cohort
 def test_several_visits_of_a_person_stay_together(table_cohort: Path, tmp_path: Path) -> None:
     one = mr.read_cohort(table_cohort).take(slice(0, 60))
     features = pd.DataFrame(one.values, index=one.keys, columns=list(one.columns.names))
-    whose, visits = [f"p{k // 2:02d}" for k in range(60)], [str(k % 2) for k in range(60)]
-    people = mr.Dataset.from_frames(features, one.table, DECLARED, participants=whose, sessions=visits)
+    whose, samples = [f"p{k // 2:02d}" for k in range(60)], [str(k % 2) for k in range(60)]
+    people = mr.Dataset.from_frames(features, one.table, DECLARED, participants=whose, sessions=samples)
     with pytest.warns(UserWarning, match="60 scans of 30 people are treated as independent"):
         model = mr.train(people)
     assert model.provenance.people == 30

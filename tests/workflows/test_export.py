@@ -92,13 +92,13 @@ def test_unseen_site_is_refused_by_name_or_adapted(
     capsys.readouterr()
     assert run(*export) == 1
     message = capsys.readouterr().err
-    strangers = people.loc[people["site"] == "S3", "participant_id"]
-    assert f"{strangers.iloc[0]}: site 'S3' was not in training (S0, S1, S2)" in message
+    unknown = people.loc[people["site"] == "S3", "participant_id"]
+    assert f"{unknown.iloc[0]}: site 'S3' was not in training (S0, S1, S2)" in message
     assert "--unseen-site adapt" in message
     assert not (tmp_path / "clean").exists()
     assert run(*export, "--unseen-site", "adapt") == 0
     adapted = read(tmp_path / "clean" / "adapted.tsv")
-    assert adapted["people"].tolist() == [len(strangers)]
+    assert adapted["people"].tolist() == [len(unknown)]
     assert 0 < adapted["effect_se"].iloc[0] < adapted["location_se"].iloc[0] < 1
     truth = read(table_cohort / "derivatives" / "truth" / "features.tsv").iloc[:, 1:].to_numpy()
     away = (people["site"] == "S3").to_numpy()

@@ -140,14 +140,14 @@ def test_ids_and_columns_of_an_exported_table_are_those_of_the_input(
     people.to_csv(cohort / "participants.tsv", sep="\t", index=False)
     short = features.assign(participant_id=[str(int(who.removeprefix("sub-"))) for who in features["participant_id"]])
     names = list(short.columns[1:])
-    moved = short[[names[4], "participant_id", *names[:4], *names[5:]]].rename(
+    transformed = short[[names[4], "participant_id", *names[:4], *names[5:]]].rename(
         columns={"participant_id": "Participant_ID"}
     )
-    moved.iloc[::-1].to_csv(cohort / "features.tsv", sep="\t", index=True)
+    transformed.iloc[::-1].to_csv(cohort / "features.tsv", sep="\t", index=True)
     for source, out in ((table_cohort, "whole"), (cohort, "part")):
         assert run("export", source, tmp_path / out, "--model", table_model, "--remove", "site", "--quiet") == 0
     written = read(tmp_path / "part" / "features.tsv")
-    assert list(written.columns) == list(moved.columns)
+    assert list(written.columns) == list(transformed.columns)
     assert written["Participant_ID"].astype(str).tolist() == short["participant_id"].tolist()
     for name in ("participants.tsv", "latents.tsv"):
         assert read(tmp_path / "part" / name)["participant_id"].equals(people["participant_id"])

@@ -29,7 +29,7 @@ from medrep.cohort.splits import row_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class Sample:
     """One row of a cohort.
 
     Attributes:
@@ -51,17 +51,17 @@ class Visit:
     row: Float[np.ndarray, " columns"] | None = field(default=None, compare=False, repr=False)
 
 
-def visit_frame(some: Sequence[Visit]) -> pd.DataFrame:
+def sample_frame(some: Sequence[Sample]) -> pd.DataFrame:
     """Return the covariates of visits as a frame, index: key."""
     return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
 
 
-def visit_rows(some: Sequence[Visit]) -> Float[np.ndarray, "visits columns"]:
+def sample_rows(some: Sequence[Sample]) -> Float[np.ndarray, "visits columns"]:
     """Return the rows of visits of a table."""
     return np.stack([one.row for one in some if one.row is not None])
 
 
-def visit_files(some: Sequence[Visit]) -> pd.Series:
+def sample_files(some: Sequence[Sample]) -> pd.Series:
     """Return the paths of visits, index: key."""
     return pd.Series([one.path for one in some], index=[one.key for one in some], dtype=object)
 
@@ -72,7 +72,7 @@ KindT = TypeVar("KindT", bound="InputKind[Any]")
 
 @runtime_checkable
 class Listener(Protocol):
-    """Who is told how work goes, for instance a console."""
+    """Receiver of messages and progress, for instance a console."""
 
     def say(self, text: str) -> None:
         """Take a line."""
@@ -154,7 +154,7 @@ class Source:
         problems = {key: problem for key, problem in self.problems.items() if key in wanted}
         return Source(self.features.rows(wanted), self.files.loc[wanted], problems)
 
-    def visits(self, frame: pd.DataFrame) -> Iterator[Visit]:
+    def samples(self, frame: pd.DataFrame) -> Iterator[Sample]:
         """Yield people in the order of a frame; rows of a table are views into it.
 
         Args:
@@ -166,12 +166,14 @@ class Source:
             problem = self.problems.get(str(key), "")
             path = None if file is None or problem else Path(str(file))
             mark, own = (row_fingerprint(row), row) if len(row) else ("", None)
-            yield Visit(str(key), place, path, {str(name): value for name, value in record.items()}, problem, mark, own)
+            yield Sample(
+                str(key), place, path, {str(name): value for name, value in record.items()}, problem, mark, own
+            )
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a kind found of a cohort.
+    """Data that a kind found of a cohort.
 
     Attributes:
         source: The data.
@@ -188,7 +190,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a look through everybody's data found.
+    """Result of a check of all participants' data.
 
     Attributes:
         problems: What would stop a training, a line each.
@@ -213,8 +215,9 @@ class InputKind(ABC, Generic[SectionT]):
         on_grid: Whether columns are points of a grid in space, which convolutions need.
         in_world: Whether that grid lies somewhere in the world, which is compared.
         has_surface: Whether what is written of a person has a surface.
-        mover: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a `Step`.
-        scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Step`.
+        transform: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a
+        `Task`.
+        scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Task`.
         written: What the mover writes of each person, in the order of its files.
         statistics: What is measured of each person beside what the model says, for instance `image_statistics`.
         better_configs: Shipped configurations that take out what a linear model leaves, in words.
@@ -231,7 +234,7 @@ class InputKind(ABC, Generic[SectionT]):
     on_grid: ClassVar[bool] = False
     in_world: ClassVar[bool] = False
     has_surface: ClassVar[bool] = False
-    mover: ClassVar[str]
+    transform: ClassVar[str]
     scorer: ClassVar[str]
     written: ClassVar[tuple[str, ...]] = ()
     statistics: ClassVar[tuple[str, ...]] = ()
@@ -248,7 +251,7 @@ class InputKind(ABC, Generic[SectionT]):
 
     @property
     def keeps_missing(self) -> bool:
-        """Whether missing values are left out of a fit and stay missing; else they are refused."""
+        """True if missing values are left out of a fit and stay missing; else they are refused."""
         return bool(self.to_json()["missing"] == "keep")
 
     @property
@@ -406,8 +409,8 @@ def find_files(
     """
     sessions = table.get("session_id", pd.Series("", index=table.index))
     pairs = [
-        (str(who), str(visit) if label(str(visit), "ses") else "")
-        for who, visit in zip(table["participant_id"], sessions, strict=True)
+        (str(who), str(sample) if label(str(sample), "ses") else "")
+        for who, sample in zip(table["participant_id"], sessions, strict=True)
     ]
     found, problems = find_images(root, pairs, wanted)
     names = [str(key) for key in table.index]

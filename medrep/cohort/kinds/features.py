@@ -30,7 +30,7 @@ class TableKind(InputKind[SectionT]):
     """A kind whose data a cohort holds as a table, whatever they are read from."""
 
     tabular: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.derivatives.features:move_rows"
+    transform: ClassVar[str] = "medrep.derivatives.features:transform_rows"
     scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreRows"
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
 

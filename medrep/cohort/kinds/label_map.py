@@ -24,7 +24,7 @@ class LabelMapKind(FileKind[ShapeInput]):
     kind: ClassVar[str] = "shape"
     section_type: ClassVar[type[ShapeInput]] = ShapeInput
     has_surface: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.derivatives.shapes:MoveShapes"
+    transform: ClassVar[str] = "medrep.derivatives.shapes:TransformShapes"
     scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreShapes"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")

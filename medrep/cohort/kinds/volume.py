@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
-from medrep.cohort.image_quality import STATISTICS, mean_level, uneven_brightness
+from medrep.cohort.image_quality import STATISTICS, check_intensities, mean_level
 from medrep.cohort.inputs import ImageInput, VolumeInput
 from medrep.cohort.kinds.base import (
     Checked,
@@ -65,7 +65,7 @@ class VolumeKind(FileKind[VolumeInput]):
     kind: ClassVar[str] = "volume"
     section_type: ClassVar[type[VolumeInput]] = VolumeInput
     in_world: ClassVar[bool] = True
-    mover: ClassVar[str] = "medrep.derivatives.volumes:MoveVolumes"
+    transform: ClassVar[str] = "medrep.derivatives.volumes:TransformVolumes"
     scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreVolumes"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
@@ -91,7 +91,7 @@ class VolumeKind(FileKind[VolumeInput]):
         files = source.files
         with listener.track("read volumes", len(files)) as advance:
             rows, grid = fill_matrix(files, self.section, room, advance, workers, common=common, tell=listener.notes)
-        warning = uneven_brightness({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
+        warning = check_intensities({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
         if warning:
             listener.warn(warning)
         return rows, Columns((), grid.size, grid)
@@ -128,7 +128,7 @@ class VolumeKind(FileKind[VolumeInput]):
         from medrep.cohort.transforms import common_grid, place_notes, read_places, resampled_notes
 
         problems: list[str] = []
-        moved: list[str] = []
+        transformed: list[str] = []
         levels: dict[str, float] = {}
         marks: dict[str, str] = {}
         files, places = source.files, read_places(source.files)
@@ -140,11 +140,11 @@ class VolumeKind(FileKind[VolumeInput]):
                 else:
                     levels[loaded.key] = mean_level(loaded.placed.values)
                     marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
-                    moved += [loaded.key] if loaded.resampled else []
+                    transformed += [loaded.key] if loaded.resampled else []
                     look(loaded.key, loaded.placed.values)
                 advance(1)
-        listener.notes([*place_notes(places), *resampled_notes(moved)])
-        warning = uneven_brightness(levels)
+        listener.notes([*place_notes(places), *resampled_notes(transformed)])
+        warning = check_intensities(levels)
         for line in [*([warning] if warning else []), *same_data(marks)]:
             listener.warn(line)
         if grid is None:

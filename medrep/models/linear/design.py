@@ -117,9 +117,9 @@ class Design:
             CovariateError: An interaction of unknown or batch covariates.
         """
         effects = [name for name in schema.names if name not in schema.batches]
-        strangers = sorted({name for group in interactions for name in group} - set(effects))
-        if strangers:
-            raise CovariateError(f"interactions of {', '.join(strangers)}: allowed are {', '.join(effects) or 'none'}")
+        unknown = sorted({name for group in interactions for name in group} - set(effects))
+        if unknown:
+            raise CovariateError(f"interactions of {', '.join(unknown)}: allowed are {', '.join(effects) or 'none'}")
         odd = [f"[{', '.join(group)}]" for group in interactions if len(set(group)) < max(2, len(group))]
         if odd:
             raise CovariateError(f"interactions {', '.join(odd)}: name two or more different covariates in each")
@@ -135,35 +135,37 @@ class Design:
 
     def effects(self, frame: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
         """Return the intercept and the centred effect columns."""
-        blocks = [self._raw(term.covariates, frame) - np.asarray(term.centre) for term in self.terms]
-        return np.concatenate([np.ones((len(frame), 1)), *blocks], axis=1)
+        chunks = [self._raw(term.covariates, frame) - np.asarray(term.centre) for term in self.terms]
+        return np.concatenate([np.ones((len(frame), 1)), *chunks], axis=1)
 
-    def moved_effects(self, frame: pd.DataFrame, moved: Collection[str]) -> Float[np.ndarray, "people columns"]:
+    def transformed_effects(
+        self, frame: pd.DataFrame, transformed: Collection[str]
+    ) -> Float[np.ndarray, "people columns"]:
         """Return the intercept and the effect columns as far as they depend on some covariates: the others are 0.
 
-        An interaction depends on each of its covariates. Where only some of them are in ``moved``, its columns are the
+        An interaction depends on each of its covariates. Where only some of them are in ``transformed``, its columns are the
         product less what it would be at the mean of these, with everybody's own value of the others, so that what is not
         taken out is the others' effect at that mean.
 
         Args:
             frame: Covariates; only the columns of `looked_at` are.
-            moved: The covariates.
+            transformed: The covariates.
         """
-        blocks = []
+        chunks = []
         for term in self.terms:
-            those = [name for name in term.covariates if name in moved]
+            those = [name for name in term.covariates if name in transformed]
             if not those:
-                blocks.append(np.zeros((len(frame), len(term.centre))))
+                chunks.append(np.zeros((len(frame), len(term.centre))))
             elif len(those) == len(term.covariates):
-                blocks.append(self._raw(term.covariates, frame) - np.asarray(term.centre))
+                chunks.append(self._raw(term.covariates, frame) - np.asarray(term.centre))
             else:
-                blocks.append(self._raw(term.covariates, frame) - self._raw(term.covariates, frame, at_mean=those))
-        return np.concatenate([np.ones((len(frame), 1)), *blocks], axis=1)
+                chunks.append(self._raw(term.covariates, frame) - self._raw(term.covariates, frame, at_mean=those))
+        return np.concatenate([np.ones((len(frame), 1)), *chunks], axis=1)
 
-    def looked_at(self, moved: Collection[str]) -> frozenset[str]:
+    def looked_at(self, transformed: Collection[str]) -> frozenset[str]:
         """Return some covariates and those that they interact with, whose values tell how far their effects go."""
-        partners = [name for term in self.terms if set(term.covariates) & set(moved) for name in term.covariates]
-        return frozenset({*moved, *partners})
+        partners = [name for term in self.terms if set(term.covariates) & set(transformed) for name in term.covariates]
+        return frozenset({*transformed, *partners})
 
     def closed(self) -> "Design":
         """Return the design with a term for every part of an interaction too, the further ones last and not centred."""
@@ -194,24 +196,24 @@ class Design:
             if not (own := frozenset(term.covariates) & set(kept)):
                 continue
             widths = [self._width(name) for name in term.covariates]
-            block = coefficients[starts[k] : starts[k + 1]].reshape(*widths, -1)
+            chunk = coefficients[starts[k] : starts[k + 1]].reshape(*widths, -1)
             for axis in reversed(range(len(widths))):
                 if term.covariates[axis] not in own:
-                    block = np.tensordot(self._centre(term.covariates[axis]), block, axes=(0, axis))
+                    chunk = np.tensordot(self._centre(term.covariates[axis]), chunk, axes=(0, axis))
             left = [name for name in term.covariates if name in own]
             there = place[own]
-            block = block.transpose(*(left.index(name) for name in closed.terms[there].covariates), len(left))
-            found[starts[there] : starts[there + 1]] += block.reshape(-1, coefficients.shape[1])
+            chunk = chunk.transpose(*(left.index(name) for name in closed.terms[there].covariates), len(left))
+            found[starts[there] : starts[there + 1]] += chunk.reshape(-1, coefficients.shape[1])
         return found
 
     def batches(self, frame: pd.DataFrame) -> Float[np.ndarray, "people levels"]:
         """Return the memberships of all batch covariates side by side; the pooled reference has no effect: zeros."""
-        blocks = [
+        chunks = [
             membership(frame[name], self._levels(name))
             * np.array([str(own) != POOLED for own in frame[name].tolist()])[:, None]
             for name in self.schema.batches
         ]
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(frame), 0))
+        return np.concatenate(chunks, axis=1) if chunks else np.zeros((len(frame), 0))
 
     def batch_slices(self) -> dict[str, slice]:
         """Return which columns of `batches` belong to which batch covariate."""
@@ -237,20 +239,20 @@ class Design:
             present: Batch levels that somebody has; the others get no effect. All of them, if None.
         """
         width = 1 + sum(len(term.centre) for term in self.terms)
-        blocks = [np.eye(width)]
+        chunks = [np.eye(width)]
         for name, part in self.batch_slices().items():
             counts = np.asarray(self._levels(name).counts, float)
             here = counts > 0 if present is None else present[part]
             # Columns span {g: sum counts * g = 0}: the complement of the counts.
-            block = np.zeros((len(counts), max(int(here.sum()) - 1, 0)))
-            block[here] = np.linalg.svd(counts[here][None])[2][1:].T
-            blocks.append(block)
-        rows, columns = sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)
+            chunk = np.zeros((len(counts), max(int(here.sum()) - 1, 0)))
+            chunk[here] = np.linalg.svd(counts[here][None])[2][1:].T
+            chunks.append(chunk)
+        rows, columns = sum(len(b) for b in chunks), sum(b.shape[1] for b in chunks)
         stacked = np.zeros((rows, columns))
         row = column = 0
-        for block in blocks:
-            stacked[row : row + len(block), column : column + block.shape[1]] = block
-            row, column = row + len(block), column + block.shape[1]
+        for chunk in chunks:
+            stacked[row : row + len(chunk), column : column + chunk.shape[1]] = chunk
+            row, column = row + len(chunk), column + chunk.shape[1]
         return stacked
 
     def check_aliases(self, frame: pd.DataFrame) -> None:
@@ -292,18 +294,18 @@ class Design:
         return product
 
     def _explain_alias(self, frame: pd.DataFrame) -> None:
-        blocks = {" x ".join(t.covariates): self._raw(t.covariates, frame) - np.asarray(t.centre) for t in self.terms}
-        blocks |= {name: membership(frame[name], self._levels(name))[:, 1:] for name in self.schema.batches}
+        chunks = {" x ".join(t.covariates): self._raw(t.covariates, frame) - np.asarray(t.centre) for t in self.terms}
+        chunks |= {name: membership(frame[name], self._levels(name))[:, 1:] for name in self.schema.batches}
         one = np.ones((len(frame), 1))
 
         def deficient(*names: str) -> bool:
-            columns = np.concatenate([one, *(blocks[name] for name in names)], axis=1)
+            columns = np.concatenate([one, *(chunks[name] for name in names)], axis=1)
             return int(np.linalg.matrix_rank(columns, tol=1e-8 * np.linalg.norm(columns, 2))) < columns.shape[1]
 
-        alone = [f"{name} alone has more columns than its values support" for name in blocks if deficient(name)]
-        pairs = [f"{a} and {b} cannot be told apart" for a, b in combinations(blocks, 2) if deficient(a, b)]
-        people = f"{len(frame)} people for {1 + sum(b.shape[1] for b in blocks.values())} columns"
-        found = alone or pairs or [f"{', '.join(blocks)} together ({people})"]
+        alone = [f"{name} alone has more columns than its values support" for name in chunks if deficient(name)]
+        pairs = [f"{a} and {b} cannot be told apart" for a, b in combinations(chunks, 2) if deficient(a, b)]
+        people = f"{len(frame)} people for {1 + sum(b.shape[1] for b in chunks.values())} columns"
+        found = alone or pairs or [f"{', '.join(chunks)} together ({people})"]
         cure = "leave one out with --set covariates.NAME=null, merge levels, or add people in whom they differ"
         raise CovariateError(listed("aliased covariates: their effects cannot be separated", found, cure))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from medrep.models.chunks import map_blocks, read_block
+from medrep.models.chunks import map_chunks, read_chunk
 from medrep.models.exceptions import (
     FEW,
     NEVER,
@@ -45,7 +45,7 @@ _SURPLUS = 10  # how many more people than coefficients a column with point mass
 
 
 class Exceptions(NamedTuple):
-    """What is special in a block of columns; columns count from the block's first until they are shifted.
+    """Exceptions in a chunk of columns; columns count from the chunk's first until they are shifted.
 
     Attributes:
         start: First column of the block.
@@ -70,7 +70,7 @@ class Exceptions(NamedTuple):
         )
 
 
-class BlockFit(NamedTuple):
+class ChunkFit(NamedTuple):
     """A fitted block of columns, with the attributes of `Moments`; residuals of everybody."""
 
     coefficients: np.ndarray
@@ -82,8 +82,8 @@ class BlockFit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BlockFitter:
-    """What every block of columns is fitted with.
+class ChunkFitter:
+    """Solver that every chunk of columns is fitted with.
 
     Attributes:
         solver: For complete columns.
@@ -102,7 +102,7 @@ class BlockFitter:
     ground: float | None
 
     @classmethod
-    def of(cls, solver: Solver, design: Design, frame: pd.DataFrame, ground: float | None) -> "BlockFitter":
+    def of(cls, solver: Solver, design: Design, frame: pd.DataFrame, ground: float | None) -> "ChunkFitter":
         """Prepare for people, and a value of background if there is one."""
         schema = design.schema
         batches = tuple(((name, str(level)),) for name in schema.batches for level in schema.levels(name))
@@ -112,12 +112,12 @@ class BlockFitter:
         )
         return cls(solver, design, frame, cells, member, ground)
 
-    def fit(self, block: Float[np.ndarray, "people block"], sampled: Float[np.ndarray, "some block"]) -> BlockFit:
+    def fit(self, chunk: Float[np.ndarray, "people block"], sampled: Float[np.ndarray, "some block"]) -> ChunkFit:
         """Fit a block of columns; its sample is sorted in place."""
-        width = block.shape[1]
-        coefficients, residual = np.zeros((self.solver.full.shape[1], width)), np.zeros(block.shape)
+        width = chunk.shape[1]
+        coefficients, residual = np.zeros((self.solver.full.shape[1], width)), np.zeros(chunk.shape)
         sd, total, ratio = np.zeros(width), np.zeros(width), np.ones((self.solver.levels.shape[1], width))
-        finite = np.isfinite(block)
+        finite = np.isfinite(chunk)
         complete = finite.all(axis=0)
         if not complete.all():
             sampled[~np.isfinite(sampled)] = np.nan
@@ -125,15 +125,15 @@ class BlockFitter:
             sampled[sampled == self.ground] = np.nan
         sampled.sort(axis=0)
         if complete.any():
-            inside = block if complete.all() else block[:, complete]
+            inside = chunk if complete.all() else chunk[:, complete]
             found = reweighted(self.solver, inside, solve(self.solver, inside), self.design, self.frame)
             coefficients[:, complete], sd[complete], total[complete], ratio[:, complete] = found[:4]
             residual[:, complete] = found[4]
-        values = block if complete.all() else np.where(finite, block, np.nan)
+        values = chunk if complete.all() else np.where(finite, chunk, np.nan)
         low, high = _ends(values, complete)
         flat = high - low <= FLAT * np.maximum(np.abs(low), np.abs(high))
         masses = self._masses(values, sampled, flat)
-        free = masses.within(block, slice(0, width))
+        free = masses.within(chunk, slice(0, width))
         known = finite if free is None else finite & ~free
         few = np.zeros((self.member.shape[1], width), dtype=bool)
         if free is not None:
@@ -167,7 +167,7 @@ class BlockFitter:
         missing = np.flatnonzero(unfitted | (flat & ~complete & (finite.sum(axis=0) <= rank)))
         coefficients[:, missing] = 0
         exceptions = Exceptions(0, missing, np.flatnonzero(stuck), kept, lacking, codes[:, lacking])
-        return BlockFit(coefficients, sd, total, ratio, residual, exceptions)
+        return ChunkFit(coefficients, sd, total, ratio, residual, exceptions)
 
     def _masses(self, values: np.ndarray, ordered: np.ndarray, flat: np.ndarray) -> PointMasses:
         within = values if self.ground is None else np.where(values == self.ground, np.nan, values)
@@ -262,7 +262,7 @@ _CALIBRATORS = 48
 
 @dataclass(frozen=True)
 class Moments:
-    """What one pass over the data leaves: everything else is computed from these.
+    """Moments of one pass over the data: everything else is computed from these.
 
     Attributes:
         coefficients: Intercept and effects, then one row a batch level, in data units.
@@ -330,19 +330,19 @@ def fit_moments(
     coefficients, ratio = np.zeros((rows, width)), np.ones((levels, width))
     sd, total = np.zeros(width), np.zeros(width)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
-    fitter = BlockFitter.of(solver, design, frame, background(data, frame.index) if images and people else None)
+    fitter = ChunkFitter.of(solver, design, frame, background(data, frame.index) if images and people else None)
     sample = sample_of(frame.index, width)
     lists: list[Exceptions] = []
 
     def fit_block(part: slice) -> None:
-        block = read_block(data, part)
+        chunk = read_chunk(data, part)
         # Sorting in the data's own type is three times as fast for float32.
-        fit = fitter.fit(block, block[sample].astype(data.dtype))
+        fit = fitter.fit(chunk, chunk[sample].astype(data.dtype))
         coefficients[:, part], sd[part], total[part], ratio[:, part] = fit.coefficients, fit.sd, fit.total, fit.ratio
         residuals[:, part] = fit.residual[chosen]
         lists.append(fit.exceptions.shifted(part.start))
 
-    for part, _ in map_blocks(people, width, fit_block):
+    for part, _ in map_chunks(people, width, fit_block):
         advance(part.stop - part.start)
     lists.sort(key=lambda one: one.start)
     return Moments(

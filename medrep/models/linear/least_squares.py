@@ -37,7 +37,7 @@ class IncompleteFit:
 
 
 def fit_incomplete(
-    block: Float[np.ndarray, "people columns"],
+    chunk: Float[np.ndarray, "people columns"],
     weights: Float[np.ndarray, "people columns"],
     design: Design,
     full: Float[np.ndarray, "people rows"],
@@ -47,19 +47,19 @@ def fit_incomplete(
     """Fit columns on their own people.
 
     Args:
-        block: The columns.
+        chunk: The columns.
         weights: How much each value counts; 0 for one that does not.
         design: The design.
         full: Its matrix.
         cells: Who is in which level of an effect covariate, or in which combination of interacting levels.
         surplus: How many people more than coefficients a column needs.
     """
-    width = block.shape[1]
+    width = chunk.shape[1]
     fit = IncompleteFit(
-        np.zeros((full.shape[1], width)), np.zeros(block.shape), np.zeros(block.shape), np.zeros(width, dtype=bool)
+        np.zeros((full.shape[1], width)), np.zeros(chunk.shape), np.zeros(chunk.shape), np.zeros(width, dtype=bool)
     )
     known = (weights > 0).astype(np.float64)
-    values = np.where(weights > 0, block, 0.0)
+    values = np.where(weights > 0, chunk, 0.0)
     used = cells.any(axis=0).reshape(-1, 1)
     absent = np.logical_and(cells.T.astype(np.float64) @ known == 0, used)
     patterns, which = np.zeros((len(absent), 1), dtype=bool), np.zeros(width, dtype=np.int64)
@@ -247,26 +247,26 @@ class Solver:
         return cls(solve, full, levels, freedom, tuple(design.batch_slices().values()))
 
 
-def solve(solver: Solver, block: Float[np.ndarray, "people block"]) -> tuple[np.ndarray, ...]:
+def solve(solver: Solver, chunk: Float[np.ndarray, "people block"]) -> tuple[np.ndarray, ...]:
     """Return coefficients, deviation, total variance, ratios of levels (as of `Moments`) and residuals of columns."""
-    coefficients = solver.solve @ block
+    coefficients = solver.solve @ chunk
     residual = solver.full @ coefficients
-    np.subtract(block, residual, out=residual)
+    np.subtract(chunk, residual, out=residual)
     squares = residual**2
     sums = squares.sum(axis=0)
     sd = np.sqrt(sums / solver.freedom.sum())
-    least = FLAT * np.maximum(block.max(axis=0), -block.min(axis=0))
+    least = FLAT * np.maximum(chunk.max(axis=0), -chunk.min(axis=0))
     sd[sd <= least] = 0
     # Least squares splits the variance exactly, so the total needs no further pass over the block.
     explained = (coefficients * (np.atleast_2d(np.cov(solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
     freedoms = [(solver.levels[:, part].T @ solver.freedom)[:, None] for part in solver.parts]
     ratio = level_ratios(solver.levels, solver.parts, freedoms, squares, sd, least, ROUNDS)
-    return coefficients, sd, explained + sums / len(block), ratio, residual
+    return coefficients, sd, explained + sums / len(chunk), ratio, residual
 
 
 def reweighted(
     solver: Solver,
-    block: Float[np.ndarray, "people block"],
+    chunk: Float[np.ndarray, "people block"],
     found: tuple[np.ndarray, ...],
     design: Design,
     frame: pd.DataFrame,
@@ -289,7 +289,7 @@ def reweighted(
             columns = np.flatnonzero(np.ravel(which) == k)
             weighing = Solver.of(design, frame, step_weights(pattern, solver.levels)) if pattern.any() else solver
             if weighing is not None:
-                for part, new in zip(weighed, solve(weighing, block[:, tried[columns]]), strict=True):
+                for part, new in zip(weighed, solve(weighing, chunk[:, tried[columns]]), strict=True):
                     part[..., columns] = new
     stay = weight_steps(weighed[3], freedom, solver.parts, sure=True).any(axis=0)
     for part, new in zip(found[:2] + found[3:], weighed[:2] + weighed[3:], strict=True):

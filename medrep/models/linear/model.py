@@ -50,12 +50,12 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError, listed
-from medrep.models.base import Adaptation, EffectTerms, Model, Scores, Workplace, root_mean_square
+from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
 from medrep.models.chunks import (
-    BlockSource,
-    map_blocks,
+    ChunkSource,
+    map_chunks,
     principal_components,
-    read_block,
+    read_chunk,
     release_pages,
 )
 from medrep.models.exceptions import (
@@ -140,7 +140,7 @@ class LinearModel(Model):
         settings: LinearSettings | None = None,
         *,
         seed: int = 0,
-        work: Workplace | None = None,
+        work: FitContext | None = None,
     ) -> tuple["LinearModel", pd.DataFrame]:
         """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
 
@@ -151,7 +151,7 @@ class LinearModel(Model):
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
         images = columns.grid is not None
-        moments = fit_moments(data, design, frame, (work or Workplace()).advance, images=images)
+        moments = fit_moments(data, design, frame, (work or FitContext()).advance, images=images)
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
@@ -182,26 +182,26 @@ class LinearModel(Model):
             model = model._with_components(dataset)
         return model, linear_history(design, moments, model.batches, frame)
 
-    def move(
+    def transform(
         self,
         dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates of each person; see `Model.move`."""
+        """Move covariates of each person; see `Model.transform`."""
         data, frame = dataset.values, dataset.covariates
         self.check_columns(dataset)
-        moved = np.empty(data.shape, data.dtype) if out is None else out
+        transformed = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
         shift = self._score_shift(dataset, here_b, there_b)
         settle = self.settling(frame, there)
 
-        def move(part: slice) -> None:
-            block = read_block(data, part)
-            stays = settle.stays(block, part)
-            own = None if stays is None else block[stays]
+        def transform(part: slice) -> None:
+            chunk = read_chunk(data, part)
+            stays = settle.stays(chunk, part)
+            own = None if stays is None else chunk[stays]
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
@@ -209,22 +209,22 @@ class LinearModel(Model):
                 change += self.sd[part] * after * (shift @ self.components[:, part])
             after /= before
             after -= 1
-            after *= np.subtract(block, mean, out=mean)
+            after *= np.subtract(chunk, mean, out=mean)
             change += after
-            block += change
+            chunk += change
             if stays is not None:
-                block[stays] = own
-            moved[:, part] = settle.without_unknown(block, part)
-            release_pages(moved)
+                chunk[stays] = own
+            transformed[:, part] = settle.without_unknown(chunk, part)
+            release_pages(transformed)
 
-        deque(map_blocks(len(frame), self.columns.count, move), maxlen=0)
-        return moved
+        deque(map_chunks(len(frame), self.columns.count, transform), maxlen=0)
+        return transformed
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the scores of the standardised residual on the model's components; a NaN cell counts as its mean."""
         self.check_columns(dataset)
         scores = np.zeros((len(dataset), len(self.components)))
-        for _, product in self.residuals(dataset).map(lambda part, block: block @ self.components[:, part].T):
+        for _, product in self.residuals(dataset).map(lambda part, chunk: chunk @ self.components[:, part].T):
             scores += product
         return scores
 
@@ -236,11 +236,11 @@ class LinearModel(Model):
         projected = np.zeros((len(frame), len(self.components)))
         members = self.support.of(frame)
 
-        def work(part: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def work(part: slice, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             used = np.isfinite(data[:, part]) & (self.sd[part] > 0)
-            exempt = self.exempt(read_block(data, part), members, part)
+            exempt = self.exempt(read_chunk(data, part), members, part)
             used = used if exempt is None else used & ~exempt
-            return (block**2).sum(axis=1), used.sum(axis=1), block @ self.components[:, part].T
+            return (chunk**2).sum(axis=1), used.sum(axis=1), chunk @ self.components[:, part].T
 
         for _, (square, count, product) in self.residuals(dataset).map(work):
             squares += square
@@ -256,7 +256,7 @@ class LinearModel(Model):
             data, frame = dataset.values, dataset.covariates
             self.check_columns(dataset)
             effects = self.design.effects(frame)
-            residual = np.concatenate([block for _, block in self.residuals(dataset).map(_whole)], axis=1)
+            residual = np.concatenate([chunk for _, chunk in self.residuals(dataset).map(_whole)], axis=1)
             for row, unseen in self.schema.unseen(frame):
                 own = np.asarray(data[row], dtype=np.float64)
                 exempt = self.exempt(own[None], self.support.of(frame.iloc[[row]]), slice(0, len(self.sd)))
@@ -301,7 +301,7 @@ class LinearModel(Model):
 
     @property
     def gain(self) -> bool:
-        """Whether a batch's scale multiplies covariate effects too."""
+        """True if a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
     def _with_components(self, dataset: Dataset) -> "LinearModel":
@@ -316,17 +316,17 @@ class LinearModel(Model):
         effects = fit_batches(moments, Borrowing(plain, plain), parts, scale=True)
         return replace(model, score_batches=centre_scales(effects, moments, parts)[0])
 
-    def residuals(self, dataset: Dataset) -> BlockSource:
+    def residuals(self, dataset: Dataset) -> ChunkSource:
         """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
         data, frame = dataset.values, dataset.covariates
         effects, levels = self.design.effects(frame), self.design.batches(frame)
         members = self.support.of(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
 
-        def block(part: slice) -> np.ndarray:
+        def chunk(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
             centred = self.mean(effects, levels, scale, part)
-            own = read_block(data, part)
+            own = read_chunk(data, part)
             exempt = self.exempt(own, members, part)
             np.subtract(own, centred, out=centred)
             centred *= per_sd[part]
@@ -338,19 +338,19 @@ class LinearModel(Model):
                 centred[exempt] = 0
             return centred
 
-        return BlockSource((len(frame), len(self.sd)), block)
+        return ChunkSource((len(frame), len(self.sd)), chunk)
 
     def exempt(
-        self, block: Float[np.ndarray, "people block"], members: Bool[np.ndarray, "people cells"], part: slice
+        self, chunk: Float[np.ndarray, "people block"], members: Bool[np.ndarray, "people cells"], part: slice
     ) -> "Bool[np.ndarray, 'people block'] | None":
         """Return the cells that say nothing of a person: point masses, and levels without an effect in the column.
 
         Args:
-            block: Data of a block of columns.
+            chunk: Data of a block of columns.
             members: Who is in which cell of ``support``.
             part: Which columns.
         """
-        marks = (self.masses.within(block, part), *(self.support.marked(members, part, code) for code in (NEVER, FEW)))
+        marks = (self.masses.within(chunk, part), *(self.support.marked(members, part, code) for code in (NEVER, FEW)))
         return either(marks)
 
     def settling(self, here: pd.DataFrame, there: pd.DataFrame) -> Settling:
@@ -457,8 +457,8 @@ class LinearModel(Model):
             raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
 
 
-def _whole(_part: slice, block: np.ndarray) -> np.ndarray:
-    return block
+def _whole(_part: slice, chunk: np.ndarray) -> np.ndarray:
+    return chunk
 
 
 def _no_scores(levels: int, components: int) -> BatchEffects:

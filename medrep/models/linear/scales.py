@@ -20,7 +20,7 @@ from medrep.models.base import Adaptation, Model
 
 @dataclass
 class LevelSums:
-    """What is known of one unseen level.
+    """Sums over the participants of one unseen level.
 
     Attributes:
         width: Number of columns.
@@ -84,7 +84,7 @@ def adapted_model(
 
     People who cannot be read are left to whoever writes or scores them.
     """
-    keys = strange_people(model, frame.loc[cohort.table.index])
+    keys = unknown_participants(model, frame.loc[cohort.table.index])
     if not len(keys):
         return model, ()
     people = cohort.input.adapting(cohort.source.select(keys), model.columns, listener)
@@ -108,7 +108,7 @@ def _placed(note: Adaptation, model: Model, frame: pd.DataFrame) -> Adaptation:
     return replace(note, outside="; ".join(ranges_outside(model.schema, own)))
 
 
-def strange_people(model: Model, frame: pd.DataFrame) -> pd.Index:
+def unknown_participants(model: Model, frame: pd.DataFrame) -> pd.Index:
     """Return the keys of people with a batch level that training did not have."""
     strange = pd.Series(False, index=frame.index)
     for name in [name for name in model.schema.batches if name in frame]:  # nobody's label is looked at without columns
@@ -142,7 +142,7 @@ class Apart:
 
     @property
     def taken(self) -> Float[np.ndarray, "levels columns"]:
-        """What is not shrunk."""
+        """The share that is not shrunk."""
         return self.excess + self.shift
 
     @classmethod

@@ -1,5 +1,5 @@
-"""Scanners as a layer of the volume models: what each does to an image, estimated, and the way back; see `harmoniser`."""
+"""Scanners as a layer of the volume models: what each does to an image, estimated, and its inverse; see `harmonizer`."""
 
-from medrep.models.scanner.harmonizer import ScannerHarmoniser
+from medrep.models.scanner.harmonizer import ScannerHarmonizer
 
-__all__ = ["ScannerHarmoniser"]
+__all__ = ["ScannerHarmonizer"]

@@ -53,9 +53,9 @@ def quantile_features(
     stride = image.size // _ENOUGH + 1 | 1
     values, places = image.ravel()[::stride], labels.ravel()[::stride]
     order = np.argsort(values)
-    ranked, blocks = values[order].astype(np.float64), places[order]
-    grouped = ranked[np.argsort(blocks, kind="stable")]
-    sizes = np.bincount(blocks, minlength=count)
+    ranked, chunks = values[order].astype(np.float64), places[order]
+    grouped = ranked[np.argsort(chunks, kind="stable")]
+    sizes = np.bincount(chunks, minlength=count)
     starts = np.cumsum(sizes) - sizes
     whole = np.zeros(1, int), np.array([len(ranked)])
     local = _interpolated(grouped, starts[:, None], sizes[:, None], LOCAL)
@@ -141,13 +141,13 @@ def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) ->
 
 
 def fit_point_spread(
-    own: Float[np.ndarray, "x y z"], anchor: Float[np.ndarray, "x y z"], window: tuple[int, int, int]
+    own: Float[np.ndarray, "x y z"], reference: Float[np.ndarray, "x y z"], window: tuple[int, int, int]
 ) -> tuple[Float[np.ndarray, "3 taps"], float]:
     """Fit taps and noise.
 
     Args:
         own: Mean power of the scanner's people.
-        anchor: Mean power of the anchor's people, with the scanner's shading and curve applied to them.
+        reference: Mean power of the anchor's people, with the scanner's shading and curve applied to them.
         window: Of both.
 
     Returns:
@@ -159,7 +159,7 @@ def fit_point_spread(
     if fast.sum() <= 3 * TAPS + 1:
         return np.zeros((3, TAPS)), 0.0
     tiny = 1e-12 * float(own.max()) + 1e-300
-    measured, base = np.log(own[fast] + tiny), anchor[fast]
+    measured, base = np.log(own[fast] + tiny), reference[fast]
 
     def residual(parameters: np.ndarray) -> np.ndarray:
         taps = parameters[:-1].reshape(3, TAPS)
@@ -185,7 +185,7 @@ _TO_DIAGONAL = 0.2
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the training people told about the anchor and about people within scanners.
+    """Statistics of training participants: of the reference scanner, and of participants within scanners.
 
     Attributes:
         features: Mean features of the anchor's people.
@@ -243,7 +243,7 @@ class Comparison:
     Args:
         frame: The axes.
         window: Of the power.
-        anchor: People of the anchor; all of them while fitting, or the few that were kept (even none).
+        reference: People of the anchor; all of them while fitting, or the few that were kept (even none).
         rng: Of simulated noise.
 
     Attributes:
@@ -253,14 +253,14 @@ class Comparison:
     """
 
     def __init__(
-        self, frame: Frame, window: tuple[int, int, int], anchor: Sequence[Image], rng: np.random.Generator
+        self, frame: Frame, window: tuple[int, int, int], reference: Sequence[Image], rng: np.random.Generator
     ) -> None:
-        self.frame, self.window, self.anchor, self._rng = frame, window, anchor, rng
-        self._labels = frame.blocks()
+        self.frame, self.window, self.reference, self._rng = frame, window, reference, rng
+        self._labels = frame.chunks()
         self._count = int(self._labels.max()) + 1
         self.places = self._mean_fields()
-        self.untouched = self.straightened(Scanner.identity(frame), anchor)
-        self.power = group_power(anchor, window)
+        self.untouched = self.inverted(Scanner.identity(frame), reference)
+        self.power = group_power(reference, window)
 
     def evidence(self, effects: int) -> Evidence:
         """Return what the people at hand tell of the anchor; slopes and covariance are still to come.
@@ -268,15 +268,15 @@ class Comparison:
         Args:
             effects: Number of covariate columns.
         """
-        own = np.array([image.effects for image in self.anchor]).reshape(len(self.anchor), effects)
+        own = np.array([image.effects for image in self.reference]).reshape(len(self.reference), effects)
         width, people = self.untouched.shape[1], max(len(own), 1)
         nothing = np.zeros((effects, width)), np.eye(width)
         return Evidence(self.untouched.sum(axis=0) / people, own.sum(axis=0) / people, self.power, people, *nothing)
 
-    def straightened(self, scanner: Scanner, images: Sequence[Image]) -> Float[np.ndarray, "people features"]:
+    def inverted(self, scanner: Scanner, images: Sequence[Image]) -> Float[np.ndarray, "people features"]:
         """Return the features of people once shading and curve of a scanner are undone."""
         rendering = Rendering(self.frame, scanner)
-        rows = [self._features(rendering.straighten(i.values(), i.box), i.box) for i in images]
+        rows = [self._features(rendering.invert(i.values(), i.box), i.box) for i in images]
         return np.stack(rows) if rows else np.zeros((0, len(self.places)))
 
     def step(self, now: Scanner, own: Group, evidence: Evidence, *, first: bool, pointwise: bool) -> Estimate:
@@ -313,10 +313,10 @@ class Comparison:
     def simulate(self, scanner: Scanner, image: Image) -> Float32[np.ndarray, "a b c"]:
         """Return one of the anchor's people, sent through a scanner and straightened again."""
         rendering = Rendering(self.frame, scanner)
-        return rendering.straighten(rendering.hiss(image.values(), image.box, self._rng), image.box)
+        return rendering.invert(rendering.simulate(image.values(), image.box, self._rng), image.box)
 
     def _simulated(self, scanner: Scanner) -> Float[np.ndarray, "people features"]:
-        return np.stack([self._features(self.simulate(scanner, image), image.box) for image in self.anchor])
+        return np.stack([self._features(self.simulate(scanner, image), image.box) for image in self.reference])
 
     def _with_spread(self, scanner: Scanner, own: Sequence[Image], evidence: Evidence) -> Scanner:
         large, voids = [i for i in own if _holds(i, self.window)], []
@@ -325,7 +325,7 @@ class Comparison:
         for image in large:
             empty = void(image.values()[middle(image.size, self.window)])
             voids.append(0.0 if empty is None else float(empty.mean()))
-        bent = group_power(self.anchor, self.window, Rendering(self.frame, scanner))
+        bent = group_power(self.reference, self.window, Rendering(self.frame, scanner))
         tiny = 1e-12 * float(self.power.max()) + 1e-300
         base = bent * (evidence.power + tiny) / (self.power + tiny)
         taps, noise = fit_point_spread(group_power(large, self.window), base, self.window)
@@ -376,7 +376,7 @@ def group_power(
         first, second, third = (
             slice(box.start + own.start, box.start + own.stop) for box, own in zip(image.box, part, strict=True)
         )
-        return values if bent is None else bent.bend(values, (first, second, third))
+        return values if bent is None else bent.apply_response(values, (first, second, third))
 
     return mean_power((centre(image) for image in images if _holds(image, window)), window)
 

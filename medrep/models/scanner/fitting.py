@@ -50,9 +50,9 @@ from medrep.models.scanner.restoration import (
     BUCKETS,
     FEATURES,
     Restoration,
-    fit_way_back,
+    fit_inverse,
+    invert_and_restore,
     pooled_scanner,
-    straighten_and_restore,
 )
 
 LEAST_REFERENCE_PEOPLE = 10
@@ -60,7 +60,7 @@ LEAST_REFERENCE_PEOPLE = 10
 _SLOW = 1.0  # radians a voxel
 
 
-def choose_anchor(
+def choose_reference(
     powers: Mapping[str, Float[np.ndarray, "x y z"]], people: Mapping[str, int], window: tuple[int, int, int]
 ) -> str:
     """Return the level with the highest score among those with `LEAST_REFERENCE_PEOPLE`, else the level with the most people.
@@ -98,7 +98,7 @@ _Undo = Callable[[Image], np.ndarray]
 
 
 def brings_nearer(
-    frame: Frame, scanner: Scanner, way_back: Restoration, own: Sequence[Image], anchor: Sequence[Image]
+    frame: Frame, scanner: Scanner, inverse: Restoration, own: Sequence[Image], reference: Sequence[Image]
 ) -> bool:
     """Tell whether undoing a scanner brings the mean image of its people nearer to that of the anchor's people.
 
@@ -107,16 +107,16 @@ def brings_nearer(
     Args:
         frame: Where scanners look.
         scanner: As estimated.
-        way_back: Its way back.
+        inverse: Its way back.
         own: People of the scanner.
-        anchor: People of the anchor.
+        reference: People of the anchor.
     """
-    if not own or not anchor:
+    if not own or not reference:
         return True
     rendering = Rendering(frame, scanner)
-    wanted = _mean(anchor, lambda image: image.values())
+    wanted = _mean(reference, lambda image: image.values())
     as_it_is = _mean(own, lambda image: image.values())
-    undone = _mean(own, lambda image: straighten_and_restore(image.values(), image.box, rendering, way_back))
+    undone = _mean(own, lambda image: invert_and_restore(image.values(), image.box, rendering, inverse))
     seen = np.isfinite(wanted) & np.isfinite(as_it_is)
     before, after = (float(((mean - wanted)[seen] ** 2).sum()) for mean in (as_it_is, undone))
     return after <= before
@@ -159,7 +159,7 @@ class _WaysBack:
         "levels": lambda read: len(read["levels"]),
         "curves": lambda read: read["frame"].curves,
         "voxels": lambda read: int(np.prod(read["frame"].shape)),
-        "features": lambda read: len(feature_levels(int(read["frame"].blocks().max()) + 1)),
+        "features": lambda read: len(feature_levels(int(read["frame"].chunks().max()) + 1)),
         "effects": lambda read: read["effects"],
         "x": lambda read: read["window"][0] // 2 + 1,
         "y": lambda read: read["window"][1] // 2 + 1,
@@ -168,7 +168,7 @@ class _WaysBack:
 )
 @dataclass(frozen=True)
 class _Stacked:
-    """`KnownScanners` as they are written: the parameters of all levels in one array each."""
+    """`ScannerState` as they are written: the parameters of all levels in one array each."""
 
     frame: Frame
     levels: tuple[str, ...]
@@ -181,15 +181,16 @@ class _Stacked:
     scanner: _Scanners = field(
         metadata=stored(sizes={"levels": "levels", "fields": len(DEGREES), "curves": "curves", "taps": TAPS})
     )
-    way_back: _WaysBack = field(
+    inverse: _WaysBack = field(
         metadata=stored(
-            sizes={"levels": "levels", "edges": len(BUCKETS), "buckets": len(BUCKETS) + 1, "features": FEATURES}
+            "way_back",
+            sizes={"levels": "levels", "edges": len(BUCKETS), "buckets": len(BUCKETS) + 1, "features": FEATURES},
         )
     )
     kept: Float16[np.ndarray, "kept voxels"]
 
     @classmethod
-    def of(cls, known: "KnownScanners") -> "_Stacked":
+    def of(cls, known: "ScannerState") -> "_Stacked":
         held, ways = list(known.scanners.values()), [known.ways_back[level] for level in known.scanners]
         scanners, ways_back = _Scanners(**_rows(held)), _WaysBack(**_rows(ways))
         effects = len(known.evidence.effects)
@@ -198,12 +199,12 @@ class _Stacked:
             known.frame, levels, known.counts, known.window, effects, known.evidence, scanners, ways_back, known.kept
         )
 
-    def known(self, _read: Read) -> "KnownScanners":
-        strangers = sorted(set(self.counts) ^ (set(self.levels) - {POOLED}))
-        if strangers or POOLED not in self.levels or any(count < 0 for count in self.counts.values()):
-            raise ModelError(f"levels and counts do not agree ({', '.join(strangers)}); train again or fetch it again")
-        scanners, ways_back = _apart(Scanner, self.scanner), _apart(Restoration, self.way_back)
-        return KnownScanners(
+    def known(self, _read: Read) -> "ScannerState":
+        unknown = sorted(set(self.counts) ^ (set(self.levels) - {POOLED}))
+        if unknown or POOLED not in self.levels or any(count < 0 for count in self.counts.values()):
+            raise ModelError(f"levels and counts do not agree ({', '.join(unknown)}); train again or fetch it again")
+        scanners, ways_back = _apart(Scanner, self.scanner), _apart(Restoration, self.inverse)
+        return ScannerState(
             self.frame,
             dict(zip(self.levels, scanners, strict=True)),
             dict(zip(self.levels, ways_back, strict=True)),
@@ -228,7 +229,7 @@ def _apart(kind: Callable[..., _T], stacked: Any) -> list[_T]:
 
 @persisted_as(_Stacked, _Stacked.known)
 @dataclass(frozen=True)
-class KnownScanners:
+class ScannerState:
     """Fitted scanners.
 
     Attributes:
@@ -269,18 +270,18 @@ def fit_levels(
     covariate: str,
     effects: Float[np.ndarray, "people effects"],
     *,
-    anchor: str | None,
+    reference: str | None,
     seed: int,
     kept: int,
     advance: Callable[[int], None],
-) -> tuple[str, KnownScanners, tuple[str, ...]]:
+) -> tuple[str, ScannerState, tuple[str, ...]]:
     """Fit the scanner of every level.
 
     Args:
         dataset: Volumes on a common grid.
         covariate: The batch covariate whose levels have a scanner each.
         effects: Centred covariate columns.
-        anchor: The level the others are compared with; None chooses one.
+        reference: The level the others are compared with; None chooses one.
         seed: Seed of the choice of people and of noise.
         kept: How many of the anchor's volumes to keep.
         advance: Called with 1 after each of `fit_steps`.
@@ -295,41 +296,43 @@ def fit_levels(
     if dataset.columns.grid is None:
         raise ModelError("scanners are fitted to images on a grid")
     grid = dataset.columns.grid
-    strangers = [f"{key}: {level!r}" for key, level in own.items() if level not in levels]
-    if strangers:
-        raise CovariateError(listed(f"people of levels other than {', '.join(levels)}", strangers, "leave them out"))
+    unknown = [f"{key}: {level!r}" for key, level in own.items() if level not in levels]
+    if unknown:
+        raise CovariateError(listed(f"people of levels other than {', '.join(levels)}", unknown, "leave them out"))
     counts = {level: int((own == level).sum()) for level in levels}
     groups, notes = _find_groups(data, own, levels, grid, effects, seed)
     everybody = [image for images in groups.values() for image in images]
     window = common_window([image.size for image in everybody] or [(1, 1, 1)])
-    if anchor is None:
+    if reference is None:
         powers = {level: group_power(images, window) for level, images in groups.items() if images}
-        anchor = choose_anchor(powers, {level: len(images) for level, images in groups.items()}, window)
-    elif not groups.get(anchor):
+        reference = choose_reference(powers, {level: len(images) for level, images in groups.items()}, window)
+    elif not groups.get(reference):
         usable = ", ".join(level for level, images in groups.items() if images)
-        raise CovariateError(f"anchor {anchor!r} has no people with a usable image; choose one of {usable or 'none'}")
+        raise CovariateError(
+            f"anchor {reference!r} has no people with a usable image; choose one of {usable or 'none'}"
+        )
     axes = (grid.shape, grid.spacing)
-    frame = Frame.fit(groups[anchor], everybody, *axes) if groups[anchor] else Frame.plain(*axes)
-    comparison = Comparison(frame, window, groups[anchor], np.random.default_rng(seed))
-    scanners, evidence = _fit_scanners(comparison, groups, anchor, effects.shape[1], advance)
-    comparison = Comparison(frame, window, groups[anchor], np.random.default_rng([seed, 1]))
+    frame = Frame.fit(groups[reference], everybody, *axes) if groups[reference] else Frame.plain(*axes)
+    comparison = Comparison(frame, window, groups[reference], np.random.default_rng(seed))
+    scanners, evidence = _fit_scanners(comparison, groups, reference, effects.shape[1], advance)
+    comparison = Comparison(frame, window, groups[reference], np.random.default_rng([seed, 1]))
     ways_back = {}
     for level in levels:
-        ways_back[level] = fit_way_back(comparison, scanners[level], groups[level])
+        ways_back[level] = fit_inverse(comparison, scanners[level], groups[level])
         believed = scanners[level].does_nothing or brings_nearer(
-            frame, scanners[level], ways_back[level], groups[level], groups[anchor]
+            frame, scanners[level], ways_back[level], groups[level], groups[reference]
         )
         if not believed:
             scanners[level], ways_back[level] = Scanner.identity(frame), Restoration.idle()
             notes.append(f"{level}: what was estimated takes its mean image away from the anchor's; left as it is")
         advance(1)
     scanners[POOLED] = pooled_scanner(frame, [scanners[level] for level in levels], list(counts.values()))
-    ways_back[POOLED] = fit_way_back(comparison, scanners[POOLED], [])
+    ways_back[POOLED] = fit_inverse(comparison, scanners[POOLED], [])
     advance(1)
     residual = sum(count * ways_back[level].residual for level, count in counts.items()) / max(len(own), 1)
     ways_back[POOLED] = Restoration(ways_back[POOLED].edges, ways_back[POOLED].weights, residual)
-    volumes = _kept_volumes(groups[anchor], kept, frame)
-    return anchor, KnownScanners(frame, scanners, ways_back, counts, evidence, window, volumes), tuple(notes)
+    volumes = _kept_volumes(groups[reference], kept, frame)
+    return reference, ScannerState(frame, scanners, ways_back, counts, evidence, window, volumes), tuple(notes)
 
 
 def _find_groups(
@@ -365,17 +368,17 @@ def level_note(people: int) -> str:
 def _fit_scanners(
     comparison: Comparison,
     groups: Mapping[str, Sequence[Image]],
-    anchor: str,
+    reference: str,
     effects: int,
     advance: Callable[[int], None],
 ) -> tuple[dict[str, Scanner], Evidence]:
     scanners = {level: Scanner.identity(comparison.frame) for level in groups}
     evidence = comparison.evidence(effects)
-    others = [level for level, images in groups.items() if images and level != anchor]
+    others = [level for level, images in groups.items() if images and level != reference]
     for step in range(STEPS):
-        own = {level: Group(groups[level], comparison.straightened(scanners[level], groups[level])) for level in others}
+        own = {level: Group(groups[level], comparison.inverted(scanners[level], groups[level])) for level in others}
         if others:
-            evidence = people_within(evidence, [Group(groups[anchor], comparison.untouched), *own.values()])
+            evidence = people_within(evidence, [Group(groups[reference], comparison.untouched), *own.values()])
         for level in others:
             pointwise = len(groups[level]) < LEAST_PEOPLE
             estimate = comparison.step(scanners[level], own[level], evidence, first=step == 0, pointwise=pointwise)

@@ -18,7 +18,7 @@ _FEW = 0.02
 _AROUND = np.ones((3, 3, 3), dtype=bool)
 
 
-def content_box(volume: Float[np.ndarray, "x y z"]) -> Box:
+def foreground_box(volume: Float[np.ndarray, "x y z"]) -> Box:
     """Return the box outside of which every slice repeats its neighbour, as padding with border values does.
 
     Args:
@@ -37,8 +37,8 @@ def void(image: Float32[np.ndarray, "a b c"]) -> Bool[np.ndarray, "a b c"] | Non
     if zero.mean() < _FEW:
         return None
     # A content box leaves but one slice of an empty side; the border repeats, as padding does.
-    blocks = binary_dilation(binary_erosion(np.pad(zero, 1, mode="edge"), _AROUND, border_value=1), _AROUND)
-    empty: np.ndarray = zero & blocks[1:-1, 1:-1, 1:-1]
+    chunks = binary_dilation(binary_erosion(np.pad(zero, 1, mode="edge"), _AROUND, border_value=1), _AROUND)
+    empty: np.ndarray = zero & chunks[1:-1, 1:-1, 1:-1]
     return empty
 
 
@@ -57,7 +57,7 @@ def change_content(
     change: Callable[[Float32[np.ndarray, "a b c"], Box], Float32[np.ndarray, "a b c"]],
 ) -> None:
     """Change a volume in place where ``template`` has content; what is not finite or was left empty stays as it is."""
-    box = content_box(template)
+    box = foreground_box(template)
     inside, seen = volume[box], filled(volume[box])
     empty, keep = void(seen), np.isfinite(inside)
     volume[box] = np.where(keep if empty is None else keep & ~empty, change(seen, box), inside)
@@ -129,7 +129,7 @@ def find_images(
     for row, own in zip(rows, effects, strict=True):
         volume = data[row].reshape(grid.shape)
         if not is_flat(volume):
-            images.append(Image(data, int(row), grid.shape, content_box(volume), np.asarray(own, float)))
+            images.append(Image(data, int(row), grid.shape, foreground_box(volume), np.asarray(own, float)))
         release_pages(data)
     return images
 
@@ -179,7 +179,7 @@ class Frame:
     @classmethod
     def fit(
         cls,
-        anchor: Sequence[Image],
+        reference: Sequence[Image],
         everybody: Sequence[Image],
         shape: tuple[int, int, int],
         spacing: tuple[float, float, float],
@@ -189,7 +189,7 @@ class Frame:
         for axis in range(3):
             low = int(np.median([image.box[axis].start for image in everybody]))
             sides.append((low, max(int(np.median([image.box[axis].stop for image in everybody])) - 1, low)))
-        sample = np.abs(np.concatenate([image.values().ravel()[::37] for image in anchor]).astype(np.float64))
+        sample = np.abs(np.concatenate([image.values().ravel()[::37] for image in reference]).astype(np.float64))
         median = float(np.median(sample[sample > 0])) if (sample > 0).any() else 1.0
         scaled = np.arcsinh(sample / (_EPS * median))
         knots = tuple(float(k) for k in np.unique(np.quantile(scaled, _KNOTS)))
@@ -228,14 +228,16 @@ class Frame:
         size, last = np.abs(a), self.knots[-1]
 
         def cubic(knot: float) -> np.ndarray:
-            bend: np.ndarray = (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (last - knot)
-            return bend
+            apply_response: np.ndarray = (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (
+                last - knot
+            )
+            return apply_response
 
         bends = [(cubic(knot) - cubic(self.knots[-2])) / (last - self.knots[0]) ** 2 for knot in self.knots[:-2]]
         splines: np.ndarray = np.sign(a) * np.stack([size, *bends])
         return splines
 
-    def blocks(self) -> Int[np.ndarray, "x y z"]:
+    def chunks(self) -> Int[np.ndarray, "x y z"]:
         """Cut the content into about 80 blocks (of 50 voxels or more) that are nearly cubes in mm.
 
         Returns:
@@ -284,12 +286,12 @@ class Scanner:
 
     @property
     def does_nothing(self) -> bool:
-        """Whether this is the anchor, or like it."""
+        """True for the reference, or a scanner like it."""
         return not (self.shading.any() or self.curve.any() or self.spreads)
 
     @property
     def spreads(self) -> bool:
-        """Whether there is blur or noise to undo."""
+        """True if there is blur or noise to undo."""
         return bool(self.taps.any() or self.noise > 0)
 
 
@@ -301,7 +303,7 @@ class Rendering:
         self._field = np.exp(frame.log_field(scanner.shading))
         self._curve = curve_table(frame, scanner.curve)
 
-    def straighten(self, seen: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def invert(self, seen: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
         """Undo shading and curve: r^-1(y / f); blur and noise stay."""
         if self.scanner.does_nothing:
             return seen
@@ -309,7 +311,7 @@ class Rendering:
         straight: np.ndarray = (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
         return straight
 
-    def bend(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def apply_response(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
         """Apply curve and shading: f * r(x)."""
         if self.scanner.does_nothing:
             return image
@@ -317,11 +319,11 @@ class Rendering:
         shaded: np.ndarray = (self._field[box] * self._eps * bent).astype(np.float32)
         return shaded
 
-    def see(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def forward(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
         """Return what the scanner would make of the anchor's image, without noise; what a mask left empty stays so."""
         return self._see(image, box, void(image))
 
-    def hiss(
+    def simulate(
         self, image: Float32[np.ndarray, "a b c"], box: Box, rng: np.random.Generator
     ) -> Float32[np.ndarray, "a b c"]:
         """Return what the scanner would make of the anchor's image, with noise."""
@@ -337,7 +339,7 @@ class Rendering:
         self, image: Float32[np.ndarray, "a b c"], box: Box, empty: np.ndarray | None
     ) -> Float32[np.ndarray, "a b c"]:
         blurred = spread(image, self.scanner.taps)
-        return self.bend(blurred if empty is None else np.where(empty, np.float32(0), blurred), box)
+        return self.apply_response(blurred if empty is None else np.where(empty, np.float32(0), blurred), box)
 
 
 def curve_table(frame: Frame, curve: Float[np.ndarray, " curves"]) -> Float[np.ndarray, " n"]:

@@ -46,18 +46,18 @@ from medrep.cohort.dataset import Dataset
 from medrep.errors import CovariateError, ModelError
 from medrep.models.base import Adaptation
 from medrep.models.scanner.estimation import LEAST_PEOPLE, STEPS, Comparison, Estimate, Evidence, Group
-from medrep.models.scanner.fitting import KnownScanners, fit_levels, level_note
+from medrep.models.scanner.fitting import ScannerState, fit_levels, level_note
 from medrep.models.scanner.forward import Box, Rendering, Scanner, change_content, find_images, is_flat, most_people
-from medrep.models.scanner.restoration import Restoration, fit_way_back, straighten_and_restore
+from medrep.models.scanner.restoration import Restoration, fit_inverse, invert_and_restore
 
 
 @dataclass(frozen=True)
-class Arrival:
+class NewSite:
     """An unseen level as estimated.
 
     Attributes:
         scanner: Its parameters.
-        way_back: The way back from it.
+        inverse: The way back from it.
         errors: Standard errors: of log gain and shading, root mean square over the content, in units of the deviation of log
             intensities between people within scanners; and of the curve's slope, None where it is not estimated.
         shares: Shares of the raw estimates' energy that the prior left: of gain and shading, and of the slope.
@@ -65,18 +65,18 @@ class Arrival:
     """
 
     scanner: Scanner
-    way_back: Restoration
+    inverse: Restoration
     errors: tuple[float, float | None]
     shares: tuple[float, float]
     note: str
 
 
 def estimate_level(
-    known: KnownScanners,
+    known: ScannerState,
     rows: Float32[np.ndarray, "people voxels"],
     effects: Float[np.ndarray, "people effects"],
     seed: int,
-) -> Arrival | None:
+) -> NewSite | None:
     """Estimate an unseen level.
 
     Args:
@@ -98,19 +98,19 @@ def estimate_level(
         return None
     volumes = known.kept_volumes()
     nobody = np.zeros((len(volumes), effects.shape[1]))
-    anchor = find_images(volumes, range(len(volumes)), known.grid, nobody)
-    comparison = Comparison(known.frame, known.window, anchor, np.random.default_rng([seed, 3]))
-    pointwise = len(images) < LEAST_PEOPLE or not anchor
+    reference = find_images(volumes, range(len(volumes)), known.grid, nobody)
+    comparison = Comparison(known.frame, known.window, reference, np.random.default_rng([seed, 3]))
+    pointwise = len(images) < LEAST_PEOPLE or not reference
     scanner = Scanner.identity(known.frame)
     for step in range(STEPS):
-        own = Group(images, comparison.straightened(scanner, images))
+        own = Group(images, comparison.inverted(scanner, images))
         estimate = comparison.step(scanner, own, known.evidence, first=step == 0, pointwise=pointwise)
         scanner = estimate.scanner
     errors, shares = _how_well(estimate, comparison.places, known.evidence, pointwise=pointwise)
     note = level_note(len(images))
-    if not anchor:
+    if not reference:
         note = "gain and shading alone are estimated, since the model keeps no volumes"
-    return Arrival(scanner, fit_way_back(comparison, scanner, images), errors, shares, note)
+    return NewSite(scanner, fit_inverse(comparison, scanner, images), errors, shares, note)
 
 
 def _how_well(
@@ -140,27 +140,27 @@ _MOST_RATIO = 4.0
 _Change = Callable[[str, np.ndarray, Box], np.ndarray]
 
 
-def _refuse_no_anchor(harmoniser: "ScannerHarmoniser") -> None:
-    if harmoniser.anchor not in harmoniser.known.counts:
-        raise ModelError(f"the anchor {harmoniser.anchor!r} is none of the levels; train again or fetch it again")
+def _refuse_no_anchor(harmoniser: "ScannerHarmonizer") -> None:
+    if harmoniser.reference not in harmoniser.known.counts:
+        raise ModelError(f"the anchor {harmoniser.reference!r} is none of the levels; train again or fetch it again")
 
 
 @persisted(keys=("covariate", "anchor", "seed", "notes", "known"), check=_refuse_no_anchor)
 @dataclass(frozen=True)
-class ScannerHarmoniser:
+class ScannerHarmonizer:
     """Fitted scanners of one batch covariate, and the way back from each; see the module's sheet for the symbols.
 
     Attributes:
         covariate: The batch covariate.
-        anchor: The level the others are compared with.
+        reference: The level the others are compared with.
         known: The scanners.
         seed: Seed of simulated noise.
         notes: Levels that could not be fitted in full, and people who were left out.
     """
 
     covariate: str
-    anchor: str
-    known: KnownScanners = field(metadata=stored(arrays=""))
+    reference: str = field(metadata=stored("anchor"))
+    known: ScannerState = field(metadata=stored(arrays=""))
     seed: int
     notes: tuple[str, ...]
 
@@ -171,11 +171,11 @@ class ScannerHarmoniser:
         effects: Float[np.ndarray, "people effects"],
         *,
         covariate: str,
-        anchor: str | None = None,
+        reference: str | None = None,
         seed: int = 0,
         kept: int = KEPT,
         advance: Callable[[int], None] = lambda steps: None,
-    ) -> "ScannerHarmoniser":
+    ) -> "ScannerHarmonizer":
         """Fit on training people.
 
         Args:
@@ -183,7 +183,7 @@ class ScannerHarmoniser:
                 `most_people` are looked at, chosen by the seed and the people's keys.
             effects: Centred covariate columns (`Design.effects` without the intercept); what they explain is kept.
             covariate: The batch covariate.
-            anchor: The level the others are compared with; None takes the sharpest and least noisy (`choose_anchor`).
+            reference: The level the others are compared with; None takes the sharpest and least noisy (`choose_reference`).
             seed: Seed of the choice of people and of simulated noise.
             kept: How many of the anchor's volumes the state keeps, so that unseen levels can be estimated in full.
             advance: Called with 1 after each step; `fit_steps` tells how many there are.
@@ -198,7 +198,7 @@ class ScannerHarmoniser:
             raise ModelError("scanners are fitted to images on a grid")
         _check_width(dataset.values, dataset.columns.grid.size)
         found, known, notes = fit_levels(
-            dataset, covariate, effects, anchor=anchor, seed=seed, kept=kept, advance=advance
+            dataset, covariate, effects, reference=reference, seed=seed, kept=kept, advance=advance
         )
         return cls(covariate, found, known, seed, notes)
 
@@ -207,7 +207,7 @@ class ScannerHarmoniser:
         """Levels that have a scanner."""
         return tuple(self.known.counts)
 
-    def restore_to_anchor(
+    def restore_to_reference(
         self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str]
     ) -> Float[np.ndarray, "some voxels"]:
         """Return u: everybody as the anchor would have made them.
@@ -222,9 +222,9 @@ class ScannerHarmoniser:
         Raises:
             CovariateError: Levels without a scanner.
         """
-        return self.move(rows, levels, self.anchor)
+        return self.transform(rows, levels, self.reference)
 
-    def move(
+    def transform(
         self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str], target: str
     ) -> Float[np.ndarray, "some voxels"]:
         """Return x': everybody as another scanner would have made them; see the sheet.
@@ -235,7 +235,7 @@ class ScannerHarmoniser:
             target: The other scanner, or `POOLED`.
 
         Returns:
-            As `restore_to_anchor` does; volumes that are at ``target`` already come back as they are.
+            As `restore_to_reference` does; volumes that are at ``target`` already come back as they are.
 
         Raises:
             CovariateError: Levels without a scanner.
@@ -245,14 +245,14 @@ class ScannerHarmoniser:
 
         def change(level: str, seen: np.ndarray, box: Box) -> np.ndarray:
             here, back = renderings[level], self.known.ways_back[level]
-            canonical = straighten_and_restore(seen, box, here, back)
-            moved = there.see(canonical, box)
+            canonical = invert_and_restore(seen, box, here, back)
+            transformed = there.forward(canonical, box)
             own = self.known.ways_back[target].residual
             if back.residual > 0 and own > 0:
                 # A scanner without noise to speak of has no residual that could stand for another's.
                 ratio = min(own / back.residual, _MOST_RATIO)
-                moved = moved + np.float32(ratio) * (seen - here.see(canonical, box))
-            return moved
+                transformed = transformed + np.float32(ratio) * (seen - here.forward(canonical, box))
+            return transformed
 
         return self._each(rows, rows, ["" if level == target else level for level in levels], change)
 
@@ -271,7 +271,7 @@ class ScannerHarmoniser:
                 the people's own where u was predicted and so has no padding.
 
         Returns:
-            As `restore_to_anchor` does.
+            As `restore_to_reference` does.
 
         Raises:
             CovariateError: Levels without a scanner.
@@ -280,7 +280,7 @@ class ScannerHarmoniser:
         still = {level for level, rendering in renderings.items() if rendering.scanner.does_nothing}
 
         def change(level: str, seen: np.ndarray, box: Box) -> np.ndarray:
-            return renderings[level].see(seen, box)
+            return renderings[level].forward(seen, box)
 
         marked = ["" if level in still else level for level in levels]
         return self._each(rows, rows if like is None else like, marked, change)
@@ -289,7 +289,7 @@ class ScannerHarmoniser:
         self,
         level: str,
         people: Iterable[tuple[Float[np.ndarray, "some voxels"], Float[np.ndarray, "some effects"]]],
-    ) -> tuple["ScannerHarmoniser", Adaptation]:
+    ) -> tuple["ScannerHarmonizer", Adaptation]:
         """Estimate the scanner of an unseen level from its own people.
 
         Args:
@@ -322,7 +322,7 @@ class ScannerHarmoniser:
         known = replace(
             self.known,
             scanners={**self.known.scanners, level: found.scanner},
-            ways_back={**self.known.ways_back, level: found.way_back},
+            ways_back={**self.known.ways_back, level: found.inverse},
             counts={**self.known.counts, level: 0},
         )
         notes = (*self.notes, f"{level}: {found.note}") if found.note else self.notes
@@ -330,9 +330,9 @@ class ScannerHarmoniser:
         return replace(self, known=known, notes=notes), how_well
 
     def _renderings(self, levels: Sequence[str]) -> dict[str, Rendering]:
-        strangers = sorted(set(levels) - set(self.known.scanners))
-        if strangers:
-            shown = ", ".join(repr(level) for level in strangers)
+        unknown = sorted(set(levels) - set(self.known.scanners))
+        if unknown:
+            shown = ", ".join(repr(level) for level in unknown)
             raise CovariateError(
                 f"{self.covariate} {shown} has no scanner in this model ({', '.join(self.levels)}); refit with such people,"
                 " or pass --unseen-site adapt"

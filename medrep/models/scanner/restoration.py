@@ -49,7 +49,7 @@ class Restoration:
 
     @property
     def does_nothing(self) -> bool:
-        """Whether images come back as they are."""
+        """True if images come back as they are."""
         return not self.weights.any()
 
     def restore(self, image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
@@ -135,7 +135,7 @@ def _slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice, slice]]:
 _EVERY = 37
 
 
-def fit_way_back(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) -> Restoration:
+def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) -> Restoration:
     """Fit a restoration; none where there is nothing to undo, or nobody of the anchor to learn from.
 
     Args:
@@ -143,31 +143,31 @@ def fit_way_back(comparison: Comparison, scanner: Scanner, own: Sequence[Image])
         scanner: As estimated.
         own: People of the scanner: they place the buckets and tell the residual. The anchor's stand in if there are none.
     """
-    if not scanner.spreads or not comparison.anchor:
+    if not scanner.spreads or not comparison.reference:
         return Restoration.idle()
     rendering = Rendering(comparison.frame, scanner)
     straight = (
-        (rendering.straighten(image.values(), image.box) for image in own)
+        (rendering.invert(image.values(), image.box) for image in own)
         if own
-        else (comparison.simulate(scanner, image) for image in comparison.anchor)
+        else (comparison.simulate(scanner, image) for image in comparison.reference)
     )
     deviations = np.concatenate([local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
     edges = np.quantile(deviations, BUCKETS)
-    pairs = ((comparison.simulate(scanner, image), image.values()) for image in comparison.anchor)
+    pairs = ((comparison.simulate(scanner, image), image.values()) for image in comparison.reference)
     restoration = Restoration(edges, fit_restoration(pairs, edges), 0.0)
     squares = []
     for image in own:
         seen = image.values()
-        canonical = straighten_and_restore(seen, image.box, rendering, restoration)
-        squares.append(float(np.mean((seen - rendering.see(canonical, image.box)) ** 2)))
+        canonical = invert_and_restore(seen, image.box, rendering, restoration)
+        squares.append(float(np.mean((seen - rendering.forward(canonical, image.box)) ** 2)))
     return replace(restoration, residual=float(np.sqrt(np.mean(squares))) if squares else 0.0)
 
 
-def straighten_and_restore(
+def invert_and_restore(
     seen: Float32[np.ndarray, "a b c"], box: Box, rendering: Rendering, restoration: Restoration
 ) -> Float32[np.ndarray, "a b c"]:
     """Return z, the image as the anchor would have made it; what a mask left empty stays so."""
-    canonical = restoration.restore(rendering.straighten(seen, box))
+    canonical = restoration.restore(rendering.invert(seen, box))
     empty = void(seen)
     return canonical if empty is None else np.where(empty, seen, canonical)
 

@@ -1,4 +1,4 @@
-"""What a change of covariates does to the organ's surface: millimetres along its normal, with intervals over people."""
+"""Displacement of an organ's surface by a change of covariates: millimetres along its normal, with intervals."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Motion:
+class SurfaceDisplacement:
     """How the surface moves, outward positive.
 
     Attributes:

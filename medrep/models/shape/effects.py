@@ -48,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a person's surface tells of a change of the field that is expected of them.
+    """Equations of one subject's surface for a change of the mean field.
 
     Attributes:
         score: Slope of the log likelihood by the field's coefficients.
@@ -66,14 +66,14 @@ class Equations:
     Attributes:
         rows: G before.
         targets: Right-hand sides, a row a column of the design.
-        blocks: Of the left-hand side, for each pair of columns that somebody has both of.
+        chunks: Of the left-hand side, for each pair of columns that somebody has both of.
         scores: Everybody's score, in order.
         columns: Everybody's columns.
     """
 
     rows: Float[np.ndarray, "columns coefficients"]
     targets: Float[np.ndarray, "columns coefficients"] = field(init=False)
-    blocks: dict[tuple[int, int], Float[np.ndarray, "coefficients coefficients"]] = field(default_factory=dict)
+    chunks: dict[tuple[int, int], Float[np.ndarray, "coefficients coefficients"]] = field(default_factory=dict)
     scores: list[Float[np.ndarray, " coefficients"]] = field(default_factory=list)
     columns: list[Float[np.ndarray, " columns"]] = field(default_factory=list)
 
@@ -93,9 +93,9 @@ class Equations:
         for place, first in enumerate(some):
             for second in some[place:]:
                 pair = (int(first), int(second))
-                if pair not in self.blocks:
-                    self.blocks[pair] = np.zeros_like(told.precision)
-                self.blocks[pair] += own[first] * own[second] * told.precision
+                if pair not in self.chunks:
+                    self.chunks[pair] = np.zeros_like(told.precision)
+                self.chunks[pair] += own[first] * own[second] * told.precision
         self.scores.append(told.score)
         self.columns.append(own)
 
@@ -105,9 +105,9 @@ class Equations:
         found = np.zeros((len(columns), width, len(columns), width))
         for place, first in enumerate(columns):
             for other, second in enumerate(columns):
-                block = self.blocks.get((min(first, second), max(first, second)))
-                if block is not None:
-                    found[place, :, other] = block
+                chunk = self.chunks.get((min(first, second), max(first, second)))
+                if chunk is not None:
+                    found[place, :, other] = chunk
         return found
 
     def without(
@@ -117,9 +117,9 @@ class Equations:
         found = self.targets[list(columns)].copy()
         for place, column in enumerate(columns):
             for other in range(len(rows)):
-                block = self.blocks.get((min(column, other), max(column, other)))
-                if block is not None and other not in columns:
-                    found[place] -= block @ rows[other]
+                chunk = self.chunks.get((min(column, other), max(column, other)))
+                if chunk is not None and other not in columns:
+                    found[place] -= chunk @ rows[other]
         return found
 
 
@@ -151,7 +151,7 @@ def fit_effects(
         prior: S to begin with; else that of the smooth prior.
     """
     rows = np.zeros_like(equations.rows)
-    parts = _blocks(rows.shape[1], outputs)
+    parts = _chunks(rows.shape[1], outputs)
     prior = np.stack([np.eye(len(rows))] * len(parts)) if prior is None else prior
     systems = _systems(len(rows), groups)
     sides = [equations.square(system) for system in systems]
@@ -196,7 +196,7 @@ def resampled_effects(
     found = np.repeat(effects.rows[None], draws, axis=0)
     if not draws:
         return found
-    parts, people = _blocks(effects.rows.shape[1], outputs), len(equations.columns)
+    parts, people = _chunks(effects.rows.shape[1], outputs), len(equations.columns)
     columns, scores = np.stack(equations.columns), np.stack(equations.scores)
     who = np.arange(people) if participants is None else np.unique(participants, return_inverse=True)[1]
     persons = int(who.max(initial=-1)) + 1
@@ -252,7 +252,7 @@ def _systems(count: int, groups: Sequence[Group]) -> list[list[int]]:
     return ([rest] if rest else []) + [[k] for k in alone]
 
 
-def _blocks(width: int, outputs: int) -> list[slice]:
+def _chunks(width: int, outputs: int) -> list[slice]:
     """Return the coefficients of modes 0-1, 2-3, 4-7, 8-15, ...: the finer, the more there are that are alike."""
     count = width // outputs
     ends = [0, *(2**k for k in range(1, count.bit_length()) if 2**k < count), count]
@@ -313,11 +313,11 @@ class EffectColumns:
         schema = self.design.schema
         home = pd.DataFrame({name: [value] for name, value in schema.references(schema.names).items()})
         raw = (self.design.full(frame) - self.design.full(home))[:, 1:]
-        blocks, start = [], 0
+        chunks, start = [], 0
         for turn in self.turns:
-            blocks.append(raw[:, start : start + len(turn)] @ turn)
+            chunks.append(raw[:, start : start + len(turn)] @ turn)
             start += len(turn)
-        return np.concatenate([*blocks, raw[:, start:]], axis=1)
+        return np.concatenate([*chunks, raw[:, start:]], axis=1)
 
     def groups(self) -> list[Group]:
         """Return which columns belong to a covariate, to a batch, or to a joint field."""

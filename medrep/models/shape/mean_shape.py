@@ -81,7 +81,7 @@ _POINTS_AT_ONCE = 1024  # points at a time, so that all about them stays in cach
 
 
 @dataclass(frozen=True, eq=False)
-class SmoothModes:
+class SmoothBasis:
     """Modes of smooth fields.
 
     Attributes:
@@ -102,7 +102,7 @@ class SmoothModes:
         distance: Callable[[np.ndarray], np.ndarray],
         size: float,
         count: int,
-    ) -> "SmoothModes":
+    ) -> "SmoothBasis":
         """Make modes around an organ.
 
         Args:
@@ -188,7 +188,7 @@ class SmoothModes:
 
 
 @dataclass(frozen=True, eq=False)
-class Expected:
+class MeanShape:
     """A level function, mm, negative inside.
 
     Attributes:
@@ -199,7 +199,7 @@ class Expected:
     """
 
     template: LevelFunction
-    modes: SmoothModes
+    modes: SmoothBasis
     effect: Float[np.ndarray, "modes outputs"]
     displaces: bool
 
@@ -243,7 +243,7 @@ FAR = 0.4
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Observations:
     """Some points and the person's signed distance there.
 
     Attributes:
@@ -266,7 +266,7 @@ class Evidence:
         size: float,
         count: int,
         rng: np.random.Generator,
-    ) -> "Evidence":
+    ) -> "Observations":
         """Draw points on and around a person's surface.
 
         Args:

@@ -13,7 +13,7 @@ that lies.
 | T | template, a cubic spline on the grid; its zero level is the organ at the reference | `population.template` |
 | F | smooth modes of a field | `population.modes` |
 | g_k | what covariate k does; exactly zero at its reference | `population.effects` |
-| h | identity: what no covariate does | `Person.rest` |
+| h | identity: what no covariate does | `Subject.rest` |
 | C | covariance of identities | `population.covariance` |
 | z | identity, N(0, I) among people, what shapes tell best first | `encode` |
 
@@ -47,19 +47,19 @@ from medrep.errors import ModelError
 from medrep.models.base import (
     Adaptation,
     Capability,
+    FitContext,
     Level,
     Model,
     Points,
     Posterior,
     Scores,
-    Workplace,
 )
 from medrep.models.linear.design import Contrast
-from medrep.models.shape.displacement import Motion
+from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.subject import Person, deviation, pull_back, reconstruction_error
+from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error
 
 _FEW = 20
 
@@ -123,11 +123,11 @@ class AdditiveShape(Model):
         settings: ShapeSettings | None = None,
         *,
         seed: int = 0,
-        work: Workplace | None = None,
+        work: FitContext | None = None,
     ) -> tuple["AdditiveShape", pd.DataFrame]:
         """Fit on signed distances (mm) of training people; see `Model.fit`."""
         frame, schema, columns = dataset.covariates, dataset.schema, dataset.columns
-        settings, work = settings or ShapeSettings(), work or Workplace()
+        settings, work = settings or ShapeSettings(), work or FitContext()
         settings.check(columns)
         effects = (
             EffectColumns.fit(schema, frame, settings.spline_degrees, joint=settings.composition == "joint")
@@ -151,26 +151,26 @@ class AdditiveShape(Model):
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
         return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed), table
 
-    def move(
+    def transform(
         self,
         dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates of each person; see `Model.move`. What comes back is a distance near the surface, negative inside."""
+        """Move covariates of each participant; see `Model.transform`. Returns signed distances near the surface."""
         data, frame = dataset.values, dataset.covariates
         self._check(data)
-        moved = np.empty(data.shape, data.dtype) if out is None else out
+        transformed = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
         nodes = self.population.template.lattice.nodes()
         for row in range(len(data)):
             if home[row]:
-                moved[row] = data[row]
+                transformed[row] = data[row]
             else:
-                person = self.person(data[row], frame.iloc[[row]])
-                moved[row] = data[row] + person.change(nodes, self.mean(there.iloc[[row]]))
-        return moved
+                subject = self.subject(data[row], frame.iloc[[row]])
+                transformed[row] = data[row] + subject.change(nodes, self.mean(there.iloc[[row]]))
+        return transformed
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return z, what is a person's own, N(0, I) among people; what shapes tell best comes first."""
@@ -181,23 +181,23 @@ class AdditiveShape(Model):
         self._check(dataset.values)
         z = np.zeros((len(dataset), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
-        for row, person in enumerate(self._people(dataset)):
-            z[row], sd[row] = self.latents(person)
+        for row, subject in enumerate(self._people(dataset)):
+            z[row], sd[row] = self.latents(subject)
         return z, sd
 
-    def latents(self, person: Person) -> tuple[Float[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
+    def latents(self, subject: Subject) -> tuple[Float[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
         """Return z of a registered person, and the standard deviation with which each is known."""
-        spread = np.einsum("ij,ij->j", self.latent_basis, person.posterior.covariance() @ self.latent_basis)
-        return person.rest @ self.latent_basis, np.sqrt(spread)
+        spread = np.einsum("ij,ij->j", self.latent_basis, subject.posterior.covariance() @ self.latent_basis)
+        return subject.rest @ self.latent_basis, np.sqrt(spread)
 
-    def person(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Person:
+    def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Subject:
         """Register one person.
 
         Args:
             row: Signed distance on the grid, mm.
             frame: One row of covariates.
         """
-        return Person.register(
+        return Subject.register(
             self.population,
             row,
             self.mean(frame),
@@ -206,10 +206,10 @@ class AdditiveShape(Model):
             identity=self.settings.identity,
         )
 
-    def _people(self, dataset: Dataset) -> Iterator[Person]:
+    def _people(self, dataset: Dataset) -> Iterator[Subject]:
         """Register everybody, one after the other."""
         for row, values in enumerate(dataset.values):
-            yield self.person(values, dataset.covariates.iloc[[row]])
+            yield self.subject(values, dataset.covariates.iloc[[row]])
 
     def mean(self, frame: pd.DataFrame) -> Float[np.ndarray, " coefficients"]:
         """Return what the covariates of one row do: coefficients of a field, zero at the reference."""
@@ -224,15 +224,15 @@ class AdditiveShape(Model):
         """Return the level, mm, that the model alone gives each person on the grid."""
         self._check(dataset.values)
         nodes = self.population.template.lattice.nodes()
-        levels = [person.decoded(nodes, person.mean) for person in self._people(dataset)]
+        levels = [subject.decoded(nodes, subject.mean) for subject in self._people(dataset)]
         return np.stack(levels).astype(dataset.values.dtype)
 
     def scores(self, dataset: Dataset) -> Scores:
         """Return the mean distance between surfaces, mm, and how unusual z is; see `Model.scores`."""
         self._check(dataset.values)
         people = list(self._people(dataset))
-        known = [self.latents(person) for person in people]
-        errors = np.array([reconstruction_error(person) for person in people])
+        known = [self.latents(subject) for subject in people]
+        errors = np.array([reconstruction_error(subject) for subject in people])
         z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
         return Scores(errors, np.array([deviation(*own) for own in known]), z, sd)
 
@@ -254,7 +254,7 @@ class AdditiveShape(Model):
         for dataset in people:
             frame = dataset.covariates
             for row, unseen in self.schema.unseen(frame):
-                rest.setdefault(unseen, []).append(self.person(dataset.values[row], frame.iloc[[row]]).rest)
+                rest.setdefault(unseen, []).append(self.subject(dataset.values[row], frame.iloc[[row]]).rest)
                 frames.setdefault(unseen, []).append(frame.iloc[[row]])
         model, notes = self, []
         for (name, level), codes in sorted(rest.items()):
@@ -279,39 +279,39 @@ class AdditiveShape(Model):
         """Register each person once for both; see `Model.remove_and_encode`."""
         data = dataset.values
         self._check(data)
-        there = self.schema.moved(dataset.covariates, target)
+        there = self.schema.transformed(dataset.covariates, target)
         nodes = self.population.template.lattice.nodes()
-        moved = np.zeros(data.shape)
+        transformed = np.zeros(data.shape)
         z = np.zeros((len(data), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
-        for row, person in enumerate(self._people(dataset)):
-            moved[row] = data[row] + person.change(nodes, self.mean(there.iloc[[row]]))
-            z[row], sd[row] = self.latents(person)
-        return moved, (z, sd)
+        for row, subject in enumerate(self._people(dataset)):
+            transformed[row] = data[row] + subject.change(nodes, self.mean(there.iloc[[row]]))
+            z[row], sd[row] = self.latents(subject)
+        return transformed, (z, sd)
 
     def carry(
-        self, person: Dataset, points: Points, targets: Sequence[Mapping[str, str | float]]
+        self, subject: Dataset, points: Points, targets: Sequence[Mapping[str, str | float]]
     ) -> Float[np.ndarray, "targets points dims"]:
         """Return where points of a person's organ come to lie at other covariates; see `Model.carry`."""
         self._check_motion()
-        (own,) = self._people(person)
-        return np.stack([own.carry(points, self.mean(person.moved(target).covariates)) for target in targets])
+        (own,) = self._people(subject)
+        return np.stack([own.carry(points, self.mean(subject.transformed(target).covariates)) for target in targets])
 
     def expected_level(self, values: Mapping[str, str | float]) -> Level:
         """Return the template's level moved to some covariates; see `Model.expected_level`."""
-        return self.population.expected(self._columns_at(values) @ self.population.effects).values
+        return self.population.mean_shape(self._columns_at(values) @ self.population.effects).values
 
-    def surface_motion(self, contrast: Contrast, points: Points, normals: Points) -> Motion:
-        """Return how points move along the normal, with draws from resampled people; see `Model.surface_motion`."""
+    def surface_displacement(self, contrast: Contrast, points: Points, normals: Points) -> SurfaceDisplacement:
+        """Return how points move along the normal, with draws from resampled people; see `Model.surface_displacement`."""
         self._check_motion()
         population = self.population
         before, after = (self._columns_at({contrast.covariate: value}) for value in (contrast.before, contrast.after))
-        own, moved = after @ population.effects, before @ population.effects
-        went = ((pull_back(points, population.modes, own, moved) - points) * normals).sum(axis=1)
+        own, transformed = after @ population.effects, before @ population.effects
+        went = ((pull_back(points, population.modes, own, transformed) - points) * normals).sum(axis=1)
         across = (population.modes.at(points)[:, :, None] * normals[:, None, :]).reshape(len(points), -1)
         # To first order, what other effects would move differently.
         changes = (before - after) @ (self.resampled - population.effects)
-        return Motion(contrast, went, went + changes @ across.T)
+        return SurfaceDisplacement(contrast, went, went + changes @ across.T)
 
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:

@@ -21,7 +21,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.mean_shape import Evidence, Expected, LevelFunction, SmoothModes
+from medrep.models.shape.mean_shape import LevelFunction, MeanShape, Observations, SmoothBasis
 from medrep.models.shape.registration import Moves, Posterior, register
 from medrep.models.shape.settings import ShapeSettings
 
@@ -36,7 +36,7 @@ def _coefficients(read: Read) -> int:
 @persisted(sizes={"coefficients": _coefficients})
 @dataclass(frozen=True, eq=False)
 class Population:
-    """What was learned; the coefficients of a field are those of one mode side by side (mode-major).
+    """A learned population; the coefficients of a field are those of one mode side by side (mode-major).
 
     Attributes:
         template: T.
@@ -49,7 +49,7 @@ class Population:
     """
 
     template: LevelFunction
-    modes: SmoothModes
+    modes: SmoothBasis
     moves: Moves = field(metadata=given(lambda read: read["settings"].field))
     effects: Float[np.ndarray, "columns coefficients"]
     covariance: Float[np.ndarray, "coefficients coefficients"]
@@ -65,9 +65,9 @@ class Population:
         """Return the inverse of C."""
         return np.linalg.inv(self.covariance)
 
-    def expected(self, effect: Float[np.ndarray, " coefficients"]) -> Expected:
+    def mean_shape(self, effect: Float[np.ndarray, " coefficients"]) -> MeanShape:
         """Return the organ at some covariates, without identity; ``effect`` are the coefficients of what they do."""
-        return Expected(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
+        return MeanShape(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
 
     def decoded(
         self,
@@ -83,12 +83,12 @@ class Population:
             identity: Coefficients of the person's own field.
         """
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
-        return self.expected(effect).seen(points, field)
+        return self.mean_shape(effect).seen(points, field)
 
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """What came out of training.
+    """Result of the learning of a population.
 
     Attributes:
         population: What was learned.
@@ -118,7 +118,7 @@ def start_population(
         raise ModelError("the people's organs do not overlap; set input.align to centre or rigid")
     size = float(np.sqrt(((surface - surface.mean(axis=0)) ** 2).sum(axis=1).mean()))
     template = LevelFunction.through(lattice, mean)
-    modes = SmoothModes.around(nodes[0], nodes[-1], template.values, size, settings.modes)
+    modes = SmoothBasis.around(nodes[0], nodes[-1], template.values, size, settings.modes)
     moves: Moves = settings.field
     width = modes.count * (lattice.dims if moves == "displacement" else 1)
     return Population(template, modes, moves, np.zeros((columns, width)), np.eye(width), _FIRST_NOISE * size, size)
@@ -160,7 +160,7 @@ def fit_population(
         spread = (rest.T @ rest + unknown) / len(rest)
         population = replace(
             population,
-            template=LevelFunction.through(lattice, population.expected(mean).values(lattice.nodes())),
+            template=LevelFunction.through(lattice, population.mean_shape(mean).values(lattice.nodes())),
             effects=rows,
             covariance=_shrunk(spread, len(rest), settings.shrinkage),
             noise=max(error, _LEAST_NOISE * population.size),
@@ -199,23 +199,23 @@ def _registered(
     """Count everybody into the equations; return identities, the sum of their covariances, and the root mean square error, mm."""
     precision, lattice = population.precision(), population.template.lattice
 
-    def one(person: int) -> Posterior:
-        rng = np.random.default_rng([seed, 41, person])
-        own = LevelFunction.through(lattice, data[person])
-        evidence = Evidence.of(own, data[person], population.size, settings.points, rng)
-        expected = population.expected(columns[person] @ equations.rows)
-        return register(evidence, expected, precision, population.noise)
+    def one(subject: int) -> Posterior:
+        rng = np.random.default_rng([seed, 41, subject])
+        own = LevelFunction.through(lattice, data[subject])
+        observations = Observations.of(own, data[subject], population.size, settings.points, rng)
+        mean_shape = population.mean_shape(columns[subject] @ equations.rows)
+        return register(observations, mean_shape, precision, population.noise)
 
     codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
     squares = 0.0
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
-        for person, posterior in enumerate(pool.map(one, range(len(data)))):
-            codes[person] = posterior.mean
+        for subject, posterior in enumerate(pool.map(one, range(len(data)))):
+            codes[subject] = posterior.mean
             covariance = posterior.covariance()
             unknown += covariance
             squares += posterior.error**2
             told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
-            equations.add(columns[person], told)
+            equations.add(columns[subject], told)
     return codes, unknown, float(np.sqrt(squares / len(data)))
 
 

@@ -1,6 +1,6 @@
 """Finding a person's own field, which brings what is expected of their covariates onto them: the most probable one, and how sure.
 
-With E what is expected (`expected.py`), F(p) the modes at p, h(p) = F(p) a, and what is predicted of the signed distance at p
+With E what is expected (`mean_shape.py`), F(p) the modes at p, h(p) = F(p) a, and what is predicted of the signed distance at p
 
     displacement: E(p + h(p)),      distance: E(p) + h(p),
 
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
-from medrep.models.shape.mean_shape import Evidence, Expected
+from medrep.models.shape.mean_shape import MeanShape, Observations
 
 Moves = Literal["displacement", "distance"]
 OUTLIER = 4.0
@@ -27,7 +27,7 @@ STILL = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What is known of a person's own field.
+    """Posterior of a subject's own field.
 
     Attributes:
         mean: The most probable coefficients.
@@ -45,26 +45,26 @@ class Posterior:
 
 
 def register(
-    evidence: Evidence,
-    expected: Expected,
+    observations: Observations,
+    mean_shape: MeanShape,
     precision: Float[np.ndarray, "coefficients coefficients"],
     noise: float,
 ) -> Posterior:
     """Find a person's own field.
 
     Args:
-        evidence: The person.
-        expected: What their covariates make expect.
+        observations: The person.
+        mean_shape: What their covariates make expect.
         precision: Inverse of the covariance of the coefficients a, those of one mode side by side (mode-major).
         noise: Standard deviation of a signed distance, mm.
     """
-    return _Search(evidence, expected, expected.modes.at(evidence.points), precision, noise).run()
+    return _Search(observations, mean_shape, mean_shape.modes.at(observations.points), precision, noise).run()
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    evidence: Evidence
-    expected: Expected
+    observations: Observations
+    mean_shape: MeanShape
     basis: Float[np.ndarray, "points modes"]
     prior: Float[np.ndarray, "coefficients coefficients"]
     noise: float
@@ -81,20 +81,20 @@ class _Search:
             if then.loss > now.loss:
                 break
             a, now = a + length * step, then
-            moved = np.abs(self.basis @ (length * step).reshape(self.basis.shape[1], -1)).max(initial=0.0)
-            if moved < STILL * self.evidence.band:
+            transformed = np.abs(self.basis @ (length * step).reshape(self.basis.shape[1], -1)).max(initial=0.0)
+            if transformed < STILL * self.observations.band:
                 break
         return Posterior(a, precision, now.error())
 
     def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
-        points, band = self.evidence.points, self.evidence.band
+        points, band = self.observations.points, self.observations.band
         field = self.basis @ a.reshape(self.basis.shape[1], -1)
-        level, slope = self.expected.slopes(points, field)
-        residual = np.clip(level, -band, band) - self.evidence.distances
+        level, slope = self.mean_shape.slopes(points, field)
+        residual = np.clip(level, -band, band) - self.observations.distances
         # Beyond the band on both sides nothing can be said about where the surface is.
-        seen = (np.abs(level) < band) | (np.abs(self.evidence.distances) < band)
+        seen = (np.abs(level) < band) | (np.abs(self.observations.distances) < band)
         scaled = (residual / (OUTLIER * self.noise)) ** 2
-        data = self.evidence.weights @ (OUTLIER**2 * np.log1p(scaled))
+        data = self.observations.weights @ (OUTLIER**2 * np.log1p(scaled))
         return _Point(self, a, residual, slope * seen[:, None], scaled, float(data + a @ self.prior @ a))
 
 
@@ -110,7 +110,7 @@ class _Point:
     def step(self) -> tuple[Float[np.ndarray, " coefficients"], Float[np.ndarray, "coefficients coefficients"]]:
         """Return the Gauss-Newton step and the matrix it was solved with."""
         basis, prior = self.search.basis, self.search.prior
-        weight = self.search.evidence.weights / self.search.noise**2 / (1 + self.scaled)
+        weight = self.search.observations.weights / self.search.noise**2 / (1 + self.scaled)
         jacobian = (basis[:, :, None] * self.slope[:, None, :]).reshape(len(basis), -1)
         precision = jacobian.T @ (jacobian * weight[:, None]) + prior
         pull = jacobian.T @ (weight * self.residual) + prior @ self.a
@@ -118,5 +118,5 @@ class _Point:
 
     def error(self) -> float:
         """Return the root mean square residual, mm, weighted as in the search."""
-        weights = self.search.evidence.weights / (1 + self.scaled)
+        weights = self.search.observations.weights / (1 + self.scaled)
         return float(np.sqrt((weights @ self.residual**2) / weights.sum()))

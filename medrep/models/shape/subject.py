@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.mean_shape import Evidence, LevelFunction, SmoothModes
+from medrep.models.shape.mean_shape import LevelFunction, Observations, SmoothBasis
 from medrep.models.shape.population import Population
 from medrep.models.shape.registration import Posterior, register
 
@@ -20,10 +20,10 @@ _CLOSE = 1e-4
 
 def carried(
     points: Float[np.ndarray, "points dims"],
-    modes: SmoothModes,
+    modes: SmoothBasis,
     identity: Float[np.ndarray, " coefficients"],
     own: Float[np.ndarray, " coefficients"],
-    moved: Float[np.ndarray, " coefficients"],
+    transformed: Float[np.ndarray, " coefficients"],
 ) -> Float[np.ndarray, "points dims"]:
     """Return where points of a moved organ were in the person's own, mm.
 
@@ -32,20 +32,20 @@ def carried(
         modes: Of the fields.
         identity: Coefficients of h.
         own: Of g.
-        moved: Of g*.
+        transformed: Of g*.
     """
-    if np.array_equal(own, moved):
+    if np.array_equal(own, transformed):
         return points.copy()
-    expected = points + modes.field(points, identity.reshape(-1, points.shape[1]))
-    before = pull_back(expected, modes, own, moved)
-    return _solved(before, points + (before - expected), modes, identity)
+    mean_shape = points + modes.field(points, identity.reshape(-1, points.shape[1]))
+    before = pull_back(mean_shape, modes, own, transformed)
+    return _solved(before, points + (before - mean_shape), modes, identity)
 
 
 def pull_back(
     points: Float[np.ndarray, "points dims"],
-    modes: SmoothModes,
+    modes: SmoothBasis,
     own: Float[np.ndarray, " coefficients"],
-    moved: Float[np.ndarray, " coefficients"],
+    transformed: Float[np.ndarray, " coefficients"],
 ) -> Float[np.ndarray, "points dims"]:
     """Return q with q + g(q) = p + g*(p), mm.
 
@@ -53,19 +53,19 @@ def pull_back(
         points: p, mm.
         modes: Of the fields.
         own: Coefficients of g.
-        moved: Of g*.
+        transformed: Of g*.
     """
-    if np.array_equal(own, moved):
+    if np.array_equal(own, transformed):
         return points.copy()
     shape = (-1, points.shape[1])
-    change = modes.field(points, (moved - own).reshape(shape))
-    return _solved(points + modes.field(points, moved.reshape(shape)), points + change, modes, own)
+    change = modes.field(points, (transformed - own).reshape(shape))
+    return _solved(points + modes.field(points, transformed.reshape(shape)), points + change, modes, own)
 
 
 def _solved(
     goal: Float[np.ndarray, "points dims"],
     start: Float[np.ndarray, "points dims"],
-    modes: SmoothModes,
+    modes: SmoothBasis,
     coefficients: Float[np.ndarray, " coefficients"],
 ) -> Float[np.ndarray, "points dims"]:
     """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
@@ -88,7 +88,7 @@ def _solved(
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class Subject:
     """A registered person.
 
     Attributes:
@@ -115,7 +115,7 @@ class Person:
         points: int,
         *,
         identity: bool = True,
-    ) -> "Person":
+    ) -> "Subject":
         """Register a person.
 
         Args:
@@ -127,13 +127,13 @@ class Person:
             identity: Whether the model has identities.
         """
         own = LevelFunction.through(population.template.lattice, row)
-        evidence = Evidence.of(own, row, population.size, points, np.random.default_rng(7))
-        posterior = register(evidence, population.expected(mean), precision, population.noise)
+        observations = Observations.of(own, row, population.size, points, np.random.default_rng(7))
+        posterior = register(observations, population.mean_shape(mean), precision, population.noise)
         return cls(population, own, mean, posterior, identity)
 
     @property
     def rest(self) -> Float[np.ndarray, " coefficients"]:
-        """What is the person's own: coefficients of the field beyond the covariates'."""
+        """The subject's own part: coefficients of the field beyond the covariates'."""
         return self.posterior.mean if self.identity else np.zeros_like(self.mean)
 
     def decoded(
@@ -174,14 +174,14 @@ class Person:
         return carried(points, self.population.modes, self.rest, mean, self.mean)
 
 
-def reconstruction_error(person: Person) -> float:
+def reconstruction_error(subject: Subject) -> float:
     """Return the mean distance between a person's surface and the one that the model alone draws of them, mm.
 
     Both ways, along the normal, which is exact for surfaces that are near each other.
     """
-    own = person.own
+    own = subject.own
     nodes = own.lattice.nodes()
-    made = LevelFunction.through(own.lattice, person.decoded(nodes, person.mean))
+    made = LevelFunction.through(own.lattice, subject.decoded(nodes, subject.mean))
     step = max(own.lattice.spacing)
     there = [
         _distances(other, level.onto_surface(nodes[np.abs(level.values(nodes)) < step]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medrep.models.chunks import BlockSource, principal_components
+from medrep.models.chunks import ChunkSource, principal_components
 
 _FLOOR = 1e-3
 
@@ -29,7 +29,7 @@ class FactorModel:
     noise: Float[np.ndarray, " columns"]
 
     @classmethod
-    def fit(cls, h: BlockSource, freedom: float, count: int, *, seed: int, noise: float = 0.0) -> "FactorModel":
+    def fit(cls, h: ChunkSource, freedom: float, count: int, *, seed: int, noise: float = 0.0) -> "FactorModel":
         """Take the leading components and leave the rest to the columns.
 
         A component with eigenvalue l carries signal l - e, with e the mean eigenvalue of the components that are not taken;
@@ -45,8 +45,8 @@ class FactorModel:
         count = min(count, max(1, int(freedom) // 2))
         components, scores = principal_components(h, count, seed)
         squares = np.zeros(h.shape[1])
-        for part, block in h.map(lambda part, block: block):
-            squares[part] = (block.astype(np.float64) ** 2).sum(axis=0)
+        for part, chunk in h.map(lambda part, chunk: chunk):
+            squares[part] = (chunk.astype(np.float64) ** 2).sum(axis=0)
         variance = squares / freedom
         varies = variance > 0
         values = (scores**2).sum(axis=0) / freedom

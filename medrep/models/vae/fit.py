@@ -16,18 +16,18 @@ from jaxtyping import Int
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.cohort.splits import split_people
+from medrep.cohort.splits import split_participants
 from medrep.errors import CohortError, CovariateError, ModelError
-from medrep.models.base import Workplace
+from medrep.models.base import FitContext
 from medrep.models.linear.design import Design
 from medrep.models.linear.model import LinearModel
-from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner import ScannerHarmonizer
 from medrep.models.vae.bodies import Autoencoder
 from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
 from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
-from medrep.models.vae.objective import Task, context_vector
+from medrep.models.vae.objective import Task, condition_vector
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.loop import placed
@@ -38,7 +38,7 @@ _DRAWS = 2000
 _FEWEST_JUDGES = 8
 
 
-def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: Workplace) -> tuple[VaeParts, pd.DataFrame]:
+def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitContext) -> tuple[VaeParts, pd.DataFrame]:
     """Fit every layer on training people; see `Model.fit` for the arguments.
 
     Returns:
@@ -100,7 +100,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: Workplac
 
 
 class _Given(NamedTuple):
-    """What every layer is fitted on."""
+    """Data and options that every layer is fitted with."""
 
     dataset: Dataset
     settings: VaeSettings
@@ -114,7 +114,7 @@ class _Given(NamedTuple):
     def columns(self) -> Columns:
         return self.dataset.columns
 
-    def fit_linear(self, work: Workplace | None = None) -> tuple[LinearModel, pd.DataFrame]:
+    def fit_linear(self, work: FitContext | None = None) -> tuple[LinearModel, pd.DataFrame]:
         """Fit the linear layer to these people."""
         plain = replace(self.settings.linear, components=0)
         return LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
@@ -127,7 +127,7 @@ class _Below(NamedTuple):
     factors: FactorModel
 
 
-def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
+def _fit_scanner(given: _Given, work: FitContext) -> ScannerLayer:
     schema, settings, frame = given.schema, given.settings, given.dataset.covariates
     wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
     if given.columns.grid is None or not wanted:
@@ -140,14 +140,14 @@ def _fit_scanner(given: _Given, work: Workplace) -> ScannerLayer:
     design = Design.fit(schema, frame, settings.linear.spline_degrees, settings.linear.interactions)
     design.check_aliases(frame)
     reference = str(schema[name].reference)
-    harmoniser = ScannerHarmoniser.fit(
+    harmoniser = ScannerHarmonizer.fit(
         given.dataset,
         design.effects(frame)[:, 1:],
         covariate=name,
-        anchor=reference if reference in schema.levels(name) else None,
+        reference=reference if reference in schema.levels(name) else None,
         seed=given.seed,
     )
-    work.say(f"scanner: {name} {harmoniser.anchor!r} is the anchor")
+    work.say(f"scanner: {name} {harmoniser.reference!r} is the anchor")
     for note in harmoniser.notes:
         work.say(f"  note: {note}")
     return ScannerLayer(harmoniser)
@@ -157,13 +157,13 @@ def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Da
     """Return the data as the anchor's scanner would have made them, memory-mapped where there is a scanner."""
     if scanner.harmoniser is None:
         return dataset
-    moved = np.memmap(scratch, dtype=np.float32, mode="w+", shape=dataset.values.shape)
-    for row, own in enumerate(dataset.blocks(1)):
-        moved[row] = scanner.to_anchor(np.asarray(own.values), own.covariates)[0]
-    return dataset.with_values(np.asarray(moved))
+    transformed = np.memmap(scratch, dtype=np.float32, mode="w+", shape=dataset.values.shape)
+    for row, own in enumerate(dataset.chunks(1)):
+        transformed[row] = scanner.to_reference(np.asarray(own.values), own.covariates)[0]
+    return dataset.with_values(np.asarray(transformed))
 
 
-def _fit_below(given: _Given, work: Workplace | None = None) -> tuple[_Below, pd.DataFrame]:
+def _fit_below(given: _Given, work: FitContext | None = None) -> tuple[_Below, pd.DataFrame]:
     linear, history = given.fit_linear(work)
     freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
     count = given.settings.latents + (_BEYOND if given.columns.grid is None else 0)
@@ -194,7 +194,7 @@ def _fit_network(
     blind: "_Below | None",
     judges: Int[np.ndarray, " people"],
     latents: int,
-    work: Workplace,
+    work: FitContext,
 ) -> tuple[Autoencoder, Plan, list[tuple[int, str, float]]]:
     """Start the network at the closed form, and train it as the judges say; return it, the plan and the history."""
     settings, seed = given.settings, given.seed
@@ -242,7 +242,7 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     table = frame.assign(participant_id=given.dataset.whose.tolist())
     stratify = given.schema.batches[0] if given.schema.batches else None
     try:
-        return split_people(table, (1 - share, share), stratify=stratify, seed=given.seed)
+        return split_participants(table, (1 - share, share), stratify=stratify, seed=given.seed)
     except CohortError:
         return np.zeros(len(frame), dtype=np.int64)
 
@@ -254,7 +254,7 @@ def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> La
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
         some = frame.iloc[rows]
         return network.encode(
-            standardise(layer, dataset.values[rows], some, known), context_vector(schema, some, known)
+            standardise(layer, dataset.values[rows], some, known), condition_vector(schema, some, known)
         )
 
     everybody = np.arange(len(frame))
@@ -288,7 +288,7 @@ def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
         return len(network.encoder.log_variance)
     names = given.schema.names
     h = torch.as_tensor(standardise(linear, given.dataset.values, given.dataset.covariates, names))
-    context = torch.as_tensor(context_vector(given.schema, given.dataset.covariates, names), dtype=torch.float32)
+    context = torch.as_tensor(condition_vector(given.schema, given.dataset.covariates, names), dtype=torch.float32)
     mean, log_variance = network.encoder(h, context)
     return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
 

@@ -63,7 +63,7 @@ _RIDGE = 0.1
 
 
 @dataclass(frozen=True)
-class KeptReadout:
+class Discriminants:
     """Functionals that tell kept covariates.
 
     Attributes:
@@ -83,7 +83,7 @@ class KeptReadout:
         factors: FactorModel,
         effect_covariance: Float[np.ndarray, "effects effects"],
         kept: Collection[str],
-    ) -> "KeptReadout":
+    ) -> "Discriminants":
         """Derive the functionals of some kept covariates.
 
         Args:
@@ -107,15 +107,15 @@ class KeptReadout:
         return (h @ self.functionals) @ self.expected
 
     def restore(
-        self, moved: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
+        self, transformed: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
     ) -> Float[np.ndarray, "people columns"]:
-        """Return ``moved`` with what h is in the span of the kept covariates' effects.
+        """Return ``transformed`` with what h is in the span of the kept covariates' effects.
 
         Args:
-            moved: Residuals after a removal.
+            transformed: Residuals after a removal.
             h: Before it.
         """
-        return moved + ((h - moved) @ self.span.T) @ self.span
+        return transformed + ((h - transformed) @ self.span.T) @ self.span
 
 
 def _effects(
@@ -195,22 +195,22 @@ class LatentLayer:
         )
         latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None))
         effects, _ = LinearModel.fit(latents, settings)
-        blocks = covariate_blocks(linear.schema, linear.design.knots, frame)
+        chunks = covariate_blocks(linear.schema, linear.design.knots, frame)
         icc = 0.0
         if participants is not None and len(set(participants)) < len(z):
             icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
-        return cls(effects, GuardMoments.of(blind, blocks, participants=participants, icc=icc), gram)
+        return cls(effects, GuardMoments.of(blind, chunks, participants=participants, icc=icc), gram)
 
-    def move(
+    def transform(
         self,
         z: Float[np.ndarray, "people latents"],
         frame: pd.DataFrame,
-        moved: pd.DataFrame,
+        transformed: pd.DataFrame,
         known: Collection[str],
     ) -> Float[np.ndarray, "people latents"]:
         """Move location and scale of the latents; what is not known, and interacts with nothing known, is not looked at."""
         h = standardise(self.effects, z, frame, known, out=np.empty_like(z))
-        return unstandardise(self.effects, h, moved, known, z, np.empty_like(z))
+        return unstandardise(self.effects, h, transformed, known, z, np.empty_like(z))
 
     def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard:
         """Return the guard; it erases nothing where there are too few people to tell effects from noise."""
@@ -245,7 +245,7 @@ class LatentLayer:
                 self.moments,
                 guard,
                 name,
-                handed_out=read,
+                released=read,
                 subtracted=subtracted,
                 shrunk=name in self.effects.schema.batches,
                 learners=people,

@@ -64,18 +64,18 @@ from medrep.models.base import (
     Adaptation,
     Capability,
     EffectTerms,
+    FitContext,
     Model,
     Posterior,
     Scores,
-    Workplace,
     root_mean_square,
 )
 from medrep.models.exceptions import Exceptions, Settling
 from medrep.models.linear.model import LinearModel
 from medrep.models.vae.fit import fit_parts
-from medrep.models.vae.latents import KeptReadout
+from medrep.models.vae.latents import Discriminants
 from medrep.models.vae.network import VaeParts
-from medrep.models.vae.objective import context_vector
+from medrep.models.vae.objective import condition_vector
 from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
@@ -113,26 +113,26 @@ class ConditionalVae(Model):
         settings: VaeSettings | None = None,
         *,
         seed: int = 0,
-        work: Workplace | None = None,
+        work: FitContext | None = None,
     ) -> tuple["ConditionalVae", pd.DataFrame]:
         """Fit on training people; see `Model.fit`."""
         settings = settings or VaeSettings()
-        parts, history = fit_parts(dataset, settings, seed, work or Workplace())
+        parts, history = fit_parts(dataset, settings, seed, work or FitContext())
         return cls(dataset.schema, dataset.columns, settings, parts, seed), history
 
-    def move(
+    def transform(
         self,
         dataset: Dataset,
         to: pd.DataFrame,
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
-        """Move covariates of each person; see `Model.move`."""
+        """Move covariates of each person; see `Model.transform`."""
         data, frame = dataset.values, dataset.covariates
         self.parts.linear.check_columns(dataset)
-        moved = np.empty(data.shape, data.dtype) if out is None else out
+        transformed = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
-        moved[home] = data[home]
+        transformed[home] = data[home]
         # What the scanner layer moves, the layers above leave alone; where it has no scanner for a level, they do it.
         batch = self.parts.scanner.covariate
         above = tuple(name for name in to if name != batch)
@@ -145,18 +145,20 @@ class ConditionalVae(Model):
                 for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
                     if removal is not None:
                         own = data[rows]
-                        moved[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
-                        self._settle(moved, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows]))
-        return moved
+                        transformed[rows] = removal.apply(own, frame.iloc[rows], there.iloc[rows])
+                        self._settle(
+                            transformed, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows])
+                        )
+        return transformed
 
-    def _settle(self, moved: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
+    def _settle(self, transformed: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
         """Put back what stays, and NaN where an effect was never estimated."""
         everything = slice(0, own.shape[1])
-        after = moved[rows]
+        after = transformed[rows]
         stays = settle.stays(own, everything)
         if stays is not None:
             after[stays] = own[stays]
-        moved[rows] = settle.without_unknown(after, everything)
+        transformed[rows] = settle.without_unknown(after, everything)
 
     def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
@@ -169,7 +171,7 @@ class ConditionalVae(Model):
         parts.linear.check_columns(dataset)
         kept = [name for name in self.schema.names if name not in removed]
         h = standardise(parts.linear, data, nobody, ())
-        context = context_vector(self.trained_schema, nobody, ())
+        context = condition_vector(self.trained_schema, nobody, ())
         z = parts.network.encode(h, context)
         before, after = (
             parts.network.decode(own, context)[0] for own in (z, parts.latents.guard(list(removed), kept).apply(z))
@@ -181,20 +183,20 @@ class ConditionalVae(Model):
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
         frame = dataset.covariates
-        z = self._encoded(self.parts.scanner.to_anchor(dataset.values, frame), frame, self.schema.names)
+        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.schema.names)
         return self._freed(z, frame)
 
     def encode_unlabelled(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
-        return self._handed_out(
+        return self._released(
             self._encoded(dataset.values, self._unknown(len(dataset.values)), ()), list(self.schema.names)
         )
 
     def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
         data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
-        own = parts.scanner.to_anchor(data, frame)
-        context = context_vector(self.trained_schema, frame, names)
+        own = parts.scanner.to_reference(data, frame)
+        context = condition_vector(self.trained_schema, frame, names)
         mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
         expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
         return parts.scanner.render(expected, frame, data)
@@ -206,8 +208,8 @@ class ConditionalVae(Model):
         """
         data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
         parts.linear.check_columns(dataset)
-        own = parts.scanner.to_anchor(data, frame)
-        h, context = standardise(parts.linear, own, frame, names), context_vector(self.trained_schema, frame, names)
+        own = parts.scanner.to_reference(data, frame)
+        h, context = standardise(parts.linear, own, frame, names), condition_vector(self.trained_schema, frame, names)
         z = parts.network.encode(h, context)
         exempt = parts.linear.exempt(own, parts.linear.support.of(frame), slice(0, own.shape[1]))
         used = np.isfinite(own) & (parts.linear.sd > 0) & (True if exempt is None else ~exempt)
@@ -266,9 +268,9 @@ class ConditionalVae(Model):
         wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
         return self.parts.latents.guard(removed, kept) if wanted else None
 
-    def readout(self, kept: Sequence[str]) -> KeptReadout:
+    def readout(self, kept: Sequence[str]) -> Discriminants:
         """Return what tells kept covariates in the data."""
-        return KeptReadout.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
+        return Discriminants.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
@@ -277,7 +279,7 @@ class ConditionalVae(Model):
         """
         rows = list(people)
         scanner, scanner_notes = self.parts.scanner.adapt(rows, self.parts.linear)
-        anchored = [own.with_values(scanner.to_anchor(np.asarray(own.values), own.covariates)) for own in rows]
+        anchored = [own.with_values(scanner.to_reference(np.asarray(own.values), own.covariates)) for own in rows]
         linear, notes = self.parts.linear.adapt(anchored)
         wider = replace(self, schema=linear.schema, parts=replace(self.parts, scanner=scanner, linear=linear))
         of_latents = self.parts.latents.effects
@@ -316,8 +318,8 @@ class ConditionalVae(Model):
         Without deviations where the prior is Dirichlet: shares depend on each other, so that no latent has a KL of its own.
         """
         frame, names, parts = dataset.covariates, self.schema.names, self.parts
-        h = standardise(parts.linear, parts.scanner.to_anchor(dataset.values, frame), frame, names)
-        context = context_vector(self.trained_schema, frame, names)
+        h = standardise(parts.linear, parts.scanner.to_reference(dataset.values, frame), frame, names)
+        context = condition_vector(self.trained_schema, frame, names)
         means = parts.network.encode(h, context)
         return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)
 
@@ -343,16 +345,16 @@ class ConditionalVae(Model):
         self, data: np.ndarray, frame: pd.DataFrame, known: Sequence[str]
     ) -> Float[np.ndarray, "people latents"]:
         h = standardise(self.parts.linear, data, frame, known)
-        return self.parts.network.encode(h, context_vector(self.trained_schema, frame, known))
+        return self.parts.network.encode(h, condition_vector(self.trained_schema, frame, known))
 
     def _freed(
         self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people directions"]:
         names = list(self.schema.names)
-        there = self.schema.moved(frame, self.schema.references(names))
-        return self._handed_out(self.parts.latents.move(z, frame, there, names), names)
+        there = self.schema.transformed(frame, self.schema.references(names))
+        return self._released(self.parts.latents.transform(z, frame, there, names), names)
 
-    def _handed_out(
+    def _released(
         self, z: Float[np.ndarray, "people latents"], removed: list[str]
     ) -> Float[np.ndarray, "people directions"]:
         return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
@@ -390,8 +392,8 @@ class _Removal:
         return cls(model, removed, kept, pooled, guard, model.directions(removed, kept) if pooled else 0)
 
     @cached_property
-    def readout(self) -> KeptReadout:
-        """What tells the kept covariates; on many voxels it costs more than the rest of a removal that does not need it."""
+    def readout(self) -> Discriminants:
+        """Discriminants of the kept covariates; on many voxels costlier than the rest of a removal that needs none."""
         return self.model.readout(self.kept)
 
     def apply(
@@ -399,7 +401,7 @@ class _Removal:
     ) -> Float[np.ndarray, "people columns"]:
         """Move people from ``frame`` to ``there``; of what is kept only labels that interact with what moves are looked at."""
         parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
-        own = parts.scanner.to_anchor(data, frame)
+        own = parts.scanner.to_reference(data, frame)
         if not removed:
             return parts.scanner.back(data, own, own, frame, there)
         h = standardise(parts.linear, own, frame, removed)
@@ -408,9 +410,9 @@ class _Removal:
         before, after = (batch_scale(parts.linear, own_frame, removed) for own_frame in (frame, there))
         effect = self.readout.effect(h * before) if unscaled else np.zeros_like(h)
         h = h + (1 - 1 / before) * effect
-        here, away = (context_vector(schema, own_frame, removed) for own_frame in (frame, there))
+        here, away = (condition_vector(schema, own_frame, removed) for own_frame in (frame, there))
         z = parts.network.encode(h, here)
-        settled = parts.latents.move(z, frame, there, removed)
+        settled = parts.latents.transform(z, frame, there, removed)
         if self.pooled:
             settled = parts.latents.clean(settled, self.guard, self.count)
         mean, log_scale = parts.network.decode(z, here)
@@ -420,8 +422,10 @@ class _Removal:
         carry = settings.carry if self.kept else 0.0
         h = self.readout.restore(new_mean + carry * left, h) if self.pooled else new_mean + left
         h = h + (1 / after - 1) * effect
-        moved = unstandardise(parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype))
-        return parts.scanner.back(data, own, moved, frame, there)
+        transformed = unstandardise(
+            parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype)
+        )
+        return parts.scanner.back(data, own, transformed, frame, there)
 
     def _unmodelled(self, own: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
         """Return the values of columns without a fit: as they are, or the usual one where everything is removed."""

@@ -13,16 +13,16 @@ from medrep._structuring import check_arrays
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
-from medrep.models.base import Workplace
+from medrep.models.base import FitContext
 from medrep.models.linear.model import LinearModel
 from medrep.models.vae.bodies import Autoencoder, Body
 from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import concatenated_distance_covariance
-from medrep.models.vae.objective import Task, VaeObjective, context_vector, context_width
+from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
 from medrep.models.vae.settings import VaeSettings
-from medrep.training.loop import TOTAL, Bench, Trainee, fit_loop, placed
+from medrep.training.loop import TOTAL, TrainingProblem, TrainingRun, fit_loop, placed
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 _PERMUTATIONS = 60
@@ -53,7 +53,7 @@ def build_network(schema: CovariateSchema, columns: Columns, latents: int, setti
     return Autoencoder(
         columns.count,
         latents,
-        context_width(schema),
+        condition_width(schema),
         Body(
             settings.body_of(columns),
             settings.hidden,
@@ -94,7 +94,7 @@ def search(
     settings: VaeSettings,
     judges: Int[np.ndarray, " people"],
     seed: int,
-    work: Workplace,
+    work: FitContext,
     fingerprint: Mapping[str, object],
 ) -> Plan:
     """Find the strength of the independence penalty and the number of epochs, on people whom no layer was fitted to.
@@ -125,10 +125,10 @@ def search(
         name = f"search {stage + 1}"
         work.phase(name)
         state = fit_loop(
-            Trainee(network, objective, fitted, chosen),
+            TrainingProblem(network, objective, fitted, chosen),
             settings.training,
             seed,
-            _bench(work, name, {**fingerprint, "strength": strength}),
+            _training_run(work, name, {**fingerprint, "strength": strength}),
         )
         rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
         work.phase(f"{name}: independence of the latents")
@@ -148,7 +148,7 @@ def train(
     settings: VaeSettings,
     plan: Plan,
     seed: int,
-    work: Workplace,
+    work: FitContext,
     fingerprint: Mapping[str, object],
 ) -> list[tuple[int, str, float]]:
     """Train the network in place on everybody, as planned; return the history."""
@@ -156,19 +156,19 @@ def train(
     objective = VaeObjective(network, task, settings, plan.strength)
     everybody, nobody = torch.arange(len(task.contexts[0])), torch.zeros(0, dtype=torch.int64)
     state = fit_loop(
-        Trainee(network, objective, everybody, nobody),
+        TrainingProblem(network, objective, everybody, nobody),
         settings.training,
         seed,
-        _bench(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}),
+        _training_run(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}),
         until=plan.epochs,
     )
     network.to("cpu").eval()
     return [*plan.rows, *((epoch, f"final/{part}", value) for epoch, part, value in state.rows)]
 
 
-def _bench(work: Workplace, name: str, fingerprint: Mapping[str, object]) -> Bench:
+def _training_run(work: FitContext, name: str, fingerprint: Mapping[str, object]) -> TrainingRun:
     folder = None if work.folder is None else work.folder / name.replace(" ", "-")
-    return Bench(folder, work.resume, fingerprint, _Reporter(work, name))
+    return TrainingRun(folder, work.resume, fingerprint, _Reporter(work, name))
 
 
 def judged_dependence(
@@ -188,7 +188,7 @@ def judged_dependence(
 
 @dataclass(frozen=True)
 class _Reporter:
-    work: Workplace
+    work: FitContext
     name: str
 
     def __call__(self, epoch: int, parts: Mapping[str, float]) -> None:
@@ -214,8 +214,8 @@ def _network(arrays: Arrays, read: Read) -> Autoencoder:
     trained, width = read["latents"].trained_schema(read["schema"]), len(read["latents"].gram)
     network = build_network(trained, read["columns"], width, read["settings"])
     check_arrays(arrays, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-    if strangers := sorted(set(arrays) - set(network.state_dict())):
-        raise ModelError(f"the network has no {', '.join(strangers)}; the weights are of another model")
+    if unknown := sorted(set(arrays) - set(network.state_dict())):
+        raise ModelError(f"the network has no {', '.join(unknown)}; the weights are of another model")
     network.load_state_dict({name: torch.as_tensor(array) for name, array in arrays.items()})
     return network
 
@@ -262,7 +262,7 @@ class VaeParts:
         self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
     ) -> Float[np.ndarray, "people columns"]:
         """Draw people: z from its prior, the decoder's mean, noise in the shape of what latents leave, and the effects."""
-        context, latents = context_vector(schema, frame, schema.names), len(self.latents.gram)
+        context, latents = condition_vector(schema, frame, schema.names), len(self.latents.gram)
         mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
         beyond = self.factors.loadings[latents:]
         noise = rng.standard_normal((len(frame), len(beyond))) @ beyond

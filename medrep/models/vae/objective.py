@@ -31,12 +31,12 @@ from medrep.models.vae.settings import VaeSettings
 from medrep.training.loop import TOTAL
 
 
-def context_width(schema: CovariateSchema) -> int:
-    """Return the width of `context_vector`."""
+def condition_width(schema: CovariateSchema) -> int:
+    """Return the width of `condition_vector`."""
     return sum(1 + max(1, len(schema.levels(name))) for name in schema.names)
 
 
-def context_vector(
+def condition_vector(
     schema: CovariateSchema, frame: pd.DataFrame, known: Collection[str]
 ) -> Float[np.ndarray, "people width"]:
     """Return scaled covariates, each behind a flag that says whether it is known; zeros where it is not.
@@ -44,12 +44,12 @@ def context_vector(
     Continuous: (value - mean) / sd. Levels: one column each, in units of a level's own deviation, so that rare levels weigh
     as much as common ones. The pooled level is known and has zeros; a level that training did not have counts as unknown.
     """
-    blocks = []
+    chunks = []
     for covariate in schema.fitted:
         name = covariate.declared.name
         width = 1 if isinstance(covariate, Continuous) else len(covariate.levels)
         if name not in known:
-            blocks.append(np.zeros((len(frame), 1 + width)))
+            chunks.append(np.zeros((len(frame), 1 + width)))
             continue
         if isinstance(covariate, Continuous):
             values = ((frame[name].to_numpy(float) - covariate.mean) / covariate.sd)[:, None]
@@ -60,8 +60,8 @@ def context_vector(
             flag = rows.sum(axis=1, keepdims=True).round()
             centred = (rows - shares) / np.sqrt(np.maximum(shares * (1 - shares), 1e-6)) / width**0.5
             values = np.where((frame[name] == POOLED).to_numpy()[:, None], 0.0, centred) * flag
-        blocks.append(np.concatenate([flag, values], axis=1))
-    return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(frame), 0))
+        chunks.append(np.concatenate([flag, values], axis=1))
+    return np.concatenate(chunks, axis=1) if chunks else np.zeros((len(frame), 0))
 
 
 def known_sets(schema: CovariateSchema, most: int) -> tuple[frozenset[str], ...]:
@@ -112,7 +112,7 @@ class Task:
 
         return cls(
             [tensor(standardise(linear, data, frame, known)) for known in sets],
-            [tensor(context_vector(schema, frame, known)) for known in sets],
+            [tensor(condition_vector(schema, frame, known)) for known in sets],
             [tensor(part) for part in covariate_parts(schema, frame)],
             [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),

@@ -7,7 +7,7 @@ With S the covariates that count as known, b the batches among them and f their 
 What is not in S stays in h, as a part of the person: whoever removes S alone never looks at the labels of the others. An
 interaction of some in S with others is the one exception: how far an effect of S goes depends on the others' own values. It
 is taken out as f(c_S, c) - f(mean of S, c), so that what stays in h is the others' effect at the mean of S
-(`Design.moved_effects`); the others' own effects are never touched.
+(`Design.transformed_effects`); the others' own effects are never touched.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,9 +20,9 @@ from jaxtyping import Float
 from medrep._persisted import stored
 from medrep.cohort.dataset import Dataset
 from medrep.models.base import Adaptation
-from medrep.models.chunks import map_blocks, read_block, release_pages
+from medrep.models.chunks import map_chunks, read_chunk, release_pages
 from medrep.models.linear.model import LinearModel
-from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner import ScannerHarmonizer
 
 
 def standardise(
@@ -48,15 +48,15 @@ def standardise(
     def work(part: slice) -> None:
         mean, scale = _moments(linear, effects, levels, part)
         sd = linear.sd[part]
-        own = read_block(data, part)
-        block = (own - mean) / scale * np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
+        own = read_chunk(data, part)
+        chunk = (own - mean) / scale * np.divide(1, sd, out=np.zeros_like(sd), where=sd > 0)
         exempt = linear.exempt(own, members, part)
         if exempt is not None:
-            block[exempt] = 0
-        h[:, part] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+            chunk[exempt] = 0
+        h[:, part] = np.nan_to_num(chunk, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         release_pages(h)
 
-    for _ in map_blocks(len(frame), linear.columns.count, work):
+    for _ in map_chunks(len(frame), linear.columns.count, work):
         pass
     return h
 
@@ -86,15 +86,15 @@ def unstandardise(
 
     def work(part: slice) -> None:
         mean, scale = _moments(linear, effects, levels, part)
-        own = read_block(data, part)
-        moved = np.where(linear.sd[part] > 0, mean + linear.sd[part] * scale * h[:, part], own)
+        own = read_chunk(data, part)
+        transformed = np.where(linear.sd[part] > 0, mean + linear.sd[part] * scale * h[:, part], own)
         masses = None if drawn else linear.masses.within(own, part)
         if masses is not None:
-            moved[masses] = own[masses]
-        out[:, part] = np.where(np.isfinite(own), moved, own)
+            transformed[masses] = own[masses]
+        out[:, part] = np.where(np.isfinite(own), transformed, own)
         release_pages(out)
 
-    for _ in map_blocks(len(frame), linear.columns.count, work):
+    for _ in map_chunks(len(frame), linear.columns.count, work):
         pass
     return out
 
@@ -111,7 +111,7 @@ def _designs(linear: LinearModel, frame: pd.DataFrame, known: Collection[str]) -
     seen = linear.design.looked_at(known)
     hidden = {name: linear.schema[name].reference for name in linear.schema.names if name not in seen}
     neutral = frame.assign(**{name: [value] * len(frame) for name, value in hidden.items()})
-    effects, levels = linear.design.moved_effects(neutral, known), linear.design.batches(neutral)
+    effects, levels = linear.design.transformed_effects(neutral, known), linear.design.batches(neutral)
     for name, part in linear.design.batch_slices().items():
         levels[:, part] *= name in known
     return effects, levels
@@ -128,7 +128,7 @@ def _moments(
 class ScannerLayer:
     """A fitted harmoniser, or None where columns are taken as they are."""
 
-    harmoniser: ScannerHarmoniser | None = field(default=None, metadata=stored(""))
+    harmoniser: ScannerHarmonizer | None = field(default=None, metadata=stored(""))
 
     @property
     def covariate(self) -> str:
@@ -140,17 +140,17 @@ class ScannerLayer:
         if self.harmoniser is None:
             return False
         scanner = self.harmoniser.known.scanners.get(level)
-        if level == self.harmoniser.anchor:
+        if level == self.harmoniser.reference:
             return True
         return scanner is not None and not scanner.does_nothing
 
-    def to_anchor(
+    def to_reference(
         self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
     ) -> Float[np.ndarray, "people columns"]:
         """Return the images that the anchor's scanner would have made."""
         if self.harmoniser is None:
             return data
-        return self.harmoniser.restore_to_anchor(data, self._levels(frame))
+        return self.harmoniser.restore_to_reference(data, self._levels(frame))
 
     def back(
         self,
@@ -158,22 +158,22 @@ class ScannerLayer:
         own: Float[np.ndarray, "people columns"],
         there: Float[np.ndarray, "people columns"],
         frame: pd.DataFrame,
-        moved: pd.DataFrame,
+        transformed: pd.DataFrame,
     ) -> Float[np.ndarray, "people columns"]:
-        """Bring a change of anchored images back to the scanner of ``moved``.
+        """Bring a change of anchored images back to the scanner of ``transformed``.
 
         Args:
             data: As scanned.
             own: The same as the anchor would have made them.
             there: Those with covariates moved.
             frame: Covariates as they are.
-            moved: Covariates moved to; one level of the batch for everybody if it is moved at all.
+            transformed: Covariates moved to; one level of the batch for everybody if it is moved at all.
         """
         if self.harmoniser is None:
             return there
-        before, after = self._levels(frame), self._levels(moved)
+        before, after = self._levels(frame), self._levels(transformed)
         if before != after:
-            return self.harmoniser.move(data, before, after[0]) + (there - own)
+            return self.harmoniser.transform(data, before, after[0]) + (there - own)
         return data + self.harmoniser.render(there, before, data) - self.harmoniser.render(own, before, data)
 
     def render(

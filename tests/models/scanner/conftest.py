@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner import ScannerHarmonizer
 from medrep.models.scanner.forward import DEGREES, Frame, Rendering, Scanner
 
 GRID = Grid((20, 24, 22), (1.0, 1.0, 1.0))
@@ -30,11 +30,11 @@ class Cohort:
     def of(self, level: str) -> np.ndarray:
         return np.flatnonzero(self.frame["site"] == level)
 
-    def fit(self, rows: np.ndarray, **options: object) -> ScannerHarmoniser:
+    def fit(self, rows: np.ndarray, **options: object) -> ScannerHarmonizer:
         schema = CovariateSchema.fit(self.frame, [Covariate("site", "categorical", "batch")])
         grid = options.pop("grid", GRID)
         dataset = Dataset(self.seen[rows], self.frame.iloc[rows], schema, Columns((), grid.size, grid))
-        return ScannerHarmoniser.fit(dataset, self.effects[rows], covariate="site", **options)
+        return ScannerHarmonizer.fit(dataset, self.effects[rows], covariate="site", **options)
 
 
 def person(rng: np.random.Generator, shape=(16, 20, 16), brightness: float = 0.0, sharpness: float = 1.1) -> np.ndarray:
@@ -77,7 +77,7 @@ def cohort(axes) -> Cohort:
         years = float(rng.normal(0.5 if level == "B" else -0.5, 1))
         values = person(rng, brightness=0.03 * years)
         clean.append(padded(values).ravel())
-        seen.append(padded(rendering.hiss(values, BOX, rng) if level == "B" else values).ravel())
+        seen.append(padded(rendering.simulate(values, BOX, rng) if level == "B" else values).ravel())
         ages.append(years)
     keys = [f"sub-{number:03d}" for number in range(PEOPLE)]
     effects = np.array(ages)[:, None]
@@ -91,7 +91,7 @@ def train() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def model(cohort, train) -> ScannerHarmoniser:
+def model(cohort, train) -> ScannerHarmonizer:
     return cohort.fit(train)
 
 

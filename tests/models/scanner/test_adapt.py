@@ -8,7 +8,7 @@ import pytest
 from medrep._persisted import to_state
 from medrep._structuring import from_state
 from medrep.errors import CovariateError, ModelError
-from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner import ScannerHarmonizer
 from medrep.models.scanner.forward import Rendering
 from tests.models.scanner.conftest import BOX, error, padded, person, true_scanner
 
@@ -20,7 +20,7 @@ def arrivals(axes):
     own = true_scanner(axes)
     rendering = Rendering(axes, replace(own, shading=-own.shading, taps=own.taps / 2, noise=0.03))
     people = [person(rng) for _ in range(40)]
-    seen = [padded(rendering.hiss(values, BOX, rng)).ravel() for values in people]
+    seen = [padded(rendering.simulate(values, BOX, rng)).ravel() for values in people]
     return np.stack([padded(values).ravel() for values in people]), np.stack(seen)
 
 
@@ -30,11 +30,11 @@ def chunks(rows, size=7):
 
 def test_a_planted_scanner_is_recovered(model, arrivals):
     clean, seen = arrivals
-    wider, how_well = from_state(ScannerHarmoniser, *to_state(model)).adapt("C", chunks(seen[:30]))
+    wider, how_well = from_state(ScannerHarmonizer, *to_state(model)).adapt("C", chunks(seen[:30]))
     assert wider.levels == ("A", "B", "C")
-    moved = wider.move(seen[30:], ["C"] * 10, "A")
-    assert error(moved, clean[30:]) < 0.03  # the noise's deviation
-    assert error(moved, clean[30:]) < error(seen[30:], clean[30:]) / 4
+    transformed = wider.transform(seen[30:], ["C"] * 10, "A")
+    assert error(transformed, clean[30:]) < 0.03  # the noise's deviation
+    assert error(transformed, clean[30:]) < error(seen[30:], clean[30:]) / 4
     assert (how_well.covariate, how_well.level, how_well.people) == ("site", "C", 30)
     assert 0 < how_well.location_se < 1
     assert 0 < how_well.log_scale_se < 0.3
@@ -47,10 +47,10 @@ def test_what_was_known_stays(model, arrivals, cohort):
     wider, _ = model.adapt("C", chunks(arrivals[1][:12]))
     rows, levels = cohort.seen[:4], ["A", "B", "A", "B"]
     for target in ("A", "B", "(pooled)"):
-        np.testing.assert_array_equal(wider.move(rows, levels, target), model.move(rows, levels, target))
-    again = from_state(ScannerHarmoniser, *to_state(wider))
+        np.testing.assert_array_equal(wider.transform(rows, levels, target), model.transform(rows, levels, target))
+    again = from_state(ScannerHarmonizer, *to_state(wider))
     np.testing.assert_array_equal(
-        again.move(arrivals[1][:2], ["C"] * 2, "A"), wider.move(arrivals[1][:2], ["C"] * 2, "A")
+        again.transform(arrivals[1][:2], ["C"] * 2, "A"), wider.transform(arrivals[1][:2], ["C"] * 2, "A")
     )
 
 
@@ -59,14 +59,14 @@ def test_a_few_people_tell_gain_and_shading(model, arrivals):
     wider, how_well = model.adapt("C", chunks(seen[:3]))
     assert wider.notes == ("C: gain and shading alone are estimated, shrunk: fewer than 5 usable images (3)",)
     assert how_well.log_scale_se is None
-    assert error(wider.move(seen[30:], ["C"] * 10, "A"), clean[30:]) < 0.6 * error(seen[30:], clean[30:])
+    assert error(wider.transform(seen[30:], ["C"] * 10, "A"), clean[30:]) < 0.6 * error(seen[30:], clean[30:])
     assert not wider.known.scanners["C"].spreads
 
 
 def test_without_kept_volumes_gain_and_shading_are_told(model, arrivals):
     _, seen = arrivals
     nobody = replace(model, known=replace(model.known, kept=model.known.kept[:0]))
-    wider, _ = from_state(ScannerHarmoniser, *to_state(nobody)).adapt("C", chunks(seen[:20]))
+    wider, _ = from_state(ScannerHarmonizer, *to_state(nobody)).adapt("C", chunks(seen[:20]))
     assert wider.notes == ("C: gain and shading alone are estimated, since the model keeps no volumes",)
     known, full = (m.known.scanners["C"].shading[0] for m in (wider, model.adapt("C", chunks(seen[:20]))[0]))
     assert known == pytest.approx(full, abs=0.1)

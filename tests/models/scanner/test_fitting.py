@@ -10,7 +10,7 @@ from medrep.cohort.covariates import POOLED, Categorical, Covariate, CovariateSc
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.errors import CovariateError, ModelError
-from medrep.models.scanner import ScannerHarmoniser
+from medrep.models.scanner import ScannerHarmonizer
 from medrep.models.scanner.fitting import fit_steps
 from medrep.simulate import (
     SiteEffect,
@@ -32,7 +32,7 @@ def fit(rows, levels, grid, known="AB", **options):
     frame = pd.DataFrame({"site": list(levels)}, index=[f"sub-{k:02d}" for k in range(len(rows))])
     effects = np.zeros((len(rows), 0))
     dataset = Dataset(rows, frame, schema_of(known), Columns((), grid.size, grid))
-    return ScannerHarmoniser.fit(dataset, effects, covariate="site", **options)
+    return ScannerHarmonizer.fit(dataset, effects, covariate="site", **options)
 
 
 def people(shape, count, seed=0):
@@ -51,8 +51,8 @@ def people(shape, count, seed=0):
 )
 def test_small_and_anisotropic_grids(grid):
     clean, seen, levels = people(grid.shape, 40)
-    moved = fit(seen[:30], levels[:30], grid).move(seen[30:], levels[30:], "A")
-    before, after = (np.mean((rows[1::2] - clean[31::2]) ** 2) for rows in (seen[30:], moved))
+    transformed = fit(seen[:30], levels[:30], grid).transform(seen[30:], levels[30:], "A")
+    before, after = (np.mean((rows[1::2] - clean[31::2]) ** 2) for rows in (seen[30:], transformed))
     assert after < before / 8
 
 
@@ -70,11 +70,11 @@ def test_a_simulated_head_comes_back():
     ]
     rows = np.stack(seen).reshape(44, -1)
     model = fit(rows, site, Grid(shape, (spacing,) * 3), ("S0", "S1"))
-    assert model.anchor == "S0"
+    assert model.reference == "S0"
     own = [k for k, level in enumerate(site) if level == "S1"]
-    moved = model.move(rows[own], ["S1"] * len(own), "S0")
+    transformed = model.transform(rows[own], ["S1"] * len(own), "S0")
     truth = np.stack(clean).reshape(44, -1)[own]
-    assert np.mean((moved - truth) ** 2) < 0.25 * np.mean((rows[own] - truth) ** 2)
+    assert np.mean((transformed - truth) ** 2) < 0.25 * np.mean((rows[own] - truth) ** 2)
 
 
 def test_a_memory_mapped_matrix(tmp_path, cohort, model, train):
@@ -82,7 +82,7 @@ def test_a_memory_mapped_matrix(tmp_path, cohort, model, train):
     mapped[:] = cohort.seen[train]
     frame, effects = cohort.frame.iloc[train], cohort.effects[train]
     dataset = Dataset(mapped, frame, schema_of("AB"), Columns((), GRID.size, GRID))
-    found = ScannerHarmoniser.fit(dataset, effects, covariate="site")
+    found = ScannerHarmonizer.fit(dataset, effects, covariate="site")
     np.testing.assert_array_equal(found.known.scanners["B"].shading, model.known.scanners["B"].shading)
 
 
@@ -103,30 +103,30 @@ def test_a_level_of_few_people_is_shrunk_and_noted():
         "D: nobody with a usable image; its images stay as they are",
     )
     few = model.known.scanners["C"]
-    assert model.anchor == "A"
+    assert model.reference == "A"
     assert not few.spreads
     assert not few.curve.any()
     assert -0.3 < few.shading[0] < -0.05
     assert model.known.scanners["D"].does_nothing
-    moved = model.move(seen[:4], ["A", "C", "D", "C"], POOLED)
-    assert np.isfinite(moved).all()
-    np.testing.assert_array_equal(model.move(seen[:1], ["D"], "A"), seen[:1])
+    transformed = model.transform(seen[:4], ["A", "C", "D", "C"], POOLED)
+    assert np.isfinite(transformed).all()
+    np.testing.assert_array_equal(model.transform(seen[:1], ["D"], "A"), seen[:1])
 
 
 def test_the_unit_of_the_images_does_not_matter():
     grid = Grid((12, 12, 12), (1.0, 1.0, 1.0))
     _, seen, levels = people(grid.shape, 24)
-    moved, large = (fit(unit * seen, levels, grid).move(unit * seen, levels, "A") for unit in (1, 1024))
-    np.testing.assert_allclose(large / 1024, moved, atol=1e-4)
+    transformed, large = (fit(unit * seen, levels, grid).transform(unit * seen, levels, "A") for unit in (1, 1024))
+    np.testing.assert_allclose(large / 1024, transformed, atol=1e-4)
 
 
 def test_one_level():
     grid = Grid((12, 12, 12), (1.0, 1.0, 1.0))
     _, seen, _ = people(grid.shape, 12)
     model = fit(seen, "A" * 12, grid, "A")
-    assert model.anchor == "A"
+    assert model.reference == "A"
     for target in ("A", POOLED):
-        np.testing.assert_array_equal(model.move(seen, ["A"] * 12, target), seen)
+        np.testing.assert_array_equal(model.transform(seen, ["A"] * 12, target), seen)
 
 
 def test_images_of_one_value_are_left_out():
@@ -144,8 +144,8 @@ def test_nothing_but_images_of_one_value():
     flat = np.ones((20, 125), np.float32)
     flat[3] = np.nan
     model = fit(flat, "AB" * 10, grid)
-    np.testing.assert_array_equal(model.move(flat, ["A", "B"] * 10, POOLED), flat)
-    again = from_state(ScannerHarmoniser, *to_state(model))
+    np.testing.assert_array_equal(model.transform(flat, ["A", "B"] * 10, POOLED), flat)
+    again = from_state(ScannerHarmonizer, *to_state(model))
     assert again.notes == model.notes
 
 
@@ -153,7 +153,7 @@ def test_refusals():
     grid = Grid((6, 6, 6), (1.0, 1.0, 1.0))
     _, seen, levels = people(grid.shape, 12)
     with pytest.raises(CovariateError, match=r"anchor 'Z' has no people with a usable image; choose one of A, B"):
-        fit(seen, levels, grid, anchor="Z")
+        fit(seen, levels, grid, reference="Z")
     with pytest.raises(CovariateError, match=r"levels other than A: sub-01: 'B'|levels other than A \(6\)"):
         fit(seen, levels, grid, "A")
     with pytest.raises(ModelError, match="216 voxels, the grid 8"):

@@ -5,7 +5,7 @@ import pytest
 
 from medrep.cohort.covariates import POOLED
 from medrep.errors import CovariateError, ModelError
-from medrep.models.scanner.forward import content_box
+from medrep.models.scanner.forward import foreground_box
 from tests.models.scanner.conftest import GRID, content, error
 
 
@@ -15,14 +15,14 @@ def unseen(cohort):
 
 
 def test_the_sharp_and_quiet_level_is_the_anchor(model):
-    assert model.anchor == "A"
+    assert model.reference == "A"
     assert model.levels == ("A", "B")
     assert model.notes == ()
 
 
 def test_unseen_people_come_near_to_what_the_anchor_would_have_seen(model, cohort, unseen):
     before = error(cohort.seen[unseen], cohort.clean[unseen])
-    after = error(model.move(cohort.seen[unseen], ["B"] * len(unseen), "A"), cohort.clean[unseen])
+    after = error(model.transform(cohort.seen[unseen], ["B"] * len(unseen), "A"), cohort.clean[unseen])
     assert after < 0.025  # the noise's deviation is 0.02, undone along with the blur
     assert after < before / 5
 
@@ -36,26 +36,28 @@ def test_rendering_makes_what_the_scanner_makes(model, cohort, unseen):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_null_move_is_exact(model, cohort, level, dtype):
     rows = cohort.seen[:3].astype(dtype)
-    moved = model.move(rows, [level] * 3, level)
-    assert np.array_equal(moved, rows)
-    assert moved.dtype == dtype
-    assert moved is not rows
+    transformed = model.transform(rows, [level] * 3, level)
+    assert np.array_equal(transformed, rows)
+    assert transformed.dtype == dtype
+    assert transformed is not rows
 
 
 @pytest.mark.parametrize("target", ["A", "B", POOLED])
 def test_moving_twice_is_moving_once(model, cohort, target):
-    once = model.move(cohort.seen[:2], ["A", "B"], target)
-    assert np.array_equal(model.move(once, [target] * 2, target), once)
+    once = model.transform(cohort.seen[:2], ["A", "B"], target)
+    assert np.array_equal(model.transform(once, [target] * 2, target), once)
 
 
 def test_the_memory_layout_does_not_matter(model, cohort):
     turned = np.asfortranarray(cohort.seen[:2])
-    np.testing.assert_array_equal(model.move(turned, ["A", "B"], "A"), model.move(cohort.seen[:2], ["A", "B"], "A"))
+    np.testing.assert_array_equal(
+        model.transform(turned, ["A", "B"], "A"), model.transform(cohort.seen[:2], ["A", "B"], "A")
+    )
 
 
 def test_restoring_is_moving_to_the_anchor(model, cohort):
-    u = model.restore_to_anchor(cohort.seen[:4], ["A", "B", "A", "B"])
-    assert np.array_equal(u, model.move(cohort.seen[:4], ["A", "B", "A", "B"], "A"))
+    u = model.restore_to_reference(cohort.seen[:4], ["A", "B", "A", "B"])
+    assert np.array_equal(u, model.transform(cohort.seen[:4], ["A", "B", "A", "B"], "A"))
     assert np.array_equal(u[[0, 2]], cohort.seen[[0, 2]])
     assert np.array_equal(model.render(u[[0, 2]], ["A", "A"]), u[[0, 2]])
 
@@ -63,48 +65,48 @@ def test_restoring_is_moving_to_the_anchor(model, cohort):
 def test_the_formula_with_the_residual(model, cohort):
     """x' = F_pooled(z) + s_pooled / s_B (x - F_B(z)), and the pooled scanner has the mean parameters."""
     x = cohort.seen[1:2]
-    z = model.restore_to_anchor(x, ["B"])
+    z = model.restore_to_reference(x, ["B"])
     ratio = 0.5  # half of the people are at the anchor, whose residual is zero
     expected = model.render(z, [POOLED], like=x) + ratio * (x - model.render(z, ["B"], like=x))
-    np.testing.assert_allclose(content(model.move(x, ["B"], POOLED)), content(expected), atol=1e-5)
+    np.testing.assert_allclose(content(model.transform(x, ["B"], POOLED)), content(expected), atol=1e-5)
     scanners = model.known.scanners
     np.testing.assert_allclose(scanners[POOLED].shading, scanners["B"].shading / 2)
 
 
 def test_the_pooled_reference_can_be_left_again(model, cohort):
     x = cohort.seen[1:2]
-    back = model.move(model.move(x, ["B"], POOLED), [POOLED], "B")
-    assert error(back, x) < 0.3 * error(model.move(x, ["B"], POOLED), x)
+    back = model.transform(model.transform(x, ["B"], POOLED), [POOLED], "B")
+    assert error(back, x) < 0.3 * error(model.transform(x, ["B"], POOLED), x)
 
 
 def test_padding_and_unknown_voxels_stay(model, cohort):
     volume = cohort.seen[1].reshape(GRID.shape).copy()
     volume[10, 10, 10] = np.nan
-    moved = model.move(volume.reshape(1, -1), ["B"], "A").reshape(GRID.shape)
-    assert np.argwhere(np.isnan(moved)).tolist() == [[10, 10, 10]]
+    transformed = model.transform(volume.reshape(1, -1), ["B"], "A").reshape(GRID.shape)
+    assert np.argwhere(np.isnan(transformed)).tolist() == [[10, 10, 10]]
     outside = np.ones(GRID.shape, dtype=bool)
-    outside[content_box(volume)] = False
+    outside[foreground_box(volume)] = False
     assert outside.any()
-    assert np.array_equal(moved[outside], volume[outside])
+    assert np.array_equal(transformed[outside], volume[outside])
 
 
 def test_what_a_mask_left_empty_stays_empty(model, cohort):
     volume = cohort.seen[1].reshape(GRID.shape).copy()
     volume[:, :8] = 0
-    moved = model.move(volume.reshape(1, -1), ["B"], POOLED).reshape(GRID.shape)
-    assert not moved[:, :8].any()
-    assert (moved[:, 8:] != volume[:, 8:]).mean() > 0.5
+    transformed = model.transform(volume.reshape(1, -1), ["B"], POOLED).reshape(GRID.shape)
+    assert not transformed[:, :8].any()
+    assert (transformed[:, 8:] != volume[:, 8:]).mean() > 0.5
 
 
 def test_an_image_of_one_value_stays(model):
     flat = np.full((1, GRID.size), 0.7, np.float32)
-    assert np.array_equal(model.move(flat, ["B"], "A"), flat)
+    assert np.array_equal(model.transform(flat, ["B"], "A"), flat)
     assert np.array_equal(model.render(flat, ["B"]), flat)
 
 
 def test_age_is_kept_though_scanners_differ_in_age(model, cohort):
     own = cohort.of("B")
-    brightness = content(model.move(cohort.seen[own], ["B"] * len(own), "A")).mean(axis=(1, 2, 3))
+    brightness = content(model.transform(cohort.seen[own], ["B"] * len(own), "A")).mean(axis=(1, 2, 3))
     wanted = content(cohort.clean[own]).mean(axis=(1, 2, 3))
     slope, true = (np.polyfit(cohort.effects[own, 0], values, 1)[0] for values in (brightness, wanted))
     assert slope == pytest.approx(true, rel=0.1)
@@ -114,8 +116,8 @@ def test_age_is_kept_though_scanners_differ_in_age(model, cohort):
 def test_the_order_of_people_does_not_matter(model, cohort, train):
     shuffled = cohort.fit(np.random.default_rng(5).permutation(train))
     np.testing.assert_array_equal(
-        shuffled.move(cohort.seen, list(cohort.frame["site"]), "A"),
-        model.move(cohort.seen, list(cohort.frame["site"]), "A"),
+        shuffled.transform(cohort.seen, list(cohort.frame["site"]), "A"),
+        model.transform(cohort.seen, list(cohort.frame["site"]), "A"),
     )
 
 
@@ -123,13 +125,13 @@ def test_unknown_levels_are_refused_by_name(model, cohort):
     with pytest.raises(
         CovariateError, match=r"site 'X' has no scanner in this model \(A, B\); refit.*--unseen-site adapt"
     ):
-        model.move(cohort.seen[:2], ["A", "X"], "A")
+        model.transform(cohort.seen[:2], ["A", "X"], "A")
     with pytest.raises(CovariateError, match="'X' has no scanner"):
         model.render(cohort.seen[:1], ["X"])
     with pytest.raises(CovariateError, match="'X' has no scanner"):
-        model.move(cohort.seen[:1], ["A"], "X")
+        model.transform(cohort.seen[:1], ["A"], "X")
 
 
 def test_images_of_another_grid_or_type_are_refused(model, cohort):
     with pytest.raises(ModelError, match=f"7 voxels, the grid {GRID.size}"):
-        model.move(np.ones((1, 7), np.float32), ["A"], "B")
+        model.transform(np.ones((1, 7), np.float32), ["A"], "B")

@@ -12,8 +12,8 @@ from medrep.models.scanner.estimation import (
     quantile_features,
     transfer,
 )
-from medrep.models.scanner.fitting import choose_anchor
-from medrep.models.scanner.forward import TABLE, Rendering, Scanner, content_box, curve_table, filled, spread, void
+from medrep.models.scanner.fitting import choose_reference
+from medrep.models.scanner.forward import TABLE, Rendering, Scanner, curve_table, filled, foreground_box, spread, void
 from medrep.models.scanner.restoration import BUCKETS, Restoration, fit_restoration, orbit_sums
 from tests.models.scanner.conftest import BOX, GRID, padded, person, true_scanner
 
@@ -21,8 +21,8 @@ WINDOW = (16, 20, 16)
 
 
 def test_content_is_what_padding_does_not_repeat():
-    assert content_box(padded(person(np.random.default_rng(1)))) == BOX
-    assert content_box(np.zeros((3, 4, 5), np.float32)) == (slice(0, 3), slice(0, 4), slice(0, 5))
+    assert foreground_box(padded(person(np.random.default_rng(1)))) == BOX
+    assert foreground_box(np.zeros((3, 4, 5), np.float32)) == (slice(0, 3), slice(0, 4), slice(0, 5))
 
 
 def test_void_is_blocks_of_zeros():
@@ -43,13 +43,13 @@ def test_straighten_undoes_bend_over_a_wide_range(axes):
     values = np.concatenate([np.linspace(-60, 60, 5000), np.linspace(-0.5, 4, 120)]).astype(np.float32)
     image = values.reshape(16, 20, 16)
     rendering = Rendering(axes, true_scanner(axes))
-    np.testing.assert_allclose(rendering.straighten(rendering.bend(image, BOX), BOX), image, atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(rendering.invert(rendering.apply_response(image, BOX), BOX), image, atol=2e-3, rtol=1e-3)
 
 
 def test_zero_parameters_are_the_identity(axes):
     image = person(np.random.default_rng(1))
     rendering = Rendering(axes, Scanner.identity(axes))
-    np.testing.assert_array_equal(rendering.hiss(image, BOX, np.random.default_rng(0)), image)
+    np.testing.assert_array_equal(rendering.simulate(image, BOX, np.random.default_rng(0)), image)
 
 
 def test_the_field_is_a_legendre_sum(axes):
@@ -98,14 +98,14 @@ def test_one_tiny_image_does_not_narrow_the_window():
 
 def test_quantiles_are_those_of_blocks_and_volume(axes):
     image = person(np.random.default_rng(2))
-    labels = axes.blocks()[BOX]
+    labels = axes.chunks()[BOX]
     features = quantile_features(image, labels, int(labels.max()) + 1)
     np.testing.assert_allclose(features[: len(LOCAL)], np.quantile(image[labels == 0], LOCAL), atol=1e-6)
     np.testing.assert_allclose(features[-len(OVERALL) :], np.quantile(image, OVERALL), atol=1e-6)
 
 
 def test_blocks_cover_the_grid(axes):
-    labels = axes.blocks()
+    labels = axes.chunks()
     assert labels.shape == GRID.shape
     assert set(np.unique(labels)) == set(range(labels.max() + 1))
     assert 60 < labels.max() < 110
@@ -162,6 +162,6 @@ def test_the_anchor_is_sharp_and_quiet():
         "few": power(False, 0.0, 1.0),
     }
     people = dict.fromkeys(powers, 12) | {"few": 9}
-    assert choose_anchor(powers, people, WINDOW) == "quiet"
-    assert choose_anchor(dict(reversed(powers.items())), people, WINDOW) == "quiet"
-    assert choose_anchor(powers, dict.fromkeys(powers, 3) | {"loud": 4}, WINDOW) == "loud"
+    assert choose_reference(powers, people, WINDOW) == "quiet"
+    assert choose_reference(dict(reversed(powers.items())), people, WINDOW) == "quiet"
+    assert choose_reference(powers, dict.fromkeys(powers, 3) | {"loud": 4}, WINDOW) == "loud"

@@ -36,15 +36,15 @@ def flat_distances(cohort: DisplacedCohort, values: pd.DataFrame, grid: Grid) ->
     places = np.stack(np.meshgrid(fine, fine, indexing="ij"), axis=-1).reshape(-1, 2)
     points = grid_lattice(grid).nodes()
     rows = []
-    for person, row in zip(cohort.people, values.to_dict("records"), strict=True):
-        levels = level(person, row, places).reshape(len(fine), -1)
+    for subject, row in zip(cohort.people, values.to_dict("records"), strict=True):
+        levels = level(subject, row, places).reshape(len(fine), -1)
         lines = [
             line + share * np.diff(line, axis=0, append=line[-1:])
             for line in find_contours(levels, 0.0)
             for share in (0, 0.5)
         ]
         distance = cKDTree(np.concatenate(lines) * 0.25 - HALF).query(points)[0]
-        rows.append(np.copysign(distance, level(person, row, points)))
+        rows.append(np.copysign(distance, level(subject, row, points)))
     return np.stack(rows).astype(np.float32)
 
 

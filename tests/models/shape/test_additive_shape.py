@@ -50,7 +50,7 @@ def test_the_null_intervention_gives_everybody_back_bit_for_bit(starmen: Starmen
 def test_removing_twice_is_removing_once(starmen: Starmen) -> None:
     target = starmen.schema.references(["arms", "legs"])
     once = starmen.model.remove(starmen.model.dataset(starmen.data[:3], starmen.frame.iloc[:3]), target)
-    there = starmen.schema.moved(starmen.frame.iloc[:3], target)
+    there = starmen.schema.transformed(starmen.frame.iloc[:3], target)
     np.testing.assert_array_equal(starmen.model.remove(starmen.model.dataset(once, there), target), once)
 
 
@@ -76,8 +76,10 @@ def test_a_moved_person_is_the_true_one_at_other_covariates(starmen: Starmen) ->
     wanted = starmen.frame.iloc[people].assign(arms=0.8)
     assert starmen.columns.grid is not None
     truth = flat_distances(cohort, wanted, starmen.columns.grid)
-    moved = starmen.model.remove(starmen.model.dataset(starmen.data[people], starmen.frame.iloc[people]), {"arms": 0.8})
-    for own, made, true in zip(starmen.data[people], moved, truth, strict=True):
+    transformed = starmen.model.remove(
+        starmen.model.dataset(starmen.data[people], starmen.frame.iloc[people]), {"arms": 0.8}
+    )
+    for own, made, true in zip(starmen.data[people], transformed, truth, strict=True):
         assert overlap(made, true) > max(0.95, overlap(own, true) + 0.02)
 
 
@@ -91,7 +93,7 @@ def on_the_surface(template: LevelFunction) -> tuple[np.ndarray, np.ndarray]:
 def test_planted_motion_is_found_along_the_normal_with_intervals(starmen: Starmen) -> None:
     population = starmen.model.population
     points, normals = on_the_surface(population.template)
-    motion = starmen.model.surface_motion(Contrast("arms", 0.0, 0.5), points, normals)
+    motion = starmen.model.surface_displacement(Contrast("arms", 0.0, 0.5), points, normals)
     truth = -(displacement(starmen.cohort.family, "arms", 0.5, points) * normals).sum(axis=1)
     assert np.corrcoef(motion.millimetres, truth)[0, 1] > 0.9
     low, high = motion.interval()
@@ -163,14 +165,16 @@ def test_ablations_fit_and_keep_the_null_intervention(starmen: Starmen, changes:
         Dataset(starmen.data, starmen.frame, starmen.schema, starmen.columns), settings, seed=0
     )
     own, data = starmen.frame.iloc[:2], starmen.data[:2]
-    moved = model.remove(model.dataset(data, own), {"arms": 0.9})
-    assert np.isfinite(moved).all()
-    assert (np.abs(moved - data).max() > 0.1) == settings.conditioned
+    transformed = model.remove(model.dataset(data, own), {"arms": 0.9})
+    assert np.isfinite(transformed).all()
+    assert (np.abs(transformed - data).max() > 0.1) == settings.conditioned
     same = float(own["arms"].iloc[0])
     np.testing.assert_array_equal(model.remove(model.dataset(data[:1], own.iloc[:1]), {"arms": same}), data[:1])
     assert model.encode(model.dataset(data, own)).shape[1] == (20 if settings.identity else 0)
     content, arrays = model.state()
-    np.testing.assert_array_equal(moved_by(restore_model(model.kind, content, arrays), data, own, {"arms": 0.9}), moved)
+    np.testing.assert_array_equal(
+        moved_by(restore_model(model.kind, content, arrays), data, own, {"arms": 0.9}), transformed
+    )
 
 
 def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
@@ -186,8 +190,8 @@ def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
     assert [(note.level, note.people) for note in notes] == [("C", 5)]
     assert 0 < notes[0].location_kept < 1
     assert wider.schema.levels("site") == ("A", "B", "C")
-    moved = wider.remove(wider.dataset(starmen.data[:1], strange.iloc[:1]), schema.references(["site"]))
-    assert np.abs(moved - starmen.data[:1]).max() > 0
+    transformed = wider.remove(wider.dataset(starmen.data[:1], strange.iloc[:1]), schema.references(["site"]))
+    assert np.abs(transformed - starmen.data[:1]).max() > 0
     content, arrays = wider.state()
     assert restore_model(wider.kind, content, arrays).schema == wider.schema
 
@@ -209,4 +213,4 @@ def test_settings_and_data_that_cannot_be_are_refused(starmen: Starmen) -> None:
         replace(SETTINGS, field="distance", rounds=1, modes=8),
     )
     with pytest.raises(ModelError, match="does not say how points move"):
-        model.surface_motion(Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))
+        model.surface_displacement(Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))

@@ -3,13 +3,13 @@ import pytest
 
 from medrep.cohort.grid import Lattice
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.mean_shape import SCALES, LevelFunction, SmoothModes
+from medrep.models.shape.mean_shape import SCALES, LevelFunction, SmoothBasis
 
 
-def ball(radius: float = 10.0) -> tuple[LevelFunction, SmoothModes]:
+def ball(radius: float = 10.0) -> tuple[LevelFunction, SmoothBasis]:
     lattice = Lattice((-18.0,) * 2, (1.0,) * 2, (37,) * 2)
     template = LevelFunction.through(lattice, np.linalg.norm(lattice.nodes(), axis=1) - radius)
-    return template, SmoothModes.around(np.full(2, -18.0), np.full(2, 18.0), template.values, radius, 60)
+    return template, SmoothBasis.around(np.full(2, -18.0), np.full(2, 18.0), template.values, radius, 60)
 
 
 def planted(strength: float, people: int = 300) -> tuple[np.ndarray, ...]:
@@ -123,7 +123,7 @@ def test_without_columns_only_what_is_shared_is_found() -> None:
 @pytest.mark.parametrize("count", [10, 40])
 def test_fields_of_unit_coefficients_are_as_large_as_the_scales_say(count: int) -> None:
     _, modes = ball()
-    few = SmoothModes(modes.lattice, modes.nodes, modes.shapes[:, :count])
+    few = SmoothBasis(modes.lattice, modes.nodes, modes.shapes[:, :count])
     assert few.count == count
     rng = np.random.default_rng(2)
     coefficients = rng.standard_normal((count, 2000))

@@ -30,9 +30,9 @@ def noisy(scales: list[float], per_site: int, columns: int, only: int | None = N
     return frame, data, mean, site
 
 
-def spreads(moved: np.ndarray, site: np.ndarray) -> np.ndarray:
+def spreads(transformed: np.ndarray, site: np.ndarray) -> np.ndarray:
     """Return the geometric mean over columns of each site's deviation."""
-    return np.array([np.exp(np.log(moved[site == k].std(axis=0, ddof=1)).mean()) for k in np.unique(site)])
+    return np.array([np.exp(np.log(transformed[site == k].std(axis=0, ddof=1)).mean()) for k in np.unique(site)])
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def spreads(moved: np.ndarray, site: np.ndarray) -> np.ndarray:
 )
 def test_a_site_of_another_scale_comes_out_like_the_others(scales, per_site):
     frame, data, mean, site = noisy(scales, per_site, 15)
-    moved = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": POOLED}) - mean
-    found = spreads(moved, site)
+    transformed = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": POOLED}) - mean
+    found = spreads(transformed, site)
     assert found.max() / found.min() < 1.1
     # The measure of everybody is the geometric mean, so no site among many dictates it.
     assert np.exp(np.log(found).mean()) == pytest.approx(np.exp(np.log(scales).mean()), rel=0.1)
@@ -51,9 +51,11 @@ def test_a_site_of_another_scale_comes_out_like_the_others(scales, per_site):
 @pytest.mark.parametrize("columns", [10, 60])
 def test_a_site_of_another_scale_in_one_column_alone(columns):
     frame, data, mean, site = noisy([1, 1, 1, 30], 50, columns, only=3)
-    moved = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": "S0"}) - mean
-    assert spreads(moved[:, [3]], site)[3] == pytest.approx(spreads(moved[:, [3]], site)[:3].mean(), rel=0.25)
-    rest = spreads(np.delete(moved, 3, axis=1), site)
+    transformed = moved_by(fit(frame, data, declared=DECLARED), data, frame, {"site": "S0"}) - mean
+    assert spreads(transformed[:, [3]], site)[3] == pytest.approx(
+        spreads(transformed[:, [3]], site)[:3].mean(), rel=0.25
+    )
+    rest = spreads(np.delete(transformed, 3, axis=1), site)
     np.testing.assert_allclose(rest, 1, rtol=0.1)
 
 
@@ -88,9 +90,9 @@ def test_centring_moves_the_pool_alone(seed, factor):
 @pytest.mark.parametrize("name", ["default", "gain"])
 def test_sites_of_like_scale_are_solved_once(name, monkeypatch):
     frame, data, _, _ = noisy([1, 1.5, 0.8], 30, 8)
-    moved = moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"})
+    transformed = moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"})
     monkeypatch.setattr("medrep.models.linear.least_squares.REWEIGHTINGS", 0)
-    np.testing.assert_array_equal(moved, moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"}))
+    np.testing.assert_array_equal(transformed, moved_by(fit(frame, data, SETTINGS[name]), data, frame, {"site": "S1"}))
 
 
 def test_steps_of_weights():

@@ -31,15 +31,15 @@ def fitted():
 def test_they_stay_and_nothing_is_put_where_nobody_was_measured(fitted, removed, reference):
     model, frame, data, _ = fitted
     target = model.schema.references(removed, {k: v for k, v in reference.items() if k in removed})
-    moved = model.remove(model.dataset(data, frame), target)
+    transformed = model.remove(model.dataset(data, frame), target)
     zero, away = data[:, 4] == 0, (frame["site"] == "S2").to_numpy()
-    np.testing.assert_array_equal(moved[zero, 4], 0)
-    assert (moved[~zero, 4] != data[~zero, 4]).mean() > 0.6
-    assert np.isnan(moved[away, 7]).all()
-    assert np.isfinite(moved[~away]).all()
-    assert np.isfinite(np.delete(moved, 7, axis=1)).all()
-    again = model.remove(model.dataset(moved, model.schema.moved(frame, target)), target)
-    np.testing.assert_array_equal(again, moved)
+    np.testing.assert_array_equal(transformed[zero, 4], 0)
+    assert (transformed[~zero, 4] != data[~zero, 4]).mean() > 0.6
+    assert np.isnan(transformed[away, 7]).all()
+    assert np.isfinite(transformed[~away]).all()
+    assert np.isfinite(np.delete(transformed, 7, axis=1)).all()
+    again = model.remove(model.dataset(transformed, model.schema.transformed(frame, target)), target)
+    np.testing.assert_array_equal(again, transformed)
     assert {cell.column for cell in unmeasured(model, model.dataset(data, frame), target)} == {"region_7"}
 
 

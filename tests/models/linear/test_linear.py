@@ -29,8 +29,8 @@ def target_of(removed: list[str]) -> dict[str, str | float]:
 @given(case=cases(), removed=subsets, person=st.integers(0, 39))
 def test_the_null_intervention_returns_the_person_exactly(case, removed, person):
     own = {name: case.frame[name].iloc[person] for name in removed}
-    moved = moved_by(case.fit(), case.data, case.frame, own)
-    np.testing.assert_array_equal(moved[person], case.data[person])
+    transformed = moved_by(case.fit(), case.data, case.frame, own)
+    np.testing.assert_array_equal(transformed[person], case.data[person])
 
 
 @given(case=cases(), removed=subsets, seed=st.integers(0, 99))
@@ -46,7 +46,7 @@ def test_removing_twice_is_removing_once(case, removed):
     model = case.fit()
     target = model.schema.references(removed)
     once = model.remove(model.dataset(case.data, case.frame), target)
-    twice = model.remove(model.dataset(once, model.schema.moved(case.frame, target)), target)
+    twice = model.remove(model.dataset(once, model.schema.transformed(case.frame, target)), target)
     np.testing.assert_array_equal(twice, once)
 
 
@@ -54,11 +54,11 @@ def test_removing_twice_is_removing_once(case, removed):
 def test_everybody_is_moved_to_values_of_their_own(case, removed, seed):
     model, rows = case.fit(), np.random.default_rng(seed).permutation(len(case.frame))
     to = case.frame[removed].iloc[rows].set_axis(case.frame.index)
-    moved = model.move(model.dataset(case.data, case.frame), to)
+    transformed = model.transform(model.dataset(case.data, case.frame), to)
     for row in range(3):
         own = {name: to[name].iloc[row] for name in removed}
         alone = model.remove(model.dataset(case.data[[row]], case.frame.iloc[[row]]), own)
-        np.testing.assert_allclose(moved[[row]], alone, rtol=1e-9, atol=1e-9 * np.abs(case.data).max())
+        np.testing.assert_allclose(transformed[[row]], alone, rtol=1e-9, atol=1e-9 * np.abs(case.data).max())
 
 
 @given(case=cases(), first=subsets, second=subsets)
@@ -66,7 +66,7 @@ def test_removing_one_after_the_other_is_removing_both(case, first, second):
     model = case.fit()
     one, other = target_of(first), target_of(second)
     halfway = model.remove(model.dataset(case.data, case.frame), one)
-    stepwise = model.remove(model.dataset(halfway, model.schema.moved(case.frame, one)), other)
+    stepwise = model.remove(model.dataset(halfway, model.schema.transformed(case.frame, one)), other)
     np.testing.assert_allclose(
         stepwise, model.remove(model.dataset(case.data, case.frame), {**one, **other}), atol=1e-8
     )
@@ -76,10 +76,10 @@ def test_removing_one_after_the_other_is_removing_both(case, first, second):
 def test_what_is_moved_away_can_be_moved_back(case, removed):
     model = case.fit()
     own = {"age": 44.0, "sex": "F", "site": "S0"}
-    frame = model.schema.moved(case.frame, own)
+    frame = model.schema.transformed(case.frame, own)
     away = model.remove(model.dataset(case.data, frame), target_of(removed))
     back = model.remove(
-        model.dataset(away, model.schema.moved(frame, target_of(removed))), {name: own[name] for name in removed}
+        model.dataset(away, model.schema.transformed(frame, target_of(removed))), {name: own[name] for name in removed}
     )
     np.testing.assert_allclose(back, case.data, atol=1e-8)
 
@@ -105,19 +105,21 @@ def test_a_person_does_not_depend_on_who_else_is_exported(case, removed, people)
     case=cases(("default", "covariance", "line", "gain")), removed=subsets, factor=st.sampled_from([1e-3, 25.4, 1e4])
 )
 def test_the_unit_of_the_data_does_not_matter(case, removed, factor):
-    moved = moved_by(case.fit(), case.data, case.frame, target_of(removed))
+    transformed = moved_by(case.fit(), case.data, case.frame, target_of(removed))
     rescaled = Case(case.frame, factor * case.data, case.settings).fit()
     np.testing.assert_allclose(
-        rescaled.remove(rescaled.dataset(factor * case.data, case.frame), target_of(removed)) / factor, moved, atol=1e-7
+        rescaled.remove(rescaled.dataset(factor * case.data, case.frame), target_of(removed)) / factor,
+        transformed,
+        atol=1e-7,
     )
 
 
 @given(case=cases(), unit=st.sampled_from([12.0, 365.25]))
 def test_the_unit_of_a_covariate_does_not_matter(case, unit):
     finer = Case(case.frame.assign(age=unit * case.frame["age"]), case.data, case.settings)
-    moved = moved_by(case.fit(), case.data, case.frame, {"age": 50.0, "sex": "F"})
+    transformed = moved_by(case.fit(), case.data, case.frame, {"age": 50.0, "sex": "F"})
     np.testing.assert_allclose(
-        moved_by(finer.fit(), case.data, finer.frame, {"age": unit * 50.0, "sex": "F"}), moved, atol=1e-7
+        moved_by(finer.fit(), case.data, finer.frame, {"age": unit * 50.0, "sex": "F"}), transformed, atol=1e-7
     )
 
 
@@ -125,9 +127,9 @@ def test_the_unit_of_a_covariate_does_not_matter(case, unit):
 def test_a_constant_column_beside_changes_nothing(case, removed):
     padded = Case(case.frame, np.insert(case.data, [0, 1], 3.0, axis=1), case.settings)
     plain = moved_by(case.fit(), case.data, case.frame, target_of(removed))
-    moved = moved_by(padded.fit(), padded.data, padded.frame, target_of(removed))
-    np.testing.assert_allclose(np.delete(moved, [0, 2], axis=1), plain, atol=1e-8)
-    np.testing.assert_array_equal(moved[:, [0, 2]], 3.0)
+    transformed = moved_by(padded.fit(), padded.data, padded.frame, target_of(removed))
+    np.testing.assert_allclose(np.delete(transformed, [0, 2], axis=1), plain, atol=1e-8)
+    np.testing.assert_array_equal(transformed[:, [0, 2]], 3.0)
 
 
 @given(case=cases(), removed=subsets)
@@ -150,9 +152,9 @@ def test_storage_is_faithful(case, removed):
 def test_the_type_of_the_data_is_kept(dtype):
     frame = draw_people(60, 3, 0)
     data = draw_data(frame, 6, 0)
-    moved = moved_by(fit(frame, data.astype(dtype)), data.astype(dtype), frame, TARGETS)
-    assert moved.dtype == dtype
-    np.testing.assert_allclose(moved, moved_by(fit(frame, data), data, frame, TARGETS), atol=1e-5)
+    transformed = moved_by(fit(frame, data.astype(dtype)), data.astype(dtype), frame, TARGETS)
+    assert transformed.dtype == dtype
+    np.testing.assert_allclose(transformed, moved_by(fit(frame, data), data, frame, TARGETS), atol=1e-5)
 
 
 def test_whole_numbers_are_refused_rather_than_rounded():
@@ -168,16 +170,16 @@ def test_a_memory_map_gives_what_an_array_gives(tmp_path):
     data = draw_data(frame, 6, 0).astype(np.float32)
     np.save(tmp_path / "data.npy", data)
     mapped = np.load(tmp_path / "data.npy", mmap_mode="r")
-    moved = moved_by(fit(frame, mapped), mapped, frame, TARGETS)
-    np.testing.assert_array_equal(moved, moved_by(fit(frame, data), data, frame, TARGETS))
+    transformed = moved_by(fit(frame, mapped), mapped, frame, TARGETS)
+    np.testing.assert_array_equal(transformed, moved_by(fit(frame, data), data, frame, TARGETS))
 
 
 def test_many_blocks_give_what_one_block_gives():
     frame = draw_people(60, 3, 0)
     data = np.tile(draw_data(frame, 8, 0), (1, 4000))
     settings = LinearSettings(components=0)
-    moved = moved_by(fit(frame, data, settings), data, frame, TARGETS)
-    np.testing.assert_allclose(moved[:, -8:], moved[:, :8], atol=1e-8)
+    transformed = moved_by(fit(frame, data, settings), data, frame, TARGETS)
+    np.testing.assert_allclose(transformed[:, -8:], transformed[:, :8], atol=1e-8)
 
 
 @given(case=cases(("default", "covariance")))
@@ -192,10 +194,10 @@ def test_latents_are_what_the_covariates_do_not_tell(case):
 @given(case=cases(("default", "line", "location", "gain")))
 def test_latents_do_not_change_when_covariates_are_moved(case):
     model = case.fit()
-    moved = model.remove(model.dataset(case.data, case.frame), TARGETS)
-    there = model.schema.moved(case.frame, TARGETS)
+    transformed = model.remove(model.dataset(case.data, case.frame), TARGETS)
+    there = model.schema.transformed(case.frame, TARGETS)
     np.testing.assert_allclose(
-        model.encode(model.dataset(moved, there)), model.encode(model.dataset(case.data, case.frame)), atol=1e-8
+        model.encode(model.dataset(transformed, there)), model.encode(model.dataset(case.data, case.frame)), atol=1e-8
     )
 
 

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.models.chunks import BlockSource
+from medrep.models.chunks import ChunkSource
 from medrep.models.vae.components import FactorModel
 
 
-def source(h: np.ndarray) -> BlockSource:
-    return BlockSource(h.shape, lambda part: h[:, part].copy())
+def source(h: np.ndarray) -> ChunkSource:
+    return ChunkSource(h.shape, lambda part: h[:, part].copy())
 
 
 def planted(rng: np.random.Generator, factors: int, columns: int, *, still: int = 0) -> FactorModel:

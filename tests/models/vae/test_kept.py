@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from medrep.models import LinearModel
 from medrep.models.vae.components import FactorModel
-from medrep.models.vae.latents import KeptReadout
+from medrep.models.vae.latents import Discriminants
 from medrep.models.vae.residuals import standardise
 from tests.models.planted import Case, draw_people
 
@@ -63,8 +63,8 @@ class Fitted:
         factors = FactorModel.fit(linear.residuals(linear.dataset(data, frame)), len(frame) - 10.0, 6, seed=0)
         return cls(linear, factors, np.cov(linear.design.effects(frame)[:, 1:], rowvar=False))
 
-    def readout(self, kept: tuple[str, ...]) -> KeptReadout:
-        return KeptReadout.of(self.linear, self.factors, self.covariance, kept)
+    def readout(self, kept: tuple[str, ...]) -> Discriminants:
+        return Discriminants.of(self.linear, self.factors, self.covariance, kept)
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +78,13 @@ def fitted(world) -> Fitted:
 
 
 @pytest.fixture(scope="module")
-def strangers(world) -> tuple[pd.DataFrame, np.ndarray]:
+def unknown(world) -> tuple[pd.DataFrame, np.ndarray]:
     return world.draw(600, 1)
 
 
 @pytest.mark.parametrize("kept", KEPT, ids="+".join)
-def test_planted_effects_are_read_from_the_data_of_new_people(world, fitted, strangers, kept):
-    frame, data = strangers
+def test_planted_effects_are_read_from_the_data_of_new_people(world, fitted, unknown, kept):
+    frame, data = unknown
     removed = [name for name in ("age", "sex", "site") if name not in kept]
     h = standardise(fitted.linear, data, frame, removed).astype(np.float64)
     found = fitted.readout(kept).effect(h) * fitted.linear.sd
@@ -95,8 +95,8 @@ def test_planted_effects_are_read_from_the_data_of_new_people(world, fitted, str
     assert (found * truth).sum() / (found**2).sum() == pytest.approx(1, abs=0.15)
 
 
-def test_what_is_read_of_one_covariate_does_not_move_with_another_that_is_removed(world, fitted, strangers):
-    frame, data = strangers
+def test_what_is_read_of_one_covariate_does_not_move_with_another_that_is_removed(world, fitted, unknown):
+    frame, data = unknown
     found = fitted.readout(("age",)).effect(standardise(fitted.linear, data, frame, ["sex", "site"]))
     male = (frame["sex"] == "M").to_numpy()
     age = frame["age"].to_numpy(float)
@@ -109,19 +109,19 @@ def test_what_is_read_of_one_covariate_does_not_move_with_another_that_is_remove
 @given(seed=st.integers(0, 999))
 def test_restoring_gives_back_what_lies_in_the_span_of_kept_effects(fitted, kept, seed):
     readout, rng = fitted.readout(kept), np.random.default_rng(seed)
-    h, moved = rng.normal(size=(2, 5, COLUMNS))
+    h, transformed = rng.normal(size=(2, 5, COLUMNS))
     assert len(readout.span) > 0
-    back = readout.restore(moved, h)
+    back = readout.restore(transformed, h)
     np.testing.assert_allclose(back @ readout.span.T, h @ readout.span.T, atol=1e-9)
     np.testing.assert_allclose(readout.restore(back, h), back, atol=1e-9)
     np.testing.assert_allclose(readout.restore(h, h), h)
     across = np.eye(COLUMNS) - readout.span.T @ readout.span
-    np.testing.assert_allclose(back @ across, moved @ across, atol=1e-9)
+    np.testing.assert_allclose(back @ across, transformed @ across, atol=1e-9)
 
 
 @pytest.mark.parametrize("kept", [("age",), ("sex",), ("age", "sex")], ids="+".join)
-def test_kept_effects_keep_their_size_whatever_else_is_dropped(world, fitted, strangers, kept):
-    frame, data = strangers
+def test_kept_effects_keep_their_size_whatever_else_is_dropped(world, fitted, unknown, kept):
+    frame, data = unknown
     removed = [name for name in ("age", "sex", "site") if name not in kept]
     h = standardise(fitted.linear, data, frame, removed).astype(np.float64)
     restored = fitted.readout(kept).restore(np.zeros_like(h), h) * fitted.linear.sd
@@ -132,10 +132,10 @@ def test_kept_effects_keep_their_size_whatever_else_is_dropped(world, fitted, st
 
 def test_nothing_kept_restores_nothing(fitted):
     readout = fitted.readout(())
-    h, moved = np.random.default_rng(0).normal(size=(2, 5, COLUMNS))
+    h, transformed = np.random.default_rng(0).normal(size=(2, 5, COLUMNS))
     assert readout.functionals.shape == (COLUMNS, 0)
     np.testing.assert_array_equal(readout.effect(h), 0)
-    np.testing.assert_array_equal(readout.restore(moved, h), moved)
+    np.testing.assert_array_equal(readout.restore(transformed, h), transformed)
 
 
 def test_columns_that_never_vary_carry_nothing(world):

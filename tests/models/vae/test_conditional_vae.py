@@ -10,10 +10,10 @@ from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds import INPUTS
 from medrep.errors import CovariateError, ModelError
-from medrep.models import ConditionalVae, VaeSettings, Workplace, restore_model
+from medrep.models import ConditionalVae, FitContext, VaeSettings, restore_model
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.saved import SavedModel
-from medrep.models.vae.objective import context_vector
+from medrep.models.vae.objective import condition_vector
 from medrep.models.vae.residuals import standardise
 from medrep.training.schedule import Schedule
 from tests.models.planted import AGE, DECLARED, SEX, SITE, draw_people, named, simulate, unlabelled
@@ -73,7 +73,7 @@ def fit(
     settings: VaeSettings = BODIES["linear"],
     declared: tuple[Covariate, ...] = DECLARED,
     seed: int = 0,
-    work: Workplace | None = None,
+    work: FitContext | None = None,
 ) -> tuple[ConditionalVae, pd.DataFrame]:
     schema = CovariateSchema.fit(frame, declared)
     columns = named(data.shape[1])
@@ -119,11 +119,11 @@ def model(request: pytest.FixtureRequest, fitted: dict[str, ConditionalVae]) -> 
 def test_everybody_is_moved_to_values_of_their_own(any_model, people):
     frame, data = any_model.schema.transfer(people.frame).iloc[:12], people.data[:12]
     to = pd.DataFrame({"age": frame["age"].to_numpy()[::-1], "site": ["S0", POOLED, "S1", "S2"] * 3}, index=frame.index)
-    moved = any_model.move(any_model.dataset(data, frame), to)
+    transformed = any_model.transform(any_model.dataset(data, frame), to)
     for row in range(12):
         target = {"age": float(to["age"].iloc[row]), "site": str(to["site"].iloc[row])}
         np.testing.assert_allclose(
-            moved[[row]], any_model.remove(any_model.dataset(data[[row]], frame.iloc[[row]]), target), rtol=1e-5
+            transformed[[row]], any_model.remove(any_model.dataset(data[[row]], frame.iloc[[row]]), target), rtol=1e-5
         )
 
 
@@ -136,21 +136,21 @@ def test_training_changes_the_network(fitted):
 def test_the_null_intervention_returns_the_person_bit_for_bit(any_model, people, names):
     for person in range(0, len(people.frame), 29):
         own = {name: people.frame[name].iloc[person] for name in names}
-        moved = any_model.remove(any_model.dataset(people.data, people.frame), own)
-        np.testing.assert_array_equal(moved[person], people.data[person])
+        transformed = any_model.remove(any_model.dataset(people.data, people.frame), own)
+        np.testing.assert_array_equal(transformed[person], people.data[person])
 
 
 def test_people_of_the_reference_come_back_as_they_are(any_model, people):
-    moved = any_model.remove(any_model.dataset(people.data, people.frame), {"site": "S1"})
+    transformed = any_model.remove(any_model.dataset(people.data, people.frame), {"site": "S1"})
     there = (people.frame["site"] == "S1").to_numpy()
-    np.testing.assert_array_equal(moved[there], people.data[there])
-    assert (moved[~there] != people.data[~there]).mean() > 0.99
+    np.testing.assert_array_equal(transformed[there], people.data[there])
+    assert (transformed[~there] != people.data[~there]).mean() > 0.99
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_removing_twice_is_removing_once(any_model, people, target):
     once = any_model.remove(any_model.dataset(people.data, people.frame), target)
-    twice = any_model.remove(any_model.dataset(once, any_model.schema.moved(people.frame, target)), target)
+    twice = any_model.remove(any_model.dataset(once, any_model.schema.transformed(people.frame, target)), target)
     np.testing.assert_array_equal(twice, once)
 
 
@@ -172,13 +172,17 @@ def test_the_order_of_people_and_columns_does_not_matter_to_a_fit(people):
     settings = replace(BODIES["linear"], folds=0)
     plain, _ = fit(people.frame, people.data, settings)
     for target in ({"site": "S0"}, POOL):
-        moved = plain.remove(plain.dataset(people.data, people.frame), target)
+        transformed = plain.remove(plain.dataset(people.data, people.frame), target)
         other, _ = fit(people.frame, people.data[:, columns], settings)
         np.testing.assert_allclose(
-            other.remove(other.dataset(people.data[:, columns], people.frame), target), moved[:, columns], atol=1e-3
+            other.remove(other.dataset(people.data[:, columns], people.frame), target),
+            transformed[:, columns],
+            atol=1e-3,
         )
         other, _ = fit(people.frame.iloc[rows], people.data[rows], settings)
-        np.testing.assert_allclose(other.remove(other.dataset(people.data, people.frame), target), moved, atol=1e-3)
+        np.testing.assert_allclose(
+            other.remove(other.dataset(people.data, people.frame), target), transformed, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("target", [{"site": "S0"}, POOL], ids=str)
@@ -194,25 +198,25 @@ def test_labels_of_what_is_kept_are_not_looked_at(any_model, people, target):
 
 
 def test_the_site_goes_and_age_and_sex_stay(model, people):
-    moved = model.remove(model.dataset(people.data, people.frame), {"site": "S0"})
-    assert gap(moved, people.frame, people.clean) < 0.35 * gap(people.data, people.frame, people.clean)
-    for found, wanted in zip(slopes(moved, people.frame), slopes(people.clean, people.frame), strict=True):
+    transformed = model.remove(model.dataset(people.data, people.frame), {"site": "S0"})
+    assert gap(transformed, people.frame, people.clean) < 0.35 * gap(people.data, people.frame, people.clean)
+    for found, wanted in zip(slopes(transformed, people.frame), slopes(people.clean, people.frame), strict=True):
         assert found @ wanted / (wanted @ wanted) == pytest.approx(1, abs=0.15)
         assert np.corrcoef(found, wanted)[0, 1] > 0.9
-    errors = [np.square(data - people.clean).mean() for data in (moved, people.data)]
+    errors = [np.square(data - people.clean).mean() for data in (transformed, people.data)]
     assert errors[0] < 0.3 * errors[1]
 
 
 def test_towards_the_pool_the_site_goes_and_age_stays_readable(model, people):
-    moved = model.remove(model.dataset(people.data, people.frame), POOL)
+    transformed = model.remove(model.dataset(people.data, people.frame), POOL)
     before, after = (
         np.stack([own.mean(axis=0) for _, own in _by(data, people.frame["site"])]).std(axis=0).mean()
-        for data in (people.data, moved)
+        for data in (people.data, transformed)
     )
     assert after < 0.4 * before
     age = people.frame["age"].to_numpy()
     told = []
-    for data in (people.clean, moved):
+    for data in (people.clean, transformed):
         design = np.column_stack([np.ones(len(data)), data])
         told.append(1 - (age - design @ np.linalg.lstsq(design, age, rcond=None)[0]).var() / age.var())
     assert told[1] > told[0] - 0.05
@@ -220,15 +224,15 @@ def test_towards_the_pool_the_site_goes_and_age_stays_readable(model, people):
 
 def test_towards_the_pool_slopes_stay_where_what_is_not_modelled_is_carried(people):
     model, _ = fit(people.frame, people.data, replace(BODIES["linear"], carry=1.0))
-    moved = model.remove(model.dataset(people.data, people.frame), POOL)
-    for found, wanted in zip(slopes(moved, people.frame), slopes(people.clean, people.frame), strict=True):
+    transformed = model.remove(model.dataset(people.data, people.frame), POOL)
+    for found, wanted in zip(slopes(transformed, people.frame), slopes(people.clean, people.frame), strict=True):
         assert found @ wanted / (wanted @ wanted) == pytest.approx(1, abs=0.15)
 
 
 def test_everything_removed_leaves_no_trace_in_the_means(model, people):
     target = model.schema.references(list(model.schema.names))
-    moved = model.remove(model.dataset(people.data, people.frame), target)
-    for found, before in zip(slopes(moved, people.frame), slopes(people.data, people.frame), strict=True):
+    transformed = model.remove(model.dataset(people.data, people.frame), target)
+    for found, before in zip(slopes(transformed, people.frame), slopes(people.data, people.frame), strict=True):
         assert np.abs(found).mean() < 0.15 * np.abs(before).mean()
 
 
@@ -260,8 +264,8 @@ def test_missing_cells_stay_missing_and_touch_nobody_else(people, name):
     holed = people.data.copy()
     holed[5, 2] = holed[9, 0] = np.nan
     model, _ = fit(people.frame, holed, BODIES[name])
-    moved = model.remove(model.dataset(holed, people.frame), POOL)
-    assert np.argwhere(~np.isfinite(moved)).tolist() == [[5, 2], [9, 0]]
+    transformed = model.remove(model.dataset(holed, people.frame), POOL)
+    assert np.argwhere(~np.isfinite(transformed)).tolist() == [[5, 2], [9, 0]]
     assert np.isfinite(model.encode(model.dataset(holed, people.frame))).all()
     own = {"site": people.frame["site"].iloc[5]}
     np.testing.assert_array_equal(model.remove(model.dataset(holed, people.frame), own)[5], holed[5])
@@ -271,8 +275,8 @@ def test_a_person_and_a_column_without_any_value(people):
     holed = people.data.copy()
     holed[4], holed[:, 3] = np.nan, np.nan
     model, _ = fit(people.frame, holed)
-    moved = model.remove(model.dataset(holed, people.frame), POOL)
-    np.testing.assert_array_equal(np.isnan(moved), np.isnan(holed))
+    transformed = model.remove(model.dataset(holed, people.frame), POOL)
+    np.testing.assert_array_equal(np.isnan(transformed), np.isnan(holed))
     assert np.isfinite(model.encode(model.dataset(holed, people.frame))).all()
     assert np.isfinite(model.sample(people.frame, seed=0)).all()
 
@@ -356,11 +360,11 @@ def test_an_unseen_site(people):
     adapted, notes = model.adapt([model.dataset(own[:20], frame[:20]), model.dataset(own[20:], frame[20:])])
     assert [(note.covariate, note.level, note.people) for note in notes] == [("site", "S3", 40)]
     assert model.schema.levels("site") == ("S0", "S1", "S2")
-    moved = adapted.remove(adapted.dataset(own, frame), {"site": "S0"})
-    assert np.square(moved - wide.clean[strange]).mean() < 0.4 * np.square(own - wide.clean[strange]).mean()
+    transformed = adapted.remove(adapted.dataset(own, frame), {"site": "S0"})
+    assert np.square(transformed - wide.clean[strange]).mean() < 0.4 * np.square(own - wide.clean[strange]).mean()
     assert adapted.encode(adapted.dataset(own, frame)).shape == (40, model.directions(model.schema.names, ()))
     again = restore_model(adapted.kind, *adapted.state())
-    np.testing.assert_array_equal(again.remove(again.dataset(own, frame), {"site": "S0"}), moved)
+    np.testing.assert_array_equal(again.remove(again.dataset(own, frame), {"site": "S0"}), transformed)
     np.testing.assert_array_equal(
         adapted.remove(adapted.dataset(own, frame), {"site": "S3"}),
         own,
@@ -395,10 +399,10 @@ def few() -> Planted:
 def test_every_setting_fits_and_gives_numbers(few, settings):
     model, history = fit(few.frame, few.data, settings)
     for target in TARGETS:
-        moved = model.remove(model.dataset(few.data, few.frame), target)
-        assert np.isfinite(moved).all()
-        twice = model.remove(model.dataset(moved, model.schema.moved(few.frame, target)), target)
-        np.testing.assert_array_equal(twice, moved)
+        transformed = model.remove(model.dataset(few.data, few.frame), target)
+        assert np.isfinite(transformed).all()
+        twice = model.remove(model.dataset(transformed, model.schema.transformed(few.frame, target)), target)
+        np.testing.assert_array_equal(twice, transformed)
     assert np.isfinite(model.encode(model.dataset(few.data, few.frame))).all()
     assert np.isfinite(model.encode_unlabelled(unlabelled(model, few.data))).all()
     assert np.isfinite(model.remove_unlabelled(unlabelled(model, few.data), ["site"])).all()
@@ -425,11 +429,11 @@ def test_history_tells_the_forecast_and_every_epoch(few):
 
 def test_a_collapse_is_said(few):
     said: list[str] = []
-    fit(few.frame, few.data, work=Workplace(say=said.append))
+    fit(few.frame, few.data, work=FitContext(say=said.append))
     assert not [line for line in said if "collapsed" in line]
     weak, made = simulate(120, 0, 24)
     settings = replace(BODIES["linear"], latents=6, beta=50.0)
-    _, history = fit(weak, made.features.to_numpy(), settings, work=Workplace(say=said.append))
+    _, history = fit(weak, made.features.to_numpy(), settings, work=FitContext(say=said.append))
     values = history.query("metric == 'latents'").set_index("name")["value"]
     assert values["active"] < values["forecast"]
     assert f"{values['active']:.0f} latents are active, {values['forecast']:.0f} were forecast" in said[-1]
@@ -465,11 +469,11 @@ def test_any_selection_of_covariates(few, declared):
     for settings in (BODIES["linear"], MLP):
         model, _ = fit(few.frame, few.data, settings, declared)
         target = model.schema.references(list(model.schema.names))
-        moved = model.remove(model.dataset(few.data, few.frame), target)
-        assert np.isfinite(moved).all()
+        transformed = model.remove(model.dataset(few.data, few.frame), target)
+        assert np.isfinite(transformed).all()
         assert len(model.certificates(model.schema.names, ())) == len(declared)
         restored = restore_model(model.kind, *model.state())
-        np.testing.assert_array_equal(restored.remove(restored.dataset(few.data, few.frame), target), moved)
+        np.testing.assert_array_equal(restored.remove(restored.dataset(few.data, few.frame), target), transformed)
 
 
 def test_two_batch_covariates(people):
@@ -478,9 +482,9 @@ def test_two_batch_covariates(people):
     own = (frame["coil"] == "C0").to_numpy()
     data = people.data + 2 * ~own[:, None]
     model, _ = fit(frame, data, declared=(*DECLARED, coil))
-    moved = model.remove(model.dataset(data, frame), {"coil": "C0"})
-    np.testing.assert_array_equal(moved[own], data[own])
-    assert (moved[~own] - data[~own]).mean() == pytest.approx(-2, abs=0.4)
+    transformed = model.remove(model.dataset(data, frame), {"coil": "C0"})
+    np.testing.assert_array_equal(transformed[own], data[own])
+    assert (transformed[~own] - data[~own]).mean() == pytest.approx(-2, abs=0.4)
     assert np.isfinite(model.remove(model.dataset(data, frame), model.schema.references(["coil", "site"]))).all()
 
 
@@ -571,4 +575,4 @@ def test_samples_follow_the_seed_and_are_nobody_of_training(crowd):
 def _known(model: ConditionalVae, people: Planted) -> tuple[np.ndarray, np.ndarray]:
     names = model.schema.names
     h = standardise(model.parts.linear, people.data, people.frame, names)
-    return h, context_vector(model.trained_schema, people.frame, names)
+    return h, condition_vector(model.trained_schema, people.frame, names)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from medrep.audit.holdout_split import Halves, Probing, figure_interval, taught_interval
+from medrep.audit.holdout_split import HoldoutSplit, Probing, figure_interval, taught_interval
 from medrep.audit.intervals import jackknife_error
 from medrep.audit.probe_figures import NUMBER
 
@@ -13,16 +13,16 @@ def test_sessions_of_a_participant_stay_in_one_half():
     who = np.repeat(np.arange(80), rng.integers(1, 4, 80))
     for seed in range(20):
         values = pd.Series(rng.choice(["A", "B"], len(who)))
-        halves = Halves.of(values, who, seed, continuous=False, probing=Probing(permutations=20, draws=20))
-        assert not set(who[halves.train]) & set(who[halves.test])
-        assert len(halves.train) + len(halves.test) == len(who)
-        own = who[halves.test]
-        for source in halves.sources:  # a series of labels goes from one participant to another as a whole
+        split = HoldoutSplit.of(values, who, seed, continuous=False, probing=Probing(permutations=20, draws=20))
+        assert not set(who[split.train]) & set(who[split.test])
+        assert len(split.train) + len(split.test) == len(who)
+        own = who[split.test]
+        for source in split.sources:  # a series of labels goes from one participant to another as a whole
             for person in np.unique(own):
                 givers = own[source[own == person]]
                 assert len(set(givers)) == 1
                 assert (own == givers[0]).sum() == (own == person).sum()
-        for weights in halves.weights:
+        for weights in split.weights:
             assert all(len(set(weights[own == person])) == 1 for person in np.unique(own))
 
 
@@ -47,10 +47,10 @@ def test_every_fold_has_a_figure_of_each_probe():
     values = pd.Series(np.where(np.arange(80) % 2, "A", "B"))
     table = np.random.default_rng(1).normal(size=(80, 3)) + (np.arange(80) % 2)[:, None]
     probing = Probing(permutations=20, draws=50, probes=("linear", "rbf"))
-    halves = Halves.of(values, np.arange(80), 0, continuous=False, probing=probing)
-    told = halves.judge(table)
+    split = HoldoutSplit.of(values, np.arange(80), 0, continuous=False, probing=probing)
+    told = split.judge(table)
     assert told.of_folds.shape == (3, 2)
     assert (told.of_folds > 0.6).all()
-    flat = halves.judge(np.zeros((80, 3)))
+    flat = split.judge(np.zeros((80, 3)))
     assert flat.of_folds.shape == (0, 2)
     assert np.isfinite(flat.interval()).all()

@@ -75,9 +75,9 @@ def test_with_all_known_the_residual_is_that_of_the_linear_model(case, seed):
     case = messy(case, seed)
     model = case.fit()
     for frame in (case.frame, elsewhere(case.frame, ("age", "sex"))):
-        blocks = [block for _, block in model.residuals(model.dataset(case.data, frame)).map(lambda part, block: block)]
+        chunks = [chunk for _, chunk in model.residuals(model.dataset(case.data, frame)).map(lambda part, chunk: chunk)]
         exact = standardise(model, case.data, frame, NAMES, out=np.empty(case.data.shape))
-        np.testing.assert_allclose(exact, np.concatenate(blocks, axis=1), atol=1e-9)
+        np.testing.assert_allclose(exact, np.concatenate(chunks, axis=1), atol=1e-9)
         np.testing.assert_allclose(standardise(model, case.data, frame, NAMES), exact, atol=ATOL)
 
 
@@ -138,7 +138,7 @@ def test_moving_to_where_somebody_is_changes_nothing(case, known, person):
 def test_moving_effects_is_what_the_linear_model_does(case, moved, person):
     model = case.fit()
     target = {name: case.frame[name].iloc[person] for name in sorted(moved)}
-    there = model.schema.moved(case.frame, target)
+    there = model.schema.transformed(case.frame, target)
     h = standardise(model, case.data, case.frame, moved, out=np.empty(case.data.shape))
     found = unstandardise(model, h, there, moved, case.data, np.empty_like(case.data))
     np.testing.assert_allclose(found, model.remove(model.dataset(case.data, case.frame), target), atol=1e-8)
@@ -161,7 +161,7 @@ def test_any_subset_of_three_interacting_covariates_moves_as_in_the_linear_model
     data = draw_data(frame, 4, 4) + (frame["diagnosis"] == "D1").to_numpy()[:, None] * frame[["age"]].to_numpy() / 20
     model = Case(frame, data, LinearSettings(spline_degrees=2, interactions=interactions), THREE).fit()
     target = model.schema.references(moved)
-    there = model.schema.moved(frame, target)
+    there = model.schema.transformed(frame, target)
     h = standardise(model, data, frame, moved, out=np.empty(data.shape))
     found = unstandardise(model, h, there, moved, data, np.empty_like(data))
     np.testing.assert_allclose(found, model.remove(model.dataset(data, frame), target), atol=1e-8)

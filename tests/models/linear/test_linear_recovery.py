@@ -13,7 +13,7 @@ from tests.models.planted import AGE, DIAGNOSIS, SETTINGS, SEX, SITE, draw_peopl
 DECLARED = (AGE, SEX, DIAGNOSIS, SITE)
 
 
-class Halves:
+class HoldoutSplit:
     """A simulated cohort of 1200: a model fitted on half of it, and the other half with its truth."""
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Halves:
 
 
 @pytest.fixture(scope="module")
-def halves() -> Halves:
-    return Halves()
+def halves() -> HoldoutSplit:
+    return HoldoutSplit()
 
 
 def rms(values: np.ndarray) -> float:
@@ -141,24 +141,24 @@ def test_what_is_kept_stays(halves):
 
 def test_removing_everything_makes_groups_alike(halves):
     target = {"age": 50.0, "sex": "F", "diagnosis": "control", "site": "(pooled)"}
-    moved = halves.model.remove(halves.model.dataset(halves.trained_data, halves.trained), target)
-    noise = moved.std(axis=0)
+    transformed = halves.model.remove(halves.model.dataset(halves.trained_data, halves.trained), target)
+    noise = transformed.std(axis=0)
     for name, tolerance in (("sex", 0.02), ("diagnosis", 0.02), ("site", 0.06)):
         for level in sorted(set(halves.trained[name])):
             own = (halves.trained[name] == level).to_numpy()
-            assert rms((moved[own].mean(axis=0) - moved.mean(axis=0)) / noise) < tolerance
+            assert rms((transformed[own].mean(axis=0) - transformed.mean(axis=0)) / noise) < tolerance
     age = halves.trained["age"].to_numpy(float)
-    assert rms(np.array([np.corrcoef(age, column)[0, 1] for column in moved.T])) < 0.02
+    assert rms(np.array([np.corrcoef(age, column)[0, 1] for column in transformed.T])) < 0.02
 
 
 def test_effects_without_batches_are_removed_to_the_last_digit():
     frame, made = simulate(200, seed=5)
     data = made.features.to_numpy()
     model = fit(frame, data, declared=(AGE, SEX))
-    moved = model.remove(model.dataset(data, frame), {"age": 50.0, "sex": "F"})
-    means = [moved[(frame["sex"] == sex).to_numpy()].mean(axis=0) for sex in ("F", "M")]
+    transformed = model.remove(model.dataset(data, frame), {"age": 50.0, "sex": "F"})
+    means = [transformed[(frame["sex"] == sex).to_numpy()].mean(axis=0) for sex in ("F", "M")]
     np.testing.assert_allclose(means[0], means[1], atol=1e-10)
-    np.testing.assert_allclose((frame["age"] - frame["age"].mean()).to_numpy() @ moved, 0, atol=1e-8)
+    np.testing.assert_allclose((frame["age"] - frame["age"].mean()).to_numpy() @ transformed, 0, atol=1e-8)
 
 
 def test_site_means_and_deviations_agree_afterwards(halves):
@@ -182,8 +182,8 @@ def test_covariance_aligns_the_relation_between_columns():
     gaps = {}
     for covariance in (False, True):
         model = fit(frame[first], data[first], LinearSettings(covariance=covariance, components=4))
-        moved = model.remove(model.dataset(data[~first], frame[~first]), {"site": "S0"})
-        gaps[covariance] = rms(np.cov(moved[own].T) - np.cov(moved[~own].T))
+        transformed = model.remove(model.dataset(data[~first], frame[~first]), {"site": "S0"})
+        gaps[covariance] = rms(np.cov(transformed[own].T) - np.cov(transformed[~own].T))
     assert gaps[True] < 0.7 * gaps[False]
 
 
@@ -234,8 +234,8 @@ def test_a_new_site_is_adapted_to_from_its_own_people(newcomers, count):
     assert (note.covariate, note.level, note.people) == ("site", "S3", count)
     assert 0 < note.location_se < 2.5 / np.sqrt(count)
     assert (note.log_scale_se is None) == (count == 1)
-    moved = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
-    assert np.isfinite(moved).all()
+    transformed = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
+    assert np.isfinite(transformed).all()
     assert model.schema["site"].levels == ("S0", "S1", "S2", "S3")
 
 
@@ -243,8 +243,8 @@ def test_adaptation_comes_closer_with_every_person(newcomers):
     errors = []
     for count in (2, 10, 50, 250):
         model, _, rows = newcomers.adapted(count)
-        moved = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
-        errors.append(rms(moved - newcomers.clean[rows]))
+        transformed = model.remove(model.dataset(newcomers.data[rows], newcomers.frame.iloc[rows]), {"site": "S0"})
+        errors.append(rms(transformed - newcomers.clean[rows]))
     raw = rms(newcomers.data[rows] - newcomers.clean[rows])
     assert errors == sorted(errors, reverse=True)
     assert errors[1] < 0.7 * raw

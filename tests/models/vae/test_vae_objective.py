@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from medrep.models.chunks import BlockSource
+from medrep.models.chunks import ChunkSource
 from medrep.models.vae.bodies import Autoencoder, Body
 from medrep.models.vae.components import FactorModel
 from medrep.models.vae.losses import moment_gap
 from medrep.models.vae.network import start_at_optimum
-from medrep.models.vae.objective import Task, VaeObjective, context_vector
+from medrep.models.vae.objective import Task, VaeObjective, condition_vector
 from medrep.models.vae.residuals import standardise
 from medrep.models.vae.settings import Independence, VaeSettings
 from medrep.training.loop import TOTAL
@@ -178,7 +178,7 @@ def test_a_task_has_residuals_and_contexts_for_every_set():
     for known, h, context in zip(made.known, made.residuals, made.contexts, strict=True):
         names = [linear.schema.names[k] for k in known]
         np.testing.assert_array_equal(h.numpy(), standardise(linear, data, frame, names))
-        np.testing.assert_allclose(context.numpy(), context_vector(linear.schema, frame, names), atol=1e-6)
+        np.testing.assert_allclose(context.numpy(), condition_vector(linear.schema, frame, names), atol=1e-6)
     for part, width in zip(made.parts, (1, 2, 3), strict=True):
         assert part.shape == (60, width)
         torch.testing.assert_close(part.mean(dim=0), torch.zeros(width), rtol=0, atol=1e-6)
@@ -189,7 +189,7 @@ def test_the_closed_form_start_is_the_optimum():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(COLUMNS, COLUMNS)))[0]
     h = rng.normal(size=(1000, COLUMNS)) * np.sqrt([9, 4, 2, 1, 1, 1]) @ turn.T
-    factors = FactorModel.fit(BlockSource(h.shape, lambda part: h[:, part].copy()), 1000.0, LATENTS, seed=0)
+    factors = FactorModel.fit(ChunkSource(h.shape, lambda part: h[:, part].copy()), 1000.0, LATENTS, seed=0)
     made = network(body="linear", heteroscedastic=False)
     settings = replace(SETTINGS, body="linear", beta=1.0, aggregate=0.0, independence="none")
     start_at_optimum(made, factors, LATENTS, settings)

@@ -140,32 +140,32 @@ def test_a_latent_that_is_worth_nothing_is_left_out(made):
     layer = replace(made.layer, gram=gram)
     scores = layer.scores(made.z, None, LATENTS)
     assert scores.shape == (200, LATENTS - 1)
-    moved = made.z + np.eye(LATENTS)[0] * 9
-    np.testing.assert_allclose(layer.scores(moved, None, LATENTS), scores, atol=1e-8)
+    transformed = made.z + np.eye(LATENTS)[0] * 9
+    np.testing.assert_allclose(layer.scores(transformed, None, LATENTS), scores, atol=1e-8)
     assert np.isfinite(layer.clean(made.z, None, LATENTS)).all()
 
 
 @given(seed=seeds, known=subsets, person=st.integers(0, 39))
 def test_moving_to_where_somebody_is_changes_nothing(seed, known, person):
     own = cohort(seed)
-    np.testing.assert_allclose(own.layer.move(own.z, own.frame, own.frame, known), own.z, atol=1e-9)
+    np.testing.assert_allclose(own.layer.transform(own.z, own.frame, own.frame, known), own.z, atol=1e-9)
     there = own.frame.assign(**{name: [own.frame[name].iloc[person]] * 200 for name in known})
-    moved = own.layer.move(own.z, own.frame, there, known)
-    np.testing.assert_allclose(moved[person], own.z[person], atol=1e-9)
-    back = own.layer.move(moved, there, own.frame, known)
+    transformed = own.layer.transform(own.z, own.frame, there, known)
+    np.testing.assert_allclose(transformed[person], own.z[person], atol=1e-9)
+    back = own.layer.transform(transformed, there, own.frame, known)
     np.testing.assert_allclose(back, own.z, atol=1e-9)
     others = own.frame.iloc[::-1].set_axis(own.frame.index)
     swapped = [frame.assign(**{n: others[n] for n in NAMES if n not in known}) for frame in (own.frame, there)]
-    np.testing.assert_array_equal(own.layer.move(own.z, *swapped, known), moved)
+    np.testing.assert_array_equal(own.layer.transform(own.z, *swapped, known), transformed)
 
 
 def test_moving_takes_planted_differences_out():
     own = cohort(0, people=600, effect=1.0)
     there = own.frame.assign(site=["S0"] * 600, age=[50.0] * 600)
-    moved = own.layer.move(own.z, own.frame, there, ("site", "age"))
+    transformed = own.layer.transform(own.z, own.frame, there, ("site", "age"))
     away = (own.frame["site"] == "S1").to_numpy(float)
     design = np.stack([np.ones(600), own.frame["age"], own.frame["sex"] == "M", away], axis=1).astype(float)
-    before, after = (np.linalg.lstsq(design, z)[0] for z in (own.z, moved))
+    before, after = (np.linalg.lstsq(design, z)[0] for z in (own.z, transformed))
     assert np.linalg.norm(after[3]) < 0.1 * np.linalg.norm(before[3])
     assert np.linalg.norm(after[1]) < 0.1 * np.linalg.norm(before[1])
     np.testing.assert_allclose(after[2], before[2], atol=0.1)
@@ -232,7 +232,7 @@ def test_storage_is_faithful(seed, removed):
     there = own.frame.assign(age=[40.0] * 200, sex=["F"] * 200, site=["S0"] * 200)
     results = [
         (
-            layer.move(own.z, own.frame, there, NAMES),
+            layer.transform(own.z, own.frame, there, NAMES),
             layer.clean(own.z, layer.guard(removed, kept), 3),
             layer.scores(own.z, layer.guard(removed, kept), 3),
             layer.certificates(removed, kept),

@@ -8,9 +8,9 @@ from medrep.audit import probes
 from medrep.audit.probe_figures import (
     AUC,
     NUMBER,
-    deal,
     permuted_figures,
     recentred,
+    stratified_group_split,
     weighted_area,
     weighted_figures,
 )
@@ -174,7 +174,7 @@ def test_participants_are_dealt_whole_and_levels_in_equal_shares():
     who = np.repeat(np.arange(60), rng.integers(1, 4, 60))
     labels = np.array(["a"] * 10 + ["b"] * 20 + ["c"] * 30, dtype=object)[who]
     for parts in (2, 3):
-        part = deal(who, labels, parts, rng)
+        part = stratified_group_split(who, labels, parts, rng)
         for person in range(60):
             assert len(set(part[who == person])) == 1
         for level, people in (("a", 10), ("b", 20), ("c", 30)):

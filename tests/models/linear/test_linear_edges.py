@@ -27,15 +27,15 @@ def data(frame):
 def test_one_nan(frame, data, settings):
     holed = data.copy()
     holed[5, 2] = np.nan
-    moved = moved_by(fit(frame, holed, settings), holed, frame, REMOVED)
+    transformed = moved_by(fit(frame, holed, settings), holed, frame, REMOVED)
     whole = moved_by(fit(frame, data, settings), data, frame, REMOVED)
-    assert np.argwhere(~np.isfinite(moved)).tolist() == [[5, 2]]
+    assert np.argwhere(~np.isfinite(transformed)).tolist() == [[5, 2]]
     without = np.arange(90) != 5
-    differences = np.abs(moved - whole)[without]
+    differences = np.abs(transformed - whole)[without]
     assert np.median(differences[:, 2]) < 0.1
     assert np.delete(differences, 2, axis=1).max() < 0.1
     alone = moved_by(fit(frame[without], data[without], settings), data, frame, REMOVED)
-    assert np.abs(moved[without, 2] - alone[without, 2]).max() < 0.25
+    assert np.abs(transformed[without, 2] - alone[without, 2]).max() < 0.25
 
 
 def test_nan_cells_survive_the_null_intervention(frame, data):
@@ -48,27 +48,29 @@ def test_nan_cells_survive_the_null_intervention(frame, data):
 def test_a_person_without_any_value(frame, data):
     data[4] = np.nan
     model = fit(frame, data, SETTINGS["covariance"])
-    moved = model.remove(model.dataset(data, frame), REMOVED)
-    assert np.isnan(moved[4]).all()
-    assert np.isfinite(np.delete(moved, 4, axis=0)).all()
+    transformed = model.remove(model.dataset(data, frame), REMOVED)
+    assert np.isnan(transformed[4]).all()
+    assert np.isfinite(np.delete(transformed, 4, axis=0)).all()
     np.testing.assert_array_equal(model.encode(model.dataset(data, frame))[4], 0)
 
 
 def test_a_column_without_any_value(frame, data):
     rest = np.delete(data, 3, axis=1)
     data[:, 3] = np.nan
-    moved = moved_by(fit(frame, data), data, frame, REMOVED)
-    assert np.isnan(moved[:, 3]).all()
-    np.testing.assert_allclose(np.delete(moved, 3, axis=1), moved_by(fit(frame, rest), rest, frame, REMOVED), atol=1e-8)
+    transformed = moved_by(fit(frame, data), data, frame, REMOVED)
+    assert np.isnan(transformed[:, 3]).all()
+    np.testing.assert_allclose(
+        np.delete(transformed, 3, axis=1), moved_by(fit(frame, rest), rest, frame, REMOVED), atol=1e-8
+    )
 
 
 def test_a_column_that_one_site_lacks(frame, data):
     away = (frame["site"] == "S2").to_numpy()
     data[away, 3] = np.nan
-    moved = moved_by(fit(frame, data), data, frame, {"site": "S0"})
-    assert np.isnan(moved[away, 3]).all()
+    transformed = moved_by(fit(frame, data), data, frame, {"site": "S0"})
+    assert np.isnan(transformed[away, 3]).all()
     raw, done = (
-        np.subtract(*(x[(frame["site"] == s).to_numpy(), 3].mean() for s in ("S0", "S1"))) for x in (data, moved)
+        np.subtract(*(x[(frame["site"] == s).to_numpy(), 3].mean() for s in ("S0", "S1"))) for x in (data, transformed)
     )
     assert abs(done) < 0.35 * abs(raw)
 
@@ -78,31 +80,31 @@ def test_a_site_with_one_person(frame, data, settings):
     frame.iloc[0, frame.columns.get_loc("site")] = "Lone"
     data[0] += 5
     model = fit(frame, data, settings)
-    moved = model.remove(model.dataset(data, frame), REMOVED)
-    assert np.isfinite(moved).all()
+    transformed = model.remove(model.dataset(data, frame), REMOVED)
+    assert np.isfinite(transformed).all()
     lone = model.schema["site"].levels.index("Lone")
     np.testing.assert_array_equal(model.batches.log_scale[lone], 0)
-    assert np.abs(moved[0] - moved.mean(axis=0)).mean() < 3
+    assert np.abs(transformed[0] - transformed.mean(axis=0)).mean() < 3
 
 
 def test_a_site_with_one_person_who_lacks_a_value(frame, data):
     frame.iloc[0, frame.columns.get_loc("site")] = "Lone"
     data[0, 3] = np.nan
-    moved = moved_by(fit(frame, data), data, frame, REMOVED)
-    assert np.argwhere(~np.isfinite(moved)).tolist() == [[0, 3]]
-    assert not np.allclose(moved[1:, 3], data[1:, 3])
+    transformed = moved_by(fit(frame, data), data, frame, REMOVED)
+    assert np.argwhere(~np.isfinite(transformed)).tolist() == [[0, 3]]
+    assert not np.allclose(transformed[1:, 3], data[1:, 3])
 
 
 def test_an_unseen_site(frame, data):
     schema = CovariateSchema.fit(frame, DECLARED)
-    strangers = frame.iloc[:2].assign(site=["X", "S1"])
+    unknown = frame.iloc[:2].assign(site=["X", "S1"])
     with pytest.raises(CovariateError) as error:
-        schema.transfer(strangers)
+        schema.transfer(unknown)
     message = str(error.value)
     for part in (str(frame.index[0]), "site 'X'", "S0, S1, S2", "--unseen-site adapt"):
         assert part in message
     assert str(frame.index[1]) not in message
-    assert schema.transfer(strangers, unseen="adapt")["site"].tolist() == ["X", "S1"]
+    assert schema.transfer(unknown, unseen="adapt")["site"].tolist() == ["X", "S1"]
 
 
 def test_an_unseen_level_of_an_effect_is_refused_even_when_adapting(frame):
@@ -115,9 +117,9 @@ def test_two_batch_covariates_unseen_at_once(frame, data):
     coil = Covariate("coil", "categorical", "batch")
     frame["coil"] = [f"C{k // 3 % 2}" for k in range(90)]
     model = fit(frame.drop(columns="sex"), data, declared=(AGE, SITE, coil))
-    strangers = frame.iloc[:1].assign(site="X", coil="Y")
+    unknown = frame.iloc[:1].assign(site="X", coil="Y")
     with pytest.raises(CovariateError, match=r"sub-\d+: site 'X' and coil 'Y'.*cannot be told apart"):
-        model.adapt([model.dataset(data[:1], strangers)])
+        model.adapt([model.dataset(data[:1], unknown)])
 
 
 def test_two_batch_covariates(frame, data):
@@ -125,11 +127,11 @@ def test_two_batch_covariates(frame, data):
     frame["coil"] = np.random.default_rng(1).choice(["C0", "C1"], 90).tolist()
     shifted = data + 2 * (frame["coil"] == "C1").to_numpy()[:, None]
     model = fit(frame, shifted, declared=(*DECLARED, coil))
-    moved = model.remove(model.dataset(shifted, frame), {"coil": "C0"})
+    transformed = model.remove(model.dataset(shifted, frame), {"coil": "C0"})
     own = (frame["coil"] == "C0").to_numpy()
-    np.testing.assert_array_equal(moved[own], shifted[own])
-    assert (moved[~own] - shifted[~own]).mean() == pytest.approx(-2, abs=0.3)
-    stepwise = model.remove(model.dataset(moved, frame.assign(coil="C0")), {"site": "S1"})
+    np.testing.assert_array_equal(transformed[own], shifted[own])
+    assert (transformed[~own] - shifted[~own]).mean() == pytest.approx(-2, abs=0.3)
+    stepwise = model.remove(model.dataset(transformed, frame.assign(coil="C0")), {"site": "S1"})
     np.testing.assert_allclose(
         stepwise, model.remove(model.dataset(shifted, frame), {"coil": "C0", "site": "S1"}), atol=1e-10
     )
@@ -183,9 +185,9 @@ def test_a_covariate_aliased_with_site(frame, data):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_feature(frame, data, value, dtype):
     data[:, 3] = value
-    moved = moved_by(fit(frame, data.astype(dtype)), data.astype(dtype), frame, REMOVED)
-    np.testing.assert_array_equal(moved[:, 3], dtype(value))
-    assert np.isfinite(moved).all()
+    transformed = moved_by(fit(frame, data.astype(dtype)), data.astype(dtype), frame, REMOVED)
+    np.testing.assert_array_equal(transformed[:, 3], dtype(value))
+    assert np.isfinite(transformed).all()
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -201,11 +203,11 @@ def test_a_zero_inflated_feature(frame, data, settings):
     none = np.random.default_rng(0).permutation(90) < 60
     data[none, 3] = 0
     model = fit(frame, data, settings)
-    moved = model.remove(model.dataset(data, frame), REMOVED)
-    np.testing.assert_array_equal(moved[none, 3], 0)
-    assert (moved[~none, 3] != data[~none, 3]).mean() > 0.9
-    blocks = [block for _, block in model.residuals(model.dataset(data, frame)).map(lambda _, block: block)]
-    np.testing.assert_array_equal(np.concatenate(blocks, axis=1)[none, 3], 0)
+    transformed = model.remove(model.dataset(data, frame), REMOVED)
+    np.testing.assert_array_equal(transformed[none, 3], 0)
+    assert (transformed[~none, 3] != data[~none, 3]).mean() > 0.9
+    chunks = [chunk for _, chunk in model.residuals(model.dataset(data, frame)).map(lambda _, chunk: chunk)]
+    np.testing.assert_array_equal(np.concatenate(chunks, axis=1)[none, 3], 0)
     data[np.random.default_rng(0).permutation(90) < 80, 3] = 0
     np.testing.assert_array_equal(moved_by(fit(frame, data, settings), data, frame, REMOVED)[:, 3], data[:, 3])
 
@@ -239,13 +241,13 @@ def test_the_reference_of_a_batch_is_the_pool_by_default(frame, data):
     model = fit(frame, data)
     target = model.schema.references(["site"])
     assert target == model.schema.references(["site"], {"site": "pooled"}) == {"site": "(pooled)"}
-    moved = model.remove(model.dataset(data, frame), target)
-    np.testing.assert_allclose(moved.mean(axis=0), data.mean(axis=0), atol=0.25)
+    transformed = model.remove(model.dataset(data, frame), target)
+    np.testing.assert_allclose(transformed.mean(axis=0), data.mean(axis=0), atol=0.25)
     for site, k in (("S0", 0), ("S1", 1)):
         own = (frame["site"] == site).to_numpy()
         mean = model.design.effects(frame)[own] @ model.coefficients
         wanted = mean + (data[own] - mean - model.batches.location[k]) / np.exp(model.batches.log_scale[k])
-        np.testing.assert_allclose(moved[own], wanted, atol=1e-10)
+        np.testing.assert_allclose(transformed[own], wanted, atol=1e-10)
 
 
 def test_a_reference_that_is_unknown(frame, data):
@@ -258,9 +260,9 @@ def test_a_reference_that_is_unknown(frame, data):
 
 def test_huge_and_tiny_columns(frame, data):
     scaled = data * np.array([1e-12, 1e-6, 1, 1, 1e3, 1e6, 1e9, 1e12])
-    moved = moved_by(fit(frame, scaled), scaled, frame, REMOVED)
+    transformed = moved_by(fit(frame, scaled), scaled, frame, REMOVED)
     np.testing.assert_allclose(
-        moved / scaled.std(axis=0), moved_by(fit(frame, data), data, frame, REMOVED) / data.std(axis=0), atol=1e-7
+        transformed / scaled.std(axis=0), moved_by(fit(frame, data), data, frame, REMOVED) / data.std(axis=0), atol=1e-7
     )
 
 

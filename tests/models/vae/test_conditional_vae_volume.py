@@ -72,30 +72,32 @@ def error(data: np.ndarray, clean: np.ndarray) -> float:
 @pytest.mark.parametrize("target", [{"site": "S0"}, {"site": "S2"}, {"sex": "F"}, {"sex": "M", "site": "S1"}], ids=str)
 def test_people_of_the_reference_come_back_bit_for_bit(brains, target):
     frame, data = brains.frame[~brains.strange], brains.data[~brains.strange]
-    moved = brains.model.remove(brains.model.dataset(data, frame), target)
+    transformed = brains.model.remove(brains.model.dataset(data, frame), target)
     home = (frame[list(target)] == pd.Series(target)).all(axis=1).to_numpy()
     assert 0 < home.sum() < len(home)
-    np.testing.assert_array_equal(moved[home], data[home])
-    assert (moved[~home] != data[~home]).any(axis=1).all()
-    assert moved.dtype == np.float32
+    np.testing.assert_array_equal(transformed[home], data[home])
+    assert (transformed[~home] != data[~home]).any(axis=1).all()
+    assert transformed.dtype == np.float32
     np.testing.assert_array_equal(
-        brains.model.remove(brains.model.dataset(moved, brains.model.schema.moved(frame, target)), target), moved
+        brains.model.remove(brains.model.dataset(transformed, brains.model.schema.transformed(frame, target)), target),
+        transformed,
     )
 
 
 def test_towards_the_pool_nobody_stays_and_twice_is_once(brains):
     frame, data, target = brains.frame[~brains.strange], brains.data[~brains.strange], {"site": POOLED}
-    moved = brains.model.remove(brains.model.dataset(data, frame), target)
-    assert np.isfinite(moved).all()
+    transformed = brains.model.remove(brains.model.dataset(data, frame), target)
+    assert np.isfinite(transformed).all()
     np.testing.assert_array_equal(
-        brains.model.remove(brains.model.dataset(moved, brains.model.schema.moved(frame, target)), target), moved
+        brains.model.remove(brains.model.dataset(transformed, brains.model.schema.transformed(frame, target)), target),
+        transformed,
     )
 
 
 def test_the_site_goes(brains):
     away = ~brains.strange & (brains.table["site"] != "S0").to_numpy()
-    moved = brains.model.remove(brains.model.dataset(brains.data[away], brains.frame[away]), {"site": "S0"})
-    assert error(moved, brains.clean[away]) < 0.5 * error(brains.data[away], brains.clean[away])
+    transformed = brains.model.remove(brains.model.dataset(brains.data[away], brains.frame[away]), {"site": "S0"})
+    assert error(transformed, brains.clean[away]) < 0.5 * error(brains.data[away], brains.clean[away])
 
 
 def test_labels_of_what_is_kept_are_not_looked_at_where_all_site_effects_are_the_scanners(brains):
@@ -133,13 +135,13 @@ def test_exported_people_of_the_reference_are_the_input_bit_for_bit(brains, tmp_
 
 def test_an_unseen_site_is_estimated_from_its_own_people(brains):
     frame, data = brains.frame[brains.strange], brains.data[brains.strange]
-    adapted, notes = brains.model.adapt(brains.model.dataset(data, frame).blocks(1))
+    adapted, notes = brains.model.adapt(brains.model.dataset(data, frame).chunks(1))
     assert {(note.covariate, note.level, note.people) for note in notes} == {("site", STRANGE, len(frame))}
-    moved = adapted.remove(adapted.dataset(data, frame), {"site": "S0"})
-    assert error(moved, brains.clean[brains.strange]) < error(data, brains.clean[brains.strange])
+    transformed = adapted.remove(adapted.dataset(data, frame), {"site": "S0"})
+    assert error(transformed, brains.clean[brains.strange]) < error(data, brains.clean[brains.strange])
     np.testing.assert_array_equal(adapted.remove(adapted.dataset(data, frame), {"site": STRANGE}), data)
     again = restore_model(adapted.kind, *adapted.state())
-    np.testing.assert_array_equal(again.remove(again.dataset(data, frame), {"site": "S0"}), moved)
+    np.testing.assert_array_equal(again.remove(again.dataset(data, frame), {"site": "S0"}), transformed)
 
 
 def test_storage_is_faithful(brains):
@@ -195,14 +197,14 @@ def test_a_level_without_a_believed_scanner_is_moved_by_the_linear_layer(brains)
     parts = brains.model.parts
     harmoniser = parts.scanner.harmoniser
     assert harmoniser is not None
-    level = next(own for own in ("S0", "S1", "S2") if own != harmoniser.anchor)
+    level = next(own for own in ("S0", "S1", "S2") if own != harmoniser.reference)
     scanners = harmoniser.known.scanners | {level: Scanner.identity(harmoniser.known.frame)}
     ways_back = harmoniser.known.ways_back | {level: Restoration.idle()}
     known = replace(harmoniser.known, scanners=scanners, ways_back=ways_back)
     layer = replace(parts.scanner, harmoniser=replace(harmoniser, known=known))
-    assert layer.handles(harmoniser.anchor)
+    assert layer.handles(harmoniser.reference)
     assert not layer.handles(level)
     model = replace(brains.model, parts=replace(parts, scanner=layer))
     own = (brains.table["site"] == level).to_numpy()
-    moved = model.remove(model.dataset(brains.data[own], brains.frame[own]), {"site": harmoniser.anchor})
-    assert (moved != brains.data[own]).any(axis=1).all()
+    transformed = model.remove(model.dataset(brains.data[own], brains.frame[own]), {"site": harmoniser.reference})
+    assert (transformed != brains.data[own]).any(axis=1).all()

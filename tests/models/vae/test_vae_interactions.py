@@ -82,7 +82,7 @@ def vae(planted: Planted, request: pytest.FixtureRequest) -> ConditionalVae:
 @pytest.mark.parametrize("removed", SUBSETS, ids="+".join)
 def test_any_subset_of_interacting_covariates_moves_as_well_as_in_the_linear_model(planted, linear, vae, removed):
     target = linear.schema.references(removed)
-    truth = planted.rest + planted.effect(linear.schema.moved(planted.frame, target))
+    truth = planted.rest + planted.effect(linear.schema.transformed(planted.frame, target))
     error, theirs = (
         np.sqrt(((model.remove(model.dataset(planted.data, planted.frame), target) - truth) ** 2).mean())
         for model in (vae, linear)
@@ -93,7 +93,7 @@ def test_any_subset_of_interacting_covariates_moves_as_well_as_in_the_linear_mod
 
 @pytest.mark.parametrize("target", [{"sex": "M"}, {"age": 70.0}, {"sex": "F", "diagnosis": "D2"}], ids=str)
 def test_a_counterfactual_is_exact_at_the_ends_and_done_once(planted, vae, target):
-    there = vae.schema.moved(planted.frame, target)
+    there = vae.schema.transformed(planted.frame, target)
     once = vae.remove(vae.dataset(planted.data, planted.frame), target)
     home = (planted.frame[list(target)] == there[list(target)]).all(axis=1).to_numpy()
     np.testing.assert_array_equal(once[home], planted.data[home])
@@ -104,7 +104,7 @@ def test_there_and_back_is_where_one_was(planted, vae):
     men = (planted.frame["sex"] == "M").to_numpy()
     frame, data = planted.frame[men], planted.data[men]
     there = vae.remove(vae.dataset(data, frame), {"sex": "F"})
-    back = vae.remove(vae.dataset(there, vae.schema.moved(frame, {"sex": "F"})), {"sex": "M"})
+    back = vae.remove(vae.dataset(there, vae.schema.transformed(frame, {"sex": "F"})), {"sex": "M"})
     np.testing.assert_allclose(back, data, atol=0.05)
 
 
@@ -137,8 +137,8 @@ def test_saved_models_move_alike_and_those_without_parts_of_interactions_load(pl
     content, arrays = model.state()
     again = restore_model(model.kind, content, arrays)
     target = {"site": POOLED}
-    moved = model.remove(model.dataset(planted.data, planted.frame), target)
-    np.testing.assert_array_equal(again.remove(again.dataset(planted.data, planted.frame), target), moved)
+    transformed = model.remove(model.dataset(planted.data, planted.frame), target)
+    np.testing.assert_array_equal(again.remove(again.dataset(planted.data, planted.frame), target), transformed)
     known = sum(len(term.centre) for term in model.parts.linear.design.terms)
     assert known < len(arrays["effects.covariance"])
     older = {**arrays, "effects.covariance": arrays["effects.covariance"][:known, :known]}

@@ -19,9 +19,9 @@ def test_ten_digits_are_written_and_the_same_ten_again(values: list[float]) -> N
 @given(st.lists(st.tuples(FINITE, st.booleans()), min_size=1, max_size=5))
 def test_cells_that_stay_come_back_to_the_last_bit(cells: list[tuple[float, bool]]) -> None:
     before = np.array([value for value, _ in cells])
-    moved = np.where([stays for _, stays in cells], before, before + 1.0)
-    found = parsed(line(moved, before))
-    same = moved == before
+    transformed = np.where([stays for _, stays in cells], before, before + 1.0)
+    found = parsed(line(transformed, before))
+    same = transformed == before
     assert (found[same] == before[same]).all()
 
 

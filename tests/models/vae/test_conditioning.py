@@ -13,11 +13,11 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
 @given(seed=st.integers(0, 999), channels=st.integers(1, 5), room=st.sampled_from([(), (4,), (2, 3, 1)]))
 def test_features_are_scaled_and_shifted_by_person_and_channel(seed, channels, room):
     features, modulation = draw(seed, 3, channels, *room), draw(seed + 1, 3, 2 * channels)
-    moved = modulate(features, modulation)
+    transformed = modulate(features, modulation)
     for person in range(3):
         for channel in range(channels):
             gain, shift = modulation[person, channel], modulation[person, channels + channel]
-            torch.testing.assert_close(moved[person, channel], (1 + gain) * features[person, channel] + shift)
+            torch.testing.assert_close(transformed[person, channel], (1 + gain) * features[person, channel] + shift)
 
 
 @pytest.mark.parametrize("room", [(), (2, 3, 4)])
