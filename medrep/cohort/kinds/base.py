@@ -52,17 +52,17 @@ class Sample:
 
 
 def sample_frame(some: Sequence[Sample]) -> pd.DataFrame:
-    """Return the covariates of visits as a frame, index: key."""
+    """Return the covariates of samples as a frame, index: key."""
     return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
 
 
 def sample_rows(some: Sequence[Sample]) -> Float[np.ndarray, "visits columns"]:
-    """Return the rows of visits of a table."""
+    """Return the rows of samples of a table."""
     return np.stack([one.row for one in some if one.row is not None])
 
 
 def sample_files(some: Sequence[Sample]) -> pd.Series:
-    """Return the paths of visits, index: key."""
+    """Return the paths of samples, index: key."""
     return pd.Series([one.path for one in some], index=[one.key for one in some], dtype=object)
 
 
