@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from medrep.cohort.bids import outside_problems, read_datalist
+from medrep.cohort.bids import outside_problems, raw_dataset, read_datalist
 from medrep.cohort.covariates import Covariate
+from medrep.cohort.dictionary import certain_pairs
 from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
-from medrep.cohort.participants import Participants, chosen_rows, keys, read_participants
+from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.cohort.sidecars import Earlier, earlier_work
 from medrep.cohort.table_files import is_table
@@ -105,7 +106,7 @@ def read_cohort(
     if not is_folder:
         what = "not a table, nor a datalist JSON" if is_file else "no such folder"
         raise CohortError(f"{root}: {what}; COHORT is a folder with participants.tsv, a table file, or a datalist JSON")
-    people = participants_of(files)
+    people = participants_of(files, [path.name for path in root.glob("sub-*")] if wanted.by_file else None)
     table = people.table[chosen_rows(people.table["participant_id"].tolist(), only, exclude)]
     rows, samples = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
     table, session_notes = with_sessions(root, table, samples)
@@ -132,15 +133,41 @@ def with_changes(wanted: InputKind[Any], files: CohortFiles) -> InputKind[Any]:
     return wanted.changed(**{**files.changes, **({"entities": entities} if "entities" in files.changes else {})})
 
 
-def participants_of(files: CohortFiles) -> Participants:
-    """Return the people of a folder: of participants.tsv, or of the table of covariates that was named."""
-    if files.covariates is None:
-        return read_participants(files.root / "participants.tsv")
-    if files.missing:
-        raise CohortError(listed("no such table", files.missing))
-    table, notes = read_people(files.covariates, files)
-    table.index = pd.Index(keys(table), name="key")
-    return Participants(table, notes, {})
+def participants_of(files: CohortFiles, folders: Sequence[str] | None) -> Participants:
+    """Return the people of a folder: of participants.tsv, or of the table of covariates that was named.
+
+    A derivative without participants.tsv has the people of its raw dataset. Of people who stand in another place than the folder
+    itself, those who have a folder in it.
+
+    Args:
+        files: Where they lie.
+        folders: Names of people's folders; None where there are none.
+    """
+    own, raw = files.root / "participants.tsv", None
+    if files.covariates is not None:
+        if files.missing:
+            raise CohortError(listed("no such table", files.missing))
+        table, told = read_people(files.covariates, files)
+        table.index = pd.Index(keys(table), name="key")
+        people, source = Participants(table, told, {}), files.covariates.name
+    else:
+        raw = None if own.is_file() else raw_dataset(files.root)
+        if raw is None:
+            return read_participants(own)
+        people = read_participants(raw / own.name)
+        source = str(raw / own.name)
+        people = replace(people, notes=(f"people are those of {source}, the raw dataset", *people.notes))
+    if folders is None:
+        return people
+    there = set(labels(folders, "sub"))
+    bare = labels(people.table["participant_id"].tolist(), "sub")
+    spelled = certain_pairs(bare, sorted(there))
+    kept = [who in there or who in spelled for who in bare]
+    if not any(kept):
+        raise CohortError(f"{files.root}: no folder sub-... of anybody in {source}")
+    left = kept.count(False)
+    note = (f"{source}: {left} people without a folder here are left out",) if left else ()
+    return replace(people, table=people.table[kept], notes=(*people.notes, *note))
 
 
 def read_matrix(

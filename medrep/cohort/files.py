@@ -52,9 +52,12 @@ class CohortFiles:
     def from_json(cls, root: Path, content: Mapping[str, Any]) -> "CohortFiles":
         """Return the files of `to_json`."""
         covariates, more = content.get("covariates"), tuple(map(Path, content.get("more", ())))
-        others = {name: content[name] for name in ("id", "session", "changes") if name in content}
+        others = {name: content[name] for name in ("id", "session") if name in content}
+        changes = {
+            name: tuple(own) if isinstance(own, list) else own for name, own in content.get("changes", {}).items()
+        }
         visits = tuple(content.get("visits", ()))
-        return cls(root, Path(covariates) if covariates else None, more, visits=visits, **others)
+        return cls(root, Path(covariates) if covariates else None, more, visits=visits, changes=changes, **others)
 
 
 Place: TypeAlias = Path | CohortFiles

@@ -32,7 +32,8 @@ class ImageInput:
     Attributes:
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
-        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
+        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``; ``none`` for images
+            without it, and ``run: first`` for the lowest run.
     """
 
     suffix: str = "T1w"

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -113,7 +113,10 @@ def read_table(path: Path, as_text: Callable[[Sequence[str]], Sequence[int] | No
             own[:, place], bad = column_numbers(block[k], form.decimal)
             wrong += [f"row {rows + row + 1}: {header[k]} {text!r} is no number" for row, text in bad]
         values.append(own)
-        texts.append(block[[k for k in range(len(header)) if k not in set(numbers)]].map(cell_text))
+        words = block[[k for k in range(len(header)) if k not in set(numbers)]].map(cell_text)
+        if form.decimal == ",":
+            words = words.map(lambda cell: cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell)
+        texts.append(words)
         rows += len(block)
     if not rows:
         raise CohortError(f"{path}: a header and no people; add one line a person")
@@ -177,11 +180,11 @@ def _plain_name(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() == ".gz" else path
 
 
-def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
+def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> Any:
     """Open a file, through gzip where its name ends so; what is written holds no time and no name."""
     if path.suffix.lower() != ".gz":
         return path.open(mode)
-    return gzip.open(path, "rb") if mode == "rb" else _Gzip(path)
+    return gzip.GzipFile(path, "rb") if mode == "rb" else _Gzip(path)
 
 
 class _Gzip(gzip.GzipFile):
@@ -279,7 +282,7 @@ def _text_blocks(path: Path, form: Form, columns: int) -> Iterator[pd.DataFrame]
 
 
 def _open_workbook(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]:
-    rows = workbook_rows(path)
+    rows = iter(open_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True))
     header = [cell_text(cell).strip() for cell in next(rows, ())]
     while header and not header[-1]:
         header.pop()
@@ -300,8 +303,8 @@ def _open_workbook(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]
     return Form("xlsx"), header, blocks()
 
 
-def workbook_rows(path: Path) -> Iterator[Sequence[Any]]:
-    """Yield the rows of the first sheet of an Excel workbook, formulas as the numbers that Excel last found.
+def open_workbook(path: Path, *, read_only: bool = False) -> Any:
+    """Open an Excel workbook with openpyxl; formulas are the numbers that Excel last found.
 
     Raises:
         CohortError: Not a workbook.
@@ -312,12 +315,11 @@ def workbook_rows(path: Path) -> Iterator[Sequence[Any]]:
     except ImportError as error:
         raise lacking("tables", error) from None
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        return openpyxl.load_workbook(path, read_only=read_only, data_only=True)
     except OSError:
         raise
     except Exception as error:  # openpyxl raises what zipfile and XML readers do
         raise CohortError(f"{path}: not an Excel workbook ({error}); save it again as .xlsx") from None
-    return iter(book.worksheets[0].iter_rows(values_only=True))
 
 
 def _open_parquet(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]:

@@ -200,7 +200,7 @@ def _chosen(part: Part, wanted: set[str]) -> Part:
     """Return the rows of the wanted people, and of a visit in the names of columns those who were there."""
     kept = part.ids["participant_id"].isin(wanted).to_numpy()
     if part.block.session:
-        kept &= np.isfinite(part.values).any(axis=1)
+        kept = kept & np.isfinite(part.values).any(axis=1)
     return part if kept.all() else replace(part, ids=part.ids[kept], values=part.values[kept])
 
 

@@ -16,7 +16,7 @@ from medrep.cohort.features import FeatureTable, read_features
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.participants import labels
-from medrep.cohort.table_files import column_numbers, open_bytes, open_table
+from medrep.cohort.table_files import column_numbers, open_bytes, open_table, open_workbook
 from medrep.cohort.tables import Part, read_parts
 from medrep.derivatives.bids import DIGITS
 
@@ -139,9 +139,7 @@ def _texts(
 
 
 def _write_workbook(path: Path, to: Path, cells: _Cells) -> None:
-    import openpyxl  # it was read with it
-
-    book = openpyxl.load_workbook(path, data_only=True)
+    book = open_workbook(path)
     sheet = book.worksheets[0]
     for other in book.worksheets[1:]:
         del book[other.title]  # nothing was removed from what stands there
