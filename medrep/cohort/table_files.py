@@ -37,6 +37,7 @@ class Form:
         encoding: Of text.
         newline: How lines of text end.
         quotes: Which cells of text are in quotes: as few as can be, words, or all.
+        row_names: Whether the first column, of row names, has no cell in the header, as R writes it.
     """
 
     kind: Literal["text", "xlsx", "parquet"]
@@ -45,6 +46,7 @@ class Form:
     encoding: str = "utf-8"
     newline: str = "\n"
     quotes: int = csv.QUOTE_MINIMAL
+    row_names: bool = False
 
     @property
     def said(self) -> str:
@@ -212,8 +214,8 @@ def _open_text(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]:
     header = [name.strip() for name in next(csv.reader([first.rstrip("\r")], delimiter=separator))]
     sample = list(csv.reader(io.StringIO(rest[:200_000].rpartition("\n")[0] or rest), delimiter=separator))[:200]
     sample = [row for row in sample if row]
-    if sample and all(len(row) == len(header) + 1 for row in sample):
-        header = ["", *header]  # R leaves the column of row names without a name
+    row_names = bool(sample) and all(len(row) == len(header) + 1 for row in sample)
+    header = ["", *header] if row_names else header
     while separator == " " and header and not header[-1]:
         header.pop()
     cells = [cell.strip() for row in sample for cell in row]
@@ -228,6 +230,7 @@ def _open_text(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]:
         encoding,
         "\r\n" if first.endswith("\r") else "\n",
         words if quoted else csv.QUOTE_MINIMAL,
+        row_names,
     )
     return form, header, _text_blocks(path, form, len(header))
 
@@ -246,7 +249,7 @@ def _encoding(path: Path, start: bytes) -> str:
 
 
 def _separator(first: str) -> str:
-    bare = re.sub(r'"[^"]*"', "", first)
+    bare = re.sub(r'"[^"]*"', "name", first)
     counts = {separator: bare.count(separator) for separator in ("\t", ";", ",")}
     best = max(counts, key=lambda one: counts[one])
     return best if counts[best] else " " if " " in bare.strip() else "\t"

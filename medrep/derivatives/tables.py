@@ -15,6 +15,7 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable, read_features
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.inputs import FeaturesInput
+from medrep.cohort.parsing import plain_number
 from medrep.cohort.participants import labels
 from medrep.cohort.table_files import column_numbers, open_bytes, open_table, open_workbook
 from medrep.cohort.tables import Part, read_parts
@@ -97,14 +98,15 @@ class _Cells:
 def _write_text(path: Path, to: Path, cells: _Cells) -> None:
     form, header, blocks = open_table(path)
     quoted: Callable[[str], str] = _quoter(form.separator, form.quotes == csv.QUOTE_ALL)
-    words: Callable[[str], str] = _quoter(form.separator, form.quotes != csv.QUOTE_MINIMAL)
+    named: Callable[[str], str] = _quoter(form.separator, form.quotes != csv.QUOTE_MINIMAL)
     numbers = set(cells.columns())
     with (
         atomic_file(to) as partial,
         open_bytes(partial, "wb") as raw,
         io.TextIOWrapper(raw, form.encoding, newline="") as file,
     ):
-        file.write(form.separator.join(words(name) for name in header) + form.newline)
+        names = header[1:] if form.row_names else header
+        file.write(form.separator.join(named(name) for name in names) + form.newline)
         start = 0
         for block in blocks:
             texts = {k: block[k].tolist() for k in range(len(header))}
@@ -114,7 +116,10 @@ def _write_text(path: Path, to: Path, cells: _Cells) -> None:
             rows = zip(*texts.values(), strict=True)
             for row, kept in zip(rows, cells.kept[start : start + len(block)], strict=True):
                 if kept:
-                    own = ((quoted if k in numbers else words)(cell) for k, cell in enumerate(row))
+                    own = (
+                        (quoted if k in numbers or plain_number(cell) is not None else named)(cell)
+                        for k, cell in enumerate(row)
+                    )
                     file.write(form.separator.join(own) + form.newline)
             start += len(block)
 

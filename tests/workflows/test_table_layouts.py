@@ -92,6 +92,14 @@ def quoted(folder: Path) -> tuple[list[object], list[object]]:
     return [folder / "quoted.csv"], []
 
 
+def row_names(folder: Path) -> tuple[list[object], list[object]]:
+    """What R's ``write.table`` leaves: blanks, words in quotes, and row names without a name."""
+    rows = [[f'"{who}"', *map(str, VALUES[n]), str(AGE[n]), f'"{SEX[n]}"', f'"{SITE[n]}"'] for n, who in enumerate(IDS)]
+    header = [f'"{name}"' for name in (*FEATURES, "age", "sex", "site")]
+    (folder / "table.dat").write_text("".join(" ".join(row) + "\n" for row in [header, *rows]))
+    return [folder / "table.dat"], []
+
+
 def excel(folder: Path) -> tuple[list[object], list[object]]:
     features(name="Subject").to_excel(folder / "book.xlsx", index=False)
     covariates(name="Subject").to_excel(folder / "people.xlsx", index=False)
@@ -179,7 +187,7 @@ def visits(folder: Path) -> tuple[list[object], list[object]]:
 
 
 LAYOUTS: tuple[Layout, ...] = (
-    *(csv_beside, one_csv, tabs, decimal_commas, quoted, excel, parquet, gzipped),
+    *(csv_beside, one_csv, tabs, decimal_commas, quoted, row_names, excel, parquet, gzipped),
     *(aparcstats2table, subjects_dir, cat12, uk_biobank, enigma, visits),
 )
 
@@ -191,6 +199,8 @@ def values_of(path: Path) -> pd.DataFrame:
         return pd.DataFrame(rows[1:], columns=rows[0]).astype(str)
     if path.suffix == ".parquet":
         return pd.read_parquet(path).astype(str)
+    if path.suffix == ".dat":
+        return pd.read_csv(path, sep=" ", dtype=str).reset_index(names="")
     separator = "\t" if path.suffix in (".tsv", ".txt") else ";" if path.name == "tabelle.csv" else ","
     return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
 
@@ -231,6 +241,15 @@ def test_a_cleaned_table_is_written_as_it_came(tmp_path: Path) -> None:
         file.write(text.encode())
     again = cleaned(packed, [packed / "one.csv.gz"]) / "tables/one.csv.gz"
     assert gzip.decompress(again.read_bytes()).decode() == written
+
+
+def test_a_table_of_r_keeps_its_quotes(tmp_path: Path) -> None:
+    source, _ = row_names(tmp_path)
+    before = (tmp_path / "table.dat").read_text().splitlines()
+    after = (cleaned(tmp_path, source) / "tables/table.dat").read_text().splitlines()
+    assert after[0] == before[0]
+    for old, new in zip(before, after, strict=True):
+        assert [cell[:1] == '"' for cell in old.split(" ")] == [cell[:1] == '"' for cell in new.split(" ")]
 
 
 def test_rows_that_were_not_cleaned_are_not_handed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
