@@ -21,7 +21,7 @@ from medrep.errors import CohortError, lacking, listed
 TABLES = (".csv", ".tsv", ".txt", ".dat", ".xlsx", ".parquet")
 """How names of table files end; those of text also with ``.gz`` behind it."""
 
-_CELLS = 2_000_000  # of a block
+_CELLS = 200_000  # of a block: their texts take fifty times the bytes of the file
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 _DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
 
