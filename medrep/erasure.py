@@ -289,8 +289,7 @@ def _blur(shares: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
     """Return by how much other levels' directions add to the variance of each level's score in one regression for all."""
     apart = shares - (shares**2).sum()
     each = shares * apart**2
-    own: Float[np.ndarray, " levels"] = (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
-    return own
+    return (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
 
 
 def _r2(

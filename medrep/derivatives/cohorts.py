@@ -27,15 +27,7 @@ TRUTH = Path("derivatives") / "truth"
 def write_feature_cohort(
     folder: Path, participants: pd.DataFrame, features: pd.DataFrame, clean: pd.DataFrame, truth: Mapping[str, Any]
 ) -> None:
-    """Write participants.tsv and features.tsv, and the same without site effects as the truth.
-
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        features: Index: participant_id; one column a feature.
-        clean: The same without the site effects.
-        truth: Parameters of every planted effect.
-    """
+    """Write participants.tsv and features.tsv, and the same without site effects as the truth."""
     for place, table in ((folder, features), (folder / TRUTH, clean)):
         write_tsv(place / "participants.tsv", participants)
         ids = pd.DataFrame({"participant_id": table.index.astype(str)})
@@ -48,16 +40,11 @@ def write_volume_cohort(
     participants: pd.DataFrame,
     volumes: Iterable[tuple[str, Volume, Volume]],
     truth: Mapping[str, Any],
-    advance: Callable[[int], None] = lambda people: None,
+    advance: Callable[[int], None],
 ) -> None:
     """Write one image a person, and the same without site effects as the truth.
 
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        volumes: Path below the folder, the image, and the image without site effects; one person at a time.
-        truth: Parameters of every planted effect.
-        advance: Called with the number of people written.
+    For each person there is a path below the folder, the image, and the image without site effects.
     """
     for relative, image, clean in volumes:
         write_image(folder / relative, image)
@@ -82,16 +69,11 @@ def write_shape_cohort(
     participants: pd.DataFrame,
     organs: Iterable[tuple[str, LabelMap, Mapping[str, LabelMap]]],
     truth: Mapping[str, Any],
-    advance: Callable[[int], None] = lambda people: None,
+    advance: Callable[[int], None],
 ) -> None:
     """Write one label map a person, and the same person's organ at other covariates as the truth.
 
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        organs: Path below the folder, the map, and maps at other covariates by their ``desc``; one person at a time.
-        truth: Parameters of every planted effect.
-        advance: Called with the number of people written.
+    For each person there is a path below the folder, the map, and maps at other covariates by their ``desc``.
     """
     for relative, labels, others in organs:
         write_label_map(folder / relative, labels)
@@ -108,16 +90,7 @@ def write_shape_cohort(
 
 @dataclass(frozen=True)
 class Drawn:
-    """Participants drawn by a model.
-
-    Attributes:
-        model: One that can ``sample``.
-        people: Table to write, with participant_id.
-        frame: Their covariates.
-        seed: Of every draw; each image has a seed of its own, by its place in the table.
-        suffix: BIDS suffix of images.
-        content: For the sidecars.
-    """
+    """Participants drawn by a model that can ``sample``: their table, their covariates, and the seed of every draw."""
 
     model: Model
     people: pd.DataFrame
@@ -141,15 +114,7 @@ class Drawn:
 def write_shape_samples(
     folder: Path, drawn: Drawn, centre: tuple[float, ...], mesh: MeshFormat, advance: Callable[[int], None]
 ) -> None:
-    """Write a label map and a mesh with ``desc-sampled`` for each participant.
-
-    Args:
-        folder: Where to.
-        drawn: By a model of organs.
-        centre: Of the model's grid, mm.
-        mesh: What meshes are written as.
-        advance: Called with the number of participants done.
-    """
+    """Write a label map and a mesh with ``desc-sampled`` for each participant; `centre` is the grid's, in mm."""
     grid = drawn.model.columns.grid
     if grid is None:
         raise ModelError("a shape model needs a grid")
@@ -166,13 +131,7 @@ def write_shape_samples(
 
 
 def write_samples(folder: Path, drawn: Drawn, advance: Callable[[int], None]) -> None:
-    """Write participants.tsv and features.tsv, or images with ``desc-sampled``.
-
-    Args:
-        folder: Where to.
-        drawn: By a model of features or volumes.
-        advance: Called with the number of participants done.
-    """
+    """Write participants.tsv and features.tsv, or images with ``desc-sampled``, of a model of features or volumes."""
     model, grid = drawn.model, drawn.model.columns.grid
     if model.columns.names:
         data = model.sample(drawn.frame, seed=drawn.seed)

@@ -236,14 +236,12 @@ def _dual(
     if persons == rows:
         values, vectors, turned, penalties = _spectrum(gram, truth)
         left = _shrunk(values, penalties)
-        best: Float[np.ndarray, " people"] = vectors @ (left[_least(values, turned, left)] * turned)
-        return best
+        return vectors @ (left[_least(values, turned, left)] * turned)
     average = np.zeros((persons, rows))
     average[who, np.arange(rows)] = 1 / np.bincount(who)[who]
     values, _, turned, penalties = _spectrum(average @ gram @ average.T, average @ truth)
     penalty = penalties[_least(values, turned, _shrunk(values, penalties))] * rows / persons
-    dual: Float[np.ndarray, " people"] = np.linalg.solve(gram + penalty * np.eye(rows), truth)
-    return dual
+    return np.linalg.solve(gram + penalty * np.eye(rows), truth)
 
 
 def _spectrum(gram: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -254,8 +252,7 @@ def _spectrum(gram: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _shrunk(values: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    inverse: np.ndarray = 1 / (values[None] + penalties[:, None])
-    return inverse
+    return 1 / (values[None] + penalties[:, None])
 
 
 def _least(values: np.ndarray, turned: np.ndarray, left: np.ndarray) -> int:

@@ -102,8 +102,7 @@ class ShiftReference:
     def distance(self, values: Float[np.ndarray, "people statistics"], code: int) -> Float[np.ndarray, " people"]:
         """Return `distances` from one scanner."""
         whitened = self._raised(values, code) @ self.whitening
-        squared: np.ndarray = (whitened**2 / self.variance[code]).sum(axis=1)
-        return squared
+        return (whitened**2 / self.variance[code]).sum(axis=1)
 
     def deviations(self, values: Float[np.ndarray, "people statistics"], code: int) -> Deviations:
         """Return how far each statistic is from the location of a scanner, and from what the others let expect, in sd."""
@@ -161,8 +160,7 @@ def _scale(
     log_ratio = 0.5 * np.log(np.maximum(variance, 1e-6 * common) / common)
     error = 0.5 / np.maximum(freedom, 1)
     between = max(0.0, float((log_ratio**2 - error)[known].mean())) if known.sum() > 1 else 0.0
-    scale: np.ndarray = np.sqrt(common) * np.exp(between / (between + error) * known[:, None] * log_ratio)
-    return scale
+    return np.sqrt(common) * np.exp(between / (between + error) * known[:, None] * log_ratio)
 
 
 def _whitening(deviation: Float[np.ndarray, "people statistics"]) -> Float[np.ndarray, "statistics statistics"]:
@@ -170,8 +168,7 @@ def _whitening(deviation: Float[np.ndarray, "people statistics"]) -> Float[np.nd
     from sklearn.covariance import ledoit_wolf  # half a second, which only calibration needs
 
     values, vectors = np.linalg.eigh(ledoit_wolf(deviation, assume_centered=True)[0])
-    whitening: np.ndarray = vectors / np.sqrt(np.maximum(values, _LEAST))
-    return whitening
+    return vectors / np.sqrt(np.maximum(values, _LEAST))
 
 
 MIN_N = 20

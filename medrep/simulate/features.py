@@ -113,8 +113,7 @@ def _draw_effects(n_features: int, seed: int) -> _Effects:
 def _draw_residual(person: str, effects: _Effects, seed: int) -> Float[np.ndarray, " columns"]:
     rng = stream(seed, "features", "person", person)
     identity = rng.standard_normal(len(effects.loadings)) @ effects.loadings
-    residual: Float[np.ndarray, " columns"] = identity + effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
-    return residual
+    return identity + effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
 
 
 def _draw_site(

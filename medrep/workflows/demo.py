@@ -133,5 +133,4 @@ def _components(image: np.ndarray) -> np.ndarray:
     """Return the people's scores on their leading components; probes on every voxel would take minutes."""
     centred = image - image.mean(axis=0)
     left, values, _ = np.linalg.svd(centred @ centred.T)
-    scores: np.ndarray = (left * np.sqrt(values))[:, :COMPONENTS]
-    return scores
+    return (left * np.sqrt(values))[:, :COMPONENTS]

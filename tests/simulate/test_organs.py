@@ -4,17 +4,10 @@ import pytest
 
 from medrep.cohort.grid import Grid
 from medrep.errors import CohortError, CovariateError
-from medrep.simulate import (
-    displacement,
-    draw_organs,
-    level,
-    organ_family,
-    organ_grid,
-    outward_normal,
-    render_organ,
-    simulate_participants,
-)
-from medrep.simulate.organs import organ_template
+from medrep.simulate import simulate_participants
+from medrep.simulate.displaced import displacement, level
+from medrep.simulate.geometry import outward_normal
+from medrep.simulate.organs import draw_organs, organ_family, organ_grid, organ_template, render_organ
 
 
 def organ(person="sub-0001", seed=0):

@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 
 from medrep.errors import CohortError
-from medrep.simulate import (
+from medrep.simulate.displaced import (
+    ARM_DEGREES,
+    LEG_DEGREES,
     displacement,
     draw_starmen,
     level,
-    outward_normal,
     starman_family,
+    starman_template,
 )
-from medrep.simulate.displaced import ARM_DEGREES, LEG_DEGREES, starman_template
+from medrep.simulate.geometry import outward_normal
 
 
 def rays(degrees, lengths=None):

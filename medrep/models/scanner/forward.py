@@ -21,11 +21,7 @@ _AROUND = np.ones((3, 3, 3), dtype=bool)
 def foreground_box(volume: Float[np.ndarray, "x y z"]) -> Box:
     """Return the box outside of which every slice repeats its neighbour, as padding with border values does.
 
-    Args:
-        volume: One volume on the common grid; NaN counts as equal to NaN.
-
-    Returns:
-        One slice an axis; the whole volume along an axis on which nothing varies.
+    NaN counts as equal to NaN; along an axis on which nothing varies it is the whole volume.
     """
     first, second, third = (_inside(np.moveaxis(volume, axis, 0)) for axis in range(3))
     return first, second, third
@@ -38,8 +34,7 @@ def void(image: Float32[np.ndarray, "a b c"]) -> Bool[np.ndarray, "a b c"] | Non
         return None
     # A content box leaves but one slice of an empty side; the border repeats, as padding does.
     chunks = binary_dilation(binary_erosion(np.pad(zero, 1, mode="edge"), _AROUND, border_value=1), _AROUND)
-    empty: np.ndarray = zero & chunks[1:-1, 1:-1, 1:-1]
-    return empty
+    return zero & chunks[1:-1, 1:-1, 1:-1]
 
 
 def filled(volume: Float[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
@@ -82,14 +77,9 @@ _FEWEST, _MOST = 24, 64
 
 @dataclass(frozen=True)
 class Image:
-    """One person's volume, still in its row of the matrix.
+    """One person's volume on the common grid, still in its row of the matrix, which may be memory-mapped.
 
-    Attributes:
-        data: The matrix, in memory or memory-mapped.
-        row: The person's row.
-        shape: Of the common grid.
-        box: Where the content lies.
-        effects: Centred covariate columns.
+    The box says where the content lies; the effects are centred covariate columns.
     """
 
     data: Float[np.ndarray, "people voxels"]
@@ -117,14 +107,7 @@ def find_images(
     grid: Grid,
     effects: Float[np.ndarray, "rows effects"],
 ) -> list[Image]:
-    """Find the content of some people's volumes; those in which nothing varies are left out.
-
-    Args:
-        data: Everybody's volumes.
-        rows: The people.
-        grid: The common grid.
-        effects: Their centred covariate columns.
-    """
+    """Find the content of some people's volumes; those in which nothing varies are left out."""
     images = []
     for row, own in zip(rows, effects, strict=True):
         volume = data[row].reshape(grid.shape)
@@ -228,20 +211,15 @@ class Frame:
         size, last = np.abs(a), self.knots[-1]
 
         def cubic(knot: float) -> np.ndarray:
-            apply_response: np.ndarray = (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (
-                last - knot
-            )
-            return apply_response
+            return (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (last - knot)
 
         bends = [(cubic(knot) - cubic(self.knots[-2])) / (last - self.knots[0]) ** 2 for knot in self.knots[:-2]]
-        splines: np.ndarray = np.sign(a) * np.stack([size, *bends])
-        return splines
+        return np.sign(a) * np.stack([size, *bends])
 
     def chunks(self) -> Int[np.ndarray, "x y z"]:
-        """Cut the content into about 80 blocks (of 50 voxels or more) that are nearly cubes in mm.
+        """Cut the content into about 80 blocks (of 50 voxels or more) that are nearly cubes in mm; return each voxel's block.
 
-        Returns:
-            The block of each voxel of the grid; what lies outside the content goes to the nearest block.
+        What lies outside the content goes to the nearest block.
         """
         sides = np.array([high - low + 1 for low, high in self.extent])
         wanted = int(np.clip(sides.prod() // _BLOCK_VOXELS, 1, _BLOCKS))
@@ -267,11 +245,8 @@ _LEAST_SLOPE = 0.05
 class Scanner:
     """One scanner relative to the anchor.
 
-    Attributes:
-        shading: Weights of the fields P_j, in log intensity.
-        curve: Weights of the splines B_k.
-        taps: Weights of the kernel at one and two voxels from its centre, along each axis.
-        noise: Deviation of the noise, in data units.
+    The shading weighs the fields P_j, in log intensity, the curve the splines B_k, and the taps the kernel at one and two voxels
+    from its centre, along each axis; the noise is a deviation in data units.
     """
 
     shading: Float[np.ndarray, " fields"]
@@ -308,16 +283,14 @@ class Rendering:
         if self.scanner.does_nothing:
             return seen
         ratio = np.arcsinh(seen / (self._field[box] * self._eps))
-        straight: np.ndarray = (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
-        return straight
+        return (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
 
     def apply_response(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
         """Apply curve and shading: f * r(x)."""
         if self.scanner.does_nothing:
             return image
         bent = np.sinh(_read(np.arcsinh(image / self._eps), self._curve, TABLE))
-        shaded: np.ndarray = (self._field[box] * self._eps * bent).astype(np.float32)
-        return shaded
+        return (self._field[box] * self._eps * bent).astype(np.float32)
 
     def forward(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
         """Return what the scanner would make of the anchor's image, without noise; what a mask left empty stays so."""
@@ -349,8 +322,7 @@ def curve_table(frame: Frame, curve: Float[np.ndarray, " curves"]) -> Float[np.n
     h = np.concatenate([[0.0], np.cumsum(steps)])
     h -= np.interp(0.0, TABLE, h)
     kappa = np.sinh(frame.middle) / np.sinh(np.interp(frame.middle, TABLE, h))
-    table: np.ndarray = np.arcsinh(kappa * np.sinh(h))
-    return table
+    return np.arcsinh(kappa * np.sinh(h))
 
 
 def spread(image: Float32[np.ndarray, "a b c"], taps: Float[np.ndarray, "3 taps"]) -> Float32[np.ndarray, "a b c"]:

@@ -30,12 +30,9 @@ _SLAB = 2**19
 
 @dataclass(frozen=True)
 class Restoration:
-    """The way back from one scanner's blur and noise.
+    """The way back from one scanner's blur and noise: bucket edges, in data units, and a row of weights for each bucket.
 
-    Attributes:
-        edges: Of the buckets, in data units.
-        weights: One row a bucket.
-        residual: Deviation of what the scanner adds to z and the image keeps, y - F(z), in data units.
+    `residual` is the deviation of what the scanner adds to z and the image keeps, y - F(z), in data units.
     """
 
     edges: Float[np.ndarray, " edges"]
@@ -78,29 +75,19 @@ def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b 
 def local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
     """Return the standard deviation over the 3 x 3 x 3 neighbours."""
     mean = uniform_filter(image, 3)
-    deviation: np.ndarray = np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
-    return deviation
+    return np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
 
 
 def buckets(image: Float32[np.ndarray, "a b c"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
     """Return the bucket of each voxel."""
-    bucket: np.ndarray = np.digitize(local_deviation(image), edges)
-    return bucket
+    return np.digitize(local_deviation(image), edges)
 
 
 def fit_restoration(
     pairs: Iterable[tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, "..."]]],
     edges: Float[np.ndarray, " edges"],
 ) -> Float[np.ndarray, "buckets features"]:
-    """Fit the weights.
-
-    Args:
-        pairs: Blurred and noisy volume u, and the volume z that it should become; gone through once.
-        edges: Of the buckets.
-
-    Returns:
-        One row of weights a bucket.
-    """
+    """Fit a row of weights for each bucket, from pairs of a blurred and noisy volume u and the z that it should become."""
     count = len(edges) + 1
     squares, moments = np.zeros((count, FEATURES, FEATURES)), np.zeros((count, FEATURES))
     for image, wanted in pairs:
@@ -138,10 +125,7 @@ _EVERY = 37
 def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) -> Restoration:
     """Fit a restoration; none where there is nothing to undo, or nobody of the anchor to learn from.
 
-    Args:
-        comparison: Holds the anchor's people.
-        scanner: As estimated.
-        own: People of the scanner: they place the buckets and tell the residual. The anchor's stand in if there are none.
+    `own`, people of the scanner, place the buckets and tell the residual. The anchor's stand in if there are none.
     """
     if not scanner.spreads or not comparison.reference:
         return Restoration.idle()

@@ -31,12 +31,7 @@ _TILE = 16384
 @persisted(sizes={"nodes": lambda read: grid_lattice(read["columns"].grid).size})
 @dataclass(frozen=True, eq=False)
 class LevelFunction:
-    """A cubic spline through values on a lattice.
-
-    Attributes:
-        lattice: The lattice.
-        coefficients: One a node.
-    """
+    """A cubic spline through values on a lattice, one coefficient a node."""
 
     lattice: Lattice = field(metadata=given(lambda read: grid_lattice(read["columns"].grid)))
     coefficients: Float[np.ndarray, " nodes"] = field(metadata=stored(""))
@@ -82,13 +77,7 @@ _POINTS_AT_ONCE = 1024  # points at a time, so that all about them stays in cach
 
 @dataclass(frozen=True, eq=False)
 class SmoothBasis:
-    """Modes of smooth fields.
-
-    Attributes:
-        lattice: Where the splines sit.
-        nodes: Which nodes carry something.
-        shapes: Value of each mode at each of these nodes, mm.
-    """
+    """Modes of smooth fields, by the value of each, mm, at each node that carries something."""
 
     lattice: Lattice = field(metadata=stored(""))
     nodes: Int[np.ndarray, " nodes"]
@@ -103,14 +92,10 @@ class SmoothBasis:
         size: float,
         count: int,
     ) -> "SmoothBasis":
-        """Make modes around an organ.
+        """Make at most `count` modes around an organ in a box from `low` to `high`, mm.
 
-        Args:
-            low: Lower corner of the box in which people lie, mm.
-            high: Upper corner, mm.
-            distance: Distance of points to the template's surface, mm, either sign.
-            size: The organ's size, mm: root mean square distance of its surface from its centre.
-            count: Modes at most.
+        `distance` is that of points to the template's surface, mm, either sign; `size` the root mean square distance of the
+        organ's surface from its centre, mm.
         """
         lattice = Lattice.around(low, high, SPACING * size)
         places = lattice.nodes()
@@ -189,13 +174,9 @@ class SmoothBasis:
 
 @dataclass(frozen=True, eq=False)
 class MeanShape:
-    """A level function, mm, negative inside.
+    """A level function, mm, negative inside: T, and coefficients of g, what the covariates do.
 
-    Attributes:
-        template: T.
-        modes: Of fields.
-        effect: Coefficients of g, what the covariates do.
-        displaces: Whether g moves points; else it is added to the level.
+    If `displaces`, g moves points; else it is added to the level.
     """
 
     template: LevelFunction
@@ -244,13 +225,9 @@ FAR = 0.4
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Some points and the person's signed distance there.
+    """Some points, mm, and the person's signed distance there, mm, clipped to the band.
 
-    Attributes:
-        points: mm.
-        distances: Signed distance, mm, clipped to the band.
-        weights: How much each point counts; their sum is the number of patches of surface.
-        band: Where distances are clipped, mm.
+    The sum of their weights is the number of patches of surface.
     """
 
     points: Float[np.ndarray, "points dims"]
@@ -267,14 +244,9 @@ class Observations:
         count: int,
         rng: np.random.Generator,
     ) -> "Observations":
-        """Draw points on and around a person's surface.
+        """Draw at most `count` points on a person's surface, and as many around it.
 
-        Args:
-            own: The spline through the person's signed distance, mm.
-            row: The distance at the spline's nodes, mm.
-            size: The organ's size, mm.
-            count: Points on the surface at most, and around it.
-            rng: Of the draw.
+        `own` is the spline through the signed distance, `row` the distance at its nodes, and `size` the organ's, all in mm.
         """
         band, lattice = BAND * size, own.lattice
         distance, nodes = np.abs(np.asarray(row, np.float64)), lattice.nodes()

@@ -75,13 +75,7 @@ class Population:
         effect: Float[np.ndarray, " coefficients"],
         identity: Float[np.ndarray, " coefficients"],
     ) -> Float[np.ndarray, " points"]:
-        """Return the level at points, mm, of the organ with an identity at some covariates.
-
-        Args:
-            points: mm.
-            effect: Coefficients of what the covariates do.
-            identity: Coefficients of the person's own field.
-        """
+        """Return the level at points, mm, of the organ with an identity at some covariates, both as coefficients of fields."""
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
         return self.mean_shape(effect).seen(points, field)
 
@@ -90,12 +84,8 @@ class Population:
 class Learning:
     """Result of the learning of a population.
 
-    Attributes:
-        population: What was learned.
-        rest: What is everybody's own: coefficients of identities.
-        spread: Covariance of identities as these people show it; the population's is shrunk.
-        resampled: Effects learned from resampled people, for intervals.
-        errors: Registration error of each round, mm.
+    `rest` is everybody's own, coefficients of identities, `spread` their covariance as these people show it (the population's is
+    shrunk), `resampled` effects learned from resampled people, and `errors` the registration error of each round, mm.
     """
 
     population: Population
@@ -132,15 +122,10 @@ def fit_population(
     seed: int,
     say: Callable[[str], None],
 ) -> Learning:
-    """Learn from training people.
+    """Learn from training people's signed distances on a grid, mm, and X, `columns`.
 
-    Args:
-        dataset: Signed distances on a grid, mm.
-        columns: X.
-        groups: Of the columns (`effects.py`).
-        settings: Of the model.
-        seed: Of the points that are looked at.
-        say: Called with a line a round.
+    `groups` are those of the columns (`effects.py`), `seed` that of the points that are looked at; `say` is called with a line a
+    round.
     """
     data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
     population = start_population(data, lattice, columns.shape[1], settings)

@@ -25,15 +25,7 @@ def carried(
     own: Float[np.ndarray, " coefficients"],
     transformed: Float[np.ndarray, " coefficients"],
 ) -> Float[np.ndarray, "points dims"]:
-    """Return where points of a moved organ were in the person's own, mm.
-
-    Args:
-        points: p, mm.
-        modes: Of the fields.
-        identity: Coefficients of h.
-        own: Of g.
-        transformed: Of g*.
-    """
+    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
     mean_shape = points + modes.field(points, identity.reshape(-1, points.shape[1]))
@@ -47,14 +39,7 @@ def pull_back(
     own: Float[np.ndarray, " coefficients"],
     transformed: Float[np.ndarray, " coefficients"],
 ) -> Float[np.ndarray, "points dims"]:
-    """Return q with q + g(q) = p + g*(p), mm.
-
-    Args:
-        points: p, mm.
-        modes: Of the fields.
-        own: Coefficients of g.
-        transformed: Of g*.
-    """
+    """Return q with q + g(q) = p + g*(p), mm, with coefficients of g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
     shape = (-1, points.shape[1])
@@ -91,12 +76,8 @@ def _solved(
 class Subject:
     """A registered person.
 
-    Attributes:
-        population: What the person was registered in.
-        own: Their signed distance, mm.
-        mean: What their covariates do: coefficients of a field.
-        posterior: What is known of their own field, the identity.
-        identity: Whether the model has identities; without, only covariates tell people apart.
+    `own` is their signed distance, mm, and `mean` what their covariates do, coefficients of a field. Without `identity`, only
+    covariates tell people apart.
     """
 
     population: Population
@@ -116,15 +97,9 @@ class Subject:
         *,
         identity: bool = True,
     ) -> "Subject":
-        """Register a person.
+        """Register a person by the signed distance on the template's lattice, mm, looking at so many points.
 
-        Args:
-            population: What was learned.
-            row: The person's signed distance on the template's lattice, mm.
-            mean: What their covariates do.
-            precision: Inverse of the population's covariance.
-            points: Points looked at.
-            identity: Whether the model has identities.
+        `mean` is what their covariates do, `precision` the inverse of the population's covariance.
         """
         own = LevelFunction.through(population.template.lattice, row)
         observations = Observations.of(own, row, population.size, points, np.random.default_rng(7))
@@ -139,12 +114,7 @@ class Subject:
     def decoded(
         self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
     ) -> Float[np.ndarray, " points"]:
-        """Return the level at points, mm, as the model alone expects it.
-
-        Args:
-            points: mm.
-            mean: What the covariates do.
-        """
+        """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
         return self.population.decoded(points, mean, self.rest)
 
     def change(
@@ -152,9 +122,7 @@ class Subject:
     ) -> Float[np.ndarray, " points"]:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
-        Args:
-            points: mm.
-            mean: What those covariates do; the person's own change nothing.
+        `mean` is what those do; the person's own change nothing.
         """
         population = self.population
         if population.moves == "distance":
@@ -167,9 +135,7 @@ class Subject:
     ) -> Float[np.ndarray, "points dims"]:
         """Return where points of the person's own organ go when it is carried to other covariates, mm.
 
-        Args:
-            points: mm.
-            mean: What those covariates do; the person's own move nothing.
+        `mean` is what those do; the person's own move nothing.
         """
         return carried(points, self.population.modes, self.rest, mean, self.mean)
 
@@ -193,11 +159,7 @@ def reconstruction_error(subject: Subject) -> float:
 def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"]) -> float:
     """Return how unusual a person is at their covariates: about 1 for a typical one, in standard deviations.
 
-    The latents' size, over what a person's is expected to be where each latent is known as well as here.
-
-    Args:
-        z: What is known of the person's identity, N(0, 1) among people.
-        sd: How well.
+    The size of the latents, N(0, 1) among people, over what a person's is expected to be where each is known as well as here.
     """
     if not len(z):
         return float("nan")

@@ -39,14 +39,9 @@ _FEWEST_JUDGES = 8
 
 
 def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitContext) -> tuple[VaeParts, pd.DataFrame]:
-    """Fit every layer on training people; see `Model.fit` for the arguments.
+    """Fit every layer on training people; see `Model.fit` for the arguments and errors.
 
-    Returns:
-        The parts, and the history: metric, name, value, epoch (0 where there is none).
-
-    Raises:
-        CovariateError: Covariates that cannot be told apart.
-        ModelError: Settings that do not fit, or a training that fails.
+    The history has metric, name, value and epoch (0 where there is none).
     """
     started = time.perf_counter()
     settings.check(dataset.columns)

@@ -38,12 +38,7 @@ from medrep.moments import intraclass
 
 
 def forecast_auc(directions: int, counts: Float[np.ndarray, " batches"]) -> float:
-    """Return the forecast AUC of a batch on new people, averaged over batches with people.
-
-    Args:
-        directions: d.
-        counts: Training people of each batch.
-    """
+    """Return the forecast AUC of a batch on new people, averaged over batches with training people (`counts`)."""
     own = counts[counts > 0]
     if not len(own):
         return 0.5
@@ -64,12 +59,10 @@ _RIDGE = 0.1
 
 @dataclass(frozen=True)
 class Discriminants:
-    """Functionals that tell kept covariates.
+    """Functionals w that tell kept covariates, a column each; none where nothing is kept.
 
-    Attributes:
-        functionals: w, a column each; none where nothing is kept.
-        expected: Expected effect of the kept covariates on h for a unit of each functional.
-        span: Orthonormal directions of the kept covariates' effects.
+    `expected` is the expected effect of the kept covariates on h for a unit of each functional, and `span` has orthonormal
+    directions of their effects.
     """
 
     functionals: Float[np.ndarray, "columns kept"]
@@ -86,11 +79,8 @@ class Discriminants:
     ) -> "Discriminants":
         """Derive the functionals of some kept covariates.
 
-        Args:
-            linear: The layer with the effects.
-            factors: Cov(h | all covariates).
-            effect_covariance: Covariance of the columns of `Design.closed` among training people, the intercept not counted.
-            kept: The covariates.
+        `factors` are Cov(h | all covariates), `effect_covariance` that of the columns of `Design.closed` among training people,
+        the intercept not counted.
         """
         effects, covariance = _effects(linear, effect_covariance, kept)
         _, values, right = np.linalg.svd(_root(covariance) @ effects, full_matrices=False)
@@ -109,12 +99,7 @@ class Discriminants:
     def restore(
         self, transformed: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
     ) -> Float[np.ndarray, "people columns"]:
-        """Return ``transformed`` with what h is in the span of the kept covariates' effects.
-
-        Args:
-            transformed: Residuals after a removal.
-            h: Before it.
-        """
+        """Return residuals after a removal with what h before it is in the span of the kept covariates' effects."""
         return transformed + ((h - transformed) @ self.span.T) @ self.span
 
 
@@ -175,15 +160,9 @@ class LatentLayer:
         *,
         participants: Sequence[str] | None = None,
     ) -> "LatentLayer":
-        """Learn from training people.
+        """Learn from training people's latents with all covariates known (`z`) and with none known (`blind`).
 
-        Args:
-            z: Their latents with all covariates known.
-            blind: Their latents with none known.
-            frame: Their covariates.
-            linear: The layer below, for its schema and knots.
-            gram: Of the decoder.
-            participants: Whose each row is; by default each is a person.
+        The layer below gives its schema and knots; without `participants` each row is a person.
         """
         names = tuple(f"z{k + 1}" for k in range(z.shape[1]))
         settings = LinearSettings(

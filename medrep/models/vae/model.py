@@ -163,9 +163,7 @@ class ConditionalVae(Model):
     def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Float[np.ndarray, "people columns"]:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
 
-        Args:
-            dataset: The people, their data in their own units.
-            removed: Covariates to erase; the covariance of the others with the latents is left as it is.
+        The covariance of the other covariates with the latents is left as it is.
         """
         data, parts, nobody = dataset.values, self.parts, self._unknown(len(dataset.values))
         parts.linear.check_columns(dataset)
@@ -238,12 +236,8 @@ class ConditionalVae(Model):
     ) -> tuple[Certificate, ...]:
         """Say what is left of each removed covariate in the latents that are handed out; none without a guard.
 
-        Args:
-            removed: What is removed.
-            kept: The others.
-            learners: New people whom a linear probe learns from; by default four fifths of as many as in training.
-            label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
-                and where something is kept all latents stay.
+        A linear probe learns from `learners` new people, by default four fifths of as many as in training. If `label_free`, the
+        guard is all there is: it is used whatever the settings say, and where something is kept all latents stay.
         """
         if not label_free and self.guard(removed, kept) is None:
             return ()
@@ -368,13 +362,7 @@ class ConditionalVae(Model):
 class _Removal:
     """One removal, prepared for any number of people who are not at the target.
 
-    Attributes:
-        model: The model.
-        removed: Covariates that move.
-        kept: The others.
-        pooled: Whether nobody is at the target, so that latents are guarded and the weakest left out.
-        guard: The guard, if any.
-        count: How many directions are handed out.
+    If `pooled`, nobody is at the target, so that latents are guarded and only the `count` worthiest directions handed out.
     """
 
     model: ConditionalVae

@@ -34,12 +34,7 @@ def standardise(
 ) -> Float[np.ndarray, "people columns"]:
     """Return h; 0 where a cell is NaN, a point mass or of a level without an effect there, and in columns left as they are.
 
-    Args:
-        linear: The fitted layer.
-        data: In their own units.
-        frame: Covariates; what is outside ``known``, and interacts with nothing in it, is not looked at.
-        known: S.
-        out: Where to write; by default a new float32 matrix.
+    What is outside ``known``, and interacts with nothing in it, is not looked at. By default h is a new float32 matrix.
     """
     h = np.empty(data.shape, np.float32) if out is None else out
     effects, levels = _designs(linear, frame, known)
@@ -73,14 +68,8 @@ def unstandardise(
 ) -> Float[np.ndarray, "people columns"]:
     """Return the data that have the residual h under ``frame``: the inverse of `standardise`.
 
-    Args:
-        linear: The fitted layer.
-        h: Residuals.
-        frame: Covariates, for instance moved to the reference.
-        known: S.
-        data: What the people had; columns without a fit, NaN cells and point masses are taken from here.
-        out: Where to write; ``data`` itself is allowed.
-        drawn: Whether nobody has these data, so that cells of fitted columns mean nothing.
+    Columns without a fit, NaN cells and point masses are taken from ``data``, which may also be ``out``. If ``drawn``, nobody
+    has these data, so that cells of fitted columns mean nothing.
     """
     effects, levels = _designs(linear, frame, known)
 
@@ -162,12 +151,8 @@ class ScannerLayer:
     ) -> Float[np.ndarray, "people columns"]:
         """Bring a change of anchored images back to the scanner of ``transformed``.
 
-        Args:
-            data: As scanned.
-            own: The same as the anchor would have made them.
-            there: Those with covariates moved.
-            frame: Covariates as they are.
-            transformed: Covariates moved to; one level of the batch for everybody if it is moved at all.
+        ``data`` are as scanned, ``own`` as the anchor would have made them, and ``there`` those with covariates moved; if the
+        batch is moved at all, it is to one level for everybody.
         """
         if self.harmoniser is None:
             return there
@@ -184,10 +169,7 @@ class ScannerLayer:
     ) -> Float[np.ndarray, "people columns"]:
         """Return anchored images as the scanner of each row would have made them, without its noise.
 
-        Args:
-            anchored: Images.
-            frame: Whose batch says which scanner.
-            like: The people's own images, for where their content lies; by default it fills the grid.
+        ``like`` are the people's own images, for where their content lies; by default it fills the grid.
         """
         return anchored if self.harmoniser is None else self.harmoniser.render(anchored, self._levels(frame), like)
 
