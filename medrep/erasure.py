@@ -52,13 +52,8 @@ __all__ = ["Certificate", "Guard", "GuardMoments", "Rank", "certify", "fit_guard
 class Guard:
     """A fitted projection of latents.
 
-    Attributes:
-        removed: Covariates that are erased.
-        kept: Covariates whose covariance with the latents is left as it is.
-        entangled: Directions of the removed covariates that were left in, because they lie within those of the kept ones.
-        centre: Mean of the latents, which stays where it is.
-        left: What is read from the centred latents.
-        right: The directions that are taken out.
+    `entangled` directions of the removed covariates were left in, because they lie within those of the kept ones. The centre
+    stays where it is, `left` reads from centred latents, and `right` are the directions that are taken out.
     """
 
     removed: tuple[str, ...]
@@ -189,9 +184,6 @@ def certify(
             are known. Otherwise the guard is all there is.
         shrunk: Whether effects were shrunk before they were subtracted, each level's as a whole, as a batch's are.
         learners: New people whom the probe learns from; 0 for the best probe of all.
-
-    Raises:
-        CovariateError: A covariate that this guard does not remove.
     """
     if covariate not in guard.removed:
         allowed = ", ".join(guard.removed) or "none"
@@ -232,12 +224,7 @@ def _left_over(
 ) -> Float[np.ndarray, "columns columns"]:
     """Return B^T S^-1 B of what is handed out, B the true covariance of latents and columns, S that of the latents' rest.
 
-    Args:
-        moments: Training people.
-        guard: Of the latents.
-        released: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
-        subtracted: See `certify`.
-        shrunk: See `certify`.
+    The released functionals of the standardised latents are of unit variance and uncorrelated given the kept covariates.
     """
     pairs = Canonical.of(moments, guard.removed, guard.kept)
     deflated = (moments.n - 1) / moments.design_effect(guard.removed, guard.kept)

@@ -22,6 +22,8 @@ from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction
 
 TRUTH = Path("derivatives") / "truth"
+_PLANTED = ("cohort with planted effects", "the same people without the planted site effects")
+_MESH_CELLS = 96
 
 
 def write_feature_cohort(
@@ -29,10 +31,9 @@ def write_feature_cohort(
 ) -> None:
     """Write participants.tsv and features.tsv, and the same without site effects as the truth."""
     for place, table in ((folder, features), (folder / TRUTH, clean)):
-        write_tsv(place / "participants.tsv", participants)
         ids = pd.DataFrame({"participant_id": table.index.astype(str)})
         write_matrix(place / "features.tsv", ids, [str(name) for name in table.columns], table.to_numpy(float))
-    _finish(folder, truth)
+    _finish(folder, participants, truth, *_PLANTED)
 
 
 def write_volume_cohort(
@@ -50,18 +51,15 @@ def write_volume_cohort(
         write_image(folder / relative, image)
         write_image(folder / TRUTH / relative, clean)
         advance(1)
+    _finish(folder, participants, truth, *_PLANTED)
+
+
+def _finish(folder: Path, participants: pd.DataFrame, truth: Mapping[str, Any], name: str, name_of_truth: str) -> None:
     for place in (folder, folder / TRUTH):
         write_tsv(place / "participants.tsv", participants)
-    _finish(folder, truth)
-
-
-def _finish(folder: Path, truth: Mapping[str, Any]) -> None:
     write_json(folder / TRUTH / "truth.json", truth)
-    write_description(folder / TRUTH, "the same people without the planted site effects", [], {})
-    write_description(folder, "cohort with planted effects", [], {"Description": "generated; not real people"})
-
-
-_MESH_CELLS = 96
+    write_description(folder / TRUTH, name_of_truth, [], {})
+    write_description(folder, name, [], {"Description": "generated; not real people"})
 
 
 def write_shape_cohort(
@@ -81,11 +79,7 @@ def write_shape_cohort(
         for desc, other in others.items():
             write_label_map(place.with_name(place.name.replace("desc-organ", f"desc-{desc}")), other)
         advance(1)
-    for place in (folder, folder / TRUTH):
-        write_tsv(place / "participants.tsv", participants)
-    write_json(folder / TRUTH / "truth.json", truth)
-    write_description(folder / TRUTH, "the same people at other covariates", [], {})
-    write_description(folder, "organs with known effects", [], {"Description": "generated; not real people"})
+    _finish(folder, participants, truth, "organs with known effects", "the same people at other covariates")
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,9 @@ class _Listed:
 @persisted_as(_Listed, _Listed.masses)
 @dataclass(frozen=True)
 class PointMasses:
-    """The point masses of every column.
+    """The point masses of every column, one row a rank, in data units; NaN where a column has none of that rank.
 
-    Attributes:
-        values: One row a rank, in data units; NaN where a column has none of that rank.
-        shares: Which share of the training people who have a value have this one; 0 where there is none.
+    `shares` says which share of the training people who have a value have this one; 0 where there is none.
     """
 
     values: Float[np.ndarray, "ranks columns"]
@@ -168,10 +166,7 @@ def find(
 ) -> Float[np.ndarray, "ranks block"]:
     """Return the point masses of a block of columns by the module's rule, NaN for none.
 
-    Args:
-        chunk: The columns.
-        ordered: The same columns of the sampled people, sorted.
-        levels: Batch memberships.
+    `ordered` are the same columns of the sampled people, sorted; `levels` are batch memberships.
     """
     values = np.full((MOST, chunk.shape[1]), np.nan)
     whole = len(ordered) == len(chunk)
@@ -326,13 +321,7 @@ def effect_cells(schema: CovariateSchema, groups: Collection[tuple[str, ...]], f
 
 @dataclass(frozen=True, eq=False)
 class Exceptions:
-    """Exceptions of single columns: values that a model leaves as they are, or cannot predict.
-
-    Attributes:
-        masses: Values that stay.
-        support: Levels without an effect in some columns.
-        unfitted: Columns without a fit.
-    """
+    """Exceptions of single columns: values that stay, levels without an effect in some columns, and columns without a fit."""
 
     masses: PointMasses
     support: ColumnSupport
@@ -346,11 +335,8 @@ NO_EXCEPTIONS = Exceptions(NO_MASSES, FULL, np.zeros(0, int))
 class Settling:
     """Which cells of moved data are not the model's to say.
 
-    Attributes:
-        masses: Values that stay.
-        support: Levels without an effect in some columns.
-        members: Who is moved from or to which of its cells.
-        images: Whether cells that nobody had stay as they are; otherwise they are NaN.
+    `members` says who is moved from or to which cell of the support. In images, cells that nobody had stay as they are;
+    otherwise they are NaN.
     """
 
     masses: PointMasses

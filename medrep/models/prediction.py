@@ -11,7 +11,7 @@ For normal y and yhat both are the same. Either costs variance: errors grow by a
 Ridge regression from standardised columns to the covariate, in its dual form: all that grows with the number of columns is one
 pass for the people x people products and one vector of weights. The penalty has the least generalised cross-validation error
 (Golub, Heath and Wahba 1979). People of training are predicted by regressions without them, tenfold, penalty and means included;
-those pairs calibrate the correction of shrinkage (`bias_correction.py`). Data are taken as they are, site and all.
+those pairs calibrate the correction of shrinkage. Data are taken as they are, site and all.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class BiasCorrection:
     """Correction of one predictor's shrinkage; holds no participant's own figures.
 
     Attributes:
-        people: How many pairs it was fitted on.
+        people: How many people it was fitted on.
         intercept: a of yhat = a + b y.
         slope: b.
         error: Standard deviation of prediction - truth.
@@ -61,15 +61,9 @@ class BiasCorrection:
     def fit(
         cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"], *, people: int | None = None
     ) -> "BiasCorrection":
-        """Fit on people whom the predictor did not see.
+        """Fit on people whom the predictor did not see, each in one row unless ``people`` says how many they are.
 
-        Args:
-            truth: Of each row.
-            predicted: Of each row.
-            people: How many people the rows are of; by default each is one.
-
-        Raises:
-            EvidenceError: Fewer than ten people, or values that are all the same.
+        Raises EvidenceError for fewer than ten people, or values that are all the same.
         """
         people = len(truth) if people is None else people
         if people < _FEWEST_PAIRS or _same(truth) or _same(predicted):
@@ -91,8 +85,7 @@ class BiasCorrection:
     def undo(self, predicted: Float[np.ndarray, " people"], how: How) -> Float[np.ndarray, " people"]:
         """Return predictions without shrinkage.
 
-        Raises:
-            EvidenceError: ``linear``, and predictions that hardly follow the truth: there is nothing to stretch.
+        Raises EvidenceError for ``linear``, and predictions that hardly follow the truth: there is nothing to stretch.
         """
         if how == "none":
             return predicted
@@ -118,7 +111,7 @@ _FEWEST = 20
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A fitted readout.
+    """A fitted readout of one covariate.
 
     Attributes:
         name: The covariate.
@@ -148,18 +141,10 @@ class Prediction:
         seed: int = 0,
         participants: Sequence[str] | None = None,
     ) -> "Prediction":
-        """Fit on people of training.
+        """Fit on people of training, a few columns at a time.
 
-        Args:
-            name: The covariate.
-            data: In memory or memory-mapped; gone through a few columns at a time.
-            truth: The covariate of each.
-            seed: Of the folds.
-            participants: Whose each row is; by default each is a person. All rows of a person are in one fold, and the penalty is
-                that of people's means.
-
-        Raises:
-            CovariateError: Fewer than twenty people.
+        Without `participants` each row is a person; all rows of a person are in one fold, and the penalty is that of people's
+        means. Raises CovariateError for fewer than twenty people.
         """
         people, columns = data.shape
         who = np.arange(people) if participants is None else _codes(participants)
@@ -184,22 +169,13 @@ class Prediction:
         return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
 
     def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
-        """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean.
-
-        Args:
-            data: In the columns of training.
-            how: How shrinkage is undone.
-        """
+        """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean."""
         own = np.where(np.isfinite(data), data - self.centre, 0.0)
         return self.shrinkage.undo(own @ self.weights + self.intercept, how)
 
 
 def refuse_other_columns(readout: Prediction, columns: int) -> None:
-    """Refuse weights that do not fit the model's columns.
-
-    Raises:
-        ModelError: Of how many columns both are.
-    """
+    """Refuse weights that do not fit the model's columns."""
     shape = readout.weights.shape
     if shape != (columns,):
         raise ModelError(f"readout of {readout.name}: weights of {shape}, the model has {columns} columns")

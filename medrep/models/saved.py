@@ -118,9 +118,9 @@ class SavedModel:
             with tempfile.TemporaryFile() as scratch:
                 again = replace(dataset.as_cohort(), input=self.input)
                 values, found = read_matrix(again, scratch, like=columns, where=f"in {tempfile.gettempdir()}")
-            refuse_other_grid(columns, found)
+            _refuse_other_grid(columns, found)
         else:
-            refuse_other_grid(columns, dataset.columns)
+            _refuse_other_grid(columns, dataset.columns)
         return replace(dataset, values=values, covariates=frame, schema=schema, columns=columns)
 
     def remove(
@@ -225,32 +225,19 @@ class SavedModel:
 
 
 def refuse_other_kind(wanted: InputKind[Any], given: InputKind[Any]) -> None:
-    """Refuse people whose data are of another kind than those of training; tables are compared column by column.
-
-    Raises:
-        ModelError: Both kinds.
-    """
+    """Refuse people whose data are of another kind than those of training; tables are compared column by column."""
     if type(given) is not type(wanted) and not (given.tabular and wanted.tabular):
         raise ModelError(f"the model was trained on {wanted.kind} data, and these are {given.kind} data")
 
 
-def refuse_other_grid(wanted: Columns, given: Columns) -> None:
-    """Refuse images on another grid than those of training.
-
-    Raises:
-        ModelError: They are.
-    """
+def _refuse_other_grid(wanted: Columns, given: Columns) -> None:
+    """Refuse images on another grid than those of training."""
     if given != wanted:
         raise ModelError("the people's data are not of the grid or the columns that the model was fitted on")
 
 
 def load_input(folder: Path) -> InputKind[Any]:
-    """Return the ``input`` section of a model folder alone, for those who need no model.
-
-    Raises:
-        ModelError: See `SavedModel.load`.
-        ConfigError: A section that is none.
-    """
+    """Return the ``input`` section of a model folder alone, for those who need no model; see `SavedModel.load` for errors."""
     return saved_input(_described(folder)["input"], str(folder))
 
 
@@ -276,11 +263,7 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _fro
 
 
 def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a description in today's format; the folder stays as it is, since its digest is the model's name.
-
-    Raises:
-        ModelError: A format that no medrep has written, or a later one.
-    """
+    """Return a description in today's format; the folder stays as it is, since its digest is the model's name."""
     while described["format"] != FORMAT:
         step = _MIGRATIONS.get(described["format"]) if isinstance(described["format"], int) else None
         if step is None:
@@ -300,12 +283,8 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def refuse_unreadable(folder: Path) -> None:
-    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged.
-
-    Raises:
-        ModelError: With the files, and what to do.
-    """
+def _refuse_unreadable(folder: Path) -> None:
+    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged."""
     closed = [folder] if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK) else []
     closed = closed or [
         folder / name for name in _FILES if (folder / name).exists() and not os.access(folder / name, os.R_OK)
@@ -316,12 +295,8 @@ def refuse_unreadable(folder: Path) -> None:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """Return the description that a model folder holds, in today's format.
-
-    Raises:
-        ModelError: Not a model folder, foreign files in it, a newer format, or a damaged description.
-    """
-    refuse_unreadable(folder)
+    """Return the description that a model folder holds, in today's format; see `SavedModel.load` for errors."""
+    _refuse_unreadable(folder)
     if not (folder / "model.json").is_file():
         raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
     unknown = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)

@@ -69,13 +69,9 @@ class ShiftReference:
         scanners: tuple[str, ...],
         names: tuple[str, ...],
     ) -> "ShiftReference":
-        """Fit on people.
+        """Fit on people's statistics and the number of each one's scanner.
 
-        Args:
-            values: Their statistics.
-            codes: The number of each one's scanner; a scanner may have nobody, and is then at the location of all.
-            scanners: Labels.
-            names: Of the statistics.
+        A scanner may have nobody, and is then at the location of all.
         """
         member = np.eye(len(scanners))[codes]
         n = member.sum(axis=0)[:, None]
@@ -250,16 +246,11 @@ class ShiftGate:
     def p_value(
         self, statistics: pd.DataFrame, scanners: pd.Series, rate: float = RATE
     ) -> Float[np.ndarray, " people"]:
-        """Return each person's p-value.
+        """Return each person's p-value, of the statistics of calibration.
 
-        Args:
-            statistics: One row a person, with the statistics of calibration. One that is not finite makes a person as unusual as
-                can be.
-            scanners: Their labels; same index. Missing and unknown ones are those of an unseen scanner.
-            rate: Of false alarms that p is to be compared with; it decides which scanners have enough calibration people.
-
-        Raises:
-            ModelError: Statistics of other names than at calibration.
+        One that is not finite makes a person as unusual as can be; missing and unknown labels are those of an unseen scanner.
+        `rate` of false alarms, which p is to be compared with, decides which scanners have enough calibration people. Raises
+        ModelError for statistics of other names than at calibration.
         """
         values, codes = self._rows(statistics, scanners)
         scores = self.reference.distances(np.nan_to_num(values))
@@ -287,10 +278,8 @@ class ShiftGate:
     def reason(self, statistics: pd.DataFrame, scanners: pd.Series) -> list[str]:
         """Say of each person which statistic stands out most, and by how many standard deviations.
 
-        ``noise +5.1 sd``, or ``power_8 -4.0 sd given the others`` where it is the relation to the other statistics that is odd.
-
-        Raises:
-            ModelError: Statistics of other names than at calibration.
+        ``noise +5.1 sd``, or ``power_8 -4.0 sd given the others`` where it is the relation to the other statistics that is
+        odd.
         """
         values, codes = self._rows(statistics, scanners)
         known = np.isfinite(values)
@@ -337,11 +326,7 @@ class ShiftGate:
 
 
 def saved_gate(content: object) -> ShiftGate:
-    """Read what a model folder says of its gate.
-
-    Raises:
-        ModelError: Content that is no gate.
-    """
+    """Read what a model folder says of its gate; ModelError if that is no gate."""
     try:
         return from_json(ShiftGate, content)
     except ValueError as error:

@@ -65,24 +65,14 @@ FOLDER = "report"
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """One thing to show.
-
-    Attributes:
-        content: As JSON holds it.
-        arrays: By name.
-    """
+    """One thing to show: JSON content, and arrays by name."""
 
     content: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_report_data(out: Path, exhibits: Mapping[str, ReportData]) -> None:
-    """Replace what OUT/report holds.
-
-    Args:
-        out: OUT of a command.
-        exhibits: By name; the same exhibits give the same bytes.
-    """
+    """Replace what OUT/report holds; the same data give the same bytes."""
     with atomic_folder(out / FOLDER) as partial:
         for name, exhibit in exhibits.items():
             if exhibit.arrays:
@@ -92,11 +82,7 @@ def write_report_data(out: Path, exhibits: Mapping[str, ReportData]) -> None:
 
 
 def read_report_data(out: Path, name: str) -> ReportData | None:
-    """Return an exhibit; None where a command had nothing to show.
-
-    Raises:
-        MedrepError: A damaged file.
-    """
+    """Return an exhibit; None where a command had nothing to show. Raises MedrepError for a damaged file."""
     path = out / FOLDER / f"{name}.json"
     arrays = path.with_suffix(".safetensors")
     if not path.is_file():
@@ -119,14 +105,7 @@ def cohort_summary(
     notes: Sequence[str] = (),
     participants: Sequence[str] | None = None,
 ) -> ReportData:
-    """Summarise the covariates of people.
-
-    Args:
-        frame: Their covariates, in the form of the schema.
-        schema: Of the model.
-        notes: What was interpreted while reading.
-        participants: Whose each row is; by default each is a person.
-    """
+    """Summarise the covariates of people, with notes of what was read with care; without `participants` each row is a person."""
     grouped_by = next(iter(schema.batches), "") or next(
         (c.declared.name for c in schema.fitted if isinstance(c, Categorical)), ""
     )

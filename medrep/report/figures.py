@@ -40,12 +40,7 @@ def overlay(anatomy: UInt8[np.ndarray, "_ _"], change: Int8[np.ndarray, "_ _"]) 
 
 
 def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str]) -> bytes:
-    """Return pictures in rows and columns as one PNG on black.
-
-    Args:
-        rows: Each with as many pictures as there are titles; pictures of a column share a shape.
-        titles: Above the columns.
-    """
+    """Return rows of pictures, in columns that share a shape and a title, as one PNG on black."""
     factor = max(1, _TALLEST // max(picture.shape[0] for row in rows for picture in row))
     drawn = [
         [Image.fromarray(picture).resize(_times(picture, factor), Image.Resampling.BICUBIC) for picture in row]
@@ -83,12 +78,7 @@ _SAID = {
 
 
 def slider(exhibit: ReportData, heading: str) -> Section:
-    """Return the part of a page in which a person can be moved.
-
-    Args:
-        exhibit: Written by `exhibits.transformed_participant`.
-        heading: Its title.
-    """
+    """Return the part of a page in which a person (`transformed_participant`) can be moved."""
     kind = str(exhibit.content["kind"])
     arrays = [{"name": name, "type": str(a.dtype), "shape": list(a.shape)} for name, a in exhibit.arrays.items()]
     about = json.dumps({**exhibit.content, "arrays": arrays}, allow_nan=False).replace("<", "\\u003c")

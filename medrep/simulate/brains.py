@@ -33,7 +33,7 @@ BRAIN_EFFECTS = BrainEffects()
 
 
 @dataclass(frozen=True)
-class Wave:
+class _Wave:
     """A plane wave through the head, ``sin(vector . p + phase)``, with its amplitude (1 number) or a displacement in mm (3)."""
 
     vector: tuple[float, float, float]
@@ -54,8 +54,8 @@ class Brain:
     hippocampus_scale: float
     grey: float
     contrast: float
-    deformation: tuple[Wave, ...]
-    folds: tuple[Wave, ...]
+    deformation: tuple[_Wave, ...]
+    folds: tuple[_Wave, ...]
     noise_sd: float
     noise_seed: int
 
@@ -79,13 +79,13 @@ def draw_brains(participants: pd.DataFrame, *, seed: int) -> tuple[Brain, ...]:
     return tuple(_draw_brain(*row, pattern, seed) for row in rows)
 
 
-def _draw_brain(person: str, age: float, sex: str, diagnosis: str, pattern: tuple[Wave, ...], seed: int) -> Brain:
+def _draw_brain(person: str, age: float, sex: str, diagnosis: str, pattern: tuple[_Wave, ...], seed: int) -> Brain:
     effects = BRAIN_EFFECTS
     rng = stream(seed, "brains", person)
     own = rng.standard_normal(7)
-    folds = tuple(Wave(wave.vector, wave.phase + float(rng.normal(0.0, 0.6)), wave.weight) for wave in pattern)
+    folds = tuple(_Wave(wave.vector, wave.phase + float(rng.normal(0.0, 0.6)), wave.weight) for wave in pattern)
     deformation = tuple(
-        Wave(_vector(rng, 55.0, 110.0), float(rng.uniform(0.0, 2 * np.pi)), _triple(rng.normal(0.0, 1.0, 3)))
+        _Wave(_vector(rng, 55.0, 110.0), float(rng.uniform(0.0, 2 * np.pi)), _triple(rng.normal(0.0, 1.0, 3)))
         for _ in range(4)
     )
     hippocampus = (1.0 + age_curve(age, *effects.hippocampus_age)) * np.exp(0.05 * own[4])
@@ -107,9 +107,9 @@ def _draw_brain(person: str, age: float, sex: str, diagnosis: str, pattern: tupl
     )
 
 
-def _draw_folds(rng: np.random.Generator) -> tuple[Wave, ...]:
+def _draw_folds(rng: np.random.Generator) -> tuple[_Wave, ...]:
     return tuple(
-        Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
+        _Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
         for _ in range(9)
     )
 
@@ -188,12 +188,12 @@ def _grid(shape: tuple[int, int, int], edge: float) -> list[Field]:
     return list(np.meshgrid(*axes, indexing="ij"))
 
 
-def _angle(points: Sequence[Field], wave: Wave) -> Field:
+def _angle(points: Sequence[Field], wave: _Wave) -> Field:
     kx, ky, kz = np.asarray(wave.vector, np.float32)
     return points[0] * kx + points[1] * ky + points[2] * kz + np.float32(wave.phase)
 
 
-def _deform(points: list[Field], waves: Sequence[Wave]) -> list[Field]:
+def _deform(points: list[Field], waves: Sequence[_Wave]) -> list[Field]:
     transformed = [axis.copy() for axis in points]
     for wave in waves:
         ripple = np.sin(_angle(points, wave))

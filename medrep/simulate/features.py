@@ -17,13 +17,10 @@ REFERENCE_SITE = "S0"
 
 @dataclass(frozen=True)
 class SimulatedFeatures:
-    """A simulated table together with what made it.
+    """A simulated table, rows by participant_id and columns ``region_001`` on, in mm, together with what made it.
 
-    Attributes:
-        participants: The people, one row each.
-        features: What the scanners measured: rows by participant_id, columns ``region_001`` on, in mm.
-        clean: The same people's features had everybody been scanned at the reference site.
-        truth: Every parameter, ready for JSON; the lists run over the columns.
+    `clean` has the same people's features had everybody been scanned at the reference site; `truth` every parameter, ready
+    for JSON.
     """
 
     participants: pd.DataFrame

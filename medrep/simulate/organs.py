@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.nifti import LabelMap
-from medrep.errors import CohortError, CovariateError
+from medrep.errors import CohortError
 from medrep.simulate.displaced import (
     CovariateField,
     Displaced,
@@ -24,7 +24,7 @@ from medrep.simulate.displaced import (
     level,
 )
 from medrep.simulate.geometry import Levels, Points
-from medrep.simulate.participants import CENTRE_YEARS, LEVELS, require_columns, stream
+from medrep.simulate.participants import CENTRE_YEARS, require_columns, stream
 
 HALF_EXTENT_MM = (10.0, 21.0, 10.0)
 ROOM_MM = 9.0
@@ -53,21 +53,17 @@ def organ_template(points: Float[np.ndarray, "points 3"]) -> Levels:
     return 1.05 * (np.sqrt(squared + _SOFT_MM**2) - np.sqrt(radius**2 + _SOFT_MM**2))
 
 
-def organ_family(*, seed: int, reference_age: float = CENTRE_YEARS, reference_sex: str = "F") -> Displaced:
-    """Draw the family of organs, with the fields ``age`` (years) and ``sex``.
+def organ_family(*, seed: int) -> Displaced:
+    """Draw the family of organs, with the fields ``age`` (years) and ``sex``; their references are 50 and F.
 
     Along the outward normal, so that a positive amplitude makes the organ smaller::
 
         age: a(age) - a(reference)   a = 1.5 mm (age - 50) / 30 + 0.6 mm (max(age - 60, 0) / 20)^2   front half
         sex: -1.2 mm for M against F, that is, larger                                                 lateral (+x), middle
-
-    Raises CovariateError if the reference sex is neither F nor M.
     """
-    if reference_sex not in LEVELS["sex"]:
-        raise CovariateError(f"the reference sex {reference_sex!r} is not one of {', '.join(LEVELS['sex'])}")
     fields = {
-        "age": CovariateField(float(reference_age), _age_mm, _front),
-        "sex": CovariateField(reference_sex, {"F": 0.0, "M": MALE_MM}, _lateral),
+        "age": CovariateField(CENTRE_YEARS, _age_mm, _front),
+        "sex": CovariateField("F", {"F": 0.0, "M": MALE_MM}, _lateral),
     }
     return draw_family(organ_template, HALF_EXTENT_MM, fields, BUMPS, stream(seed, "organs"))
 

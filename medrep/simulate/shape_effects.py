@@ -85,7 +85,7 @@ def organ_axis(labels: LabelMap) -> OrganAxis:
     inside = np.argwhere(labels.data > 0)
     if not len(inside):
         raise CohortError(f"a label map of shape {labels.data.shape} holds no region, so there is no organ to reshape")
-    points = to_world(inside, labels.affine)
+    points = _to_world(inside, labels.affine)
     low, high = float(points[:, 1].min()), float(points[:, 1].max())
     if high - low < 2 * np.linalg.norm(labels.affine[:3, :3], axis=0).min():
         raise CohortError(f"the organ is {high - low:g} mm long from back to front; three voxels are the least")
@@ -127,7 +127,7 @@ def unscale_front(
     return np.stack([across[:, 0], axis.middle + axis.length * t, across[:, 1]], axis=1)
 
 
-def to_world(indices: Shaped[np.ndarray, "n 3"], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "n 3"]:
+def _to_world(indices: Shaped[np.ndarray, "n 3"], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "n 3"]:
     """Send voxel indices through an affine; the inverse affine sends places in mm to indices."""
     return indices @ affine[:3, :3].T + affine[:3, 3]
 
@@ -203,9 +203,9 @@ def apply_shape_effect(labels: LabelMap, effect: ShapeEffect, *, age: float, sex
         return LabelMap(labels.data.copy(), labels.affine)
     axis = organ_axis(labels)
     padded = _pad(labels, _needed(labels, axis, factor, larger))
-    places = to_world(np.indices(padded.data.shape).reshape(3, -1).T, padded.affine)
+    places = _to_world(np.indices(padded.data.shape).reshape(3, -1).T, padded.affine)
     sources = unscale_front(axis, factor, larger, places)
-    planted = label_at(labels.data, to_world(sources, np.linalg.inv(labels.affine)))
+    planted = label_at(labels.data, _to_world(sources, np.linalg.inv(labels.affine)))
     return LabelMap(planted.reshape(padded.data.shape), padded.affine)
 
 
@@ -243,8 +243,8 @@ def _sex_factor(effect: ShapeEffect, sex: str) -> float:
 
 
 def _needed(labels: LabelMap, axis: OrganAxis, factor: float, larger: float) -> Shaped[np.ndarray, "3 2"]:
-    warped = scale_front(axis, factor, larger, to_world(np.argwhere(labels.data > 0), labels.affine))
-    indices = to_world(warped, np.linalg.inv(labels.affine))
+    warped = scale_front(axis, factor, larger, _to_world(np.argwhere(labels.data > 0), labels.affine))
+    indices = _to_world(warped, np.linalg.inv(labels.affine))
     # One voxel more than the centres reach, for the outer halves of the voxels.
     low, high = np.floor(indices.min(axis=0)) - 1, np.ceil(indices.max(axis=0)) + 1
     last = np.array(labels.data.shape) - 1

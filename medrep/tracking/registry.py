@@ -52,16 +52,7 @@ _REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "sc
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be registered.
-
-    Attributes:
-        folder: The model folder.
-        digest: Of the folder.
-        kind: Key of ``MODELS``.
-        input_kind: Of its input.
-        schema: Its covariates as JSON.
-        sheet: Its model sheet, as text.
-    """
+    """A model to be registered: its folder and digest, its kind and that of its input, its schema as JSON, and its sheet."""
 
     folder: Path
     digest: str
@@ -69,16 +60,6 @@ class Candidate:
     input_kind: str
     schema: dict[str, object]
     sheet: str
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A version that was made."""
-
-    name: str
-    version: str
-    run_id: str
-    alias: str
 
 
 def register_version(
@@ -90,21 +71,11 @@ def register_version(
     audit: Audit,
     *,
     with_participants: bool = False,
-) -> Registered:
-    """Register a model with its audit. The version is made, and the alias moved, only when everything else is there.
+) -> str:
+    """Register a model with its audit; return the version, made, and its alias moved, only when all else is there.
 
-    Args:
-        store: Where to.
-        experiment: The MLflow experiment of the run that holds the audit.
-        name: Of the registered model; made if there is none.
-        alias: What the new version is called.
-        candidate: The model.
-        audit: Its audit.
-        with_participants: Whether rows of persons go along.
-
-    Raises:
-        RegistryError: A name or alias that MLflow does not take, an alias that only a promotion may move, a medrep whose code
-            was edited, or a store that does not answer.
+    Rows of persons go along only if asked for. Raises RegistryError for a name or alias that MLflow does not take, an alias
+    that only a promotion may move, a medrep whose code was edited, or a store that does not answer.
     """
     _check_names(name, alias)
     if with_participants and audit.people is None:
@@ -143,7 +114,7 @@ def register_version(
         # The place, not models:/ID: MLflow would look that up in the store of the whole process instead of this one.
         made = client.create_model_version(name, place, run_id, tags={**tags, MODEL_ID: model_id}, model_id=model_id)
         client.set_registered_model_alias(name, alias, made.version)
-    return Registered(name, str(made.version), run_id, alias)
+    return str(made.version)
 
 
 def requirements(input_kind: str) -> list[str]:

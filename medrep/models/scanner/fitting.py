@@ -95,7 +95,7 @@ def _relative(power: np.ndarray, fast: np.ndarray, slow: np.ndarray) -> Float[np
 _Undo = Callable[[Image], np.ndarray]
 
 
-def brings_nearer(
+def _brings_nearer(
     frame: Frame, scanner: Scanner, inverse: Restoration, own: Sequence[Image], reference: Sequence[Image]
 ) -> bool:
     """Tell whether undoing a scanner brings the mean image of its people nearer to that of the anchor's people.
@@ -290,7 +290,7 @@ def fit_levels(
     ways_back = {}
     for level in levels:
         ways_back[level] = fit_inverse(comparison, scanners[level], groups[level])
-        believed = scanners[level].does_nothing or brings_nearer(
+        believed = scanners[level].does_nothing or _brings_nearer(
             frame, scanners[level], ways_back[level], groups[level], groups[reference]
         )
         if not believed:

@@ -52,7 +52,7 @@ from medrep.models.scanner.restoration import Restoration, fit_inverse, invert_a
 
 
 @dataclass(frozen=True)
-class NewSite:
+class _NewSite:
     """An unseen level as estimated, with a note of what to know about it; empty if all is well.
 
     Attributes:
@@ -70,12 +70,12 @@ class NewSite:
     note: str
 
 
-def estimate_level(
+def _estimate_level(
     known: ScannerState,
     rows: Float32[np.ndarray, "people voxels"],
     effects: Float[np.ndarray, "people effects"],
     seed: int,
-) -> NewSite | None:
+) -> _NewSite | None:
     """Estimate an unseen level from volumes and centred covariate columns; None if nobody has a usable image.
 
     Raises ModelError for other covariate columns than training had.
@@ -99,7 +99,7 @@ def estimate_level(
     note = level_note(len(images))
     if not reference:
         note = "gain and shading alone are estimated, since the model keeps no volumes"
-    return NewSite(scanner, fit_inverse(comparison, scanner, images), errors, shares, note)
+    return _NewSite(scanner, fit_inverse(comparison, scanner, images), errors, shares, note)
 
 
 def _how_well(
@@ -256,7 +256,7 @@ class ScannerHarmonizer:
             rows += [np.array(row, dtype=np.float32) for row in some[:room]]
             effects += list(own[:room])
             count += len(some)
-        found = estimate_level(self.known, np.array(rows), np.array(effects), self.seed) if rows else None
+        found = _estimate_level(self.known, np.array(rows), np.array(effects), self.seed) if rows else None
         if found is None:
             raise CovariateError(f"{name} has nobody with a usable image to learn from; leave it out, or add people")
         known = replace(

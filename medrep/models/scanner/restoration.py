@@ -72,7 +72,7 @@ def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b 
     return np.stack([*(sums[orbit] for orbit in sorted(sums)), np.ones_like(image)], axis=-1)
 
 
-def local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+def _local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
     """Return the standard deviation over the 3 x 3 x 3 neighbours."""
     mean = uniform_filter(image, 3)
     return np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
@@ -80,7 +80,7 @@ def local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, 
 
 def buckets(image: Float32[np.ndarray, "a b c"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
     """Return the bucket of each voxel."""
-    return np.digitize(local_deviation(image), edges)
+    return np.digitize(_local_deviation(image), edges)
 
 
 def fit_restoration(
@@ -135,7 +135,7 @@ def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) 
         if own
         else (comparison.simulate(scanner, image) for image in comparison.reference)
     )
-    deviations = np.concatenate([local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
+    deviations = np.concatenate([_local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
     edges = np.quantile(deviations, BUCKETS)
     pairs = ((comparison.simulate(scanner, image), image.values()) for image in comparison.reference)
     restoration = Restoration(edges, fit_restoration(pairs, edges), 0.0)

@@ -95,7 +95,7 @@ class Learning:
     errors: tuple[float, ...]
 
 
-def start_population(
+def _start_population(
     data: Float[np.ndarray, "people nodes"], lattice: Lattice, columns: int, settings: ShapeSettings
 ) -> Population:
     """Return what is believed before the first round: the mean signed distance, and smooth fields."""
@@ -128,7 +128,7 @@ def fit_population(
     round.
     """
     data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
-    population = start_population(data, lattice, columns.shape[1], settings)
+    population = _start_population(data, lattice, columns.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
     X = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
     apart = [replace(g, columns=slice(g.columns.start + 1, g.columns.stop + 1)) for g in groups]

@@ -174,7 +174,7 @@ class LatentLayer:
         )
         latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None))
         effects, _ = LinearModel.fit(latents, settings)
-        chunks = covariate_blocks(linear.schema, linear.design.knots, frame)
+        chunks = _covariate_blocks(linear.schema, linear.design.knots, frame)
         icc = 0.0
         if participants is not None and len(set(participants)) < len(z):
             icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
@@ -250,7 +250,7 @@ class LatentLayer:
     def directions(
         self, removed: Sequence[str], kept: Sequence[str], guard: Guard | None, schema: CovariateSchema, target: float
     ) -> int:
-        """Return how many directions are handed out (`suppression.py`): all where no batch is removed."""
+        """Return how many directions are handed out: all where no batch is removed."""
         count = self._read(guard, len(self.gram))[0].shape[1]
         for name in removed:
             covariate = schema[name]
@@ -307,7 +307,7 @@ class LatentLayer:
         return read @ turn, turn
 
 
-def covariate_blocks(
+def _covariate_blocks(
     schema: CovariateSchema, knots: Mapping[str, tuple[float, ...]], frame: pd.DataFrame
 ) -> dict[str, Float[np.ndarray, "people _"]]:
     """Return one matrix a covariate: a smooth basis, or one column a level."""

@@ -102,14 +102,14 @@ class Task:
         return cls(
             [tensor(standardise(linear, data, frame, known)) for known in sets],
             [tensor(condition_vector(schema, frame, known)) for known in sets],
-            [tensor(part) for part in covariate_parts(schema, frame)],
+            [tensor(part) for part in _covariate_parts(schema, frame)],
             [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
             dataset.whose,
         )
 
 
-def covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
+def _covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
     """Return each covariate as standardised columns of unit total variance."""
     parts = []
     for name in schema.names:
