@@ -45,6 +45,9 @@ from scipy.special import ndtr
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.moments import Canonical, GuardMoments, Rank, whitener
 
+Levels = Float[np.ndarray, " levels"]
+Square = Float[np.ndarray, "columns columns"]
+
 __all__ = ["Certificate", "Guard", "GuardMoments", "Rank", "certify", "fit_guard"]
 
 
@@ -216,12 +219,8 @@ def certify(
 
 
 def _left_over(
-    moments: GuardMoments,
-    guard: Guard,
-    released: Float[np.ndarray, "latents count"],
-    subtracted: bool,
-    shrunk: bool,
-) -> Float[np.ndarray, "columns columns"]:
+    moments: GuardMoments, guard: Guard, released: Float[np.ndarray, "latents count"], subtracted: bool, shrunk: bool
+) -> Square:
     """Return B^T S^-1 B of what is handed out, B the true covariance of latents and columns, S that of the latents' rest.
 
     The released functionals of the standardised latents are of unit variance and uncorrelated given the kept covariates.
@@ -251,12 +250,7 @@ def _left_over(
     return pairs.variates * left @ pairs.variates.T
 
 
-def _auc(
-    left: Float[np.ndarray, " levels"],
-    variance: Float[np.ndarray, " levels"],
-    shares: Float[np.ndarray, " levels"],
-    noise: float,
-) -> float | None:
+def _auc(left: Levels, variance: Levels, shares: Levels, noise: float) -> float | None:
     """Return the mean AUC of the levels; with `variance` that of a level given the kept covariates, its gap is b / variance.
 
     `noise` is that of the probe's direction, for a column of unit variance.
@@ -272,16 +266,14 @@ def _auc(
     return float(ndtr(ratio / 2**0.5).mean())
 
 
-def _blur(shares: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
+def _blur(shares: Levels) -> Levels:
     """Return by how much other levels' directions add to the variance of each level's score in one regression for all."""
     apart = shares - (shares**2).sum()
     each = shares * apart**2
     return (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
 
 
-def _r2(
-    left: Float[np.ndarray, "columns columns"], variance: Float[np.ndarray, "columns columns"], noise: float
-) -> float | None:
+def _r2(left: Square, variance: Square, noise: float) -> float | None:
     """Return the largest R2 over unit-variance combinations of the columns, `noise` that of the probe's direction."""
     whiten = whitener(variance)
     if not whiten.size:

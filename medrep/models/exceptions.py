@@ -31,6 +31,8 @@ from jaxtyping import Bool, Float, Int
 from medrep._persisted import Read, persisted_as, stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 
+Block = Float[np.ndarray, "people block"]
+
 FEWEST = 5
 STANDS_OUT = 4
 MOST = 4
@@ -86,9 +88,7 @@ class PointMasses:
         """Return no point masses at all."""
         return cls(np.zeros((0, columns)), np.zeros((0, columns)))
 
-    def within(
-        self, chunk: Float[np.ndarray, "people block"], part: slice
-    ) -> "Bool[np.ndarray, 'people block'] | None":
+    def within(self, chunk: Block, part: slice) -> "Bool[np.ndarray, 'people block'] | None":
         """Return which cells of a block of columns hold one; None where none does."""
         found: np.ndarray | None = None
         for row in self.values[:, part]:
@@ -160,9 +160,7 @@ def background(data: Float[np.ndarray, "people voxels"], keys: pd.Index) -> floa
 
 
 def find(
-    chunk: Float[np.ndarray, "people block"],
-    ordered: Float[np.ndarray, "some block"],
-    levels: Float[np.ndarray, "people levels"],
+    chunk: Block, ordered: Float[np.ndarray, "some block"], levels: Float[np.ndarray, "people levels"]
 ) -> Float[np.ndarray, "ranks block"]:
     """Return the point masses of a block of columns by the module's rule, NaN for none.
 
@@ -344,15 +342,13 @@ class Settling:
     members: Bool[np.ndarray, "people cells"]
     images: bool
 
-    def stays(self, chunk: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
+    def stays(self, chunk: Block, part: slice) -> "Bool[np.ndarray, 'people block'] | None":
         """Return the cells that stay as they are; None where none does."""
         codes = (NEVER, FEW) if self.images else (FEW,)
         marks = (self.masses.within(chunk, part), *(self.support.marked(self.members, part, code) for code in codes))
         return either(marks)
 
-    def without_unknown(
-        self, chunk: Float[np.ndarray, "people block"], part: slice
-    ) -> Float[np.ndarray, "people block"]:
+    def without_unknown(self, chunk: Block, part: slice) -> Block:
         """Put NaN where an effect was never estimated; a point mass stays."""
         unknown = None if self.images else self.support.marked(self.members, part, NEVER)
         if unknown is not None:

@@ -24,6 +24,9 @@ from jaxtyping import Float, Int
 from medrep.errors import CovariateError, EvidenceError, ModelError
 from medrep.models.chunks import column_chunks, read_chunk
 
+Values = Float[np.ndarray, " people"]
+Data = Float[np.ndarray, "people columns"]
+
 How = Literal["none", "linear", "tweedie"]
 
 FEW = 100
@@ -58,9 +61,7 @@ class BiasCorrection:
     pull: tuple[float, ...]
 
     @classmethod
-    def fit(
-        cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"], *, people: int | None = None
-    ) -> "BiasCorrection":
+    def fit(cls, truth: Values, predicted: Values, *, people: int | None = None) -> "BiasCorrection":
         """Fit on people whom the predictor did not see, each in one row unless ``people`` says how many they are.
 
         Raises EvidenceError for fewer than ten people, or values that are all the same.
@@ -82,7 +83,7 @@ class BiasCorrection:
         ends = (float(predicted.min()), float(predicted.max()))
         return cls(people, float(intercept), float(slope), error, *ends, tuple((widened * pull).tolist()))
 
-    def undo(self, predicted: Float[np.ndarray, " people"], how: How) -> Float[np.ndarray, " people"]:
+    def undo(self, predicted: Values, how: How) -> Values:
         """Return predictions without shrinkage.
 
         Raises EvidenceError for ``linear``, and predictions that hardly follow the truth: there is nothing to stretch.
@@ -99,7 +100,7 @@ class BiasCorrection:
         return (predicted - self.intercept) / self.slope
 
 
-def _same(values: Float[np.ndarray, " people"]) -> bool:
+def _same(values: Values) -> bool:
     return bool(np.ptp(values) <= _FLAT * np.abs(values).max())
 
 
@@ -133,13 +134,7 @@ class Prediction:
 
     @classmethod
     def fit(
-        cls,
-        name: str,
-        data: Float[np.ndarray, "people columns"],
-        truth: Float[np.ndarray, " people"],
-        *,
-        seed: int = 0,
-        participants: Sequence[str] | None = None,
+        cls, name: str, data: Data, truth: Values, *, seed: int = 0, participants: Sequence[str] | None = None
     ) -> "Prediction":
         """Fit on people of training, a few columns at a time.
 
@@ -168,7 +163,7 @@ class Prediction:
         shrinkage = BiasCorrection.fit(truth, predicted, people=persons)
         return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
 
-    def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
+    def predict(self, data: Data, how: How = "none") -> Values:
         """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean."""
         own = np.where(np.isfinite(data), data - self.centre, 0.0)
         return self.shrinkage.undo(own @ self.weights + self.intercept, how)
@@ -182,7 +177,7 @@ def refuse_other_columns(readout: Prediction, columns: int) -> None:
 
 
 def _standardised(
-    data: Float[np.ndarray, "people columns"], part: slice
+    data: Data, part: slice
 ) -> tuple[Float[np.ndarray, "people block"], Float[np.ndarray, " block"], Float[np.ndarray, " block"]]:
     """Return columns in standard deviations from their mean, 0 where missing or constant; means and deviations."""
     chunk = read_chunk(data, part)
@@ -200,9 +195,7 @@ def _codes(participants: Sequence[str]) -> Int[np.ndarray, " rows"]:
     return np.array([place[who] for who in participants], dtype=np.int64)
 
 
-def _dual(
-    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"], who: Int[np.ndarray, " people"]
-) -> Float[np.ndarray, " people"]:
+def _dual(gram: Float[np.ndarray, "people people"], truth: Values, who: Int[np.ndarray, " people"]) -> Values:
     """Return the dual weights of centred products and truth, at the penalty of least generalised cross-validation error.
 
     Where people have several rows the penalty is that of their means: rows of one person would vouch for each other.
@@ -239,11 +232,8 @@ def _least(values: np.ndarray, turned: np.ndarray, left: np.ndarray) -> int:
 
 
 def _left_out(
-    gram: Float[np.ndarray, "people people"],
-    truth: Float[np.ndarray, " people"],
-    folds: np.ndarray,
-    who: Int[np.ndarray, " people"],
-) -> Float[np.ndarray, " people"]:
+    gram: Float[np.ndarray, "people people"], truth: Values, folds: np.ndarray, who: Int[np.ndarray, " people"]
+) -> Values:
     """Return predictions of each fold by a regression on the others, whose mean is theirs alone."""
     predicted = np.empty(len(truth))
     for fold in np.unique(folds):

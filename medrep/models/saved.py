@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from medrep._files import atomic_folder, write_json
+from medrep._files import atomic_folder, digest_of_files, write_json
 from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep._texts import read_json
@@ -276,11 +275,7 @@ def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 of what a model folder holds, in hexadecimal: the same for the same model, wherever it lies."""
-    found = sha256()
-    for name in sorted(_FILES):
-        with (folder / name).open("rb") as file:
-            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+    return digest_of_files(folder, sorted(_FILES))
 
 
 def _refuse_unreadable(folder: Path) -> None:

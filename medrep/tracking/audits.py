@@ -16,7 +16,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from medrep._files import write_json
+from medrep._files import digest_of, digest_of_files, write_json
 from medrep._texts import read_json
 from medrep.audit.finding import COLUMNS
 from medrep.errors import RegistryError, listed
@@ -40,7 +40,7 @@ _FILES, _SEAL = "files", "seal"
 
 def sealed(about: Mapping[str, Any], table: Path) -> dict[str, Any]:
     """Return the content of audit.json with the digest of the table as it was written, and the seal over all of it."""
-    content = {key: value for key, value in about.items() if key != _SEAL} | {_FILES: {table.name: _digest(table)}}
+    content = {key: value for key, value in about.items() if key != _SEAL} | {_FILES: {table.name: digest_of(table)}}
     return {**content, _SEAL: _seal(content)}
 
 
@@ -56,7 +56,7 @@ def seal_problems(about: Mapping[str, Any], table: Path) -> list[str]:
         return ["audit.json holds no seal (an earlier medrep wrote it), so that nothing binds the table to the model"]
     problems = []
     files = about.get(_FILES)
-    if not isinstance(files, Mapping) or files.get(table.name) != _digest(table):
+    if not isinstance(files, Mapping) or files.get(table.name) != digest_of(table):
         problems.append(f"{table.name} is not the one that the audit wrote")
     if _seal({key: value for key, value in about.items() if key != _SEAL}) != seal_of(about):
         problems.append("audit.json is not as the audit wrote it")
@@ -65,11 +65,6 @@ def seal_problems(about: Mapping[str, Any], table: Path) -> list[str]:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 FORMAT = 1
@@ -147,11 +142,7 @@ def refuse_altered(audit: Audit, where: str, cure: str) -> None:
 
 def audit_digest(folder: Path) -> str:
     """Return the SHA-256 of what an audit found, in hexadecimal."""
-    found = sha256()
-    for name in (ABOUT, TABLE):
-        with (folder / name).open("rb") as file:
-            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+    return digest_of_files(folder, (ABOUT, TABLE))
 
 
 def _read_about(path: Path, problems: list[str]) -> dict[str, Any]:

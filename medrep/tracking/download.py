@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
 
+from medrep._files import digest_of
 from medrep._texts import read_yaml
 from medrep.errors import RegistryError, listed
 from medrep.models.saved import digest
@@ -219,17 +219,12 @@ _ENVIRONMENTS = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 _LONGEST = 2**16  # bytes; MLflow's are one or two thousand
 
 
-def code_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def own_code_digest() -> str:
     """Return the digest of the file that is registered with models.
 
     Raises RegistryError if it was edited where medrep is installed: what it registers would be refused.
     """
-    found = code_digest(OWN_FILE)
+    found = digest_of(OWN_FILE)
     if found != RELEASED[0]:
         raise RegistryError(f"{OWN_FILE}: is not the file of this medrep; install medrep again, then register")
     return found
@@ -240,7 +235,7 @@ def refuse_foreign_code(repository: ArtifactRepository, files: set[str], version
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder:
         code, described = _fetch_files(repository, files, (CODE_FILE, MLMODEL), Path(folder), where)
         problems = [
-            *_code_problems(code_digest(code), version.tags.get(CODE, "")),
+            *_code_problems(digest_of(code), version.tags.get(CODE, "")),
             *_loading_problems(described),
         ]
     if problems:

@@ -32,16 +32,16 @@ from jaxtyping import Float, Float32, Int
 from scipy.optimize import least_squares
 
 from medrep._persisted import stored
-from medrep.models.scanner.forward import TABLE, TAPS, Box, Frame, Image, Rendering, Scanner, curve_table, void
+from medrep.models.scanner.forward import TABLE, TAPS, Box, Content, Frame, Image, Rendering, Scanner, curve_table, void
+
+Power = Float[np.ndarray, "x y z"]
 
 LOCAL = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 OVERALL = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999])
 _ENOUGH = 2**18
 
 
-def quantile_features(
-    image: Float32[np.ndarray, "a b c"], labels: Int[np.ndarray, "a b c"], count: int
-) -> Float[np.ndarray, " features"]:
+def quantile_features(image: Content, labels: Int[np.ndarray, "a b c"], count: int) -> Float[np.ndarray, " features"]:
     """Return `LOCAL` quantiles of each block, block by block, and `OVERALL` quantiles of the volume.
 
     Of more than 2^18 voxels every n-th is looked at; a block without voxels gets the overall quantiles.
@@ -92,9 +92,7 @@ def middle(shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
     return first, second, third
 
 
-def mean_power(
-    volumes: Iterable[Float32[np.ndarray, "..."]], window: tuple[int, int, int]
-) -> Float[np.ndarray, "x y z"]:
+def mean_power(volumes: Iterable[Float32[np.ndarray, "..."]], window: tuple[int, int, int]) -> Power:
     """Average the power of the volumes' middles, none smaller than the window, under a sine window.
 
     White noise has its variance as power; the frequencies are 0 to Nyquist of each axis.
@@ -120,7 +118,7 @@ def frequencies(window: tuple[int, int, int]) -> tuple[Float[np.ndarray, " n"], 
     return tuple(2 * np.pi * np.arange(n // 2 + 1) / n for n in window)
 
 
-def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) -> Float[np.ndarray, "x y z"]:
+def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) -> Power:
     """Return H at the frequencies of `mean_power`."""
     sides = [
         1 + 2 * sum(weight * (np.cos((j + 1) * w) - 1) for j, weight in enumerate(own))
@@ -131,7 +129,7 @@ def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) ->
 
 
 def fit_point_spread(
-    own: Float[np.ndarray, "x y z"], reference: Float[np.ndarray, "x y z"], window: tuple[int, int, int]
+    own: Power, reference: Power, window: tuple[int, int, int]
 ) -> tuple[Float[np.ndarray, "3 taps"], float]:
     """Fit taps and noise to the mean power of the scanner's people.
 
@@ -177,7 +175,7 @@ class Evidence:
 
     features: Float[np.ndarray, " features"]
     effects: Float[np.ndarray, " effects"]
-    power: Float[np.ndarray, "x y z"]
+    power: Power
     people: int = field(metadata=stored("anchor_people"))
     slopes: Float[np.ndarray, "effects features"]
     covariance: Float[np.ndarray, "features features"]
@@ -265,7 +263,7 @@ class Comparison:
             found = self._with_spread(found, own.images, evidence)
         return Estimate(found, weighed @ J, prior)
 
-    def simulate(self, scanner: Scanner, image: Image) -> Float32[np.ndarray, "a b c"]:
+    def simulate(self, scanner: Scanner, image: Image) -> Content:
         """Return one of the anchor's people, sent through a scanner and straightened again."""
         rendering = Rendering(self.frame, scanner)
         return rendering.invert(rendering.simulate(image.values(), image.box, self._rng), image.box)
@@ -315,13 +313,11 @@ class Comparison:
         repeats = len(feature_levels(1)) - (overall := len(feature_levels(0)))
         return np.concatenate([np.repeat(np.stack(local, axis=1), repeats, axis=0), np.tile(whole, (overall, 1))])
 
-    def _features(self, values: Float32[np.ndarray, "a b c"], box: Box) -> Float[np.ndarray, " features"]:
+    def _features(self, values: Content, box: Box) -> Float[np.ndarray, " features"]:
         return np.arcsinh(quantile_features(values, self._labels[box], self._count) / self.frame.eps)
 
 
-def group_power(
-    images: Sequence[Image], window: tuple[int, int, int], bent: Rendering | None = None
-) -> Float[np.ndarray, "x y z"]:
+def group_power(images: Sequence[Image], window: tuple[int, int, int], bent: Rendering | None = None) -> Power:
     """Return the mean power of people's middles, as they are or as a scanner bends them; zeros if nobody is large enough."""
 
     def centre(image: Image) -> np.ndarray:

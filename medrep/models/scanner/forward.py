@@ -12,6 +12,8 @@ from medrep._persisted import persisted
 from medrep.cohort.grid import Grid
 from medrep.models.chunks import release_pages
 
+Content = Float32[np.ndarray, "a b c"]
+
 Box = tuple[slice, slice, slice]
 
 _FEW = 0.02
@@ -27,7 +29,7 @@ def foreground_box(volume: Float[np.ndarray, "x y z"]) -> Box:
     return first, second, third
 
 
-def void(image: Float32[np.ndarray, "a b c"]) -> Bool[np.ndarray, "a b c"] | None:
+def void(image: Content) -> Bool[np.ndarray, "a b c"] | None:
     """Return what a mask left empty: zeros in or beside a 3 x 3 x 3 block of zeros; None where zeros are rare, so no mask is."""
     zero = image == 0
     if zero.mean() < _FEW:
@@ -37,7 +39,7 @@ def void(image: Float32[np.ndarray, "a b c"]) -> Bool[np.ndarray, "a b c"] | Non
     return zero & chunks[1:-1, 1:-1, 1:-1]
 
 
-def filled(volume: Float[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+def filled(volume: Float[np.ndarray, "a b c"]) -> Content:
     """Return a float32 copy with the median in place of NaN and infinite voxels."""
     known = np.isfinite(volume)
     copy = volume.astype(np.float32)
@@ -47,9 +49,7 @@ def filled(volume: Float[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
 
 
 def change_content(
-    volume: Float[np.ndarray, "x y z"],
-    template: Float[np.ndarray, "x y z"],
-    change: Callable[[Float32[np.ndarray, "a b c"], Box], Float32[np.ndarray, "a b c"]],
+    volume: Float[np.ndarray, "x y z"], template: Float[np.ndarray, "x y z"], change: Callable[[Content, Box], Content]
 ) -> None:
     """Change a volume in place where ``template`` has content; what is not finite or was left empty stays as it is."""
     box = foreground_box(template)
@@ -88,7 +88,7 @@ class Image:
     box: Box
     effects: Float[np.ndarray, " effects"]
 
-    def values(self) -> Float32[np.ndarray, "a b c"]:
+    def values(self) -> Content:
         """Read the content, without padding; the median stands for NaN."""
         content = filled(self.data[self.row].reshape(self.shape)[self.box])
         release_pages(self.data)
@@ -278,27 +278,25 @@ class Rendering:
         self._field = np.exp(frame.log_field(scanner.shading))
         self._curve = curve_table(frame, scanner.curve)
 
-    def invert(self, seen: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def invert(self, seen: Content, box: Box) -> Content:
         """Undo shading and curve: r^-1(y / f); blur and noise stay."""
         if self.scanner.does_nothing:
             return seen
         ratio = np.arcsinh(seen / (self._field[box] * self._eps))
         return (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
 
-    def apply_response(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def apply_response(self, image: Content, box: Box) -> Content:
         """Apply curve and shading: f * r(x)."""
         if self.scanner.does_nothing:
             return image
         bent = np.sinh(_read(np.arcsinh(image / self._eps), self._curve, TABLE))
         return (self._field[box] * self._eps * bent).astype(np.float32)
 
-    def forward(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def forward(self, image: Content, box: Box) -> Content:
         """Return what the scanner would make of the anchor's image, without noise; what a mask left empty stays so."""
         return self._see(image, box, void(image))
 
-    def simulate(
-        self, image: Float32[np.ndarray, "a b c"], box: Box, rng: np.random.Generator
-    ) -> Float32[np.ndarray, "a b c"]:
+    def simulate(self, image: Content, box: Box, rng: np.random.Generator) -> Content:
         """Return what the scanner would make of the anchor's image, with noise."""
         empty = void(image)
         seen = self._see(image, box, empty)
@@ -308,9 +306,7 @@ class Rendering:
                 seen[empty] = 0
         return seen
 
-    def _see(
-        self, image: Float32[np.ndarray, "a b c"], box: Box, empty: np.ndarray | None
-    ) -> Float32[np.ndarray, "a b c"]:
+    def _see(self, image: Content, box: Box, empty: np.ndarray | None) -> Content:
         blurred = spread(image, self.scanner.taps)
         return self.apply_response(blurred if empty is None else np.where(empty, np.float32(0), blurred), box)
 
@@ -325,7 +321,7 @@ def curve_table(frame: Frame, curve: Float[np.ndarray, " curves"]) -> Float[np.n
     return np.arcsinh(kappa * np.sinh(h))
 
 
-def spread(image: Float32[np.ndarray, "a b c"], taps: Float[np.ndarray, "3 taps"]) -> Float32[np.ndarray, "a b c"]:
+def spread(image: Content, taps: Float[np.ndarray, "3 taps"]) -> Content:
     """Convolve with the kernel; the border repeats, and a constant stays as it is."""
     for axis, sides in enumerate(taps):
         if sides.any():

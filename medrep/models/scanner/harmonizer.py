@@ -50,6 +50,8 @@ from medrep.models.scanner.fitting import ScannerState, fit_levels, level_note
 from medrep.models.scanner.forward import Box, Rendering, Scanner, change_content, find_images, is_flat, most_people
 from medrep.models.scanner.restoration import Restoration, fit_inverse, invert_and_restore
 
+Voxels = Float[np.ndarray, "some voxels"]
+
 
 @dataclass(frozen=True)
 class _NewSite:
@@ -179,9 +181,7 @@ class ScannerHarmonizer:
         """Levels that have a scanner."""
         return tuple(self.known.counts)
 
-    def restore_to_reference(
-        self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str]
-    ) -> Float[np.ndarray, "some voxels"]:
+    def restore_to_reference(self, rows: Voxels, levels: Sequence[str]) -> Voxels:
         """Return u: everybody, each of a level or `POOLED`, as the anchor would have made them.
 
         The rows are new and of the same dtype; padding, NaN, what a mask left empty and volumes of one value stay as they
@@ -189,9 +189,7 @@ class ScannerHarmonizer:
         """
         return self.transform(rows, levels, self.reference)
 
-    def transform(
-        self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str], target: str
-    ) -> Float[np.ndarray, "some voxels"]:
+    def transform(self, rows: Voxels, levels: Sequence[str], target: str) -> Voxels:
         """Return x': everybody as another scanner, or `POOLED`, would have made them; see the sheet and `restore_to_reference`.
 
         Volumes that are at ``target`` already come back as they are.
@@ -213,11 +211,8 @@ class ScannerHarmonizer:
         return self._each(rows, rows, ["" if level == target else level for level in levels], change)
 
     def render(
-        self,
-        rows: Float[np.ndarray, "some voxels"],
-        levels: Sequence[str],
-        like: "Float[np.ndarray, 'some voxels'] | None" = None,
-    ) -> Float[np.ndarray, "some voxels"]:
+        self, rows: Voxels, levels: Sequence[str], like: "Float[np.ndarray, 'some voxels'] | None" = None
+    ) -> Voxels:
         """Return F(u), without noise: what scanners would make of images that the anchor made; see `restore_to_reference`.
 
         The padding and NaN of ``like`` tell where the content of ``rows`` lies; ``rows`` themselves by default. Give the people's
@@ -233,9 +228,7 @@ class ScannerHarmonizer:
         return self._each(rows, rows if like is None else like, marked, change)
 
     def adapt(
-        self,
-        level: str,
-        people: Iterable[tuple[Float[np.ndarray, "some voxels"], Float[np.ndarray, "some effects"]]],
+        self, level: str, people: Iterable[tuple[Voxels, Float[np.ndarray, "some effects"]]]
     ) -> tuple["ScannerHarmonizer", Adaptation]:
         """Estimate the scanner of an unseen level from its own people, and tell how well it is known.
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int
 from scipy.ndimage import uniform_filter
 
 from medrep.models.scanner.estimation import Comparison
-from medrep.models.scanner.forward import Box, Frame, Image, Rendering, Scanner, void
+from medrep.models.scanner.forward import Box, Content, Frame, Image, Rendering, Scanner, void
 
 REACH = 2
 FEATURES = 11
@@ -49,7 +49,7 @@ class Restoration:
         """True if images come back as they are."""
         return not self.weights.any()
 
-    def restore(self, image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+    def restore(self, image: Content) -> Content:
         """Apply the filter, a slab at a time."""
         if self.does_nothing:
             return image
@@ -61,7 +61,7 @@ class Restoration:
         return restored
 
 
-def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c features"]:
+def orbit_sums(image: Content) -> Float32[np.ndarray, "a b c features"]:
     """Return phi: the sums over each orbit of neighbours (the border repeats), and a one."""
     padded = np.pad(image, REACH, mode="edge")
     sums: dict[tuple[int, ...], np.ndarray] = {}
@@ -72,13 +72,13 @@ def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b 
     return np.stack([*(sums[orbit] for orbit in sorted(sums)), np.ones_like(image)], axis=-1)
 
 
-def _local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+def _local_deviation(image: Content) -> Content:
     """Return the standard deviation over the 3 x 3 x 3 neighbours."""
     mean = uniform_filter(image, 3)
     return np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
 
 
-def buckets(image: Float32[np.ndarray, "a b c"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
+def buckets(image: Content, edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
     """Return the bucket of each voxel."""
     return np.digitize(_local_deviation(image), edges)
 
@@ -147,9 +147,7 @@ def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) 
     return replace(restoration, residual=float(np.sqrt(np.mean(squares))) if squares else 0.0)
 
 
-def invert_and_restore(
-    seen: Float32[np.ndarray, "a b c"], box: Box, rendering: Rendering, restoration: Restoration
-) -> Float32[np.ndarray, "a b c"]:
+def invert_and_restore(seen: Content, box: Box, rendering: Rendering, restoration: Restoration) -> Content:
     """Return z, the image as the anchor would have made it; what a mask left empty stays so."""
     canonical = restoration.restore(rendering.invert(seen, box))
     empty = void(seen)

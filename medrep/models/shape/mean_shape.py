@@ -25,6 +25,10 @@ from scipy.sparse import csr_array
 from medrep._persisted import given, persisted, stored
 from medrep.cohort.grid import Lattice, grid_lattice
 
+Points = Float[np.ndarray, "points dims"]
+Field = Float[np.ndarray, "points outputs"]
+Levels = Float[np.ndarray, " points"]
+
 _TILE = 16384
 
 
@@ -42,7 +46,7 @@ class LevelFunction:
         filtered = spline_filter(np.asarray(values, np.float64).reshape(lattice.shape), order=3, mode="mirror")
         return cls(lattice, filtered.ravel())
 
-    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+    def values(self, points: Points) -> Levels:
         """Return the level at points, mm."""
         out = np.empty(len(points))
         for start in range(0, len(points), _TILE):
@@ -50,15 +54,13 @@ class LevelFunction:
             out[start : start + _TILE] = np.einsum("pt,pt->p", weight, self.coefficients[index])
         return out
 
-    def slopes(
-        self, points: Float[np.ndarray, "points dims"]
-    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dims"]]:
+    def slopes(self, points: Points) -> tuple[Levels, Points]:
         """Return level, mm, and gradient at points."""
         index, weight, gradient = self.lattice.slopes(points)
         coefficients = self.coefficients[index]
         return np.einsum("pt,pt->p", weight, coefficients), np.einsum("pdt,pt->pd", gradient, coefficients)
 
-    def onto_surface(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points dims"]:
+    def onto_surface(self, points: Points) -> Points:
         """Move points near the zero level onto it, along the gradient, mm."""
         for _ in range(3):
             level, slope = self.slopes(points)
@@ -120,19 +122,17 @@ class SmoothBasis:
         """Number of modes."""
         return self.shapes.shape[1]
 
-    def at(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points modes"]:
+    def at(self, points: Points) -> Float[np.ndarray, "points modes"]:
         """Return the value of each mode at points, mm."""
         return self._values(points, self.shapes)
 
-    def field(
-        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
-    ) -> Float[np.ndarray, "points outputs"]:
+    def field(self, points: Points, coefficients: Float[np.ndarray, "modes outputs"]) -> Field:
         """Return a field, a sum of modes, at points, mm."""
         return self._values(points, self.shapes @ coefficients)
 
     def field_slopes(
-        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
-    ) -> tuple[Float[np.ndarray, "points outputs"], Float[np.ndarray, "points outputs dims"]]:
+        self, points: Points, coefficients: Float[np.ndarray, "modes outputs"]
+    ) -> tuple[Field, Float[np.ndarray, "points outputs dims"]]:
         """Return a field, mm, and its derivative by position (no unit)."""
         control = self.shapes @ coefficients
         found = np.empty((len(points), control.shape[1]))
@@ -146,9 +146,7 @@ class SmoothBasis:
                 slopes[tile, :, axis] = splines(gradient[:, axis]) @ control
         return found, slopes
 
-    def _values(
-        self, points: Float[np.ndarray, "points dims"], control: Float[np.ndarray, "nodes outputs"]
-    ) -> Float[np.ndarray, "points outputs"]:
+    def _values(self, points: Points, control: Float[np.ndarray, "nodes outputs"]) -> Field:
         found = np.empty((len(points), control.shape[1]))
         for start in range(0, len(points), _POINTS_AT_ONCE):
             tile = slice(start, start + _POINTS_AT_ONCE)
@@ -184,24 +182,20 @@ class MeanShape:
     effect: Float[np.ndarray, "modes outputs"]
     displaces: bool
 
-    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+    def values(self, points: Points) -> Levels:
         """Return the level at points, mm."""
         field = self.modes.field(points, self.effect)
         if self.displaces:
             return self.template.values(points + field)
         return self.template.values(points) + field[:, 0]
 
-    def seen(
-        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
-    ) -> Float[np.ndarray, " points"]:
+    def seen(self, points: Points, identity: Field) -> Levels:
         """Return the level at points, mm, of somebody whose own field is ``identity`` there."""
         if self.displaces:
             return self.values(points + identity)
         return self.values(points) + identity[:, 0]
 
-    def slopes(
-        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
-    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points outputs"]]:
+    def slopes(self, points: Points, identity: Field) -> tuple[Levels, Field]:
         """Return what `seen` returns, and how it answers to the own field."""
         if not self.displaces:
             return self.seen(points, identity), np.ones((len(points), 1))
@@ -230,9 +224,9 @@ class Observations:
     The sum of their weights is the number of patches of surface.
     """
 
-    points: Float[np.ndarray, "points dims"]
-    distances: Float[np.ndarray, " points"]
-    weights: Float[np.ndarray, " points"]
+    points: Points
+    distances: Levels
+    weights: Levels
     band: float
 
     @classmethod

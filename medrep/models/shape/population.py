@@ -21,9 +21,11 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.mean_shape import LevelFunction, MeanShape, Observations, SmoothBasis
+from medrep.models.shape.mean_shape import LevelFunction, Levels, MeanShape, Observations, Points, SmoothBasis
 from medrep.models.shape.registration import Moves, Posterior, register
 from medrep.models.shape.settings import ShapeSettings
+
+Coefficients = Float[np.ndarray, " coefficients"]
 
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
@@ -65,16 +67,11 @@ class Population:
         """Return the inverse of C."""
         return np.linalg.inv(self.covariance)
 
-    def mean_shape(self, effect: Float[np.ndarray, " coefficients"]) -> MeanShape:
+    def mean_shape(self, effect: Coefficients) -> MeanShape:
         """Return the organ at some covariates, without identity; ``effect`` are the coefficients of what they do."""
         return MeanShape(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
 
-    def decoded(
-        self,
-        points: Float[np.ndarray, "points dims"],
-        effect: Float[np.ndarray, " coefficients"],
-        identity: Float[np.ndarray, " coefficients"],
-    ) -> Float[np.ndarray, " points"]:
+    def decoded(self, points: Points, effect: Coefficients, identity: Coefficients) -> Levels:
         """Return the level at points, mm, of the organ with an identity at some covariates, both as coefficients of fields."""
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
         return self.mean_shape(effect).seen(points, field)

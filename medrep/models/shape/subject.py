@@ -10,21 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.mean_shape import LevelFunction, Observations, SmoothBasis
+from medrep.models.shape.mean_shape import LevelFunction, Levels, Observations, Points, SmoothBasis
 from medrep.models.shape.population import Population
 from medrep.models.shape.registration import Posterior, register
+
+Coefficients = Float[np.ndarray, " coefficients"]
 
 _STEPS = 20
 _CLOSE = 1e-4
 
 
 def carried(
-    points: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    identity: Float[np.ndarray, " coefficients"],
-    own: Float[np.ndarray, " coefficients"],
-    transformed: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
+    points: Points, modes: SmoothBasis, identity: Coefficients, own: Coefficients, transformed: Coefficients
+) -> Points:
     """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
@@ -33,12 +31,7 @@ def carried(
     return _solved(before, points + (before - mean_shape), modes, identity)
 
 
-def pull_back(
-    points: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    own: Float[np.ndarray, " coefficients"],
-    transformed: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
+def pull_back(points: Points, modes: SmoothBasis, own: Coefficients, transformed: Coefficients) -> Points:
     """Return q with q + g(q) = p + g*(p), mm, with coefficients of g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
@@ -47,12 +40,7 @@ def pull_back(
     return _solved(points + modes.field(points, transformed.reshape(shape)), points + change, modes, own)
 
 
-def _solved(
-    goal: Float[np.ndarray, "points dims"],
-    start: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    coefficients: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
+def _solved(goal: Points, start: Points, modes: SmoothBasis, coefficients: Coefficients) -> Points:
     """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
     dims = goal.shape[1]
     field_of, found = coefficients.reshape(-1, dims), start.copy()
@@ -82,7 +70,7 @@ class Subject:
 
     population: Population
     own: LevelFunction
-    mean: Float[np.ndarray, " coefficients"]
+    mean: Coefficients
     posterior: Posterior
     identity: bool = True
 
@@ -91,7 +79,7 @@ class Subject:
         cls,
         population: Population,
         row: Float[np.ndarray, " nodes"],
-        mean: Float[np.ndarray, " coefficients"],
+        mean: Coefficients,
         precision: Float[np.ndarray, "coefficients coefficients"],
         points: int,
         *,
@@ -107,19 +95,15 @@ class Subject:
         return cls(population, own, mean, posterior, identity)
 
     @property
-    def rest(self) -> Float[np.ndarray, " coefficients"]:
+    def rest(self) -> Coefficients:
         """The subject's own part: coefficients of the field beyond the covariates'."""
         return self.posterior.mean if self.identity else np.zeros_like(self.mean)
 
-    def decoded(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, " points"]:
+    def decoded(self, points: Points, mean: Coefficients) -> Levels:
         """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
         return self.population.decoded(points, mean, self.rest)
 
-    def change(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, " points"]:
+    def change(self, points: Points, mean: Coefficients) -> Levels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
         `mean` is what those do; the person's own change nothing.
@@ -130,9 +114,7 @@ class Subject:
         came_from = carried(points, population.modes, self.rest, self.mean, mean)
         return self.own.values(came_from) - self.own.values(points)
 
-    def carry(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, "points dims"]:
+    def carry(self, points: Points, mean: Coefficients) -> Points:
         """Return where points of the person's own organ go when it is carried to other covariates, mm.
 
         `mean` is what those do; the person's own move nothing.
@@ -166,6 +148,6 @@ def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"
     return float(np.sqrt((z**2).sum() / max(float(np.maximum(1 - sd**2, 0).sum()), 1e-9)))
 
 
-def _distances(level: LevelFunction, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+def _distances(level: LevelFunction, points: Points) -> Levels:
     value, slope = level.slopes(points)
     return np.abs(value) / np.maximum(np.linalg.norm(slope, axis=1), 0.5)

@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from medrep.models.vae.losses import PRIORS
 from medrep.models.vae.settings import Conditioning
 
+Context = Float[Tensor, "people context"]
+Latents = Float[Tensor, "people latents"]
+Data = Float[Tensor, "people columns"]
+Voxels = Float[Tensor, "people voxels"]
+
 
 class ConditionedLayer(nn.Module):
     """A linear layer with a smooth activation whose output depends on the covariates c, the context.
@@ -32,9 +37,7 @@ class ConditionedLayer(nn.Module):
         self.linear = nn.Linear(inputs if self._film else inputs + context, outputs)
         self.modulation = zero_linear(context, 2 * outputs) if self._film else nn.Identity()
 
-    def forward(
-        self, x: Float[Tensor, "people inputs"], context: Float[Tensor, "people context"]
-    ) -> Float[Tensor, "people outputs"]:
+    def forward(self, x: Float[Tensor, "people inputs"], context: Context) -> Float[Tensor, "people outputs"]:
         """Return the activations."""
         if not self._film:
             return nn.functional.silu(self.linear(torch.cat([x, context], dim=1)))
@@ -71,9 +74,7 @@ class _MlpEncoder(nn.Module):
         self.layers = stack(columns, context, hidden, conditioning)
         self.head = zero_linear(hidden[-1], 2 * latents) if hidden else None
 
-    def forward(
-        self, x: Float[Tensor, "people columns"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people latents"], Float[Tensor, "people latents"]]:
+    def forward(self, x: Data, context: Context) -> tuple[Latents, Latents]:
         mean, log_variance = self.linear(x), self.log_variance.expand(len(x), -1)
         if self.head is None:
             return mean, log_variance
@@ -104,9 +105,7 @@ class _MlpDecoder(nn.Module):
         self.head = zero_linear(hidden[-1], columns) if hidden else None
         self.scale_head = zero_linear(hidden[-1], columns) if hidden and heteroscedastic else None
 
-    def forward(
-        self, z: Float[Tensor, "people latents"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people columns"], Float[Tensor, "people columns"]]:
+    def forward(self, z: Latents, context: Context) -> tuple[Data, Data]:
         mean, log_scale = self.linear(z), self.log_scale.expand(len(z), -1)
         if self.head is None:
             return mean, log_scale
@@ -123,7 +122,7 @@ def stack(inputs: int, context: int, hidden: Sequence[int], conditioning: Condit
 
 
 def through(
-    layers: nn.ModuleList, x: Float[Tensor, "people inputs"], context: Float[Tensor, "people context"]
+    layers: nn.ModuleList, x: Float[Tensor, "people inputs"], context: Context
 ) -> Float[Tensor, "people outputs"]:
     """Send x through conditioned layers."""
     for layer in layers:
@@ -147,9 +146,7 @@ class ConvEncoder(nn.Module):
         self.modulations = nn.ModuleList(zero_linear(context, 2 * width) for width in channels)
         self.head = zero_linear(channels[-1] * prod(self._coarse), 2 * latents)
 
-    def forward(
-        self, x: Float[Tensor, "people voxels"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people latents"], Float[Tensor, "people latents"]]:
+    def forward(self, x: Voxels, context: Context) -> tuple[Latents, Latents]:
         """Return mean and log variance."""
         volume = x.reshape(len(x), 1, *self._shape)
         margins = [(edge, _DOWN * coarse) for edge, coarse in zip(self._shape, self._coarse, strict=True)]
@@ -186,9 +183,7 @@ class _ConvDecoder(nn.Module):
             nn.init.zeros_(parameter)
         self._heteroscedastic = heteroscedastic
 
-    def forward(
-        self, z: Float[Tensor, "people latents"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people voxels"], Float[Tensor, "people voxels"]]:
+    def forward(self, z: Latents, context: Context) -> tuple[Voxels, Voxels]:
         features = self.start(torch.cat([z, context], dim=1)).reshape(len(z), self._width, *self._coarse)
         for position, layer in enumerate(self.layers):
             features = layer(nn.functional.interpolate(nn.functional.silu(features), scale_factor=2, mode="nearest"))

@@ -36,6 +36,9 @@ from medrep.models.vae.components import FactorModel
 from medrep.models.vae.residuals import standardise, unstandardise
 from medrep.moments import intraclass
 
+Latents = Float[np.ndarray, "people latents"]
+Data = Float[np.ndarray, "people columns"]
+
 
 def forecast_auc(directions: int, counts: Float[np.ndarray, " batches"]) -> float:
     """Return the forecast AUC of a batch on new people, averaged over batches with training people (`counts`)."""
@@ -92,13 +95,11 @@ class Discriminants:
         inverse = np.linalg.pinv(variance, rcond=1e-8, hermitian=True)
         return cls(functionals, inverse @ (functionals.T @ directions.T) @ directions, right[strong])
 
-    def effect(self, h: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+    def effect(self, h: Data) -> Data:
         """Return the part of h that the kept covariates are expected to explain, read from h itself."""
         return (h @ self.functionals) @ self.expected
 
-    def restore(
-        self, transformed: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
-    ) -> Float[np.ndarray, "people columns"]:
+    def restore(self, transformed: Data, h: Data) -> Data:
         """Return residuals after a removal with what h before it is in the span of the kept covariates' effects."""
         return transformed + ((h - transformed) @ self.span.T) @ self.span
 
@@ -152,8 +153,8 @@ class LatentLayer:
     @classmethod
     def fit(
         cls,
-        z: Float[np.ndarray, "people latents"],
-        blind: Float[np.ndarray, "people latents"],
+        z: Latents,
+        blind: Latents,
         frame: pd.DataFrame,
         linear: LinearModel,
         gram: Float[np.ndarray, "latents latents"],
@@ -180,13 +181,7 @@ class LatentLayer:
             icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
         return cls(effects, GuardMoments.of(blind, chunks, participants=participants, icc=icc), gram)
 
-    def transform(
-        self,
-        z: Float[np.ndarray, "people latents"],
-        frame: pd.DataFrame,
-        transformed: pd.DataFrame,
-        known: Collection[str],
-    ) -> Float[np.ndarray, "people latents"]:
+    def transform(self, z: Latents, frame: pd.DataFrame, transformed: pd.DataFrame, known: Collection[str]) -> Latents:
         """Move location and scale of the latents; what is not known, and interacts with nothing known, is not looked at."""
         h = standardise(self.effects, z, frame, known, out=np.empty_like(z))
         return unstandardise(self.effects, h, transformed, known, z, np.empty_like(z))
@@ -232,17 +227,13 @@ class LatentLayer:
             for name in removed
         )
 
-    def clean(
-        self, z: Float[np.ndarray, "people latents"], guard: Guard | None, count: int
-    ) -> Float[np.ndarray, "people latents"]:
+    def clean(self, z: Latents, guard: Guard | None, count: int) -> Latents:
         """Erase what tells removed covariates and leave out all but the ``count`` worthiest directions."""
         read, turn = self._read(guard, count)
         _, inverse = _roots(self.gram)
         return self.centre + (z - self.centre) @ read @ turn.T @ inverse
 
-    def scores(
-        self, z: Float[np.ndarray, "people latents"], guard: Guard | None, count: int
-    ) -> Float[np.ndarray, "people count"]:
+    def scores(self, z: Latents, guard: Guard | None, count: int) -> Float[np.ndarray, "people count"]:
         """Return what is handed out of cleaned latents: a column a direction, the worthiest first, in units of the data."""
         read, _ = self._read(guard, count)
         return (z - self.centre) @ read
