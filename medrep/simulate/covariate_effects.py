@@ -139,11 +139,6 @@ class FeatureCovariateEffect:
     curve: Curve
     pattern: dict[str, float]
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return tuple(self.pattern)
-
 
 def draw_feature_covariate_effect(
     name: str, values: Iterable[object], columns: Sequence[str], *, seed: int, amplitude: float = 0.5
@@ -168,7 +163,7 @@ def apply_feature_covariate_effect(
         raise CohortError(
             f"{effect.name}: {len(row_values)} values are given for a table of {len(features)} rows; give one for each"
         )
-    if tuple(map(str, features.columns)) != effect.columns:
+    if tuple(map(str, features.columns)) != tuple(effect.pattern):
         raise CohortError(f"{effect.name}: the effect is drawn for other columns than the table's; draw it anew")
     table = features.astype(np.float64)
     pushes = np.array([strength(effect.name, effect.curve, value) for value in row_values])

@@ -1,16 +1,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.starmen import ARM_DEGREES, LEG_DEGREES, draw_starmen, starman_family, starman_template
 from medrep.errors import CohortError
-from medrep.simulate.displaced import (
-    ARM_DEGREES,
-    LEG_DEGREES,
-    displacement,
-    draw_starmen,
-    level,
-    starman_family,
-    starman_template,
-)
+from medrep.simulate.displaced import displacement, level
 from medrep.simulate.geometry import outward_normal
 
 
