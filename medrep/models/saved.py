@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from medrep._files import atomic_folder, digest_of_files, write_json
-from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
+from medrep._persisted import converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep._texts import read_json
 from medrep.cohort.cohort import read_matrix
@@ -202,7 +202,10 @@ class SavedModel:
         described = _described(folder)
         try:
             arrays = load_file(folder / "model.safetensors")
-            apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
+            apart = {
+                name: {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
+                for name in described["readouts"]
+            }
             own = digest(folder)
         except _DAMAGES as error:
             raise _damaged(folder, error) from None
@@ -245,11 +248,6 @@ _DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowEr
 
 def _damaged(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again")
-
-
-def _readout_arrays(name: str, arrays: Arrays) -> Arrays:
-    """Take the arrays of a readout out of those of its model."""
-    return {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
 
 
 def _from_first(described: dict[str, Any]) -> dict[str, Any]:

@@ -112,9 +112,10 @@ def cohort_summary(
     groups = frame[grouped_by].astype(str) if grouped_by else pd.Series(_EVERYBODY, index=frame.index)
     numbers = [_spread(frame, covariate, groups) for covariate in schema.fitted if isinstance(covariate, Continuous)]
     levels = [
-        {"name": c.declared.name, "levels": [[str(level), int(n)] for level, n in _counts(frame[c.declared.name])]}
+        {"name": c.declared.name, "levels": [[level, int(n)] for level, n in counts.items()]}
         for c in schema.fitted
         if isinstance(c, Categorical)
+        for counts in [frame[c.declared.name].astype(str).value_counts().sort_index()]
     ]
     content = {
         "people": len(frame) if participants is None else len(set(participants)),
@@ -127,10 +128,6 @@ def cohort_summary(
         "notes": list(notes),
     }
     return ReportData(content)
-
-
-def _counts(values: pd.Series) -> list[tuple[str, int]]:
-    return list(values.astype(str).value_counts().sort_index().items())
 
 
 def _spread(frame: pd.DataFrame, covariate: Continuous, groups: pd.Series) -> dict[str, object]:

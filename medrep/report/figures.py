@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int8, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from medrep.report.data_store import ReportData, read_report_data
 from medrep.report.html import Section, paragraph
@@ -43,8 +43,7 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
     """Return rows of pictures, in columns that share a shape and a title, as one PNG on black."""
     factor = max(1, _TALLEST // max(picture.shape[0] for row in rows for picture in row))
     drawn = [
-        [Image.fromarray(picture).resize(_times(picture, factor), Image.Resampling.BICUBIC) for picture in row]
-        for row in rows
+        [ImageOps.scale(Image.fromarray(picture), factor, Image.Resampling.BICUBIC) for picture in row] for row in rows
     ]
     widths = [max(row[k].width for row in drawn) for k in range(len(titles))]
     heights = [max(picture.height for picture in row) for row in drawn]
@@ -60,10 +59,6 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
     with BytesIO() as file:
         whole.save(file, format="PNG", compress_level=6)
         return file.getvalue()
-
-
-def _times(picture: np.ndarray, factor: int) -> tuple[int, int]:
-    return picture.shape[1] * factor, picture.shape[0] * factor
 
 
 _VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js"}

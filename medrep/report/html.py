@@ -22,7 +22,8 @@ _MOST_ROWS = 400
 
 def paragraph(text: str, kind: str = "") -> str:
     """Return a paragraph; ``kind`` is a class of the style sheet."""
-    return f"<p{_class(kind)}>{escape(text)}</p>" if text else ""
+    marked = f' class="{escape(kind)}"' if kind else ""
+    return f"<p{marked}>{escape(text)}</p>" if text else ""
 
 
 def facts(pairs: Mapping[str, object]) -> str:
@@ -73,10 +74,6 @@ def picture(image: bytes, alt: str, caption: str) -> str:
     inline = b64encode(image).decode()
     source = f'<img src="data:image/png;base64,{inline}" alt="{escape(alt)}">'
     return f"<figure>{source}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _class(kind: str) -> str:
-    return f' class="{escape(kind)}"' if kind else ""
 
 
 def _cell(value: object) -> str:

@@ -17,7 +17,9 @@ from medrep.simulate.participants import age_curve, require_columns, stream
 class BrainEffects:
     """How age, sex and diagnosis change the anatomy.
 
-    An age effect is a pair (linear, quadratic) of ``linear * t + quadratic * max(0, t)^2`` with t = (age - 50) / 10.
+    An age effect is a pair (linear, quadratic) of ``linear * t + quadratic * max(0, t)^2`` with t = (age - 50) / 10:
+    fractions of width (ventricles, hippocampus), mm (cortex, half-width of sulci) or intensity (white minus grey matter). The
+    others are ratios.
     """
 
     ventricle_age: tuple[float, float] = (0.06, 0.06)
@@ -43,7 +45,11 @@ class _Wave:
 
 @dataclass(frozen=True)
 class Brain:
-    """One person's anatomy, enough to render it on any grid; scales are over the template's."""
+    """One person's anatomy, enough to render it on any grid; scales are over the template's.
+
+    `ventricle_asymmetry` is the log ratio of the right to the left ventricle's width, `contrast` white minus grey matter. The
+    deformation displaces the template, mm; the zero level of the folds is the pattern of sulci.
+    """
 
     participant_id: str
     head_scale: float
@@ -68,7 +74,11 @@ def draw_brains(participants: pd.DataFrame, *, seed: int) -> tuple[Brain, ...]:
     plant it with `apply_site_effect`. Raises CovariateError if a column, a value or a level is not usable.
     """
     require_columns(participants, ["participant_id", "age", "sex", "diagnosis"])
-    pattern = _draw_folds(stream(seed, "brains", "folds"))
+    rng = stream(seed, "brains", "folds")
+    pattern = tuple(
+        _Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
+        for _ in range(9)
+    )
     rows = zip(
         participants["participant_id"].astype(str),
         participants["age"].astype(float),
@@ -104,13 +114,6 @@ def _draw_brain(person: str, age: float, sex: str, diagnosis: str, pattern: tupl
         folds=folds,
         noise_sd=12.0,
         noise_seed=int(rng.integers(2**32)),
-    )
-
-
-def _draw_folds(rng: np.random.Generator) -> tuple[_Wave, ...]:
-    return tuple(
-        _Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
-        for _ in range(9)
     )
 
 

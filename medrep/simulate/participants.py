@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import truncnorm
 
 from medrep.errors import CohortError, CovariateError, listed
@@ -66,7 +66,9 @@ def simulate_participants(n: int, *, n_sites: int = 4, seed: int = 0) -> pd.Data
     if n_sites < 1 or n < n_sites:
         raise CohortError(f"{n} people cannot fill {n_sites} sites; ask for at least one site and one person for each")
     rng = stream(seed, "participants")
-    site = rng.permutation(_sites(n, n_sites, rng))
+    sure = np.tile(np.arange(n_sites), min(2, n // n_sites))
+    shares = rng.dirichlet(np.full(n_sites, 20.0))
+    site = rng.permutation(np.concatenate([sure, rng.choice(n_sites, size=n - len(sure), p=shares)]))
     mean_age = rng.permutation(np.linspace(*SITE_MEAN_AGES, n_sites)) if n_sites > 1 else np.array([52.0])
     female = rng.permutation(np.linspace(*FEMALE_SHARES, n_sites)) if n_sites > 1 else np.array([0.5])
     low, high = ((edge - mean_age[site]) / AGE_SD_WITHIN_SITE for edge in (YOUNGEST, OLDEST))
@@ -89,12 +91,6 @@ def simulate_participants(n: int, *, n_sites: int = 4, seed: int = 0) -> pd.Data
             "diagnosis": np.where(patient, "patient", "control").tolist(),
         }
     )
-
-
-def _sites(n: int, n_sites: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    sure = np.tile(np.arange(n_sites), min(2, n // n_sites))
-    shares = rng.dirichlet(np.full(n_sites, 20.0))
-    return np.concatenate([sure, rng.choice(n_sites, size=n - len(sure), p=shares)])
 
 
 def require_columns(participants: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ import json
 import tempfile
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -21,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ParamSchema, ParamSpec
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
+from mlflow.utils.validation import _validate_model_name
 
 from medrep import __version__
 from medrep.cohort.kinds import INPUTS
@@ -43,7 +42,7 @@ from medrep.tracking.download import (
     gate_tag,
     own_code_digest,
 )
-from medrep.tracking.runs import explained, find_experiment, metric_key, session
+from medrep.tracking.runs import explained, find_experiment, log_metrics, metric_key, open_run, session
 from medrep.tracking.store import Store
 
 _PATIENCE_S = 120  # a server takes a model whole before it answers
@@ -96,21 +95,13 @@ def register_version(
         _make_model(client, name)
         _refuse_promoted(client, Address(name, alias))
         experiment_id = find_experiment(client, experiment, store)
-        run_id = str(client.create_run(experiment_id, run_name=f"register {name}", tags=tags).info.run_id)
-        try:
+        with open_run(client, experiment_id, f"register {name}", tags) as run_id:
             model_id, place = _log_model(client, experiment_id, run_id, name, candidate, tags)
-            metrics = _metrics(audit.table, model_id)
-            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            log_metrics(client, run_id, _metrics(audit.table, model_id))
             for path, within in (audit.files | people).items():
                 client.log_artifact(run_id, str(path), within)
             client.log_text(run_id, candidate.sheet, "model_sheet.md")
             client.log_text(run_id, json.dumps(candidate.schema, indent=2, ensure_ascii=False) + "\n", "schema.json")
-        except BaseException:
-            with suppress(Exception):
-                client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id)
         # The place, not models:/ID: MLflow would look that up in the store of the whole process instead of this one.
         made = client.create_model_version(name, place, run_id, tags={**tags, MODEL_ID: model_id}, model_id=model_id)
         client.set_registered_model_alias(name, alias, made.version)

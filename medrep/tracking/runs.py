@@ -193,26 +193,34 @@ def log_training(
     """
     with session(store) as client:
         experiment_id = find_experiment(client, experiment, store)
-        run_id = str(client.create_run(experiment_id, run_name=run_name, tags=_masked(tags or {})).info.run_id)
-        try:
+        masked = {name: mask(value) for name, value in (tags or {}).items()}
+        with open_run(client, experiment_id, run_name, masked) as run_id:
             params = [Param(key, value) for key, value in flat_parameters(parameters).items()]
             for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
                 client.log_batch(run_id, params=params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
-            metrics = _metrics(history)
-            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            log_metrics(client, run_id, _metrics(history))
             for path in artifacts:
                 client.log_artifact(run_id, str(path))
-        except BaseException:
-            with suppress(Exception):
-                client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id)
     return run_id
 
 
-def _masked(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: mask(value) for name, value in tags.items()}
+@contextmanager
+def open_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """Yield the id of a new run, which ends with the block: finished, or failed."""
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+    try:
+        yield run_id
+    except BaseException:
+        with suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log any number of metrics."""
+    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
 
 
 def metric_key(metric: str, name: str) -> str:

@@ -244,7 +244,8 @@ class Comparison:
         """
         target, mean = evidence.features, own.features.mean(axis=0)
         if not first and now.spreads:
-            target = target + (self._simulated(now) - self.untouched).mean(axis=0)
+            simulated = [self._features(self.simulate(now, image), image.box) for image in self.reference]
+            target = target + (np.stack(simulated) - self.untouched).mean(axis=0)
         adjusted = (evidence.effects - own.effects.mean(axis=0)) @ evidence.slopes
         people = 1 / (1 / len(own.images) + 1 / evidence.people)
         prior = _prior(len(now.shading), len(now.curve), bends=not (first or pointwise), slope=not pointwise)
@@ -267,9 +268,6 @@ class Comparison:
         """Return one of the anchor's people, sent through a scanner and straightened again."""
         rendering = Rendering(self.frame, scanner)
         return rendering.invert(rendering.simulate(image.values(), image.box, self._rng), image.box)
-
-    def _simulated(self, scanner: Scanner) -> Float[np.ndarray, "people features"]:
-        return np.stack([self._features(self.simulate(scanner, image), image.box) for image in self.reference])
 
     def _with_spread(self, scanner: Scanner, own: Sequence[Image], evidence: Evidence) -> Scanner:
         large, voids = [i for i in own if _holds(i, self.window)], []
