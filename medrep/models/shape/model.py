@@ -82,8 +82,15 @@ def _refuse_beyond(model: "AdditiveShape") -> None:
 class AdditiveShape(Model):
     """A fitted additive shape model; see the module's sheet for the symbols.
 
-    Without covariates there are no `effect_columns`; `resampled` are effects learned from resampled people, for intervals, and
-    `latent_basis` is what the coefficients of an identity are multiplied with to get z.
+    Attributes:
+        schema: The covariates.
+        columns: The grid of the signed distances.
+        settings: As trained.
+        population: What was learned.
+        effect_columns: How covariates become columns; None for a model without them.
+        resampled: Effects learned from resampled people, for intervals.
+        latent_basis: What the coefficients of an identity are multiplied with to get z.
+        seed: Of every draw in training.
     """
 
     schema: CovariateSchema
@@ -184,7 +191,12 @@ class AdditiveShape(Model):
         return subject.rest @ self.latent_basis, np.sqrt(spread)
 
     def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Subject:
-        """Register one person, by the signed distance on the grid (mm) and one row of covariates."""
+        """Register one person.
+
+        Args:
+            row: Signed distance on the grid, mm.
+            frame: One row of covariates.
+        """
         return Subject.register(
             self.population,
             row,

@@ -161,7 +161,9 @@ class ConditionalVae(Model):
     def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Data:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
 
-        The covariance of the other covariates with the latents is left as it is.
+        Args:
+            dataset: The people, their data in their own units.
+            removed: Covariates to erase; the covariance of the others with the latents is left as it is.
         """
         data, parts, nobody = dataset.values, self.parts, self._unknown(len(dataset.values))
         parts.linear.check_columns(dataset)
@@ -234,8 +236,12 @@ class ConditionalVae(Model):
     ) -> tuple[Certificate, ...]:
         """Say what is left of each removed covariate in the latents that are handed out; none without a guard.
 
-        A linear probe learns from `learners` new people, by default four fifths of as many as in training. If `label_free`, the
-        guard is all there is: it is used whatever the settings say, and where something is kept all latents stay.
+        Args:
+            removed: What is removed.
+            kept: The others.
+            learners: New people whom a linear probe learns from; by default four fifths of as many as in training.
+            label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
+                and where something is kept all latents stay.
         """
         if not label_free and self.guard(removed, kept) is None:
             return ()
