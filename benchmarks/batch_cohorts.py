@@ -12,13 +12,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import commands
-from medrep.simulate import (
-    apply_site_effect,
-    draw_brains,
-    draw_site_effects,
-    render_brain,
-    simulate_participants,
-)
+from medrep.simulate import simulate_participants
+from medrep.simulate.brains import draw_brains, render_brain
+from medrep.simulate.site_effects import apply_site_effect, draw_site_effects
 
 SHAPE, SPACING = (80, 96, 80), 2.0
 INPUT = ("--set", "input={kind: volume, spacing: [4, 4, 4], shape: [40, 48, 40]}")
@@ -37,7 +33,7 @@ def write_scans(folder: Path, people: int, *, distinct: int = DISTINCT, seed: in
     """
     distinct = min(distinct, people)
     first = simulate_participants(distinct, n_sites=SITES, seed=seed)
-    effects = draw_site_effects(sorted(set(first["site"])), seed=seed, untouched="S0")
+    effects = draw_site_effects(sorted(set(first["site"])), seed=seed)
     affine = np.diag([SPACING] * 3 + [1.0])
     affine[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
     table = first.iloc[np.arange(people) % distinct].reset_index(drop=True)

@@ -22,6 +22,7 @@ from skimage.measure import find_contours
 
 from benchmarks.organs import mesh_row, read_organs, surface_distances
 from benchmarks.report import Line, Options, Report, Table, say
+from benchmarks.starmen import draw_starmen
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid, grid_lattice
@@ -29,19 +30,10 @@ from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.shapes import shape_grid
 from medrep.models import AdditiveShape, ShapeSettings
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.simulate import (
-    Displaced,
-    DisplacedCohort,
-    displacement,
-    draw_organs,
-    draw_starmen,
-    identity_displacement,
-    level,
-    organ_grid,
-    outward_normal,
-    render_organ,
-    simulate_participants,
-)
+from medrep.simulate import simulate_participants
+from medrep.simulate.displaced import Displaced, DisplacedCohort, displacement, identity_displacement, level
+from medrep.simulate.geometry import outward_normal
+from medrep.simulate.organs import draw_organs, organ_grid, render_organ
 
 PEOPLE = (20, 50, 100, 200, 500)
 QUICK = (20, 50, 100)

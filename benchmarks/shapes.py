@@ -33,7 +33,7 @@ from medrep.cohort.shapes import shape_grid
 from medrep.cohort.surfaces import organ_mask
 from medrep.models import AdditiveShape, LinearModel, LinearSettings, ShapeSettings
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.simulate import SHAPE_EFFECT, apply_shape_effect, pad_for_shape_effect
+from medrep.simulate.shape_effects import SHAPE_EFFECT, apply_shape_effect, pad_for_shape_effect
 
 TRAIN = 160
 GOALS = (30.0, 75.0)

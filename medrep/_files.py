@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 
@@ -63,6 +64,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as indented JSON, atomically; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_files(folder: Path, names: Iterable[str]) -> str:
+    """Return the SHA-256 of some files of a folder, in hexadecimal: the same wherever they lie."""
+    return sha256("".join(f"{name}:{digest_of(folder / name)}\n" for name in names).encode()).hexdigest()
 
 
 def _share(folder: Path) -> None:

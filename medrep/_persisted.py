@@ -107,11 +107,10 @@ def persisted(
 ) -> Callable[[type[T]], type[T]]:
     """Say of a dataclass how it is persisted.
 
-    Args:
-        keys: In the order in which they are written; others follow, constants before fields.
-        constants: Keys that are the same in all instances: a tag, or what readers want to be told.
-        sizes: Axis of its arrays -> its length, from what is read; lengths of other axes have to agree.
-        check: Raises a ValueError or a ModelError about an instance that has been read and cannot be.
+    `keys` stand in the order in which they are written; others follow, constants before fields. `constants` are the same in
+    all instances: a tag, or what readers want to be told. `sizes` has the length of an axis of its arrays, from what is read;
+    lengths of other axes have to agree. `check` raises a ValueError or a ModelError about an instance that has been read and
+    cannot be.
     """
 
     def mark(kind: type[T]) -> type[T]:

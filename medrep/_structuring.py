@@ -42,16 +42,10 @@ REFUSED = _Refused()
 
 
 def build_section(kind: type[Any], content: object, where: str, problems: list[str]) -> Any:
-    """Build a dataclass, and the dataclasses in it, from a section of a configuration.
+    """Build a dataclass, and the dataclasses in it, from a section of a configuration, as YAML or JSON give it.
 
-    Args:
-        kind: The dataclass.
-        content: Keys and values, as YAML or JSON give them.
-        where: Dotted path of the section, for what is said.
-        problems: Every unknown key, absent or wrong value is added here, a line each.
-
-    Returns:
-        An instance; None where something it needs is absent or wrong.
+    Every unknown key, absent or wrong value is added to `problems`, a line each, with the dotted path of the section
+    (`where`). None where something it needs is absent or wrong.
     """
     reader = _Reader({}, exact=False)
     found = reader.dataclass(kind, content, _Around(where))
@@ -69,13 +63,8 @@ def unknown_key(key: str, known: Sequence[str], where: str) -> str:
 def from_json(kind: type[T], content: object, known: Read = MappingProxyType({})) -> T:
     """Rebuild a dataclass from the content of `to_json`.
 
-    Args:
-        kind: The dataclass.
-        content: As JSON gives it; keys that were not written when the content was have the dataclass's defaults.
-        known: What `given` fields need beside the content.
-
-    Raises:
-        ValueError: Keys that are absent or unknown, and wrong values, by name, in one line.
+    Keys that were not written when the content was have the dataclass's defaults; `given` fields may need more than the
+    content, which is `known`. Raises ValueError for keys that are absent or unknown, and wrong values, by name, in one line.
     """
     reader = _Reader({})
     found = reader.dataclass(kind, content, _Around(read=known))
@@ -86,9 +75,8 @@ def from_json(kind: type[T], content: object, known: Read = MappingProxyType({})
 def from_state(kind: type[T], content: object, arrays: Mapping[str, np.ndarray]) -> T:
     """Rebuild a dataclass from what `to_state` gave.
 
-    Raises:
-        ValueError: As of `from_json`.
-        ModelError: Arrays that are absent, not finite, or of another shape or type than the rest says; all of them.
+    Raises ValueError as `from_json` does, and ModelError for arrays that are absent, not finite, or of another shape or type
+    than the rest says; all of them.
     """
     reader = _Reader(arrays)
     found = reader.dataclass(kind, content, _Around(place=""))
@@ -97,11 +85,7 @@ def from_state(kind: type[T], content: object, arrays: Mapping[str, np.ndarray])
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse weights that are absent, not finite or of another shape than the model's description says.
-
-    Raises:
-        ModelError: All of them.
-    """
+    """Refuse weights that are absent, not finite or of another shape than the model's description says; all of them."""
     offenders = [f"{name} is absent" for name in wanted if name not in arrays]
     for name, shape in wanted.items():
         if name in arrays and arrays[name].shape != shape:
@@ -155,12 +139,9 @@ class _Sizes:
 class _Around:
     """Surroundings of an object that is read.
 
-    Attributes:
-        path: Dotted path of its content, for what is said.
-        place: How the names of its arrays begin; None where arrays stand in the content.
-        read: What has been read of the objects it is part of.
-        lengths: Of axes, as its holder knows them.
-        beside: Whether its holder has further keys in the same content.
+    `path` leads to its content, for what is said; `place` is how the names of its arrays begin (None where arrays stand in
+    the content); `read` is what has been read of the objects it is part of; `beside`: its holder has further keys in the same
+    content.
     """
 
     path: str = ""

@@ -52,30 +52,20 @@ _Written.yaml_implicit_resolvers = {
 def read_yaml(text: str) -> Any:
     """Read YAML; None where there is nothing.
 
-    Raises:
-        yaml.YAMLError: No YAML, or more than a configuration holds: too long, nested too deeply, aliases that multiply, numbers
-            that are too large; one line.
+    Raises yaml.YAMLError, one line, for no YAML, or more than a configuration holds: too long, nested too deeply, aliases
+    that multiply, numbers that are too large.
     """
     return _read(text, _Bounded)
 
 
 def as_written(text: str) -> Any:
-    """Read YAML with every scalar but null as text; {} where there is nothing.
-
-    Raises:
-        yaml.YAMLError: As `read_yaml` does.
-    """
+    """Read YAML with every scalar but null as text; {} where there is nothing. See `read_yaml` for errors."""
     content = _read(text, _Written)
     return {} if content is None else content
 
 
 def with_texts(content: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose covariates have their texts, and their names, as they are written.
-
-    Args:
-        content: As `read_yaml` reads it.
-        written: The same, as `as_written` reads it.
-    """
+    """Return a configuration, read by `read_yaml`, whose covariates have their texts and names as `as_written` reads them."""
     covariates, texts = content.get("covariates"), written.get("covariates")
     if not isinstance(covariates, dict) or not isinstance(texts, dict) or len(covariates) != len(texts):
         return dict(content)
@@ -104,10 +94,7 @@ def _read(text: str, kind: type[_Bounded]) -> Any:
 def _weigh(node: yaml.Node, known: dict[int, tuple[int, int] | None], depth: int) -> tuple[int, int]:
     """Return how many nodes there are once every alias is written out, and on how many levels.
 
-    Args:
-        node: What is weighed.
-        known: Of nodes weighed before; None of those that are being weighed.
-        depth: The level of the node.
+    Of nodes that were weighed before both are known; None of those that are being weighed.
     """
     if id(node) in known:
         found = known[id(node)]
@@ -142,8 +129,8 @@ _MOST_JSON_DIGITS = 40
 def read_json(text: str | bytes) -> Any:
     """Read JSON.
 
-    Raises:
-        ValueError: No JSON, nested deeper than `MOST_LEVELS`, or whole numbers of more digits than any that is meant; one line.
+    Raises ValueError, one line, for no JSON, nested deeper than `MOST_LEVELS`, or whole numbers of more digits than any that
+    is meant.
     """
     try:
         content = json.loads(text, parse_int=_whole)
@@ -154,11 +141,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def refuse_deep(content: Any) -> None:
-    """Refuse lists and objects that are nested deeper than `MOST_LEVELS`.
-
-    Raises:
-        ValueError: One line.
-    """
+    """Refuse lists and objects that are nested deeper than `MOST_LEVELS`, by a ValueError of one line."""
     level, count = [content], 0
     while level := [one for one in level if isinstance(one, dict | list)]:
         count += 1

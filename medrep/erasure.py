@@ -45,6 +45,9 @@ from scipy.special import ndtr
 from medrep.errors import CovariateError, ModelError, listed
 from medrep.moments import Canonical, GuardMoments, Rank, whitener
 
+Levels = Float[np.ndarray, " levels"]
+Square = Float[np.ndarray, "columns columns"]
+
 __all__ = ["Certificate", "Guard", "GuardMoments", "Rank", "certify", "fit_guard"]
 
 
@@ -52,13 +55,8 @@ __all__ = ["Certificate", "Guard", "GuardMoments", "Rank", "certify", "fit_guard
 class Guard:
     """A fitted projection of latents.
 
-    Attributes:
-        removed: Covariates that are erased.
-        kept: Covariates whose covariance with the latents is left as it is.
-        entangled: Directions of the removed covariates that were left in, because they lie within those of the kept ones.
-        centre: Mean of the latents, which stays where it is.
-        left: What is read from the centred latents.
-        right: The directions that are taken out.
+    `entangled` directions of the removed covariates were left in, because they lie within those of the kept ones. The centre
+    stays where it is, `left` reads from centred latents, and `right` are the directions that are taken out.
     """
 
     removed: tuple[str, ...]
@@ -189,9 +187,6 @@ def certify(
             are known. Otherwise the guard is all there is.
         shrunk: Whether effects were shrunk before they were subtracted, each level's as a whole, as a batch's are.
         learners: New people whom the probe learns from; 0 for the best probe of all.
-
-    Raises:
-        CovariateError: A covariate that this guard does not remove.
     """
     if covariate not in guard.removed:
         allowed = ", ".join(guard.removed) or "none"
@@ -224,20 +219,11 @@ def certify(
 
 
 def _left_over(
-    moments: GuardMoments,
-    guard: Guard,
-    released: Float[np.ndarray, "latents count"],
-    subtracted: bool,
-    shrunk: bool,
-) -> Float[np.ndarray, "columns columns"]:
+    moments: GuardMoments, guard: Guard, released: Float[np.ndarray, "latents count"], subtracted: bool, shrunk: bool
+) -> Square:
     """Return B^T S^-1 B of what is handed out, B the true covariance of latents and columns, S that of the latents' rest.
 
-    Args:
-        moments: Training people.
-        guard: Of the latents.
-        released: Functionals of the standardised latents, of unit variance and uncorrelated given the kept covariates.
-        subtracted: See `certify`.
-        shrunk: See `certify`.
+    The released functionals of the standardised latents are of unit variance and uncorrelated given the kept covariates.
     """
     pairs = Canonical.of(moments, guard.removed, guard.kept)
     deflated = (moments.n - 1) / moments.design_effect(guard.removed, guard.kept)
@@ -264,12 +250,7 @@ def _left_over(
     return pairs.variates * left @ pairs.variates.T
 
 
-def _auc(
-    left: Float[np.ndarray, " levels"],
-    variance: Float[np.ndarray, " levels"],
-    shares: Float[np.ndarray, " levels"],
-    noise: float,
-) -> float | None:
+def _auc(left: Levels, variance: Levels, shares: Levels, noise: float) -> float | None:
     """Return the mean AUC of the levels; with `variance` that of a level given the kept covariates, its gap is b / variance.
 
     `noise` is that of the probe's direction, for a column of unit variance.
@@ -285,17 +266,14 @@ def _auc(
     return float(ndtr(ratio / 2**0.5).mean())
 
 
-def _blur(shares: Float[np.ndarray, " levels"]) -> Float[np.ndarray, " levels"]:
+def _blur(shares: Levels) -> Levels:
     """Return by how much other levels' directions add to the variance of each level's score in one regression for all."""
     apart = shares - (shares**2).sum()
     each = shares * apart**2
-    own: Float[np.ndarray, " levels"] = (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
-    return own
+    return (each.sum() - each) / np.maximum(shares * (1 - apart) ** 2, 1e-12)
 
 
-def _r2(
-    left: Float[np.ndarray, "columns columns"], variance: Float[np.ndarray, "columns columns"], noise: float
-) -> float | None:
+def _r2(left: Square, variance: Square, noise: float) -> float | None:
     """Return the largest R2 over unit-variance combinations of the columns, `noise` that of the probe's direction."""
     whiten = whitener(variance)
     if not whiten.size:

@@ -69,16 +69,10 @@ class GuardMoments:
         participants: Sequence[str] | None = None,
         icc: float = 0.0,
     ) -> "GuardMoments":
-        """Take the moments of training people.
+        """Take the moments of training people's latents and of the columns of each covariate: a smooth basis, or one a level.
 
-        Args:
-            z: Latents.
-            blocks: A matrix [people columns] a covariate: a smooth basis, or one column a level.
-            participants: Whose each row is; by default each is a person.
-            icc: Share of the latents' variance that lies between people, see `intraclass`.
-
-        Raises:
-            ModelError: Fewer than two people, rows that do not match, or values that are not finite.
+        Without `participants` each row is a person; `icc` is the share of the latents' variance that lies between people, see
+        `intraclass`. Raises ModelError for fewer than two people, rows that do not match, or values that are not finite.
         """
         people = len(z)
         who = None if participants is None else np.unique(np.asarray(participants, str), return_inverse=True)[1]
@@ -143,11 +137,7 @@ class GuardMoments:
         return len(self.mean) - sum(self.widths)
 
     def columns(self, names: Sequence[str]) -> Int[np.ndarray, " chosen"]:
-        """Return where the columns of these covariates stand in `mean` and `covariance`.
-
-        Raises:
-            CovariateError: Names that are not among the covariates.
-        """
+        """Return where the columns of these covariates stand in `mean` and `covariance`."""
         unknown = [name for name in names if name not in self.names]
         if unknown:
             raise CovariateError(listed("unknown covariates", unknown, f"allowed are {', '.join(self.names)}"))
@@ -220,10 +210,8 @@ class Canonical:
         """Return how many pairs to take: all, a number, or those that noise alone does not explain.
 
         The last is Wilks' test that the remaining correlations are zero (Rao's F, exact for one or two degrees), from the
-        first pair on, until it is not rejected at 5%: under pure noise a direction is taken in 1 of 20 fits.
-
-        Raises:
-            ModelError: A negative rank, or too few people for the test.
+        first pair on, until it is not rejected at 5%: under pure noise a direction is taken in 1 of 20 fits. Raises
+        ModelError for a negative rank, or too few people for the test.
         """
         present = int((self.correlations > 1e-10).sum())
         if rank == "full":
@@ -259,11 +247,8 @@ def whitener(covariance: Float[np.ndarray, "columns columns"]) -> Float[np.ndarr
 def intraclass(values: Float[np.ndarray, "rows columns"], participants: Sequence[str]) -> float:
     """Return the share of the variance that lies between people, by one-way analysis of variance pooled over columns.
 
-    Each column counts alike. Between 0 and 1; 0 where nobody has two rows.
-
-    Args:
-        values: What is left of the rows once covariates are accounted for.
-        participants: Whose each row is.
+    The rows are what is left once covariates are accounted for, and each column counts alike. Between 0 and 1; 0 where nobody
+    has two rows.
     """
     who = np.unique(np.asarray(participants, str), return_inverse=True)[1]
     rows = np.bincount(who).astype(float)

@@ -92,11 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _metrics(options: argparse.Namespace) -> Path | None:
-    """Return the file for a monitor, if one was asked for and something will be done.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
+    """Return the file for a monitor, if one was asked for and something will be done; ConfigError if it cannot be written."""
     path: Path | None = getattr(options, "metrics", None)
     if path is None or getattr(options, "dry_run", False):
         return None

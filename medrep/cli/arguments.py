@@ -148,12 +148,7 @@ def add_metrics(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> 
 
 
 def batch_options(options: argparse.Namespace) -> "BatchOptions":
-    """Return what `add_batch` was given.
-
-    Raises:
-        ConfigError: A part that does not exist.
-        MedrepError: Numbers that cannot be.
-    """
+    """Return what `add_batch` was given; ConfigError or MedrepError for a part or numbers that cannot be."""
     from medrep.batch.run import BatchOptions
     from medrep.batch.store import choose_part
 
@@ -252,11 +247,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def number(text: str) -> float:
-    """Return a number; ``float`` by itself also takes ``1_0``, ``nan`` and digits of any script.
-
-    Raises:
-        argparse.ArgumentTypeError: No finite number.
-    """
+    """Return a number; ``float`` by itself also takes ``1_0``, ``nan`` and digits of any script."""
     value = plain_number(text)
     if value is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number")

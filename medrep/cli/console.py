@@ -34,11 +34,8 @@ _Stream: TypeAlias = Any  # rich and pytest put objects in the place of standard
 class Console:
     """Speaks to the person, and keeps what the end of the command needs: warnings, notes, summary and result.
 
-    Args:
-        quiet: Say nothing but errors.
-        json: Write one JSON document to standard output at the end, and everything else to standard error.
-        log: What standard error gets: ``text``, or ``json`` for a line of JSON each time.
-        command: Who speaks, for these lines.
+    If quiet, it says nothing but errors. With ``json`` it writes one JSON document to standard output at the end, and
+    everything else to standard error; with ``log="json"`` that gets a line of JSON each time, which names the command.
     """
 
     def __init__(
@@ -80,13 +77,9 @@ class Console:
             self._say("info", f"... and {len(notes) - most} more", lead="  note: ")
 
     def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-        """Show a small table; on standard output, since it is the result.
+        """Show a small table of texts; on standard output, since it is the result.
 
-        Args:
-            title: What it shows.
-            header: Names of the columns; empty texts for none.
-            rows: Texts.
-            left: How many columns are aligned to the left; the others to the right.
+        A header of empty texts is none. As many columns as `left` are aligned to the left; the others to the right.
         """
         if self._quiet:
             return
@@ -110,11 +103,7 @@ class Console:
 
     @contextmanager
     def alive(self, phase: str) -> Iterator[None]:
-        """Say at least every `LOG_EVERY_S` seconds what is being done and for how long, however long a step takes.
-
-        Args:
-            phase: What is done until `phase` or `track` says otherwise.
-        """
+        """Say at least every `LOG_EVERY_S` seconds what is being done and for how long, however long a step takes."""
         self.phase(phase)
         done = threading.Event()
         beating = threading.Thread(target=self._pulse.until, args=(done,), name="pulse", daemon=True)
@@ -131,13 +120,7 @@ class Console:
 
     @contextmanager
     def track(self, what: str, total: int, unit: str = "people") -> Iterator[Callable[[int], None]]:
-        """Yield a function to call with the number of steps done.
-
-        Args:
-            what: What is done.
-            total: How many steps there are.
-            unit: What a step is, in the plural.
-        """
+        """Yield a function to call with the number of steps done; a step is a `unit`, in the plural."""
         what = printable(what)
         self.phase(what)
         steps = _Steps(what, total, unit)
@@ -152,12 +135,9 @@ class Console:
                 self._say("info", f"{what}: {steps.done}/{total}", fields=steps.fields())
 
     def summary(self, done: str, people: str, results: Mapping[str, object]) -> None:
-        """Keep what the table at the end says; of a command that calls others, the last one counts.
+        """Keep what the table at the end says: what was done to how many, and where results lie.
 
-        Args:
-            done: What was done.
-            people: To how many.
-            results: What -> where it lies.
+        Of a command that calls others, the last one counts.
         """
         rows = {"done": done, "people": people, **results}
         self._summary = [(name, str(value)) for name, value in rows.items() if value != ""]
@@ -281,12 +261,7 @@ class _Steps:
 
 
 class Pulse:
-    """When something was last said, and what is being done.
-
-    Args:
-        say: Says a line, and calls `spoke`.
-        clock: Seconds.
-    """
+    """When something was last said, and what is being done; whatever says a line calls `spoke`."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock

@@ -22,25 +22,18 @@ from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction
 
 TRUTH = Path("derivatives") / "truth"
+_PLANTED = ("cohort with planted effects", "the same people without the planted site effects")
+_MESH_CELLS = 96
 
 
 def write_feature_cohort(
     folder: Path, participants: pd.DataFrame, features: pd.DataFrame, clean: pd.DataFrame, truth: Mapping[str, Any]
 ) -> None:
-    """Write participants.tsv and features.tsv, and the same without site effects as the truth.
-
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        features: Index: participant_id; one column a feature.
-        clean: The same without the site effects.
-        truth: Parameters of every planted effect.
-    """
+    """Write participants.tsv and features.tsv, and the same without site effects as the truth."""
     for place, table in ((folder, features), (folder / TRUTH, clean)):
-        write_tsv(place / "participants.tsv", participants)
         ids = pd.DataFrame({"participant_id": table.index.astype(str)})
         write_matrix(place / "features.tsv", ids, [str(name) for name in table.columns], table.to_numpy(float))
-    _finish(folder, truth)
+    _finish(folder, participants, truth, *_PLANTED)
 
 
 def write_volume_cohort(
@@ -48,33 +41,25 @@ def write_volume_cohort(
     participants: pd.DataFrame,
     volumes: Iterable[tuple[str, Volume, Volume]],
     truth: Mapping[str, Any],
-    advance: Callable[[int], None] = lambda people: None,
+    advance: Callable[[int], None],
 ) -> None:
     """Write one image a person, and the same without site effects as the truth.
 
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        volumes: Path below the folder, the image, and the image without site effects; one person at a time.
-        truth: Parameters of every planted effect.
-        advance: Called with the number of people written.
+    For each person there is a path below the folder, the image, and the image without site effects.
     """
     for relative, image, clean in volumes:
         write_image(folder / relative, image)
         write_image(folder / TRUTH / relative, clean)
         advance(1)
+    _finish(folder, participants, truth, *_PLANTED)
+
+
+def _finish(folder: Path, participants: pd.DataFrame, truth: Mapping[str, Any], name: str, name_of_truth: str) -> None:
     for place in (folder, folder / TRUTH):
         write_tsv(place / "participants.tsv", participants)
-    _finish(folder, truth)
-
-
-def _finish(folder: Path, truth: Mapping[str, Any]) -> None:
     write_json(folder / TRUTH / "truth.json", truth)
-    write_description(folder / TRUTH, "the same people without the planted site effects", [], {})
-    write_description(folder, "cohort with planted effects", [], {"Description": "generated; not real people"})
-
-
-_MESH_CELLS = 96
+    write_description(folder / TRUTH, name_of_truth, [], {})
+    write_description(folder, name, [], {"Description": "generated; not real people"})
 
 
 def write_shape_cohort(
@@ -82,16 +67,11 @@ def write_shape_cohort(
     participants: pd.DataFrame,
     organs: Iterable[tuple[str, LabelMap, Mapping[str, LabelMap]]],
     truth: Mapping[str, Any],
-    advance: Callable[[int], None] = lambda people: None,
+    advance: Callable[[int], None],
 ) -> None:
     """Write one label map a person, and the same person's organ at other covariates as the truth.
 
-    Args:
-        folder: Where to.
-        participants: With ``participant_id``.
-        organs: Path below the folder, the map, and maps at other covariates by their ``desc``; one person at a time.
-        truth: Parameters of every planted effect.
-        advance: Called with the number of people written.
+    For each person there is a path below the folder, the map, and maps at other covariates by their ``desc``.
     """
     for relative, labels, others in organs:
         write_label_map(folder / relative, labels)
@@ -99,25 +79,12 @@ def write_shape_cohort(
         for desc, other in others.items():
             write_label_map(place.with_name(place.name.replace("desc-organ", f"desc-{desc}")), other)
         advance(1)
-    for place in (folder, folder / TRUTH):
-        write_tsv(place / "participants.tsv", participants)
-    write_json(folder / TRUTH / "truth.json", truth)
-    write_description(folder / TRUTH, "the same people at other covariates", [], {})
-    write_description(folder, "organs with known effects", [], {"Description": "generated; not real people"})
+    _finish(folder, participants, truth, "organs with known effects", "the same people at other covariates")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Participants drawn by a model.
-
-    Attributes:
-        model: One that can ``sample``.
-        people: Table to write, with participant_id.
-        frame: Their covariates.
-        seed: Of every draw; each image has a seed of its own, by its place in the table.
-        suffix: BIDS suffix of images.
-        content: For the sidecars.
-    """
+    """Participants drawn by a model that can ``sample``: their table, their covariates, and the seed of every draw."""
 
     model: Model
     people: pd.DataFrame
@@ -141,15 +108,7 @@ class Drawn:
 def write_shape_samples(
     folder: Path, drawn: Drawn, centre: tuple[float, ...], mesh: MeshFormat, advance: Callable[[int], None]
 ) -> None:
-    """Write a label map and a mesh with ``desc-sampled`` for each participant.
-
-    Args:
-        folder: Where to.
-        drawn: By a model of organs.
-        centre: Of the model's grid, mm.
-        mesh: What meshes are written as.
-        advance: Called with the number of participants done.
-    """
+    """Write a label map and a mesh with ``desc-sampled`` for each participant; `centre` is the grid's, in mm."""
     grid = drawn.model.columns.grid
     if grid is None:
         raise ModelError("a shape model needs a grid")
@@ -166,13 +125,7 @@ def write_shape_samples(
 
 
 def write_samples(folder: Path, drawn: Drawn, advance: Callable[[int], None]) -> None:
-    """Write participants.tsv and features.tsv, or images with ``desc-sampled``.
-
-    Args:
-        folder: Where to.
-        drawn: By a model of features or volumes.
-        advance: Called with the number of participants done.
-    """
+    """Write participants.tsv and features.tsv, or images with ``desc-sampled``, of a model of features or volumes."""
     model, grid = drawn.model, drawn.model.columns.grid
     if model.columns.names:
         data = model.sample(drawn.frame, seed=drawn.seed)

@@ -27,16 +27,10 @@ _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (9
 
 
 def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) -> pd.DataFrame:
-    """Write template.surf.gii, for each contrast a mesh and maps on it, effects.tsv and effects.png.
+    """Write template.surf.gii, for each contrast a mesh and maps on it, effects.tsv and effects.png; `centre` is the grid's, mm.
 
-    Args:
-        folder: Where to.
-        model: One that can tell ``effects``, in three dimensions.
-        centre: Of the grid, in the space of the organs, mm.
-
-    Returns:
-        The table: covariate, before, after, mean_mm with its interval, volumes, and the share of the surface whose interval
-        leaves out zero.
+    The table has covariate, before, after, mean_mm with its interval, volumes, and the share of the surface whose interval
+    leaves out zero.
     """
     write_mesh(folder / "template.surf.gii", _shifted(_organ(model, {}), centre))
     rows, drawn = [], []

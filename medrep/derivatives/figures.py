@@ -16,26 +16,14 @@ from medrep._files import atomic_file
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the picture: a person or a mean, as columns of slices.
-
-    Attributes:
-        label: What stands at the left.
-        slices: One slice a column, axes (x, z) or (x, y) with the second pointing up.
-    """
+    """One row of the picture: a person or a mean, as columns of slices, axes (x, z) or (x, y) with the second pointing up."""
 
     label: str
     slices: tuple[Float[np.ndarray, "a b"], ...]
 
 
 def before_and_after(path: Path, title: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
-    """Write a PNG with one row a person and one column a state, all on one grey scale.
-
-    Args:
-        path: The PNG.
-        title: Above the picture.
-        headings: One a column.
-        rows: At least one; each with as many slices as there are headings.
-    """
+    """Write a PNG with one row a person and one column a state, all on one grey scale."""
     top = max(float(np.percentile(s, 99.5)) for row in rows for s in row.slices)
     figure = Figure(figsize=(2.1 * len(headings) + 0.6, 2.3 * len(rows) + 0.6), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,15 +44,10 @@ _MOST = 60
 
 
 @dataclass(frozen=True)
-class Interval:
-    """One line of the plot.
+class _Interval:
+    """One line of the plot; an estimate that is NaN is drawn as ``insufficient``, an end or a floor that is NaN not at all.
 
-    Attributes:
-        label: What stands at the left.
-        estimate: The figure; NaN draws none and says ``insufficient``.
-        low: Lower end of the interval; NaN draws none.
-        high: Upper end.
-        floor: A figure to compare with, such as what chance gives; NaN draws none.
+    The floor is a figure to compare with, such as what chance gives.
     """
 
     label: str
@@ -74,15 +57,8 @@ class Interval:
     floor: float = float("nan")
 
 
-def interval_plot(rows: Sequence[Interval], title: str, axis: str, floor: str = "") -> bytes:
-    """Return a PNG; the first lines are at the top, and beyond 60 the rest is left to the table.
-
-    Args:
-        rows: At least one.
-        title: Above the plot.
-        axis: What the figures are.
-        floor: What the floors are, for the legend; empty without.
-    """
+def _interval_plot(rows: Sequence[_Interval], title: str, floor: str) -> bytes:
+    """Return a PNG; the first lines are at the top, and beyond 60 the rest is left to the table."""
     shown = list(rows)[:_MOST]
     figure = Figure(figsize=(5.5, 0.5 + 0.25 * len(shown)))
     FigureCanvasAgg(figure)
@@ -96,14 +72,13 @@ def interval_plot(rows: Sequence[Interval], title: str, axis: str, floor: str = 
     floors = [(height, row.floor) for height, row in zip(heights, shown, strict=True) if row.floor == row.floor]
     if floors:
         axes.plot([x for _, x in floors], [y for y, _ in floors], "|", color=_ORANGE, ms=12, mew=2.5, label=floor)
-    if floors and floor:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False, fontsize=8)
     middle = sum(axes.get_xlim()) / 2 if known else 0.5
     for height, row in zip(heights, shown, strict=True):
         if row.estimate != row.estimate:
             axes.text(middle, height, "insufficient", color=_GREY, va="center", ha="center", style="italic", fontsize=8)
     axes.set_yticks(list(heights), [row.label for row in shown], fontsize=8)
-    axes.set(ylim=(-0.7, len(shown) - 0.3), xlabel=axis)
+    axes.set(ylim=(-0.7, len(shown) - 0.3), xlabel="estimate and 95% interval")
     more = f" (first {_MOST} of {len(rows)})" if len(rows) > _MOST else ""
     axes.set_title(title + more, loc="left", fontsize=10)
     axes.grid(axis="x", alpha=0.3)
@@ -117,12 +92,7 @@ _LEAKAGE = ("leakage", "leakage_excess")
 
 
 def write_audit_figures(folder: Path, findings: pd.DataFrame) -> None:
-    """Write leakage.png, and one picture a metric that was measured by group.
-
-    Args:
-        folder: Where to; made.
-        findings: audit.tsv.
-    """
+    """Write leakage.png, and one picture a metric that was measured by group."""
     folder.mkdir(parents=True, exist_ok=True)
     gaps = findings.loc[findings["metric"].str.endswith("_gap"), "metric"]
     families = {gap.removesuffix("_gap"): (gap.removesuffix("_gap"),) for gap in dict.fromkeys(gaps)}
@@ -134,18 +104,17 @@ def write_audit_figures(folder: Path, findings: pd.DataFrame) -> None:
         rows = [_interval(row, findings, with_metric=len(metrics) > 1) for row in drawn.to_dict("records")]
         floor = "what chance, or the kept covariates, give" if any(row.floor == row.floor for row in rows) else ""
         with atomic_file(folder / f"{name}.png") as partial:
-            partial.write_bytes(interval_plot(rows, name.replace("_", " "), "estimate and 95% interval", floor))
+            partial.write_bytes(_interval_plot(rows, name.replace("_", " "), floor))
 
 
-def _interval(row: Mapping[str, object], findings: pd.DataFrame, *, with_metric: bool) -> Interval:
+def _interval(row: Mapping[str, object], findings: pd.DataFrame, *, with_metric: bool) -> _Interval:
     label = f"{row['group']} ({row['n']})"
     name = f"{str(row['metric']).replace('_', ' ')} {label}" if with_metric else label
     if row["status"] != "ok":
-        return Interval(name, float("nan"))
-    figures = (float(str(row[column])) for column in ("estimate", "ci_low", "ci_high"))
-    estimate, low, high = figures
+        return _Interval(name, float("nan"))
+    estimate, low, high = (float(str(row[column])) for column in ("estimate", "ci_low", "ci_high"))
     # What leakage is in excess of.
     same = (findings["metric"] == "leakage_excess") & (findings["group"] == row["group"])
     excess = findings.loc[same, "estimate"]
     floor = estimate - float(excess.iloc[0]) if row["metric"] == "leakage" and len(excess) else float("nan")
-    return Interval(name, estimate, low, high, floor)
+    return _Interval(name, estimate, low, high, floor)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from medrep._files import atomic_file
 from medrep.cohort.surfaces import Surface
@@ -22,7 +22,6 @@ except ImportError as error:
     raise lacking("shapes", error) from None
 
 _Place = TypeVar("_Place", bound=PurePath)
-PointData = Mapping[str, Shaped[np.ndarray, " vertices"]]
 
 MAP_ENDINGS = (".shape.gii", ".func.gii")
 """Files that hold values on the vertices of a surface, and no surface."""
@@ -34,61 +33,33 @@ def mesh_beside(image: _Place, form: MeshFormat) -> _Place:
     return image.with_name(image.name.removesuffix(".nii.gz") + ending)
 
 
-def write_mesh(path: Path, surface: Surface, point_data: PointData | None = None) -> None:
-    """Write a surface: GIFTI (.surf.gii, .gii), binary STL or binary PLY, by the ending of the path.
-
-    Args:
-        path: The file; its parents are made.
-        surface: World millimetres.
-        point_data: Values on the vertices by name; only PLY holds them.
-
-    Raises:
-        MedrepError: One line: another ending, or values that do not fit the surface or the format.
-    """
+def write_mesh(path: Path, surface: Surface) -> None:
+    """Write a surface: GIFTI (.surf.gii, .gii), binary STL or binary PLY, by the ending of the path; MedrepError for another."""
     name = path.name.lower()
     ending = next((ending for ending in _WRITERS if name.endswith(ending)), "")
     if not ending or name.endswith(MAP_ENDINGS):
         raise MedrepError(f"{path}: not a file a surface is written to; end it in .surf.gii, {', '.join(_WRITERS)}")
-    values = point_data or {}
-    if values and ending != ".ply":
-        raise MedrepError(
-            f"{path}: {ending} files hold no values on vertices ({', '.join(values)}); write them with"
-            f" write_shape_map to {' or '.join(MAP_ENDINGS)}, or the surface to .ply"
-        )
-    _refuse_unfit(path, values, len(surface.vertices))
-    unusable = [repr(name) for name in values if name.split() != [name] or name in {"x", "y", "z"}]
-    if unusable:
-        raise MedrepError(f"{path}: {', '.join(unusable)}: no name for values in PLY; use one word other than x, y, z")
-    content = _WRITERS[ending](surface, values)
     with atomic_file(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(_WRITERS[ending](surface))
 
 
-def write_shape_map(path: Path, values: Float[np.ndarray, " vertices"] | PointData) -> None:
-    """Write values on the vertices of a surface as GIFTI, one array a map (NIFTI_INTENT_SHAPE).
+def write_shape_map(path: Path, maps: Mapping[str, Shaped[np.ndarray, " vertices"]]) -> None:
+    """Write values on the vertices of a surface as GIFTI, one array a map (NIFTI_INTENT_SHAPE), to .shape.gii or .func.gii.
 
-    Args:
-        path: Ends in .shape.gii or .func.gii; its parents are made.
-        values: One map, named ``shape``, or several by name, in the order of the surface's vertices; NaN stays NaN.
-
-    Raises:
-        MedrepError: One line: another ending, no map, or maps of different lengths.
+    The maps are in the order of the surface's vertices; NaN stays NaN. Raises MedrepError, one line, for another ending, no
+    map, or maps of different lengths.
     """
     if not path.name.lower().endswith(MAP_ENDINGS):
         raise MedrepError(f"{path}: not a file values are written to; end it in {' or '.join(MAP_ENDINGS)}")
-    maps = dict(values) if isinstance(values, Mapping) else {"shape": values}
     if not maps:
         raise MedrepError(f"{path}: there are no values to write; give at least one map")
-    _refuse_unfit(path, maps, len(next(iter(maps.values()))))
+    vertices = len(next(iter(maps.values())))
+    unfit = [f"{name} ({len(numbers)})" for name, numbers in maps.items() if numbers.shape != (vertices,)]
+    if unfit:
+        raise MedrepError(f"{path}: {', '.join(unfit)}: not one number for each of {vertices} vertices; give as many")
     arrays = [_array(numbers, "SHAPE", {"Name": name}) for name, numbers in maps.items()]
     with atomic_file(path) as partial:
         partial.write_bytes(_gifti(arrays))
-
-
-def _refuse_unfit(path: Path, values: PointData, vertices: int) -> None:
-    unfit = [f"{name} ({len(numbers)})" for name, numbers in values.items() if numbers.shape != (vertices,)]
-    if unfit:
-        raise MedrepError(f"{path}: {', '.join(unfit)}: not one number for each of {vertices} vertices; give as many")
 
 
 def _as_gifti(surface: Surface) -> bytes:
@@ -101,17 +72,11 @@ def _as_stl(surface: Surface) -> bytes:
     return bytes(_trimesh(surface).export(file_type="stl"))
 
 
-def _as_ply(surface: Surface, values: PointData) -> bytes:
-    mesh = _trimesh(surface)
-    mesh.vertex_attributes.update({name: np.asarray(numbers, dtype=np.float32) for name, numbers in values.items()})
-    return bytes(mesh.export(file_type="ply", encoding="binary", vertex_normal=False))
+def _as_ply(surface: Surface) -> bytes:
+    return bytes(_trimesh(surface).export(file_type="ply", encoding="binary", vertex_normal=False))
 
 
-_WRITERS: dict[str, Callable[[Surface, PointData], bytes]] = {
-    ".gii": lambda surface, values: _as_gifti(surface),
-    ".stl": lambda surface, values: _as_stl(surface),
-    ".ply": _as_ply,
-}
+_WRITERS: dict[str, Callable[[Surface], bytes]] = {".gii": _as_gifti, ".stl": _as_stl, ".ply": _as_ply}
 
 
 def _trimesh(surface: Surface) -> trimesh.Trimesh:

@@ -29,13 +29,7 @@ _MESH_CELLS = 128
 
 
 class TransformShapes(Task):
-    """Writes a label map, a mesh and a sidecar a person.
-
-    Args:
-        transform: The model and what to do with it.
-        kind: Label maps, as measured by training.
-        to: Where to write.
-    """
+    """Writes a label map, a mesh and a sidecar a person."""
 
     def __init__(self, transform: Transform, kind: InputKind[ShapeInput], to: Destination) -> None:
         wanted = kind.section

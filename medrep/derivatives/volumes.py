@@ -18,13 +18,7 @@ from medrep.errors import ModelError
 
 
 class TransformVolumes(Task):
-    """Writes one image and sidecar a person.
-
-    Args:
-        transform: The model and what to do with it.
-        kind: Volumes, as in training.
-        to: Where to write.
-    """
+    """Writes one image and sidecar a person."""
 
     def __init__(self, transform: Transform, kind: InputKind[VolumeInput], to: Destination) -> None:
         if transform.model.columns.grid is None:

@@ -26,12 +26,7 @@ _CHOICES = {
 class Plan:
     """A plan: parameters resolved for data with given columns.
 
-    Attributes:
-        covariates: What is declared, by the names that are used everywhere.
-        places: Covariate -> position of its column in X, for those that X has.
-        removed: Covariates that are removed.
-        settings: Of the model.
-        seed: Of every random step.
+    `places` has the position of its column in X, for those covariates that X has.
     """
 
     covariates: tuple[Covariate, ...]
@@ -42,15 +37,9 @@ class Plan:
 
 
 def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: bool) -> Plan:
-    """Check parameters.
+    """Check parameters of a `CovariateRemover` for an X with these columns (``x0``, ``x1`` and so on where X has none).
 
-    Args:
-        parameters: Of a `CovariateRemover`, by name.
-        columns: Names of the columns of X; ``x0``, ``x1`` and so on where X has none.
-        named: Whether the columns have names of their own, by which covariates are found.
-
-    Raises:
-        EstimatorError: All that is wrong: parameter, value and what is allowed.
+    Raises EstimatorError for all that is wrong: parameter, value and what is allowed.
     """
     model = parameters["model"]
     usable = isinstance(model, str) and model in MODELS and MODELS[model].tables
@@ -79,7 +68,7 @@ def read_plan(parameters: Mapping[str, Any], columns: Sequence[str], *, named: b
     return Plan(covariates, places, removed, settings, seed)
 
 
-def column_name(key: Any, columns: Sequence[str]) -> Any:
+def _column_name(key: Any, columns: Sequence[str]) -> Any:
     """Return the name of the column at a position, and anything that is no position as it is."""
     position = _whole(key)
     return columns[position] if position is not None and position < len(columns) else key
@@ -99,7 +88,7 @@ def _covariates(
     if not isinstance(content, Mapping):
         problems.append(f"covariates is {content!r}; give names and kinds, for instance {{'site': 'batch'}}")
         return (), {}
-    keys = {key: column_name(key, columns) for key in content}
+    keys = {key: _column_name(key, columns) for key in content}
     problems += [
         f"covariates: {key!r} is neither a name nor a position from 0 in X, which has {len(columns)} feature(s)"
         for key, name in keys.items()
@@ -130,7 +119,7 @@ def _removed(
         problems.append(f"remove is {content!r}; give names of covariates, for instance ('site',)")
         return ()
     wanted = [content] if isinstance(content, str | int | np.integer) else list(content)
-    names = [column_name(entry, columns) for entry in wanted]
+    names = [_column_name(entry, columns) for entry in wanted]
     known = [covariate.name for covariate in covariates]
     problems += [
         f"remove: {name!r} is not declared; covariates has {', '.join(known) or 'nothing'}"
@@ -156,15 +145,9 @@ def summary_html(
     *,
     latents: bool,
 ) -> str:
-    """Return a table of covariates, and a line for each certificate.
+    """Return a table of covariates with the history's ``variance_share``, and a line for each certificate.
 
-    Args:
-        model: The fitted model.
-        people: Of training.
-        target: Removed covariate -> reference.
-        history: Of the fit; its ``variance_share`` is shown.
-        certificates: What the guard leaves.
-        latents: Whether latents are handed out, from which every covariate is removed.
+    Where latents are handed out, every covariate is removed.
     """
     shares = history[history["metric"] == "variance_share"].set_index("name")["value"]
     rows = [

@@ -18,7 +18,7 @@ from medrep.errors import EstimatorError, listed
 from medrep.estimators.parameters import Plan
 
 
-def people_keys(index: pd.Index) -> pd.Index:
+def _people_keys(index: pd.Index) -> pd.Index:
     """Return a name for each row, by which messages speak of it: its label, or its number where labels are numbers or repeat."""
     keys = pd.Index([label if isinstance(label, str) else f"row {label}" for label in index])
     return keys if keys.is_unique else pd.Index([f"row {row}" for row in range(len(index))])
@@ -32,8 +32,7 @@ def sorting_keys(keys: pd.Index) -> pd.Index:
 def dense(X: Any) -> pd.DataFrame | np.ndarray:
     """Return X as a table, or as a matrix of any dtype, whatever it comes as.
 
-    Raises:
-        EstimatorError: No matrix of at least one row and column, sparse, or complex numbers.
+    Raises EstimatorError for no matrix of at least one row and column, sparse ones, or complex numbers.
     """
     if issparse(X):
         raise EstimatorError("Sparse data was passed for X; effects are removed from every cell: give X.toarray()")
@@ -45,7 +44,7 @@ def dense(X: Any) -> pd.DataFrame | np.ndarray:
         raise EstimatorError(str(error)) from None
 
 
-def feature_matrix(
+def _feature_matrix(
     X: pd.DataFrame | np.ndarray,
     places: Sequence[int],
     names: Sequence[str],
@@ -54,21 +53,11 @@ def feature_matrix(
     people: int,
     missing: str,
 ) -> Float[np.ndarray, "people features"]:
-    """Return the columns of X that are no covariates.
+    """Return the columns of X that are no covariates, in float32 if X is, else float64.
 
-    Args:
-        X: See `dense`.
-        places: Positions of the columns that are covariates.
-        names: Of all columns.
-        keys: Of the rows.
-        people: How many rows there are at least.
-        missing: ``error``, or ``keep`` to let NaN pass.
-
-    Returns:
-        Rows in the order of X; float32 if X is, else float64.
-
-    Raises:
-        EstimatorError: Cells that are no numbers, not finite, or too few rows or columns; all are listed.
+    `places` are positions of the columns that are covariates, `names` those of all columns; there are at least so many
+    people. With ``missing="keep"`` NaN passes. Raises EstimatorError for cells that are no numbers, not finite, or too few
+    rows or columns; all are listed.
     """
     least = max([len(places), *places]) + 1 if places else 1
     if X.shape[1] < least:
@@ -92,23 +81,10 @@ def feature_matrix(
     return np.array(values, order="C")
 
 
-def covariate_frame(
+def _covariate_frame(
     source: pd.DataFrame, columns: Mapping[str, int], declared: Sequence[Covariate], keys: pd.Index
 ) -> pd.DataFrame:
-    """Read declared covariates.
-
-    Args:
-        source: Where they are columns, one row a person.
-        columns: Covariate -> position of its column.
-        declared: The covariates.
-        keys: What the rows are called in messages.
-
-    Returns:
-        Index: keys; float or text, as `read_covariates` gives it.
-
-    Raises:
-        CovariateError: Cells that cannot be read or are missing: row, column, value and cure, all of them.
-    """
+    """Read declared covariates at these positions; the keys are the index, and the rows' names in messages."""
     cells = {(c.column or c.name): [cell_text(cell) for cell in source.iloc[:, columns[c.name]]] for c in declared}
     return read_covariates(pd.DataFrame(cells, index=keys, dtype=str), declared).frame
 
@@ -116,8 +92,7 @@ def covariate_frame(
 def beside(covariates: Any, declared: Sequence[Covariate], X: Any, people: int) -> dict[str, int]:
     """Return the position of each covariate in a table that lies beside X.
 
-    Raises:
-        EstimatorError: No table, other rows than X has, or no such column.
+    Raises EstimatorError for no table, other rows than X has, or no such column.
     """
     if not isinstance(covariates, pd.DataFrame):
         raise EstimatorError(
@@ -191,14 +166,7 @@ UNDECLARED = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of X, and which of them are covariates.
-
-    Attributes:
-        columns: Names of the columns of X.
-        declared: The covariates.
-        places: Covariate -> position of its column in X; empty where covariates come beside X.
-        missing: ``error``, or ``keep`` to let NaN pass.
-    """
+    """Columns of X, and which of them are covariates, by position; none where covariates come beside X."""
 
     columns: tuple[str, ...]
     declared: tuple[Covariate, ...]
@@ -207,17 +175,7 @@ class Layout:
 
     @classmethod
     def of(cls, plan: Plan, columns: Sequence[str], covariates: Any, missing: str) -> "Layout":
-        """Return the layout of training.
-
-        Args:
-            plan: The parameters.
-            columns: Names of the columns of X.
-            covariates: What lies beside X, or None.
-            missing: As of the estimator.
-
-        Raises:
-            EstimatorError: Covariates that come in both ways, or in none.
-        """
+        """Return the layout of training; EstimatorError for covariates that come in both ways, or in none."""
         if covariates is not None and not plan.covariates:
             raise EstimatorError(UNDECLARED)
         if covariates is not None and plan.places:
@@ -242,8 +200,7 @@ class Layout:
     ) -> tuple[pd.DataFrame | np.ndarray, pd.DataFrame | None]:
         """Return X as in training, and the covariates beside it; a table that has both is parted.
 
-        Raises:
-            EstimatorError: Covariates that come in another way than in training, and cannot be found.
+        Raises EstimatorError for covariates that come in another way than in training, and cannot be found.
         """
         if covariates is not None and not self.declared:
             raise EstimatorError(UNDECLARED)
@@ -263,26 +220,16 @@ class Layout:
     def read(
         self, X: pd.DataFrame | np.ndarray, covariates: Any, *, people: int = 1
     ) -> tuple[Float[np.ndarray, "people features"], pd.DataFrame]:
-        """Read people.
+        """Read features, and covariates (`read_covariates`; without columns where none are declared), of at least so many people.
 
-        Args:
-            X: A table, or a matrix of any dtype.
-            covariates: What lies beside X, or None.
-            people: How many there have to be at least.
-
-        Returns:
-            Features, and covariates (`read_covariates`; without columns where none are declared).
-
-        Raises:
-            EstimatorError: Cells, rows or columns that cannot be used, all of them.
-            CovariateError: Covariates that cannot be read, all of them.
+        Raises EstimatorError and CovariateError for all cells, rows or columns that cannot be used.
         """
         labelled = [table for table in (X, covariates) if isinstance(table, pd.DataFrame) and len(table) == len(X)]
-        keys = people_keys(labelled[0].index if labelled else pd.RangeIndex(len(X)))
+        keys = _people_keys(labelled[0].index if labelled else pd.RangeIndex(len(X)))
         inside = list(self.places.values())
-        data = feature_matrix(X, inside, self.columns, keys, people=people, missing=self.missing)
+        data = _feature_matrix(X, inside, self.columns, keys, people=people, missing=self.missing)
         if not self.declared:
             return data, pd.DataFrame(index=keys)
         if not self.places:
-            return data, covariate_frame(covariates, beside(covariates, self.declared, X, len(X)), self.declared, keys)
-        return data, covariate_frame(pd.DataFrame(X), self.places, self.declared, keys)
+            return data, _covariate_frame(covariates, beside(covariates, self.declared, X, len(X)), self.declared, keys)
+        return data, _covariate_frame(pd.DataFrame(X), self.places, self.declared, keys)

@@ -29,13 +29,7 @@ def column_chunks(people: int, columns: int) -> Iterator[slice]:
 
 
 def map_chunks(people: int, columns: int, work: Callable[[slice], _Result]) -> Iterator[tuple[slice, _Result]]:
-    """Apply ``work`` to every block of columns, several at a time, and yield the results in order.
-
-    Args:
-        people: Rows of the matrix.
-        columns: Columns of the matrix.
-        work: Takes a slice of columns; called from several threads.
-    """
+    """Apply ``work`` to every block of columns, several at a time in threads, and yield the results in order."""
     parts = list(column_chunks(people, columns))
     threads = min(len(parts), _blas_threads())
     if threads < 2:
@@ -86,16 +80,9 @@ def principal_components(
 ) -> tuple[Float[np.ndarray, "components columns"], Float[np.ndarray, "people components"]]:
     """Find leading components of a matrix given in blocks, by randomised subspace iteration.
 
-    Halko, Martinsson, Tropp (2011), algorithm 4.4 with one power iteration: four passes, never more than a block and
-    (count + oversampling) rows of columns in memory.
-
-    Args:
-        matrix: Where blocks come from.
-        count: Components wanted; fewer are returned where the matrix has fewer rows or columns.
-        seed: Seed of the random start.
-
-    Returns:
-        Orthonormal components, the largest entry of each positive, and every person's scores.
+    Halko, Martinsson, Tropp (2011), algorithm 4.4 with one power iteration: four passes, never more than a block and (count +
+    oversampling) rows of columns in memory. The components are orthonormal, the largest entry of each positive, and fewer
+    than ``count`` where the matrix has fewer rows or columns; with them come every person's scores.
     """
     people, columns = matrix.shape
     count = min(count, people, columns)
@@ -121,12 +108,7 @@ def principal_components(
 
 
 class ChunkSource:
-    """A people x columns matrix that is computed a block at a time.
-
-    Args:
-        shape: People and columns.
-        compute: Returns the float64 block of a slice of columns.
-    """
+    """A people x columns matrix of which ``compute`` returns the float64 block of a slice of columns."""
 
     def __init__(self, shape: tuple[int, int], compute: Callable[[slice], np.ndarray]) -> None:
         self.shape = shape

@@ -31,6 +31,8 @@ from jaxtyping import Bool, Float, Int
 from medrep._persisted import Read, persisted_as, stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 
+Block = Float[np.ndarray, "people block"]
+
 FEWEST = 5
 STANDS_OUT = 4
 MOST = 4
@@ -73,11 +75,9 @@ class _Listed:
 @persisted_as(_Listed, _Listed.masses)
 @dataclass(frozen=True)
 class PointMasses:
-    """The point masses of every column.
+    """The point masses of every column, one row a rank, in data units; NaN where a column has none of that rank.
 
-    Attributes:
-        values: One row a rank, in data units; NaN where a column has none of that rank.
-        shares: Which share of the training people who have a value have this one; 0 where there is none.
+    `shares` says which share of the training people who have a value have this one; 0 where there is none.
     """
 
     values: Float[np.ndarray, "ranks columns"]
@@ -88,9 +88,7 @@ class PointMasses:
         """Return no point masses at all."""
         return cls(np.zeros((0, columns)), np.zeros((0, columns)))
 
-    def within(
-        self, chunk: Float[np.ndarray, "people block"], part: slice
-    ) -> "Bool[np.ndarray, 'people block'] | None":
+    def within(self, chunk: Block, part: slice) -> "Bool[np.ndarray, 'people block'] | None":
         """Return which cells of a block of columns hold one; None where none does."""
         found: np.ndarray | None = None
         for row in self.values[:, part]:
@@ -162,16 +160,11 @@ def background(data: Float[np.ndarray, "people voxels"], keys: pd.Index) -> floa
 
 
 def find(
-    chunk: Float[np.ndarray, "people block"],
-    ordered: Float[np.ndarray, "some block"],
-    levels: Float[np.ndarray, "people levels"],
+    chunk: Block, ordered: Float[np.ndarray, "some block"], levels: Float[np.ndarray, "people levels"]
 ) -> Float[np.ndarray, "ranks block"]:
     """Return the point masses of a block of columns by the module's rule, NaN for none.
 
-    Args:
-        chunk: The columns.
-        ordered: The same columns of the sampled people, sorted.
-        levels: Batch memberships.
+    `ordered` are the same columns of the sampled people, sorted; `levels` are batch memberships.
     """
     values = np.full((MOST, chunk.shape[1]), np.nan)
     whole = len(ordered) == len(chunk)
@@ -326,13 +319,7 @@ def effect_cells(schema: CovariateSchema, groups: Collection[tuple[str, ...]], f
 
 @dataclass(frozen=True, eq=False)
 class Exceptions:
-    """Exceptions of single columns: values that a model leaves as they are, or cannot predict.
-
-    Attributes:
-        masses: Values that stay.
-        support: Levels without an effect in some columns.
-        unfitted: Columns without a fit.
-    """
+    """Exceptions of single columns: values that stay, levels without an effect in some columns, and columns without a fit."""
 
     masses: PointMasses
     support: ColumnSupport
@@ -346,11 +333,8 @@ NO_EXCEPTIONS = Exceptions(NO_MASSES, FULL, np.zeros(0, int))
 class Settling:
     """Which cells of moved data are not the model's to say.
 
-    Attributes:
-        masses: Values that stay.
-        support: Levels without an effect in some columns.
-        members: Who is moved from or to which of its cells.
-        images: Whether cells that nobody had stay as they are; otherwise they are NaN.
+    `members` says who is moved from or to which cell of the support. In images, cells that nobody had stay as they are;
+    otherwise they are NaN.
     """
 
     masses: PointMasses
@@ -358,15 +342,13 @@ class Settling:
     members: Bool[np.ndarray, "people cells"]
     images: bool
 
-    def stays(self, chunk: Float[np.ndarray, "people block"], part: slice) -> "Bool[np.ndarray, 'people block'] | None":
+    def stays(self, chunk: Block, part: slice) -> "Bool[np.ndarray, 'people block'] | None":
         """Return the cells that stay as they are; None where none does."""
         codes = (NEVER, FEW) if self.images else (FEW,)
         marks = (self.masses.within(chunk, part), *(self.support.marked(self.members, part, code) for code in codes))
         return either(marks)
 
-    def without_unknown(
-        self, chunk: Float[np.ndarray, "people block"], part: slice
-    ) -> Float[np.ndarray, "people block"]:
+    def without_unknown(self, chunk: Block, part: slice) -> Block:
         """Put NaN where an effect was never estimated; a point mass stays."""
         unknown = None if self.images else self.support.marked(self.members, part, NEVER)
         if unknown is not None:

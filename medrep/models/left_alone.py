@@ -15,14 +15,8 @@ from medrep.models.exceptions import FEW, NEVER, PointMasses, background, find, 
 _MOST_SAID = 20
 
 
-class Unmeasured(NamedTuple):
-    """A value that nobody of a level had when the model was trained.
-
-    Attributes:
-        person: Key.
-        column: Name.
-        cell: The level, as ``site=S3``.
-    """
+class _Unmeasured(NamedTuple):
+    """A value that nobody of a level, a cell as ``site=S3``, had when the model was trained."""
 
     person: str
     column: str
@@ -36,14 +30,8 @@ def unmeasured(
     model: Model,
     dataset: Dataset,
     target: "Mapping[str, str | float] | None" = None,
-) -> list[Unmeasured]:
-    """List the values of new people of which the model knows no effect; none of images.
-
-    Args:
-        model: Any model.
-        dataset: The people, in the model's columns.
-        target: Where people are moved to; None where they stay.
-    """
+) -> list[_Unmeasured]:
+    """List the values of new people of which the model knows no effect, where they are or are moved to; none of images."""
     support, names = model.exceptions.support, model.columns.names
     if model.columns.grid is not None or not len(support.columns):
         return []
@@ -59,11 +47,11 @@ def unmeasured(
     found = []
     for cell, codes, own in zip(support.cells, support.codes, member.T, strict=True):
         for row, column in np.argwhere(has & own[:, None] & (codes == NEVER)):
-            found.append(Unmeasured(str(frame.index[row]), names[columns[column]], shown_cell(cell)))
+            found.append(_Unmeasured(str(frame.index[row]), names[columns[column]], shown_cell(cell)))
     return found
 
 
-def summed(cells: Sequence[Unmeasured]) -> list[str]:
+def summed(cells: Sequence[_Unmeasured]) -> list[str]:
     """Return one line a column and level: ``f0 of site=S3 (12 people)``."""
     people: dict[tuple[str, str], set[str]] = {}
     for one in cells:
@@ -119,14 +107,7 @@ def notes_on(content: Mapping[str, Any]) -> list[str]:
 def table_notes(
     values: Float[np.ndarray, "people columns"], names: tuple[str, ...], frame: pd.DataFrame, schema: CovariateSchema
 ) -> list[str]:
-    """Say which values of a table stand for nothing, before anything is fitted.
-
-    Args:
-        values: The table.
-        names: Of its columns.
-        frame: The people's covariates, in the same order.
-        schema: Of the covariates.
-    """
+    """Say which values of a table stand for nothing, before anything is fitted."""
     data = np.where(np.isfinite(values), values, np.nan)
     batches = [covariate for name in schema.batches if isinstance(covariate := schema[name], Categorical)]
     chunks = [membership(frame[covariate.declared.name], covariate) for covariate in batches]
@@ -140,11 +121,7 @@ def table_notes(
 
 
 def image_notes(rows: Iterable[Float[np.ndarray, " voxels"]]) -> list[str]:
-    """Say which value is background of images, before anything is fitted.
-
-    Args:
-        rows: Voxels of some images.
-    """
+    """Say which value is background of some images' voxels, before anything is fitted."""
     images = np.stack(list(rows))
     ground = background(images, pd.Index(range(len(images))))
     if ground is None:

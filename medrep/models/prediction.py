@@ -11,7 +11,7 @@ For normal y and yhat both are the same. Either costs variance: errors grow by a
 Ridge regression from standardised columns to the covariate, in its dual form: all that grows with the number of columns is one
 pass for the people x people products and one vector of weights. The penalty has the least generalised cross-validation error
 (Golub, Heath and Wahba 1979). People of training are predicted by regressions without them, tenfold, penalty and means included;
-those pairs calibrate the correction of shrinkage (`bias_correction.py`). Data are taken as they are, site and all.
+those pairs calibrate the correction of shrinkage. Data are taken as they are, site and all.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,9 @@ from jaxtyping import Float, Int
 
 from medrep.errors import CovariateError, EvidenceError, ModelError
 from medrep.models.chunks import column_chunks, read_chunk
+
+Values = Float[np.ndarray, " people"]
+Data = Float[np.ndarray, "people columns"]
 
 How = Literal["none", "linear", "tweedie"]
 
@@ -40,7 +43,7 @@ class BiasCorrection:
     """Correction of one predictor's shrinkage; holds no participant's own figures.
 
     Attributes:
-        people: How many pairs it was fitted on.
+        people: How many people it was fitted on.
         intercept: a of yhat = a + b y.
         slope: b.
         error: Standard deviation of prediction - truth.
@@ -58,18 +61,10 @@ class BiasCorrection:
     pull: tuple[float, ...]
 
     @classmethod
-    def fit(
-        cls, truth: Float[np.ndarray, " people"], predicted: Float[np.ndarray, " people"], *, people: int | None = None
-    ) -> "BiasCorrection":
-        """Fit on people whom the predictor did not see.
+    def fit(cls, truth: Values, predicted: Values, *, people: int | None = None) -> "BiasCorrection":
+        """Fit on people whom the predictor did not see, each in one row unless ``people`` says how many they are.
 
-        Args:
-            truth: Of each row.
-            predicted: Of each row.
-            people: How many people the rows are of; by default each is one.
-
-        Raises:
-            EvidenceError: Fewer than ten people, or values that are all the same.
+        Raises EvidenceError for fewer than ten people, or values that are all the same.
         """
         people = len(truth) if people is None else people
         if people < _FEWEST_PAIRS or _same(truth) or _same(predicted):
@@ -88,11 +83,10 @@ class BiasCorrection:
         ends = (float(predicted.min()), float(predicted.max()))
         return cls(people, float(intercept), float(slope), error, *ends, tuple((widened * pull).tolist()))
 
-    def undo(self, predicted: Float[np.ndarray, " people"], how: How) -> Float[np.ndarray, " people"]:
+    def undo(self, predicted: Values, how: How) -> Values:
         """Return predictions without shrinkage.
 
-        Raises:
-            EvidenceError: ``linear``, and predictions that hardly follow the truth: there is nothing to stretch.
+        Raises EvidenceError for ``linear``, and predictions that hardly follow the truth: there is nothing to stretch.
         """
         if how == "none":
             return predicted
@@ -106,7 +100,7 @@ class BiasCorrection:
         return (predicted - self.intercept) / self.slope
 
 
-def _same(values: Float[np.ndarray, " people"]) -> bool:
+def _same(values: Values) -> bool:
     return bool(np.ptp(values) <= _FLAT * np.abs(values).max())
 
 
@@ -118,7 +112,7 @@ _FEWEST = 20
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A fitted readout.
+    """A fitted readout of one covariate.
 
     Attributes:
         name: The covariate.
@@ -140,26 +134,12 @@ class Prediction:
 
     @classmethod
     def fit(
-        cls,
-        name: str,
-        data: Float[np.ndarray, "people columns"],
-        truth: Float[np.ndarray, " people"],
-        *,
-        seed: int = 0,
-        participants: Sequence[str] | None = None,
+        cls, name: str, data: Data, truth: Values, *, seed: int = 0, participants: Sequence[str] | None = None
     ) -> "Prediction":
-        """Fit on people of training.
+        """Fit on people of training, a few columns at a time.
 
-        Args:
-            name: The covariate.
-            data: In memory or memory-mapped; gone through a few columns at a time.
-            truth: The covariate of each.
-            seed: Of the folds.
-            participants: Whose each row is; by default each is a person. All rows of a person are in one fold, and the penalty is
-                that of people's means.
-
-        Raises:
-            CovariateError: Fewer than twenty people.
+        Without `participants` each row is a person; all rows of a person are in one fold, and the penalty is that of people's
+        means. Raises CovariateError for fewer than twenty people.
         """
         people, columns = data.shape
         who = np.arange(people) if participants is None else _codes(participants)
@@ -183,30 +163,21 @@ class Prediction:
         shrinkage = BiasCorrection.fit(truth, predicted, people=persons)
         return cls(name, weights, centre, float(truth.mean()), shrinkage, r2, float(np.abs(error).mean()))
 
-    def predict(self, data: Float[np.ndarray, "people columns"], how: How = "none") -> Float[np.ndarray, " people"]:
-        """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean.
-
-        Args:
-            data: In the columns of training.
-            how: How shrinkage is undone.
-        """
+    def predict(self, data: Data, how: How = "none") -> Values:
+        """Return what the covariate would be told to be, in its unit; a missing cell counts as its column's mean."""
         own = np.where(np.isfinite(data), data - self.centre, 0.0)
         return self.shrinkage.undo(own @ self.weights + self.intercept, how)
 
 
 def refuse_other_columns(readout: Prediction, columns: int) -> None:
-    """Refuse weights that do not fit the model's columns.
-
-    Raises:
-        ModelError: Of how many columns both are.
-    """
+    """Refuse weights that do not fit the model's columns."""
     shape = readout.weights.shape
     if shape != (columns,):
         raise ModelError(f"readout of {readout.name}: weights of {shape}, the model has {columns} columns")
 
 
 def _standardised(
-    data: Float[np.ndarray, "people columns"], part: slice
+    data: Data, part: slice
 ) -> tuple[Float[np.ndarray, "people block"], Float[np.ndarray, " block"], Float[np.ndarray, " block"]]:
     """Return columns in standard deviations from their mean, 0 where missing or constant; means and deviations."""
     chunk = read_chunk(data, part)
@@ -224,9 +195,7 @@ def _codes(participants: Sequence[str]) -> Int[np.ndarray, " rows"]:
     return np.array([place[who] for who in participants], dtype=np.int64)
 
 
-def _dual(
-    gram: Float[np.ndarray, "people people"], truth: Float[np.ndarray, " people"], who: Int[np.ndarray, " people"]
-) -> Float[np.ndarray, " people"]:
+def _dual(gram: Float[np.ndarray, "people people"], truth: Values, who: Int[np.ndarray, " people"]) -> Values:
     """Return the dual weights of centred products and truth, at the penalty of least generalised cross-validation error.
 
     Where people have several rows the penalty is that of their means: rows of one person would vouch for each other.
@@ -236,14 +205,12 @@ def _dual(
     if persons == rows:
         values, vectors, turned, penalties = _spectrum(gram, truth)
         left = _shrunk(values, penalties)
-        best: Float[np.ndarray, " people"] = vectors @ (left[_least(values, turned, left)] * turned)
-        return best
+        return vectors @ (left[_least(values, turned, left)] * turned)
     average = np.zeros((persons, rows))
     average[who, np.arange(rows)] = 1 / np.bincount(who)[who]
     values, _, turned, penalties = _spectrum(average @ gram @ average.T, average @ truth)
     penalty = penalties[_least(values, turned, _shrunk(values, penalties))] * rows / persons
-    dual: Float[np.ndarray, " people"] = np.linalg.solve(gram + penalty * np.eye(rows), truth)
-    return dual
+    return np.linalg.solve(gram + penalty * np.eye(rows), truth)
 
 
 def _spectrum(gram: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -254,8 +221,7 @@ def _spectrum(gram: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _shrunk(values: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-    inverse: np.ndarray = 1 / (values[None] + penalties[:, None])
-    return inverse
+    return 1 / (values[None] + penalties[:, None])
 
 
 def _least(values: np.ndarray, turned: np.ndarray, left: np.ndarray) -> int:
@@ -266,11 +232,8 @@ def _least(values: np.ndarray, turned: np.ndarray, left: np.ndarray) -> int:
 
 
 def _left_out(
-    gram: Float[np.ndarray, "people people"],
-    truth: Float[np.ndarray, " people"],
-    folds: np.ndarray,
-    who: Int[np.ndarray, " people"],
-) -> Float[np.ndarray, " people"]:
+    gram: Float[np.ndarray, "people people"], truth: Values, folds: np.ndarray, who: Int[np.ndarray, " people"]
+) -> Values:
     """Return predictions of each fold by a regression on the others, whose mean is theirs alone."""
     predicted = np.empty(len(truth))
     for fold in np.unique(folds):

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from medrep._files import atomic_folder, write_json
-from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
+from medrep._files import atomic_folder, digest_of_files, write_json
+from medrep._persisted import converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep._texts import read_json
 from medrep.cohort.cohort import read_matrix
@@ -118,9 +117,9 @@ class SavedModel:
             with tempfile.TemporaryFile() as scratch:
                 again = replace(dataset.as_cohort(), input=self.input)
                 values, found = read_matrix(again, scratch, like=columns, where=f"in {tempfile.gettempdir()}")
-            refuse_other_grid(columns, found)
+            _refuse_other_grid(columns, found)
         else:
-            refuse_other_grid(columns, dataset.columns)
+            _refuse_other_grid(columns, dataset.columns)
         return replace(dataset, values=values, covariates=frame, schema=schema, columns=columns)
 
     def remove(
@@ -203,7 +202,10 @@ class SavedModel:
         described = _described(folder)
         try:
             arrays = load_file(folder / "model.safetensors")
-            apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
+            apart = {
+                name: {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
+                for name in described["readouts"]
+            }
             own = digest(folder)
         except _DAMAGES as error:
             raise _damaged(folder, error) from None
@@ -225,32 +227,19 @@ class SavedModel:
 
 
 def refuse_other_kind(wanted: InputKind[Any], given: InputKind[Any]) -> None:
-    """Refuse people whose data are of another kind than those of training; tables are compared column by column.
-
-    Raises:
-        ModelError: Both kinds.
-    """
+    """Refuse people whose data are of another kind than those of training; tables are compared column by column."""
     if type(given) is not type(wanted) and not (given.tabular and wanted.tabular):
         raise ModelError(f"the model was trained on {wanted.kind} data, and these are {given.kind} data")
 
 
-def refuse_other_grid(wanted: Columns, given: Columns) -> None:
-    """Refuse images on another grid than those of training.
-
-    Raises:
-        ModelError: They are.
-    """
+def _refuse_other_grid(wanted: Columns, given: Columns) -> None:
+    """Refuse images on another grid than those of training."""
     if given != wanted:
         raise ModelError("the people's data are not of the grid or the columns that the model was fitted on")
 
 
 def load_input(folder: Path) -> InputKind[Any]:
-    """Return the ``input`` section of a model folder alone, for those who need no model.
-
-    Raises:
-        ModelError: See `SavedModel.load`.
-        ConfigError: A section that is none.
-    """
+    """Return the ``input`` section of a model folder alone, for those who need no model; see `SavedModel.load` for errors."""
     return saved_input(_described(folder)["input"], str(folder))
 
 
@@ -259,11 +248,6 @@ _DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowEr
 
 def _damaged(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again")
-
-
-def _readout_arrays(name: str, arrays: Arrays) -> Arrays:
-    """Take the arrays of a readout out of those of its model."""
-    return {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
 
 
 def _from_first(described: dict[str, Any]) -> dict[str, Any]:
@@ -276,11 +260,7 @@ _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _fro
 
 
 def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a description in today's format; the folder stays as it is, since its digest is the model's name.
-
-    Raises:
-        ModelError: A format that no medrep has written, or a later one.
-    """
+    """Return a description in today's format; the folder stays as it is, since its digest is the model's name."""
     while described["format"] != FORMAT:
         step = _MIGRATIONS.get(described["format"]) if isinstance(described["format"], int) else None
         if step is None:
@@ -293,19 +273,11 @@ def _migrated(described: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 of what a model folder holds, in hexadecimal: the same for the same model, wherever it lies."""
-    found = sha256()
-    for name in sorted(_FILES):
-        with (folder / name).open("rb") as file:
-            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+    return digest_of_files(folder, sorted(_FILES))
 
 
-def refuse_unreadable(folder: Path) -> None:
-    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged.
-
-    Raises:
-        ModelError: With the files, and what to do.
-    """
+def _refuse_unreadable(folder: Path) -> None:
+    """Refuse a model folder that is there and that this user may not read: it is neither absent nor damaged."""
     closed = [folder] if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK) else []
     closed = closed or [
         folder / name for name in _FILES if (folder / name).exists() and not os.access(folder / name, os.R_OK)
@@ -316,12 +288,8 @@ def refuse_unreadable(folder: Path) -> None:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """Return the description that a model folder holds, in today's format.
-
-    Raises:
-        ModelError: Not a model folder, foreign files in it, a newer format, or a damaged description.
-    """
-    refuse_unreadable(folder)
+    """Return the description that a model folder holds, in today's format; see `SavedModel.load` for errors."""
+    _refuse_unreadable(folder)
     if not (folder / "model.json").is_file():
         raise ModelError(f"{folder}: no model.json; give the folder that train wrote to OUT/model")
     unknown = sorted(path.name for path in folder.iterdir() if path.name not in _FILES)

@@ -28,12 +28,15 @@ from medrep._persisted import persisted
 from medrep._structuring import from_json
 from medrep.errors import EvidenceError, ModelError, listed
 
+Statistics = Float[np.ndarray, "people statistics"]
+Codes = Int[np.ndarray, " people"]
+
 ONE_SIDED = ("reconstruction_error", "deviation")
 """Statistics of which only too much is odd: nobody is unlike others for fitting well."""
 
 _LEAST = 1e-9  # of a statistic's size: what varies less does not vary
 
-Deviations = tuple[Float[np.ndarray, "people statistics"], Float[np.ndarray, "people statistics"]]
+Deviations = tuple[Statistics, Statistics]
 
 
 @persisted(sizes={"scanners": lambda read: len(read["scanners"]), "statistics": lambda read: len(read["names"])})
@@ -63,19 +66,11 @@ class ShiftReference:
 
     @classmethod
     def fit(
-        cls,
-        values: Float[np.ndarray, "people statistics"],
-        codes: Int[np.ndarray, " people"],
-        scanners: tuple[str, ...],
-        names: tuple[str, ...],
+        cls, values: Statistics, codes: Codes, scanners: tuple[str, ...], names: tuple[str, ...]
     ) -> "ShiftReference":
-        """Fit on people.
+        """Fit on people's statistics and the number of each one's scanner.
 
-        Args:
-            values: Their statistics.
-            codes: The number of each one's scanner; a scanner may have nobody, and is then at the location of all.
-            scanners: Labels.
-            names: Of the statistics.
+        A scanner may have nobody, and is then at the location of all.
         """
         member = np.eye(len(scanners))[codes]
         n = member.sum(axis=0)[:, None]
@@ -91,7 +86,7 @@ class ShiftReference:
         back = np.linalg.inv(whitening) * np.sqrt(common)
         return cls(names, scanners, location @ back, scale, whitening, 1 + unknown)
 
-    def distances(self, values: Float[np.ndarray, "people statistics"]) -> Float[np.ndarray, "people scanners"]:
+    def distances(self, values: Statistics) -> Float[np.ndarray, "people scanners"]:
         """Return the squared Mahalanobis distance of each person from each scanner.
 
         Of `ONE_SIDED` statistics the least odd value counts that is no lower than the person's: what is below what the others let
@@ -99,13 +94,12 @@ class ShiftReference:
         """
         return np.stack([self.distance(values, code) for code in range(len(self.scanners))], axis=1)
 
-    def distance(self, values: Float[np.ndarray, "people statistics"], code: int) -> Float[np.ndarray, " people"]:
+    def distance(self, values: Statistics, code: int) -> Float[np.ndarray, " people"]:
         """Return `distances` from one scanner."""
         whitened = self._raised(values, code) @ self.whitening
-        squared: np.ndarray = (whitened**2 / self.variance[code]).sum(axis=1)
-        return squared
+        return (whitened**2 / self.variance[code]).sum(axis=1)
 
-    def deviations(self, values: Float[np.ndarray, "people statistics"], code: int) -> Deviations:
+    def deviations(self, values: Statistics, code: int) -> Deviations:
         """Return how far each statistic is from the location of a scanner, and from what the others let expect, in sd."""
         plain = self._raised(values, code)
         covariance = (np.linalg.inv(self.whitening) ** 2 * self.variance[code][:, None]).sum(axis=0)
@@ -115,9 +109,7 @@ class ShiftReference:
     def _precision(self, code: int) -> Float[np.ndarray, "statistics statistics"]:
         return self.whitening / self.variance[code] @ self.whitening.T
 
-    def _raised(
-        self, values: Float[np.ndarray, "people statistics"], code: int
-    ) -> Float[np.ndarray, "people statistics"]:
+    def _raised(self, values: Statistics, code: int) -> Statistics:
         """Return deviations from a scanner, those of one-sided statistics raised to where the distance is least."""
         plain = (values - self.location[code]) / self.scale[code]
         sided = [k for k, name in enumerate(self.names) if name in ONE_SIDED]
@@ -161,17 +153,15 @@ def _scale(
     log_ratio = 0.5 * np.log(np.maximum(variance, 1e-6 * common) / common)
     error = 0.5 / np.maximum(freedom, 1)
     between = max(0.0, float((log_ratio**2 - error)[known].mean())) if known.sum() > 1 else 0.0
-    scale: np.ndarray = np.sqrt(common) * np.exp(between / (between + error) * known[:, None] * log_ratio)
-    return scale
+    return np.sqrt(common) * np.exp(between / (between + error) * known[:, None] * log_ratio)
 
 
-def _whitening(deviation: Float[np.ndarray, "people statistics"]) -> Float[np.ndarray, "statistics statistics"]:
+def _whitening(deviation: Statistics) -> Float[np.ndarray, "statistics statistics"]:
     """Return w with w^T c w = I for the covariance c, shrunk so that it has full rank."""
     from sklearn.covariance import ledoit_wolf  # half a second, which only calibration needs
 
     values, vectors = np.linalg.eigh(ledoit_wolf(deviation, assume_centered=True)[0])
-    whitening: np.ndarray = vectors / np.sqrt(np.maximum(values, _LEAST))
-    return whitening
+    return vectors / np.sqrt(np.maximum(values, _LEAST))
 
 
 MIN_N = 20
@@ -253,16 +243,11 @@ class ShiftGate:
     def p_value(
         self, statistics: pd.DataFrame, scanners: pd.Series, rate: float = RATE
     ) -> Float[np.ndarray, " people"]:
-        """Return each person's p-value.
+        """Return each person's p-value, of the statistics of calibration.
 
-        Args:
-            statistics: One row a person, with the statistics of calibration. One that is not finite makes a person as unusual as
-                can be.
-            scanners: Their labels; same index. Missing and unknown ones are those of an unseen scanner.
-            rate: Of false alarms that p is to be compared with; it decides which scanners have enough calibration people.
-
-        Raises:
-            ModelError: Statistics of other names than at calibration.
+        One that is not finite makes a person as unusual as can be; missing and unknown labels are those of an unseen scanner.
+        `rate` of false alarms, which p is to be compared with, decides which scanners have enough calibration people. Raises
+        ModelError for statistics of other names than at calibration.
         """
         values, codes = self._rows(statistics, scanners)
         scores = self.reference.distances(np.nan_to_num(values))
@@ -290,10 +275,8 @@ class ShiftGate:
     def reason(self, statistics: pd.DataFrame, scanners: pd.Series) -> list[str]:
         """Say of each person which statistic stands out most, and by how many standard deviations.
 
-        ``noise +5.1 sd``, or ``power_8 -4.0 sd given the others`` where it is the relation to the other statistics that is odd.
-
-        Raises:
-            ModelError: Statistics of other names than at calibration.
+        ``noise +5.1 sd``, or ``power_8 -4.0 sd given the others`` where it is the relation to the other statistics that is
+        odd.
         """
         values, codes = self._rows(statistics, scanners)
         known = np.isfinite(values)
@@ -322,9 +305,7 @@ class ShiftGate:
             return code, np.sort(np.concatenate([self.own[code], self.few[count]]))
         return -1, self.nearest
 
-    def _rows(
-        self, statistics: pd.DataFrame, scanners: pd.Series
-    ) -> tuple[Float[np.ndarray, "people statistics"], Int[np.ndarray, " people"]]:
+    def _rows(self, statistics: pd.DataFrame, scanners: pd.Series) -> tuple[Statistics, Codes]:
         """Return statistics in calibration's order, and the number of each person's scanner (-1: unseen)."""
         names = self.reference.names
         given = {str(name) for name in statistics.columns}
@@ -340,18 +321,14 @@ class ShiftGate:
 
 
 def saved_gate(content: object) -> ShiftGate:
-    """Read what a model folder says of its gate.
-
-    Raises:
-        ModelError: Content that is no gate.
-    """
+    """Read what a model folder says of its gate; ModelError if that is no gate."""
     try:
         return from_json(ShiftGate, content)
     except ValueError as error:
         raise ModelError(f"not a saved shift gate ({error}); calibrate again") from None
 
 
-def _logged(statistics: pd.DataFrame, names: tuple[str, ...]) -> Float[np.ndarray, "people statistics"]:
+def _logged(statistics: pd.DataFrame, names: tuple[str, ...]) -> Statistics:
     values = statistics.loc[:, list(names)].to_numpy(float, copy=True)
     for column in (k for k, name in enumerate(names) if name in LOGGED):
         values[:, column] = np.log(np.maximum(values[:, column], _TINY))
@@ -359,7 +336,7 @@ def _logged(statistics: pd.DataFrame, names: tuple[str, ...]) -> Float[np.ndarra
 
 
 def _unseen_distances(
-    values: Float[np.ndarray, "people statistics"], codes: Int[np.ndarray, " people"], reference: ShiftReference
+    values: Statistics, codes: Codes, reference: ShiftReference
 ) -> Float[np.ndarray, "people scanners"]:
     """Return each person's distances from a reference fitted without them: them alone, or with few others if there are many."""
     found = np.empty((len(values), len(reference.scanners)))
@@ -374,10 +351,7 @@ def _unseen_distances(
 
 
 def _distances_of_few(
-    values: Float[np.ndarray, "people statistics"],
-    codes: Int[np.ndarray, " people"],
-    reference: ShiftReference,
-    count: int,
+    values: Statistics, codes: Codes, reference: ShiftReference, count: int
 ) -> Float[np.ndarray, " judged"]:
     """Return the distances of people of larger scanners from a reference without them that has `count` of their own scanner."""
     counts = np.bincount(codes)

@@ -27,28 +27,17 @@ PAGE = "report.html"
 
 
 def write_report(out: Path) -> Path:
-    """Write OUT/report.html.
+    """Write OUT/report.html of what train, export, counterfactual, audit or demo wrote; return the page.
 
-    Args:
-        out: What train, export, counterfactual, audit or demo wrote.
-
-    Returns:
-        The page.
-
-    Raises:
-        MedrepError: A folder of something else, or damaged files.
+    Raises MedrepError for a folder of something else, or damaged files.
     """
-    title, said, sections = sections_of(out)
+    title, said, sections = _sections_of(out)
     write_page(out / PAGE, title, said, sections)
     return out / PAGE
 
 
-def sections_of(out: Path) -> tuple[str, str, list[Section]]:
-    """Return title, a sentence, and the sections of a run.
-
-    Raises:
-        MedrepError: A folder of something else, or damaged files.
-    """
+def _sections_of(out: Path) -> tuple[str, str, list[Section]]:
+    """Return title, a sentence, and the sections of a run; see `write_report` for errors."""
     about = read_about(out)
     try:
         if about["command"] == "audit":
@@ -68,11 +57,7 @@ def sections_of(out: Path) -> tuple[str, str, list[Section]]:
 
 
 def read_about(out: Path) -> dict[str, Any]:
-    """Return what a folder says of itself, with the ``command`` that wrote it.
-
-    Raises:
-        MedrepError: A folder of something else, or damaged files.
-    """
+    """Return what a folder says of itself, with the ``command`` that wrote it; see `write_report` for errors."""
     try:
         if (out / "audit.json").is_file():
             return {"command": "audit", **read_json((out / "audit.json").read_text(encoding="utf-8"))}
@@ -102,14 +87,9 @@ _MOST_CHARACTERS = 14_000_000
 
 
 def write_comparison(path: Path, runs: Sequence[Path]) -> None:
-    """Write a page about several runs of one kind.
+    """Write a page about several runs of one kind, folders that train, export, counterfactual or audit wrote.
 
-    Args:
-        path: The HTML file.
-        runs: Folders that train, export, counterfactual or audit wrote.
-
-    Raises:
-        MedrepError: Folders of something else, or of different kinds; all are named.
+    Raises MedrepError for folders of something else, or of different kinds; all are named.
     """
     named = _named(runs)
     abouts = {name: read_about(out) for name, out in named.items()}

@@ -65,24 +65,14 @@ FOLDER = "report"
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """One thing to show.
-
-    Attributes:
-        content: As JSON holds it.
-        arrays: By name.
-    """
+    """One thing to show: JSON content, and arrays by name."""
 
     content: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_report_data(out: Path, exhibits: Mapping[str, ReportData]) -> None:
-    """Replace what OUT/report holds.
-
-    Args:
-        out: OUT of a command.
-        exhibits: By name; the same exhibits give the same bytes.
-    """
+    """Replace what OUT/report holds; the same data give the same bytes."""
     with atomic_folder(out / FOLDER) as partial:
         for name, exhibit in exhibits.items():
             if exhibit.arrays:
@@ -92,11 +82,7 @@ def write_report_data(out: Path, exhibits: Mapping[str, ReportData]) -> None:
 
 
 def read_report_data(out: Path, name: str) -> ReportData | None:
-    """Return an exhibit; None where a command had nothing to show.
-
-    Raises:
-        MedrepError: A damaged file.
-    """
+    """Return an exhibit; None where a command had nothing to show. Raises MedrepError for a damaged file."""
     path = out / FOLDER / f"{name}.json"
     arrays = path.with_suffix(".safetensors")
     if not path.is_file():
@@ -119,23 +105,17 @@ def cohort_summary(
     notes: Sequence[str] = (),
     participants: Sequence[str] | None = None,
 ) -> ReportData:
-    """Summarise the covariates of people.
-
-    Args:
-        frame: Their covariates, in the form of the schema.
-        schema: Of the model.
-        notes: What was interpreted while reading.
-        participants: Whose each row is; by default each is a person.
-    """
+    """Summarise the covariates of people, with notes of what was read with care; without `participants` each row is a person."""
     grouped_by = next(iter(schema.batches), "") or next(
         (c.declared.name for c in schema.fitted if isinstance(c, Categorical)), ""
     )
     groups = frame[grouped_by].astype(str) if grouped_by else pd.Series(_EVERYBODY, index=frame.index)
     numbers = [_spread(frame, covariate, groups) for covariate in schema.fitted if isinstance(covariate, Continuous)]
     levels = [
-        {"name": c.declared.name, "levels": [[str(level), int(n)] for level, n in _counts(frame[c.declared.name])]}
+        {"name": c.declared.name, "levels": [[level, int(n)] for level, n in counts.items()]}
         for c in schema.fitted
         if isinstance(c, Categorical)
+        for counts in [frame[c.declared.name].astype(str).value_counts().sort_index()]
     ]
     content = {
         "people": len(frame) if participants is None else len(set(participants)),
@@ -148,10 +128,6 @@ def cohort_summary(
         "notes": list(notes),
     }
     return ReportData(content)
-
-
-def _counts(values: pd.Series) -> list[tuple[str, int]]:
-    return list(values.astype(str).value_counts().sort_index().items())
 
 
 def _spread(frame: pd.DataFrame, covariate: Continuous, groups: pd.Series) -> dict[str, object]:

@@ -36,16 +36,10 @@ _PEOPLE, _MOST_CONTRASTS, _MOST_FEATURES = 8, 8, 20
 _MAP_EDGE = 80
 
 
-def average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " columns"]) -> ReportData | None:
-    """Move a few people from one value of each covariate to another, and average the change.
+def _average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, " columns"]) -> ReportData | None:
+    """Move a few people, evenly spread over the cohort, from one value of each covariate to another, and average the change.
 
-    Args:
-        model: Fitted on columns of features or voxels.
-        dataset: People; some are taken, evenly spread over the cohort.
-        spread: How much people differ in each column; features are shown in these units.
-
-    Returns:
-        None where the model has no contrast.
+    Features are shown in units of how much people differ in each (`spread`). None where the model has no contrast.
     """
     people = dataset.take(evenly(len(dataset), _PEOPLE))
     people = people.with_values(np.asarray(people.values))
@@ -93,15 +87,9 @@ _BEYOND = 0.15
 
 @dataclass(frozen=True)
 class Axis:
-    """One covariate of the slider.
+    """One covariate of the slider: what it can be set to, in order, and which value is the person's own.
 
-    Attributes:
-        name: The covariate.
-        unit: Of a continuous one.
-        values: What it can be set to, in order; the person's own is among them.
-        own: Which value is the person's own.
-        low: Lowest value of training; None for a categorical covariate.
-        high: Highest value of training.
+    `low` and `high` are the range of training; None for a categorical covariate.
     """
 
     name: str
@@ -113,12 +101,9 @@ class Axis:
 
 
 def axes_around(schema: CovariateSchema, own: Mapping[str, str | float], most: int) -> tuple[Axis, ...]:
-    """Return one axis a covariate; effects come before batches, and what does not fit is left out or made coarser.
+    """Return one axis a covariate, with so many combinations at most.
 
-    Args:
-        schema: Of the model.
-        own: The person's values.
-        most: Combinations at most.
+    Effects come before batches, and what does not fit is left out or made coarser.
     """
     axes: list[Axis] = []
     left = most
@@ -174,14 +159,8 @@ def transformed_participant(
 ) -> ReportData | None:
     """Return a person as a volume, a mesh or features, and how each combination of covariates changes them.
 
-    Args:
-        model: That moves covariates.
-        person: One row; covariates that are on no axis stay.
-        axes: What is moved.
-        spread: How much people differ in each column; features are shown in these units.
-
-    Returns:
-        None for a model of distances that does not say how points move.
+    Covariates that are on no axis stay; features are shown in units of how much people differ in each (`spread`). None for a
+    model of distances that does not say how points move.
     """
     if not axes:
         return None
@@ -264,15 +243,7 @@ def training_report_data(
     notes: Sequence[str],
     person: str | None,
 ) -> dict[str, ReportData]:
-    """Return what was done, the cohort, what each covariate does, and a person to move.
-
-    Args:
-        model: As fitted.
-        dataset: The people of training.
-        cohort: Its name.
-        notes: What was interpreted while reading.
-        person: Key of whom the slider shows; None leaves people out.
-    """
+    """Return what was done, the cohort, what each covariate does, and a person to move; without one people are left out."""
     about = {
         "command": "train",
         "model": model.kind,
@@ -285,7 +256,7 @@ def training_report_data(
     found: dict[str, ReportData | None] = {"about": ReportData(about), "cohort": people}
     spread = known_spread(dataset.values)
     if "organs" not in model.capabilities:
-        found["effects"] = average_effects(model, dataset, spread)
+        found["effects"] = _average_effects(model, dataset, spread)
     if person is not None:
         found["person"] = shown_person(model, dataset.select([person]), spread)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}

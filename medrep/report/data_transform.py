@@ -21,13 +21,7 @@ _ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
 
 
 def chosen_participants(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
-    """Return a few people: one a level of what was removed, as far as that is levels, else evenly spread.
-
-    Args:
-        frame: Covariates, index: key.
-        removed: Covariates that were moved.
-        able: Keys of people who have something to show.
-    """
+    """Return a few people of those who have something to show: one a level of what was removed, else evenly spread."""
     own = frame[frame.index.isin(able)]
     levels = [name for name in removed if name in own and own[name].dtype.kind not in "fiu"]
     if levels:
@@ -38,16 +32,10 @@ def chosen_participants(frame: pd.DataFrame, removed: Sequence[str], able: pd.In
     return [str(key) for key in keys[:_ROWS]]
 
 
-def before_after_images(
+def _before_after_images(
     files: Mapping[str, tuple[Path, Path]], wanted: InputKind[Any], frame: pd.DataFrame
 ) -> ReportData:
-    """Return three slices a person through the middle of the common grid, before, after, and what changed.
-
-    Args:
-        files: The person's image before and after, by key.
-        wanted: The kind of input, as in training.
-        frame: Covariates, for the labels.
-    """
+    """Return three slices a person through the middle of the common grid, before, after, and what changed."""
     arrays: dict[str, np.ndarray] = {}
     people = []
     pictures, window = wanted.pictures([path for pair in files.values() for path in pair])
@@ -67,16 +55,12 @@ def before_after_images(
     return ReportData({"kind": wanted.kind, "people": people, "step": change}, arrays)
 
 
-def before_after_features(
+def _before_after_features(
     mover: Transform, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]
 ) -> ReportData | None:
     """Return means and deviations of groups, of the features that differed most between groups before.
 
-    Args:
-        mover: The model and what was done.
-        cohort: The people, of whom 2000 at most are looked at.
-        frame: Their covariates.
-        removed: Covariates that were moved; groups are levels of the first, or halves of a continuous one.
+    At most 2000 people are looked at; groups are levels of the first covariate that was moved, or halves of a continuous one.
     """
     group = next((name for name in removed if name in frame), "")
     if not group:
@@ -134,16 +118,10 @@ def transform_report_data(
     desc: str,
     person: str | None,
 ) -> dict[str, ReportData]:
-    """Return what was done, the cohort, a few people before and after, and a person to move.
+    """Return what was done, the cohort of the people who were delivered, a few before and after, and a person to move.
 
-    Args:
-        out: Where the moved cohort lies.
-        mover: The model and what was done.
-        cohort: The people who were delivered, as they were.
-        frame: Their covariates; without columns where nobody looked at them.
-        about: What was done, as the sidecars say.
-        desc: BIDS ``desc`` of what was written.
-        person: Key of whom the slider shows; None where nobody may be shown.
+    `about` is what the sidecars say, and `frame` has no columns where nobody looked at covariates. Without a person nobody
+    may be shown.
     """
     model, removed = mover.model, list(mover.target)
     found: dict[str, ReportData | None] = {"about": ReportData(dict(about))}
@@ -151,14 +129,14 @@ def transform_report_data(
         whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
         found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
     if cohort.input.tabular:
-        found["before_after"] = before_after_features(mover, cohort, frame, removed)
+        found["before_after"] = _before_after_features(mover, cohort, frame, removed)
     elif person is not None:
         files = {str(key): Path(str(path)) for key, path in cohort.source.files.items()}
         pairs = {
             key: (files[key], out / str(described_name(files[key].relative_to(cohort.root).as_posix(), desc)))
             for key in chosen_participants(frame, removed, cohort.table.index)
         }
-        found["before_after"] = before_after_images(pairs, cohort.input, frame)
+        found["before_after"] = _before_after_images(pairs, cohort.input, frame)
     if person is not None and len(frame.columns):
         row = cohort.input.row(cohort.source, person, model.columns)
         found["person"] = shown_person(model, model.dataset(row[None], frame.loc[[person]]), _spread(mover, cohort))

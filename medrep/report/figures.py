@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int8, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from medrep.report.data_store import ReportData, read_report_data
 from medrep.report.html import Section, paragraph
@@ -40,16 +40,10 @@ def overlay(anatomy: UInt8[np.ndarray, "_ _"], change: Int8[np.ndarray, "_ _"]) 
 
 
 def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str]) -> bytes:
-    """Return pictures in rows and columns as one PNG on black.
-
-    Args:
-        rows: Each with as many pictures as there are titles; pictures of a column share a shape.
-        titles: Above the columns.
-    """
+    """Return rows of pictures, in columns that share a shape and a title, as one PNG on black."""
     factor = max(1, _TALLEST // max(picture.shape[0] for row in rows for picture in row))
     drawn = [
-        [Image.fromarray(picture).resize(_times(picture, factor), Image.Resampling.BICUBIC) for picture in row]
-        for row in rows
+        [ImageOps.scale(Image.fromarray(picture), factor, Image.Resampling.BICUBIC) for picture in row] for row in rows
     ]
     widths = [max(row[k].width for row in drawn) for k in range(len(titles))]
     heights = [max(picture.height for picture in row) for row in drawn]
@@ -67,10 +61,6 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
         return file.getvalue()
 
 
-def _times(picture: np.ndarray, factor: int) -> tuple[int, int]:
-    return picture.shape[1] * factor, picture.shape[0] * factor
-
-
 _VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js"}
 _LIBRARIES = {"mesh": ("three.min.js",)}
 _SAID = {
@@ -83,12 +73,7 @@ _SAID = {
 
 
 def slider(exhibit: ReportData, heading: str) -> Section:
-    """Return the part of a page in which a person can be moved.
-
-    Args:
-        exhibit: Written by `exhibits.transformed_participant`.
-        heading: Its title.
-    """
+    """Return the part of a page in which a person (`transformed_participant`) can be moved."""
     kind = str(exhibit.content["kind"])
     arrays = [{"name": name, "type": str(a.dtype), "shape": list(a.shape)} for name, a in exhibit.arrays.items()]
     about = json.dumps({**exhibit.content, "arrays": arrays}, allow_nan=False).replace("<", "\\u003c")

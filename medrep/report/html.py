@@ -22,7 +22,8 @@ _MOST_ROWS = 400
 
 def paragraph(text: str, kind: str = "") -> str:
     """Return a paragraph; ``kind`` is a class of the style sheet."""
-    return f"<p{_class(kind)}>{escape(text)}</p>" if text else ""
+    marked = f' class="{escape(kind)}"' if kind else ""
+    return f"<p{marked}>{escape(text)}</p>" if text else ""
 
 
 def facts(pairs: Mapping[str, object]) -> str:
@@ -56,33 +57,23 @@ def table(rows: pd.DataFrame, caption: str) -> str:
         first, *others = (escape(_cell(cell)) for cell in row)
         lines.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others) + "</tr>")
     more = f" (first {_MOST_ROWS} of {len(rows)} rows)" if len(rows) > _MOST_ROWS else ""
-    return scrolled(
+    return _scrolled(
         f"<table><caption>{escape(caption + more)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table>",
         caption,
     )
 
 
-def scrolled(content: str, name: str) -> str:
+def _scrolled(content: str, name: str) -> str:
     """Return wide content in a box that scrolls sideways, with the keyboard too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{content}</div>'
 
 
 def picture(image: bytes, alt: str, caption: str) -> str:
-    """Return a PNG in the page.
-
-    Args:
-        image: The PNG.
-        alt: What it shows, for who cannot see it.
-        caption: Below it.
-    """
+    """Return a PNG in the page, with what it shows for who cannot see it, and a caption below."""
     inline = b64encode(image).decode()
     source = f'<img src="data:image/png;base64,{inline}" alt="{escape(alt)}">'
     return f"<figure>{source}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _class(kind: str) -> str:
-    return f' class="{escape(kind)}"' if kind else ""
 
 
 def _cell(value: object) -> str:
@@ -95,13 +86,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page.
-
-    Attributes:
-        heading: Its title.
-        content: HTML made of `elements` and `marks`, which escape what they are given.
-        scripts: Assets that it needs, in the order in which they are to be run.
-    """
+    """One part of a page: HTML of escaped elements, and the assets that it needs, in the order in which they are to be run."""
 
     heading: str
     content: str
@@ -109,14 +94,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, said: str, sections: Sequence[Section]) -> None:
-    """Write a page, atomically.
-
-    Args:
-        path: The HTML file.
-        title: Of the page.
-        said: One sentence below the title.
-        sections: In reading order; empty ones are left out.
-    """
+    """Write a page, atomically, with one sentence below the title; empty sections are left out."""
     shown = [section for section in sections if section.content]
     names = [f"s{number}" for number in range(len(shown))]
     links = "".join(
@@ -128,14 +106,14 @@ def write_page(path: Path, title: str, said: str, sections: Sequence[Section]) -
         for name, section in zip(names, shown, strict=True)
     )
     scripts = dict.fromkeys(name for section in shown for name in section.scripts)
-    inline = "".join(f"<script>{asset(name)}</script>" for name in (*scripts, "page.js"))
+    inline = "".join(f"<script>{_asset(name)}</script>" for name in (*scripts, "page.js"))
     write_text(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<style>{asset('report.css')}</style></head><body>"
+        f"<style>{_asset('report.css')}</style></head><body>"
         f'<a class="skip" href="#main">To the report</a>'
         f"<header><h1>{escape(title)}</h1><p>{escape(said)}</p></header>"
         f'<nav aria-label="Sections"><ol>{links}</ol></nav><main id="main">{body}</main>'
@@ -144,7 +122,7 @@ def write_page(path: Path, title: str, said: str, sections: Sequence[Section]) -
     )
 
 
-def asset(name: str) -> str:
+def _asset(name: str) -> str:
     """Return a file of the report's own style and scripts."""
     return files("medrep.report").joinpath("assets", name).read_text(encoding="utf-8")
 
@@ -155,16 +133,9 @@ _MIDDLE = _HEIGHT // 2
 
 @dataclass(frozen=True)
 class ChartRow:
-    """One row: an estimate with its interval.
+    """One row: an estimate with its interval; NaN draws nothing and says ``absent``.
 
-    Attributes:
-        label: At the left.
-        estimate: NaN draws nothing and says ``absent``.
-        low: Lower end of the interval; NaN for none.
-        high: Upper end.
-        floor: A figure to compare with, such as chance; NaN for none.
-        note: Beside the figure, such as n.
-        absent: What is said where there is no estimate.
+    The floor is a figure to compare with, such as chance; NaN for none. The note, such as n, stands beside.
     """
 
     label: str
@@ -178,13 +149,7 @@ class ChartRow:
 
 @dataclass(frozen=True)
 class Spread:
-    """One row of a histogram.
-
-    Attributes:
-        label: The group.
-        counts: In bins of equal width over the whole scale.
-        note: Beside it, such as mean and deviation.
-    """
+    """One row of a histogram: counts of a group in bins of equal width over the whole scale."""
 
     label: str
     counts: Sequence[int]
@@ -194,14 +159,10 @@ class Spread:
 def intervals(
     rows: Sequence[ChartRow], caption: str, *, bars: bool = False, base: float | None = None, floor_name: str = ""
 ) -> str:
-    """Return a chart of estimates.
+    """Return a chart of estimates, as points, or as bars from the base.
 
-    Args:
-        rows: Top to bottom.
-        caption: What the figures are.
-        bars: Whether estimates are bars from the base, or points.
-        base: A value that every scale contains, such as 0: no effect; a line is drawn there.
-        floor_name: What the floors are, for the key.
+    The base is a value that every scale contains, such as 0: no effect; a line is drawn there. The key says what the floors
+    are.
     """
     low, high = _scale([*(value for row in rows for value in _numbers(row)), *([] if base is None else [base])])
 
@@ -299,7 +260,7 @@ def _chart(lines: Sequence[str], caption: str, low: float, high: float, key: str
     content = (
         f'<table class="chart"><caption>{escape(caption)} {key}</caption><tbody>{"".join(lines)}{axis}</tbody></table>'
     )
-    return scrolled(content, caption)
+    return _scrolled(content, caption)
 
 
 def _ticks(low: float, high: float) -> list[float]:

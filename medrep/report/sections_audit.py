@@ -81,12 +81,7 @@ def auditing_title(about: Mapping[str, Any]) -> str:
 
 
 def auditing_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
-    """Return the sections of what `medrep audit` wrote.
-
-    Args:
-        out: OUT of the command.
-        about: audit.json.
-    """
+    """Return the sections of what `medrep audit` wrote to OUT; `about` is audit.json."""
     findings = read_audit(out).table
     few = int((findings["status"] != "ok").sum())
     said = (

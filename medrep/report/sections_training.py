@@ -172,12 +172,7 @@ def sheet_sections(kind: str) -> list[Section]:
 
 
 def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
-    """Return the sections of what `medrep train` wrote.
-
-    Args:
-        out: OUT of the command.
-        about: The exhibit of that name.
-    """
+    """Return the sections of what `medrep train` wrote to OUT; `about` is the exhibit of that name."""
     config = (out / "config.yaml").read_text(encoding="utf-8")
     grid = about["grid"]
     pairs = {
@@ -192,7 +187,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
     return [
         facts_section(pairs),
         cohort_section(out, "Cohort of training"),
-        history_section(out),
+        _history_section(out),
         effects_section(out),
         slider_section(out),
         *sheet_sections(about["model"]),
@@ -200,7 +195,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
     ]
 
 
-def history_section(out: Path) -> Section:
+def _history_section(out: Path) -> Section:
     """Return what the fit found: shares of variance, and whatever ran over epochs as a curve."""
     history = pd.read_csv(out / "history.tsv", sep="\t")
     shares = history[history["metric"] == "variance_share"]

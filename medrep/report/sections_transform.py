@@ -63,26 +63,21 @@ _LATENTS, _PEOPLE = 16, 5000
 
 
 def transform_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
-    """Return the sections of what `medrep export` or `medrep counterfactual` wrote.
-
-    Args:
-        out: OUT of the command.
-        about: The exhibit of that name: the sidecars' content.
-    """
+    """Return the sections of what `medrep export` or `medrep counterfactual` wrote to OUT; `about` is the sidecars' content."""
     return [
-        transform_facts(out, about),
+        _transform_facts(out, about),
         before_after_section(out),
         slider_section(out),
-        leakage_section(out),
+        _leakage_section(out),
         certificate_section(about.get("Certificates", [])),
         cohort_section(out, "Cohort"),
-        latents_section(out),
-        failures_section(out),
+        _latents_section(out),
+        _failures_section(out),
         *sheet_sections(about["ModelKind"]),
     ]
 
 
-def transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
+def _transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
     """Return what was moved where, of how many."""
     failed = out / "failures.tsv"
     targets = about.get("References") or about.get("Covariates") or {}
@@ -102,7 +97,7 @@ def transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
     return facts_section(pairs)
 
 
-def leakage_section(out: Path) -> Section:
+def _leakage_section(out: Path) -> Section:
     """Return what probes read of what was written, where that was measured."""
     path = out / "leakage.tsv"
     heading = "What probes read from what was written"
@@ -120,7 +115,7 @@ def leakage_section(out: Path) -> Section:
     return Section(heading, content + table(measured, "leakage.tsv"))
 
 
-def latents_section(out: Path) -> Section:
+def _latents_section(out: Path) -> Section:
     """Return how wide the leading latents are, and how they go with the covariates of the table."""
     path = out / "latents.tsv"
     if not path.is_file():
@@ -157,7 +152,7 @@ def _association(column: pd.Series, values: np.ndarray) -> list[float]:
     return []
 
 
-def failures_section(out: Path) -> Section:
+def _failures_section(out: Path) -> Section:
     """Return who could not be delivered, and why."""
     path, heading = out / "failures.tsv", "Who failed"
     return Section(heading, table(_rows(path), path.name) if path.is_file() else "")
@@ -190,13 +185,13 @@ def demonstration_sections(out: Path) -> list[Section]:
         floor_name = "age and sex alone" if floor == floor else ""
         content += intervals(marks, name, bars=True, base=base, floor_name=floor_name)
     return [
-        transform_facts(clean, about),
+        _transform_facts(clean, about),
         Section("Unseen people beside the truth", shown),
         Section("What probes read", content + table(probes, LEAKAGE)),
         effects_section(out / TRAINED),
         before_after_section(clean),
         slider_section(clean),
         cohort_section(clean, "Cohort"),
-        latents_section(clean),
+        _latents_section(clean),
         *sheet_sections(about["ModelKind"]),
     ]

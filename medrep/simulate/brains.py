@@ -17,16 +17,9 @@ from medrep.simulate.participants import age_curve, require_columns, stream
 class BrainEffects:
     """How age, sex and diagnosis change the anatomy.
 
-    An age effect is a pair (linear, quadratic) of ``linear * t + quadratic * max(0, t)^2`` with t = (age - 50) / 10.
-
-    Attributes:
-        ventricle_age: Change of the ventricles' width, as a fraction.
-        cortex_age: Change of the cortex's thickness, mm.
-        sulcus_age: Change of the sulci's half-width, mm.
-        contrast_age: Change of white minus grey matter, intensity units.
-        hippocampus_age: Change of the hippocampus's width, as a fraction.
-        head_male: Length of a man's head over a woman's.
-        hippocampus_patient: Width of a patient's hippocampus over a control's.
+    An age effect is a pair (linear, quadratic) of ``linear * t + quadratic * max(0, t)^2`` with t = (age - 50) / 10:
+    fractions of width (ventricles, hippocampus), mm (cortex, half-width of sulci) or intensity (white minus grey matter). The
+    others are ratios.
     """
 
     ventricle_age: tuple[float, float] = (0.06, 0.06)
@@ -42,14 +35,8 @@ BRAIN_EFFECTS = BrainEffects()
 
 
 @dataclass(frozen=True)
-class Wave:
-    """A plane wave through the head, ``sin(vector . p + phase)``.
-
-    Attributes:
-        vector: Radians a mm along x, y and z.
-        phase: Radians.
-        weight: What the wave carries: its amplitude (1 number) or a displacement in mm (3 numbers).
-    """
+class _Wave:
+    """A plane wave through the head, ``sin(vector . p + phase)``, with its amplitude (1 number) or a displacement in mm (3)."""
 
     vector: tuple[float, float, float]
     phase: float
@@ -58,22 +45,10 @@ class Wave:
 
 @dataclass(frozen=True)
 class Brain:
-    """One person's anatomy, enough to render it on any grid.
+    """One person's anatomy, enough to render it on any grid; scales are over the template's.
 
-    Attributes:
-        participant_id: Whose brain it is.
-        head_scale: Length over the template's.
-        cortex_mm: Thickness of the cortex.
-        sulcus_mm: Half-width of the sulci.
-        ventricle_scale: Width of the ventricles over the template's.
-        ventricle_asymmetry: Log ratio of the right to the left ventricle's width.
-        hippocampus_scale: Width of the hippocampi over the template's.
-        grey: Intensity of grey matter.
-        contrast: White minus grey matter, intensity units.
-        deformation: The person's smooth displacement of the template, mm.
-        folds: The waves whose zero level is the pattern of sulci.
-        noise_sd: Receiver noise, intensity units.
-        noise_seed: Seed of that noise.
+    `ventricle_asymmetry` is the log ratio of the right to the left ventricle's width, `contrast` white minus grey matter. The
+    deformation displaces the template, mm; the zero level of the folds is the pattern of sulci.
     """
 
     participant_id: str
@@ -85,32 +60,25 @@ class Brain:
     hippocampus_scale: float
     grey: float
     contrast: float
-    deformation: tuple[Wave, ...]
-    folds: tuple[Wave, ...]
+    deformation: tuple[_Wave, ...]
+    folds: tuple[_Wave, ...]
     noise_sd: float
     noise_seed: int
 
 
-def draw_brains(participants: pd.DataFrame, *, seed: int, effects: BrainEffects = BRAIN_EFFECTS) -> tuple[Brain, ...]:
-    """Draw everybody's anatomy.
+def draw_brains(participants: pd.DataFrame, *, seed: int) -> tuple[Brain, ...]:
+    """Draw everybody's anatomy from participant_id, age (years), sex and diagnosis, one brain a row.
 
     What is the person's own is drawn from the id and the seed alone, and the covariates act on top: the same person at
     another age keeps the folds, the deformation and the noise, which gives true counterfactuals. Site plays no part;
-    plant it with `apply_site_effect`.
-
-    Args:
-        participants: A table with participant_id, age (years), sex (F or M) and diagnosis (control or patient).
-        seed: Any integer from 0.
-        effects: How the covariates act.
-
-    Returns:
-        One brain a row, in the table's order.
-
-    Raises:
-        CovariateError: If a column, a value or a level is not usable.
+    plant it with `apply_site_effect`. Raises CovariateError if a column, a value or a level is not usable.
     """
     require_columns(participants, ["participant_id", "age", "sex", "diagnosis"])
-    pattern = _draw_folds(stream(seed, "brains", "folds"))
+    rng = stream(seed, "brains", "folds")
+    pattern = tuple(
+        _Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
+        for _ in range(9)
+    )
     rows = zip(
         participants["participant_id"].astype(str),
         participants["age"].astype(float),
@@ -118,17 +86,16 @@ def draw_brains(participants: pd.DataFrame, *, seed: int, effects: BrainEffects 
         participants["diagnosis"].astype(str),
         strict=True,
     )
-    return tuple(_draw_brain(*row, pattern, seed, effects) for row in rows)
+    return tuple(_draw_brain(*row, pattern, seed) for row in rows)
 
 
-def _draw_brain(
-    person: str, age: float, sex: str, diagnosis: str, pattern: tuple[Wave, ...], seed: int, effects: BrainEffects
-) -> Brain:
+def _draw_brain(person: str, age: float, sex: str, diagnosis: str, pattern: tuple[_Wave, ...], seed: int) -> Brain:
+    effects = BRAIN_EFFECTS
     rng = stream(seed, "brains", person)
     own = rng.standard_normal(7)
-    folds = tuple(Wave(wave.vector, wave.phase + float(rng.normal(0.0, 0.6)), wave.weight) for wave in pattern)
+    folds = tuple(_Wave(wave.vector, wave.phase + float(rng.normal(0.0, 0.6)), wave.weight) for wave in pattern)
     deformation = tuple(
-        Wave(_vector(rng, 55.0, 110.0), float(rng.uniform(0.0, 2 * np.pi)), _triple(rng.normal(0.0, 1.0, 3)))
+        _Wave(_vector(rng, 55.0, 110.0), float(rng.uniform(0.0, 2 * np.pi)), _triple(rng.normal(0.0, 1.0, 3)))
         for _ in range(4)
     )
     hippocampus = (1.0 + age_curve(age, *effects.hippocampus_age)) * np.exp(0.05 * own[4])
@@ -150,13 +117,6 @@ def _draw_brain(
     )
 
 
-def _draw_folds(rng: np.random.Generator) -> tuple[Wave, ...]:
-    return tuple(
-        Wave(_vector(rng, 24.0, 38.0), float(rng.uniform(0.0, 2 * np.pi)), (float(rng.uniform(0.7, 1.3)),))
-        for _ in range(9)
-    )
-
-
 def _vector(rng: np.random.Generator, shortest: float, longest: float) -> tuple[float, float, float]:
     direction = rng.standard_normal(3)
     return _triple(2 * np.pi / rng.uniform(shortest, longest) * direction / np.linalg.norm(direction))
@@ -167,23 +127,15 @@ def _triple(values: np.ndarray) -> tuple[float, float, float]:
     return x, y, z
 
 
-def brain_truth(brains: Sequence[Brain], *, effects: BrainEffects = BRAIN_EFFECTS) -> dict[str, Any]:
-    """Describe what the covariates do to the brains, and what each person's brain came to.
-
-    Args:
-        brains: From `draw_brains`.
-        effects: The effects that they were drawn with.
-
-    Returns:
-        A dictionary ready for JSON: the effects, and per participant the scalar parameters of `Brain`.
-    """
+def brain_truth(brains: Sequence[Brain]) -> dict[str, Any]:
+    """Describe for JSON what the covariates do to the brains, and what each person's brain came to."""
     scalars = ("head_scale", "cortex_mm", "sulcus_mm", "ventricle_scale", "hippocampus_scale", "grey", "contrast")
     return {
         "age": {
             "curve": "linear * t + quadratic * max(0, t)^2, t = (age - 50) / 10",
             **{
                 name.removesuffix("_age"): {"linear": value[0], "quadratic": value[1]}
-                for name, value in asdict(effects).items()
+                for name, value in asdict(BRAIN_EFFECTS).items()
                 if name.endswith("_age")
             },
             "unit": {
@@ -194,10 +146,10 @@ def brain_truth(brains: Sequence[Brain], *, effects: BrainEffects = BRAIN_EFFECT
                 "hippocampus": "fraction of width",
             },
         },
-        "sex": {"reference": "F", "M": {"head": effects.head_male, "unit": "ratio of length"}},
+        "sex": {"reference": "F", "M": {"head": BRAIN_EFFECTS.head_male, "unit": "ratio of length"}},
         "diagnosis": {
             "reference": "control",
-            "patient": {"hippocampus": effects.hippocampus_patient, "unit": "ratio of width"},
+            "patient": {"hippocampus": BRAIN_EFFECTS.hippocampus_patient, "unit": "ratio of width"},
         },
         "participants": {brain.participant_id: {name: getattr(brain, name) for name in scalars} for brain in brains},
     }
@@ -208,22 +160,11 @@ SULCUS_DEPTH_MM = 17.0
 
 
 def render_brain(brain: Brain, shape: tuple[int, int, int], spacing: float) -> Float32[np.ndarray, "x y z"]:
-    """Render one head as a T1-weighted volume.
+    """Render one head as a T1-weighted volume, with intensities of about 0 to 1000, never negative; `spacing` in mm.
 
     Axes run to the right, to the front and up (RAS); the origin, between the two halves of the brain, is the middle of
     the grid, so that the affine is diag(spacing) with the translation -(shape - 1) / 2 * spacing. The head measures
     about 160 x 195 x 160 mm: 40 x 48 x 40 voxels of 4 mm hold it.
-
-    Args:
-        brain: From `draw_brains`.
-        shape: Voxels along x, y and z.
-        spacing: Edge of a voxel, mm.
-
-    Returns:
-        Intensities of about 0 to 1000, never negative.
-
-    Raises:
-        CohortError: If the shape or the spacing is not positive.
     """
     if min(shape) < 1 or not spacing > 0:
         raise CohortError(f"cannot render shape {shape} at {spacing} mm; both must be positive")
@@ -242,8 +183,7 @@ def render_brain(brain: Brain, shape: tuple[int, int, int], spacing: float) -> F
     image = _deep_structures(image, points, sided, brain, edge)
     noise = np.random.default_rng(brain.noise_seed).standard_normal(shape, dtype=np.float32)
     # A magnitude image: noise cannot take it below zero.
-    magnitude: Field = np.abs(image + np.float32(brain.noise_sd) * noise)
-    return magnitude
+    return np.abs(image + np.float32(brain.noise_sd) * noise)
 
 
 def _grid(shape: tuple[int, int, int], edge: float) -> list[Field]:
@@ -251,13 +191,12 @@ def _grid(shape: tuple[int, int, int], edge: float) -> list[Field]:
     return list(np.meshgrid(*axes, indexing="ij"))
 
 
-def _angle(points: Sequence[Field], wave: Wave) -> Field:
+def _angle(points: Sequence[Field], wave: _Wave) -> Field:
     kx, ky, kz = np.asarray(wave.vector, np.float32)
-    angle: Field = points[0] * kx + points[1] * ky + points[2] * kz + np.float32(wave.phase)
-    return angle
+    return points[0] * kx + points[1] * ky + points[2] * kz + np.float32(wave.phase)
 
 
-def _deform(points: list[Field], waves: Sequence[Wave]) -> list[Field]:
+def _deform(points: list[Field], waves: Sequence[_Wave]) -> list[Field]:
     transformed = [axis.copy() for axis in points]
     for wave in waves:
         ripple = np.sin(_angle(points, wave))
@@ -279,8 +218,7 @@ def _hull(points: list[Field]) -> Field:
     hemispheres = np.maximum(np.minimum(cerebrum, temporal), fissure)
     cerebellum = ellipsoid(sided, (22, -52, -38), (28, 26, 22))
     brainstem = capsule(points, (0, -18, -16), (0, -26, -95), 11.0)
-    hull: Field = np.minimum(hemispheres, np.minimum(cerebellum, brainstem))
-    return hull
+    return np.minimum(hemispheres, np.minimum(cerebellum, brainstem))
 
 
 def _sulci(points: list[Field], hull: Field, brain: Brain) -> Field:
@@ -298,8 +236,7 @@ def _sulci(points: list[Field], hull: Field, brain: Brain) -> Field:
     # |level| / steepness is the distance to the sheet; the floor keeps it finite where the level is flat.
     sheet = np.abs(level) / np.maximum(steepness, np.float32(0.08))
     half_width = np.float32(brain.sulcus_mm / brain.head_scale)
-    sulci: Field = np.minimum(half_width - sheet, hull + np.float32(SULCUS_DEPTH_MM))
-    return sulci
+    return np.minimum(half_width - sheet, hull + np.float32(SULCUS_DEPTH_MM))
 
 
 def _head(points: list[Field], hull: Field, edge: float) -> Field:

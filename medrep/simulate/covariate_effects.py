@@ -19,12 +19,7 @@ QUADRATIC = 0.3
 @persisted(keys=("kind", "reference", "sd", "quadratic"), constants={"kind": "continuous", "quadratic": QUADRATIC})
 @dataclass(frozen=True)
 class ContinuousCurve:
-    """The strength ``t + 0.3 t^2`` with t = (value - reference) / sd.
-
-    Attributes:
-        reference: The value without an effect, in the covariate's unit.
-        sd: In the covariate's unit, above zero.
-    """
+    """The strength ``t + 0.3 t^2`` with t = (value - reference) / sd, both in the covariate's unit."""
 
     reference: float
     sd: float
@@ -33,12 +28,7 @@ class ContinuousCurve:
 @persisted(constants={"kind": "categorical"})
 @dataclass(frozen=True)
 class LevelCurve:
-    """A strength for each level of a categorical covariate.
-
-    Attributes:
-        reference: The level without an effect.
-        strengths: One each, in order; zero for the reference.
-    """
+    """A strength for each level of a categorical covariate; zero for the reference."""
 
     reference: str
     strengths: dict[str, float]
@@ -50,17 +40,9 @@ Curve = ContinuousCurve | LevelCurve
 def draw_curve(name: str, values: Iterable[object], *, seed: int) -> Curve:
     """Choose the curve that suits a column: numbers get a continuous one, anything else one of levels.
 
-    Args:
-        name: The covariate.
-        values: The column; missing values are left out.
-        seed: Any integer from 0.
-
-    Returns:
-        For numbers, the curve around their mean with their sd. For levels, the first in alphabetical order is the
-        reference, and the others have strengths of 0.7 to 1.3 with a random sign.
-
-    Raises:
-        CovariateError: If the values do not vary, or none is there.
+    For numbers, it is the curve around their mean with their sd. For levels, the first in alphabetical order is the
+    reference, and the others have strengths of 0.7 to 1.3 with a random sign. Missing values are left out. Raises
+    CovariateError if the values do not vary, or none is there.
     """
     column = pd.Series(list(values))
     present = column[column.notna()]
@@ -77,18 +59,9 @@ def draw_curve(name: str, values: Iterable[object], *, seed: int) -> Curve:
 
 
 def strength(name: str, curve: Curve, value: object) -> float:
-    """Look up how strongly a value acts.
+    """Look up how strongly a value acts: zero at the reference.
 
-    Args:
-        name: The covariate, for the error's sake.
-        curve: From `draw_curve`.
-        value: A number, or a level.
-
-    Returns:
-        The strength; zero at the reference.
-
-    Raises:
-        CovariateError: If a number is missing or not a number, or the level is unknown.
+    Raises CovariateError, with the covariate's name, for what is no number or an unknown level.
     """
     if isinstance(curve, LevelCurve):
         if str(value) not in curve.strengths:
@@ -112,11 +85,7 @@ TISSUE = 0.1
 class CovariateEffect:
     """The effect of one covariate on a volume; see `apply_covariate_effect` for the formula.
 
-    Attributes:
-        name: The covariate.
-        amplitude: Size at strength 1 where the field is 1, as a fraction of the volume's scale.
-        curve: How strongly each value acts.
-        field: Where it acts, in [-1, 1].
+    The amplitude is the size at strength 1 where the field is 1, as a fraction of the volume's scale.
     """
 
     name: str
@@ -128,19 +97,10 @@ class CovariateEffect:
 def draw_covariate_effect(
     name: str, values: Iterable[object], *, seed: int, amplitude: float = 0.08
 ) -> CovariateEffect:
-    """Draw the effect of one covariate on volumes.
+    """Draw the effect of one covariate on volumes, with another field for another name.
 
-    Args:
-        name: The covariate; another name gives another field.
-        values: The cohort's column: numbers make it continuous, texts and booleans categorical.
-        seed: Any integer from 0.
-        amplitude: Size at strength 1, as a fraction of a volume's scale.
-
-    Returns:
-        The effect; its reference is the mean, or the first level in alphabetical order.
-
-    Raises:
-        CovariateError: If the values do not vary.
+    Numbers make it continuous, with the mean as reference; texts and booleans categorical, with the first level in
+    alphabetical order. The amplitude is a fraction of a volume's scale. Raises CovariateError if the values do not vary.
     """
     field = draw_wave_field(stream(seed, "covariate", name))
     return CovariateEffect(name, amplitude, draw_curve(name, values, seed=seed), field)
@@ -155,20 +115,9 @@ def apply_covariate_effect(
 
         x' = x + amplitude * s * field * strength(value) * min(1, |x| / (0.1 s))
 
-    The last factor is 1 in tissue and fades to 0 in air, which stays air.
-
-    Args:
-        volume: Intensities in any unit.
-        effect: From `draw_covariate_effect`.
-        value: The person's number or level.
-
-    Returns:
-        A new volume in the same unit; at the reference it has the same values (in float32). NaN and infinite voxels
-        stay so.
-
-    Raises:
-        CohortError: If the volume holds nothing but zeros and NaN.
-        CovariateError: If the value is missing or unknown.
+    The last factor is 1 in tissue and fades to 0 in air, which stays air. At the reference the values stay as they are (in
+    float32), NaN and infinite voxels always. Raises CohortError if the volume holds nothing but zeros and NaN, and
+    CovariateError if the value is missing or unknown.
     """
     values = volume.astype(np.float32)
     scale = np.float32(intensity_scale(values))
@@ -182,11 +131,7 @@ def apply_covariate_effect(
 class FeatureCovariateEffect:
     """The effect of one covariate on the columns of a table.
 
-    Attributes:
-        name: The covariate.
-        amplitude: Size at strength 1 where the pattern is 1, in a column's standard deviations.
-        curve: How strongly each value acts.
-        pattern: Column -> how strongly it acts on it, in [-1, 1].
+    The amplitude is the size at strength 1 where a column's pattern, in [-1, 1], is 1, in the column's standard deviations.
     """
 
     name: str
@@ -194,30 +139,11 @@ class FeatureCovariateEffect:
     curve: Curve
     pattern: dict[str, float]
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return tuple(self.pattern)
-
 
 def draw_feature_covariate_effect(
     name: str, values: Iterable[object], columns: Sequence[str], *, seed: int, amplitude: float = 0.5
 ) -> FeatureCovariateEffect:
-    """Draw the effect of one covariate on a table.
-
-    Args:
-        name: The covariate; another name gives another pattern.
-        values: The cohort's column: numbers make it continuous, texts and booleans categorical.
-        columns: The table's columns.
-        seed: Any integer from 0.
-        amplitude: Size at strength 1, in a column's standard deviations.
-
-    Returns:
-        The effect, with a pattern uniform in [-1, 1].
-
-    Raises:
-        CovariateError: If the values do not vary.
-    """
+    """Draw the effect of one covariate on a table, with a pattern uniform in [-1, 1]; see `draw_covariate_effect`."""
     pattern: list[float] = stream(seed, "feature covariate", name).uniform(-1.0, 1.0, len(columns)).tolist()
     curve = draw_curve(name, values, seed=seed)
     return FeatureCovariateEffect(name, amplitude, curve, dict(zip(columns, pattern, strict=True)))
@@ -226,26 +152,18 @@ def draw_feature_covariate_effect(
 def apply_feature_covariate_effect(
     features: pd.DataFrame, effect: FeatureCovariateEffect, values: Iterable[object]
 ) -> pd.DataFrame:
-    """Plant a covariate's effect in a table: ``x' = x + amplitude * d * pattern * strength(value)``.
+    """Plant a covariate's effect in a table: ``x' = x + amplitude * d * pattern * strength(value)``, in float64.
 
-    Args:
-        features: Numbers, one row a person; d is the standard deviation of each column over the whole table.
-        effect: From `draw_feature_covariate_effect`, for the table's columns in its order.
-        values: The covariate of each row, in the table's order.
-
-    Returns:
-        A new table with the same rows and columns, in float64.
-
-    Raises:
-        CohortError: If values and rows differ in number, or the effect is for other columns.
-        CovariateError: If a value is missing or unknown.
+    d is the standard deviation of each column over the whole table, whose columns are those that the effect was drawn for.
+    Raises CohortError if values and rows differ in number or the effect is for other columns, and CovariateError if a
+    value is missing or unknown.
     """
     row_values = list(values)
     if len(row_values) != len(features):
         raise CohortError(
             f"{effect.name}: {len(row_values)} values are given for a table of {len(features)} rows; give one for each"
         )
-    if tuple(map(str, features.columns)) != effect.columns:
+    if tuple(map(str, features.columns)) != tuple(effect.pattern):
         raise CohortError(f"{effect.name}: the effect is drawn for other columns than the table's; draw it anew")
     table = features.astype(np.float64)
     pushes = np.array([strength(effect.name, effect.curve, value) for value in row_values])

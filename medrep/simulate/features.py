@@ -17,13 +17,10 @@ REFERENCE_SITE = "S0"
 
 @dataclass(frozen=True)
 class SimulatedFeatures:
-    """A simulated table together with what made it.
+    """A simulated table, rows by participant_id and columns ``region_001`` on, in mm, together with what made it.
 
-    Attributes:
-        participants: The people, one row each.
-        features: What the scanners measured: rows by participant_id, columns ``region_001`` on, in mm.
-        clean: The same people's features had everybody been scanned at the reference site.
-        truth: Every parameter, ready for JSON; the lists run over the columns.
+    `clean` has the same people's features had everybody been scanned at the reference site; `truth` every parameter, ready
+    for JSON.
     """
 
     participants: pd.DataFrame
@@ -113,8 +110,7 @@ def _draw_effects(n_features: int, seed: int) -> _Effects:
 def _draw_residual(person: str, effects: _Effects, seed: int) -> Float[np.ndarray, " columns"]:
     rng = stream(seed, "features", "person", person)
     identity = rng.standard_normal(len(effects.loadings)) @ effects.loadings
-    residual: Float[np.ndarray, " columns"] = identity + effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
-    return residual
+    return identity + effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
 
 
 def _draw_site(

@@ -10,20 +10,13 @@ from medrep.errors import CohortError
 # Degrees along x, y and z of the Legendre products up to total degree two; the constant is the gain's business.
 DEGREES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (1, 0, 1), (0, 1, 1))
 LATTICE = (25, 25, 25)
+WAVES = 6
 
 
 def legendre_field(coefficients: tuple[float, ...], shape: tuple[int, int, int]) -> Float32[np.ndarray, "x y z"]:
     """Evaluate a polynomial of degree two without a constant: sum_k a_k P_i(x) P_j(y) P_l(z).
 
-    Args:
-        coefficients: Nine numbers, one for each of `DEGREES`.
-        shape: Voxels along each axis; the outermost voxel centres lie at -1 and 1.
-
-    Returns:
-        The field, without a unit.
-
-    Raises:
-        CohortError: If there are not nine coefficients.
+    The coefficients are one for each of `DEGREES`; the outermost voxel centres lie at -1 and 1.
     """
     if len(coefficients) != len(DEGREES):
         raise CohortError(f"a bias field has {len(DEGREES)} coefficients, but it is given {len(coefficients)}")
@@ -36,15 +29,7 @@ def legendre_field(coefficients: tuple[float, ...], shape: tuple[int, int, int])
 
 
 def draw_legendre(rng: np.random.Generator, sd: float) -> tuple[float, ...]:
-    """Draw the coefficients of a field with this standard deviation over the cube.
-
-    Args:
-        rng: Where the direction comes from.
-        sd: Of the field's values over the cube. Up to 0.14, no value passes -1.
-
-    Returns:
-        Nine coefficients.
-    """
+    """Draw the coefficients of a field with this standard deviation over the cube; up to 0.14, no value passes -1."""
     # The mean square of P_i P_j P_k over the cube is 1 / ((2i+1) (2j+1) (2k+1)).
     norms = np.sqrt(np.prod(2 * np.array(DEGREES) + 1, axis=1))
     direction = rng.standard_normal(len(DEGREES))
@@ -54,12 +39,9 @@ def draw_legendre(rng: np.random.Generator, sd: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class WaveField:
-    """A sum of slow plane waves, within [-1, 1].
+    """A sum of slow plane waves, scaled so that the largest value on a lattice of 25^3 points is one.
 
-    Attributes:
-        vectors: Radians a unit of the cube, along x, y and z, for each wave.
-        phases: Radians.
-        weights: Amplitudes, scaled so that the largest value on a lattice of 25^3 points is one.
+    The vectors are in radians a unit of the cube, along x, y and z.
     """
 
     vectors: tuple[tuple[float, float, float], ...]
@@ -67,21 +49,13 @@ class WaveField:
     weights: tuple[float, ...]
 
 
-def draw_wave_field(rng: np.random.Generator, waves: int = 6) -> WaveField:
-    """Draw a smooth field whose waves are one to four cube edges long.
-
-    Args:
-        rng: Where the waves come from.
-        waves: How many to sum.
-
-    Returns:
-        A field that reaches 1 or -1 somewhere.
-    """
-    directions = rng.standard_normal((waves, 3))
+def draw_wave_field(rng: np.random.Generator) -> WaveField:
+    """Draw a smooth field of waves that are one to four cube edges long; it reaches 1 or -1 somewhere."""
+    directions = rng.standard_normal((WAVES, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors = directions * rng.uniform(np.pi / 4, np.pi, (waves, 1))
-    phases = rng.uniform(0.0, 2 * np.pi, waves)
-    weights = rng.uniform(0.5, 1.0, waves)
+    vectors = directions * rng.uniform(np.pi / 4, np.pi, (WAVES, 1))
+    phases = rng.uniform(0.0, 2 * np.pi, WAVES)
+    weights = rng.uniform(0.5, 1.0, WAVES)
     raw = _waves(vectors, phases, weights, LATTICE)
     weights /= np.abs(raw).max()
     triples = tuple((float(x), float(y), float(z)) for x, y, z in vectors)
@@ -89,18 +63,9 @@ def draw_wave_field(rng: np.random.Generator, waves: int = 6) -> WaveField:
 
 
 def wave_field(field: WaveField, shape: tuple[int, int, int]) -> Float32[np.ndarray, "x y z"]:
-    """Evaluate a field on a grid.
-
-    Args:
-        field: From `draw_wave_field`.
-        shape: Voxels along each axis.
-
-    Returns:
-        Values in [-1, 1].
-    """
+    """Evaluate a field on a grid, within [-1, 1]."""
     values = _waves(np.array(field.vectors), np.array(field.phases), np.array(field.weights), shape)
-    bounded: Float32[np.ndarray, "x y z"] = np.clip(values, -1, 1)
-    return bounded
+    return np.clip(values, -1, 1)
 
 
 def _axes(shape: tuple[int, int, int]) -> list[np.ndarray]:
@@ -123,16 +88,9 @@ PERCENTILE = 99.0
 
 
 def intensity_scale(volume: Num[np.ndarray, "x y z"]) -> float:
-    """Measure the 99th percentile of the magnitudes of a volume's nonzero voxels.
+    """Measure the 99th percentile of the magnitudes of a volume's nonzero voxels, NaN and infinite ones left out.
 
-    Args:
-        volume: Intensities in any unit; NaN and infinite voxels are left out, and so is the sign.
-
-    Returns:
-        The scale, above zero, in the volume's unit.
-
-    Raises:
-        CohortError: If no voxel is nonzero and finite.
+    Raises CohortError if no voxel is nonzero and finite.
     """
     present = np.abs(volume[np.isfinite(volume) & (volume != 0)])
     if present.size == 0:

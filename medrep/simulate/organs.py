@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from medrep.cohort.grid import Grid
 from medrep.cohort.nifti import LabelMap
-from medrep.errors import CohortError, CovariateError
+from medrep.errors import CohortError
 from medrep.simulate.displaced import (
     CovariateField,
     Displaced,
@@ -24,7 +24,7 @@ from medrep.simulate.displaced import (
     level,
 )
 from medrep.simulate.geometry import Levels, Points
-from medrep.simulate.participants import CENTRE_YEARS, LEVELS, require_columns, stream
+from medrep.simulate.participants import CENTRE_YEARS, require_columns, stream
 
 HALF_EXTENT_MM = (10.0, 21.0, 10.0)
 ROOM_MM = 9.0
@@ -42,11 +42,7 @@ _LATERAL_MM = (8.0, -6.0, 0.0)
 def organ_template(points: Float[np.ndarray, "points 3"]) -> Levels:
     """Measure about the signed distance to the template: a bent capsule of 17 x 40 x 18 mm that tapers to the back.
 
-    Args:
-        points: mm.
-
-    Returns:
-        mm, negative inside; the slope is 1 within 0.3 up to 3 mm from the surface.
+    The slope is 1 within 0.3 up to 3 mm from the surface.
     """
     x, y, z = points.T
     bow = (y / 20.0) ** 2 - 0.35
@@ -54,76 +50,42 @@ def organ_template(points: Float[np.ndarray, "points 3"]) -> Levels:
     radius = 7.8 + 1.3 * np.tanh(y / 15.0)
     squared = (x - _BOW_MM[0] * bow) ** 2 + (z - _BOW_MM[1] * bow) ** 2 + beyond**2
     # Softening flattens the slope; 1.05 brings it back to 1 at the surface.
-    distance: Levels = 1.05 * (np.sqrt(squared + _SOFT_MM**2) - np.sqrt(radius**2 + _SOFT_MM**2))
-    return distance
+    return 1.05 * (np.sqrt(squared + _SOFT_MM**2) - np.sqrt(radius**2 + _SOFT_MM**2))
 
 
-def organ_family(*, seed: int, reference_age: float = CENTRE_YEARS, reference_sex: str = "F") -> Displaced:
-    """Draw the family of organs.
+def organ_family(*, seed: int) -> Displaced:
+    """Draw the family of organs, with the fields ``age`` (years) and ``sex``; their references are 50 and F.
 
     Along the outward normal, so that a positive amplitude makes the organ smaller::
 
         age: a(age) - a(reference)   a = 1.5 mm (age - 50) / 30 + 0.6 mm (max(age - 60, 0) / 20)^2   front half
         sex: -1.2 mm for M against F, that is, larger                                                 lateral (+x), middle
-
-    Args:
-        seed: Any integer from 0; it decides where the bumps of the people's own displacement sit.
-        reference_age: The age without an effect, years.
-        reference_sex: F or M.
-
-    Returns:
-        The family, with the fields ``age`` and ``sex``.
-
-    Raises:
-        CovariateError: If the reference sex is neither.
     """
-    if reference_sex not in LEVELS["sex"]:
-        raise CovariateError(f"the reference sex {reference_sex!r} is not one of {', '.join(LEVELS['sex'])}")
     fields = {
-        "age": CovariateField(float(reference_age), _age_mm, _front),
-        "sex": CovariateField(reference_sex, {"F": 0.0, "M": MALE_MM}, _lateral),
+        "age": CovariateField(CENTRE_YEARS, _age_mm, _front),
+        "sex": CovariateField("F", {"F": 0.0, "M": MALE_MM}, _lateral),
     }
     return draw_family(organ_template, HALF_EXTENT_MM, fields, BUMPS, stream(seed, "organs"))
 
 
-def draw_organs(
-    participants: pd.DataFrame, *, seed: int, reference_age: float = CENTRE_YEARS, reference_sex: str = "F"
-) -> DisplacedCohort:
-    """Draw everybody's organ.
+def draw_organs(participants: pd.DataFrame, *, seed: int) -> DisplacedCohort:
+    """Draw everybody's organ from participant_id, age (years) and sex, one shape a row.
 
     What is the person's own is drawn from the id and the seed alone, so that the same person at another age or sex is
-    a true counterfactual; `level` gives it without drawing again. Columns such as site play no part.
-
-    Args:
-        participants: A table with participant_id, age (years) and sex (F or M).
-        seed: Any integer from 0.
-        reference_age: The age without an effect, years.
-        reference_sex: The sex without one.
-
-    Returns:
-        The table with one shape a row.
-
-    Raises:
-        CovariateError: If a column, a value or a level is not usable.
+    a true counterfactual; `level` gives it without drawing again. Columns such as site play no part. Raises CovariateError
+    if a column, a value or a level is not usable.
     """
     require_columns(participants, ["participant_id", "age", "sex"])
-    family = organ_family(seed=seed, reference_age=reference_age, reference_sex=reference_sex)
+    family = organ_family(seed=seed)
     ids = [str(person) for person in participants["participant_id"]]
     people = tuple(draw_shape(family, person, stream(seed, "organs", person)) for person in ids)
     return DisplacedCohort(participants.copy(), family, people)
 
 
 def organ_grid(spacing: float = 1.0) -> tuple[Grid, Float[np.ndarray, "4 4"]]:
-    """Lay a grid that holds everybody's organ at any age, with four voxels to spare.
+    """Lay a grid of this spacing (mm), and its affine, that holds everybody's organ at any age with four voxels to spare.
 
-    Args:
-        spacing: Edge of a voxel, mm.
-
-    Returns:
-        The grid and its affine (voxel index -> world, mm); the world's origin is the middle of the grid.
-
-    Raises:
-        CohortError: If the spacing is not positive.
+    The world's origin is the middle of the grid.
     """
     if not spacing > 0:
         raise CohortError(f"a spacing of {spacing} mm is not positive")
@@ -137,20 +99,10 @@ def organ_grid(spacing: float = 1.0) -> tuple[Grid, Float[np.ndarray, "4 4"]]:
 def render_organ(
     organ: DisplacedShape, covariates: Mapping[str, Any], grid: Grid, affine: Float[np.ndarray, "4 4"]
 ) -> LabelMap:
-    """Fill the voxels whose centre lies inside a person's organ.
+    """Fill with 1 the voxels whose centre lies inside a person's organ, at any age (years) and sex.
 
-    Args:
-        organ: The person, from `draw_organs`.
-        covariates: Age (years) and sex; any, not only the person's own.
-        grid: Only its shape counts; `organ_grid` gives one for everybody.
-        affine: Voxel index -> world, mm.
-
-    Returns:
-        1 inside and 0 outside.
-
-    Raises:
-        CohortError: If the organ comes closer than four voxels to the border, or no voxel lies inside.
-        CovariateError: If the age is absent or no number, or the sex absent or unknown.
+    Raises CohortError if the organ comes closer than four voxels to the border, or no voxel lies inside, and
+    CovariateError if the age is absent or no number, or the sex absent or unknown.
     """
     voxels = np.indices(grid.shape).reshape(3, -1).T
     slabs = np.array_split(voxels, max(1, len(voxels) // _POINTS_AT_ONCE))
@@ -181,10 +133,8 @@ def _age_mm(age: float) -> float:
 
 
 def _front(points: Points) -> Levels:
-    share: Levels = expit(points[:, 1] / 3.0)
-    return share
+    return expit(points[:, 1] / 3.0)
 
 
 def _lateral(points: Points) -> Levels:
-    share: Levels = np.exp(((points - np.array(_LATERAL_MM)) ** 2).sum(axis=1) / -(2 * 11.0**2))
-    return share
+    return np.exp(((points - np.array(_LATERAL_MM)) ** 2).sum(axis=1) / -(2 * 11.0**2))

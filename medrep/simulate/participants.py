@@ -4,21 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import truncnorm
 
 from medrep.errors import CohortError, CovariateError, listed
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """Open the random stream that belongs to a seed and a path of names.
+    """Open the random stream that belongs to a seed and a path of names, such as ``"brain", "sub-0001"``.
 
-    Args:
-        seed: Any integer from 0.
-        names: What the draws are for, such as ``"brain", "sub-0001"``. Another path gives an independent stream.
-
-    Returns:
-        A fresh generator; the same arguments give the same draws.
+    The same arguments give the same draws; another path gives an independent stream.
     """
     return np.random.default_rng([seed, *(int.from_bytes(name.encode(), "little") for name in names)])
 
@@ -27,29 +22,16 @@ CENTRE_YEARS = 50.0
 
 
 def age_terms(age: Float[np.ndarray, " people"]) -> Float[np.ndarray, "people 2"]:
-    """Compute the two terms of the curve ``a * t + b * max(0, t)^2`` with ``t = (age - 50) / 10``.
+    """Compute the two terms of the curve ``a * t + b * max(0, t)^2`` with ``t = (age - 50) / 10``, age in years.
 
-    Args:
-        age: Years.
-
-    Returns:
-        The columns t (decades from fifty) and max(0, t)^2 (decades squared); both are zero at fifty.
+    Both columns are zero at fifty.
     """
     decades = (age - CENTRE_YEARS) / 10.0
     return np.stack([decades, np.maximum(decades, 0.0) ** 2], axis=1)
 
 
 def age_curve(age: float, linear: float, quadratic: float) -> float:
-    """Evaluate the age curve for one person.
-
-    Args:
-        age: Years.
-        linear: Change a decade.
-        quadratic: Further change a squared decade, after fifty only.
-
-    Returns:
-        The change from age fifty, in the unit of the coefficients.
-    """
+    """Evaluate the age curve for one person: the change from age fifty, in the unit of the coefficients."""
     decades = (age - CENTRE_YEARS) / 10.0
     return linear * decades + quadratic * max(0.0, decades) ** 2
 
@@ -84,7 +66,9 @@ def simulate_participants(n: int, *, n_sites: int = 4, seed: int = 0) -> pd.Data
     if n_sites < 1 or n < n_sites:
         raise CohortError(f"{n} people cannot fill {n_sites} sites; ask for at least one site and one person for each")
     rng = stream(seed, "participants")
-    site = rng.permutation(_sites(n, n_sites, rng))
+    sure = np.tile(np.arange(n_sites), min(2, n // n_sites))
+    shares = rng.dirichlet(np.full(n_sites, 20.0))
+    site = rng.permutation(np.concatenate([sure, rng.choice(n_sites, size=n - len(sure), p=shares)]))
     mean_age = rng.permutation(np.linspace(*SITE_MEAN_AGES, n_sites)) if n_sites > 1 else np.array([52.0])
     female = rng.permutation(np.linspace(*FEMALE_SHARES, n_sites)) if n_sites > 1 else np.array([0.5])
     low, high = ((edge - mean_age[site]) / AGE_SD_WITHIN_SITE for edge in (YOUNGEST, OLDEST))
@@ -109,21 +93,11 @@ def simulate_participants(n: int, *, n_sites: int = 4, seed: int = 0) -> pd.Data
     )
 
 
-def _sites(n: int, n_sites: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    sure = np.tile(np.arange(n_sites), min(2, n // n_sites))
-    shares = rng.dirichlet(np.full(n_sites, 20.0))
-    return np.concatenate([sure, rng.choice(n_sites, size=n - len(sure), p=shares)])
-
-
 def require_columns(participants: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Refuse a table whose covariates a simulator could not use.
+    """Refuse a table whose covariates a simulator could not use, with all reasons listed.
 
-    Args:
-        participants: One row a person.
-        columns: Which of participant_id, age, sex, site and diagnosis are needed.
-
-    Raises:
-        CovariateError: If columns are missing, values are missing, ids repeat or a level is unknown; all are listed.
+    The columns are some of participant_id, age, sex, site and diagnosis. Raises CovariateError if columns are missing,
+    values are missing, ids repeat or a level is unknown.
     """
     absent = [f"column {column!r}" for column in columns if column not in participants.columns]
     if absent:

@@ -25,20 +25,13 @@ _BORDER = 4
 
 
 def label_at(data: Int32[np.ndarray, "x y z"], indices: Float[np.ndarray, "n 3"]) -> Int32[np.ndarray, " n"]:
-    """Read a label map between its voxels.
+    """Read a label map between its voxels, at places in voxels that may lie off the grid.
 
     A label's share is its indicator, smoothed (sigma 1.3 voxels); the indicators of the voxels at which the shares tell
     another label than the map are pushed until none is left, so that the surface is about the smoothest one that the
     map allows. Plain smoothing would take a few percent off an organ, and plain interpolation leaves the flat steps of
-    the map where they are under any move of less than half a voxel.
-
-    Args:
-        data: Region numbers, 0 outside of all.
-        indices: Places in voxels, whole numbers at their centres; anywhere, also off the grid.
-
-    Returns:
-        The label with the largest share where all shares come to over half, else 0. At the voxel centres it is the map,
-        but for structures a voxel thin, perhaps.
+    the map where they are under any move of less than half a voxel. The label with the largest share is taken where all
+    shares come to over half, else 0. At the voxel centres it is the map, but for structures a voxel thin, perhaps.
     """
     inside = np.argwhere(data > 0)
     if not len(inside):
@@ -72,13 +65,9 @@ _HALVINGS = 40
 
 @dataclass(frozen=True, eq=False)
 class OrganAxis:
-    """Where an organ lies, front along +y.
+    """Where an organ lies, front along +y: its centroid, and the middle and half the length of its extent along y, in mm.
 
-    Attributes:
-        centroid: Of all its voxels, mm.
-        middle: Of its extent along y, mm.
-        length: From the middle to the front end, mm.
-        line: x and z of its centre line (columns) as quadratics of (y - middle) / length, highest power first, mm.
+    `line` holds x and z of its centre line (columns) as quadratics of (y - middle) / length, highest power first, mm.
     """
 
     centroid: Float[np.ndarray, "3"]
@@ -96,7 +85,7 @@ def organ_axis(labels: LabelMap) -> OrganAxis:
     inside = np.argwhere(labels.data > 0)
     if not len(inside):
         raise CohortError(f"a label map of shape {labels.data.shape} holds no region, so there is no organ to reshape")
-    points = to_world(inside, labels.affine)
+    points = _to_world(inside, labels.affine)
     low, high = float(points[:, 1].min()), float(points[:, 1].max())
     if high - low < 2 * np.linalg.norm(labels.affine[:3, :3], axis=0).min():
         raise CohortError(f"the organ is {high - low:g} mm long from back to front; three voxels are the least")
@@ -108,7 +97,7 @@ def organ_axis(labels: LabelMap) -> OrganAxis:
 def scale_front(
     axis: OrganAxis, factor: float, larger: float, points: Float[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
-    """Move points with the organ: its front scaled around the centre line and towards the middle, then all of it.
+    """Move points in mm with the organ: its front scaled around the centre line and towards the middle, then all of it.
 
     With t = (y - middle) / length, w = 3 t^2 - 2 t^3 within [0, 1] and the centre line q::
 
@@ -117,14 +106,7 @@ def scale_front(
         (x', z') = q(y') + k ((x, z) - q(y))
         p'' = centroid + larger (p' - centroid)
 
-    Args:
-        axis: The organ's.
-        factor: Of the front end, above 0.41, below which the warp folds over.
-        larger: Of the whole.
-        points: mm.
-
-    Returns:
-        mm.
+    The factor of the front end is above 0.41, below which the warp folds over.
     """
     t = (points[:, 1] - axis.middle) / axis.length
     k = 1 + (factor - 1) * smoothstep(t)
@@ -145,7 +127,7 @@ def unscale_front(
     return np.stack([across[:, 0], axis.middle + axis.length * t, across[:, 1]], axis=1)
 
 
-def to_world(indices: Shaped[np.ndarray, "n 3"], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "n 3"]:
+def _to_world(indices: Shaped[np.ndarray, "n 3"], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "n 3"]:
     """Send voxel indices through an affine; the inverse affine sends places in mm to indices."""
     return indices @ affine[:3, :3].T + affine[:3, 3]
 
@@ -190,14 +172,7 @@ SHAPE_EFFECT = ShapeEffect()
 
 
 def draw_shape_effect(*, seed: int) -> ShapeEffect:
-    """Draw an effect whose three amounts lie within a tenth of those of `SHAPE_EFFECT`.
-
-    Args:
-        seed: Any integer from 0.
-
-    Returns:
-        The effect; its reference is age 50 and sex F.
-    """
+    """Draw an effect whose three amounts lie within a tenth of those of `SHAPE_EFFECT`; its reference is age 50 and sex F."""
     linear, quadratic, larger = stream(seed, "shape effect").uniform(0.9, 1.1, 3).tolist()
     return ShapeEffect(
         linear=SHAPE_EFFECT.linear * linear,
@@ -207,7 +182,7 @@ def draw_shape_effect(*, seed: int) -> ShapeEffect:
 
 
 def apply_shape_effect(labels: LabelMap, effect: ShapeEffect, *, age: float, sex: str) -> LabelMap:
-    """Give one organ the shape of another age and sex.
+    """Give one organ, in which nothing is planted, the shape of another age (years) and sex.
 
     The organ's front, weighed by w from its middle m along +y of the world (0) to its front end (1), is scaled by f
     around the centre line and towards the middle; a man's organ is then scaled by ``male`` around its centroid. The
@@ -215,18 +190,9 @@ def apply_shape_effect(labels: LabelMap, effect: ShapeEffect, *, age: float, sex
 
         f = 1 - linear (age - 50) / 30 - quadratic (max(age - 50, 0) / 25)^2
 
-    Each voxel takes the label at the place that it comes from, by `label_at`.
-
-    Args:
-        labels: One organ that nothing is planted in, in any parts and any orientation.
-        effect: From `draw_shape_effect`, or `SHAPE_EFFECT`.
-        age: Years.
-        sex: F or M.
-
-    Returns:
-        A new map. At age 50 and sex F it is the given one, bit for bit. Otherwise, where the organ would come closer
-        than four voxels to a border, voxels are added there and the affine is moved along; after
-        `pad_for_shape_effect` none are.
+    Each voxel takes the label at the place that it comes from, by `label_at`. At age 50 and sex F the map is the given one,
+    bit for bit. Otherwise, where the organ would come closer than four voxels to a border, voxels are added there and the
+    affine is moved along; after `pad_for_shape_effect` none are.
 
     Raises:
         CohortError: If the map is empty, or the organ less than three voxels long along y.
@@ -237,26 +203,16 @@ def apply_shape_effect(labels: LabelMap, effect: ShapeEffect, *, age: float, sex
         return LabelMap(labels.data.copy(), labels.affine)
     axis = organ_axis(labels)
     padded = _pad(labels, _needed(labels, axis, factor, larger))
-    places = to_world(np.indices(padded.data.shape).reshape(3, -1).T, padded.affine)
+    places = _to_world(np.indices(padded.data.shape).reshape(3, -1).T, padded.affine)
     sources = unscale_front(axis, factor, larger, places)
-    planted = label_at(labels.data, to_world(sources, np.linalg.inv(labels.affine)))
+    planted = label_at(labels.data, _to_world(sources, np.linalg.inv(labels.affine)))
     return LabelMap(planted.reshape(padded.data.shape), padded.affine)
 
 
 def pad_for_shape_effect(labels: LabelMap, effect: ShapeEffect, ages: Iterable[float]) -> LabelMap:
-    """Add as many empty voxels as the organ needs at any of these ages in both sexes, four to spare.
+    """Add as many empty voxels as the organ needs at any of these ages (years) in both sexes, four to spare.
 
-    Args:
-        labels: As for `apply_shape_effect`.
-        effect: The effect that will be applied.
-        ages: Years; the youngest decides.
-
-    Returns:
-        The map on a grid that `apply_shape_effect` keeps as it is.
-
-    Raises:
-        CohortError: If the map is empty, or the organ less than three voxels long along y.
-        CovariateError: If an age is no number or too high.
+    `apply_shape_effect` keeps that grid, and raises the same errors.
     """
     axis = organ_axis(labels)
     factors = [1.0, *(age_factor(effect, age) for age in ages)]
@@ -265,17 +221,9 @@ def pad_for_shape_effect(labels: LabelMap, effect: ShapeEffect, ages: Iterable[f
 
 
 def age_factor(effect: ShapeEffect, age: float) -> float:
-    """Compute the width and length of the front end over those at fifty.
+    """Compute the width and length of the front end over those at fifty, f of `apply_shape_effect`; age in years.
 
-    Args:
-        effect: The effect.
-        age: Years.
-
-    Returns:
-        f of `apply_shape_effect`.
-
-    Raises:
-        CovariateError: If the age is no number, or so high that the factor falls below 0.42.
+    Raises CovariateError if the age is no number, or so high that the factor falls below 0.42.
     """
     if not math.isfinite(age):
         raise CovariateError(f"age: {age!r} is not a number; give one, or leave the person out")
@@ -295,8 +243,8 @@ def _sex_factor(effect: ShapeEffect, sex: str) -> float:
 
 
 def _needed(labels: LabelMap, axis: OrganAxis, factor: float, larger: float) -> Shaped[np.ndarray, "3 2"]:
-    warped = scale_front(axis, factor, larger, to_world(np.argwhere(labels.data > 0), labels.affine))
-    indices = to_world(warped, np.linalg.inv(labels.affine))
+    warped = scale_front(axis, factor, larger, _to_world(np.argwhere(labels.data > 0), labels.affine))
+    indices = _to_world(warped, np.linalg.inv(labels.affine))
     # One voxel more than the centres reach, for the outer halves of the voxels.
     low, high = np.floor(indices.min(axis=0)) - 1, np.ceil(indices.max(axis=0)) + 1
     last = np.array(labels.data.shape) - 1

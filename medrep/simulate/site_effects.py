@@ -22,12 +22,8 @@ BIAS_SD = 0.1
 class SiteEffect:
     """The effect of one site on a volume; see `apply_site_effect` for the formula.
 
-    Attributes:
-        gain: Multiplies the intensities.
-        gamma: Exponent of the intensities over their scale.
-        bias: Nine coefficients of the shading, a polynomial of degree two without a constant on the cube.
-        blur_mm: Sigma of the Gaussian point spread, mm.
-        noise: Standard deviation of the noise, as a fraction of the scale.
+    `bias` has nine coefficients of the shading, a polynomial of degree two without a constant on the cube; `blur_mm` is the
+    sigma of the Gaussian point spread; `noise` is a standard deviation, as a fraction of the scale.
     """
 
     gain: float = 1.0
@@ -40,18 +36,8 @@ class SiteEffect:
 NO_SITE_EFFECT = SiteEffect()
 
 
-def site_names(sites: Iterable[str]) -> list[str]:
-    """List the distinct sites in the order of their first appearance.
-
-    Args:
-        sites: Names; a column of a participants table will do.
-
-    Returns:
-        Each name once.
-
-    Raises:
-        CohortError: If there is no site, or an entry is not text (a missing value, say).
-    """
+def _site_names(sites: Iterable[str]) -> list[str]:
+    """List the distinct sites in the order of their first appearance; CohortError if there is none, or one is not text."""
     names = list(dict.fromkeys(sites))
     strange = [repr(name) for name in names if not isinstance(name, str)]
     if strange or not names:
@@ -59,45 +45,15 @@ def site_names(sites: Iterable[str]) -> list[str]:
     return names
 
 
-def untouched_site(names: Sequence[str], untouched: str | None) -> str:
-    """Decide which site is left as it is.
-
-    Args:
-        names: From `site_names`.
-        untouched: The wanted site; None stands for the first.
-
-    Returns:
-        One of the names.
-
-    Raises:
-        CohortError: If the wanted site is not among them.
-    """
-    if untouched is not None and untouched not in names:
-        raise CohortError(f"the site to leave untouched, {untouched!r}, is not among {', '.join(names)}")
-    return names[0] if untouched is None else untouched
-
-
-def draw_site_effects(sites: Iterable[str], *, seed: int, untouched: str | None = None) -> dict[str, SiteEffect]:
-    """Draw one effect a site.
+def draw_site_effects(sites: Iterable[str], *, seed: int) -> dict[str, SiteEffect]:
+    """Draw one effect for each distinct site; the first is left exactly as it is.
 
     The log gain lies within 0.3 of zero but at least 0.08 from it, the log gamma within 0.25, the shading has an sd of
     0.1 over the cube, the blur a sigma of 0.3 to 0.8 mm and the noise an sd of 0.01 to 0.03. A site's effect depends on
-    the seed and its name alone.
-
-    Args:
-        sites: Names; repeats are allowed, so a column of a participants table will do.
-        seed: Any integer from 0.
-        untouched: The site that is left exactly as it is; None stands for the first.
-
-    Returns:
-        An effect for every distinct site.
-
-    Raises:
-        CohortError: If there is no site, a name is not text, or the untouched one is not among them.
+    the seed and its name alone. Raises CohortError if there is no site, or a name is not text.
     """
-    names = site_names(sites)
-    spared = untouched_site(names, untouched)
-    return {name: NO_SITE_EFFECT if name == spared else _draw(stream(seed, "site", name)) for name in names}
+    spared, *others = _site_names(sites)
+    return {spared: NO_SITE_EFFECT} | {name: _draw(stream(seed, "site", name)) for name in others}
 
 
 def _draw(rng: np.random.Generator) -> SiteEffect:
@@ -117,24 +73,15 @@ def apply_site_effect(
     *,
     seed: int,
 ) -> Float32[np.ndarray, "x y z"]:
-    """Send a volume through a site's scanner.
+    """Send a volume through a site's scanner; `spacing` holds the edges of a voxel in mm.
 
     With s the 99th percentile of the magnitudes of the nonzero voxels, u = blur(x) / s and e ~ N(0, 1) in every voxel::
 
         x' = s * sign(u) |u|^gamma * gain * (1 + bias) + noise * s * e
 
-    Args:
-        volume: Intensities in any unit.
-        spacing: Edges of a voxel along x, y and z, mm.
-        effect: From `draw_site_effects`.
-        seed: Seed of e; give each person another.
-
-    Returns:
-        A new volume in the same unit. Voxels that are NaN or infinite stay so and do not spread. `NO_SITE_EFFECT`
-        returns the values as they are (in float32).
-
-    Raises:
-        CohortError: If the spacing is not three positive numbers, or the volume holds nothing but zeros and NaN.
+    Give each person another seed of e. Voxels that are NaN or infinite stay so and do not spread; `NO_SITE_EFFECT` returns
+    the values as they are (in float32). Raises CohortError if the spacing is not three positive numbers, or the volume
+    holds nothing but zeros and NaN.
     """
     edges = np.array([float(edge) for edge in spacing])
     if edges.shape != (3,) or not (edges > 0).all():
@@ -169,10 +116,7 @@ def _blur(
 class FeatureSiteEffect:
     """The effect of one site on the columns of a table.
 
-    Attributes:
-        columns: Names of the columns.
-        location: Shift of each column, in the column's standard deviations.
-        scale: Factor on each column's distance from its mean.
+    The location is a shift in the column's standard deviations, the scale a factor on the distance from its mean.
     """
 
     columns: tuple[str, ...]
@@ -181,31 +125,19 @@ class FeatureSiteEffect:
 
 
 def draw_feature_site_effects(
-    sites: Iterable[str], columns: Sequence[str], *, seed: int, untouched: str | None = None
+    sites: Iterable[str], columns: Sequence[str], *, seed: int
 ) -> dict[str, FeatureSiteEffect]:
-    """Draw one effect a site: locations from N(0, 0.6) sd, log scales uniform within 0.35 of zero.
+    """Draw one effect for each distinct site: locations from N(0, 0.6) sd, log scales uniform within 0.35 of zero.
 
-    Args:
-        sites: Names; repeats are allowed, so a column of a participants table will do.
-        columns: The table's columns.
-        seed: Any integer from 0.
-        untouched: The site that is left exactly as it is; None stands for the first.
-
-    Returns:
-        An effect for every distinct site; it depends on the seed, the name and the number of columns alone.
-
-    Raises:
-        CohortError: If there is no site, a name is not text, or the untouched one is not among them.
+    The first site is left exactly as it is. An effect depends on the seed, the name and the number of columns alone. Raises
+    CohortError if there is no site, or a name is not text.
     """
-    names = site_names(sites)
-    spared = untouched_site(names, untouched)
+    spared, *others = _site_names(sites)
     count = len(columns)
-    effects = {}
-    for name in names:
+    effects = {spared: FeatureSiteEffect(tuple(columns), (0.0,) * count, (1.0,) * count)}
+    for name in others:
         rng = stream(seed, "feature site", name)
         location, log_scale = rng.normal(0.0, 0.6, count), rng.uniform(-0.35, 0.35, count)
-        if name == spared:
-            location, log_scale = np.zeros(count), np.zeros(count)
         effects[name] = FeatureSiteEffect(tuple(columns), tuple(location.tolist()), tuple(np.exp(log_scale).tolist()))
     return effects
 
@@ -219,16 +151,8 @@ def apply_feature_site_effects(
 
         x' = x + (scale - 1) (x - m) + location d
 
-    Args:
-        features: Numbers, one row a person; missing ones stay missing.
-        sites: The site of each row, in the table's order.
-        effects: From `draw_feature_site_effects`, for the table's columns in its order.
-
-    Returns:
-        A new table with the same rows and columns, in float64. Rows of an untouched site keep their values exactly.
-
-    Raises:
-        CohortError: If sites and rows differ in number, a site has no effect, or an effect is for other columns.
+    Missing numbers stay missing, and rows of an untouched site keep their values exactly. Raises CohortError if sites and
+    rows differ in number, a site has no effect, or an effect is for other columns than the table's, in its order.
     """
     row_sites = list(sites)
     if len(row_sites) != len(features):

@@ -16,7 +16,7 @@ import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from medrep._files import write_json
+from medrep._files import digest_of, digest_of_files, write_json
 from medrep._texts import read_json
 from medrep.audit.finding import COLUMNS
 from medrep.errors import RegistryError, listed
@@ -39,13 +39,8 @@ _FILES, _SEAL = "files", "seal"
 
 
 def sealed(about: Mapping[str, Any], table: Path) -> dict[str, Any]:
-    """Return the content of audit.json with the digest of the table, and the seal over all of it.
-
-    Args:
-        about: What audit.json says; an earlier seal is replaced.
-        table: audit.tsv as it was written.
-    """
-    content = {key: value for key, value in about.items() if key != _SEAL} | {_FILES: {table.name: _digest(table)}}
+    """Return the content of audit.json with the digest of the table as it was written, and the seal over all of it."""
+    content = {key: value for key, value in about.items() if key != _SEAL} | {_FILES: {table.name: digest_of(table)}}
     return {**content, _SEAL: _seal(content)}
 
 
@@ -56,17 +51,12 @@ def seal_of(about: Mapping[str, Any]) -> str:
 
 
 def seal_problems(about: Mapping[str, Any], table: Path) -> list[str]:
-    """Return what is not as the audit wrote it; nothing if all is.
-
-    Args:
-        about: What audit.json says.
-        table: audit.tsv beside it.
-    """
+    """Return what is not as the audit wrote it, in audit.json or the table beside it; nothing if all is."""
     if not seal_of(about):
         return ["audit.json holds no seal (an earlier medrep wrote it), so that nothing binds the table to the model"]
     problems = []
     files = about.get(_FILES)
-    if not isinstance(files, Mapping) or files.get(table.name) != _digest(table):
+    if not isinstance(files, Mapping) or files.get(table.name) != digest_of(table):
         problems.append(f"{table.name} is not the one that the audit wrote")
     if _seal({key: value for key, value in about.items() if key != _SEAL}) != seal_of(about):
         problems.append("audit.json is not as the audit wrote it")
@@ -75,11 +65,6 @@ def seal_problems(about: Mapping[str, Any], table: Path) -> list[str]:
 
 def _seal(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 FORMAT = 1
@@ -96,7 +81,7 @@ class Audit:
     """An audit, as `medrep audit` wrote it.
 
     Attributes:
-        table: Columns of `findings.COLUMNS`, figures as numbers, NaN where there is none.
+        table: Columns of `finding.COLUMNS`, figures as numbers, NaN where there is none.
         model: Digest of the model folder that was audited.
         kind: Of the model.
         cohort: Name, fingerprint and number of the people it was audited on.
@@ -121,14 +106,7 @@ class Audit:
 
 
 def read_audit(folder: Path) -> Audit:
-    """Read an audit.
-
-    Args:
-        folder: What `medrep audit` wrote.
-
-    Raises:
-        RegistryError: Files that are absent or damaged, or a table without a row; all that is wrong.
-    """
+    """Read what `medrep audit` wrote; RegistryError for all files that are absent or damaged."""
     absent = [f"{name} is absent" for name in (TABLE, ABOUT) if not (folder / name).is_file()]
     if absent:
         raise RegistryError(listed(f"{folder}: not an audit", absent, "give the folder that medrep audit wrote"))
@@ -157,27 +135,14 @@ def read_audit(folder: Path) -> Audit:
 
 
 def refuse_altered(audit: Audit, where: str, cure: str) -> None:
-    """Refuse an audit that is not as it was written, or that nothing binds to what it audited.
-
-    Args:
-        audit: As it was read.
-        where: For the message.
-        cure: For the message.
-
-    Raises:
-        RegistryError: All that is not as it was written.
-    """
+    """Refuse an audit that is not as it was written, or that nothing binds to what it audited."""
     if audit.altered:
         raise RegistryError(listed(f"{where}: not as medrep audit wrote it", audit.altered, cure))
 
 
 def audit_digest(folder: Path) -> str:
     """Return the SHA-256 of what an audit found, in hexadecimal."""
-    found = sha256()
-    for name in (ABOUT, TABLE):
-        with (folder / name).open("rb") as file:
-            found.update(f"{name}:{file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+    return digest_of_files(folder, (ABOUT, TABLE))
 
 
 def _read_about(path: Path, problems: list[str]) -> dict[str, Any]:
@@ -257,8 +222,7 @@ _PUBLISH = "openssl pkey -in KEY.pem -pubout -out PUB.pem"
 def read_signing_key(path: Path) -> Ed25519PrivateKey:
     """Read a private key.
 
-    Raises:
-        RegistryError: No such file, one that others may read, one with a passphrase, or anything but an Ed25519 key.
+    Raises RegistryError for no such file, one that others may read, one with a passphrase, or anything but an Ed25519 key.
     """
     pem = _read(path, "--sign")
     try:
@@ -278,11 +242,7 @@ def read_signing_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_trusted_keys(paths: Sequence[Path]) -> tuple[Ed25519PublicKey, ...]:
-    """Read public keys.
-
-    Raises:
-        RegistryError: Files that are absent or hold no public Ed25519 key; all of them.
-    """
+    """Read public keys; RegistryError for all files that are absent or hold no public Ed25519 key."""
     keys, problems = [], []
     for path in paths:
         try:
@@ -303,14 +263,7 @@ def write_signature(folder: Path, seal: str, key: Ed25519PrivateKey) -> None:
 def refuse_unsigned(folder: Path, seal: str, trusted: Sequence[Ed25519PublicKey], where: str) -> str:
     """Return the id of the trusted key that signed a seal; empty where no key has to.
 
-    Args:
-        folder: Where audit.sig lies.
-        seal: Of the audit beside it.
-        trusted: One of them has to have signed; none: no signature is asked for.
-        where: For the message.
-
-    Raises:
-        RegistryError: No signature, one of another key, or one over something else.
+    Raises RegistryError for no signature in the folder, one of another key, or one over something else.
     """
     if not trusted:
         return ""

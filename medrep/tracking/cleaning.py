@@ -44,12 +44,7 @@ _SHOWN = 200  # characters of a parameter that are repeated in a message
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Cleaning that a request asks for.
-
-    Attributes:
-        purpose: ``removal``, or a ``counterfactual``.
-        target: Covariate -> the value everybody is moved to.
-    """
+    """Cleaning that a request asks for: the value that everybody is moved to, of each covariate."""
 
     purpose: Purpose
     target: dict[str, str | float]
@@ -60,16 +55,9 @@ def read_cleaning(
 ) -> Cleaning | None:
     """Read what is to be removed or set; None where nothing is.
 
-    Args:
-        schema: Of the model.
-        remove: Covariates to remove, separated by commas, or a JSON list.
-        keep: Covariates named as kept, likewise; whatever is not removed is kept.
-        references: Where removed covariates are moved to: ``NAME=VALUE``, separated by commas, or a JSON object.
-        wanted: For a counterfactual: covariates and the values everybody gets, likewise.
-        extrapolate: Whether values outside the range of training are allowed.
-
-    Raises:
-        MedrepError: Parameters that do not go together, or that the model cannot answer.
+    Covariates to remove and to keep are separated by commas, or a JSON list; whatever is not removed is kept. References of
+    removed covariates, and the values wanted for a counterfactual, are ``NAME=VALUE``, separated by commas, or a JSON object.
+    Raises MedrepError for parameters that do not go together, or that the model cannot answer.
     """
     removed, kept = (parted_names(schema, _names(*given)) for given in (("remove", remove), ("keep", keep)))
     transformed, values = _values("references", references), _values("set", wanted)
@@ -91,14 +79,7 @@ def read_cleaning(
 def cleaned_rows(
     model: Model, cleaning: Cleaning, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
-
-    Args:
-        model: Of feature tables.
-        cleaning: What is done.
-        data: In the model's columns.
-        frame: Covariates, in the same order.
-    """
+    """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order."""
     names = tuple(model.columns.names)
     step = TransformRows(Transform(model, cleaning.target), names)
     table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
@@ -116,22 +97,11 @@ def cleaned_images(
     sent: pd.Series,
     root: Path,
 ) -> pd.DataFrame:
-    """Write images with the effects taken out, as `medrep export` writes them.
+    """Write images below ``root`` with the effects taken out, as `medrep export` writes them.
 
-    Args:
-        saved: A model of images.
-        cleaning: What is done.
-        frame: Covariates.
-        files: The images, in the same order; below ``root``.
-        sent: How the request names them.
-        root: The folder that images may be read from.
-
-    Returns:
-        ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``), below the folder that
-        MEDREP_OUTPUT_ROOT names.
-
-    Raises:
-        CohortError: No such folder, images that were cleaned before, or images that cannot be used; nothing is written then.
+    Returns ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``), below the folder that
+    MEDREP_OUTPUT_ROOT names. Raises CohortError for no such folder, images that were cleaned before, or images that cannot be
+    used; nothing is written then.
     """
     output = _output_root()
     refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.transformed)
@@ -153,16 +123,7 @@ def cleaned_images(
 
 
 def refuse_failed(results: Sequence[Result], files: pd.Series, sent: pd.Series) -> None:
-    """Refuse images that could not be used; where a file lies on the server is nobody's business.
-
-    Args:
-        results: Everybody's.
-        files: Where the images lie, index: key.
-        sent: How the request names them, index: key.
-
-    Raises:
-        CohortError: All of them.
-    """
+    """Refuse images that could not be used, as the request names them; where a file lies on the server is nobody's business."""
     failed = [f"{one.key}: {one.error.replace(str(files[one.key]), sent[one.key])}" for one in results if one.error]
     if failed:
         raise CohortError(listed("images that cannot be used", failed))

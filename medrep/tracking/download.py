@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
 
+from medrep._files import digest_of
 from medrep._texts import read_yaml
 from medrep.errors import RegistryError, listed
 from medrep.models.saved import digest
@@ -55,11 +55,7 @@ class Address:
 
     @classmethod
     def parse(cls, uri: str) -> "Address":
-        """Read ``models:/NAME@ALIAS`` or ``models:/NAME/3``.
-
-        Raises:
-            RegistryError: Anything else.
-        """
+        """Read ``models:/NAME@ALIAS`` or ``models:/NAME/3``; RegistryError for anything else."""
         found = _URI.fullmatch(uri)
         if found is None:
             raise RegistryError(
@@ -69,11 +65,7 @@ class Address:
 
 
 def find_version(client: MlflowClient, address: Address) -> ModelVersion:
-    """Return a version.
-
-    Raises:
-        RegistryError: No such model, alias or version, with what there is.
-    """
+    """Return a version; RegistryError for no such model, alias or version, with what there is."""
     try:
         if address.alias:
             return client.get_model_version_by_alias(address.name, address.alias)
@@ -120,7 +112,7 @@ def passed_of(version: ModelVersion) -> str:
     return f"model {version.tags.get(DIGEST, '')}, audit {version.tags.get(AUDIT_DIGEST, '')}"
 
 
-def passed_gate(version: ModelVersion, alias: str) -> bool:
+def _passed_gate(version: ModelVersion, alias: str) -> bool:
     """Say whether a version may be used under an alias.
 
     The tags of the version decide, not the alias, which any client can move: what came of its last promotion to this very
@@ -133,11 +125,11 @@ def passed_gate(version: ModelVersion, alias: str) -> bool:
     return str(version.tags.get(gate_tag(alias), "")) == PASSED
 
 
-def passed_aliases(version: ModelVersion) -> list[str]:
+def _passed_aliases(version: ModelVersion) -> list[str]:
     """Return the aliases that a version passed the gates of."""
     prefix = gate_tag("")
     named = [key.removeprefix(prefix) for key in version.tags if key.startswith(prefix)]
-    return sorted(alias for alias in named if "." not in alias and passed_gate(version, alias))
+    return sorted(alias for alias in named if "." not in alias and _passed_gate(version, alias))
 
 
 def _exists(client: MlflowClient, name: str) -> bool:
@@ -165,15 +157,7 @@ def version_files(client: MlflowClient, store: Store, version: ModelVersion) -> 
 
 
 def listed_files(repository: ArtifactRepository, where: str) -> set[str]:
-    """Return the files of a logged model.
-
-    Args:
-        repository: Where they are.
-        where: For messages.
-
-    Raises:
-        RegistryError: Files that medrep did not register, or names that lead out of the model.
-    """
+    """Return the files of a logged model; RegistryError for such that medrep did not register, or that lead out of the model."""
     files: set[str] = set()
     folders = [""]
     unknown: list[str] = []
@@ -194,23 +178,12 @@ def listed_files(repository: ArtifactRepository, where: str) -> set[str]:
     return files
 
 
-def fetch_files(
+def _fetch_files(
     repository: ArtifactRepository, files: set[str], wanted: Sequence[str], folder: Path, where: str
 ) -> list[Path]:
-    """Fetch some files, and nothing else.
+    """Fetch some files of those that there are (`listed_files`) and nothing else; return where each lies now.
 
-    Args:
-        repository: Where they are.
-        files: Which there are, see `listed_files`.
-        wanted: Their names in the model.
-        folder: Where to.
-        where: For messages.
-
-    Returns:
-        Where each lies now.
-
-    Raises:
-        RegistryError: Files that are absent, or links that lead out of the model.
+    Raises RegistryError for files that are absent, or links that lead out of the model.
     """
     absent = [name for name in wanted if name not in files]
     if absent:
@@ -246,39 +219,23 @@ _ENVIRONMENTS = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 _LONGEST = 2**16  # bytes; MLflow's are one or two thousand
 
 
-def code_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def own_code_digest() -> str:
     """Return the digest of the file that is registered with models.
 
-    Raises:
-        RegistryError: It was edited where medrep is installed: what it registers would be refused.
+    Raises RegistryError if it was edited where medrep is installed: what it registers would be refused.
     """
-    found = code_digest(OWN_FILE)
+    found = digest_of(OWN_FILE)
     if found != RELEASED[0]:
         raise RegistryError(f"{OWN_FILE}: is not the file of this medrep; install medrep again, then register")
     return found
 
 
 def refuse_foreign_code(repository: ArtifactRepository, files: set[str], version: ModelVersion, where: str) -> None:
-    """Refuse a version that would run anything but medrep's own code when MLflow loads it.
-
-    Args:
-        repository: Where its files are.
-        files: Which there are.
-        version: The version.
-        where: For messages.
-
-    Raises:
-        RegistryError: All that is not as medrep registers it.
-    """
+    """Refuse a version that would run anything but medrep's own code when MLflow loads it; all that is not as registered."""
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder:
-        code, described = fetch_files(repository, files, (CODE_FILE, MLMODEL), Path(folder), where)
+        code, described = _fetch_files(repository, files, (CODE_FILE, MLMODEL), Path(folder), where)
         problems = [
-            *_code_problems(code_digest(code), version.tags.get(CODE, "")),
+            *_code_problems(digest_of(code), version.tags.get(CODE, "")),
             *_loading_problems(described),
         ]
     if problems:
@@ -324,21 +281,17 @@ def _loading_problems(path: Path) -> list[str]:
 def downloaded_model(uri: str, tracking_uri: str | None = None) -> Iterator[Path]:
     """Yield the model folder of a registered version, in a temporary place that is gone afterwards.
 
-    Args:
-        uri: ``models:/NAME@ALIAS``, which only a version answers to that was promoted to this alias, or ``models:/NAME/VERSION``.
-        tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
-
-    Raises:
-        RegistryError: No such version, none that may be used under this alias, or one that was altered.
-        ModelError: A damaged model.
+    Only a version answers to ``models:/NAME@ALIAS`` that was promoted to this alias; ``models:/NAME/VERSION`` needs no gate.
+    The store is by default that of MLFLOW_TRACKING_URI, or mlflow.db in the current folder. Raises RegistryError for no such
+    version, none that may be used under this alias, or one that was altered, and ModelError for a damaged model.
     """
     address = Address.parse(uri)
     store = registry_store(tracking_uri, Path.cwd(), present=True)
     with tempfile.TemporaryDirectory(prefix="medrep-") as folder:
         with explained(store), session(store, alone=False) as client:
             version = find_version(client, address)
-            if address.alias and not passed_gate(version, address.alias):
-                others = ", ".join(passed_aliases(version))
+            if address.alias and not _passed_gate(version, address.alias):
+                others = ", ".join(_passed_aliases(version))
                 passed = f" (but for {others})" if others else ""
                 raise RegistryError(
                     f"{address}: is version {version.version}, which no gate passed for {address.alias}{passed}; promote it, "
@@ -355,7 +308,7 @@ def _fetch(client: MlflowClient, store: Store, version: ModelVersion, folder: Pa
     files = listed_files(repository, where)
     model = folder / "model"
     model.mkdir()
-    for path in fetch_files(repository, files, WEIGHTS, folder, where):
+    for path in _fetch_files(repository, files, WEIGHTS, folder, where):
         path.replace(model / path.name)
     refuse_foreign_code(repository, files, version, where)
     return model

@@ -74,15 +74,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Judged:
-    """Result of one gate.
+    """Result of one gate, with how many findings were compared with the bounds.
 
-    Attributes:
-        gate: Its name.
-        verdict: ``insufficient``: nothing is shown to speak against it, and too little for it; ``absent``: it found nothing to
-            look at, and that is allowed.
-        looked_at: How many findings were compared with the bounds.
-        reasons: Every finding that refused, or was insufficient.
-        warnings: What was left out.
+    ``insufficient``: nothing is shown to speak against it, and too little for it; ``absent``: it found nothing to look at,
+    and that is allowed. The reasons are every finding that refused, or was insufficient; the warnings what was left out.
     """
 
     gate: str
@@ -113,12 +108,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Gates:
-    """All gates of a file.
-
-    Attributes:
-        gates: In the file's order.
-        source: The file's text.
-    """
+    """All gates of a file, in its order, and the file's text."""
 
     gates: tuple[Gate, ...]
     source: str
@@ -129,11 +119,7 @@ class Gates:
         return sha256(self.source.encode()).hexdigest()
 
     def judge(self, table: pd.DataFrame) -> Decision:
-        """Hold an audit against the gates.
-
-        Args:
-            table: Columns of `findings.COLUMNS`.
-        """
+        """Hold an audit, a table of findings, against the gates."""
         judged = tuple(_judge(gate, table) for gate in self.gates)
         verdicts = {one.verdict for one in judged}
         if verdicts == {"absent"}:
@@ -149,8 +135,8 @@ class Gates:
 def read_gates(path: Path) -> Gates:
     """Read a YAML list of gates.
 
-    Raises:
-        ConfigError: Unreadable YAML, unknown keys (with the nearest known one), values that are not allowed; all of them.
+    Raises ConfigError for unreadable YAML, unknown keys (with the nearest known one), values that are not allowed; all of
+    them.
     """
     try:
         text = path.read_text(encoding="utf-8")

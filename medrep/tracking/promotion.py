@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,53 +55,35 @@ UNSEEN = "nobody audited was in training"
 _LONGEST = 4000  # characters of a tag; databases that were made by earlier MLflow take 5000
 
 
-@dataclass(frozen=True)
-class Promotion:
-    """Result of a promotion; the alias moved if the decision is ``passed``."""
-
-    name: str
-    version: str
-    alias: str
-    decision: Decision
-
-
 def promote_version(
     store: Store, source: Address, alias: str, gates: Gates, trusted: Sequence[Ed25519PublicKey] = ()
-) -> Promotion:
-    """Promote a version if its gates let it.
+) -> tuple[str, Decision]:
+    """Promote a version if its gates let it, and one of the trusted keys, if there are any, signed its audit.
 
-    Args:
-        store: Where it is registered.
-        source: The version.
-        alias: What it is to be called.
-        gates: What its audit has to show.
-        trusted: Keys one of which has to have signed the audit; none: no signature is asked for.
-
-    Raises:
-        RegistryError: No such version, one that `medrep register` did not make, an audit that was altered since or is not
-            signed as it has to be, code that is not medrep's, or a store that does not answer. No alias has moved.
+    Returns its number and the decision; the alias moved if that is ``passed``.
+    Raises RegistryError for no such version, one that `medrep register` did not make, an audit that was altered since or is
+    not signed as it has to be, code that is not medrep's, or a store that does not answer. No alias has moved then.
     """
     if problems := alias_problems(alias):
         raise RegistryError(listed("names that cannot be used", problems))
     with explained(store), session(store) as client:
         version = find_version(client, source)
-        audit, signer = registered_audit(client, store, version, trusted)
+        audit, signer = _registered_audit(client, store, version, trusted)
         where, repository = f"{version.name} version {version.version}", version_files(client, store, version)
         refuse_foreign_code(repository, listed_files(repository, where), version, where)
         decision = _with_unseen(gates.judge(audit.table), audit)
         _write_down(client, version, alias, gates, decision, {"audit_seal": audit.seal, "signed_by": signer or None})
         if decision.verdict == "passed":
             client.set_registered_model_alias(version.name, alias, version.version)
-    return Promotion(str(version.name), str(version.version), alias, decision)
+    return str(version.version), decision
 
 
-def registered_audit(
+def _registered_audit(
     client: MlflowClient, store: Store, version: ModelVersion, trusted: Sequence[Ed25519PublicKey] = ()
 ) -> tuple[Audit, str]:
     """Fetch the audit that a version was registered with, and the id of the trusted key that signed it; empty if none has to.
 
-    Raises:
-        RegistryError: The version has none, not the one that was registered, or none that is signed as it has to be.
+    Raises RegistryError for none, not the one that was registered, or none that is signed as it has to be.
     """
     where = f"{version.name} version {version.version}"
     absent = [tag for tag in (AUDITED, AUDIT_DIGEST, DIGEST) if not version.tags.get(tag)]

@@ -8,7 +8,6 @@ import json
 import tempfile
 import time
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -21,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ParamSchema, ParamSpec
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH, _validate_model_name
+from mlflow.utils.validation import _validate_model_name
 
 from medrep import __version__
 from medrep.cohort.kinds import INPUTS
@@ -43,7 +42,7 @@ from medrep.tracking.download import (
     gate_tag,
     own_code_digest,
 )
-from medrep.tracking.runs import explained, find_experiment, metric_key, session
+from medrep.tracking.runs import explained, find_experiment, log_metrics, metric_key, open_run, session
 from medrep.tracking.store import Store
 
 _PATIENCE_S = 120  # a server takes a model whole before it answers
@@ -52,16 +51,7 @@ _REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "sc
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be registered.
-
-    Attributes:
-        folder: The model folder.
-        digest: Of the folder.
-        kind: Key of ``MODELS``.
-        input_kind: Of its input.
-        schema: Its covariates as JSON.
-        sheet: Its model sheet, as text.
-    """
+    """A model to be registered: its folder and digest, its kind and that of its input, its schema as JSON, and its sheet."""
 
     folder: Path
     digest: str
@@ -69,16 +59,6 @@ class Candidate:
     input_kind: str
     schema: dict[str, object]
     sheet: str
-
-
-@dataclass(frozen=True)
-class Registered:
-    """A version that was made."""
-
-    name: str
-    version: str
-    run_id: str
-    alias: str
 
 
 def register_version(
@@ -90,21 +70,11 @@ def register_version(
     audit: Audit,
     *,
     with_participants: bool = False,
-) -> Registered:
-    """Register a model with its audit. The version is made, and the alias moved, only when everything else is there.
+) -> str:
+    """Register a model with its audit; return the version, made, and its alias moved, only when all else is there.
 
-    Args:
-        store: Where to.
-        experiment: The MLflow experiment of the run that holds the audit.
-        name: Of the registered model; made if there is none.
-        alias: What the new version is called.
-        candidate: The model.
-        audit: Its audit.
-        with_participants: Whether rows of persons go along.
-
-    Raises:
-        RegistryError: A name or alias that MLflow does not take, an alias that only a promotion may move, a medrep whose code
-            was edited, or a store that does not answer.
+    Rows of persons go along only if asked for. Raises RegistryError for a name or alias that MLflow does not take, an alias
+    that only a promotion may move, a medrep whose code was edited, or a store that does not answer.
     """
     _check_names(name, alias)
     if with_participants and audit.people is None:
@@ -125,25 +95,17 @@ def register_version(
         _make_model(client, name)
         _refuse_promoted(client, Address(name, alias))
         experiment_id = find_experiment(client, experiment, store)
-        run_id = str(client.create_run(experiment_id, run_name=f"register {name}", tags=tags).info.run_id)
-        try:
+        with open_run(client, experiment_id, f"register {name}", tags) as run_id:
             model_id, place = _log_model(client, experiment_id, run_id, name, candidate, tags)
-            metrics = _metrics(audit.table, model_id)
-            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            log_metrics(client, run_id, _metrics(audit.table, model_id))
             for path, within in (audit.files | people).items():
                 client.log_artifact(run_id, str(path), within)
             client.log_text(run_id, candidate.sheet, "model_sheet.md")
             client.log_text(run_id, json.dumps(candidate.schema, indent=2, ensure_ascii=False) + "\n", "schema.json")
-        except BaseException:
-            with suppress(Exception):
-                client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id)
         # The place, not models:/ID: MLflow would look that up in the store of the whole process instead of this one.
         made = client.create_model_version(name, place, run_id, tags={**tags, MODEL_ID: model_id}, model_id=model_id)
         client.set_registered_model_alias(name, alias, made.version)
-    return Registered(name, str(made.version), run_id, alias)
+    return str(made.version)
 
 
 def requirements(input_kind: str) -> list[str]:

@@ -65,16 +65,11 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 @contextmanager
 def session(store: Store, *, alone: bool = True, patience_s: int = 10) -> Iterator[MlflowClient]:
-    """Yield a client of a store.
+    """Yield a client of a store, of which a server may take ``patience_s`` to answer one request.
 
-    Args:
-        store: The store. An SQLite file is made, or brought up to this MLflow's tables with a copy of the old file kept
-            beside it, by one process at a time; a server's database is its owner's to migrate.
-        alone: Whether to be the only process of medrep with an SQLite file until the end, as who writes has to.
-        patience_s: How long a server may take to answer one request.
-
-    Raises:
-        Exception: Whatever MLflow, its database or its server raise, after seconds.
+    An SQLite file is made, or brought up to this MLflow's tables with a copy of the old file kept beside it, by one process
+    at a time; a server's database is its owner's to migrate. Who writes has to be ``alone``: the only process of medrep with
+    an SQLite file until the end. Raises whatever MLflow, its database or its server raise, after seconds.
     """
     with _impatient(patience_s):
         with _lock(store):
@@ -89,11 +84,7 @@ def session(store: Store, *, alone: bool = True, patience_s: int = 10) -> Iterat
 
 @contextmanager
 def explained(store: Store) -> Iterator[None]:
-    """Turn what MLflow, a database or a server raise into one line without a password.
-
-    Raises:
-        RegistryError: That line.
-    """
+    """Turn what MLflow, a database or a server raise into a RegistryError of one line without a password."""
     try:
         yield
     except Timeout:
@@ -195,45 +186,41 @@ def log_training(
     artifacts: Sequence[Path] = (),
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Log a finished training. But for secrets, whatever is given is logged as it is: give nothing that tells people apart.
+    """Log a finished training and return the run's id; give nothing that tells people apart, since only secrets are masked.
 
-    Args:
-        store: Where to.
-        experiment: The experiment's name; made if there is none.
-        run_name: The run's name.
-        parameters: Nested names and values; logged under dotted names, long values cut.
-        history: Columns metric, name, value, and ``epoch`` if there is one: its rows become steps.
-        artifacts: Files to keep a copy of.
-        tags: Names and values.
-
-    Returns:
-        The run's id.
-
-    Raises:
-        Exception: Whatever MLflow, its database or its server raise, after seconds.
+    Nested parameters are logged under dotted names, long values cut. The history has the columns metric, name, value, and
+    ``epoch`` if there is one: its rows become steps. Raises whatever MLflow, its database or its server raise, after seconds.
     """
     with session(store) as client:
         experiment_id = find_experiment(client, experiment, store)
-        run_id = str(client.create_run(experiment_id, run_name=run_name, tags=_masked(tags or {})).info.run_id)
-        try:
+        masked = {name: mask(value) for name, value in (tags or {}).items()}
+        with open_run(client, experiment_id, run_name, masked) as run_id:
             params = [Param(key, value) for key, value in flat_parameters(parameters).items()]
             for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
                 client.log_batch(run_id, params=params[start : start + MAX_PARAMS_TAGS_PER_BATCH])
-            metrics = _metrics(history)
-            for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
+            log_metrics(client, run_id, _metrics(history))
             for path in artifacts:
                 client.log_artifact(run_id, str(path))
-        except BaseException:
-            with suppress(Exception):
-                client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id)
     return run_id
 
 
-def _masked(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: mask(value) for name, value in tags.items()}
+@contextmanager
+def open_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """Yield the id of a new run, which ends with the block: finished, or failed."""
+    run_id = str(client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)
+    try:
+        yield run_id
+    except BaseException:
+        with suppress(Exception):
+            client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    """Log any number of metrics."""
+    for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH])
 
 
 def metric_key(metric: str, name: str) -> str:

@@ -27,8 +27,7 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped h
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Answer a table; see `medrep.tracking.serving.ServedModel.answer` for its columns and the params.
 
-        Raises:
-            MlflowException: The request cannot be used (a 400 when served), with the reason.
+        Raises MlflowException (a 400 when served) with the reason for which the request cannot be used.
         """
         from medrep.errors import MedrepError, printable
         from medrep.tracking.serving import refusal

@@ -64,11 +64,7 @@ def refusal(error: MedrepError) -> MlflowException:
 
 
 def limit(name: str) -> int:
-    """Return a limit.
-
-    Raises:
-        ConfigError: The environment variable is no whole number from 1.
-    """
+    """Return a limit; ConfigError if the environment variable is no whole number from 1."""
     text = os.environ.get(name, "").strip()
     if not text:
         return _DEFAULTS[name]
@@ -78,14 +74,7 @@ def limit(name: str) -> int:
 
 
 def refuse_many_voxels(files: Iterable[tuple[str, str, Path]]) -> None:
-    """Refuse scans that together claim more voxels than `MAX_VOXELS`; only the beginnings of the files are read.
-
-    Args:
-        files: Row, path as it was given, and file.
-
-    Raises:
-        LimitError: With what each claims.
-    """
+    """Refuse scans (row, path as given, file) that together claim more voxels than `MAX_VOXELS`; only beginnings are read."""
     most, claimed = limit(MAX_VOXELS), {}
     for row, given, file in files:
         try:
@@ -132,11 +121,7 @@ _CLEANED = {"removal": "removed", "counterfactual": "counterfactual"}
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model that answers requests.
-
-    Attributes:
-        saved: The model and what was saved with it.
-    """
+    """A model that answers requests."""
 
     saved: SavedModel
 
@@ -144,12 +129,8 @@ class ServedModel:
     def load(cls, folder: Path, expected: str = "") -> "ServedModel":
         """Load a model folder.
 
-        Args:
-            folder: The model folder.
-            expected: Its digest, as registered; empty takes any.
-
-        Raises:
-            ModelError: Damaged or foreign, or another model than was registered.
+        Raises ModelError if it is damaged or foreign, or another model than was registered; without an expected digest any
+        will do.
         """
         guard_requests()
         saved = SavedModel.load(folder)
@@ -296,11 +277,7 @@ def _allowed_root() -> Path:
 
 
 def _allowed(paths: pd.Series, root: Path) -> pd.Series:
-    """Return the files behind paths, links followed; refuse whatever is not a file under the allowed folder.
-
-    Raises:
-        CohortError: All such paths.
-    """
+    """Return the files behind paths, links followed; refuse whatever is not a file under the allowed folder."""
     found, offenders = [], []
     for key, text in paths.items():
         if not isinstance(text, str) or not text or "\0" in text:

@@ -15,12 +15,9 @@ _FILE, _ARTIFACTS = "mlflow.db", "mlartifacts"
 
 @dataclass(frozen=True)
 class Store:
-    """A place for runs.
+    """A place for runs: MLflow's tracking URI, and the SQLite file if it is one.
 
-    Attributes:
-        uri: MLflow's tracking URI.
-        artifacts: Where the files of new experiments go; None leaves it to the server.
-        file: The SQLite file, if it is one.
+    Files of new experiments go to the artifacts; None leaves it to the server.
     """
 
     uri: str
@@ -36,19 +33,11 @@ class Store:
 
 
 def find_store(tracking: str | None, out: Path) -> Store | None:
-    """Say where the run that writes OUT is logged.
+    """Say where the run that writes OUT is logged; None to log nothing, as in every process of ``torchrun`` but the first.
 
-    Args:
-        tracking: ``none`` or None: nowhere. ``auto``: the environment variable MLFLOW_TRACKING_URI, or else
-            ``mlflow.db`` in OUT's parent folder. Otherwise an MLflow tracking URI: ``sqlite:///FILE``, ``postgresql://...``,
-            ``http://...``.
-        out: The folder that the command writes.
-
-    Returns:
-        The store; None to log nothing, as in every process of ``torchrun`` but the first.
-
-    Raises:
-        ConfigError: A plain folder or an SQLite database in memory, neither of which can keep runs.
+    ``none`` or None is nowhere; ``auto`` is the environment variable MLFLOW_TRACKING_URI, or else ``mlflow.db`` in OUT's
+    parent folder. Otherwise it is an MLflow tracking URI: ``sqlite:///FILE``, ``postgresql://...``, ``http://...``. Raises
+    ConfigError for a plain folder or an SQLite database in memory, neither of which can keep runs.
     """
     if tracking in (None, "none") or os.environ.get("RANK", "0") not in ("", "0"):
         return None
@@ -56,16 +45,9 @@ def find_store(tracking: str | None, out: Path) -> Store | None:
 
 
 def registry_store(tracking_uri: str | None, beside: Path, *, present: bool = False) -> Store:
-    """Say where the registry of models is.
+    """Say where the registry of models is: at a tracking URI, or MLFLOW_TRACKING_URI, or else ``mlflow.db`` in ``beside``.
 
-    Args:
-        tracking_uri: An MLflow tracking URI; None: MLFLOW_TRACKING_URI, or else ``mlflow.db`` in ``beside``.
-        beside: A folder.
-        present: Whether an SQLite file has to be there already.
-
-    Raises:
-        ConfigError: A place that can keep no registry.
-        RegistryError: No SQLite file where there should be one.
+    Raises ConfigError for a place that can keep no registry, and RegistryError for no SQLite file where there should be one.
     """
     store = _store(tracking_uri or "", beside.resolve(), "--tracking-uri", "a server's http://...")
     if present and store.file is not None and not store.file.is_file():

@@ -59,16 +59,9 @@ _ANEW = "train without --resume to start anew"
 
 @dataclass
 class TrainingState:
-    """Where a training stands.
+    """Where a training stands: epochs done, the history so far (epoch, name, value), and weights.
 
-    Attributes:
-        epoch: Epochs done.
-        best_epoch: The epoch with the lowest validation loss so far.
-        best_loss: That loss.
-        rows: The history so far: epoch, part, name, value.
-        weights: Of the network.
-        best: Of the network after the best epoch.
-        optimiser: State of the optimiser: parameter number and name -> tensor.
+    The best epoch has the lowest validation loss; the optimiser's state goes by parameter number and name.
     """
 
     epoch: int = 0
@@ -81,13 +74,7 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState, fingerprint: Mapping[str, Any]) -> None:
-    """Write the state as a folder, atomically.
-
-    Args:
-        folder: Where to.
-        state: The state.
-        fingerprint: What the training depends on; `load_state` refuses another one.
-    """
+    """Write the state as a folder, atomically, with what the training depends on; `load_state` refuses another one."""
     groups = {"weights": state.weights, "best": state.best, "optimiser": state.optimiser}
     tensors = {f"{group}/{name}": t.contiguous() for group, own in groups.items() for name, t in own.items()}
     with atomic_folder(folder) as partial:
@@ -102,8 +89,7 @@ def save_state(folder: Path, state: TrainingState, fingerprint: Mapping[str, Any
 def load_state(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState | None:
     """Read a state; None where there is none.
 
-    Raises:
-        ModelError: A damaged state, or one of a training with other data or settings.
+    Raises ModelError for a damaged state, or one of a training with other data or settings.
     """
     if not (folder / "state.json").is_file():
         return None
@@ -128,7 +114,7 @@ def load_state(folder: Path, fingerprint: Mapping[str, Any]) -> TrainingState | 
     return state
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's state as named tensors."""
     return {
         f"{number}/{name}": torch.as_tensor(value).detach().clone()
@@ -138,11 +124,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(folder: Path, state: TrainingState, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put the state's tensors back into the network and its optimiser.
-
-    Raises:
-        ModelError: Tensors of another network.
-    """
+    """Put the state's tensors back into the network and its optimiser; ModelError for those of another network."""
     content = optimiser.state_dict()
     states: dict[int, dict[str, Tensor]] = {}
     try:
@@ -165,13 +147,10 @@ Objective = Callable[[Int[Tensor, " people"], int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class TrainingProblem:
-    """A training problem: network, objective, and training and validation data.
+    """A training problem: network, objective, and positions of the people to fit and to judge by.
 
-    Attributes:
-        network: Its weights are changed in place, and hold the best ones at the end.
-        objective: Loss of some people in an epoch; it may draw from torch's generator.
-        train: Positions of the people to fit.
-        validation: Positions of the people to judge by; none: the last epoch counts as the best.
+    The network's weights are changed in place, and hold the best ones at the end; the objective may draw from torch's
+    generator. With nobody to judge by, the last epoch counts as the best.
     """
 
     network: nn.Module
@@ -182,13 +161,9 @@ class TrainingProblem:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Where a training keeps its state and speaks.
+    """Where a training keeps its state (None keeps none) and speaks, after each epoch, with the mean loss parts.
 
-    Attributes:
-        folder: For the state; None keeps none.
-        resume: Whether to go on from a state that is there.
-        fingerprint: What the training depends on.
-        report: Called after each epoch with the epoch and the mean loss parts.
+    If `resume`, it goes on from a state that is there, of a training that depended on the same.
     """
 
     folder: Path | None = None
@@ -204,23 +179,11 @@ def fit_loop(
     training_run: TrainingRun | None = None,
     until: int | None = None,
 ) -> TrainingState:
-    """Train until validation people stop gaining.
+    """Train until validation people stop gaining; the rows of the final state are the history.
 
     On a CPU a run that was killed and resumed ends with the same weights as one that was not: all draws of an epoch follow
-    from ``seed`` and its number.
-
-    Args:
-        problem: What is trained.
-        schedule: How long and how fast.
-        seed: Seed of the order of people and of what the objective draws.
-        training_run: Where to keep the state and to report.
-        until: Epochs to train where that is known already; the learning rate falls as it would over the whole schedule.
-
-    Returns:
-        The final state; its rows are the history.
-
-    Raises:
-        ModelError: A loss that is not finite, or a state that does not belong to this training.
+    from ``seed`` and its number. Where the epochs are known already (``until``), the learning rate falls as it would over the
+    whole schedule. Raises ModelError for a loss that is not finite, or a state that does not belong to this training.
     """
     training_run = training_run or TrainingRun()
     network, device = problem.network, next(problem.network.parameters()).device
@@ -242,7 +205,7 @@ def fit_loop(
                 _epoch(problem, schedule, optimiser, seed, state, device)
                 training_run.report(state.epoch, {name: v for epoch, name, v in state.rows if epoch == state.epoch})
                 if training_run.folder is not None and rank() == 0 and state.epoch % _SAVE_EVERY == 0:
-                    state.weights, state.optimiser = _copied(network), optimiser_tensors(optimiser)
+                    state.weights, state.optimiser = _copied(network), _optimiser_tensors(optimiser)
                     save_state(training_run.folder, state, training_run.fingerprint)
     finally:
         torch.set_num_threads(threads)

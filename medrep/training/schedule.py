@@ -75,11 +75,7 @@ class Schedule:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def check(self) -> None:
-        """Refuse numbers that cannot be.
-
-        Raises:
-            ModelError: All of them, and a device that this machine does not have.
-        """
+        """Refuse numbers that cannot be, and a device that this machine does not have; all of them."""
         least = {"epochs": 0, "batch": 8, "patience": 1, "warmup": 0, "threads": 0}
         wrong = [
             f"{name} is {getattr(self, name)}; give {low} or more"

@@ -32,13 +32,7 @@ _LABELLED = VolumeKind(VolumeInput(desc="residualized"))
 
 @dataclass(frozen=True)
 class Demonstration:
-    """Result of a demonstration.
-
-    Attributes:
-        exported: How cleaning went.
-        people: Of how many people.
-        results: What -> where it lies.
-    """
+    """Result of a demonstration: how cleaning of so many people went, and where results lie."""
 
     exported: BatchResult
     people: int
@@ -48,14 +42,8 @@ class Demonstration:
 def demo(out: Path, listener: Listener = SILENT, *, seed: int = 0, overwrite: bool = False) -> Demonstration:
     """Run the job on generated brains and leave everything in OUT: cohort, model, clean, report.html, leakage.tsv.
 
-    The model is fitted on one half of the people; what is shown and measured is the other half, with site removed and
-    age and sex kept.
-
-    Args:
-        out: Where to write.
-        listener: Who is told.
-        seed: Seed of the generated cohort, the split and the probes.
-        overwrite: Whether OUT may be replaced.
+    The model is fitted on one half of the people; what is shown and measured is the other half, with site removed and age and
+    sex kept.
     """
     from medrep.report.build import write_report
 
@@ -133,5 +121,4 @@ def _components(image: np.ndarray) -> np.ndarray:
     """Return the people's scores on their leading components; probes on every voxel would take minutes."""
     centred = image - image.mean(axis=0)
     left, values, _ = np.linalg.svd(centred @ centred.T)
-    scores: np.ndarray = (left * np.sqrt(values))[:, :COMPONENTS]
-    return scores
+    return (left * np.sqrt(values))[:, :COMPONENTS]

@@ -38,13 +38,7 @@ class RegisterRequest:
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """Result of a registration.
-
-    Attributes:
-        version: The new version.
-        audit: Its audit.
-        store: Where it lies.
-    """
+    """Result of a registration: the new version and its audit, and where it lies."""
 
     version: str
     audit: Audit
@@ -53,13 +47,7 @@ class Registration:
 
 @dataclass(frozen=True, eq=False)
 class Promotion:
-    """Result of a promotion: decisions of the gates, and whether the alias was moved.
-
-    Attributes:
-        version: Which version was looked at.
-        decision: What the gates said.
-        store: Where it lies.
-    """
+    """Result of a promotion: decisions of the gates about a version, where it lies, and whether the alias was moved."""
 
     version: str
     decision: Decision
@@ -72,17 +60,10 @@ class Promotion:
 
 
 def register(model_folder: Path, name: str, audit_folder: Path, request: RegisterRequest | None = None) -> Registration:
-    """Register a model with its audit as a new version.
+    """Register the model of OUT/model with an audit of it as a new version.
 
-    Args:
-        model_folder: What `train` wrote to OUT/model.
-        name: Of the registered model.
-        audit_folder: What `audit` wrote.
-        request: How.
-
-    Raises:
-        MedrepError: A model or an audit that cannot be used, an audit that was altered, that is not signed as it has to be or
-            that is of another model; all that is wrong.
+    Raises MedrepError for a model or an audit that cannot be used, an audit that was altered, that is not signed as it has to
+    be or that is of another model; all that is wrong.
     """
     request = request or RegisterRequest()
     keys = read_trusted_keys(request.trusted)
@@ -102,7 +83,7 @@ def register(model_folder: Path, name: str, audit_folder: Path, request: Registe
     if problems or candidate is None or audit is None:
         raise RegistryError("\n".join(problems))
     _check_same(candidate, audit, model_folder, audit_folder)
-    made = register_version(
+    version = register_version(
         store,
         request.experiment,
         name,
@@ -111,7 +92,7 @@ def register(model_folder: Path, name: str, audit_folder: Path, request: Registe
         audit,
         with_participants=request.with_participants,
     )
-    return Registration(made.version, audit, store)
+    return Registration(version, audit, store)
 
 
 def _candidate(folder: Path) -> Candidate:
@@ -144,24 +125,18 @@ def promote(
 ) -> Promotion:
     """Hold the gates against the audit of a version, write the decision down, and move the alias if it passed.
 
-    Args:
-        name: Of the registered model.
-        source: The version's alias, or its number.
-        target: The alias it is to have.
-        gates: A YAML list of gates, or a shipped one (``gates.yaml``).
-        tracking_uri: Of the store; None: MLFLOW_TRACKING_URI, or mlflow.db in the current folder.
-        trusted: Public keys (PEM) one of which has to have signed the audit; none: no signature is asked for.
-
-    Raises:
-        MedrepError: No such version, an audit that was altered or is not signed as it has to be, or gates that are not valid.
+    The source is an alias or a number, the gates a YAML list or a shipped one. Without a URI of the store it is that of
+    MLFLOW_TRACKING_URI, or mlflow.db in the current folder. One of the trusted keys (PEM), if there are any, has to have
+    signed the audit. Raises MedrepError for no such version, an audit that was altered or is not signed as it has to be, or
+    gates that are not valid.
     """
     wanted = read_gates(_find(gates))
     keys = read_trusted_keys(trusted)
     store = registry_store(tracking_uri, Path.cwd(), present=True)
     number = source.isascii() and source.isdigit()
     address = Address(name, version=source) if number else Address(name, alias=source)
-    done = promote_version(store, address, target, wanted, keys)
-    return Promotion(done.version, done.decision, store)
+    version, decision = promote_version(store, address, target, wanted, keys)
+    return Promotion(version, decision, store)
 
 
 def _find(path: Path) -> Path:

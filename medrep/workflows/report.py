@@ -8,18 +8,9 @@ from medrep.report.build import PAGE, write_comparison, write_report
 
 
 def report(runs: Sequence[Path], *, to: Path | None = None, overwrite: bool = False) -> Path:
-    """Write report.html of one run, or a page that compares several.
+    """Write report.html of one run, or a page that compares several (by default comparison.html); return the page.
 
-    Args:
-        runs: Folders that train, export, counterfactual, audit or demo wrote.
-        to: The page of several runs; comparison.html in the current folder if None.
-        overwrite: Whether a page that compares may be replaced.
-
-    Returns:
-        The page.
-
-    Raises:
-        MedrepError: Folders of something else, a page that is there, or ``to`` for a single run.
+    Raises MedrepError for folders of something else, a page that is there, or ``to`` for a single run.
     """
     if len(runs) == 1:
         if to is not None:

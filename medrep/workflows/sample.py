@@ -40,19 +40,9 @@ class SampleRequest:
 
 
 def sample(out: Path, model_folder: Path, request: SampleRequest, listener: Listener = SILENT) -> int:
-    """Draw people and write them as a cohort.
+    """Draw people by a model (OUT/model, or ``models:/NAME@ALIAS``) and write them as a cohort; return how many.
 
-    Args:
-        out: Where to write.
-        model_folder: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``.
-        request: Whom to draw.
-        listener: Who is told.
-
-    Returns:
-        How many were drawn.
-
-    Raises:
-        MedrepError: A model that cannot sample, or a table that cannot be read.
+    Raises MedrepError for a model that cannot sample, or a table that cannot be read.
     """
     table, seed = request.table, request.seed
     inputs = (model_folder,) if table is None else (model_folder, table)

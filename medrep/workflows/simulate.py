@@ -18,31 +18,25 @@ from medrep.cohort.nifti import LabelMap, Volume, read_image, read_labels
 from medrep.config import read_config
 from medrep.derivatives.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
 from medrep.errors import CohortError, CovariateError, listed
-from medrep.simulate import (
+from medrep.simulate import simulate_features, simulate_participants
+from medrep.simulate.brains import brain_truth, draw_brains, render_brain
+from medrep.simulate.covariate_effects import (
     CovariateEffect,
-    SiteEffect,
     apply_covariate_effect,
     apply_feature_covariate_effect,
-    apply_feature_site_effects,
-    apply_shape_effect,
-    apply_site_effect,
-    brain_truth,
-    draw_brains,
     draw_covariate_effect,
     draw_feature_covariate_effect,
-    draw_feature_site_effects,
-    draw_organs,
-    draw_shape_effect,
-    draw_site_effects,
-    organ_grid,
-    organ_truth,
-    pad_for_shape_effect,
-    render_brain,
-    render_organ,
-    simulate_features,
-    simulate_participants,
 )
+from medrep.simulate.organs import draw_organs, organ_grid, organ_truth, render_organ
 from medrep.simulate.participants import CENTRE_YEARS
+from medrep.simulate.shape_effects import apply_shape_effect, draw_shape_effect, pad_for_shape_effect
+from medrep.simulate.site_effects import (
+    SiteEffect,
+    apply_feature_site_effects,
+    apply_site_effect,
+    draw_feature_site_effects,
+    draw_site_effects,
+)
 from medrep.workflows.cohorts import check_output
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
@@ -53,14 +47,7 @@ _KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
 
 @dataclass(frozen=True)
 class Simulated:
-    """Result of a simulation.
-
-    Attributes:
-        done: What, in words.
-        people: Of how many, in words.
-        cohort: Where it lies.
-        truth: Where the truth lies.
-    """
+    """Result of a simulation: what was done to how many, in words, and where the cohort and the truth lie."""
 
     done: str
     people: str
@@ -70,14 +57,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Design:
-    """Design of a generated cohort.
-
-    Attributes:
-        kind: ``features``, ``volume`` or ``shape``.
-        people: How many.
-        sites: How many; the first is untouched. Sites do nothing to shapes.
-        seed: Seed of every draw.
-    """
+    """Design of a generated cohort of ``features``, ``volume`` or ``shape``; the first site is untouched."""
 
     kind: str = "features"
     people: int = 100
@@ -107,14 +87,7 @@ class Planting:
 def simulate_cohort(
     out: Path, design: Design | None = None, listener: Listener = SILENT, *, overwrite: bool = False
 ) -> Simulated:
-    """Generate a cohort: participants.tsv with features.tsv, T1w images or organs, and the truth.
-
-    Args:
-        out: Where to write.
-        design: What to generate.
-        listener: Who is told.
-        overwrite: Whether OUT may be replaced.
-    """
+    """Generate a cohort: participants.tsv with features.tsv, T1w images or organs, and the truth."""
     design = design or Design()
     people, sites = design.people, design.sites
     check_output(out, overwrite=overwrite)
@@ -132,7 +105,7 @@ def _simulate_features(folder: Path, participants: pd.DataFrame, seed: int, list
 
 def _simulate_brains(folder: Path, participants: pd.DataFrame, seed: int, listener: Listener) -> None:
     brains = draw_brains(participants, seed=seed)
-    effects = draw_site_effects(sorted(set(participants["site"])), seed=seed, untouched="S0")
+    effects = draw_site_effects(sorted(set(participants["site"])), seed=seed)
     truth = {**brain_truth(brains), "site": to_json(effects)}
 
     def volumes() -> Iterator[tuple[str, Volume, Volume]]:
@@ -236,7 +209,7 @@ def _plant_features(
     planted = clean
     if "site" in values:
         names = sorted(set(values["site"]))
-        effects = draw_feature_site_effects(names, list(clean.columns), seed=seed, untouched=names[0])
+        effects = draw_feature_site_effects(names, list(clean.columns), seed=seed)
         planted = apply_feature_site_effects(clean, list(values["site"]), effects)
         truth["site"] = to_json(effects)
     write_feature_cohort(folder, table, planted, clean, truth)
@@ -293,7 +266,7 @@ def _plant_volumes(
         for number, name in enumerate(name for name in values if name != "site")
     }
     names = sorted(set(values["site"])) if "site" in values else []
-    plan = _Plan(covariates, draw_site_effects(names, seed=seed, untouched=names[0]) if names else {})
+    plan = _Plan(covariates, draw_site_effects(names, seed=seed) if names else {})
     problems: list[str] = []
 
     def volumes() -> Iterator[tuple[str, Volume, Volume]]:

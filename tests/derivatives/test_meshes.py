@@ -53,13 +53,6 @@ def test_gifti_says_that_its_points_are_scanner_millimetres(tmp_path):
     np.testing.assert_array_equal(points.coordsys.xform, np.eye(4))
 
 
-def test_ply_holds_values_on_its_vertices(tmp_path):
-    write_mesh(tmp_path / "a.ply", SURFACE, {"change_mm": VALUES, "kept": VALUES > 0})
-    held = trimesh.load_mesh(tmp_path / "a.ply", process=False).metadata["_ply_raw"]["vertex"]["data"]
-    np.testing.assert_array_equal(held["change_mm"].ravel(), VALUES.astype(np.float32))
-    np.testing.assert_array_equal(held["kept"].ravel(), VALUES > 0)
-
-
 @pytest.mark.parametrize("ending", [".shape.gii", ".func.gii"])
 def test_maps_come_back_with_their_names(tmp_path, ending):
     values = VALUES.copy()
@@ -73,10 +66,6 @@ def test_maps_come_back_with_their_names(tmp_path, ending):
     np.testing.assert_array_equal(first.data, values.astype(np.float32))
     np.testing.assert_array_equal(second.data, (2 * values).astype(np.float32))
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    write_shape_map(paths[0], VALUES)
-    (only,) = nib.load(paths[0]).darrays
-    assert only.meta["Name"] == "shape"
-    np.testing.assert_array_equal(only.data, VALUES.astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["a.obj", "a.vtk", "a", "a.nii.gz", "a.shape.gii", "a.func.gii"])
@@ -91,24 +80,12 @@ def test_other_endings_of_a_surface_are_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.gii", "a.surf.gii", "a.ply"])
 def test_other_endings_of_a_map_are_refused(tmp_path, name):
     with pytest.raises(MedrepError, match=r"not a file values are written to; end it in \.shape\.gii or \.func\.gii"):
-        write_shape_map(tmp_path / name, VALUES)
-
-
-@pytest.mark.parametrize("name", ["a.surf.gii", "a.stl"])
-def test_values_in_a_format_without_them_are_refused(tmp_path, name):
-    with pytest.raises(MedrepError, match=r"files hold no values on vertices \(age\); write them with write_shape_map"):
-        write_mesh(tmp_path / name, SURFACE, {"age": VALUES})
+        write_shape_map(tmp_path / name, {"age": VALUES})
 
 
 def test_values_that_do_not_fit_are_refused(tmp_path):
     short = rf"age \(5\): not one number for each of {len(VALUES)} vertices; give as many"
     with pytest.raises(MedrepError, match=short):
-        write_mesh(tmp_path / "a.ply", SURFACE, {"age": VALUES[:5]})
-    with pytest.raises(MedrepError, match=short):
         write_shape_map(tmp_path / "a.shape.gii", {"sex": VALUES, "age": VALUES[:5]})
     with pytest.raises(MedrepError, match="there are no values to write; give at least one map"):
         write_shape_map(tmp_path / "a.shape.gii", {})
-    with pytest.raises(
-        MedrepError, match=r"'x', 'two words': no name for values in PLY; use one word other than x, y, z"
-    ):
-        write_mesh(tmp_path / "a.ply", SURFACE, {"x": VALUES, "two words": VALUES})

@@ -11,7 +11,8 @@ from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.models import LinearModel, LinearSettings, Model
-from medrep.simulate import SimulatedFeatures, simulate_features, simulate_participants
+from medrep.simulate import simulate_features, simulate_participants
+from medrep.simulate.features import SimulatedFeatures
 
 AGE = Covariate("age", "continuous", unit="year")
 SEX = Covariate("sex", "categorical")

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from medrep.errors import CohortError
-from medrep.simulate import draw_brains, render_brain, simulate_participants
+from medrep.simulate import simulate_participants
+from medrep.simulate.brains import draw_brains, render_brain
 
 SHAPE, SPACING = (40, 48, 40), 4.0
 

@@ -5,12 +5,8 @@ import pandas as pd
 import pytest
 
 from medrep.errors import CovariateError
-from medrep.simulate import (
-    BrainEffects,
-    brain_truth,
-    draw_brains,
-    simulate_participants,
-)
+from medrep.simulate import simulate_participants
+from medrep.simulate.brains import BrainEffects, brain_truth, draw_brains
 from medrep.simulate.participants import age_curve
 
 

@@ -3,19 +3,12 @@
 import numpy as np
 import pytest
 
+from benchmarks.starmen import draw_starmen
 from medrep.errors import CovariateError
-from medrep.simulate import (
-    displacement,
-    draw_organs,
-    draw_starmen,
-    identity_displacement,
-    level,
-    outward_normal,
-    simulate_participants,
-    surface_points,
-)
-from medrep.simulate.displaced import draw_shape
-from medrep.simulate.geometry import bump_field, draw_bumps, gradient
+from medrep.simulate import simulate_participants
+from medrep.simulate.displaced import displacement, draw_shape, identity_displacement, level
+from medrep.simulate.geometry import bump_field, draw_bumps, gradient, outward_normal, surface_points
+from medrep.simulate.organs import draw_organs
 from medrep.simulate.participants import stream
 
 COHORTS = {

@@ -1,7 +1,6 @@
 import numpy as np
 
-from medrep.simulate import outward_normal, surface_points
-from medrep.simulate.geometry import gradient, smoothstep
+from medrep.simulate.geometry import gradient, outward_normal, smoothstep, surface_points
 
 
 def ball(points):

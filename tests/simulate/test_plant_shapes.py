@@ -8,17 +8,16 @@ from scipy.spatial.transform import Rotation
 from medrep._persisted import to_json
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.errors import CohortError, CovariateError
-from medrep.simulate import (
+from medrep.simulate.organs import draw_organs, organ_grid, render_organ
+from medrep.simulate.shape_effects import (
     SHAPE_EFFECT,
     ShapeEffect,
+    age_factor,
     apply_shape_effect,
-    draw_organs,
     draw_shape_effect,
-    organ_grid,
+    organ_axis,
     pad_for_shape_effect,
-    render_organ,
 )
-from medrep.simulate.shape_effects import age_factor, organ_axis
 
 AGES = [20.0, 35.0, 50.0, 65.0, 80.0]
 

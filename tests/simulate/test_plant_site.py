@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 
 from medrep._persisted import to_json
 from medrep.errors import CohortError
-from medrep.simulate import (
-    NO_SITE_EFFECT,
-    SiteEffect,
-    apply_site_effect,
-    draw_site_effects,
-)
 from medrep.simulate.field import DEGREES, intensity_scale, legendre_field
+from medrep.simulate.site_effects import NO_SITE_EFFECT, SiteEffect, apply_site_effect, draw_site_effects
 
 MM = (2.0, 1.0, 3.0)
 seeds = st.integers(0, 2**32)
@@ -38,14 +33,6 @@ def test_drawn_effects_lie_in_their_ranges(seed):
 def test_an_effect_depends_on_the_seed_and_the_name_alone():
     assert draw_site_effects("ABC", seed=1)["C"] == draw_site_effects("AXCAC", seed=1)["C"]
     assert draw_site_effects("ABC", seed=1)["C"] != draw_site_effects("ABC", seed=2)["C"]
-
-
-def test_any_site_can_be_the_untouched_one():
-    effects = draw_site_effects(["A", "B"], seed=0, untouched="B")
-    assert effects["B"] == NO_SITE_EFFECT
-    assert effects["A"] != NO_SITE_EFFECT
-    with pytest.raises(CohortError, match="'Z', is not among A, B"):
-        draw_site_effects(["A", "B"], seed=0, untouched="Z")
 
 
 @pytest.mark.parametrize("sites", [[], ["A", None], ["A", float("nan")]])

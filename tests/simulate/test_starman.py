@@ -1,15 +1,10 @@
 import numpy as np
 import pytest
 
+from benchmarks.starmen import ARM_DEGREES, LEG_DEGREES, draw_starmen, starman_family, starman_template
 from medrep.errors import CohortError
-from medrep.simulate import (
-    displacement,
-    draw_starmen,
-    level,
-    outward_normal,
-    starman_family,
-)
-from medrep.simulate.displaced import ARM_DEGREES, LEG_DEGREES, starman_template
+from medrep.simulate.displaced import displacement, level
+from medrep.simulate.geometry import outward_normal
 
 
 def rays(degrees, lengths=None):

@@ -15,11 +15,12 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
+from medrep._files import digest_of
 from medrep.audit.finding import Finding
 from medrep.cli import main
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel, digest
-from medrep.tracking.download import OWN_FILE, RELEASED, code_digest, downloaded_model, own_code_digest
+from medrep.tracking.download import OWN_FILE, RELEASED, downloaded_model, own_code_digest
 from medrep.tracking.promotion import UNSEEN
 from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import CLEAN, seal_again, write_audit
@@ -412,7 +413,7 @@ def other_code(registry: Registry) -> None:
 
 def other_code_retagged(registry: Registry) -> None:
     other_code(registry)
-    found = code_digest(registry.files() / "pyfunc_model.py")
+    found = digest_of(registry.files() / "pyfunc_model.py")
     registry.client.set_model_version_tag(registry.name, "1", "medrep.code_digest", found)
 
 
@@ -512,7 +513,7 @@ def test_all_the_code_that_is_registered_is_the_one_file_that_never_changes(temp
     logged = template.files() / "pyfunc_model.py"
     assert logged.read_bytes() == OWN_FILE.read_bytes()
     # Another digest here means that every version that is registered already would be refused: add it, keep the old ones.
-    assert code_digest(logged) == template.tags("1")["medrep.code_digest"] == RELEASED[0] == own_code_digest()
+    assert digest_of(logged) == template.tags("1")["medrep.code_digest"] == RELEASED[0] == own_code_digest()
     lines = [line for line in logged.read_text().partition('"""\n\n')[2].splitlines() if line]
     assert lines == [
         "from mlflow.models import set_model",
@@ -534,7 +535,7 @@ def test_a_version_of_before_there_were_digests_of_code_is_used_if_its_file_is_k
 def write_earlier(path: Path) -> None:
     """Write what was registered before the file led into the package."""
     path.write_text((Path(__file__).parent / "pyfunc_model_0_1.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    assert code_digest(path) in RELEASED[1:]
+    assert digest_of(path) in RELEASED[1:]
 
 
 def test_a_medrep_whose_code_was_edited_registers_nothing(

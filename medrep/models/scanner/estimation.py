@@ -32,22 +32,19 @@ from jaxtyping import Float, Float32, Int
 from scipy.optimize import least_squares
 
 from medrep._persisted import stored
-from medrep.models.scanner.forward import TABLE, TAPS, Box, Frame, Image, Rendering, Scanner, curve_table, void
+from medrep.models.scanner.forward import TABLE, TAPS, Box, Content, Frame, Image, Rendering, Scanner, curve_table, void
+
+Power = Float[np.ndarray, "x y z"]
 
 LOCAL = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 OVERALL = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999])
 _ENOUGH = 2**18
 
 
-def quantile_features(
-    image: Float32[np.ndarray, "a b c"], labels: Int[np.ndarray, "a b c"], count: int
-) -> Float[np.ndarray, " features"]:
+def quantile_features(image: Content, labels: Int[np.ndarray, "a b c"], count: int) -> Float[np.ndarray, " features"]:
     """Return `LOCAL` quantiles of each block, block by block, and `OVERALL` quantiles of the volume.
 
-    Args:
-        image: Intensities; of more than 2^18 voxels every n-th is looked at.
-        labels: Block of each voxel.
-        count: Number of blocks; one without voxels gets the overall quantiles.
+    Of more than 2^18 voxels every n-th is looked at; a block without voxels gets the overall quantiles.
     """
     # An odd stride does not fall into step with the usual even side lengths.
     stride = image.size // _ENOUGH + 1 | 1
@@ -72,8 +69,7 @@ def _interpolated(ranked: np.ndarray, start: np.ndarray, size: np.ndarray, level
     place = start + levels * np.maximum(size - 1, 0)
     below = np.minimum(np.floor(place).astype(int), len(ranked) - 1)
     part = place - below
-    values: np.ndarray = ranked[below] * (1 - part) + ranked[np.minimum(below + 1, len(ranked) - 1)] * part
-    return values
+    return ranked[below] * (1 - part) + ranked[np.minimum(below + 1, len(ranked) - 1)] * part
 
 
 SLOWEST = 0.25  # radians a voxel
@@ -96,17 +92,10 @@ def middle(shape: tuple[int, ...], window: tuple[int, int, int]) -> Box:
     return first, second, third
 
 
-def mean_power(
-    volumes: Iterable[Float32[np.ndarray, "..."]], window: tuple[int, int, int]
-) -> Float[np.ndarray, "x y z"]:
-    """Average the power of the volumes' middles under a sine window.
+def mean_power(volumes: Iterable[Float32[np.ndarray, "..."]], window: tuple[int, int, int]) -> Power:
+    """Average the power of the volumes' middles, none smaller than the window, under a sine window.
 
-    Args:
-        volumes: None smaller than the window; see `middle`.
-        window: Voxels.
-
-    Returns:
-        Power in units such that white noise has its variance, at the frequencies 0 to Nyquist of each axis.
+    White noise has its variance as power; the frequencies are 0 to Nyquist of each axis.
     """
     axes = np.ix_(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) for n in window))
     taper = (axes[0] * axes[1] * axes[2]).astype(np.float32)
@@ -129,30 +118,23 @@ def frequencies(window: tuple[int, int, int]) -> tuple[Float[np.ndarray, " n"], 
     return tuple(2 * np.pi * np.arange(n // 2 + 1) / n for n in window)
 
 
-def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) -> Float[np.ndarray, "x y z"]:
+def transfer(taps: Float[np.ndarray, "3 taps"], window: tuple[int, int, int]) -> Power:
     """Return H at the frequencies of `mean_power`."""
     sides = [
         1 + 2 * sum(weight * (np.cos((j + 1) * w) - 1) for j, weight in enumerate(own))
         for own, w in zip(taps, frequencies(window), strict=True)
     ]
     first, second, third = np.ix_(*sides)
-    product: np.ndarray = first * second * third
-    return product
+    return first * second * third
 
 
 def fit_point_spread(
-    own: Float[np.ndarray, "x y z"], reference: Float[np.ndarray, "x y z"], window: tuple[int, int, int]
+    own: Power, reference: Power, window: tuple[int, int, int]
 ) -> tuple[Float[np.ndarray, "3 taps"], float]:
-    """Fit taps and noise.
+    """Fit taps and noise to the mean power of the scanner's people.
 
-    Args:
-        own: Mean power of the scanner's people.
-        reference: Mean power of the anchor's people, with the scanner's shading and curve applied to them.
-        window: Of both.
-
-    Returns:
-        Weights beside the kernel's centre along each axis, and the noise's deviation in data units; zeros where a window
-        is too small to tell them.
+    `reference` is that of the anchor's people, with the scanner's shading and curve applied to them. The taps are weights beside
+    the kernel's centre along each axis, the noise a deviation in data units; zeros where a window is too small to tell them.
     """
     grid = np.ix_(*frequencies(window))
     fast = np.sqrt(sum(w**2 for w in grid)) > SLOWEST
@@ -187,18 +169,13 @@ _TO_DIAGONAL = 0.2
 class Evidence:
     """Statistics of training participants: of the reference scanner, and of participants within scanners.
 
-    Attributes:
-        features: Mean features of the anchor's people.
-        effects: Their mean covariate columns.
-        power: Their mean power.
-        people: How many they are.
-        slopes: Of features on covariate columns, within scanners.
-        covariance: Of features between people, within scanners.
+    `slopes` are those of features on covariate columns, within scanners, and `covariance` is that of features between people,
+    within scanners; the others are means over the anchor's people.
     """
 
     features: Float[np.ndarray, " features"]
     effects: Float[np.ndarray, " effects"]
-    power: Float[np.ndarray, "x y z"]
+    power: Power
     people: int = field(metadata=stored("anchor_people"))
     slopes: Float[np.ndarray, "effects features"]
     covariance: Float[np.ndarray, "features features"]
@@ -206,12 +183,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One scanner after a step.
+    """One scanner after a step, the posterior mode.
 
-    Attributes:
-        scanner: The posterior mode.
-        precision: Of shading and curve, as the people tell it.
-        prior: Prior deviations of shading and curve.
+    `precision` is that of shading and curve, as the people tell it, and `prior` has their prior deviations.
     """
 
     scanner: Scanner
@@ -221,12 +195,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Group:
-    """One scanner's own people, as the last step left them.
-
-    Attributes:
-        images: Their volumes.
-        features: Theirs, straightened.
-    """
+    """One scanner's own people, as the last step left them, with their features straightened."""
 
     images: Sequence[Image]
     features: Float[np.ndarray, "people features"]
@@ -238,18 +207,10 @@ class Group:
 
 
 class Comparison:
-    """The anchor's side of the comparison.
+    """The anchor's side of the comparison: all its people while fitting, or the few that were kept (even none).
 
-    Args:
-        frame: The axes.
-        window: Of the power.
-        reference: People of the anchor; all of them while fitting, or the few that were kept (even none).
-        rng: Of simulated noise.
-
-    Attributes:
-        untouched: Features of those people.
-        places: Mean of each shading field over each feature's voxels.
-        power: Their mean power.
+    `untouched` are the features of those people, `places` the mean of each shading field over each feature's voxels, and
+    `power` is their mean power.
     """
 
     def __init__(
@@ -263,11 +224,7 @@ class Comparison:
         self.power = group_power(reference, window)
 
     def evidence(self, effects: int) -> Evidence:
-        """Return what the people at hand tell of the anchor; slopes and covariance are still to come.
-
-        Args:
-            effects: Number of covariate columns.
-        """
+        """Return what the people at hand tell of the anchor; slopes and covariance are still to come."""
         own = np.array([image.effects for image in self.reference]).reshape(len(self.reference), effects)
         width, people = self.untouched.shape[1], max(len(own), 1)
         nothing = np.zeros((effects, width)), np.eye(width)
@@ -280,18 +237,15 @@ class Comparison:
         return np.stack(rows) if rows else np.zeros((0, len(self.places)))
 
     def step(self, now: Scanner, own: Group, evidence: Evidence, *, first: bool, pointwise: bool) -> Estimate:
-        """Move a scanner's parameters once.
+        """Move a scanner's parameters once, from what it is believed to be.
 
-        Args:
-            now: The scanner as it is believed to be.
-            own: Its people.
-            evidence: The anchor's people, and people within scanners.
-            first: Whether this is the first step: before blur and noise are known, tails are not to be trusted.
-            pointwise: Fit shading alone, for a scanner of few people.
+        In the first step, before blur and noise are known, tails are not trusted. If `pointwise`, shading alone is fitted, for a
+        scanner of few people.
         """
         target, mean = evidence.features, own.features.mean(axis=0)
         if not first and now.spreads:
-            target = target + (self._simulated(now) - self.untouched).mean(axis=0)
+            simulated = [self._features(self.simulate(now, image), image.box) for image in self.reference]
+            target = target + (np.stack(simulated) - self.untouched).mean(axis=0)
         adjusted = (evidence.effects - own.effects.mean(axis=0)) @ evidence.slopes
         people = 1 / (1 / len(own.images) + 1 / evidence.people)
         prior = _prior(len(now.shading), len(now.curve), bends=not (first or pointwise), slope=not pointwise)
@@ -310,13 +264,10 @@ class Comparison:
             found = self._with_spread(found, own.images, evidence)
         return Estimate(found, weighed @ J, prior)
 
-    def simulate(self, scanner: Scanner, image: Image) -> Float32[np.ndarray, "a b c"]:
+    def simulate(self, scanner: Scanner, image: Image) -> Content:
         """Return one of the anchor's people, sent through a scanner and straightened again."""
         rendering = Rendering(self.frame, scanner)
         return rendering.invert(rendering.simulate(image.values(), image.box, self._rng), image.box)
-
-    def _simulated(self, scanner: Scanner) -> Float[np.ndarray, "people features"]:
-        return np.stack([self._features(self.simulate(scanner, image), image.box) for image in self.reference])
 
     def _with_spread(self, scanner: Scanner, own: Sequence[Image], evidence: Evidence) -> Scanner:
         large, voids = [i for i in own if _holds(i, self.window)], []
@@ -360,14 +311,11 @@ class Comparison:
         repeats = len(feature_levels(1)) - (overall := len(feature_levels(0)))
         return np.concatenate([np.repeat(np.stack(local, axis=1), repeats, axis=0), np.tile(whole, (overall, 1))])
 
-    def _features(self, values: Float32[np.ndarray, "a b c"], box: Box) -> Float[np.ndarray, " features"]:
-        features: np.ndarray = np.arcsinh(quantile_features(values, self._labels[box], self._count) / self.frame.eps)
-        return features
+    def _features(self, values: Content, box: Box) -> Float[np.ndarray, " features"]:
+        return np.arcsinh(quantile_features(values, self._labels[box], self._count) / self.frame.eps)
 
 
-def group_power(
-    images: Sequence[Image], window: tuple[int, int, int], bent: Rendering | None = None
-) -> Float[np.ndarray, "x y z"]:
+def group_power(images: Sequence[Image], window: tuple[int, int, int], bent: Rendering | None = None) -> Power:
     """Return the mean power of people's middles, as they are or as a scanner bends them; zeros if nobody is large enough."""
 
     def centre(image: Image) -> np.ndarray:
@@ -410,5 +358,4 @@ def _holds(image: Image, window: tuple[int, int, int]) -> bool:
 
 
 def _centred(rows: np.ndarray) -> np.ndarray:
-    centred: np.ndarray = rows - rows.mean(axis=0)
-    return centred
+    return rows - rows.mean(axis=0)

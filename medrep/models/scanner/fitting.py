@@ -57,6 +57,8 @@ from medrep.models.scanner.restoration import (
 
 LEAST_REFERENCE_PEOPLE = 10
 """Of a level that may be chosen as the anchor."""
+KEPT = 8
+"""People of the anchor whose volumes go into the state, so that unseen levels can be estimated in full."""
 _SLOW = 1.0  # radians a voxel
 
 
@@ -65,10 +67,7 @@ def choose_reference(
 ) -> str:
     """Return the level with the highest score among those with `LEAST_REFERENCE_PEOPLE`, else the level with the most people.
 
-    Args:
-        powers: Level -> mean power of its people (`mean_power`).
-        people: Level -> how many they are.
-        window: Of the powers.
+    `powers` are those of `mean_power`.
     """
     able = sorted(level for level, count in people.items() if count >= LEAST_REFERENCE_PEOPLE and level in powers)
     if not able:
@@ -90,26 +89,18 @@ def choose_reference(
 
 def _relative(power: np.ndarray, fast: np.ndarray, slow: np.ndarray) -> Float[np.ndarray, "x y z"]:
     base = power[slow] if slow.any() else power[fast] if fast.any() else power
-    relative: np.ndarray = power / max(float(base.mean()), 1e-300)
-    return relative
+    return power / max(float(base.mean()), 1e-300)
 
 
 _Undo = Callable[[Image], np.ndarray]
 
 
-def brings_nearer(
+def _brings_nearer(
     frame: Frame, scanner: Scanner, inverse: Restoration, own: Sequence[Image], reference: Sequence[Image]
 ) -> bool:
     """Tell whether undoing a scanner brings the mean image of its people nearer to that of the anchor's people.
 
     With few people, or a scanner that is none of the family's, the estimate can be far off; the mean image shows it.
-
-    Args:
-        frame: Where scanners look.
-        scanner: As estimated.
-        inverse: Its way back.
-        own: People of the scanner.
-        reference: People of the anchor.
     """
     if not own or not reference:
         return True
@@ -230,12 +221,12 @@ def _apart(kind: Callable[..., _T], stacked: Any) -> list[_T]:
 @persisted_as(_Stacked, _Stacked.known)
 @dataclass(frozen=True)
 class ScannerState:
-    """Fitted scanners.
+    """Fitted scanners: of each level, and of the pooled reference.
 
     Attributes:
         frame: Their axes.
-        scanners: Level, and the pooled reference -> its parameters.
-        ways_back: Level, and the pooled reference -> the way back.
+        scanners: Level -> its parameters.
+        ways_back: Level -> the way back.
         counts: Level -> its training people; 0 for levels adapted to later.
         evidence: What training told about the anchor and about people within scanners.
         window: Voxels whose power is compared.
@@ -260,11 +251,6 @@ class ScannerState:
         return self.kept.astype(np.float32) * np.float32(self.frame.median)
 
 
-def fit_steps(levels: int) -> int:
-    """Return how often `fit_levels` reports progress for so many levels."""
-    return STEPS + levels + 1
-
-
 def fit_levels(
     dataset: Dataset,
     covariate: str,
@@ -272,25 +258,10 @@ def fit_levels(
     *,
     reference: str | None,
     seed: int,
-    kept: int,
-    advance: Callable[[int], None],
 ) -> tuple[str, ScannerState, tuple[str, ...]]:
-    """Fit the scanner of every level.
+    """Fit the scanner of every level; return the anchor, the scanners, and notes.
 
-    Args:
-        dataset: Volumes on a common grid.
-        covariate: The batch covariate whose levels have a scanner each.
-        effects: Centred covariate columns.
-        reference: The level the others are compared with; None chooses one.
-        seed: Seed of the choice of people and of noise.
-        kept: How many of the anchor's volumes to keep.
-        advance: Called with 1 after each of `fit_steps`.
-
-    Returns:
-        The anchor, the scanners, and notes.
-
-    Raises:
-        CovariateError: People of other levels, or an anchor without anybody who has an image that varies.
+    See `ScannerHarmonizer.fit` for the arguments and errors.
     """
     data, own, levels = dataset.values, dataset.covariates[covariate], dataset.schema.levels(covariate)
     if dataset.columns.grid is None:
@@ -314,24 +285,22 @@ def fit_levels(
     axes = (grid.shape, grid.spacing)
     frame = Frame.fit(groups[reference], everybody, *axes) if groups[reference] else Frame.plain(*axes)
     comparison = Comparison(frame, window, groups[reference], np.random.default_rng(seed))
-    scanners, evidence = _fit_scanners(comparison, groups, reference, effects.shape[1], advance)
+    scanners, evidence = _fit_scanners(comparison, groups, reference, effects.shape[1])
     comparison = Comparison(frame, window, groups[reference], np.random.default_rng([seed, 1]))
     ways_back = {}
     for level in levels:
         ways_back[level] = fit_inverse(comparison, scanners[level], groups[level])
-        believed = scanners[level].does_nothing or brings_nearer(
+        believed = scanners[level].does_nothing or _brings_nearer(
             frame, scanners[level], ways_back[level], groups[level], groups[reference]
         )
         if not believed:
             scanners[level], ways_back[level] = Scanner.identity(frame), Restoration.idle()
             notes.append(f"{level}: what was estimated takes its mean image away from the anchor's; left as it is")
-        advance(1)
     scanners[POOLED] = pooled_scanner(frame, [scanners[level] for level in levels], list(counts.values()))
     ways_back[POOLED] = fit_inverse(comparison, scanners[POOLED], [])
-    advance(1)
     residual = sum(count * ways_back[level].residual for level, count in counts.items()) / max(len(own), 1)
     ways_back[POOLED] = Restoration(ways_back[POOLED].edges, ways_back[POOLED].weights, residual)
-    volumes = _kept_volumes(groups[reference], kept, frame)
+    volumes = _kept_volumes(groups[reference], frame)
     return reference, ScannerState(frame, scanners, ways_back, counts, evidence, window, volumes), tuple(notes)
 
 
@@ -370,7 +339,6 @@ def _fit_scanners(
     groups: Mapping[str, Sequence[Image]],
     reference: str,
     effects: int,
-    advance: Callable[[int], None],
 ) -> tuple[dict[str, Scanner], Evidence]:
     scanners = {level: Scanner.identity(comparison.frame) for level in groups}
     evidence = comparison.evidence(effects)
@@ -383,13 +351,12 @@ def _fit_scanners(
             pointwise = len(groups[level]) < LEAST_PEOPLE
             estimate = comparison.step(scanners[level], own[level], evidence, first=step == 0, pointwise=pointwise)
             scanners[level] = estimate.scanner
-        advance(1)
     return scanners, evidence
 
 
-def _kept_volumes(images: Sequence[Image], kept: int, frame: Frame) -> Float16[np.ndarray, "kept voxels"]:
+def _kept_volumes(images: Sequence[Image], frame: Frame) -> Float16[np.ndarray, "kept voxels"]:
     """Return whole volumes of some people, evenly spread over their keys, in units of the median."""
-    count = min(max(kept, 0), len(images))
+    count = min(KEPT, len(images))
     rows = np.zeros((count, int(np.prod(frame.shape))), np.float16)
     limit = np.float32(np.finfo(np.float16).max)
     for row, k in zip(rows, np.linspace(0, len(images) - 1, count).astype(int) if count else [], strict=True):

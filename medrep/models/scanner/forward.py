@@ -12,6 +12,8 @@ from medrep._persisted import persisted
 from medrep.cohort.grid import Grid
 from medrep.models.chunks import release_pages
 
+Content = Float32[np.ndarray, "a b c"]
+
 Box = tuple[slice, slice, slice]
 
 _FEW = 0.02
@@ -21,28 +23,23 @@ _AROUND = np.ones((3, 3, 3), dtype=bool)
 def foreground_box(volume: Float[np.ndarray, "x y z"]) -> Box:
     """Return the box outside of which every slice repeats its neighbour, as padding with border values does.
 
-    Args:
-        volume: One volume on the common grid; NaN counts as equal to NaN.
-
-    Returns:
-        One slice an axis; the whole volume along an axis on which nothing varies.
+    NaN counts as equal to NaN; along an axis on which nothing varies it is the whole volume.
     """
     first, second, third = (_inside(np.moveaxis(volume, axis, 0)) for axis in range(3))
     return first, second, third
 
 
-def void(image: Float32[np.ndarray, "a b c"]) -> Bool[np.ndarray, "a b c"] | None:
+def void(image: Content) -> Bool[np.ndarray, "a b c"] | None:
     """Return what a mask left empty: zeros in or beside a 3 x 3 x 3 block of zeros; None where zeros are rare, so no mask is."""
     zero = image == 0
     if zero.mean() < _FEW:
         return None
     # A content box leaves but one slice of an empty side; the border repeats, as padding does.
     chunks = binary_dilation(binary_erosion(np.pad(zero, 1, mode="edge"), _AROUND, border_value=1), _AROUND)
-    empty: np.ndarray = zero & chunks[1:-1, 1:-1, 1:-1]
-    return empty
+    return zero & chunks[1:-1, 1:-1, 1:-1]
 
 
-def filled(volume: Float[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+def filled(volume: Float[np.ndarray, "a b c"]) -> Content:
     """Return a float32 copy with the median in place of NaN and infinite voxels."""
     known = np.isfinite(volume)
     copy = volume.astype(np.float32)
@@ -52,9 +49,7 @@ def filled(volume: Float[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
 
 
 def change_content(
-    volume: Float[np.ndarray, "x y z"],
-    template: Float[np.ndarray, "x y z"],
-    change: Callable[[Float32[np.ndarray, "a b c"], Box], Float32[np.ndarray, "a b c"]],
+    volume: Float[np.ndarray, "x y z"], template: Float[np.ndarray, "x y z"], change: Callable[[Content, Box], Content]
 ) -> None:
     """Change a volume in place where ``template`` has content; what is not finite or was left empty stays as it is."""
     box = foreground_box(template)
@@ -82,14 +77,9 @@ _FEWEST, _MOST = 24, 64
 
 @dataclass(frozen=True)
 class Image:
-    """One person's volume, still in its row of the matrix.
+    """One person's volume on the common grid, still in its row of the matrix, which may be memory-mapped.
 
-    Attributes:
-        data: The matrix, in memory or memory-mapped.
-        row: The person's row.
-        shape: Of the common grid.
-        box: Where the content lies.
-        effects: Centred covariate columns.
+    The box says where the content lies; the effects are centred covariate columns.
     """
 
     data: Float[np.ndarray, "people voxels"]
@@ -98,7 +88,7 @@ class Image:
     box: Box
     effects: Float[np.ndarray, " effects"]
 
-    def values(self) -> Float32[np.ndarray, "a b c"]:
+    def values(self) -> Content:
         """Read the content, without padding; the median stands for NaN."""
         content = filled(self.data[self.row].reshape(self.shape)[self.box])
         release_pages(self.data)
@@ -117,14 +107,7 @@ def find_images(
     grid: Grid,
     effects: Float[np.ndarray, "rows effects"],
 ) -> list[Image]:
-    """Find the content of some people's volumes; those in which nothing varies are left out.
-
-    Args:
-        data: Everybody's volumes.
-        rows: The people.
-        grid: The common grid.
-        effects: Their centred covariate columns.
-    """
+    """Find the content of some people's volumes; those in which nothing varies are left out."""
     images = []
     for row, own in zip(rows, effects, strict=True):
         volume = data[row].reshape(grid.shape)
@@ -228,20 +211,15 @@ class Frame:
         size, last = np.abs(a), self.knots[-1]
 
         def cubic(knot: float) -> np.ndarray:
-            apply_response: np.ndarray = (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (
-                last - knot
-            )
-            return apply_response
+            return (np.maximum(size - knot, 0) ** 3 - np.maximum(size - last, 0) ** 3) / (last - knot)
 
         bends = [(cubic(knot) - cubic(self.knots[-2])) / (last - self.knots[0]) ** 2 for knot in self.knots[:-2]]
-        splines: np.ndarray = np.sign(a) * np.stack([size, *bends])
-        return splines
+        return np.sign(a) * np.stack([size, *bends])
 
     def chunks(self) -> Int[np.ndarray, "x y z"]:
-        """Cut the content into about 80 blocks (of 50 voxels or more) that are nearly cubes in mm.
+        """Cut the content into about 80 blocks (of 50 voxels or more) that are nearly cubes in mm; return each voxel's block.
 
-        Returns:
-            The block of each voxel of the grid; what lies outside the content goes to the nearest block.
+        What lies outside the content goes to the nearest block.
         """
         sides = np.array([high - low + 1 for low, high in self.extent])
         wanted = int(np.clip(sides.prod() // _BLOCK_VOXELS, 1, _BLOCKS))
@@ -267,11 +245,8 @@ _LEAST_SLOPE = 0.05
 class Scanner:
     """One scanner relative to the anchor.
 
-    Attributes:
-        shading: Weights of the fields P_j, in log intensity.
-        curve: Weights of the splines B_k.
-        taps: Weights of the kernel at one and two voxels from its centre, along each axis.
-        noise: Deviation of the noise, in data units.
+    The shading weighs the fields P_j, in log intensity, the curve the splines B_k, and the taps the kernel at one and two voxels
+    from its centre, along each axis; the noise is a deviation in data units.
     """
 
     shading: Float[np.ndarray, " fields"]
@@ -303,29 +278,25 @@ class Rendering:
         self._field = np.exp(frame.log_field(scanner.shading))
         self._curve = curve_table(frame, scanner.curve)
 
-    def invert(self, seen: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def invert(self, seen: Content, box: Box) -> Content:
         """Undo shading and curve: r^-1(y / f); blur and noise stay."""
         if self.scanner.does_nothing:
             return seen
         ratio = np.arcsinh(seen / (self._field[box] * self._eps))
-        straight: np.ndarray = (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
-        return straight
+        return (self._eps * np.sinh(_read(ratio, TABLE, self._curve))).astype(np.float32)
 
-    def apply_response(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def apply_response(self, image: Content, box: Box) -> Content:
         """Apply curve and shading: f * r(x)."""
         if self.scanner.does_nothing:
             return image
         bent = np.sinh(_read(np.arcsinh(image / self._eps), self._curve, TABLE))
-        shaded: np.ndarray = (self._field[box] * self._eps * bent).astype(np.float32)
-        return shaded
+        return (self._field[box] * self._eps * bent).astype(np.float32)
 
-    def forward(self, image: Float32[np.ndarray, "a b c"], box: Box) -> Float32[np.ndarray, "a b c"]:
+    def forward(self, image: Content, box: Box) -> Content:
         """Return what the scanner would make of the anchor's image, without noise; what a mask left empty stays so."""
         return self._see(image, box, void(image))
 
-    def simulate(
-        self, image: Float32[np.ndarray, "a b c"], box: Box, rng: np.random.Generator
-    ) -> Float32[np.ndarray, "a b c"]:
+    def simulate(self, image: Content, box: Box, rng: np.random.Generator) -> Content:
         """Return what the scanner would make of the anchor's image, with noise."""
         empty = void(image)
         seen = self._see(image, box, empty)
@@ -335,9 +306,7 @@ class Rendering:
                 seen[empty] = 0
         return seen
 
-    def _see(
-        self, image: Float32[np.ndarray, "a b c"], box: Box, empty: np.ndarray | None
-    ) -> Float32[np.ndarray, "a b c"]:
+    def _see(self, image: Content, box: Box, empty: np.ndarray | None) -> Content:
         blurred = spread(image, self.scanner.taps)
         return self.apply_response(blurred if empty is None else np.where(empty, np.float32(0), blurred), box)
 
@@ -349,11 +318,10 @@ def curve_table(frame: Frame, curve: Float[np.ndarray, " curves"]) -> Float[np.n
     h = np.concatenate([[0.0], np.cumsum(steps)])
     h -= np.interp(0.0, TABLE, h)
     kappa = np.sinh(frame.middle) / np.sinh(np.interp(frame.middle, TABLE, h))
-    table: np.ndarray = np.arcsinh(kappa * np.sinh(h))
-    return table
+    return np.arcsinh(kappa * np.sinh(h))
 
 
-def spread(image: Float32[np.ndarray, "a b c"], taps: Float[np.ndarray, "3 taps"]) -> Float32[np.ndarray, "a b c"]:
+def spread(image: Content, taps: Float[np.ndarray, "3 taps"]) -> Content:
     """Convolve with the kernel; the border repeats, and a constant stays as it is."""
     for axis, sides in enumerate(taps):
         if sides.any():

@@ -50,10 +50,12 @@ from medrep.models.scanner.fitting import ScannerState, fit_levels, level_note
 from medrep.models.scanner.forward import Box, Rendering, Scanner, change_content, find_images, is_flat, most_people
 from medrep.models.scanner.restoration import Restoration, fit_inverse, invert_and_restore
 
+Voxels = Float[np.ndarray, "some voxels"]
+
 
 @dataclass(frozen=True)
-class NewSite:
-    """An unseen level as estimated.
+class _NewSite:
+    """An unseen level as estimated, with a note of what to know about it; empty if all is well.
 
     Attributes:
         scanner: Its parameters.
@@ -61,7 +63,6 @@ class NewSite:
         errors: Standard errors: of log gain and shading, root mean square over the content, in units of the deviation of log
             intensities between people within scanners; and of the curve's slope, None where it is not estimated.
         shares: Shares of the raw estimates' energy that the prior left: of gain and shading, and of the slope.
-        note: What to know about it; empty if all is well.
     """
 
     scanner: Scanner
@@ -71,25 +72,15 @@ class NewSite:
     note: str
 
 
-def estimate_level(
+def _estimate_level(
     known: ScannerState,
     rows: Float32[np.ndarray, "people voxels"],
     effects: Float[np.ndarray, "people effects"],
     seed: int,
-) -> NewSite | None:
-    """Estimate an unseen level.
+) -> _NewSite | None:
+    """Estimate an unseen level from volumes and centred covariate columns; None if nobody has a usable image.
 
-    Args:
-        known: What the model knows.
-        rows: Volumes of the level's people.
-        effects: Their centred covariate columns.
-        seed: Seed of simulated noise.
-
-    Returns:
-        The level, or None if nobody has a usable image.
-
-    Raises:
-        ModelError: Other covariate columns than training had.
+    Raises ModelError for other covariate columns than training had.
     """
     if effects.shape[1] != len(known.evidence.effects):
         raise ModelError(f"{effects.shape[1]} covariate columns, but training had {len(known.evidence.effects)}")
@@ -110,7 +101,7 @@ def estimate_level(
     note = level_note(len(images))
     if not reference:
         note = "gain and shading alone are estimated, since the model keeps no volumes"
-    return NewSite(scanner, fit_inverse(comparison, scanner, images), errors, shares, note)
+    return _NewSite(scanner, fit_inverse(comparison, scanner, images), errors, shares, note)
 
 
 def _how_well(
@@ -134,8 +125,6 @@ def _share(left: np.ndarray, raw: np.ndarray) -> float:
     return min(float((left**2).sum()) / energy, 1.0) if energy > 0 else 0.0
 
 
-KEPT = 8
-"""People of the anchor whose volumes go into the state, unless said otherwise."""
 _MOST_RATIO = 4.0
 _Change = Callable[[str, np.ndarray, Box], np.ndarray]
 
@@ -150,12 +139,7 @@ def _refuse_no_anchor(harmoniser: "ScannerHarmonizer") -> None:
 class ScannerHarmonizer:
     """Fitted scanners of one batch covariate, and the way back from each; see the module's sheet for the symbols.
 
-    Attributes:
-        covariate: The batch covariate.
-        reference: The level the others are compared with.
-        known: The scanners.
-        seed: Seed of simulated noise.
-        notes: Levels that could not be fitted in full, and people who were left out.
+    The notes name levels that could not be fitted in full, and people who were left out.
     """
 
     covariate: str
@@ -173,20 +157,12 @@ class ScannerHarmonizer:
         covariate: str,
         reference: str | None = None,
         seed: int = 0,
-        kept: int = KEPT,
-        advance: Callable[[int], None] = lambda steps: None,
     ) -> "ScannerHarmonizer":
-        """Fit on training people.
+        """Fit on training people's volumes on a common grid, padded by repeating the border.
 
-        Args:
-            dataset: Volumes on a common grid, padded by repeating the border. NaN counts as the median. Of each level at most
-                `most_people` are looked at, chosen by the seed and the people's keys.
-            effects: Centred covariate columns (`Design.effects` without the intercept); what they explain is kept.
-            covariate: The batch covariate.
-            reference: The level the others are compared with; None takes the sharpest and least noisy (`choose_reference`).
-            seed: Seed of the choice of people and of simulated noise.
-            kept: How many of the anchor's volumes the state keeps, so that unseen levels can be estimated in full.
-            advance: Called with 1 after each step; `fit_steps` tells how many there are.
+        NaN counts as the median. Of each level at most `most_people` are looked at, chosen by the seed and the people's keys.
+        What `effects`, centred covariate columns (`Design.effects` without the intercept), explain is kept. Without a
+        reference, the sharpest and least noisy level is it (`choose_reference`).
 
         Raises:
             CovariateError: A covariate without levels, an anchor that nobody has, or people of unknown levels.
@@ -197,9 +173,7 @@ class ScannerHarmonizer:
         if dataset.columns.grid is None:
             raise ModelError("scanners are fitted to images on a grid")
         _check_width(dataset.values, dataset.columns.grid.size)
-        found, known, notes = fit_levels(
-            dataset, covariate, effects, reference=reference, seed=seed, kept=kept, advance=advance
-        )
+        found, known, notes = fit_levels(dataset, covariate, effects, reference=reference, seed=seed)
         return cls(covariate, found, known, seed, notes)
 
     @property
@@ -207,38 +181,18 @@ class ScannerHarmonizer:
         """Levels that have a scanner."""
         return tuple(self.known.counts)
 
-    def restore_to_reference(
-        self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str]
-    ) -> Float[np.ndarray, "some voxels"]:
-        """Return u: everybody as the anchor would have made them.
+    def restore_to_reference(self, rows: Voxels, levels: Sequence[str]) -> Voxels:
+        """Return u: everybody, each of a level or `POOLED`, as the anchor would have made them.
 
-        Args:
-            rows: Volumes on the common grid.
-            levels: Scanner of each, or `POOLED`.
-
-        Returns:
-            New rows of the same dtype; padding, NaN, what a mask left empty and volumes of one value stay as they are.
-
-        Raises:
-            CovariateError: Levels without a scanner.
+        The rows are new and of the same dtype; padding, NaN, what a mask left empty and volumes of one value stay as they
+        are. Raises CovariateError for levels without a scanner.
         """
         return self.transform(rows, levels, self.reference)
 
-    def transform(
-        self, rows: Float[np.ndarray, "some voxels"], levels: Sequence[str], target: str
-    ) -> Float[np.ndarray, "some voxels"]:
-        """Return x': everybody as another scanner would have made them; see the sheet.
+    def transform(self, rows: Voxels, levels: Sequence[str], target: str) -> Voxels:
+        """Return x': everybody as another scanner, or `POOLED`, would have made them; see the sheet and `restore_to_reference`.
 
-        Args:
-            rows: Volumes on the common grid.
-            levels: Scanner of each, or `POOLED`.
-            target: The other scanner, or `POOLED`.
-
-        Returns:
-            As `restore_to_reference` does; volumes that are at ``target`` already come back as they are.
-
-        Raises:
-            CovariateError: Levels without a scanner.
+        Volumes that are at ``target`` already come back as they are.
         """
         renderings = self._renderings([*levels, target])
         there = renderings[target]
@@ -257,24 +211,12 @@ class ScannerHarmonizer:
         return self._each(rows, rows, ["" if level == target else level for level in levels], change)
 
     def render(
-        self,
-        rows: Float[np.ndarray, "some voxels"],
-        levels: Sequence[str],
-        like: "Float[np.ndarray, 'some voxels'] | None" = None,
-    ) -> Float[np.ndarray, "some voxels"]:
-        """Return F(u), without noise: what scanners would make of images that the anchor made.
+        self, rows: Voxels, levels: Sequence[str], like: "Float[np.ndarray, 'some voxels'] | None" = None
+    ) -> Voxels:
+        """Return F(u), without noise: what scanners would make of images that the anchor made; see `restore_to_reference`.
 
-        Args:
-            rows: Volumes u on the common grid.
-            levels: Scanner of each, or `POOLED`.
-            like: Volumes whose padding and NaN tell where the content of ``rows`` lies; ``rows`` themselves by default. Give
-                the people's own where u was predicted and so has no padding.
-
-        Returns:
-            As `restore_to_reference` does.
-
-        Raises:
-            CovariateError: Levels without a scanner.
+        The padding and NaN of ``like`` tell where the content of ``rows`` lies; ``rows`` themselves by default. Give the people's
+        own where u was predicted and so has no padding.
         """
         renderings = self._renderings(levels)
         still = {level for level, rendering in renderings.items() if rendering.scanner.does_nothing}
@@ -286,23 +228,14 @@ class ScannerHarmonizer:
         return self._each(rows, rows if like is None else like, marked, change)
 
     def adapt(
-        self,
-        level: str,
-        people: Iterable[tuple[Float[np.ndarray, "some voxels"], Float[np.ndarray, "some effects"]]],
+        self, level: str, people: Iterable[tuple[Voxels, Float[np.ndarray, "some effects"]]]
     ) -> tuple["ScannerHarmonizer", Adaptation]:
-        """Estimate the scanner of an unseen level from its own people.
+        """Estimate the scanner of an unseen level from its own people, and tell how well it is known.
 
-        Args:
-            level: The level.
-            people: Volumes and centred covariate columns, a few people at a time; gone through once. The first `most_people`
-                are kept in memory and looked at.
-
-        Returns:
-            A harmoniser that knows the level, and how well it is known: location is the log gain and shading, log scale the
-            slope of the curve. The pooled reference stays that of training.
-
-        Raises:
-            CovariateError: A level that is known already, or without anybody to learn from.
+        The people's volumes and centred covariate columns come a few people at a time and are gone through once; the first
+        `most_people` are kept in memory and looked at. Of the result, location is the log gain and shading, log scale the
+        slope of the curve. The pooled reference stays that of training. Raises CovariateError for a level that is known
+        already, or without anybody to learn from.
         """
         name = f"{self.covariate} {level!r}"
         if level in self.known.scanners:
@@ -316,7 +249,7 @@ class ScannerHarmonizer:
             rows += [np.array(row, dtype=np.float32) for row in some[:room]]
             effects += list(own[:room])
             count += len(some)
-        found = estimate_level(self.known, np.array(rows), np.array(effects), self.seed) if rows else None
+        found = _estimate_level(self.known, np.array(rows), np.array(effects), self.seed) if rows else None
         if found is None:
             raise CovariateError(f"{name} has nobody with a usable image to learn from; leave it out, or add people")
         known = replace(

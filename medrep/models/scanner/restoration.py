@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int
 from scipy.ndimage import uniform_filter
 
 from medrep.models.scanner.estimation import Comparison
-from medrep.models.scanner.forward import Box, Frame, Image, Rendering, Scanner, void
+from medrep.models.scanner.forward import Box, Content, Frame, Image, Rendering, Scanner, void
 
 REACH = 2
 FEATURES = 11
@@ -30,12 +30,9 @@ _SLAB = 2**19
 
 @dataclass(frozen=True)
 class Restoration:
-    """The way back from one scanner's blur and noise.
+    """The way back from one scanner's blur and noise: bucket edges, in data units, and a row of weights for each bucket.
 
-    Attributes:
-        edges: Of the buckets, in data units.
-        weights: One row a bucket.
-        residual: Deviation of what the scanner adds to z and the image keeps, y - F(z), in data units.
+    `residual` is the deviation of what the scanner adds to z and the image keeps, y - F(z), in data units.
     """
 
     edges: Float[np.ndarray, " edges"]
@@ -52,7 +49,7 @@ class Restoration:
         """True if images come back as they are."""
         return not self.weights.any()
 
-    def restore(self, image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+    def restore(self, image: Content) -> Content:
         """Apply the filter, a slab at a time."""
         if self.does_nothing:
             return image
@@ -64,7 +61,7 @@ class Restoration:
         return restored
 
 
-def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c features"]:
+def orbit_sums(image: Content) -> Float32[np.ndarray, "a b c features"]:
     """Return phi: the sums over each orbit of neighbours (the border repeats), and a one."""
     padded = np.pad(image, REACH, mode="edge")
     sums: dict[tuple[int, ...], np.ndarray] = {}
@@ -75,32 +72,22 @@ def orbit_sums(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b 
     return np.stack([*(sums[orbit] for orbit in sorted(sums)), np.ones_like(image)], axis=-1)
 
 
-def local_deviation(image: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "a b c"]:
+def _local_deviation(image: Content) -> Content:
     """Return the standard deviation over the 3 x 3 x 3 neighbours."""
     mean = uniform_filter(image, 3)
-    deviation: np.ndarray = np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
-    return deviation
+    return np.sqrt(np.maximum(uniform_filter(image * image, 3) - mean * mean, 0))
 
 
-def buckets(image: Float32[np.ndarray, "a b c"], edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
+def buckets(image: Content, edges: Float[np.ndarray, " edges"]) -> Int[np.ndarray, "a b c"]:
     """Return the bucket of each voxel."""
-    bucket: np.ndarray = np.digitize(local_deviation(image), edges)
-    return bucket
+    return np.digitize(_local_deviation(image), edges)
 
 
 def fit_restoration(
     pairs: Iterable[tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, "..."]]],
     edges: Float[np.ndarray, " edges"],
 ) -> Float[np.ndarray, "buckets features"]:
-    """Fit the weights.
-
-    Args:
-        pairs: Blurred and noisy volume u, and the volume z that it should become; gone through once.
-        edges: Of the buckets.
-
-    Returns:
-        One row of weights a bucket.
-    """
+    """Fit a row of weights for each bucket, from pairs of a blurred and noisy volume u and the z that it should become."""
     count = len(edges) + 1
     squares, moments = np.zeros((count, FEATURES, FEATURES)), np.zeros((count, FEATURES))
     for image, wanted in pairs:
@@ -138,10 +125,7 @@ _EVERY = 37
 def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) -> Restoration:
     """Fit a restoration; none where there is nothing to undo, or nobody of the anchor to learn from.
 
-    Args:
-        comparison: Holds the anchor's people.
-        scanner: As estimated.
-        own: People of the scanner: they place the buckets and tell the residual. The anchor's stand in if there are none.
+    `own`, people of the scanner, place the buckets and tell the residual. The anchor's stand in if there are none.
     """
     if not scanner.spreads or not comparison.reference:
         return Restoration.idle()
@@ -151,7 +135,7 @@ def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) 
         if own
         else (comparison.simulate(scanner, image) for image in comparison.reference)
     )
-    deviations = np.concatenate([local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
+    deviations = np.concatenate([_local_deviation(image).ravel()[::_EVERY] for image in straight]).astype(np.float64)
     edges = np.quantile(deviations, BUCKETS)
     pairs = ((comparison.simulate(scanner, image), image.values()) for image in comparison.reference)
     restoration = Restoration(edges, fit_restoration(pairs, edges), 0.0)
@@ -163,9 +147,7 @@ def fit_inverse(comparison: Comparison, scanner: Scanner, own: Sequence[Image]) 
     return replace(restoration, residual=float(np.sqrt(np.mean(squares))) if squares else 0.0)
 
 
-def invert_and_restore(
-    seen: Float32[np.ndarray, "a b c"], box: Box, rendering: Rendering, restoration: Restoration
-) -> Float32[np.ndarray, "a b c"]:
+def invert_and_restore(seen: Content, box: Box, rendering: Rendering, restoration: Restoration) -> Content:
     """Return z, the image as the anchor would have made it; what a mask left empty stays so."""
     canonical = restoration.restore(rendering.invert(seen, box))
     empty = void(seen)

@@ -12,13 +12,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class SurfaceDisplacement:
-    """How the surface moves, outward positive.
-
-    Attributes:
-        contrast: What changes.
-        millimetres: Along the outward normal at each point.
-        draws: The same for effects learned from resampled people.
-    """
+    """How the surface moves along its outward normal, mm, and the same for effects learned from resampled people."""
 
     contrast: Contrast
     millimetres: Float[np.ndarray, " points"]
@@ -29,11 +23,7 @@ class SurfaceDisplacement:
         return _bounds(self.draws, self.millimetres)
 
     def mean(self, areas: Float[np.ndarray, " points"]) -> tuple[float, float, float]:
-        """Return the mean over the surface and its interval, mm.
-
-        Args:
-            areas: What each point counts.
-        """
+        """Return the mean over the surface and its interval, mm; `areas` say what each point counts."""
         share = areas / areas.sum()
         mean = self.millimetres @ share[:, None]
         low, high = _bounds(self.draws @ share[:, None], mean)

@@ -37,9 +37,7 @@ _STILL = 1e-3
 class Group:
     """Columns of the design that belong together.
 
-    Attributes:
-        columns: Which.
-        exchangeable: Independent and of one strength, as the levels of a batch; else they have a covariance of their own.
+    Exchangeable ones, as the levels of a batch, are independent and of one strength; else they have a covariance of their own.
     """
 
     columns: slice
@@ -48,11 +46,9 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """Equations of one subject's surface for a change of the mean field.
+    """Equations of one subject's surface for a change of the mean field, the person's own field being unknown.
 
-    Attributes:
-        score: Slope of the log likelihood by the field's coefficients.
-        precision: W, its curvature, the person's own field being unknown.
+    `score` is the slope of the log likelihood by the field's coefficients, `precision` W, its curvature.
     """
 
     score: Float[np.ndarray, " coefficients"]
@@ -61,14 +57,10 @@ class Told:
 
 @dataclass(eq=False)
 class Equations:
-    """The sums over people of which the regression consists.
+    """The sums over people of which the regression consists, with everybody's scores and columns in order.
 
-    Attributes:
-        rows: G before.
-        targets: Right-hand sides, a row a column of the design.
-        chunks: Of the left-hand side, for each pair of columns that somebody has both of.
-        scores: Everybody's score, in order.
-        columns: Everybody's columns.
+    `rows` are G before, `targets` right-hand sides, a row a column of the design, and `chunks` the left-hand side, for each pair
+    of columns that somebody has both of.
     """
 
     rows: Float[np.ndarray, "columns coefficients"]
@@ -82,12 +74,7 @@ class Equations:
         self.targets = np.zeros_like(self.rows)
 
     def add(self, own: Float[np.ndarray, " columns"], told: Told) -> None:
-        """Count a person in.
-
-        Args:
-            own: The person's columns.
-            told: By their surface, at the effects before.
-        """
+        """Count a person in: their columns, and what their surface tells at the effects before."""
         self.targets += np.outer(own, told.score + told.precision @ (own @ self.rows))
         some = np.flatnonzero(own)
         for place, first in enumerate(some):
@@ -125,12 +112,7 @@ class Equations:
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """A fitted regression.
-
-    Attributes:
-        rows: G, a row a column of the design.
-        prior: S of each block of modes.
-    """
+    """A fitted regression: G, a row a column of the design, and S of each block of modes."""
 
     rows: Float[np.ndarray, "columns coefficients"]
     prior: Float[np.ndarray, "blocks columns columns"]
@@ -142,13 +124,10 @@ def fit_effects(
     outputs: int,
     prior: Float[np.ndarray, "blocks columns columns"] | None = None,
 ) -> Effects:
-    """Solve for the effects, and for how strong they are.
+    """Solve for the effects, and for how strong they are, with everybody counted in.
 
-    Args:
-        equations: With everybody counted in.
-        groups: Of the columns; a column of no group has the smooth prior, as it is.
-        outputs: Coefficients of a mode.
-        prior: S to begin with; else that of the smooth prior.
+    A column of no group has the smooth prior, as it is. `outputs` are the coefficients of a mode, and `prior` is S to begin
+    with, else that of the smooth prior.
     """
     rows = np.zeros_like(equations.rows)
     parts = _chunks(rows.shape[1], outputs)
@@ -184,14 +163,7 @@ def resampled_effects(
 ) -> Float[np.ndarray, "draws columns coefficients"]:
     """Return the effects that resampled people would have, to first order: each person counts as often as drawn.
 
-    Args:
-        effects: Of everybody.
-        equations: They solve.
-        groups: Of the columns.
-        outputs: Coefficients of a mode.
-        draws: Resamplings.
-        rng: Of the draw.
-        participants: Whose each row is, who are drawn with all rows; by default each is a person.
+    People are drawn with all their rows; without `participants` each row is a person. `outputs` are the coefficients of a mode.
     """
     found = np.repeat(effects.rows[None], draws, axis=0)
     if not draws:
@@ -274,9 +246,7 @@ def _grouped(energy: np.ndarray, groups: Sequence[Group]) -> np.ndarray:
 class EffectColumns:
     """The design of covariate effects.
 
-    Attributes:
-        design: Smooth and level columns, and batches.
-        turns: For each term of the design, what its columns are multiplied with: unit variance, orthogonal, the line first.
+    `turns` has for each term of the design what its columns are multiplied with: unit variance, orthogonal, the line first.
     """
 
     design: Design = field(metadata=stored(""))
@@ -284,16 +254,9 @@ class EffectColumns:
 
     @classmethod
     def fit(cls, schema: CovariateSchema, frame: pd.DataFrame, degrees: int, *, joint: bool) -> "EffectColumns":
-        """Place knots on training people.
+        """Place knots on training people; raises CovariateError for covariates that these people cannot tell apart.
 
-        Args:
-            schema: The covariates.
-            frame: Training people's.
-            degrees: Of a continuous effect.
-            joint: Whether all products enter, too: one field for all values together.
-
-        Raises:
-            CovariateError: Covariates that these people cannot tell apart.
+        `degrees` are those of a continuous effect. If `joint`, all products enter, too: one field for all values together.
         """
         effects = [name for name in schema.names if name not in schema.batches]
         products = [g for size in range(2, len(effects) + 1) for g in combinations(effects, size)] if joint else []

@@ -25,18 +25,17 @@ from scipy.sparse import csr_array
 from medrep._persisted import given, persisted, stored
 from medrep.cohort.grid import Lattice, grid_lattice
 
+Points = Float[np.ndarray, "points dims"]
+Field = Float[np.ndarray, "points outputs"]
+Levels = Float[np.ndarray, " points"]
+
 _TILE = 16384
 
 
 @persisted(sizes={"nodes": lambda read: grid_lattice(read["columns"].grid).size})
 @dataclass(frozen=True, eq=False)
 class LevelFunction:
-    """A cubic spline through values on a lattice.
-
-    Attributes:
-        lattice: The lattice.
-        coefficients: One a node.
-    """
+    """A cubic spline through values on a lattice, one coefficient a node."""
 
     lattice: Lattice = field(metadata=given(lambda read: grid_lattice(read["columns"].grid)))
     coefficients: Float[np.ndarray, " nodes"] = field(metadata=stored(""))
@@ -47,7 +46,7 @@ class LevelFunction:
         filtered = spline_filter(np.asarray(values, np.float64).reshape(lattice.shape), order=3, mode="mirror")
         return cls(lattice, filtered.ravel())
 
-    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+    def values(self, points: Points) -> Levels:
         """Return the level at points, mm."""
         out = np.empty(len(points))
         for start in range(0, len(points), _TILE):
@@ -55,15 +54,13 @@ class LevelFunction:
             out[start : start + _TILE] = np.einsum("pt,pt->p", weight, self.coefficients[index])
         return out
 
-    def slopes(
-        self, points: Float[np.ndarray, "points dims"]
-    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dims"]]:
+    def slopes(self, points: Points) -> tuple[Levels, Points]:
         """Return level, mm, and gradient at points."""
         index, weight, gradient = self.lattice.slopes(points)
         coefficients = self.coefficients[index]
         return np.einsum("pt,pt->p", weight, coefficients), np.einsum("pdt,pt->pd", gradient, coefficients)
 
-    def onto_surface(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points dims"]:
+    def onto_surface(self, points: Points) -> Points:
         """Move points near the zero level onto it, along the gradient, mm."""
         for _ in range(3):
             level, slope = self.slopes(points)
@@ -82,13 +79,7 @@ _POINTS_AT_ONCE = 1024  # points at a time, so that all about them stays in cach
 
 @dataclass(frozen=True, eq=False)
 class SmoothBasis:
-    """Modes of smooth fields.
-
-    Attributes:
-        lattice: Where the splines sit.
-        nodes: Which nodes carry something.
-        shapes: Value of each mode at each of these nodes, mm.
-    """
+    """Modes of smooth fields, by the value of each, mm, at each node that carries something."""
 
     lattice: Lattice = field(metadata=stored(""))
     nodes: Int[np.ndarray, " nodes"]
@@ -103,14 +94,10 @@ class SmoothBasis:
         size: float,
         count: int,
     ) -> "SmoothBasis":
-        """Make modes around an organ.
+        """Make at most `count` modes around an organ in a box from `low` to `high`, mm.
 
-        Args:
-            low: Lower corner of the box in which people lie, mm.
-            high: Upper corner, mm.
-            distance: Distance of points to the template's surface, mm, either sign.
-            size: The organ's size, mm: root mean square distance of its surface from its centre.
-            count: Modes at most.
+        `distance` is that of points to the template's surface, mm, either sign; `size` the root mean square distance of the
+        organ's surface from its centre, mm.
         """
         lattice = Lattice.around(low, high, SPACING * size)
         places = lattice.nodes()
@@ -135,19 +122,17 @@ class SmoothBasis:
         """Number of modes."""
         return self.shapes.shape[1]
 
-    def at(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, "points modes"]:
+    def at(self, points: Points) -> Float[np.ndarray, "points modes"]:
         """Return the value of each mode at points, mm."""
         return self._values(points, self.shapes)
 
-    def field(
-        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
-    ) -> Float[np.ndarray, "points outputs"]:
+    def field(self, points: Points, coefficients: Float[np.ndarray, "modes outputs"]) -> Field:
         """Return a field, a sum of modes, at points, mm."""
         return self._values(points, self.shapes @ coefficients)
 
     def field_slopes(
-        self, points: Float[np.ndarray, "points dims"], coefficients: Float[np.ndarray, "modes outputs"]
-    ) -> tuple[Float[np.ndarray, "points outputs"], Float[np.ndarray, "points outputs dims"]]:
+        self, points: Points, coefficients: Float[np.ndarray, "modes outputs"]
+    ) -> tuple[Field, Float[np.ndarray, "points outputs dims"]]:
         """Return a field, mm, and its derivative by position (no unit)."""
         control = self.shapes @ coefficients
         found = np.empty((len(points), control.shape[1]))
@@ -161,9 +146,7 @@ class SmoothBasis:
                 slopes[tile, :, axis] = splines(gradient[:, axis]) @ control
         return found, slopes
 
-    def _values(
-        self, points: Float[np.ndarray, "points dims"], control: Float[np.ndarray, "nodes outputs"]
-    ) -> Float[np.ndarray, "points outputs"]:
+    def _values(self, points: Points, control: Float[np.ndarray, "nodes outputs"]) -> Field:
         found = np.empty((len(points), control.shape[1]))
         for start in range(0, len(points), _POINTS_AT_ONCE):
             tile = slice(start, start + _POINTS_AT_ONCE)
@@ -189,13 +172,9 @@ class SmoothBasis:
 
 @dataclass(frozen=True, eq=False)
 class MeanShape:
-    """A level function, mm, negative inside.
+    """A level function, mm, negative inside: T, and coefficients of g, what the covariates do.
 
-    Attributes:
-        template: T.
-        modes: Of fields.
-        effect: Coefficients of g, what the covariates do.
-        displaces: Whether g moves points; else it is added to the level.
+    If `displaces`, g moves points; else it is added to the level.
     """
 
     template: LevelFunction
@@ -203,24 +182,20 @@ class MeanShape:
     effect: Float[np.ndarray, "modes outputs"]
     displaces: bool
 
-    def values(self, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+    def values(self, points: Points) -> Levels:
         """Return the level at points, mm."""
         field = self.modes.field(points, self.effect)
         if self.displaces:
             return self.template.values(points + field)
         return self.template.values(points) + field[:, 0]
 
-    def seen(
-        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
-    ) -> Float[np.ndarray, " points"]:
+    def seen(self, points: Points, identity: Field) -> Levels:
         """Return the level at points, mm, of somebody whose own field is ``identity`` there."""
         if self.displaces:
             return self.values(points + identity)
         return self.values(points) + identity[:, 0]
 
-    def slopes(
-        self, points: Float[np.ndarray, "points dims"], identity: Float[np.ndarray, "points outputs"]
-    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points outputs"]]:
+    def slopes(self, points: Points, identity: Field) -> tuple[Levels, Field]:
         """Return what `seen` returns, and how it answers to the own field."""
         if not self.displaces:
             return self.seen(points, identity), np.ones((len(points), 1))
@@ -244,18 +219,14 @@ FAR = 0.4
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Some points and the person's signed distance there.
+    """Some points, mm, and the person's signed distance there, mm, clipped to the band.
 
-    Attributes:
-        points: mm.
-        distances: Signed distance, mm, clipped to the band.
-        weights: How much each point counts; their sum is the number of patches of surface.
-        band: Where distances are clipped, mm.
+    The sum of their weights is the number of patches of surface.
     """
 
-    points: Float[np.ndarray, "points dims"]
-    distances: Float[np.ndarray, " points"]
-    weights: Float[np.ndarray, " points"]
+    points: Points
+    distances: Levels
+    weights: Levels
     band: float
 
     @classmethod
@@ -267,14 +238,9 @@ class Observations:
         count: int,
         rng: np.random.Generator,
     ) -> "Observations":
-        """Draw points on and around a person's surface.
+        """Draw at most `count` points on a person's surface, and as many around it.
 
-        Args:
-            own: The spline through the person's signed distance, mm.
-            row: The distance at the spline's nodes, mm.
-            size: The organ's size, mm.
-            count: Points on the surface at most, and around it.
-            rng: Of the draw.
+        `own` is the spline through the signed distance, `row` the distance at its nodes, and `size` the organ's, all in mm.
         """
         band, lattice = BAND * size, own.lattice
         distance, nodes = np.abs(np.asarray(row, np.float64)), lattice.nodes()

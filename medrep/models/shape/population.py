@@ -21,9 +21,11 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.mean_shape import LevelFunction, MeanShape, Observations, SmoothBasis
+from medrep.models.shape.mean_shape import LevelFunction, Levels, MeanShape, Observations, Points, SmoothBasis
 from medrep.models.shape.registration import Moves, Posterior, register
 from medrep.models.shape.settings import ShapeSettings
+
+Coefficients = Float[np.ndarray, " coefficients"]
 
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
@@ -65,23 +67,12 @@ class Population:
         """Return the inverse of C."""
         return np.linalg.inv(self.covariance)
 
-    def mean_shape(self, effect: Float[np.ndarray, " coefficients"]) -> MeanShape:
+    def mean_shape(self, effect: Coefficients) -> MeanShape:
         """Return the organ at some covariates, without identity; ``effect`` are the coefficients of what they do."""
         return MeanShape(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
 
-    def decoded(
-        self,
-        points: Float[np.ndarray, "points dims"],
-        effect: Float[np.ndarray, " coefficients"],
-        identity: Float[np.ndarray, " coefficients"],
-    ) -> Float[np.ndarray, " points"]:
-        """Return the level at points, mm, of the organ with an identity at some covariates.
-
-        Args:
-            points: mm.
-            effect: Coefficients of what the covariates do.
-            identity: Coefficients of the person's own field.
-        """
+    def decoded(self, points: Points, effect: Coefficients, identity: Coefficients) -> Levels:
+        """Return the level at points, mm, of the organ with an identity at some covariates, both as coefficients of fields."""
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
         return self.mean_shape(effect).seen(points, field)
 
@@ -90,12 +81,8 @@ class Population:
 class Learning:
     """Result of the learning of a population.
 
-    Attributes:
-        population: What was learned.
-        rest: What is everybody's own: coefficients of identities.
-        spread: Covariance of identities as these people show it; the population's is shrunk.
-        resampled: Effects learned from resampled people, for intervals.
-        errors: Registration error of each round, mm.
+    `rest` is everybody's own, coefficients of identities, `spread` their covariance as these people show it (the population's is
+    shrunk), `resampled` effects learned from resampled people, and `errors` the registration error of each round, mm.
     """
 
     population: Population
@@ -105,7 +92,7 @@ class Learning:
     errors: tuple[float, ...]
 
 
-def start_population(
+def _start_population(
     data: Float[np.ndarray, "people nodes"], lattice: Lattice, columns: int, settings: ShapeSettings
 ) -> Population:
     """Return what is believed before the first round: the mean signed distance, and smooth fields."""
@@ -132,18 +119,13 @@ def fit_population(
     seed: int,
     say: Callable[[str], None],
 ) -> Learning:
-    """Learn from training people.
+    """Learn from training people's signed distances on a grid, mm, and X, `columns`.
 
-    Args:
-        dataset: Signed distances on a grid, mm.
-        columns: X.
-        groups: Of the columns (`effects.py`).
-        settings: Of the model.
-        seed: Of the points that are looked at.
-        say: Called with a line a round.
+    `groups` are those of the columns (`effects.py`), `seed` that of the points that are looked at; `say` is called with a line a
+    round.
     """
     data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
-    population = start_population(data, lattice, columns.shape[1], settings)
+    population = _start_population(data, lattice, columns.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
     X = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
     apart = [replace(g, columns=slice(g.columns.start + 1, g.columns.stop + 1)) for g in groups]

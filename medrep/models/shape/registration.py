@@ -27,12 +27,9 @@ STILL = 2e-3
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Posterior of a subject's own field.
+    """Posterior of a subject's own field: the most probable coefficients, and the inverse of their covariance.
 
-    Attributes:
-        mean: The most probable coefficients.
-        precision: Inverse of their covariance.
-        error: Weighted root mean square residual near the surface, mm.
+    `error` is the weighted root mean square residual near the surface, mm.
     """
 
     mean: Float[np.ndarray, " coefficients"]
@@ -50,13 +47,10 @@ def register(
     precision: Float[np.ndarray, "coefficients coefficients"],
     noise: float,
 ) -> Posterior:
-    """Find a person's own field.
+    """Find a person's own field, given what their covariates make expect.
 
-    Args:
-        observations: The person.
-        mean_shape: What their covariates make expect.
-        precision: Inverse of the covariance of the coefficients a, those of one mode side by side (mode-major).
-        noise: Standard deviation of a signed distance, mm.
+    `precision` is the inverse of the covariance of the coefficients a, those of one mode side by side (mode-major), and `noise`
+    the standard deviation of a signed distance, mm.
     """
     return _Search(observations, mean_shape, mean_shape.modes.at(observations.points), precision, noise).run()
 

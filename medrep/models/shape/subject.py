@@ -10,30 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.mean_shape import LevelFunction, Observations, SmoothBasis
+from medrep.models.shape.mean_shape import LevelFunction, Levels, Observations, Points, SmoothBasis
 from medrep.models.shape.population import Population
 from medrep.models.shape.registration import Posterior, register
+
+Coefficients = Float[np.ndarray, " coefficients"]
 
 _STEPS = 20
 _CLOSE = 1e-4
 
 
 def carried(
-    points: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    identity: Float[np.ndarray, " coefficients"],
-    own: Float[np.ndarray, " coefficients"],
-    transformed: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
-    """Return where points of a moved organ were in the person's own, mm.
-
-    Args:
-        points: p, mm.
-        modes: Of the fields.
-        identity: Coefficients of h.
-        own: Of g.
-        transformed: Of g*.
-    """
+    points: Points, modes: SmoothBasis, identity: Coefficients, own: Coefficients, transformed: Coefficients
+) -> Points:
+    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
     mean_shape = points + modes.field(points, identity.reshape(-1, points.shape[1]))
@@ -41,20 +31,8 @@ def carried(
     return _solved(before, points + (before - mean_shape), modes, identity)
 
 
-def pull_back(
-    points: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    own: Float[np.ndarray, " coefficients"],
-    transformed: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
-    """Return q with q + g(q) = p + g*(p), mm.
-
-    Args:
-        points: p, mm.
-        modes: Of the fields.
-        own: Coefficients of g.
-        transformed: Of g*.
-    """
+def pull_back(points: Points, modes: SmoothBasis, own: Coefficients, transformed: Coefficients) -> Points:
+    """Return q with q + g(q) = p + g*(p), mm, with coefficients of g (`own`) and g*."""
     if np.array_equal(own, transformed):
         return points.copy()
     shape = (-1, points.shape[1])
@@ -62,12 +40,7 @@ def pull_back(
     return _solved(points + modes.field(points, transformed.reshape(shape)), points + change, modes, own)
 
 
-def _solved(
-    goal: Float[np.ndarray, "points dims"],
-    start: Float[np.ndarray, "points dims"],
-    modes: SmoothBasis,
-    coefficients: Float[np.ndarray, " coefficients"],
-) -> Float[np.ndarray, "points dims"]:
+def _solved(goal: Points, start: Points, modes: SmoothBasis, coefficients: Coefficients) -> Points:
     """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
     dims = goal.shape[1]
     field_of, found = coefficients.reshape(-1, dims), start.copy()
@@ -91,17 +64,13 @@ def _solved(
 class Subject:
     """A registered person.
 
-    Attributes:
-        population: What the person was registered in.
-        own: Their signed distance, mm.
-        mean: What their covariates do: coefficients of a field.
-        posterior: What is known of their own field, the identity.
-        identity: Whether the model has identities; without, only covariates tell people apart.
+    `own` is their signed distance, mm, and `mean` what their covariates do, coefficients of a field. Without `identity`, only
+    covariates tell people apart.
     """
 
     population: Population
     own: LevelFunction
-    mean: Float[np.ndarray, " coefficients"]
+    mean: Coefficients
     posterior: Posterior
     identity: bool = True
 
@@ -110,21 +79,15 @@ class Subject:
         cls,
         population: Population,
         row: Float[np.ndarray, " nodes"],
-        mean: Float[np.ndarray, " coefficients"],
+        mean: Coefficients,
         precision: Float[np.ndarray, "coefficients coefficients"],
         points: int,
         *,
         identity: bool = True,
     ) -> "Subject":
-        """Register a person.
+        """Register a person by the signed distance on the template's lattice, mm, looking at so many points.
 
-        Args:
-            population: What was learned.
-            row: The person's signed distance on the template's lattice, mm.
-            mean: What their covariates do.
-            precision: Inverse of the population's covariance.
-            points: Points looked at.
-            identity: Whether the model has identities.
+        `mean` is what their covariates do, `precision` the inverse of the population's covariance.
         """
         own = LevelFunction.through(population.template.lattice, row)
         observations = Observations.of(own, row, population.size, points, np.random.default_rng(7))
@@ -132,29 +95,18 @@ class Subject:
         return cls(population, own, mean, posterior, identity)
 
     @property
-    def rest(self) -> Float[np.ndarray, " coefficients"]:
+    def rest(self) -> Coefficients:
         """The subject's own part: coefficients of the field beyond the covariates'."""
         return self.posterior.mean if self.identity else np.zeros_like(self.mean)
 
-    def decoded(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, " points"]:
-        """Return the level at points, mm, as the model alone expects it.
-
-        Args:
-            points: mm.
-            mean: What the covariates do.
-        """
+    def decoded(self, points: Points, mean: Coefficients) -> Levels:
+        """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
         return self.population.decoded(points, mean, self.rest)
 
-    def change(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, " points"]:
+    def change(self, points: Points, mean: Coefficients) -> Levels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
-        Args:
-            points: mm.
-            mean: What those covariates do; the person's own change nothing.
+        `mean` is what those do; the person's own change nothing.
         """
         population = self.population
         if population.moves == "distance":
@@ -162,14 +114,10 @@ class Subject:
         came_from = carried(points, population.modes, self.rest, self.mean, mean)
         return self.own.values(came_from) - self.own.values(points)
 
-    def carry(
-        self, points: Float[np.ndarray, "points dims"], mean: Float[np.ndarray, " coefficients"]
-    ) -> Float[np.ndarray, "points dims"]:
+    def carry(self, points: Points, mean: Coefficients) -> Points:
         """Return where points of the person's own organ go when it is carried to other covariates, mm.
 
-        Args:
-            points: mm.
-            mean: What those covariates do; the person's own move nothing.
+        `mean` is what those do; the person's own move nothing.
         """
         return carried(points, self.population.modes, self.rest, mean, self.mean)
 
@@ -193,17 +141,13 @@ def reconstruction_error(subject: Subject) -> float:
 def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"]) -> float:
     """Return how unusual a person is at their covariates: about 1 for a typical one, in standard deviations.
 
-    The latents' size, over what a person's is expected to be where each latent is known as well as here.
-
-    Args:
-        z: What is known of the person's identity, N(0, 1) among people.
-        sd: How well.
+    The size of the latents, N(0, 1) among people, over what a person's is expected to be where each is known as well as here.
     """
     if not len(z):
         return float("nan")
     return float(np.sqrt((z**2).sum() / max(float(np.maximum(1 - sd**2, 0).sum()), 1e-9)))
 
 
-def _distances(level: LevelFunction, points: Float[np.ndarray, "points dims"]) -> Float[np.ndarray, " points"]:
+def _distances(level: LevelFunction, points: Points) -> Levels:
     value, slope = level.slopes(points)
     return np.abs(value) / np.maximum(np.linalg.norm(slope, axis=1), 0.5)

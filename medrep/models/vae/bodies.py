@@ -1,10 +1,8 @@
 """Networks: bodies for unordered columns and for voxels, conditioned on covariates.
 
 The linear map is set to the closed-form optimum of the linear model before training and the correction starts at zero, so
-that training begins where a linear conditional VAE ends.
-
-The linear map is the closed-form optimum and stays as it is: with more voxels than people it could only overfit. The
-correction starts at zero.
+that training begins where a linear conditional VAE ends. On volumes the linear map stays as it is: with more voxels than
+people it could only overfit.
 """
 
 import itertools
@@ -21,17 +19,16 @@ from torch import Tensor, nn
 from medrep.models.vae.losses import PRIORS
 from medrep.models.vae.settings import Conditioning
 
+Context = Float[Tensor, "people context"]
+Latents = Float[Tensor, "people latents"]
+Data = Float[Tensor, "people columns"]
+Voxels = Float[Tensor, "people voxels"]
+
 
 class ConditionedLayer(nn.Module):
-    """A linear layer with a smooth activation whose output depends on the covariates.
+    """A linear layer with a smooth activation whose output depends on the covariates c, the context.
 
     ``film``: silu((1 + g(c)) * (W x + b) + h(c)), with g and h zero at the start; ``concatenate``: silu(W [x, c] + b).
-
-    Args:
-        inputs: Width of x.
-        outputs: Width of the result.
-        context: Width of c.
-        how: Film or concatenate.
     """
 
     def __init__(self, inputs: int, outputs: int, context: int, how: Conditioning) -> None:
@@ -40,9 +37,7 @@ class ConditionedLayer(nn.Module):
         self.linear = nn.Linear(inputs if self._film else inputs + context, outputs)
         self.modulation = zero_linear(context, 2 * outputs) if self._film else nn.Identity()
 
-    def forward(
-        self, x: Float[Tensor, "people inputs"], context: Float[Tensor, "people context"]
-    ) -> Float[Tensor, "people outputs"]:
+    def forward(self, x: Float[Tensor, "people inputs"], context: Context) -> Float[Tensor, "people outputs"]:
         """Return the activations."""
         if not self._film:
             return nn.functional.silu(self.linear(torch.cat([x, context], dim=1)))
@@ -67,16 +62,8 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 LOG_BOUND = 5.0
 
 
-class MlpEncoder(nn.Module):
-    """q(z | x, c): mean and log variance of each latent.
-
-    Args:
-        columns: Width of x.
-        latents: Width of z.
-        context: Width of c.
-        hidden: Widths of the layers of the correction; none leaves the linear map alone.
-        conditioning: How c enters.
-    """
+class _MlpEncoder(nn.Module):
+    """q(z | x, c): mean and log variance of each latent; without hidden layers, the linear map alone."""
 
     def __init__(
         self, columns: int, latents: int, context: int, hidden: Sequence[int], conditioning: Conditioning
@@ -87,10 +74,7 @@ class MlpEncoder(nn.Module):
         self.layers = stack(columns, context, hidden, conditioning)
         self.head = zero_linear(hidden[-1], 2 * latents) if hidden else None
 
-    def forward(
-        self, x: Float[Tensor, "people columns"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people latents"], Float[Tensor, "people latents"]]:
-        """Return mean and log variance."""
+    def forward(self, x: Data, context: Context) -> tuple[Latents, Latents]:
         mean, log_variance = self.linear(x), self.log_variance.expand(len(x), -1)
         if self.head is None:
             return mean, log_variance
@@ -98,16 +82,10 @@ class MlpEncoder(nn.Module):
         return mean + shift, (log_variance + log_ratio).clamp(-2 * LOG_BOUND, 2 * LOG_BOUND)
 
 
-class MlpDecoder(nn.Module):
-    """p(x | z, c): mean and log standard deviation of each column.
+class _MlpDecoder(nn.Module):
+    """p(x | z, c): mean and log standard deviation of each column; without hidden layers, the linear map alone.
 
-    Args:
-        columns: Width of x.
-        latents: Width of z.
-        context: Width of c.
-        hidden: Widths of the layers of the correction; none leaves the linear map alone.
-        conditioning: How c enters.
-        heteroscedastic: Whether the scale depends on z and c.
+    ``heteroscedastic``: the scale depends on z and c.
     """
 
     def __init__(
@@ -127,10 +105,7 @@ class MlpDecoder(nn.Module):
         self.head = zero_linear(hidden[-1], columns) if hidden else None
         self.scale_head = zero_linear(hidden[-1], columns) if hidden and heteroscedastic else None
 
-    def forward(
-        self, z: Float[Tensor, "people latents"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people columns"], Float[Tensor, "people columns"]]:
-        """Return mean and log standard deviation."""
+    def forward(self, z: Latents, context: Context) -> tuple[Data, Data]:
         mean, log_scale = self.linear(z), self.log_scale.expand(len(z), -1)
         if self.head is None:
             return mean, log_scale
@@ -147,7 +122,7 @@ def stack(inputs: int, context: int, hidden: Sequence[int], conditioning: Condit
 
 
 def through(
-    layers: nn.ModuleList, x: Float[Tensor, "people inputs"], context: Float[Tensor, "people context"]
+    layers: nn.ModuleList, x: Float[Tensor, "people inputs"], context: Context
 ) -> Float[Tensor, "people outputs"]:
     """Send x through conditioned layers."""
     for layer in layers:
@@ -159,14 +134,7 @@ _DOWN = 8
 
 
 class ConvEncoder(nn.Module):
-    """q(z | x, c) of a volume.
-
-    Args:
-        shape: Voxels along each axis; x has their product as columns, in C order.
-        latents: Width of z.
-        context: Width of c.
-        channels: Channels after each of three halvings of the grid.
-    """
+    """q(z | x, c) of a volume, whose voxels are columns in C order; ``channels`` are those after each halving of the grid."""
 
     def __init__(self, shape: tuple[int, int, int], latents: int, context: int, channels: tuple[int, int, int]) -> None:
         super().__init__()
@@ -178,9 +146,7 @@ class ConvEncoder(nn.Module):
         self.modulations = nn.ModuleList(zero_linear(context, 2 * width) for width in channels)
         self.head = zero_linear(channels[-1] * prod(self._coarse), 2 * latents)
 
-    def forward(
-        self, x: Float[Tensor, "people voxels"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people latents"], Float[Tensor, "people latents"]]:
+    def forward(self, x: Voxels, context: Context) -> tuple[Latents, Latents]:
         """Return mean and log variance."""
         volume = x.reshape(len(x), 1, *self._shape)
         margins = [(edge, _DOWN * coarse) for edge, coarse in zip(self._shape, self._coarse, strict=True)]
@@ -192,16 +158,8 @@ class ConvEncoder(nn.Module):
         return self.linear(x) + shift, log_variance
 
 
-class ConvDecoder(nn.Module):
-    """p(x | z, c) of a volume.
-
-    Args:
-        shape: Voxels along each axis.
-        latents: Width of z.
-        context: Width of c.
-        channels: Channels before each of three doublings of the grid.
-        heteroscedastic: Whether the scale depends on z and c.
-    """
+class _ConvDecoder(nn.Module):
+    """p(x | z, c) of a volume; ``channels`` are those before each of three doublings of the grid."""
 
     def __init__(
         self,
@@ -225,10 +183,7 @@ class ConvDecoder(nn.Module):
             nn.init.zeros_(parameter)
         self._heteroscedastic = heteroscedastic
 
-    def forward(
-        self, z: Float[Tensor, "people latents"], context: Float[Tensor, "people context"]
-    ) -> tuple[Float[Tensor, "people voxels"], Float[Tensor, "people voxels"]]:
-        """Return mean and log standard deviation."""
+    def forward(self, z: Latents, context: Context) -> tuple[Voxels, Voxels]:
         features = self.start(torch.cat([z, context], dim=1)).reshape(len(z), self._width, *self._coarse)
         for position, layer in enumerate(self.layers):
             features = layer(nn.functional.interpolate(nn.functional.silu(features), scale_factor=2, mode="nearest"))
@@ -259,13 +214,9 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Body:
-    """Body of an encoder and a decoder.
+    """Body of an encoder and a decoder: widths or channels, and the voxels along each axis, for ``conv``.
 
-    Attributes:
-        kind: ``linear`` has no correction and does not look at the covariates.
-        hidden: Widths, or channels.
-        conditioning: How covariates enter.
-        shape: Voxels along each axis, for ``conv``.
+    ``linear`` has no correction and does not look at the covariates.
     """
 
     kind: Literal["linear", "mlp", "conv"]
@@ -275,16 +226,7 @@ class Body:
 
 
 class Autoencoder(nn.Module):
-    """q(z | x, c) and p(x | z, c).
-
-    Args:
-        columns: Width of x.
-        latents: Width of z.
-        context: Width of the covariate vector.
-        body: Of encoder and decoder.
-        heteroscedastic: Whether the decoder's scale depends on z and c.
-        prior: Key of ``PRIORS``.
-    """
+    """q(z | x, c) and p(x | z, c); ``context`` is the width of c, ``prior`` a key of ``PRIORS``."""
 
     def __init__(
         self,
@@ -298,16 +240,16 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.prior = PRIORS[prior]
-        self.encoder: MlpEncoder | ConvEncoder
-        self.decoder: MlpDecoder | ConvDecoder
+        self.encoder: _MlpEncoder | ConvEncoder
+        self.decoder: _MlpDecoder | _ConvDecoder
         if body.kind == "conv" and body.shape is not None:
             x, y, z = body.hidden
             self.encoder = ConvEncoder(body.shape, latents, context, (x, y, z))
-            self.decoder = ConvDecoder(body.shape, latents, context, (z, y, x), heteroscedastic=heteroscedastic)
+            self.decoder = _ConvDecoder(body.shape, latents, context, (z, y, x), heteroscedastic=heteroscedastic)
         else:
             widths = () if body.kind == "linear" else tuple(body.hidden)
-            self.encoder = MlpEncoder(columns, latents, context, widths, body.conditioning)
-            self.decoder = MlpDecoder(
+            self.encoder = _MlpEncoder(columns, latents, context, widths, body.conditioning)
+            self.decoder = _MlpDecoder(
                 columns, latents, context, widths, body.conditioning, heteroscedastic=heteroscedastic
             )
 

@@ -20,9 +20,7 @@ _FLOOR = 1e-3
 class FactorModel:
     """A fitted factor model; columns that never vary have neither loadings nor noise.
 
-    Attributes:
-        loadings: L, strongest factor first.
-        noise: psi, variance of each column that no factor explains; 0 where the column never varies.
+    The rows of L have the strongest factor first; `noise` is psi, the variance of each column that no factor explains.
     """
 
     loadings: Float[np.ndarray, "factors columns"]
@@ -30,17 +28,11 @@ class FactorModel:
 
     @classmethod
     def fit(cls, h: ChunkSource, freedom: float, count: int, *, seed: int, noise: float = 0.0) -> "FactorModel":
-        """Take the leading components and leave the rest to the columns.
+        """Take the leading components of residuals of mean zero, and leave the rest to the columns.
 
         A component with eigenvalue l carries signal l - e, with e the mean eigenvalue of the components that are not taken;
-        components at or below e are noise and are not taken.
-
-        Args:
-            h: Residuals of mean zero.
-            freedom: Degrees of freedom of the residuals, the divisor of their squares.
-            count: Factors at most.
-            seed: Seed of the search for components.
-            noise: Standard deviation of all columns' own noise, where it is given instead of fitted.
+        components at or below e are noise and are not taken. `freedom` is the divisor of the residuals' squares, `count` the
+        most factors, and `noise` the standard deviation of all columns' own noise, where it is given instead of fitted.
         """
         count = min(count, max(1, int(freedom) // 2))
         components, scores = principal_components(h, count, seed)
@@ -78,9 +70,7 @@ class FactorModel:
     ) -> tuple[Float[np.ndarray, "latents columns"], Float[np.ndarray, " latents"]]:
         """Return the map h -> E[z | h] for h = L^T z + noise, z ~ N(0, I), and each latent's posterior variance.
 
-        Args:
-            latents: How many of the factors are latents; the variance of the others counts as noise.
-            beta: Weight of the prior.
+        The variance of factors beyond the latents counts as noise; `beta` is the weight of the prior.
         """
         loadings = self.loadings[:latents]
         noise = self.noise + (self.loadings[latents:] ** 2).sum(axis=0)
@@ -133,12 +123,10 @@ class Marginals:
         draws: "Float[np.ndarray, 'draws columns'] | None",
         plain: "Bool[np.ndarray, ' columns'] | None" = None,
     ) -> "Marginals":
-        """Learn the marginals.
+        """Learn the marginals of training people in their own units, NaN left out.
 
-        Args:
-            data: Training people, in their own units; NaN is left out.
-            draws: What the model draws for them; None leaves draws as they are, and keeps only ends and median of the data.
-            plain: Columns that `draw` draws: they have training's marginals already, and stay as they are; none by default.
+        Without draws, draws stay as they are, and only ends and median of the data are kept. `plain` columns are those that
+        `draw` draws: they have training's marginals already, and stay as they are.
         """
         knots = FEWEST_KNOTS if draws is None else KNOTS
         probabilities = _probabilities(knots)

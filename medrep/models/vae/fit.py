@@ -13,9 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
-from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns
 from medrep.cohort.splits import split_participants
 from medrep.errors import CohortError, CovariateError, ModelError
 from medrep.models.base import FitContext
@@ -39,14 +37,9 @@ _FEWEST_JUDGES = 8
 
 
 def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitContext) -> tuple[VaeParts, pd.DataFrame]:
-    """Fit every layer on training people; see `Model.fit` for the arguments.
+    """Fit every layer on training people; see `Model.fit` for the arguments and errors.
 
-    Returns:
-        The parts, and the history: metric, name, value, epoch (0 where there is none).
-
-    Raises:
-        CovariateError: Covariates that cannot be told apart.
-        ModelError: Settings that do not fit, or a training that fails.
+    The history has metric, name, value and epoch (0 where there is none).
     """
     started = time.perf_counter()
     settings.check(dataset.columns)
@@ -106,14 +99,6 @@ class _Given(NamedTuple):
     settings: VaeSettings
     seed: int
 
-    @property
-    def schema(self) -> CovariateSchema:
-        return self.dataset.schema
-
-    @property
-    def columns(self) -> Columns:
-        return self.dataset.columns
-
     def fit_linear(self, work: FitContext | None = None) -> tuple[LinearModel, pd.DataFrame]:
         """Fit the linear layer to these people."""
         plain = replace(self.settings.linear, components=0)
@@ -128,9 +113,9 @@ class _Below(NamedTuple):
 
 
 def _fit_scanner(given: _Given, work: FitContext) -> ScannerLayer:
-    schema, settings, frame = given.schema, given.settings, given.dataset.covariates
+    schema, settings, frame = given.dataset.schema, given.settings, given.dataset.covariates
     wanted = settings.scanner == "yes" or (settings.scanner == "auto" and len(schema.batches) == 1)
-    if given.columns.grid is None or not wanted:
+    if given.dataset.columns.grid is None or not wanted:
         return ScannerLayer()
     if len(schema.batches) != 1:
         raise ModelError(
@@ -166,7 +151,7 @@ def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Da
 def _fit_below(given: _Given, work: FitContext | None = None) -> tuple[_Below, pd.DataFrame]:
     linear, history = given.fit_linear(work)
     freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
-    count = given.settings.latents + (_BEYOND if given.columns.grid is None else 0)
+    count = given.settings.latents + (_BEYOND if given.dataset.columns.grid is None else 0)
     residuals = linear.residuals(given.dataset)
     factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
     return _Below(linear, factors), history
@@ -174,7 +159,7 @@ def _fit_below(given: _Given, work: FitContext | None = None) -> tuple[_Below, p
 
 def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | None":
     """Fit the layers below without the judges, so that what they judge is not what they were fitted to; None without judges."""
-    if given.settings.body_of(given.columns) == "linear" or not judges.any():
+    if given.settings.body_of(given.dataset.columns) == "linear" or not judges.any():
         return None
     fitted = np.flatnonzero(judges == 0)
     with tempfile.TemporaryFile() as scratch:
@@ -183,7 +168,9 @@ def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | N
         for place, row in enumerate(fitted):
             some[place] = values[row]
         try:
-            return _fit_below(given._replace(dataset=Dataset(some, others, given.schema, given.columns)))[0]
+            return _fit_below(
+                given._replace(dataset=Dataset(some, others, given.dataset.schema, given.dataset.columns))
+            )[0]
         except CovariateError:
             return None  # without the judges covariates cannot be told apart
 
@@ -200,7 +187,7 @@ def _fit_network(
     settings, seed = given.settings, given.seed
 
     def start(own: _Below) -> Autoencoder:
-        network = build_network(given.schema, given.columns, latents, settings)
+        network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
         start_at_optimum(network, own.factors, latents, settings)
         return network
@@ -208,7 +195,7 @@ def _fit_network(
     # Without judges the closed-form start is not risked; a Dirichlet prior has none.
     plan = Plan(0.0, settings.training.epochs if settings.prior == "dirichlet" else 0, 0.0, 0.0, [])
     network = start(below)
-    if settings.body_of(given.columns) == "linear":
+    if settings.body_of(given.dataset.columns) == "linear":
         return network, plan, []
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
@@ -240,7 +227,7 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     if share * given.dataset.people < _FEWEST_JUDGES:
         return np.zeros(len(frame), dtype=np.int64)
     table = frame.assign(participant_id=given.dataset.whose.tolist())
-    stratify = given.schema.batches[0] if given.schema.batches else None
+    stratify = given.dataset.schema.batches[0] if given.dataset.schema.batches else None
     try:
         return split_participants(table, (1 - share, share), stratify=stratify, seed=given.seed)
     except CohortError:
@@ -249,7 +236,7 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
 
 def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> LatentLayer:
     """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
-    dataset, frame, schema = given.dataset, given.dataset.covariates, given.schema
+    dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
 
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
         some = frame.iloc[rows]
@@ -260,7 +247,9 @@ def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> La
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
-    for fold in _folds(dataset.whose.tolist(), given.settings.folds if given.columns.grid is None else 0, given.seed):
+    for fold in _folds(
+        dataset.whose.tolist(), given.settings.folds if given.dataset.columns.grid is None else 0, given.seed
+    ):
         try:
             others, _ = given._replace(dataset=dataset.take(~fold)).fit_linear()
         except (CovariateError, ModelError):
@@ -286,9 +275,11 @@ def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
     """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
-    names = given.schema.names
+    names = given.dataset.schema.names
     h = torch.as_tensor(standardise(linear, given.dataset.values, given.dataset.covariates, names))
-    context = torch.as_tensor(condition_vector(given.schema, given.dataset.covariates, names), dtype=torch.float32)
+    context = torch.as_tensor(
+        condition_vector(given.dataset.schema, given.dataset.covariates, names), dtype=torch.float32
+    )
     mean, log_variance = network.encoder(h, context)
     return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
 
@@ -297,13 +288,17 @@ def _fit_marginals(given: _Given, parts: VaeParts) -> Marginals:
     rng = np.random.default_rng([given.seed, 17])
     frame = given.dataset.covariates
     rows = rng.permutation(np.arange(_DRAWS) % len(frame))
-    drawn = parts.draw(given.schema, frame.iloc[rows], rng)
+    drawn = parts.draw(given.dataset.schema, frame.iloc[rows], rng)
     return Marginals.fit(given.dataset.values, drawn, parts.linear.sd == 0)
 
 
 def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
     """Return what the training depends on: settings, people and columns by name, and sums over the data, rounded."""
-    names = given.dataset.covariates.to_csv(sep="\t") + "\t".join(given.columns.names) + str(given.columns.count)
+    names = (
+        given.dataset.covariates.to_csv(sep="\t")
+        + "\t".join(given.dataset.columns.names)
+        + str(given.dataset.columns.count)
+    )
     sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
     return {
         "settings": asdict(given.settings),

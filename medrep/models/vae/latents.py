@@ -36,14 +36,12 @@ from medrep.models.vae.components import FactorModel
 from medrep.models.vae.residuals import standardise, unstandardise
 from medrep.moments import intraclass
 
+Latents = Float[np.ndarray, "people latents"]
+Data = Float[np.ndarray, "people columns"]
+
 
 def forecast_auc(directions: int, counts: Float[np.ndarray, " batches"]) -> float:
-    """Return the forecast AUC of a batch on new people, averaged over batches with people.
-
-    Args:
-        directions: d.
-        counts: Training people of each batch.
-    """
+    """Return the forecast AUC of a batch on new people, averaged over batches with training people (`counts`)."""
     own = counts[counts > 0]
     if not len(own):
         return 0.5
@@ -64,12 +62,10 @@ _RIDGE = 0.1
 
 @dataclass(frozen=True)
 class Discriminants:
-    """Functionals that tell kept covariates.
+    """Functionals w that tell kept covariates, a column each; none where nothing is kept.
 
-    Attributes:
-        functionals: w, a column each; none where nothing is kept.
-        expected: Expected effect of the kept covariates on h for a unit of each functional.
-        span: Orthonormal directions of the kept covariates' effects.
+    `expected` is the expected effect of the kept covariates on h for a unit of each functional, and `span` has orthonormal
+    directions of their effects.
     """
 
     functionals: Float[np.ndarray, "columns kept"]
@@ -86,11 +82,8 @@ class Discriminants:
     ) -> "Discriminants":
         """Derive the functionals of some kept covariates.
 
-        Args:
-            linear: The layer with the effects.
-            factors: Cov(h | all covariates).
-            effect_covariance: Covariance of the columns of `Design.closed` among training people, the intercept not counted.
-            kept: The covariates.
+        `factors` are Cov(h | all covariates), `effect_covariance` that of the columns of `Design.closed` among training people,
+        the intercept not counted.
         """
         effects, covariance = _effects(linear, effect_covariance, kept)
         _, values, right = np.linalg.svd(_root(covariance) @ effects, full_matrices=False)
@@ -102,19 +95,12 @@ class Discriminants:
         inverse = np.linalg.pinv(variance, rcond=1e-8, hermitian=True)
         return cls(functionals, inverse @ (functionals.T @ directions.T) @ directions, right[strong])
 
-    def effect(self, h: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+    def effect(self, h: Data) -> Data:
         """Return the part of h that the kept covariates are expected to explain, read from h itself."""
         return (h @ self.functionals) @ self.expected
 
-    def restore(
-        self, transformed: Float[np.ndarray, "people columns"], h: Float[np.ndarray, "people columns"]
-    ) -> Float[np.ndarray, "people columns"]:
-        """Return ``transformed`` with what h is in the span of the kept covariates' effects.
-
-        Args:
-            transformed: Residuals after a removal.
-            h: Before it.
-        """
+    def restore(self, transformed: Data, h: Data) -> Data:
+        """Return residuals after a removal with what h before it is in the span of the kept covariates' effects."""
         return transformed + ((h - transformed) @ self.span.T) @ self.span
 
 
@@ -167,23 +153,17 @@ class LatentLayer:
     @classmethod
     def fit(
         cls,
-        z: Float[np.ndarray, "people latents"],
-        blind: Float[np.ndarray, "people latents"],
+        z: Latents,
+        blind: Latents,
         frame: pd.DataFrame,
         linear: LinearModel,
         gram: Float[np.ndarray, "latents latents"],
         *,
         participants: Sequence[str] | None = None,
     ) -> "LatentLayer":
-        """Learn from training people.
+        """Learn from training people's latents with all covariates known (`z`) and with none known (`blind`).
 
-        Args:
-            z: Their latents with all covariates known.
-            blind: Their latents with none known.
-            frame: Their covariates.
-            linear: The layer below, for its schema and knots.
-            gram: Of the decoder.
-            participants: Whose each row is; by default each is a person.
+        The layer below gives its schema and knots; without `participants` each row is a person.
         """
         names = tuple(f"z{k + 1}" for k in range(z.shape[1]))
         settings = LinearSettings(
@@ -195,19 +175,13 @@ class LatentLayer:
         )
         latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None))
         effects, _ = LinearModel.fit(latents, settings)
-        chunks = covariate_blocks(linear.schema, linear.design.knots, frame)
+        chunks = _covariate_blocks(linear.schema, linear.design.knots, frame)
         icc = 0.0
         if participants is not None and len(set(participants)) < len(z):
             icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
         return cls(effects, GuardMoments.of(blind, chunks, participants=participants, icc=icc), gram)
 
-    def transform(
-        self,
-        z: Float[np.ndarray, "people latents"],
-        frame: pd.DataFrame,
-        transformed: pd.DataFrame,
-        known: Collection[str],
-    ) -> Float[np.ndarray, "people latents"]:
+    def transform(self, z: Latents, frame: pd.DataFrame, transformed: pd.DataFrame, known: Collection[str]) -> Latents:
         """Move location and scale of the latents; what is not known, and interacts with nothing known, is not looked at."""
         h = standardise(self.effects, z, frame, known, out=np.empty_like(z))
         return unstandardise(self.effects, h, transformed, known, z, np.empty_like(z))
@@ -253,17 +227,13 @@ class LatentLayer:
             for name in removed
         )
 
-    def clean(
-        self, z: Float[np.ndarray, "people latents"], guard: Guard | None, count: int
-    ) -> Float[np.ndarray, "people latents"]:
+    def clean(self, z: Latents, guard: Guard | None, count: int) -> Latents:
         """Erase what tells removed covariates and leave out all but the ``count`` worthiest directions."""
         read, turn = self._read(guard, count)
         _, inverse = _roots(self.gram)
         return self.centre + (z - self.centre) @ read @ turn.T @ inverse
 
-    def scores(
-        self, z: Float[np.ndarray, "people latents"], guard: Guard | None, count: int
-    ) -> Float[np.ndarray, "people count"]:
+    def scores(self, z: Latents, guard: Guard | None, count: int) -> Float[np.ndarray, "people count"]:
         """Return what is handed out of cleaned latents: a column a direction, the worthiest first, in units of the data."""
         read, _ = self._read(guard, count)
         return (z - self.centre) @ read
@@ -271,7 +241,7 @@ class LatentLayer:
     def directions(
         self, removed: Sequence[str], kept: Sequence[str], guard: Guard | None, schema: CovariateSchema, target: float
     ) -> int:
-        """Return how many directions are handed out (`suppression.py`): all where no batch is removed."""
+        """Return how many directions are handed out: all where no batch is removed."""
         count = self._read(guard, len(self.gram))[0].shape[1]
         for name in removed:
             covariate = schema[name]
@@ -328,7 +298,7 @@ class LatentLayer:
         return read @ turn, turn
 
 
-def covariate_blocks(
+def _covariate_blocks(
     schema: CovariateSchema, knots: Mapping[str, tuple[float, ...]], frame: pd.DataFrame
 ) -> dict[str, Float[np.ndarray, "people _"]]:
     """Return one matrix a covariate: a smooth basis, or one column a level."""

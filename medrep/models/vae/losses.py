@@ -44,31 +44,17 @@ def gaussian_nll(
     mean: Float[Tensor, "people columns"],
     log_scale: Float[Tensor, "#people columns"],
 ) -> Float[Tensor, "people columns"]:
-    """Return -log N(x; mean, exp(log_scale)^2), its constant included, in nats.
-
-    Args:
-        x: Data.
-        mean: Expected data, in the same units.
-        log_scale: Log of the standard deviation, a row a person or one row for all.
-    """
+    """Return -log N(x; mean, exp(log_scale)^2), its constant included, in nats."""
     return 0.5 * ((x - mean) * torch.exp(-log_scale)) ** 2 + log_scale + 0.5 * math.log(2 * math.pi)
 
 
 def distance_covariance(a: Float[Tensor, "people left"], b: Float[Tensor, "people right"]) -> Float[Tensor, ""]:
-    """Return the unbiased squared distance covariance, sum U^a U^b / (n (n - 3)); zero in the mean iff independent.
-
-    Raises:
-        ModelError: Fewer than four people.
-    """
+    """Return the unbiased squared distance covariance, sum U^a U^b / (n (n - 3)); zero in the mean iff independent."""
     return _mean_product(_u_centred(_distances(a)), _u_centred(_distances(b)))
 
 
 def distance_correlation(a: Float[Tensor, "people left"], b: Float[Tensor, "people right"]) -> Float[Tensor, ""]:
-    """Return the bias-corrected squared distance correlation, at most 1; 0 where one side is constant.
-
-    Raises:
-        ModelError: Fewer than four people.
-    """
+    """Return the bias-corrected squared distance correlation, at most 1; 0 where one side is constant."""
     left, right = _u_centred(_distances(a)), _u_centred(_distances(b))
     spread = _mean_product(left, left) * _mean_product(right, right)
     varies = spread > torch.finfo(spread.dtype).tiny
@@ -80,9 +66,6 @@ def hsic(a: Float[Tensor, "people left"], b: Float[Tensor, "people right"]) -> F
     """Return the unbiased Hilbert-Schmidt independence criterion of Gaussian kernels (Song et al. 2012).
 
     A kernel's bandwidth is the median of the non-zero distances in the batch and carries no gradient.
-
-    Raises:
-        ModelError: Fewer than four people.
     """
     return _mean_product(_u_centred(_gaussian_kernel(a)), _u_centred(_gaussian_kernel(b)))
 
@@ -90,7 +73,7 @@ def hsic(a: Float[Tensor, "people left"], b: Float[Tensor, "people right"]) -> F
 def joint_distance_covariance(
     z: Float[Tensor, "people latents"], parts: Sequence[Float[Tensor, "people _"]]
 ) -> Float[Tensor, ""]:
-    """Return how much z depends on several covariates together, intersections included.
+    """Return how much z depends on several standardised covariates (one-hot for levels) together, intersections included.
 
     The joint distance covariance (Chakraborty & Zhang 2019) of z and the covariates, less that of the covariates alone:
 
@@ -99,13 +82,6 @@ def joint_distance_covariance(
     which is sum U^z prod_m (U^m + 1) / (n (n - 3)): the terms of z with each covariate, each pair, and so on. Here U is minus
     the centred distance, a positive kernel, so that every term is positive under dependence; with the other sign, terms
     of an odd number of variables are negative and cancel the rest. Unbiased zero where z is independent of all of them.
-
-    Args:
-        z: Latents.
-        parts: A matrix a covariate, standardised (one-hot for levels); none gives zero.
-
-    Raises:
-        ModelError: Fewer than four people.
     """
     kernel = -_u_centred(_distances(z))
     together = torch.ones_like(kernel)
@@ -119,12 +95,7 @@ def concatenated_distance_covariance(
 ) -> Float[Tensor, ""]:
     """Return the squared distance covariance of y with all covariates side by side (CCdCov).
 
-    Args:
-        y: Latents or predictions.
-        parts: A matrix a covariate, one or more, standardised: a part in larger units outweighs the others.
-
-    Raises:
-        ModelError: Fewer than four people, or no part.
+    The parts are standardised: one in larger units outweighs the others. Raises ModelError if there is none.
     """
     if not parts:
         raise ModelError("concatenated distance covariance: no covariates; name one or more")
@@ -137,9 +108,6 @@ def moment_gap(z: Float[Tensor, "people latents"]) -> Float[Tensor, ""]:
     An unbiased estimate of (|mean|^2 + |covariance - I|_F^2) / latents, for any distribution and any batch: |mean|^2 from the
     products of different people, tr(covariance^2) as the unbiased HSIC of two linear kernels. The plug-in figure has the
     expectation (1 / n + (latents + 1) / (n - 1)) under N(0, I), and its minimum is at a variance smaller than 1.
-
-    Raises:
-        ModelError: Fewer than four people.
     """
     people, latents = z.shape
     products = z @ z.T
@@ -179,7 +147,7 @@ def _mean_product(left: Float[Tensor, "people people"], right: Float[Tensor, "pe
 _Parameters = Float[Tensor, "people latents"]
 
 
-class Prior(ABC):
+class _Prior(ABC):
     """How the encoder's (mean, log variance) become a posterior; drawing uses torch's own generator."""
 
     @abstractmethod
@@ -199,7 +167,7 @@ class Prior(ABC):
         """Draw z from the prior."""
 
 
-class GaussianPrior(Prior):
+class _GaussianPrior(_Prior):
     """z ~ N(0, I); the posterior is N(mean, exp(log_variance)), independent latents."""
 
     def draw(self, mean: _Parameters, log_variance: _Parameters) -> _Parameters:
@@ -207,19 +175,16 @@ class GaussianPrior(Prior):
         return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
     def expected(self, mean: _Parameters, log_variance: _Parameters) -> _Parameters:  # noqa: ARG002
-        """Return the mean."""
         return mean
 
     def divergence(self, mean: _Parameters, log_variance: _Parameters) -> Float[Tensor, "people _"]:
-        """Return the KL of each latent."""
         return gaussian_kl(mean, log_variance)
 
     def sample(self, people: int, latents: int, rng: np.random.Generator) -> Float[np.ndarray, "people latents"]:
-        """Draw standard normal numbers."""
         return rng.standard_normal((people, latents))
 
 
-class DirichletPrior(Prior):
+class _DirichletPrior(_Prior):
     """z are shares of a mixture, centred and scaled to unit size: (latents * share - 1); the prior is Dirichlet(1, ..., 1).
 
     The concentration is softplus(mean); the log variance is not used.
@@ -231,17 +196,14 @@ class DirichletPrior(Prior):
         return shares * mean.shape[1] - 1
 
     def expected(self, mean: _Parameters, log_variance: _Parameters) -> _Parameters:  # noqa: ARG002
-        """Return the mean shares, centred and scaled."""
         concentration = self._concentration(mean)
         return concentration / concentration.sum(dim=1, keepdim=True) * mean.shape[1] - 1
 
     def divergence(self, mean: _Parameters, log_variance: _Parameters) -> Float[Tensor, "people _"]:  # noqa: ARG002
-        """Return the KL of the shares, one column."""
         concentration = self._concentration(mean)
         return dirichlet_kl(concentration, torch.ones_like(concentration[0]))[:, None]
 
     def sample(self, people: int, latents: int, rng: np.random.Generator) -> Float[np.ndarray, "people latents"]:
-        """Draw equally likely shares, centred and scaled."""
         return rng.dirichlet(np.ones(latents), people) * latents - 1
 
     @staticmethod
@@ -249,4 +211,4 @@ class DirichletPrior(Prior):
         return torch.nn.functional.softplus(mean + 1.0) + 1e-2
 
 
-PRIORS: dict[str, Prior] = {"gaussian": GaussianPrior(), "dirichlet": DirichletPrior()}
+PRIORS: dict[str, _Prior] = {"gaussian": _GaussianPrior(), "dirichlet": _DirichletPrior()}

@@ -80,6 +80,9 @@ from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
 
+Latents = Float[np.ndarray, "people latents"]
+Data = Float[np.ndarray, "people columns"]
+
 _AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
 
 
@@ -120,12 +123,7 @@ class ConditionalVae(Model):
         parts, history = fit_parts(dataset, settings, seed, work or FitContext())
         return cls(dataset.schema, dataset.columns, settings, parts, seed), history
 
-    def transform(
-        self,
-        dataset: Dataset,
-        to: pd.DataFrame,
-        out: Float[np.ndarray, "people columns"] | None = None,
-    ) -> Float[np.ndarray, "people columns"]:
+    def transform(self, dataset: Dataset, to: pd.DataFrame, out: Data | None = None) -> Data:
         """Move covariates of each person; see `Model.transform`."""
         data, frame = dataset.values, dataset.covariates
         self.parts.linear.check_columns(dataset)
@@ -160,7 +158,7 @@ class ConditionalVae(Model):
             after[stays] = own[stays]
         transformed[rows] = settle.without_unknown(after, everything)
 
-    def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Float[np.ndarray, "people columns"]:
+    def remove_unlabelled(self, dataset: Dataset, removed: Sequence[str]) -> Data:
         """Erase covariates of people none of whose covariates is known, by the guard alone.
 
         Args:
@@ -180,19 +178,19 @@ class ConditionalVae(Model):
         cleaned = self.readout(kept).restore(after + share * (h - before), h)
         return unstandardise(parts.linear, cleaned, nobody, (), data, np.empty(data.shape, data.dtype))
 
-    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+    def encode(self, dataset: Dataset) -> Latents:
         """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
         frame = dataset.covariates
         z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.schema.names)
         return self._freed(z, frame)
 
-    def encode_unlabelled(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+    def encode_unlabelled(self, dataset: Dataset) -> Latents:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
         return self._released(
             self._encoded(dataset.values, self._unknown(len(dataset.values)), ()), list(self.schema.names)
         )
 
-    def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
+    def reconstruct(self, dataset: Dataset) -> Data:
         """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
         data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
         own = parts.scanner.to_reference(data, frame)
@@ -218,7 +216,7 @@ class ConditionalVae(Model):
         of_latents = parts.latents.effects
         return Scores(error, of_latents.scores(of_latents.dataset(z, frame)).deviation, self._freed(z, frame))
 
-    def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
+    def sample(self, frame: pd.DataFrame, *, seed: int) -> Data:
         """Draw new people, one for each row of covariates.
 
         z comes from its prior, and what the decoder leaves from the factors beyond the latents and each column's own noise;
@@ -324,7 +322,7 @@ class ConditionalVae(Model):
         return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)
 
     @torch.no_grad()
-    def _deviations(self, h: np.ndarray, context: np.ndarray) -> Float[np.ndarray, "people latents"]:
+    def _deviations(self, h: np.ndarray, context: np.ndarray) -> Latents:
         encoder = self.parts.network.encoder
         like = encoder.linear.weight
         parts = []
@@ -341,22 +339,16 @@ class ConditionalVae(Model):
         """The schema without levels adapted to later: what the network's covariate vector is made of."""
         return self.parts.latents.trained_schema(self.schema)
 
-    def _encoded(
-        self, data: np.ndarray, frame: pd.DataFrame, known: Sequence[str]
-    ) -> Float[np.ndarray, "people latents"]:
+    def _encoded(self, data: np.ndarray, frame: pd.DataFrame, known: Sequence[str]) -> Latents:
         h = standardise(self.parts.linear, data, frame, known)
         return self.parts.network.encode(h, condition_vector(self.trained_schema, frame, known))
 
-    def _freed(
-        self, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people directions"]:
+    def _freed(self, z: Latents, frame: pd.DataFrame) -> Float[np.ndarray, "people directions"]:
         names = list(self.schema.names)
         there = self.schema.transformed(frame, self.schema.references(names))
         return self._released(self.parts.latents.transform(z, frame, there, names), names)
 
-    def _released(
-        self, z: Float[np.ndarray, "people latents"], removed: list[str]
-    ) -> Float[np.ndarray, "people directions"]:
+    def _released(self, z: Latents, removed: list[str]) -> Float[np.ndarray, "people directions"]:
         return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
 
     def _unknown(self, people: int) -> pd.DataFrame:
@@ -368,13 +360,7 @@ class ConditionalVae(Model):
 class _Removal:
     """One removal, prepared for any number of people who are not at the target.
 
-    Attributes:
-        model: The model.
-        removed: Covariates that move.
-        kept: The others.
-        pooled: Whether nobody is at the target, so that latents are guarded and the weakest left out.
-        guard: The guard, if any.
-        count: How many directions are handed out.
+    If `pooled`, nobody is at the target, so that latents are guarded and only the `count` worthiest directions handed out.
     """
 
     model: ConditionalVae
@@ -396,9 +382,7 @@ class _Removal:
         """Discriminants of the kept covariates; on many voxels costlier than the rest of a removal that needs none."""
         return self.model.readout(self.kept)
 
-    def apply(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame, there: pd.DataFrame
-    ) -> Float[np.ndarray, "people columns"]:
+    def apply(self, data: Data, frame: pd.DataFrame, there: pd.DataFrame) -> Data:
         """Move people from ``frame`` to ``there``; of what is kept only labels that interact with what moves are looked at."""
         parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
         own = parts.scanner.to_reference(data, frame)
@@ -427,7 +411,7 @@ class _Removal:
         )
         return parts.scanner.back(data, own, transformed, frame, there)
 
-    def _unmodelled(self, own: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+    def _unmodelled(self, own: Data) -> Data:
         """Return the values of columns without a fit: as they are, or the usual one where everything is removed."""
         if not self.pooled or len(self.removed) < len(self.model.schema.names):
             return own

@@ -33,12 +33,8 @@ _SPOKEN_EVERY = 10
 class Plan:
     """How the network is trained on everybody, and how that was found.
 
-    Attributes:
-        strength: Weight of the independence penalty.
-        epochs: Epochs until the judges stopped gaining; 0 leaves the start as it is.
-        dependence: Distance covariance of z and the covariates among the judges.
-        floor: 95% quantile of its permutations.
-        rows: History of the search: epoch, name, value.
+    `epochs` are those until the judges stopped gaining (0 leaves the start as it is), `dependence` the distance covariance
+    of z and the covariates among the judges, `floor` the 95% quantile of its permutations, and `rows` the search's history.
     """
 
     strength: float
@@ -101,16 +97,10 @@ def search(
 
     The rule: strengths go up from `STRENGTHS`, each trained from the start until the judges stop gaining; the first is taken
     at which the distance covariance of z and all covariates among the judges does not exceed the 95% quantile of its
-    permutations, or, if none does, the one with the lowest value.
+    permutations, or, if none does, the one with the lowest value. The dependence is judged on one row of each participant.
 
-    Args:
-        make: Returns a network at its start; the layers below have not seen the judges.
-        task: Training data of everybody; the dependence is judged on one row of each participant.
-        settings: All settings.
-        judges: 1 for people who judge, 0 for people who are fitted.
-        seed: Of every draw.
-        work: Where to keep the state and to speak.
-        fingerprint: What the training depends on.
+    `make` returns a network at its start, whose layers below have not seen the judges; `judges` is 1 for people who judge,
+    0 for people who are fitted; `fingerprint` says what the training depends on.
     """
     device = placed(settings.training)
     chosen, fitted = (torch.as_tensor(np.flatnonzero(judges == part)) for part in (1, 0))
@@ -206,11 +196,7 @@ def _weights(network: Autoencoder) -> Arrays:
 
 
 def _network(arrays: Arrays, read: Read) -> Autoencoder:
-    """Build the network that the settings describe, and give it its weights.
-
-    Raises:
-        ModelError: Weights of another network.
-    """
+    """Build the network that the settings describe, and give it its weights."""
     trained, width = read["latents"].trained_schema(read["schema"]), len(read["latents"].gram)
     network = build_network(trained, read["columns"], width, read["settings"])
     check_arrays(arrays, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
@@ -237,15 +223,8 @@ _COLUMNS = {"columns": "columns"}
 class VaeParts:
     """The fitted parts, in the order data pass through them.
 
-    Attributes:
-        scanner: Between images as scanned and as the anchor's scanner would have made them.
-        linear: Smooth effects, and location and scale of batches.
-        network: Encoder and decoder of what is left.
-        factors: Factor model of what is left.
-        latents: What is done to latents on the way out.
-        marginals: Distributions of single columns, for samples.
-        effect_covariance: Covariance of the columns of the linear layer's `Design.closed` among training people, the
-            intercept not counted.
+    The effect covariance is that of the columns of the linear layer's `Design.closed` among training people, the intercept
+    not counted.
     """
 
     scanner: ScannerLayer

@@ -65,12 +65,7 @@ def condition_vector(
 
 
 def known_sets(schema: CovariateSchema, most: int) -> tuple[frozenset[str], ...]:
-    """Return the sets of covariates that training goes through: all, none, one alone, all but one, then any others.
-
-    Args:
-        schema: The covariates.
-        most: How many sets at most.
-    """
+    """Return the sets of covariates that training goes through: all, none, one alone, all but one, then any others."""
     names = schema.names
     sizes = sorted(range(len(names) + 1), key=lambda size: (size not in {len(names), 0}, min(size, len(names) - size)))
     sets = [frozenset(names), frozenset[str]()]
@@ -85,13 +80,7 @@ _MOST_CELLS = 2e8
 class Task:
     """A network's training data: residuals and covariate vectors, one each for every set of covariates that is known.
 
-    Attributes:
-        residuals: People x columns for each set, all known first.
-        contexts: Covariate vectors for each set.
-        parts: Standardised covariates.
-        known: Which covariates belong to each set.
-        used: Columns that vary.
-        whose: Participant of each row.
+    The first set has all known. `parts` are standardised covariates, `known` those of each set, `used` columns that vary.
     """
 
     residuals: list[Float[torch.Tensor, "people columns"]]
@@ -113,14 +102,14 @@ class Task:
         return cls(
             [tensor(standardise(linear, data, frame, known)) for known in sets],
             [tensor(condition_vector(schema, frame, known)) for known in sets],
-            [tensor(part) for part in covariate_parts(schema, frame)],
+            [tensor(part) for part in _covariate_parts(schema, frame)],
             [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
             dataset.whose,
         )
 
 
-def covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
+def _covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
     """Return each covariate as standardised columns of unit total variance."""
     parts = []
     for name in schema.names:
@@ -139,12 +128,7 @@ class VaeObjective:
     """Loss parts of the evidence bound and its penalties, per column.
 
     In training every batch counts a set of covariates as known, more than half of the time all of them; in validation all.
-
-    Args:
-        network: The network.
-        task: Training data.
-        settings: Weights.
-        strength: Weight of the independence penalty.
+    `strength` is the weight of the independence penalty.
     """
 
     def __init__(self, network: Autoencoder, task: Task, settings: VaeSettings, strength: float) -> None:

@@ -24,22 +24,15 @@ from medrep.models.chunks import map_chunks, read_chunk, release_pages
 from medrep.models.linear.model import LinearModel
 from medrep.models.scanner import ScannerHarmonizer
 
+Data = Float[np.ndarray, "people columns"]
+
 
 def standardise(
-    linear: LinearModel,
-    data: Float[np.ndarray, "people columns"],
-    frame: pd.DataFrame,
-    known: Collection[str],
-    out: Float[np.ndarray, "people columns"] | None = None,
-) -> Float[np.ndarray, "people columns"]:
+    linear: LinearModel, data: Data, frame: pd.DataFrame, known: Collection[str], out: Data | None = None
+) -> Data:
     """Return h; 0 where a cell is NaN, a point mass or of a level without an effect there, and in columns left as they are.
 
-    Args:
-        linear: The fitted layer.
-        data: In their own units.
-        frame: Covariates; what is outside ``known``, and interacts with nothing in it, is not looked at.
-        known: S.
-        out: Where to write; by default a new float32 matrix.
+    What is outside ``known``, and interacts with nothing in it, is not looked at. By default h is a new float32 matrix.
     """
     h = np.empty(data.shape, np.float32) if out is None else out
     effects, levels = _designs(linear, frame, known)
@@ -63,24 +56,18 @@ def standardise(
 
 def unstandardise(
     linear: LinearModel,
-    h: Float[np.ndarray, "people columns"],
+    h: Data,
     frame: pd.DataFrame,
     known: Collection[str],
-    data: Float[np.ndarray, "people columns"],
-    out: Float[np.ndarray, "people columns"],
+    data: Data,
+    out: Data,
     *,
     drawn: bool = False,
-) -> Float[np.ndarray, "people columns"]:
+) -> Data:
     """Return the data that have the residual h under ``frame``: the inverse of `standardise`.
 
-    Args:
-        linear: The fitted layer.
-        h: Residuals.
-        frame: Covariates, for instance moved to the reference.
-        known: S.
-        data: What the people had; columns without a fit, NaN cells and point masses are taken from here.
-        out: Where to write; ``data`` itself is allowed.
-        drawn: Whether nobody has these data, so that cells of fitted columns mean nothing.
+    Columns without a fit, NaN cells and point masses are taken from ``data``, which may also be ``out``. If ``drawn``, nobody
+    has these data, so that cells of fitted columns mean nothing.
     """
     effects, levels = _designs(linear, frame, known)
 
@@ -99,9 +86,7 @@ def unstandardise(
     return out
 
 
-def batch_scale(
-    linear: LinearModel, frame: pd.DataFrame, known: Collection[str]
-) -> Float[np.ndarray, "people columns"]:
+def batch_scale(linear: LinearModel, frame: pd.DataFrame, known: Collection[str]) -> Data:
     """Return delta_b of everybody in every column; 1 for batches that do not count as known."""
     _, levels = _designs(linear, frame, known)
     return linear.scale(levels, linear.batches.log_scale)
@@ -144,30 +129,17 @@ class ScannerLayer:
             return True
         return scanner is not None and not scanner.does_nothing
 
-    def to_reference(
-        self, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
-    ) -> Float[np.ndarray, "people columns"]:
+    def to_reference(self, data: Data, frame: pd.DataFrame) -> Data:
         """Return the images that the anchor's scanner would have made."""
         if self.harmoniser is None:
             return data
         return self.harmoniser.restore_to_reference(data, self._levels(frame))
 
-    def back(
-        self,
-        data: Float[np.ndarray, "people columns"],
-        own: Float[np.ndarray, "people columns"],
-        there: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        transformed: pd.DataFrame,
-    ) -> Float[np.ndarray, "people columns"]:
+    def back(self, data: Data, own: Data, there: Data, frame: pd.DataFrame, transformed: pd.DataFrame) -> Data:
         """Bring a change of anchored images back to the scanner of ``transformed``.
 
-        Args:
-            data: As scanned.
-            own: The same as the anchor would have made them.
-            there: Those with covariates moved.
-            frame: Covariates as they are.
-            transformed: Covariates moved to; one level of the batch for everybody if it is moved at all.
+        ``data`` are as scanned, ``own`` as the anchor would have made them, and ``there`` those with covariates moved; if the
+        batch is moved at all, it is to one level for everybody.
         """
         if self.harmoniser is None:
             return there
@@ -177,17 +149,11 @@ class ScannerLayer:
         return data + self.harmoniser.render(there, before, data) - self.harmoniser.render(own, before, data)
 
     def render(
-        self,
-        anchored: Float[np.ndarray, "people columns"],
-        frame: pd.DataFrame,
-        like: "Float[np.ndarray, 'people columns'] | None" = None,
-    ) -> Float[np.ndarray, "people columns"]:
+        self, anchored: Data, frame: pd.DataFrame, like: "Float[np.ndarray, 'people columns'] | None" = None
+    ) -> Data:
         """Return anchored images as the scanner of each row would have made them, without its noise.
 
-        Args:
-            anchored: Images.
-            frame: Whose batch says which scanner.
-            like: The people's own images, for where their content lies; by default it fills the grid.
+        ``like`` are the people's own images, for where their content lies; by default it fills the grid.
         """
         return anchored if self.harmoniser is None else self.harmoniser.render(anchored, self._levels(frame), like)
 

@@ -11,14 +11,9 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
 from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmonizer
-from medrep.models.scanner.fitting import fit_steps
-from medrep.simulate import (
-    SiteEffect,
-    apply_site_effect,
-    draw_brains,
-    render_brain,
-    simulate_participants,
-)
+from medrep.simulate import simulate_participants
+from medrep.simulate.brains import draw_brains, render_brain
+from medrep.simulate.site_effects import SiteEffect, apply_site_effect
 from tests.models.scanner.conftest import GRID, person
 
 SITE = Covariate("site", "categorical", "batch")
@@ -84,13 +79,6 @@ def test_a_memory_mapped_matrix(tmp_path, cohort, model, train):
     dataset = Dataset(mapped, frame, schema_of("AB"), Columns((), GRID.size, GRID))
     found = ScannerHarmonizer.fit(dataset, effects, covariate="site")
     np.testing.assert_array_equal(found.known.scanners["B"].shading, model.known.scanners["B"].shading)
-
-
-def test_progress_is_told():
-    _, seen, levels = people((12, 12, 12), 24)
-    steps = []
-    fit(seen, levels, Grid((12, 12, 12), (1.0, 1.0, 1.0)), advance=steps.append)
-    assert steps == [1] * fit_steps(2)
 
 
 def test_a_level_of_few_people_is_shrunk_and_noted():

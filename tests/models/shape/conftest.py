@@ -8,11 +8,12 @@ import pytest
 from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
+from benchmarks.starmen import draw_starmen
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid, grid_lattice
 from medrep.models import AdditiveShape, ShapeSettings
-from medrep.simulate import DisplacedCohort, draw_starmen, level
+from medrep.simulate.displaced import DisplacedCohort, level
 
 HALF = 29
 SETTINGS = ShapeSettings(modes=80, rounds=3, points=600, careful_points=1200, threads=1, bootstrap=20, latents=20)

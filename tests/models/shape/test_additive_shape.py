@@ -13,7 +13,7 @@ from medrep.errors import ModelError
 from medrep.models import AdditiveShape, restore_model
 from medrep.models.linear.design import Contrast, contrasts
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.simulate import displacement
+from medrep.simulate.displaced import displacement
 from tests.models.planted import moved_by
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
 
