@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.stats import norm, t
 
 LEVEL = 0.95
 
@@ -75,19 +74,13 @@ def random_halves(
     return [np.flatnonzero(rng.permutation(size)[codes] % 2 == 0) for _ in range(count)]
 
 
-def jackknife_error(figures: Float[np.ndarray, " groups"], *, as_normal: bool = False) -> float:
+def jackknife_error(figures: Float[np.ndarray, " groups"]) -> float:
     """Return the standard error of a figure by the delete-group jackknife; 0 where there is no second group.
 
     Args:
         figures: What it is without each of some groups of people of one size.
-        as_normal: Larger, so that a normal interval is as long as that of Student's t with a degree of freedom fewer than groups.
     """
-    groups = len(figures)
-    if groups < 2:
-        return 0.0
-    tail = (1 + LEVEL) / 2
-    longer = float(t.ppf(tail, groups - 1) / norm.ppf(tail)) if as_normal else 1.0
-    return longer * float(np.sqrt((groups - 1) * np.var(figures)))
+    return float(np.sqrt((len(figures) - 1) * np.var(figures))) if len(figures) > 1 else 0.0
 
 
 _CELLS = 1_000_000  # of a draws x rows matrix, at a time
@@ -206,7 +199,9 @@ def studentised_interval(
     return estimate - high * error, estimate - low * error
 
 
-def share_interval(share: float, error: float, people: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+def share_interval(
+    share: float, error: float, people: int | float, rows: int, level: float = LEVEL
+) -> tuple[float, float]:
     """Return the interval of a proportion that has a width at 0 and at 1 too (Korn and Graubard 1998).
 
     Clopper and Pearson's at the effective number of rows, share (1 - share) / error^2; at a share of 0 or 1 the number of
@@ -215,7 +210,7 @@ def share_interval(share: float, error: float, people: int, rows: int, level: fl
     Args:
         share: The proportion.
         error: Its standard error, a participant's rows held together.
-        people: Participants.
+        people: Participants, or as many as the share stands on.
         rows: Rows, at least as many.
         level: Of the interval.
     """
@@ -243,6 +238,24 @@ def change_interval(change: float, square: float, people: int, level: float = LE
         ((square * people + 1) / more - centre**2) / more
     )
     return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def joined_interval(
+    one: tuple[float, float, float], other: tuple[float, float, float], correlation: float = 0.0
+) -> tuple[float, float]:
+    """Return the interval of the difference of two figures from the ends of theirs (Zou 2007, Zou and Donner 2008).
+
+    Where a figure has a width at the end of its range, so has the difference.
+
+    Args:
+        one: Lower end, estimate and upper end.
+        other: The same of what is taken off.
+        correlation: Of the two estimates.
+    """
+    (a, x, b), (c, y, d) = one, other
+    below, above = (x - a, d - y), (b - x, y - c)
+    lengths = [math.sqrt(max(p**2 + q**2 - 2 * correlation * p * q, 0.0)) for p, q in (below, above)]
+    return x - y - lengths[0], x - y + lengths[1]
 
 
 def area_interval(area: float, cases: int, others: int, level: float = LEVEL) -> tuple[float, float]:

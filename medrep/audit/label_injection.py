@@ -143,7 +143,7 @@ def _gain(
     folds = [told.strongest_of_folds for told in judged]
     same = len({len(one) for one in folds}) == 1
     of_folds = folds[0] - np.max(folds[1:], axis=0) if same else np.zeros(0)
-    low, high = taught_interval(gain, drawn, of_folds)
+    low, high = taught_interval(gain, drawn, of_folds, 0 if split.levels else split.people)
     note = (
         f"{split.measure} {after.strongest:.3f} ({after.strongest_probe}) from the export,"
         f" {before[against].strongest:.3f} ({before[against].strongest_probe}) from {against}; {split.note}"

@@ -27,7 +27,14 @@ from scipy.stats import norm, t
 
 from medrep.audit.data import compact, covariate_design, residual
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL, percentile_interval, permutation_p, random_halves
+from medrep.audit.intervals import (
+    LEVEL,
+    area_interval,
+    joined_interval,
+    percentile_interval,
+    permutation_p,
+    random_halves,
+)
 from medrep.audit.means import exact_interval
 from medrep.audit.probe_statistics import out_of_fold
 from medrep.cohort.covariates import Continuous, CovariateSchema
@@ -186,6 +193,11 @@ class _Told:
             self.halved - other.halved,
         )
 
+    def correlation(self, other: "_Told") -> float:
+        """Return how figures of two tables go together over resamples; 0 where one has no spread."""
+        spreads = float(self.resampled.std() * other.resampled.std())
+        return float(np.cov(self.resampled, other.resampled, ddof=0)[0, 1]) / spreads if spreads > 0 else 0.0
+
     def interval(self) -> tuple[float, float]:
         """Return the percentile interval, wider by what exchanges show that resampling misses."""
         low, high = percentile_interval(self.resampled)
@@ -290,16 +302,22 @@ def _halved(
 
 
 def _findings(told: Mapping[str, _Told], group: str, n: int, note: str, bound: float) -> list[Finding]:
-    found = []
+    found, ends = [], {}
     for name, own in told.items():
         low, high = own.interval()
         if np.isfinite(bound):
-            low, high = bound if own.estimate == 1 else max(low, 0.0), min(high, 1.0)
+            fewest = area_interval(own.estimate, n // 2, n // 2)
+            low = bound if own.estimate == 1 else max(min(low, fewest[0]), 0.0)
+            high = min(max(high, fewest[1]), 1.0)
+        ends[name] = (low, own.estimate, high)
         p = permutation_p(own.estimate, own.null)
         found.append(Finding("utility", f"{name}/{group}", n, own.estimate, low, high, p, note=note))
     for name in [name for name in told if name != "raw"] if "raw" in told else []:
         change = told[name].minus(told["raw"])
         low, high = change.interval()
+        if np.isfinite(bound):
+            joined = joined_interval(ends[name], ends["raw"], told[name].correlation(told["raw"]))
+            low = min(low, joined[0])
         if told[name].estimate == told["raw"].estimate == 1 and np.isfinite(bound):
             low, high = bound - 1, 1 - bound
         text = f"{name} - raw; {note}"
