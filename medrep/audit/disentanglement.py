@@ -25,12 +25,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.special import digamma
-from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL, percentile_interval, permutation_p, random_halves, resampled_rows
+from medrep.audit.intervals import percentile_interval, permutation_p, random_halves, resampled_rows, student
 from medrep.audit.means import shuffled_participants
 
 MIN_ACTIVE_N, DRAWS = 20, 1000
@@ -226,7 +225,7 @@ def audit_disentanglement(
         floor = float(null[:, k].mean())
         estimate = (float(observed[k]) - floor) / (1 - floor)
         freedom = max(len(null) - 1, 1)
-        of_floor = _student(freedom) * (1 - estimate) * float(null[:, k].std()) / math.sqrt(freedom)
+        of_floor = student(freedom) * (1 - estimate) * float(null[:, k].std()) / math.sqrt(freedom)
         sides = _sides(float(observed[k]), of_parts[:, k], people, bounded=k < 2)
         below, above = (math.hypot(side, of_floor) / (1 - floor) for side in sides)
         note = (
@@ -242,13 +241,9 @@ def audit_disentanglement(
     return found
 
 
-def _student(freedom: int) -> float:
-    return float(t.ppf((1 + LEVEL) / 2, freedom))
-
-
 def _sides(score: float, scores: Float[np.ndarray, " parts"], people: int, *, bounded: bool) -> tuple[float, float]:
-    """Return how far below and above a score its interval reaches, with scores of random halves: Wilson's of one in 0 to 1, at most as sure as a share."""
-    longer, mean = _student(len(scores) - 1), float(scores.mean())
+    """Return how far below and above a score its interval reaches, by scores of random halves; Wilson's if ``bounded``."""
+    longer, mean = student(len(scores) - 1), float(scores.mean())
     if not bounded:
         return longer * float(scores.std()), longer * float(scores.std())
     by = longer**2 * max(float(scores.var()) / max(mean * (1 - mean), 1e-9), 1 / people)
@@ -266,9 +261,7 @@ def info_scores(
     return np.array([_concentration(nmi.T), _concentration(nmi), explicit])
 
 
-def information(
-    z: Float[np.ndarray, " people"], codes: Int[np.ndarray, " people"], neighbours: int = NEIGHBOURS
-) -> float:
+def information(z: Float[np.ndarray, " people"], codes: Int[np.ndarray, " people"]) -> float:
     """Return the mutual information, nats, of a number without ties and a level (Ross 2014), 0 at least.
 
     With d_i the distance to the k-th neighbour of the same level, m_i the people that are nearer (the person counted), N_i the
@@ -279,7 +272,7 @@ def information(
         own = np.sort(z[codes == level])
         if len(own) < 2:
             continue
-        k, n = min(neighbours, len(own) - 1), len(own)
+        k, n = min(NEIGHBOURS, len(own) - 1), len(own)
         radius = np.full(n, np.inf)
         for below in range(k + 1):  # the k neighbours are so many below and the rest above
             place = np.arange(below, n - (k - below))

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import norm, t
 
 from medrep.audit.intervals import (
-    LEVEL,
+    Z,
     jackknife_error,
+    participant_codes,
     percentile_interval,
     permutation_p,
     permuted,
     sample_weights,
+    student,
 )
 from medrep.audit.probe_figures import (
     AUC,
@@ -128,7 +129,7 @@ def taught_interval(
     longer = float(np.hypot(1.0, taught / spread)) if spread > 0 else 1.0
     if people > 1 and taught > 0:
         freedom = (spread**2 + taught**2) ** 2 / (spread**4 / (people - 1) + taught**4 / (len(of_folds) - 1))
-        longer *= float(t.ppf((1 + LEVEL) / 2, freedom) / norm.ppf((1 + LEVEL) / 2))
+        longer *= student(freedom) / Z
     return estimate - longer * (estimate - low), estimate + longer * (high - estimate)
 
 
@@ -208,7 +209,7 @@ class HoldoutSplit:
             probing: How thoroughly.
         """
         rng = np.random.default_rng(seed)
-        who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+        who = participant_codes(participants)
         known = values.notna().to_numpy().copy()
         levels: tuple[str, ...] = ()
         left_out: dict[str, int] = {}

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import jackknife_error
+from medrep.audit.intervals import jackknife_error, share_interval
 from medrep.audit.means import (
     Sampling,
-    exact_interval,
     mean_finding,
     shuffled_participants,
 )
@@ -55,7 +54,7 @@ def test_a_share_at_its_end_has_width():
     assert (
         found(np.ones(30), values_are="shares").ci_low,
         found(np.ones(30), values_are="shares").ci_high,
-    ) == exact_interval(30, 30)
+    ) == share_interval(1.0, 0.0, 30, 30)
     assert found(np.ones(30), values_are="shares").ci_low == pytest.approx(0.025 ** (1 / 30))
     assert found(np.zeros(30), values_are="shares").ci_high == pytest.approx(1 - 0.025 ** (1 / 30))
 
