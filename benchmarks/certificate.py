@@ -2,7 +2,7 @@
 
 Each site is halved; a conditional VAE (closed form) is fitted on one half, and linear probes in five folds read site and sex from
 the latents of the other half: a logistic regression of middling penalty (C 0.1), and one whose penalty is tuned by log loss, as
-`medrep.audit.probes` has it, which reads less of small sites. `gap` is the forecast less what the first reads.
+`medrep.audit.probe_figures` has it, which reads less of small sites. `gap` is the forecast less what the first reads.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from benchmarks.frontier import draw, sweep
 from benchmarks.identity import recognised
 from benchmarks.peers.run import PeerError
 from benchmarks.report import Options, Report, Table, say
-from medrep.audit.probes import age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import age_r2, sex_auc, site_auc
 
 SEEDS = 3
 MIN_PEOPLE = 5  # one a fold

@@ -24,7 +24,7 @@ from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.peers.run import PeerError, PeerResult, run_peer
 from benchmarks.peers.worker import PEERS
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.probes import age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import age_r2, sex_auc, site_auc
 
 SEEDS = 3
 MIN_SITE = 16  # 20 sites, at least 8 people on either side

@@ -26,7 +26,7 @@ from benchmarks.commands import medrep, write_table
 from benchmarks.data import data_folder
 from benchmarks.peers.run import PeerError, run_peer
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.probes import site_auc
+from medrep.audit.probe_figures import site_auc
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds.volume import VolumeKind

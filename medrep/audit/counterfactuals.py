@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
-from scipy.stats import norm
 
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL
+from medrep.audit.intervals import Z, joined_interval
 from medrep.audit.means import (
     Sampling,
     difference_interval,
@@ -40,7 +39,6 @@ MIN_N, DRAWS, MOST_PEOPLE = 20, 1000, 200
 TIMES = 3
 """How often in a row the null intervention is made."""
 _QUANTILES = (0.1, 0.5, 0.9)
-_Z = float(norm.ppf((1 + LEVEL) / 2))
 _NUDGE, _NEAR = 1e-3, 0.5  # sd of a continuous covariate
 
 Targets = Mapping[str, Sequence[str | float]]
@@ -239,11 +237,14 @@ class _Case:
         estimate = float(sides[0].mean() - sides[1].mean())
         taught = self._error_of_teaching(predictor, worse, better)
         if predictor.levels:
-            # The ends of both sides make those of the difference (Zou and Donner 2008), also where a side is all 0 or 1.
-            ends = [(side.mean(), *share_of(side, len(side))) for side in sides]
-            (there, there_low, there_high), (real, real_low, real_high) = ends
-            low = estimate - math.hypot(there - there_low, real_high - real, _Z * taught)
-            high = estimate + math.hypot(there_high - there, real - real_low, _Z * taught)
+            # Also where a side is all 0 or 1.
+            shares = [share_of(side, len(side)) for side in sides]
+            ends = [(low, float(side.mean()), high) for side, (low, high) in zip(sides, shares, strict=True)]
+            low, high = joined_interval(ends[0], ends[1])
+            low, high = (
+                estimate - math.hypot(estimate - low, Z * taught),
+                estimate + math.hypot(high - estimate, Z * taught),
+            )
         else:
             low, high = difference_interval(values, self.draws, np.random.default_rng(self.seed), beside=taught)
         text = f"worse than real people by; {note}"
@@ -390,7 +391,7 @@ def outcome_predictor(
     *,
     continuous: bool = False,
 ) -> Predictor:
-    """Train the default predictor of an outcome, to be audited on other people (`predictors.halves`).
+    """Train the default predictor of an outcome, to be audited on other people (`predictors.split`).
 
     Args:
         data: People of the training half.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.audit.probes import FOLDS, Probed, age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import FOLDS, Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError, listed
@@ -92,9 +92,14 @@ def residual(
     table: Float[np.ndarray, "people columns"], design: Float[np.ndarray, "people width"]
 ) -> Float[np.ndarray, "people columns"]:
     """Return what a regression on the design leaves; aliased columns of the design do no harm."""
-    basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
-    basis = basis[:, sizes > 1e-9 * sizes.max(initial=0.0)]
+    basis = design_basis(design)
     return table - basis @ (basis.T @ table)
+
+
+def design_basis(design: Float[np.ndarray, "people width"]) -> Float[np.ndarray, "people rank"]:
+    """Return orthonormal columns that span the design."""
+    basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
+    return basis[:, sizes > 1e-9 * sizes.max(initial=0.0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +223,6 @@ def probe_export(
     frame: pd.DataFrame,
     tables: Mapping[str, np.ndarray],
     removed: Sequence[str],
-    seed: int = 0,
     *,
     participants: Sequence[str] | None = None,
 ) -> pd.DataFrame:
@@ -229,7 +233,6 @@ def probe_export(
         frame: The people's covariates, as they are.
         tables: Name -> people x columns; columns with missing cells are left out.
         removed: Which covariates were removed.
-        seed: Of folds and boosting.
         participants: Whose each row is, the first of which is probed; by default each is a person.
 
     Returns:
@@ -246,7 +249,7 @@ def probe_export(
         for covariate in schema.fitted:
             own = covariate.declared.name
             continuous = isinstance(covariate, Continuous)
-            found = _probe(whole, frame[own], seed, continuous=continuous)
+            found = _probe(whole, frame[own], 0, continuous=continuous)
             n, estimate = (len(frame), np.nan) if found is None else (found.n, found.strongest)
             role = "removed" if own in removed else "kept"
             rows.append((name, own, role, "R2" if continuous else "AUC", n, estimate, 0.0 if continuous else 0.5))

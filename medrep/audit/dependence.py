@@ -48,19 +48,19 @@ from medrep.audit.data import Question, refuse_gaps
 from medrep.audit.finding import Finding
 from medrep.audit.groups import Grouping
 from medrep.audit.holdout_split import MIN_N, MOST, exchangeable, rows_each
-from medrep.audit.intervals import permutation_p, permuted
+from medrep.audit.intervals import participant_codes, permutation_p, permuted
 from medrep.audit.metrics import ParticipantMean
 from medrep.audit.permutation import conditional_exchanges
-from medrep.audit.probe_statistics import standardised_chunks
+from medrep.audit.probes import standardised_chunks
 
 
 def centred_distances(rows: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"]:
     """Return the U-centred Euclidean distances of rows that are taken as they are; zeros where all are alike."""
     rows = np.ascontiguousarray(rows, dtype=float)
-    return u_centred(cdist(rows, rows))
+    return _u_centred(cdist(rows, rows))
 
 
-def u_centred(distances: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "people people"]:
+def _u_centred(distances: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "people people"]:
     """Return A, for three people or more."""
     people = len(distances)
     sums = distances.sum(axis=1)
@@ -106,7 +106,7 @@ def audit_independence(
     name, values, kept, continuous = question.name, question.values, question.kept, question.continuous
     refuse_gaps({**tables, "kept covariates": kept}, len(values))
     rng = np.random.default_rng(seed)
-    who = np.unique(np.asarray(question.participants).astype(str), return_inverse=True)[1]
+    who = participant_codes(question.participants)
     rows = np.flatnonzero(values.notna().to_numpy())
     whole = len(np.unique(who[rows]))
     if whole > MOST:
@@ -162,7 +162,7 @@ def table_distances(
     length = np.diag(inner)
     distances = np.sqrt(np.maximum(length[:, None] + length - 2 * inner, 0.0))
     np.fill_diagonal(distances, 0.0)
-    return u_centred(distances)
+    return _u_centred(distances)
 
 
 def projected(

@@ -25,12 +25,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.special import digamma
-from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL, percentile_interval, permutation_p, random_halves, resampled_rows
+from medrep.audit.intervals import percentile_interval, permutation_p, random_halves, resampled_rows, student
 from medrep.audit.means import shuffled_participants
 
 MIN_ACTIVE_N, DRAWS = 20, 1000
@@ -126,7 +125,7 @@ MIN_N, PERMUTATIONS, NEIGHBOURS = 50, 49, 10
 SCORES = ("info_modularity", "info_compactness", "info_explicitness")
 _BIN, _MOST_BINS, _FEWEST = 25, 10, 12  # people a bin; bins; rows a level
 _PRUNED, _HALVES, _FOLDS, _C = 20, 20, 5, 10.0
-_Z, _FARTHEST = float(norm.ppf((1 + LEVEL) / 2)), 1.5  # the latter on the scale of a logarithm
+_FARTHEST = 1.5  # on the scale of a logarithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,11 +185,13 @@ def audit_disentanglement(
 ) -> list[Finding]:
     """Score latents against sources; estimates are above the floor: 0 as noise, 1 perfect.
 
-    Intervals are normal ones by the delete-half jackknife (Shao and Wu 1989: the spread over random halves of the participants
-    is the error of all of them, also of figures that are not smooth); resampling with replacement would make neighbours of a
-    person and their copy. On top comes the error of the floor, a mean over few exchanges, to which a score near it owes most
-    (without, lognormal sources of 200 people: 82% of compactness). What a linear prediction leaves, 1 - InfoE, is never below 0
-    and skewed: its interval is that of its logarithm. p: participants' sources exchanged.
+    Intervals are by the delete-half jackknife (Shao and Wu 1989: the spread over random halves of the participants is the error
+    of all of them, also of figures that are not smooth) and Student's t; resampling with replacement would make neighbours of a
+    person and their copy. InfoM and InfoC lie in 0 to 1 and vary least near the ends: theirs are score intervals (Wilson 1927),
+    with the error at the value that is asked about, as of a share of so many people as have this error (plain ones lay above
+    the truth in up to 15%). On top comes the error of the floor, a mean over few exchanges, to which a score near it owes most.
+    What a linear prediction leaves, 1 - InfoE, is never below 0 and skewed: its interval is that of its logarithm. p:
+    participants' sources exchanged.
 
     Args:
         latents: Posterior means.
@@ -214,9 +215,7 @@ def audit_disentanglement(
     orders = shuffled_participants(who, permutations, rng)
     null = np.stack([info_scores(z, [s.of(order) for s in sources], who, seed) for order in orders])
     parts = random_halves(who, _HALVES, rng)
-    error = np.stack([info_scores(z[rows], [s.of(rows) for s in sources], who[rows], seed) for rows in parts]).std(
-        axis=0
-    )
+    of_parts = np.stack([info_scores(z[rows], [s.of(rows) for s in sources], who[rows], seed) for rows in parts])
     found = []
     for k, score in enumerate(SCORES):
         if not np.isfinite(observed[k]):
@@ -225,19 +224,31 @@ def audit_disentanglement(
             continue
         floor = float(null[:, k].mean())
         estimate = (float(observed[k]) - floor) / (1 - floor)
-        of_floor = (1 - float(observed[k])) / (1 - floor) * float(null[:, k].std()) / math.sqrt(max(len(null), 1))
-        half = _Z * math.hypot(float(error[k]), of_floor) / (1 - floor)
+        freedom = max(len(null) - 1, 1)
+        of_floor = student(freedom) * (1 - estimate) * float(null[:, k].std()) / math.sqrt(freedom)
+        sides = _sides(float(observed[k]), of_parts[:, k], people, bounded=k < 2)
+        below, above = (math.hypot(side, of_floor) / (1 - floor) for side in sides)
         note = (
             f"above the floor; score {observed[k]:.3f}, floor {floor:.3f}; {', '.join(s.name for s in sources)} in"
             f" {kept.sum()} of {len(kept)} latents, the others pruned{said}"
         )
         p = permutation_p(float(observed[k]), null[:, k])
-        low, high = estimate - half, min(estimate + half, 1.0)
+        low, high = estimate - below, min(estimate + above, 1.0)
         left = 1 - estimate
         if score == "info_explicitness" and left > 0:
-            low, high = min(low, 1 - left * math.exp(min(half / left, _FARTHEST))), 1 - left * math.exp(-half / left)
+            low, high = min(low, 1 - left * math.exp(min(below / left, _FARTHEST))), 1 - left * math.exp(-above / left)
         found.append(Finding(score, "latents", people, estimate, low, high, p, note=note))
     return found
+
+
+def _sides(score: float, scores: Float[np.ndarray, " parts"], people: int, *, bounded: bool) -> tuple[float, float]:
+    """Return how far below and above a score its interval reaches, by scores of random halves; Wilson's if ``bounded``."""
+    longer, mean = student(len(scores) - 1), float(scores.mean())
+    if not bounded:
+        return longer * float(scores.std()), longer * float(scores.std())
+    by = longer**2 * max(float(scores.var()) / max(mean * (1 - mean), 1e-9), 1 / people)
+    centre, reach = (score + by / 2) / (1 + by), math.sqrt(max(score * (1 - score) * by + by**2 / 4, 0.0)) / (1 + by)
+    return max(score - centre + reach, 0.0), max(centre + reach - score, 0.0)
 
 
 def info_scores(
@@ -250,9 +261,7 @@ def info_scores(
     return np.array([_concentration(nmi.T), _concentration(nmi), explicit])
 
 
-def information(
-    z: Float[np.ndarray, " people"], codes: Int[np.ndarray, " people"], neighbours: int = NEIGHBOURS
-) -> float:
+def information(z: Float[np.ndarray, " people"], codes: Int[np.ndarray, " people"]) -> float:
     """Return the mutual information, nats, of a number without ties and a level (Ross 2014), 0 at least.
 
     With d_i the distance to the k-th neighbour of the same level, m_i the people that are nearer (the person counted), N_i the
@@ -263,7 +272,7 @@ def information(
         own = np.sort(z[codes == level])
         if len(own) < 2:
             continue
-        k, n = min(neighbours, len(own) - 1), len(own)
+        k, n = min(NEIGHBOURS, len(own) - 1), len(own)
         radius = np.full(n, np.inf)
         for below in range(k + 1):  # the k neighbours are so many below and the rest above
             place = np.arange(below, n - (k - below))

@@ -142,11 +142,11 @@ def group_participants(
         raise CovariateError(offenders[0] if len(offenders) == 1 else listed("columns to group by", offenders))
     return [
         *(made[split] for split in by),
-        *(intersect([made[split] for split in splits]) for splits in intersections),
+        *(_intersect([made[split] for split in splits]) for splits in intersections),
     ]
 
 
-def intersect(groupings: Sequence[Grouping]) -> Grouping:
+def _intersect(groupings: Sequence[Grouping]) -> Grouping:
     """Divide people by several groupings at once.
 
     Every combination of groups without missing values is listed, also those that nobody is in; one with a missing value

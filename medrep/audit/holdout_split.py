@@ -12,7 +12,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from medrep.audit.intervals import jackknife_error, percentile_interval, permutation_p, permuted, sample_weights
+from medrep.audit.intervals import (
+    Z,
+    jackknife_error,
+    participant_codes,
+    percentile_interval,
+    permutation_p,
+    permuted,
+    sample_weights,
+    student,
+)
 from medrep.audit.probe_figures import (
     AUC,
     CHANCE,
@@ -100,7 +109,7 @@ def _fisher(figures: np.ndarray) -> np.ndarray:
 
 
 def taught_interval(
-    estimate: float, draws: Float[np.ndarray, " draws"], of_folds: Float[np.ndarray, " folds"]
+    estimate: float, draws: Float[np.ndarray, " draws"], of_folds: Float[np.ndarray, " folds"], people: int = 0
 ) -> tuple[float, float]:
     """Return the 95% interval of a figure of the strongest probe: people who judge, and people who taught.
 
@@ -112,10 +121,15 @@ def taught_interval(
         estimate: The figure.
         draws: On samples of the people who judge.
         of_folds: By probes taught without each fold.
+        people: Participants who judge, where the figure is a difference of numbers without an end: longer as Student's t, with
+            the degrees of freedom of both errors together (Satterthwaite 1946). Three folds alone have two.
     """
     low, high = percentile_interval(recentred(draws, estimate))
-    spread = float(np.nanstd(draws))
-    longer = float(np.hypot(1.0, jackknife_error(of_folds) / spread)) if spread > 0 else 1.0
+    spread, taught = float(np.nanstd(draws)), jackknife_error(of_folds)
+    longer = float(np.hypot(1.0, taught / spread)) if spread > 0 else 1.0
+    if people > 1 and taught > 0:
+        freedom = (spread**2 + taught**2) ** 2 / (spread**4 / (people - 1) + taught**4 / (len(of_folds) - 1))
+        longer *= student(freedom) / Z
     return estimate - longer * (estimate - low), estimate + longer * (high - estimate)
 
 
@@ -195,7 +209,7 @@ class HoldoutSplit:
             probing: How thoroughly.
         """
         rng = np.random.default_rng(seed)
-        who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+        who = participant_codes(participants)
         known = values.notna().to_numpy().copy()
         levels: tuple[str, ...] = ()
         left_out: dict[str, int] = {}

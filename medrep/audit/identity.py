@@ -19,7 +19,7 @@ from jaxtyping import Float, Shaped
 
 from medrep.audit.data import covariate_design, drawn_columns, residual, standardised
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import expanded_interval, permutation_p, studentised_interval
+from medrep.audit.intervals import expanded_interval, participant_codes, permutation_p, studentised_interval
 from medrep.audit.means import (
     Sampling,
     mean_finding,
@@ -180,7 +180,7 @@ def reidentification(
     sessions that are searched stay as they are when participants are resampled. p: sessions exchanged at random. Covariates
     that a participant's sessions share (site) help in ``raw``: chance is the floor of people who share nothing.
     """
-    who = _codes(participants)
+    who = participant_codes(participants)
     same = who[:, None] == who[None, :]
     np.fill_diagonal(same, val=False)
     asked = np.flatnonzero(same.any(axis=1))
@@ -226,7 +226,7 @@ def retest_agreement(
 
     The interval is `agreement_interval`; columns that are not finite or do not vary are left out and counted in the note.
     """
-    who = _codes(participants)
+    who = participant_codes(participants)
     rows = [own for own in (np.flatnonzero(who == code) for code in range(who.max(initial=-1) + 1)) if len(own) > 1]
     if len(rows) < max(min_n, 3):
         few = f"{len(rows)} participants with repeats, {min_n} are needed"
@@ -281,7 +281,7 @@ def identity_kept(
     size, sd = np.abs(both[0][:, whole]).max(axis=0, initial=0.0), before.std(axis=0)
     used = sd > 1e-9 * np.maximum(size, 1e-300)
     freedom = len(raw) - np.linalg.matrix_rank(design)
-    people = len(np.unique(_codes(participants)))
+    people = len(np.unique(participant_codes(participants)))
     if used.sum() < _FEWEST_COLUMNS or freedom < max(min_n, 2):
         few = f"{used.sum()} columns vary; {freedom} people more than covariates tell apart, {min_n} are needed"
         return Finding("identity_kept", "exported", people, status="insufficient", note=few)
@@ -297,10 +297,6 @@ def identity_kept(
     estimate = float(participant_means(own, participants).mean())
     low, high = kept.interval(estimate, draws, np.random.default_rng(seed))
     return Finding("identity_kept", "exported", people, estimate, low, high, p, note=note)
-
-
-def _codes(participants: np.ndarray) -> np.ndarray:
-    return np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
 
 
 def _similarity(table: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people people"] | None:

@@ -8,9 +8,19 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.stats import norm, t
 
 LEVEL = 0.95
+Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+def student(freedom: int | float) -> float:
+    """Return what an error is multiplied with for half an interval by Student's t."""
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def participant_codes(participants: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Return the number of each row's participant, from 0 on in the order of their names."""
+    return np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
 
 
 def resampled_rows(
@@ -75,19 +85,13 @@ def random_halves(
     return [np.flatnonzero(rng.permutation(size)[codes] % 2 == 0) for _ in range(count)]
 
 
-def jackknife_error(figures: Float[np.ndarray, " groups"], *, as_normal: bool = False) -> float:
+def jackknife_error(figures: Float[np.ndarray, " groups"]) -> float:
     """Return the standard error of a figure by the delete-group jackknife; 0 where there is no second group.
 
     Args:
         figures: What it is without each of some groups of people of one size.
-        as_normal: Larger, so that a normal interval is as long as that of Student's t with a degree of freedom fewer than groups.
     """
-    groups = len(figures)
-    if groups < 2:
-        return 0.0
-    tail = (1 + LEVEL) / 2
-    longer = float(t.ppf(tail, groups - 1) / norm.ppf(tail)) if as_normal else 1.0
-    return longer * float(np.sqrt((groups - 1) * np.var(figures)))
+    return float(np.sqrt((len(figures) - 1) * np.var(figures))) if len(figures) > 1 else 0.0
 
 
 _CELLS = 1_000_000  # of a draws x rows matrix, at a time
@@ -153,22 +157,19 @@ _SOUND = 0.99  # of samples have a spread
 _FEWEST = 20
 
 
-def expansion(people: int | float, level: float = LEVEL) -> float:
+def expansion(people: int | float) -> float:
     """Return by how much a bootstrap of n people is too narrow: t(n - 1) / z * sqrt(n / (n - 1)) (Hesterberg 2015)."""
-    tail = (1 + level) / 2
-    return float(stats.t.ppf(tail, people - 1) / stats.norm.ppf(tail) * math.sqrt(people / (people - 1)))
+    return student(people - 1) / Z * math.sqrt(people / (people - 1))
 
 
-def expanded_level(people: int | float, level: float = LEVEL) -> float:
+def _expanded_level(people: int | float) -> float:
     """Return the level at which a normal interval is wider by `expansion`."""
-    return float(1 - 2 * stats.norm.cdf(-stats.norm.ppf((1 + level) / 2) * expansion(people, level)))
+    return float(1 - 2 * stats.norm.cdf(-Z * expansion(people)))
 
 
-def expanded_interval(
-    values: Float[np.ndarray, " draws"], people: int | float, level: float = LEVEL
-) -> tuple[float, float]:
+def expanded_interval(values: Float[np.ndarray, " draws"], people: int | float) -> tuple[float, float]:
     """Return the percentile interval of bootstrap draws at the level that expands it to n people (`expansion`)."""
-    return percentile_interval(values, expanded_level(people, level))
+    return percentile_interval(values, _expanded_level(people))
 
 
 def studentised_interval(
@@ -177,7 +178,6 @@ def studentised_interval(
     values: Float[np.ndarray, " draws"],
     errors: Float[np.ndarray, " draws"],
     people: int | float,
-    level: float = LEVEL,
     *,
     widened: bool = True,
 ) -> tuple[float, float]:
@@ -185,7 +185,7 @@ def studentised_interval(
 
     Second-order accurate, so that the skewness of errors and deviations costs little coverage (Efron and Tibshirani 1993,
     ch. 12). What it still costs where few people hide the long tail (of lognormal errors 91% are held at n = 20, 93% at 50) is
-    made up for by the `expanded_level` of half as many; that of 20 serves fewer, too, where a further quantile would be one
+    made up for by the `_expanded_level` of half as many; that of 20 serves fewer, too, where a further quantile would be one
     of samples without a spread.
 
     Args:
@@ -195,18 +195,17 @@ def studentised_interval(
         errors: Their standard errors. Where more than 1% of them are 0 (nearly all values are tied), the interval is the
             expanded one of percentiles.
         people: Participants, or as many as the figure stands on.
-        level: Of the interval.
         widened: As said; otherwise the plain bootstrap-t.
     """
     sound = errors > 0
     if not error > 0 or sound.mean() < _SOUND:
-        return expanded_interval(values, people, level)
-    own = expanded_level(max(people / 2, _FEWEST), level) if widened else level
+        return expanded_interval(values, people)
+    own = _expanded_level(max(people / 2, _FEWEST)) if widened else LEVEL
     low, high = percentile_interval((values[sound] - estimate) / errors[sound], own)
     return estimate - high * error, estimate - low * error
 
 
-def share_interval(share: float, error: float, people: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+def share_interval(share: float, error: float, people: int | float, rows: int) -> tuple[float, float]:
     """Return the interval of a proportion that has a width at 0 and at 1 too (Korn and Graubard 1998).
 
     Clopper and Pearson's at the effective number of rows, share (1 - share) / error^2; at a share of 0 or 1 the number of
@@ -215,18 +214,17 @@ def share_interval(share: float, error: float, people: int, rows: int, level: fl
     Args:
         share: The proportion.
         error: Its standard error, a participant's rows held together.
-        people: Participants.
+        people: Participants, or as many as the share stands on.
         rows: Rows, at least as many.
-        level: Of the interval.
     """
     effective = min(float(rows), share * (1 - share) / error**2) if 0 < share < 1 and error > 0 else float(people)
-    hits, tail = share * effective, (1 - level) / 2
+    hits, tail = share * effective, (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, hits, effective - hits + 1)) if share > 0 else 0.0
     high = float(stats.beta.ppf(1 - tail, hits + 1, effective - hits)) if share < 1 else 1.0
     return low, high
 
 
-def change_interval(change: float, square: float, people: int, level: float = LEVEL) -> tuple[float, float]:
+def change_interval(change: float, square: float, people: int) -> tuple[float, float]:
     """Return the interval of a paired difference of proportions, with a width where nothing changed (Agresti and Min 2005).
 
     Wald's, with half a pair more of those that were right before and after, only before, only after, and never.
@@ -235,17 +233,32 @@ def change_interval(change: float, square: float, people: int, level: float = LE
         change: Mean over participants of what each changed, in [-1, 1].
         square: Mean of the squares.
         people: Participants.
-        level: Of the interval.
     """
     more = people + 2
     centre = change * people / more
-    half = float(stats.t.ppf((1 + level) / 2, people - 1)) * math.sqrt(
-        ((square * people + 1) / more - centre**2) / more
-    )
+    half = student(people - 1) * math.sqrt(((square * people + 1) / more - centre**2) / more)
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
-def area_interval(area: float, cases: int, others: int, level: float = LEVEL) -> tuple[float, float]:
+def joined_interval(
+    one: tuple[float, float, float], other: tuple[float, float, float], correlation: float = 0.0
+) -> tuple[float, float]:
+    """Return the interval of the difference of two figures from the ends of theirs (Zou 2007, Zou and Donner 2008).
+
+    Where a figure has a width at the end of its range, so has the difference.
+
+    Args:
+        one: Lower end, estimate and upper end.
+        other: The same of what is taken off.
+        correlation: Of the two estimates.
+    """
+    (a, x, b), (c, y, d) = one, other
+    below, above = (x - a, d - y), (b - x, y - c)
+    lengths = [math.sqrt(max(p**2 + q**2 - 2 * correlation * p * q, 0.0)) for p, q in (below, above)]
+    return x - y - lengths[0], x - y + lengths[1]
+
+
+def area_interval(area: float, cases: int, others: int) -> tuple[float, float]:
     """Return the interval of an AUROC that has a width at 0 and at 1 too (Newcombe 2006, method 5).
 
     Solves |area - a| = z sqrt(a (1 - a) (1 + m (1 - a) / (2 - a) + m a / (1 + a)) / (cases * others)) for a, with
@@ -255,13 +268,12 @@ def area_interval(area: float, cases: int, others: int, level: float = LEVEL) ->
         area: The AUROC.
         cases: Participants of class 1.
         others: Participants of class 0.
-        level: Of the interval.
     """
-    z, m = float(stats.norm.ppf((1 + level) / 2)), (cases + others) / 2 - 1
+    m = (cases + others) / 2 - 1
 
     def excess(a: float) -> float:
         variance = a * (1 - a) * (1 + m * (1 - a) / (2 - a) + m * a / (1 + a)) / (cases * others)
-        return (area - a) ** 2 - z**2 * variance
+        return (area - a) ** 2 - Z**2 * variance
 
     tiny = 1e-9
     low = brentq(excess, tiny, area - tiny) if area > tiny and excess(area - tiny) < 0 else 0.0

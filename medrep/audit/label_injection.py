@@ -1,10 +1,9 @@
 """Label injection: labels of kept covariates that a model writes into its releases.
 
-`label_injection`: kept covariates are exchanged between participants, all of them together, and people are exported as if
-these were
-theirs. A faithful export tells the person's own age, not the one it was given: the given labels must not be readable. Which
+`label_injection`: kept covariates are exchanged between participants, all of them together, and people are exported as if they
+were theirs. A faithful export tells the person's own age, not the one it was given: the given labels must not be readable. Which
 labels were given is random and independent of the person, so that exchanging them once more on the test half is an exact test
-(`probe_halves.py`); where given labels resemble the true ones by chance, the second exchange's do as often.
+(`holdout_split.py`); where given labels resemble the true ones by chance, the second exchange's do as often.
 
 `injection_gain`: how much easier a kept covariate is to read from the export than from the raw data, the same people, probes
 and samples on both sides. Taking out a strong scanner effect honestly makes age easier to read, too: so the raw data are
@@ -27,7 +26,7 @@ from medrep.audit.holdout_split import (
     rows_each,
     taught_interval,
 )
-from medrep.audit.intervals import permuted
+from medrep.audit.intervals import participant_codes, permuted
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError, listed
@@ -98,7 +97,7 @@ def shuffle_kept(
         participants: Whose each row is; participants of as many rows exchange theirs as one series.
         rng: Of the exchange.
     """
-    who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+    who = participant_codes(participants)
     source = next(iter(permuted(who, np.arange(len(frame)), rows_each(who), 1, rng)))[0]
     return frame.assign(**{name: frame[name].array.take(source) for name in kept})
 
@@ -143,7 +142,7 @@ def _gain(
     folds = [told.strongest_of_folds for told in judged]
     same = len({len(one) for one in folds}) == 1
     of_folds = folds[0] - np.max(folds[1:], axis=0) if same else np.zeros(0)
-    low, high = taught_interval(gain, drawn, of_folds)
+    low, high = taught_interval(gain, drawn, of_folds, 0 if split.levels else split.people)
     note = (
         f"{split.measure} {after.strongest:.3f} ({after.strongest_probe}) from the export,"
         f" {before[against].strongest:.3f} ({before[against].strongest_probe}) from {against}; {split.note}"

@@ -33,7 +33,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from medrep.audit.data import Question, refuse_gaps
 from medrep.audit.finding import Finding
@@ -45,7 +45,16 @@ from medrep.audit.holdout_split import (
     figure_interval,
     rows_each,
 )
-from medrep.audit.intervals import LEVEL, area_interval, permuted, random_halves, sample_weights
+from medrep.audit.intervals import (
+    LEVEL,
+    Z,
+    area_interval,
+    participant_codes,
+    permuted,
+    random_halves,
+    sample_weights,
+    student,
+)
 from medrep.audit.permutation import conditional_exchanges, expected_labels
 from medrep.audit.probe_figures import AUC, NUMBER, stratified_group_split, weighted_area, weighted_figures
 from medrep.audit.probe_statistics import ShapeStatistics, TableStatistics
@@ -56,7 +65,7 @@ _TAUGHT = 99  # exchanges of labels with which the linear reader is taught anew
 _SHAPES = 299  # exchanges of labels under which shapes are read
 _HALVED = 20  # halves in which a number's reader is taught anew
 _MOVED = 20  # errors of training that are drawn
-_Z, _ONE_SIDED = float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(LEVEL))
+_ONE_SIDED = float(norm.ppf(LEVEL))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +232,7 @@ def _spread_of_halves(asked: _Asked, predictors: TableStatistics, rng: np.random
         parts = stratified_group_split(asked.who[rows], np.zeros(len(rows)), _FOLDS, rng)[None]
         scores = predictors.among(rows).taught(rest - rest.mean(axis=0), parts)
         figures.append(_figure(scores[:, 0], rest[:, 0], asked))
-    return float(np.std(figures, ddof=1)) * float(t.ppf((1 + LEVEL) / 2, _HALVED - 1)) / _Z
+    return float(np.std(figures, ddof=1)) * student(_HALVED - 1) / Z
 
 
 def _standardised(read: np.ndarray) -> np.ndarray:
@@ -264,7 +273,7 @@ def _beyond_training(
         figures.append(np.mean([_figure(scores[:, k], rest[:, k], asked) for k in range(rest.shape[1])]))
     left = float(np.mean(figures)) - read.by_chance
     error = max(read.error, float(np.std(figures, ddof=1))) * (1 + 1 / len(figures)) ** 0.5
-    low, high = (float(np.clip(read.excess - left + k * error, -1, 1)) for k in (-_Z, _Z))
+    low, high = (float(np.clip(read.excess - left + k * error, -1, 1)) for k in (-Z, Z))
     of = f"{counts.min():.0f} to {counts.max():.0f} people a level" if asked.levels else f"{counts[0]:.0f} people"
     note = f"{'AUC' if asked.levels else 'R2'}; {left:.3f} is what a model without fault leaves that learned from {of}"
     return Finding("leakage_beyond_training", group, asked.people, read.excess - left, low, high, note=note)
@@ -284,7 +293,7 @@ def _figures(scores: np.ndarray, rest: np.ndarray, weights: np.ndarray, asked: _
 def _of_table(group: str, asked: _Asked, read: _Read, margin: float, *, given: bool) -> list[Finding]:
     people, chance, measure = asked.people, 0.5 if asked.levels else 0.0, "AUC" if asked.levels else "R2"
     most = 1 - chance
-    low, high = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-_Z, _Z))
+    low, high = (float(np.clip(read.excess + k * read.error, -most, most)) for k in (-Z, Z))
     over = " given kept covariates" if given else ""
     note = (
         f"{measure} of a linear reader taught by four fifths of these people{over}; p: of any reader; strongest:"
@@ -317,7 +326,7 @@ def _ask(question: Question, seed: int, permutations: int, min_n: int) -> _Asked
     """Prepare a covariate: who counts, what kept covariates let expect of them, and exchanges of labels."""
     values, kept, continuous = question.values, question.kept, question.continuous
     rng = np.random.default_rng(seed)
-    who = np.unique(np.asarray(question.participants).astype(str), return_inverse=True)[1]
+    who = participant_codes(question.participants)
     known = values.notna().to_numpy().copy()
     own = np.unique(who[known])
     if len(own) > MOST:

@@ -8,12 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import beta, norm
 
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL, change_interval, sample_weights, share_interval, studentised_interval
+from medrep.audit.intervals import Z, change_interval, sample_weights, share_interval, studentised_interval
 
-_Z = float(norm.ppf((1 + LEVEL) / 2))
 _FARTHEST = 1.5  # on the scale of a logarithm
 
 
@@ -166,12 +164,11 @@ def difference_interval(
 
 
 def _ends_beside(estimate: float, error: float, *, positive: bool) -> tuple[float, float]:
-    """Return the normal interval, or that of the logarithm, whose upper end is kept from running away."""
-    low, high = estimate - _Z * error, estimate + _Z * error
+    """Return the normal interval, joined with that of the logarithm, whose upper end is kept from running away."""
+    low, high = estimate - Z * error, estimate + Z * error
     if not (positive and estimate > 0):
         return low, high
-    by = _Z * error / estimate
-    return estimate * math.exp(-by), max(high, estimate * math.exp(min(by, _FARTHEST)))
+    return max(low, 0.0), max(high, estimate * math.exp(min(Z * error / estimate, _FARTHEST)))
 
 
 def share_of(means: Float[np.ndarray, " participants"], rows: int, beside: float = 0.0) -> tuple[float, float]:
@@ -183,18 +180,13 @@ def share_of(means: Float[np.ndarray, " participants"], rows: int, beside: float
         beside: A standard error that comes on top.
     """
     # A mean of zeros and ones is one of them, whatever a sum in another order rounds to.
-    share, error = (
-        float(np.clip(means.mean(), 0.0, 1.0)),
-        math.hypot(float(means.std()) / math.sqrt(len(means)), beside),
-    )
-    return share_interval(share, error, len(means), rows)
-
-
-def exact_interval(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return the interval of Clopper and Pearson (1934) for a share."""
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
-    return low, 1.0 if hits == n else float(beta.ppf(1 - tail, hits + 1, n - hits))
+    share, people = float(np.clip(means.mean(), 0.0, 1.0)), float(len(means))
+    error = math.hypot(float(means.std()) / math.sqrt(people), beside)
+    if share in (0.0, 1.0):
+        # As many people as have this error a little off the end: two people more (Agresti and Coull 1998), and the error itself.
+        off = min(2 / (people + 4) + beside, 0.5)
+        people /= 1 + people * beside**2 / (off * (1 - off))
+    return share_interval(share, error, people, rows)
 
 
 def shuffled_participants(

@@ -1,12 +1,4 @@
-"""Statistics that grow where a table tells a label: association, kernel ridge, spreads, tails and products.
-
-The kernel and its penalty are chosen for each target and each fold by squared errors over the other folds: nothing is chosen
-on what is predicted. A class is the target 1, the other -1.
-
-Columns are standardised by the training half's means and deviations (labels are not looked at), those that do not vary there
-are left out, and rows are scaled so that their mean squared length is 1. A linear probe with a squared penalty and a kernel of
-distances only see inner products with training people, and these are kept exactly: the coordinates of everybody along the
-training half's principal components, and how far outside of their span a person lies. 2000 columns of 250 people are 249.
+"""Statistics that grow where a table tells a label: association, kernels, spreads, tails and products.
 
 With r what is left of a label once kept covariates are known, and z the standardised columns, readers are
 
@@ -24,205 +16,19 @@ of them is another reader's to find, and would be seen in products and squares, 
 same is done for exchanged labels, so that comparing the two stays exact.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
-_WIDTHS = (0.1, 0.5, 2.5)  # of the RBF kernel, of rows whose mean squared length is 1
-_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
-
-
-def out_of_fold(
-    rows: Float[np.ndarray, "people columns"],
-    targets: Float[np.ndarray, "people targets"],
-    folds: Int[np.ndarray, " people"],
-) -> Float[np.ndarray, "people targets"]:
-    """Predict each fold from the others.
-
-    Args:
-        rows: `profiles.compact`: mean squared length 1, columns centred.
-        targets: Of mean 0.
-        folds: Number of each person's fold, from 0 on without gaps, 3 at least; who belongs together shares one.
-    """
-    kernels = list(_kernels(rows))
-    members = [np.flatnonzero(folds == fold) for fold in range(int(folds.max()) + 1)]
-    missed = np.zeros((len(members), len(kernels) * len(_PENALTIES), targets.shape[1]))
-    for first, second in combinations(range(len(members)), 2):
-        train = np.flatnonzero((folds != first) & (folds != second))
-        for choice, told in enumerate(_predictions(kernels, targets, train)):
-            for judged, outer in ((first, second), (second, first)):
-                missed[outer, choice] += ((told(members[judged]) - targets[members[judged]]) ** 2).sum(axis=0)
-    chosen, predicted = missed.argmin(axis=1), np.zeros(targets.shape)
-    for fold, test in enumerate(members):
-        for choice, told in enumerate(_predictions(kernels, targets, np.flatnonzero(folds != fold))):
-            if (own := chosen[fold] == choice).any():
-                predicted[np.ix_(test, own)] = told(test, own)
-    return predicted
-
-
-@dataclass(frozen=True, eq=False)
-class _Predictor:
-    """One kernel and penalty, fitted to some people."""
-
-    kernel: Float[np.ndarray, "people people"]
-    train: Int[np.ndarray, " train"]
-    weights: Float[np.ndarray, "train targets"]
-
-    def __call__(self, test: np.ndarray, own: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "test _"]:
-        return self.kernel[np.ix_(test, self.train)] @ self.weights[:, own]
-
-
-def _predictions(kernels: list[np.ndarray], targets: np.ndarray, train: np.ndarray) -> Iterator[_Predictor]:
-    """Give the predictor of every kernel and penalty, in order; a kernel's penalties share its decomposition."""
-    for kernel in kernels:
-        values, vectors = np.linalg.eigh(kernel[np.ix_(train, train)])
-        turned = vectors.T @ targets[train]
-        for penalty in _PENALTIES:
-            weights = vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])
-            yield _Predictor(kernel, train, weights)
-
-
-def _kernels(rows: Float[np.ndarray, "people columns"]) -> Iterator[Float[np.ndarray, "people people"]]:
-    products = rows @ rows.T
-    yield products
-    lengths = np.diag(products)
-    apart = np.maximum(lengths[:, None] + lengths[None, :] - 2 * products, 0.0)
-    for width in _WIDTHS:
-        yield np.exp(-width * apart)
-
-
-_COLUMNS_AT_ONCE = 4096
-_CONSTANT = 1e-9  # of a column's size
-_SPANNED = 1e-12  # of the largest eigenvalue
-
-
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """Coordinates of training and test people.
-
-    Attributes:
-        train: Along the principal components, the one of largest variance first.
-        test: The same of test people.
-        outside: Distance of each test person from the span of the training half.
-        length: Mean square of each person's standardised columns, training people first.
-    """
-
-    train: Float[np.ndarray, "train components"]
-    test: Float[np.ndarray, "test components"]
-    outside: Float[np.ndarray, " test"]
-    length: Float[np.ndarray, " people"]
-
-    @classmethod
-    def of(
-        cls,
-        table: Float[np.ndarray, "people columns"],
-        train: Int[np.ndarray, " train"],
-        test: Int[np.ndarray, " test"],
-    ) -> "Coordinates":
-        """Find the coordinates; the table is read a few columns at a time.
-
-        Args:
-            table: Rows of people, without missing cells.
-            train: The rows whose means, deviations and components are used.
-            test: Other rows.
-        """
-        rows, count = np.concatenate([train, test]), len(train)
-        if table.shape[1] < count:
-            return cls._of_columns(table, rows, count)
-        inner, used = np.zeros((len(rows), count)), 0
-        length = np.zeros(len(rows))
-        for _, block in standardised_chunks(table, rows, count):
-            inner += block @ block[:count].T
-            length += np.einsum("pc,pc->p", block, block)
-            used += block.shape[1]
-        inner, length = inner / max(used, 1), length / max(used, 1)
-        values, vectors = np.linalg.eigh(inner[:count])
-        spanned = np.flatnonzero(values > _SPANNED * max(values.max(initial=0.0), 1e-300))[::-1]
-        coordinates = inner @ (vectors[:, spanned] / np.sqrt(values[spanned]))
-        return cls._split(coordinates, length, count)
-
-    @classmethod
-    def _of_columns(cls, table: np.ndarray, rows: np.ndarray, count: int) -> "Coordinates":
-        """As `of`, by the covariance of columns where these are fewer than people."""
-        blocks = [block for _, block in standardised_chunks(table, rows, count)]
-        whole = np.concatenate(blocks, axis=1) if blocks else np.zeros((len(rows), 0))
-        whole /= max(whole.shape[1], 1) ** 0.5
-        values, vectors = np.linalg.eigh(whole[:count].T @ whole[:count])
-        spanned = np.flatnonzero(values > _SPANNED * max(values.max(initial=0.0), 1e-300))[::-1]
-        return cls._split(whole @ vectors[:, spanned], np.einsum("pc,pc->p", whole, whole), count)
-
-    @classmethod
-    def _split(cls, coordinates: np.ndarray, length: np.ndarray, count: int) -> "Coordinates":
-        inside = np.einsum("pc,pc->p", coordinates, coordinates)
-        outside = np.sqrt(np.maximum(length - inside, 0.0))[count:]
-        return cls(coordinates[:count], coordinates[count:], outside, length)
-
-
-def standardised_chunks(
-    table: Float[np.ndarray, "people columns"], rows: Int[np.ndarray, " rows"], count: int
-) -> Iterator[tuple[Int[np.ndarray, " some"], Float[np.ndarray, "rows some"]]]:
-    """Yield column numbers and these columns of some rows, standardised by the first ``count``; constant ones are skipped."""
-    for start in range(0, table.shape[1], _COLUMNS_AT_ONCE):
-        block = np.asarray(table[rows, start : start + _COLUMNS_AT_ONCE], dtype=float)
-        own = block[:count]
-        mean, sd = own.mean(axis=0), own.std(axis=0)
-        varies = sd > _CONSTANT * np.maximum(np.abs(own).max(axis=0, initial=0.0), 1e-300)
-        if varies.any():
-            yield start + np.flatnonzero(varies), (block[:, varies] - mean[varies]) / sd[varies]
-
-
-def associated_columns(
-    table: Float[np.ndarray, "people columns"],
-    rows: Int[np.ndarray, " rows"],
-    labels: Shaped[np.ndarray, " rows"],
-    levels: int,
-    most: int,
-) -> Int[np.ndarray, " chosen"]:
-    """Return column numbers: half of them by R2 of the column on the label, half by R2 of its distance from its mean.
-
-    A number enters with its square, so that bent courses count.
-
-    Args:
-        table: Rows of people.
-        rows: Rows to look at.
-        labels: Their labels: a number, or a code of 0 to ``levels`` - 1.
-        levels: How many levels there are; 0 for a number.
-        most: How many columns; all of them where the table has no more.
-    """
-    if table.shape[1] <= most:
-        return np.arange(table.shape[1])
-    basis = _basis(labels, levels)
-    numbers, place, spread = [np.zeros(0, int)], [np.zeros(0)], [np.zeros(0)]
-    for own, block in standardised_chunks(table, rows, len(rows)):
-        away = np.abs(block)
-        away -= away.mean(axis=0)
-        numbers.append(own)
-        place.append(((basis.T @ block) ** 2).sum(axis=0))
-        spread.append(((basis.T @ away) ** 2).sum(axis=0) / np.maximum((away**2).mean(axis=0), 1e-12))
-    columns = np.concatenate(numbers)
-    first = columns[np.argsort(-np.concatenate(place), kind="stable")[: most // 2]]
-    by_spread = columns[np.argsort(-np.concatenate(spread), kind="stable")]
-    rest = by_spread[~np.isin(by_spread, first)][: most - len(first)]
-    return np.concatenate([first, rest])
-
-
-def _basis(labels: np.ndarray, levels: int) -> Float[np.ndarray, "rows width"]:
-    """Return an orthonormal basis of what the label tells, the mean taken out."""
-    y = np.eye(levels)[labels.astype(int)] if levels else ((labels - labels.mean()) / labels.std())[:, None]
-    design = y if levels else np.concatenate([y, y**2], axis=1)
-    left, sizes, _ = np.linalg.svd(design - design.mean(axis=0), full_matrices=False)
-    return left[:, sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-300)]
-
+from medrep.audit.probes import standardised_chunks
 
 DEGREES, DEGREES_TAUGHT = 8, 16
 """People per degree of freedom of a ridge regression: fewer degrees read less of a leak, more read more noise."""
 _MOST_COLUMNS, MOST_PAIRED = 2000, 60
-_FEW, _SOME = 1, 5
+_SOME = 5
 _FARTHEST = 4.0  # standard deviations: beyond, a square says more of one person than of a group
 
 
@@ -256,12 +62,12 @@ class TableStatistics:
                 blocks.append(block)
         inner /= max(used, 1)
         few = used <= _MOST_COLUMNS
-        z = np.concatenate([np.zeros((people, 0)), *blocks], axis=1) if few else standardised(components(inner))
+        z = np.concatenate([np.zeros((people, 0)), *blocks], axis=1) if few else _standardised(_components(inner))
         length = np.diag(inner)
         apart = np.maximum(length[:, None] + length - 2 * inner, 0.0)
         usual = max(float(np.median(apart[np.triu_indices(people, 1)])), _SMALL)
-        bent = standardised(bends(z))
-        size = standardised(np.sqrt(length)[:, None])
+        bent = _standardised(_bend(z))
+        size = _standardised(np.sqrt(length)[:, None])
         forms = {
             "linear": _hat(inner, people / DEGREES),
             "broad": _centred(inner),
@@ -271,12 +77,12 @@ class TableStatistics:
             "spread": _hat(bent @ bent.T / max(bent.shape[1], 1), people / DEGREES),
             "length": size @ size.T,
         }
-        paired = z if z.shape[1] <= MOST_PAIRED else standardised(components(inner)[:, :MOST_PAIRED])
+        paired = z if z.shape[1] <= MOST_PAIRED else _standardised(_components(inner)[:, :MOST_PAIRED])
         one, other = np.triu_indices(paired.shape[1], 1)
         columns = {
             "columns": z,
             "squares": bent[:, bent.shape[1] // 2 :],
-            "pairs": standardised(paired[:, one] * paired[:, other]),
+            "pairs": _standardised(paired[:, one] * paired[:, other]),
         }
         return cls(inner, forms, columns)
 
@@ -291,7 +97,7 @@ class TableStatistics:
         whole = np.maximum((rest**2).sum(axis=0), _SMALL)
         found = [(rest * (form @ rest)).sum(axis=0) / whole for form in self.forms.values()]
         for columns in self.columns.values():
-            found += strongest(columns, rest, whole)
+            found += _strongest(columns, rest, whole)
         return np.stack(found)
 
     def among(self, rows: Int[np.ndarray, " some"]) -> "TableStatistics":
@@ -312,7 +118,7 @@ class TableStatistics:
             for number in np.unique(part):
                 train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
                 among, to = self.inner[np.ix_(train, train)], self.inner[np.ix_(test, train)]
-                values, vectors, penalty = ridge(among, len(train) / DEGREES_TAUGHT)
+                values, vectors, penalty = _ridge(among, len(train) / DEGREES_TAUGHT)
                 mean = among.mean(axis=0)
                 to = to - to.mean(axis=1, keepdims=True) - mean + mean.mean()
                 told[test] += ((to @ vectors) / (values + penalty)) @ (
@@ -351,27 +157,27 @@ class TableStatistics:
         return told / len(parts)
 
 
-def bends(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people bent"]:
+def _bend(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people bent"]:
     """Return sizes of standardised values and their squares, side by side."""
-    return np.concatenate([np.abs(columns), clipped_squares(columns)], axis=1)
+    return np.concatenate([np.abs(columns), _clipped_squares(columns)], axis=1)
 
 
-def clipped_squares(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
+def _clipped_squares(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people columns"]:
     """Return squares of standardised values, those far out no larger than a few standard deviations'."""
     squares: np.ndarray = np.clip(columns, -_FARTHEST, _FARTHEST) ** 2
     return squares
 
 
-def strongest(
+def _strongest(
     columns: Float[np.ndarray, "people columns"],
     rest: Float[np.ndarray, "people draws"],
     whole: Float[np.ndarray, " draws"],
 ) -> list[Float[np.ndarray, " draws"]]:
     """Return the largest, and the sum of the five largest, squared correlations of standardised columns with each of ``rest``."""
-    return largest((columns.T @ rest) ** 2 / (len(rest) * whole))
+    return _largest((columns.T @ rest) ** 2 / (len(rest) * whole))
 
 
-def largest(squared: Float[np.ndarray, "columns draws"]) -> list[Float[np.ndarray, " draws"]]:
+def _largest(squared: Float[np.ndarray, "columns draws"]) -> list[Float[np.ndarray, " draws"]]:
     """Return the largest figure, and the sum of the five largest, of each draw."""
     squared = np.concatenate([squared, np.zeros((_SOME, squared.shape[1]))])
     ends = np.partition(squared, len(squared) - _SOME, axis=0)[-_SOME:]
@@ -386,12 +192,12 @@ def _centred(form: np.ndarray) -> np.ndarray:
 
 def _hat(inner: np.ndarray, degrees: float) -> np.ndarray:
     """Return the hat matrix of a ridge regression on columns of these inner products, its degrees of freedom at most so many."""
-    values, vectors, penalty = ridge(inner, degrees)
+    values, vectors, penalty = _ridge(inner, degrees)
     hat: np.ndarray = (vectors * (values / (values + penalty))) @ vectors.T
     return hat
 
 
-def ridge(inner: Float[np.ndarray, "people people"], degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
+def _ridge(inner: Float[np.ndarray, "people people"], degrees: float) -> tuple[np.ndarray, np.ndarray, float]:
     """Return eigenvalues and vectors of centred inner products, and the penalty that leaves a ridge so many degrees at most."""
     values, vectors = np.linalg.eigh(_centred(inner))
     values = _spectrum(values)
@@ -413,7 +219,7 @@ def _penalty(values: np.ndarray, degrees: float) -> float:
     return float(np.exp(high))
 
 
-def components(inner: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "people components"]:
+def _components(inner: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "people components"]:
     """Return the principal component scores of people, those of largest variance first."""
     values, vectors = np.linalg.eigh(_centred(inner))
     kept = np.flatnonzero(values > 1e-9 * max(float(values.max(initial=0.0)), _SMALL))[::-1]
@@ -421,7 +227,7 @@ def components(inner: Float[np.ndarray, "people people"]) -> Float[np.ndarray, "
     return scores
 
 
-def standardised(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people varying"]:
+def _standardised(columns: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "people varying"]:
     """Return the columns that vary, with mean 0 and standard deviation 1."""
     spread = columns.std(axis=0)
     varies = spread > 1e-9 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), _SMALL)
@@ -463,10 +269,10 @@ class ShapeStatistics:
     def of(cls, predictors: TableStatistics) -> "ShapeStatistics":
         """Take over what was prepared."""
         columns, inner = predictors.columns["columns"], predictors.inner
-        first = components(inner) if columns.shape[1] > MOST_PAIRED else columns
+        first = _components(inner) if columns.shape[1] > MOST_PAIRED else columns
         few = columns.shape[1] <= _MOST_TOGETHER
-        together = columns if few else standardised(first[:, :_MOST_TOGETHER])
-        return cls(columns, inner, standardised(first[:, :MOST_PAIRED]), together)
+        together = columns if few else _standardised(first[:, :_MOST_TOGETHER])
+        return cls(columns, inner, _standardised(first[:, :MOST_PAIRED]), together)
 
     def read(
         self, rest: Float[np.ndarray, "people outputs"], labels: Float[np.ndarray, "people width"]
@@ -482,33 +288,33 @@ class ShapeStatistics:
         half = self.inner - base @ (base.T @ self.inner)
         inner = half - (half @ base) @ base.T
         whole = np.maximum((rest**2).sum(axis=0), _SMALL)
-        size = standardised(np.sqrt(np.maximum(np.diag(inner), 0))[:, None])
+        size = _standardised(np.sqrt(np.maximum(np.diag(inner), 0))[:, None])
         spread = self._whitening.T @ (self._bent(_without(self.together, base), self._bends).T @ rest)
         found = [
             (rest * (inner**2 @ rest)).sum(axis=0) / whole,
             ((size.T @ rest) ** 2).sum(axis=0) / whole,
             (spread**2).sum(axis=0) / whole,
         ]
-        squares = clipped_squares(_without(self.columns, base))
-        found += strongest(standardised(squares), rest, whole)
+        squares = _clipped_squares(_without(self.columns, base))
+        found += _strongest(_standardised(squares), rest, whole)
         return np.stack([*found, *_strongest_pairs(_without(self.paired, base), rest, whole)])
 
     @cached_property
     def _bends(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the bent columns, by which they are standardised whoever has what label."""
-        bent = bends(self.together)
+        bent = _bend(self.together)
         return bent.mean(axis=0), np.maximum(bent.std(axis=0), _SMALL)
 
     @staticmethod
     def _bent(columns: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return (bends(columns) - scale[0]) / scale[1]
+        return (_bend(columns) - scale[0]) / scale[1]
 
     @cached_property
     def _whitening(self) -> Float[np.ndarray, "bent directions"]:
         """Coefficients that make a ridge regression on the bent columns of a sum of squares."""
         bent = self._bent(self.together, self._bends)
         width = max(bent.shape[1], 1)
-        values, vectors, penalty = ridge(bent @ bent.T / width, len(bent) / DEGREES)
+        values, vectors, penalty = _ridge(bent @ bent.T / width, len(bent) / DEGREES)
         used = values > 0
         axes = bent.T @ vectors[:, used] / np.sqrt(values[used] * width)
         directions: np.ndarray = axes / np.sqrt((values[used] + penalty) * width)
@@ -520,13 +326,13 @@ def _strongest_pairs(
     rest: Float[np.ndarray, "people outputs"],
     whole: Float[np.ndarray, " outputs"],
 ) -> list[Float[np.ndarray, " outputs"]]:
-    """Return what `strongest` returns of products of two columns, without making them."""
+    """Return what `_strongest` returns of products of two columns, without making them."""
     one, other = np.triu_indices(columns.shape[1], 1)
     people, square = len(columns), columns**2
     spread = (square.T @ square / people - (columns.T @ columns / people) ** 2)[one, other]
     varies = spread > 1e-12 * max(float(spread.max(initial=0.0)), _SMALL)
     told = np.stack([(columns.T @ (columns * own[:, None]))[one, other][varies] for own in rest.T], axis=1)
-    return largest(told**2 / (people * spread[varies, None] * whole))
+    return _largest(told**2 / (people * spread[varies, None] * whole))
 
 
 def _without(columns: np.ndarray, base: np.ndarray) -> np.ndarray:

@@ -1,204 +1,162 @@
-"""Probes: predictors trained on some participants that read covariates of others.
+"""Probes: predictors trained on some participants that read covariates of others, and the coordinates that they look at.
 
-Each figure comes from predictions out of fold (5 folds, stratified), pooled over the folds; what is tuned is tuned by 3
-folds inside. Give probes people the remover never saw: on its own fitting people a probe passes vacuously.
-Standardisation and tuning happen inside the folds. The strongest of three probes is picked on the figure it reports.
-
-Each is tuned by folds of participants within the training half, on the figure that is reported
-(`medrep.audit.probe_figures`); the other
+Each is tuned by folds of participants within the training half, on the figure that is reported (`probe_figures`); the other
 half's labels are never seen. Linear and RBF look at exact coordinates (`Coordinates`), so that many columns cost little.
 Boosting and the network look at the leading `COMPONENTS` of them, and boosting also at each person's overall spread and at the
 columns that go along most with the label on the people it is fitted on (`associated_columns`), in place or in spread.
+
+Columns are standardised by the training half's means and deviations (labels are not looked at), those that do not vary there
+are left out, and rows are scaled so that their mean squared length is 1. A linear probe with a squared penalty and a kernel of
+distances only see inner products with training people, and these are kept exactly: the coordinates of everybody along the
+training half's principal components, and how far outside of their span a person lies. 2000 columns of 250 people are 249.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from joblib import Parallel, delayed
-from scipy.stats import rankdata
-from sklearn.base import BaseEstimator, clone
-from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import r2_score, roc_auc_score
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from medrep.audit.probe_figures import AUC, NUMBER, stratified_group_split, weighted_figures
-from medrep.audit.probe_statistics import Coordinates, associated_columns
+from medrep.audit.probe_figures import (
+    AUC,
+    INNER_FOLDS,
+    NUMBER,
+    WIDTHS,
+    boosting_settings,
+    stratified_group_split,
+    weighted_figures,
+)
 
-FOLDS = 5
-INNER_FOLDS = 3
-WIDTHS = (0.1, 0.5, 2.5)  # of the RBF kernel, times 1 / number of columns that vary
-_CONSTANT = 1e-9  # relative; less is rounding
+_COLUMNS_AT_ONCE = 4096
+_CONSTANT = 1e-9  # of a column's size
+_SPANNED = 1e-12  # of the largest eigenvalue
 
 
-@dataclass(frozen=True)
-class Probed:
-    """Figures of the probes of one covariate.
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Coordinates of training and test people.
 
     Attributes:
-        figures: Probe (linear, rbf, boosting) to AUC or R2.
-        strongest: The largest of them.
-        n: Number of people probed.
-        left_out: Sites with too few people for the probe, as "site (n)".
+        train: Along the principal components, the one of largest variance first.
+        test: The same of test people.
+        outside: Distance of each test person from the span of the training half.
+        length: Mean square of each person's standardised columns, training people first.
     """
 
-    figures: dict[str, float]
-    strongest: float
-    n: int
-    left_out: tuple[str, ...] = ()
+    train: Float[np.ndarray, "train components"]
+    test: Float[np.ndarray, "test components"]
+    outside: Float[np.ndarray, " test"]
+    length: Float[np.ndarray, " people"]
+
+    @classmethod
+    def of(
+        cls,
+        table: Float[np.ndarray, "people columns"],
+        train: Int[np.ndarray, " train"],
+        test: Int[np.ndarray, " test"],
+    ) -> "Coordinates":
+        """Find the coordinates; the table is read a few columns at a time.
+
+        Args:
+            table: Rows of people, without missing cells.
+            train: The rows whose means, deviations and components are used.
+            test: Other rows.
+        """
+        rows, count = np.concatenate([train, test]), len(train)
+        if table.shape[1] < count:
+            return cls._of_columns(table, rows, count)
+        inner, used = np.zeros((len(rows), count)), 0
+        length = np.zeros(len(rows))
+        for _, block in standardised_chunks(table, rows, count):
+            inner += block @ block[:count].T
+            length += np.einsum("pc,pc->p", block, block)
+            used += block.shape[1]
+        inner, length = inner / max(used, 1), length / max(used, 1)
+        values, vectors = np.linalg.eigh(inner[:count])
+        spanned = np.flatnonzero(values > _SPANNED * max(values.max(initial=0.0), 1e-300))[::-1]
+        coordinates = inner @ (vectors[:, spanned] / np.sqrt(values[spanned]))
+        return cls._split(coordinates, length, count)
+
+    @classmethod
+    def _of_columns(cls, table: np.ndarray, rows: np.ndarray, count: int) -> "Coordinates":
+        """As `of`, by the covariance of columns where these are fewer than people."""
+        blocks = [block for _, block in standardised_chunks(table, rows, count)]
+        whole = np.concatenate(blocks, axis=1) if blocks else np.zeros((len(rows), 0))
+        whole /= max(whole.shape[1], 1) ** 0.5
+        values, vectors = np.linalg.eigh(whole[:count].T @ whole[:count])
+        spanned = np.flatnonzero(values > _SPANNED * max(values.max(initial=0.0), 1e-300))[::-1]
+        return cls._split(whole @ vectors[:, spanned], np.einsum("pc,pc->p", whole, whole), count)
+
+    @classmethod
+    def _split(cls, coordinates: np.ndarray, length: np.ndarray, count: int) -> "Coordinates":
+        inside = np.einsum("pc,pc->p", coordinates, coordinates)
+        outside = np.sqrt(np.maximum(length - inside, 0.0))[count:]
+        return cls(coordinates[:count], coordinates[count:], outside, length)
 
 
-def site_auc(X: np.ndarray, site: np.ndarray, seed: int, min_people: int = 10, jobs: int = 2) -> Probed:
-    """Macro one-vs-rest AUC of site.
+def standardised_chunks(
+    table: Float[np.ndarray, "people columns"], rows: Int[np.ndarray, " rows"], count: int
+) -> Iterator[tuple[Int[np.ndarray, " some"], Float[np.ndarray, "rows some"]]]:
+    """Yield column numbers and these columns of some rows, standardised by the first ``count``; constant ones are skipped."""
+    for start in range(0, table.shape[1], _COLUMNS_AT_ONCE):
+        block = np.asarray(table[rows, start : start + _COLUMNS_AT_ONCE], dtype=float)
+        own = block[:count]
+        mean, sd = own.mean(axis=0), own.std(axis=0)
+        varies = sd > _CONSTANT * np.maximum(np.abs(own).max(axis=0, initial=0.0), 1e-300)
+        if varies.any():
+            yield start + np.flatnonzero(varies), (block[:, varies] - mean[varies]) / sd[varies]
+
+
+def associated_columns(
+    table: Float[np.ndarray, "people columns"],
+    rows: Int[np.ndarray, " rows"],
+    labels: Shaped[np.ndarray, " rows"],
+    levels: int,
+    most: int,
+) -> Int[np.ndarray, " chosen"]:
+    """Return column numbers: half of them by R2 of the column on the label, half by R2 of its distance from its mean.
+
+    A number enters with its square, so that bent courses count.
 
     Args:
-        X: People x columns, or one value a person.
-        site: Site of each person.
-        seed: Of the folds and of boosting.
-        min_people: Sites with fewer people are left out, and named in the result; at least 5, one a fold.
-        jobs: Processes.
+        table: Rows of people.
+        rows: Rows to look at.
+        labels: Their labels: a number, or a code of 0 to ``levels`` - 1.
+        levels: How many levels there are; 0 for a number.
+        most: How many columns; all of them where the table has no more.
     """
-    if min_people < FOLDS:
-        raise ValueError(f"min_people {min_people} is too few for {FOLDS} folds")
-    site = np.asarray(site)
-    names, counts = np.unique(site, return_counts=True)
-    small = counts < min_people
-    keep = ~np.isin(site, names[small])
-    left_out = tuple(f"{name} ({count})" for name, count in zip(names[small], counts[small], strict=True))
-    return _auc(_columns(X)[keep], site[keep], seed, jobs, left_out)
+    if table.shape[1] <= most:
+        return np.arange(table.shape[1])
+    basis = _basis(labels, levels)
+    numbers, place, spread = [np.zeros(0, int)], [np.zeros(0)], [np.zeros(0)]
+    for own, block in standardised_chunks(table, rows, len(rows)):
+        away = np.abs(block)
+        away -= away.mean(axis=0)
+        numbers.append(own)
+        place.append(((basis.T @ block) ** 2).sum(axis=0))
+        spread.append(((basis.T @ away) ** 2).sum(axis=0) / np.maximum((away**2).mean(axis=0), 1e-12))
+    columns = np.concatenate(numbers)
+    first = columns[np.argsort(-np.concatenate(place), kind="stable")[: most // 2]]
+    by_spread = columns[np.argsort(-np.concatenate(spread), kind="stable")]
+    rest = by_spread[~np.isin(by_spread, first)][: most - len(first)]
+    return np.concatenate([first, rest])
 
 
-def sex_auc(X: np.ndarray, sex: np.ndarray, seed: int, jobs: int = 2) -> Probed:
-    """AUC of sex, or of any covariate with two values.
-
-    Args:
-        X: People x columns, or one value a person.
-        sex: Two values.
-        seed: Of the folds and of boosting.
-        jobs: Processes.
-    """
-    return _auc(_columns(X), np.asarray(sex), seed, jobs, ())
-
-
-def age_r2(X: np.ndarray, age: np.ndarray, seed: int, jobs: int = 2) -> Probed:
-    """Out-of-fold R2 of age; negative where a probe does worse than the mean.
-
-    Folds are stratified by tenths of age, by wider bands in small samples.
-
-    Args:
-        X: People x columns, or one value a person.
-        age: Years, or any number.
-        seed: Of the folds and of boosting.
-        jobs: Processes.
-    """
-    X, age = _columns(X), np.asarray(age, dtype=float)
-    strata = min(10, max(1, len(age) // FOLDS))
-    bands = (strata * (rankdata(age, method="ordinal") - 1) / len(age)).astype(int)
-    rbf = TransformedTargetRegressor(KernelRidge(kernel="rbf"), transformer=StandardScaler())
-    grid = {"regressor__gamma": _widths(X), "regressor__alpha": [0.01, 0.1, 1.0]}
-    inner = KFold(INNER_FOLDS, shuffle=True, random_state=seed)
-    probes = {
-        "linear": (RidgeCV(np.logspace(-1, 5, 13)), "predict"),
-        "rbf": (GridSearchCV(rbf, grid, scoring="r2", cv=inner), "predict"),
-        "boosting": (HistGradientBoostingRegressor(max_iter=200, **boosting_settings(seed)), "predict"),
-    }
-    predictions = _out_of_fold(probes, X, age, bands, seed, jobs)
-    return _strongest({name: float(r2_score(age, p)) for name, p in predictions.items()}, len(age), ())
-
-
-def _auc(X: np.ndarray, labels: np.ndarray, seed: int, jobs: int, left_out: tuple[str, ...]) -> Probed:
-    names, codes = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"an AUC needs two groups, here there is only: {', '.join(map(str, names))}")
-    inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=seed)
-    logistic = GridSearchCV(
-        LogisticRegression(max_iter=2000, tol=1e-3), {"C": [0.001, 0.01, 0.1, 1.0]}, scoring="neg_log_loss", cv=inner
-    )
-    grid = {"estimator__gamma": _widths(X), "estimator__C": [1.0, 10.0]}
-    rbf = GridSearchCV(OneVsRestClassifier(SVC()), grid, scoring=_decision_auc, cv=inner)
-    rounds = 200 if len(names) == 2 else 60  # a round is one tree a group
-    probes = {
-        "linear": (logistic, "predict_proba"),
-        "rbf": (rbf, "decision_function"),
-        "boosting": (HistGradientBoostingClassifier(max_iter=rounds, **boosting_settings(seed)), "predict_proba"),
-    }
-    predictions = _out_of_fold(probes, X, codes, codes, seed, jobs)
-    return _strongest({name: _macro_auc(codes, p) for name, p in predictions.items()}, len(codes), left_out)
-
-
-def boosting_settings(seed: int) -> dict[str, float | int | bool]:
-    """Return what all boosting probes have in common: small trees and steps, a tenth of the columns a split."""
-    return {
-        "learning_rate": 0.1,
-        "max_leaf_nodes": 4,
-        "min_samples_leaf": 5,
-        "max_features": 0.1,
-        "early_stopping": False,
-        "random_state": seed,
-    }
-
-
-def _columns(X: np.ndarray) -> np.ndarray:
-    X = np.asarray(X, dtype=float)
-    return X.reshape(len(X), -1)
-
-
-def _widths(X: np.ndarray) -> list[float]:
-    varies = X.std(axis=0) > _CONSTANT * np.abs(X).max(axis=0, initial=0.0)
-    return [width / max(1, int(varies.sum())) for width in WIDTHS]
-
-
-def _out_of_fold(
-    probes: Mapping[str, tuple[BaseEstimator, str]],
-    X: np.ndarray,
-    y: np.ndarray,
-    strata: np.ndarray,
-    seed: int,
-    jobs: int,
-) -> dict[str, np.ndarray]:
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(X, strata))
-    tasks = [(name, train, test) for name in probes for train, test in folds]
-    parts = Parallel(n_jobs=jobs)(delayed(_predict)(*probes[name], X, y, train, test) for name, train, test in tasks)
-    predictions: dict[str, np.ndarray] = {}
-    for (name, _, test), part in zip(tasks, parts, strict=True):
-        predictions.setdefault(name, np.empty((len(y), *part.shape[1:])))[test] = part
-    return predictions
-
-
-def _predict(
-    probe: BaseEstimator, method: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    fitted = make_pipeline(StandardScaler(), clone(probe)).fit(X[train], y[train])
-    return getattr(fitted, method)(X[test])
-
-
-def _macro_auc(codes: np.ndarray, scores: np.ndarray) -> float:
-    if scores.ndim == 1:
-        return float(roc_auc_score(codes == 1, scores))
-    return float(np.mean([roc_auc_score(codes == code, scores[:, code]) for code in np.unique(codes)]))
-
-
-def _decision_auc(model: BaseEstimator, X: np.ndarray, codes: np.ndarray) -> float:
-    return _macro_auc(codes, model.decision_function(X))
-
-
-def _strongest(figures: dict[str, float], n: int, left_out: tuple[str, ...]) -> Probed:
-    return Probed(figures=figures, strongest=max(figures.values()), n=n, left_out=left_out)
+def _basis(labels: np.ndarray, levels: int) -> Float[np.ndarray, "rows width"]:
+    """Return an orthonormal basis of what the label tells, the mean taken out."""
+    y = np.eye(levels)[labels.astype(int)] if levels else ((labels - labels.mean()) / labels.std())[:, None]
+    design = y if levels else np.concatenate([y, y**2], axis=1)
+    left, sizes, _ = np.linalg.svd(design - design.mean(axis=0), full_matrices=False)
+    return left[:, sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-300)]
 
 
 PROBES = ("linear", "rbf", "boosting", "network")

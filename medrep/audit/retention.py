@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from medrep.audit.data import drawn_columns, residual
+from medrep.audit.data import design_basis, drawn_columns, residual
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import expanded_interval, sample_weights, studentised_interval
+from medrep.audit.intervals import expanded_interval, participant_codes, sample_weights, studentised_interval
 from medrep.audit.means import Sampling, mean_interval
 
 _INFLUENCES = 2000  # columns that influences are of, drawn from more
@@ -159,7 +159,7 @@ class KeptProfiles:
             before: Raw residuals of the regression on ``design``.
             after: Exported ones.
             sd: Deviations of ``before``.
-            design: `profiles.covariate_design`.
+            design: `covariate_design`.
             participants: Whose each row is.
         """
         (u, u_length), (v, v_length) = (profiles(part / sd) for part in (before, after))
@@ -168,8 +168,7 @@ class KeptProfiles:
         count = len(rows_each)
         means = np.bincount(who, own) / rows_each
         weight = (1 / (count * rows_each[who]))[:, None]
-        basis, sizes, _ = np.linalg.svd(design, full_matrices=False)
-        basis = basis[:, sizes > 1e-9 * sizes.max(initial=0.0)]
+        basis = design_basis(design)
         transformed = np.zeros(len(own))
         for first in range(0, len(sd), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
@@ -236,7 +235,7 @@ def variance_kept(
     whole = np.isfinite(before).all(axis=0) & np.isfinite(after).all(axis=0)
     size = np.abs(drawn_columns(raw, seed)[:, whole]).max(axis=0, initial=0.0)
     varies = before[:, whole].std(axis=0) > 1e-9 * np.maximum(size, 1e-300)
-    who = np.unique(np.asarray(participants).astype(str), return_inverse=True)[1]
+    who = participant_codes(participants)
     people = len(np.unique(who))
     if not varies.any() or people < max(min_n, 2):
         few = f"{people} participants, {min_n} are needed; {varies.sum()} columns vary"

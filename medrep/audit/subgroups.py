@@ -32,11 +32,10 @@ from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from medrep.audit.finding import Finding
 from medrep.audit.groups import Grouping, Least, MeasuredGroup, measure_group, noted, with_absent
-from medrep.audit.intervals import LEVEL, expansion, permutation_p, permuted, sample_weights, studentised_interval
+from medrep.audit.intervals import LEVEL, Z, expansion, permutation_p, permuted, sample_weights, studentised_interval
 from medrep.audit.metrics import ParticipantMean, ParticipantMetric
 from medrep.audit.permutation import Exchange, exchange_labels
 from medrep.models.linear.design import natural_spline, spline_knots
@@ -47,7 +46,7 @@ _GRID = 31
 _POINTS = 6
 
 
-def audit_trend(
+def _trend(
     metric: str,
     grouping: Grouping,
     statistic: ParticipantMean,
@@ -56,17 +55,7 @@ def audit_trend(
     permutations: int,
     rng: np.random.Generator,
 ) -> list[Finding]:
-    """Fit the smooth of a value a row along a column of numbers.
-
-    Args:
-        metric: Its name in the table; rows are ``{metric}_trend`` and ``{metric}_smooth``.
-        grouping: Of the column, with its numbers; NaN where missing.
-        statistic: The values.
-        min_n: Participants needed, and at least ten for each degree of freedom.
-        draws: Bootstrap samples of participants.
-        permutations: Exchanges of numbers between participants.
-        rng: Of both.
-    """
+    """Fit the smooth of a value a row along a column of numbers; participants needed are ten for each degree of freedom, too."""
     name, along = grouping.name, grouping.numbers
     if along is None:
         return []
@@ -191,7 +180,6 @@ def _range_interval(
     smooth: Float[np.ndarray, " places"], drawn: Float[np.ndarray, "draws places"], widened: float
 ) -> tuple[float, float]:
     """Return the interval of the population's range over pairs of places."""
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
     deviations = (drawn - smooth) * widened
     covariance = np.atleast_2d(np.cov(deviations, rowvar=False))
     variance = np.diag(covariance)
@@ -201,8 +189,8 @@ def _range_interval(
     for first in range(len(smooth) - 1):
         apart, own = np.abs(deviations[:, [first]] - deviations[:, first + 1 :]), error[first, first + 1 :]
         largest = np.maximum(largest, np.where(own > 0, apart / np.where(own > 0, own, 1), 0).max(axis=1))
-    wanted = max(float(np.quantile(largest, (1 + LEVEL) / 2)), z)
-    return max(0.0, float((difference - wanted * error).max())), float((difference + z * error).max())
+    wanted = max(float(np.quantile(largest, (1 + LEVEL) / 2)), Z)
+    return max(0.0, float((difference - wanted * error).max())), float((difference + Z * error).max())
 
 
 def _round_points(low: float, high: float) -> list[float]:
@@ -275,7 +263,7 @@ def audit_subgroups(
         left_out = [group.found for group in groups if not group.enough]
         findings += _gap(f"{metric}_gap", grouping.name, compared, left_out, tested)
         if grouping.numbers is not None and isinstance(statistic, ParticipantMean):
-            findings += audit_trend(metric, grouping, statistic, least.people, draws, count, rng)
+            findings += _trend(metric, grouping, statistic, least.people, draws, count, rng)
     return findings
 
 
@@ -311,13 +299,12 @@ def _gap_interval(groups: Sequence[MeasuredGroup]) -> tuple[float, float]:
     upper = difference + np.hypot((high - value)[:, None], (value - low)[None, :])
     np.fill_diagonal(upper, 0.0)
     # Half-widths as standard errors: a group of zeros has an interval, and no error.
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    error = (high - low) / (2 * z)
+    error = (high - low) / (2 * Z)
     deviations = np.stack([group.deviations * expansion(group.found.n) for group in groups])
     largest = np.zeros(deviations.shape[1])
     for first in range(len(groups) - 1):
         apart = np.abs(deviations[first] - deviations[first + 1 :])
         largest = np.maximum(largest, (apart / np.hypot(error[first], error[first + 1 :])[:, None]).max(axis=0))
     wanted = float(np.quantile(largest, (1 + LEVEL) / 2))
-    lower = difference - max(wanted, z) * np.hypot(error[:, None], error[None, :])
+    lower = difference - max(wanted, Z) * np.hypot(error[:, None], error[None, :])
     return max(0.0, float(lower.max())), float(upper.max())

@@ -4,32 +4,41 @@ Optimal pair matching (Rosenbaum 1989): as many pairs as the caliper allows, and
 agree exactly; each number differs by the caliper at most. Who has no counterpart is left out, and so a question that the
 cohort cannot answer (all patients scanned at one site, all controls at another) ends without pairs.
 
-A class (diagnosis) is told from the most frequent one in matched pairs (`matching.py`), by the area under the curve within
+A class (diagnosis) is told from the most frequent one in matched pairs, by the area under the curve within
 folds of pairs: every fold has as many people of the one as of the other, with the same covariates, and scores are never
 compared between folds. A number is told beyond what covariates tell of it: regressed on them, the rest predicted, R2. Both
-from predictions out of fold (`kernel_ridge.py`: linear or RBF, chosen inside each fold).
+from predictions out of fold: kernel ridge, linear or RBF, the kernel and its penalty chosen for each target and each fold by
+squared errors over the other folds, so that nothing is chosen on what is predicted. A class is the target 1, the other -1.
 
 p: the labels of a pair exchanged, or what covariates leave of a number exchanged between people (Freedman and Lane 1983),
 everything chosen and fitted anew: predictions that are held fixed would give 8% false alarms for 5%, since folds share people.
 The interval is of the people who are judged, predictions as they are, and widened by the ratio of the spread over exchanges to
-the spread that resampling claims of them: what training adds (without, 95% intervals held 90%). That of a number, whose tails
-may be long, is at least as wide as its spread over random halves says, everything fitted anew in each (delete-half jackknife).
+the spread that resampling claims of them: what training adds (without, 95% intervals held 90%). An AUC's is at least that of one
+of so many people (`area_interval`), and its change falls as far as both ends say (`joined_interval`). That of a number, whose
+tails may be long, is at least as wide as its spread over random halves says, all fitted anew in each (delete-half jackknife).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import norm, t
 
 from medrep.audit.data import compact, covariate_design, residual
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import LEVEL, percentile_interval, permutation_p, random_halves
-from medrep.audit.means import exact_interval
-from medrep.audit.probe_statistics import out_of_fold
+from medrep.audit.intervals import (
+    Z,
+    area_interval,
+    joined_interval,
+    percentile_interval,
+    permutation_p,
+    random_halves,
+    share_interval,
+    student,
+)
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 
@@ -186,6 +195,11 @@ class _Told:
             self.halved - other.halved,
         )
 
+    def correlation(self, other: "_Told") -> float:
+        """Return how figures of two tables go together over resamples; 0 where one has no spread."""
+        spreads = float(self.resampled.std() * other.resampled.std())
+        return float(np.cov(self.resampled, other.resampled, ddof=0)[0, 1]) / spreads if spreads > 0 else 0.0
+
     def interval(self) -> tuple[float, float]:
         """Return the percentile interval, wider by what exchanges show that resampling misses."""
         low, high = percentile_interval(self.resampled)
@@ -193,7 +207,7 @@ class _Told:
         wider = max(1.0, float(self.null.std()) / claimed) if claimed > 0 else 1.0
         spread = float(self.resampled.std())
         if len(self.halved) and spread > 0:
-            few = float(t.ppf((1 + LEVEL) / 2, len(self.halved) - 1) / norm.ppf((1 + LEVEL) / 2))
+            few = student(len(self.halved) - 1) / Z
             wider = max(wider, few * float(np.std(self.halved, ddof=1)) / spread)
         return self.estimate - wider * (self.estimate - low), self.estimate + wider * (high - self.estimate)
 
@@ -206,7 +220,7 @@ def _of_pairs(
         return _insufficient(tables, group, 2 * pairs, f"{max(min_n, 2 * FOLDS)} pairs are needed; {note}")
     folds = np.random.default_rng(seed).permutation(np.arange(pairs) % FOLDS)
     told = {name: _pairs_told(table[matched.rows.ravel()], folds, seed, draws) for name, table in tables.items()}
-    return _findings(told, group, 2 * pairs, f"AUC; {note}", bound=exact_interval(pairs, pairs)[0])
+    return _findings(told, group, 2 * pairs, f"AUC; {note}", bound=share_interval(1.0, 0.0, pairs, pairs)[0])
 
 
 def _pairs_told(
@@ -290,16 +304,22 @@ def _halved(
 
 
 def _findings(told: Mapping[str, _Told], group: str, n: int, note: str, bound: float) -> list[Finding]:
-    found = []
+    found, ends = [], {}
     for name, own in told.items():
         low, high = own.interval()
         if np.isfinite(bound):
-            low, high = bound if own.estimate == 1 else max(low, 0.0), min(high, 1.0)
+            fewest = area_interval(own.estimate, n // 2, n // 2)
+            low = bound if own.estimate == 1 else max(min(low, fewest[0]), 0.0)
+            high = min(max(high, fewest[1]), 1.0)
+        ends[name] = (low, own.estimate, high)
         p = permutation_p(own.estimate, own.null)
         found.append(Finding("utility", f"{name}/{group}", n, own.estimate, low, high, p, note=note))
     for name in [name for name in told if name != "raw"] if "raw" in told else []:
         change = told[name].minus(told["raw"])
         low, high = change.interval()
+        if np.isfinite(bound):
+            joined = joined_interval(ends[name], ends["raw"], told[name].correlation(told["raw"]))
+            low = min(low, joined[0])
         if told[name].estimate == told["raw"].estimate == 1 and np.isfinite(bound):
             low, high = bound - 1, 1 - bound
         text = f"{name} - raw; {note}"
@@ -313,3 +333,66 @@ def _insufficient(tables: Mapping[str, np.ndarray], group: str, n: int, note: st
     return of_each + [
         Finding("utility_change", f"{name}/{group}", n, status="insufficient", note=note) for name in changes
     ]
+
+
+_WIDTHS = (0.1, 0.5, 2.5)  # of the RBF kernel, of rows whose mean squared length is 1
+_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def out_of_fold(
+    rows: Float[np.ndarray, "people columns"],
+    targets: Float[np.ndarray, "people targets"],
+    folds: Int[np.ndarray, " people"],
+) -> Float[np.ndarray, "people targets"]:
+    """Predict each fold from the others.
+
+    Args:
+        rows: `compact`: mean squared length 1, columns centred.
+        targets: Of mean 0.
+        folds: Number of each person's fold, from 0 on without gaps, 3 at least; who belongs together shares one.
+    """
+    kernels = list(_kernels(rows))
+    members = [np.flatnonzero(folds == fold) for fold in range(int(folds.max()) + 1)]
+    missed = np.zeros((len(members), len(kernels) * len(_PENALTIES), targets.shape[1]))
+    for first, second in combinations(range(len(members)), 2):
+        train = np.flatnonzero((folds != first) & (folds != second))
+        for choice, told in enumerate(_predictions(kernels, targets, train)):
+            for judged, outer in ((first, second), (second, first)):
+                missed[outer, choice] += ((told(members[judged]) - targets[members[judged]]) ** 2).sum(axis=0)
+    chosen, predicted = missed.argmin(axis=1), np.zeros(targets.shape)
+    for fold, test in enumerate(members):
+        for choice, told in enumerate(_predictions(kernels, targets, np.flatnonzero(folds != fold))):
+            if (own := chosen[fold] == choice).any():
+                predicted[np.ix_(test, own)] = told(test, own)
+    return predicted
+
+
+@dataclass(frozen=True, eq=False)
+class _Predictor:
+    """One kernel and penalty, fitted to some people."""
+
+    kernel: Float[np.ndarray, "people people"]
+    train: Int[np.ndarray, " train"]
+    weights: Float[np.ndarray, "train targets"]
+
+    def __call__(self, test: np.ndarray, own: np.ndarray | slice = slice(None)) -> Float[np.ndarray, "test _"]:
+        return self.kernel[np.ix_(test, self.train)] @ self.weights[:, own]
+
+
+def _predictions(kernels: list[np.ndarray], targets: np.ndarray, train: np.ndarray) -> Iterator[_Predictor]:
+    """Give the predictor of every kernel and penalty, in order; a kernel's penalties share its decomposition."""
+    for kernel in kernels:
+        values, vectors = np.linalg.eigh(kernel[np.ix_(train, train)])
+        turned = vectors.T @ targets[train]
+        for penalty in _PENALTIES:
+            weights = vectors @ (turned / (np.maximum(values, 0.0) + penalty)[:, None])
+            yield _Predictor(kernel, train, weights)
+
+
+def _kernels(rows: Float[np.ndarray, "people columns"]) -> Iterator[Float[np.ndarray, "people people"]]:
+    products = rows @ rows.T
+    yield products
+    lengths = np.diag(products)
+    apart = np.maximum(lengths[:, None] + lengths[None, :] - 2 * products, 0.0)
+    for width in _WIDTHS:
+        yield np.exp(-width * apart)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medrep._files import mark_output
-from medrep.audit.probes import Probed, age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import Probed, age_r2, sex_auc, site_auc
 from medrep.batch.run import BatchResult
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.inputs import VolumeInput

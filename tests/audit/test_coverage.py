@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from medrep.audit.identity import agreement_interval
-from medrep.audit.intervals import change_interval, share_interval
+from medrep.audit.intervals import change_interval, joined_interval, share_interval
 from medrep.audit.means import difference_interval, mean_interval
 
 SEEDS, DRAWS = 200, 300
@@ -111,3 +111,13 @@ def test_where_nothing_changed_something_may_have():
 def test_shares_of_participants_with_many_rows_are_narrower_than_of_as_many_with_one():
     one, many = share_interval(0.5, 0.5 / np.sqrt(20), 20, 20), share_interval(0.5, 0.2 / np.sqrt(20), 20, 200)
     assert many[1] - many[0] < one[1] - one[0]
+
+
+@pytest.mark.parametrize("one", [(0.7, 1.0, 1.0), (0.2, 0.5, 0.8), (0.0, 0.0, 0.3)])
+def test_a_difference_is_as_sure_as_its_two_sides(one):
+    low, high = joined_interval(one, (0.4, 0.5, 0.7))
+    assert low < one[1] - 0.5 < high
+    assert high - low > max(one[2] - one[0], 0.3)
+    assert joined_interval(one, one, correlation=1.0)[0] <= 0 <= joined_interval(one, one, correlation=1.0)[1]
+    exact = joined_interval((0.4, 0.5, 0.6), (0.4, 0.5, 0.6), correlation=1.0)
+    assert exact == pytest.approx((0.0, 0.0), abs=1e-12)

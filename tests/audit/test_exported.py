@@ -4,7 +4,7 @@ import pytest
 
 from medrep.audit import data
 from medrep.audit.data import probe_export
-from medrep.audit.probes import Probed
+from medrep.audit.probe_figures import Probed
 from medrep.cohort.covariates import CovariateSchema
 from tests.models.planted import AGE, DECLARED, SITE, draw_data, draw_people
 

@@ -4,7 +4,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.model_selection import GridSearchCV
 
 from medrep.audit.data import compact
-from medrep.audit.probe_statistics import out_of_fold
+from medrep.audit.utility import out_of_fold
 
 N = 60
 RNG = np.random.default_rng(0)

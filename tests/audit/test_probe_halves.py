@@ -36,6 +36,17 @@ def test_who_taught_makes_the_interval_longer():
     np.testing.assert_allclose(0.7 - np.array(apart), error * (0.7 - np.array(alone)))
 
 
+def test_few_folds_make_the_interval_of_a_difference_longer_as_student_has_it():
+    draws = np.random.default_rng(0).normal(0.0, 0.05, 400)
+    few, many, none = (np.array(folds) for folds in ([-0.3, 0.0, 0.3], [-0.01, 0.0, 0.01], []))
+    wide, narrow = (
+        np.ptp(taught_interval(0.0, draws, f, 50)) / np.ptp(taught_interval(0.0, draws, f)) for f in (few, many)
+    )
+    assert 1.9 < wide < 2.2  # nearly the two degrees of freedom of three folds
+    assert 1.0 < narrow < 1.05
+    assert taught_interval(0.0, draws, none, 50) == taught_interval(0.0, draws, none)
+
+
 def test_a_figure_of_a_number_stays_in_its_range():
     draws = np.clip(np.random.default_rng(0).normal(0.97, 0.03, 400), -1, 1)
     for estimate in (-1.0, 0.0, 0.97, 1.0):

@@ -14,8 +14,7 @@ from medrep.audit.probe_figures import (
     weighted_area,
     weighted_figures,
 )
-from medrep.audit.probe_statistics import Coordinates, associated_columns
-from medrep.audit.probes import PROBES, TrainingHalf, predict_unseen
+from medrep.audit.probes import PROBES, Coordinates, TrainingHalf, associated_columns, predict_unseen
 
 TRAIN, TEST = np.arange(60), np.arange(60, 100)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medrep.audit.probes import age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import age_r2, sex_auc, site_auc
 
 N = 240
 RNG = np.random.default_rng(0)
