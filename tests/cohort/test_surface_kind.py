@@ -147,7 +147,10 @@ def test_several_images_that_fit_are_listed_and_entities_choose(gifti: Path) -> 
         (lambda path: write_gifti(path, np.zeros((20, 3), np.float32), intent="POINTSET"), "holds a mesh"),
         (lambda path: write_gifti(path, np.zeros((20, 3), np.float32)), "an array of 20 x 3 values"),
         (lambda path: write_gifti(path, np.zeros(20, "f4"), np.zeros(9, "f4")), "maps of different lengths"),
-        (lambda path: write_gifti(path, np.zeros(18, np.float32)), "38 values (left 20, right 18), most people 40"),
+        (
+            lambda path: write_gifti(path, np.zeros(18, np.float32)),
+            "38 values (left 20, right 18), unlike most people",
+        ),
         (lambda path: write_gifti(path, np.array([np.nan, np.inf, *range(18)], "f4")), "2 of 20 values are NaN"),
     ],
 )
@@ -174,16 +177,19 @@ def test_what_is_wrong_with_a_hemisphere_is_said_of_the_person(
             "damaged",
         ),
         (lambda path: write_cifti(path, np.zeros((1, 40), np.int16)), "its values are int16 or scaled"),
-        (lambda path: write_cifti(path, np.zeros((1, 36), np.float32)), "THALAMUS_LEFT 4), most people 40"),
+        (
+            lambda path: write_cifti(path, np.zeros((1, 36), np.float32)),
+            "THALAMUS_LEFT 4), unlike most people, who have 40",
+        ),
         (
             lambda path: write_cifti(path, np.zeros((1, 40), np.float32), grayordinates(44)[4:]),
-            "(CORTEX_LEFT 16, CORTEX_RIGHT 20, THALAMUS_LEFT 4), most people",
+            "(CORTEX_LEFT 16, CORTEX_RIGHT 20, THALAMUS_LEFT 4), unlike most people",
         ),
         (
             lambda path: write_cifti(
                 path, np.zeros((1, 40), np.float32), grayordinates(42)[[*range(17), *range(18, 36), *range(37, 42)]]
             ),
-            "of other vertices or parcels than most people",
+            "as many of other vertices or parcels",
         ),
         (
             lambda path: nib.save(nib.Cifti2Image(np.zeros((8, 8), "f4"), (grayordinates(8), grayordinates(8))), path),

@@ -5,11 +5,13 @@ values alone. nibabel's writer would change white space and headers, and of GIFT
 """
 
 import base64
-import warnings
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
 from logging import CRITICAL
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +40,9 @@ _NO_VALUES = {
 }
 _SIDES = {"_hemi-L_": "left", "_hemi-R_": "right"}
 _NAMED = 5
+_CIFTI_CODE = 32  # of the extension that holds CIFTI's XML
+_ROOT = re.compile(rb"<CIFTI\b[^>]*>")
+_INDEX_MAP = re.compile(rb"<MatrixIndicesMap\b.*?</MatrixIndicesMap>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -228,12 +233,8 @@ class _Layouts:
             return []
         most = Counter(self.found.values()).most_common(1)[0][0]
         return [
-            f"{key}: has {_counted(own[0])}, "
-            + (
-                f"most people {_counted(most[0])}"
-                if own[0] != most[0]
-                else "of other vertices or parcels than most people"
-            )
+            f"{key}: has {_counted(own[0])}, unlike most people, who have "
+            + (_counted(most[0]) if own[0] != most[0] else "as many of other vertices or parcels")
             for key, own in self.found.items()
             if own != most
         ]
@@ -451,45 +452,61 @@ def _decoded(text: bytes, encoding: str, dtype: np.dtype[Any], count: int) -> Fl
     return values
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a CIFTI matrix: its kind, its parts with their sizes, and a name of each place on it."""
+
+    kind: str
+    parts: tuple[tuple[str, int], ...]
+    names: tuple[str, ...]
+
+
 def _cifti(path: Path, content: bytes) -> SurfaceFile:
-    from nibabel import Cifti2Image  # a tenth of a second to import
+    from nibabel import Nifti2Header  # a tenth of a second to import
     from nibabel.imageglobals import logger
 
     logger.setLevel(CRITICAL)  # it tells what is wrong with a header without telling in which file
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = Cifti2Image.from_bytes(content)
-        axes = [image.header.get_axis(number) for number in range(image.ndim)]
-    kinds = [type(axis).__name__.removesuffix("Axis") for axis in axes]
+    header = Nifti2Header.from_fileobj(BytesIO(content))
+    xml = next((one.content for one in header.extensions if one.get_code() == _CIFTI_CODE), b"")
+    root, found = _ROOT.findall(xml)[:1], dict[int, _Axis]()
+    for one in _INDEX_MAP.findall(xml):
+        found |= _axes(b"".join([*root, b"<Matrix>", one, b"</Matrix></CIFTI>"]))
+    axes = [found[number] for number in sorted(found)]
+    kinds = [axis.kind for axis in axes]
     if kinds not in [[maps, columns] for maps in ("Scalar", "Series") for columns in ("BrainModel", "Parcels")]:
-        raise CohortError(f"{path}: a CIFTI matrix of {' x '.join(kinds)}; one value a vertex or parcel is needed")
-    stored = image.dataobj
-    if stored.dtype.kind != "f" or (stored.slope, stored.inter) != (1, 0):
-        raise CohortError(f"{path}: its values are {stored.dtype} or scaled; convert them to float32 without scaling")
-    shape, start = tuple(len(axis) for axis in axes), int(stored.offset)
-    if shape != tuple(image.shape):
-        raise ValueError(f"a matrix of {image.shape}, and axes of {shape}")
-    data = np.frombuffer(content, stored.dtype, shape[0] * shape[1], start).reshape(shape, order="F")
-    maps = tuple(axes[0].name.tolist() if kinds[0] == "Scalar" else map(str, range(1, shape[0] + 1)))
-    if kinds[1] == "Parcels":
-        parts, names = [("parcels", shape[1])], [str(name) for name in axes[1].name]
-    else:
-        parts, names = _grayordinates(axes[1])
-    twice = [name for name, often in Counter(names).items() if often > 1]
+        said = " x ".join(kinds) or "nothing"
+        raise CohortError(f"{path}: a CIFTI matrix of {said}; one value a vertex or parcel is needed")
+    dtype, shape, start = header.get_data_dtype(), tuple(len(axis.names) for axis in axes), header.get_data_offset()
+    if dtype.kind != "f" or header.get_slope_inter() not in [(None, None), (1, 0)]:
+        raise CohortError(f"{path}: its values are {dtype} or scaled; convert them to float32 without scaling")
+    if shape != header.get_data_shape()[4:]:
+        raise ValueError(f"a matrix of {header.get_data_shape()[4:]}, and axes of {shape}")
+    data = np.frombuffer(content, dtype, shape[0] * shape[1], start).reshape(shape, order="F")
+    twice = [name for name, often in Counter(axes[1].names).items() if often > 1]
     if twice:
         raise CohortError(f"{path}: several parcels are named {', '.join(twice[:_NAMED])}; give each a name of its own")
-    return SurfaceFile(
-        path, content, (StoredValues(data.T, start, start + data.nbytes),), maps, tuple(parts), tuple(names)
-    )
+    stored = StoredValues(data.T, start, start + data.nbytes)
+    return SurfaceFile(path, content, (stored,), axes[0].names, axes[1].parts, axes[1].names)
 
 
-def _grayordinates(axis: Any) -> tuple[list[tuple[str, int]], list[str]]:
-    """Return what the values of a CIFTI file are of: structures, and vertices or voxels in them."""
-    parts, names = [], []
+@lru_cache(maxsize=8)
+def _axes(xml: bytes) -> dict[int, _Axis]:
+    """Read an index map of a CIFTI file: half a second for 91,000 grayordinates, and most people have the same."""
+    from nibabel.cifti2 import Cifti2Extension
+
+    header = Cifti2Extension.from_bytes(xml).get_object()
+    return {number: _axis(header.get_axis(number)) for number in header.mapped_indices}
+
+
+def _axis(axis: Any) -> _Axis:
+    kind = type(axis).__name__.removesuffix("Axis")
+    if kind != "BrainModel":
+        plain = range(1, len(axis) + 1) if kind == "Series" else axis.name.tolist()
+        return _Axis(kind, ((kind.lower(), len(axis)),), tuple(map(str, plain)))
+    parts, names = list[tuple[str, int]](), list[str]()
     for structure, _, own in axis.iter_structures():
         word = str(structure).removeprefix("CIFTI_STRUCTURE_")
         parts.append((word, len(own)))
-        surface = own.surface_mask.any()
-        places = own.vertex[:, None].tolist() if surface else own.voxel.tolist()
+        places = own.vertex[:, None].tolist() if own.surface_mask.any() else own.voxel.tolist()
         names += [f"{word}_{'_'.join(map(str, place))}" for place in places]
-    return parts, names
+    return _Axis(kind, tuple(parts), tuple(names))
