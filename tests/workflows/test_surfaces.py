@@ -76,7 +76,7 @@ def people_of(root: Path) -> list[str]:
     return pd.read_csv(root / "participants.tsv", sep="\t")["participant_id"].tolist()
 
 
-@pytest.mark.parametrize("form", ["gifti", "cifti", "parcels"])
+@pytest.mark.parametrize("form", ["gifti", "cifti"])
 def test_a_table_of_the_same_vertices_gives_the_same(trained: Trained, tmp_path: Path, form: Form) -> None:
     cohort, model = trained(form)
     out, tables = tmp_path / "out", tmp_path / "tables"
