@@ -74,10 +74,12 @@ def find_images(
         matching = [(path, name) for path, name in there.images if _matches(name, there, wanted)]
         if wanted.entities.get("run") == FIRST:
             matching = _first_run(matching)
-        there_are = [path for path, _ in matching]
-        absent = [part for path in there_are for part in hemispheres(path) if part not in there_are]
-        matching = list({hemispheres(path): (path, name) for path, name in reversed(matching)}.values())[::-1]
-        candidates = [path for path, _ in matching]
+        whole: dict[tuple[Path, ...], tuple[Path, BidsName]] = {}
+        for path, name in matching:
+            whole.setdefault(hemispheres(path), (path, name))
+        candidates = [path for path, _ in whole.values()]
+        parts = {path for path, _ in matching}
+        absent = [part for pair in whole for part in pair if part not in parts]
         if len(candidates) == 1 and absent and "hemi" not in wanted.entities:
             problems[position] = (
                 f"{absent[0].name} is absent; for one hemisphere alone set input.entities to {{hemi: L}} or {{hemi: R}}"
@@ -87,7 +89,9 @@ def find_images(
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
             more = f", and {len(candidates) - 3} more" if len(candidates) > 3 else ""
-            problems[position] = f"{len(candidates)} images match ({names}{more}); choose with {_choices(matching)}"
+            problems[position] = (
+                f"{len(candidates)} images match ({names}{more}); choose with {_choices(list(whole.values()))}"
+            )
         else:
             told = "; ".join(_instead(root, there, wanted))
             problems[position] = f"no {_pattern(wanted, endings)} under sub-{there.participant}/" + (
