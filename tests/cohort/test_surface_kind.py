@@ -122,11 +122,14 @@ def test_a_hemisphere_that_leads_out_of_the_cohort_is_refused(gifti: Path, tmp_p
 
 
 def test_several_images_that_fit_are_listed_and_entities_choose(gifti: Path) -> None:
-    for side in "LR":
-        path = gifti_path(gifti, "sub-0001", side)
-        write_gifti(path.with_name(path.name.replace("_thick", "_space-fsLR_thick")), np.zeros(3, np.float32))
-    write_cifti(cifti_path(gifti, "sub-0001"), np.zeros((1, 8), np.float32))
-    assert "sub-0001: 3 images match (sub-0001/anat/sub-0001_hemi-L_space-fsLR_thickness.shape.gii" in refused(gifti)
+    for who in ("sub-0001", "sub-0002", "sub-0003", "sub-0004"):
+        write_cifti(cifti_path(gifti, who), np.zeros((1, 8), np.float32))
+    assert "sub-0001: 2 images match (sub-0001/anat/sub-0001_hemi-L_thickness.shape.gii, sub-0001/anat/" in refused(
+        gifti
+    )
+    assert matrix(gifti, kind(entities={"space": "fsLR"}))[0].shape == (4, 8)
+    assert matrix(gifti, kind(entities={"space": "none"}))[0].shape == (4, 2 * VERTICES)
+    assert matrix(gifti, kind(entities={"hemi": "R"}))[0].shape == (4, VERTICES)
 
 
 @pytest.mark.parametrize(
