@@ -124,7 +124,8 @@ def rewritten(file: SurfaceFile, change: Float[np.ndarray, " values"], maps: sli
         for place, number in enumerate(own):
             if number in range(maps.start, maps.stop):
                 column = data[:, place]
-                data[:, place] = np.where(change == 0, column, column + change)
+                with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
+                    data[:, place] = np.where(change == 0, column, column + change)
         changed = data.tobytes() != stored.data.tobytes()
         text = file.content[stored.start : stored.stop]
         pieces += [file.content[end : stored.start], _encoded(stored, data, text) if changed else text]

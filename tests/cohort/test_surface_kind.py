@@ -21,11 +21,13 @@ from medrep.cohort.kinds.surface import SurfaceInput, SurfaceKind, load_surfaces
 from medrep.errors import CohortError
 from tests.surface_cohorts import (
     VERTICES,
+    Form,
     cifti_path,
     gifti_path,
     grayordinates,
     write_cifti,
     write_gifti,
+    write_person,
     write_surface_cohort,
 )
 
@@ -207,6 +209,27 @@ def test_what_is_wrong_with_a_cifti_file_is_said_of_the_person(
     told = refused(cifti)
     assert said in told
     assert "sub-0002: " in told
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(["gifti", "cifti", "parcels"]), st.floats(0, 1), st.binary(min_size=1, max_size=4), st.booleans()
+)
+def test_no_damage_is_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, form: Form, where: float, damage: bytes, cut: bool
+) -> None:
+    root = tmp_path_factory.mktemp("one")
+    write_person(root, "sub-1", np.arange(12, dtype=np.float32), form)
+    path = gifti_path(root, "sub-1", "R") if form == "gifti" else cifti_path(root, "sub-1", form)
+    content = path.read_bytes()
+    place = int(where * len(content))
+    path.write_bytes(content[:place] + damage + (b"" if cut else content[place + len(damage) :]))
+    ((key, found, error),) = load_surfaces(
+        pd.Series([hemispheres(path)[0]], index=["sub-1"]), SurfaceInput(missing="keep")
+    )
+    assert key == "sub-1"
+    assert (found is None) == bool(error)
+    assert "\n" not in error
 
 
 def test_everybody_is_listed_at_once(gifti: Path) -> None:

@@ -16,7 +16,7 @@ from medrep.cli import SOME_FAILED
 from medrep.cohort.cohort import read_cohort
 from medrep.config import read_config
 from medrep.derivatives import surfaces
-from medrep.errors import MedrepError
+from medrep.errors import CohortError, MedrepError
 from medrep.tracking.cleaning import OUTPUT_ROOT
 from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
 from medrep.workflows.score import score
@@ -290,3 +290,11 @@ def test_a_served_model_cleans_both_hemispheres(
     assert list(found.columns) == ["path", "sidecar", "path_right", "sidecar_right"]
     assert all((out / path).is_file() for path in found.to_numpy().ravel())
     assert len(served.answer(table.assign(path=paths), extrapolate=True)) == 2
+    lone = write_surface_cohort(tmp_path / "lone", people=4)
+    gifti_path(lone, "sub-0003", "R").unlink()
+    monkeypatch.setenv(ALLOWED_ROOT, str(lone))
+    with pytest.raises(
+        CohortError, match=r"row 1: sub-0003/anat/sub-0003_hemi-R\S*: no such file"
+    ) as error:
+        served.answer(table.assign(path=paths), extrapolate=True)
+    assert str(lone) not in str(error.value)

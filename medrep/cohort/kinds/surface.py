@@ -6,6 +6,7 @@ values alone. nibabel's writer would change white space and headers, and of GIFT
 
 import base64
 import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -364,7 +365,9 @@ def _read_file(path: Path) -> SurfaceFile:
     if not path.name.endswith(SURFACE_ENDINGS):
         raise CohortError(f"{path}: not a surface that is read ({', '.join(SURFACE_ENDINGS)})")
     try:
-        return _gifti(path, content) if path.name.endswith(".gii") else _cifti(path, content)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # of nibabel: what it doubts and can do without
+            return _gifti(path, content) if path.name.endswith(".gii") else _cifti(path, content)
     except CohortError:
         raise
     except Exception as error:  # nibabel and expat let through whatever a damaged file trips over
