@@ -9,6 +9,7 @@ from medrep.cli import main
 from tests.bold_cohorts import save_atlas, write_bold_cohort
 from tests.conftest import ROOT
 from tests.shortened import whole
+from tests.surface_cohorts import write_surface_cohort
 
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"<!-- (run|shown): ([^\n]*?) -->\n```(\w+)\n(.*?)```", flags=re.DOTALL)
@@ -66,6 +67,9 @@ def make_cohort(folder: Path, kind: str, people: int) -> None:
     if kind == "connectivity":
         write_bold_cohort(folder / "my_rest", people=people)
         save_atlas(folder / "atlas.nii.gz")
+        return
+    if kind == "surface":
+        write_surface_cohort(folder / "my_surfaces", people=people)
         return
     name, sites = {"features": ("my_table", "4"), "volume": ("my_bids", "4"), "shape": ("my_shapes", "1")}[kind]
     words = ["simulate", str(folder / name), "--kind", kind, "--n", str(people), "--sites", sites, "--quiet"]

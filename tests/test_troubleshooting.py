@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from filelock import FileLock
+from nibabel import cifti2
 
 from medrep._files import mark_output
 from medrep.audit.finding import Finding
@@ -32,6 +33,7 @@ from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
 from medrep.tracking.audits import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
+from tests.surface_cohorts import cifti_path, gifti_path, parcels, write_cifti, write_gifti, write_person
 from tests.tracking.registering import CLEAN, not_known, without_digests, write_audit
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -342,6 +344,63 @@ def twice(path: Path) -> None:
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
+
+
+def surface_people(work: FitContext, change: Callable[[Path], object] = lambda path: None) -> Path:
+    """Write five people's surfaces; a hemisphere of the last one is changed."""
+    made = work.people(5)
+    for k in range(5):
+        write_person(made, f"sub-{k:02d}", np.random.default_rng(k).normal(size=40).astype(np.float32))
+    change(gifti_path(made, "sub-04", "R"))
+    return made
+
+
+def surfaces(work: FitContext, change: Callable[[Path], object], more: str = "desc: ''") -> int:
+    """Check five people one of whose surfaces is changed."""
+    chosen = f"input={{kind: surface, {more}}}"
+    return run("check", surface_people(work, change), "--set", chosen, *only_age(), *simple())
+
+
+def two_maps(path: Path) -> None:
+    """Write two maps."""
+    write_gifti(path, *np.random.default_rng(0).normal(size=(2, 20)).astype(np.float32))
+
+
+def walled(path: Path) -> None:
+    """Write a medial wall of NaN."""
+    write_gifti(path, np.array([np.nan, *range(19)], np.float32))
+
+
+def grayordinates(work: FitContext, data: np.ndarray, columns: cifti2.ParcelsAxis | None = None) -> int:
+    """Check one person's CIFTI file."""
+    made = work.people(1)
+    path = cifti_path(made, "sub-00", "parcels" if columns is not None else "cifti")
+    if len(data) > 1:
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Cifti2Image(data, (columns, columns)), path)
+    else:
+        write_cifti(path, data, columns)
+    return run("check", made, "--set", "input.kind=surface", *only_age(), *simple())
+
+
+def named_alike(count: int) -> cifti2.ParcelsAxis:
+    """Return parcels of one name."""
+    named = [("a", cifti2.BrainModelAxis.from_surface(np.array([k]), count, "CortexLeft")) for k in range(count)]
+    return cifti2.ParcelsAxis.from_brain_models(named)
+
+
+def never_measured(work: FitContext) -> int:
+    """Train where a vertex of site A is 0, and clean people of whom it has a value there, and one who has other vertices."""
+    made, out = work.people(COUNT), work.folder() / "o"
+    rows = np.random.default_rng(0).normal(size=(COUNT, 40)).astype(np.float32)
+    for mask in (True, False):
+        for k, row in enumerate(rows):
+            last = 0 if mask and "AB"[k // 2 % 2] == "A" else row[-1]
+            write_person(made, f"sub-{k:02d}", np.array([*row[:-1], last], np.float32))
+        if mask:
+            assert run("train", made, out, "--quiet", "--set", "input.kind=surface", *simple()) == OK
+    write_gifti(gifti_path(made, "sub-04", "R"), np.zeros(9, np.float32))
+    return run("export", made, work.folder() / "e", "--model", out / "model", "--remove", "site")
 
 
 def sessions(work: FitContext, text: str) -> int:
@@ -683,6 +742,28 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "voxels are too few for a shape": lambda w: w.mask(organ((6, 7))),
     "the organ touches the image border at": lambda w: w.mask(organ((0, 12))),
     "voxels are no region number": lambda w: w.mask(organ((6, 18), value=0.5)),
+    # Surfaces
+    "is absent; for one hemisphere alone set input.entities": lambda w: surfaces(w, lambda path: path.unlink()),
+    "surfaces that cannot be used": lambda w: run(
+        "train", surface_people(w, cut), w.folder() / "o", "--set", "input.kind=surface", *only_age(), *simple()
+    ),
+    "unlike most people, who have": lambda w: surfaces(w, lambda path: write_gifti(path, np.zeros(9, np.float32))),
+    "one value a vertex is needed: set input.map": lambda w: surfaces(w, two_maps),
+    "none or several are": lambda w: surfaces(w, two_maps, "map: 3"),
+    "maps or time points of a file is taken": lambda w: surfaces(w, two_maps, "map: mean"),
+    "values are NaN or infinite; mend the file, or set input.missing to keep": lambda w: surfaces(w, walled),
+    "missing values are left out of the fit and stay missing": lambda w: surfaces(w, walled, "missing: keep"),
+    "not a value of every vertex": lambda w: surfaces(
+        w, lambda path: write_gifti(path, np.zeros((20, 3), np.float32), intent="POINTSET")
+    ),
+    "convert it to NIFTI_TYPE_FLOAT32": lambda w: surfaces(
+        w, lambda path: write_gifti(path, np.arange(20, dtype=np.int32))
+    ),
+    "or scaled; convert them to float32 without scaling": lambda w: grayordinates(w, np.ones((1, 40), np.int16)),
+    "a CIFTI matrix of": lambda w: grayordinates(w, np.ones((40, 40), np.float32), parcels(40)),
+    "several parcels are named": lambda w: grayordinates(w, np.ones((1, 40), np.float32), named_alike(40)),
+    "the model; give surfaces as in training": never_measured,
+    "values without an effect to remove": never_measured,
     # Feature tables
     "people of participants.tsv without a row in features.tsv": lambda w: w.check(PEOPLE, lines(FEATURES, COUNT)),
     "cells that are no numbers": lambda w: w.check(PEOPLE, re.sub(r"(sub-03)\t\S+", r"\1\tthick", FEATURES)),
@@ -871,6 +952,10 @@ CODES = {
     "constant and left as they are": OK,
     "interrupted; nothing half-written is left": 130,
     "--retry-failed tries them again": SOME_FAILED,
+    "the model; give surfaces as in training": SOME_FAILED,
+    "values without an effect to remove": SOME_FAILED,
+    "maps or time points of a file is taken": OK,
+    "missing values are left out of the fit and stay missing": OK,
     "its worker died 2 times while alone with it": SOME_FAILED,
     "people are done already": OK,
     "participants whom the model never saw; an audit needs": TOO_LITTLE,

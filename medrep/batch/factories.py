@@ -137,7 +137,7 @@ class ScoreFactory(TaskFactory):
     @property
     def preload(self) -> tuple[str, ...]:
         """Modules of tables or of images; see `TaskFactory`."""
-        return _preload(self.names)
+        return _preload(self.names, self.model)
 
     def open(self) -> Task:
         """Load the model; see `TaskFactory.open`."""
@@ -169,7 +169,7 @@ class TransformFactory(TaskFactory):
     @property
     def preload(self) -> tuple[str, ...]:
         """Modules of tables or of images; see `TaskFactory`."""
-        return _preload(self.to.names)
+        return _preload(self.to.names, self.model)
 
     def open(self) -> Task:
         """Load the model; see `TaskFactory.open`."""
@@ -180,9 +180,9 @@ class TransformFactory(TaskFactory):
         return transform_task(Transform(saved.model, self.target, self.label_free), saved.input, self.to)
 
 
-def _preload(names: tuple[str, ...]) -> tuple[str, ...]:
-    # Tables need little, and what images need takes seconds to load.
-    return PRELOADED[:2] if names else PRELOADED
+def _preload(names: tuple[str, ...], model: Path) -> tuple[str, ...]:
+    # Tables and surfaces need little, and what images need takes seconds to load.
+    return PRELOADED[:2] if names or not load_input(model).on_grid else PRELOADED
 
 
 def _loaded(folder: Path) -> SavedModel:

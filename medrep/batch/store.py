@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from medrep import __version__
 from medrep._files import STATE, is_output, not_ours, write_json
 from medrep._texts import read_json
+from medrep.cohort.bids import hemispheres
 from medrep.cohort.kinds.base import Sample
 from medrep.cohort.support import Outside, outside_json
 from medrep.derivatives.bids import write_tsv
@@ -295,12 +296,12 @@ def read_job(out: Path) -> Job:
 def fingerprint(one: Sample) -> str:
     """Return 16 hexadecimal digits of what a person is now: covariates, and the row, or path, size and time of the file."""
     state: list[object] = [*sorted(one.covariates.items()), one.problem, one.mark]
-    if one.path is not None:
+    for path in () if one.path is None else hemispheres(one.path):
         try:
-            found = one.path.stat()
-            state += [one.path.name, found.st_size, found.st_mtime_ns]
+            found = path.stat()
+            state += [path.name, found.st_size, found.st_mtime_ns]
         except OSError as error:
-            state += [one.path.name, error.errno]
+            state += [path.name, error.errno]
     return sha256("\n".join(map(repr, state)).encode()).hexdigest()[:_DIGITS]
 
 

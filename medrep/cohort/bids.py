@@ -13,7 +13,9 @@ from medrep.cohort.inputs import ImageInput
 from medrep.cohort.participants import check_ids, label, refuse_doubles
 from medrep.errors import CohortError, listed
 
-_ENDINGS = (".nii.gz", ".nii", ".mgz")
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz")
+SURFACE_ENDINGS = (".shape.gii", ".func.gii", ".dscalar.nii", ".pscalar.nii", ".dtseries.nii", ".ptseries.nii")
+_HEMISPHERE = re.compile(r"(?<=_hemi-)[LR](?=_.*\.gii$)")
 FIRST, ABSENT = "first", "none"
 """Values of an entity that a person may ask for: the lowest run, and images without the entity."""
 
@@ -29,9 +31,9 @@ class BidsName:
     suffix: str
 
 
-def parse_name(name: str) -> BidsName | None:
+def parse_name(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> BidsName | None:
     """Split ``sub-01_ses-2_desc-x_T1w.nii.gz`` into entities and suffix; None where it is no image of BIDS form."""
-    stem = next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), None)
+    stem = next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), None)
     if stem is None:
         return None
     *pairs, suffix = stem.split("_")
@@ -41,8 +43,14 @@ def parse_name(name: str) -> BidsName | None:
     return BidsName({match[1]: match[2] for match in matches if match}, suffix)
 
 
+def hemispheres(path: Path) -> tuple[Path, ...]:
+    """Return the files of a person's image: those of hemi-L and hemi-R for one of them in GIFTI, else the file itself."""
+    pair = tuple(path.with_name(_HEMISPHERE.sub(side, path.name)) for side in "LR")
+    return pair if pair[0] != pair[1] else (path,)
+
+
 def find_images(
-    root: Path, people: list[tuple[str, str]], wanted: ImageInput
+    root: Path, people: list[tuple[str, str]], wanted: ImageInput, endings: tuple[str, ...] = IMAGE_ENDINGS
 ) -> tuple[dict[int, Path], dict[int, str]]:
     """Find one image for each person (and session).
 
@@ -52,28 +60,43 @@ def find_images(
         root: The BIDS folder.
         people: Participant id and session id (empty where there are no sessions).
         wanted: Suffix, ``desc`` and entities the name must have.
+        endings: How names end that are looked at.
 
     Returns:
-        Position in ``people`` -> file, and position -> one line for each person without exactly one file.
+        Position in ``people`` -> file (of two hemispheres the left one's), and position -> one line for each person without
+        exactly one file.
     """
     home = os.path.realpath(root)
     found: dict[int, Path] = {}
     problems: dict[int, str] = {}
     for position, (participant, session) in enumerate(people):
-        there = _holdings(root, home, label(participant, "sub"), label(session, "ses") if session else "")
+        there = _holdings(root, home, label(participant, "sub"), label(session, "ses") if session else "", endings)
         matching = [(path, name) for path, name in there.images if _matches(name, there, wanted)]
         if wanted.entities.get("run") == FIRST:
             matching = _first_run(matching)
-        candidates = [path for path, _ in matching]
-        if len(candidates) == 1:
+        whole: dict[tuple[Path, ...], tuple[Path, BidsName]] = {}
+        for path, name in matching:
+            whole.setdefault(hemispheres(path), (path, name))
+        candidates = [path for path, _ in whole.values()]
+        parts = {path for path, _ in matching}
+        absent = [part for pair in whole for part in pair if part not in parts]
+        if len(candidates) == 1 and absent and "hemi" not in wanted.entities:
+            problems[position] = (
+                f"{absent[0].name} is absent; for one hemisphere alone set input.entities to {{hemi: L}} or {{hemi: R}}"
+            )
+        elif len(candidates) == 1:
             found[position] = candidates[0]
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
             more = f", and {len(candidates) - 3} more" if len(candidates) > 3 else ""
-            problems[position] = f"{len(candidates)} images match ({names}{more}); choose with {_choices(matching)}"
+            problems[position] = (
+                f"{len(candidates)} images match ({names}{more}); choose with {_choices(list(whole.values()))}"
+            )
         else:
             told = "; ".join(_instead(root, there, wanted))
-            problems[position] = f"no {_pattern(wanted)} under sub-{there.participant}/" + (f": {told}" if told else "")
+            problems[position] = f"no {_pattern(wanted, endings)} under sub-{there.participant}/" + (
+                f": {told}" if told else ""
+            )
     return found, problems
 
 
@@ -150,29 +173,30 @@ def outside_problems(root: Path, paths: Mapping[int, Path]) -> dict[int, str]:
 
 def _outside(root: Path, home: Path, path: Path) -> str:
     try:
-        resolved = path.resolve()
+        resolved = [part.resolve() for part in hemispheres(path)]
     except ValueError as error:
         return f"{str(path)!r} is no path ({error})"
     except (OSError, RuntimeError):
         return f"{path} is a loop of links"
-    return "" if resolved.is_relative_to(home) else f"{path} leads out of {root}"
+    return "" if all(part.is_relative_to(home) for part in resolved) else f"{path} leads out of {root}"
 
 
-def suffixes(root: Path) -> list[str]:
+def suffixes(root: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[str]:
     """Return the image suffixes that occur in a BIDS folder, for messages."""
     home = os.path.realpath(root)
-    names = [parse_name(path.name) for folder in sorted(root.glob("sub-*")) for path in _searched(folder, home, [])]
+    found = [path for folder in sorted(root.glob("sub-*")) for path in _searched(folder, home, [], endings)]
+    names = [parse_name(path.name, endings) for path in found]
     return sorted({name.suffix for name in names if name})
 
 
-def refuse_problems(root: Path, problems: list[str]) -> None:
+def refuse_problems(root: Path, problems: list[str], endings: tuple[str, ...] = IMAGE_ENDINGS) -> None:
     """Raise one error that lists everybody without a usable image.
 
     Raises:
         CohortError: If there is any problem.
     """
     if problems:
-        there = ", ".join(suffixes(root)) or "none"
+        there = ", ".join(suffixes(root, endings)) or "none"
         cure = f"image suffixes in the folder: {there}; set input.suffix, or leave the people out with --exclude"
         raise CohortError(listed(f"{root}: people without exactly one image", problems, cure))
 
@@ -194,11 +218,12 @@ class _Holdings:
     barred: tuple[str, ...]
 
 
-def _holdings(root: Path, home: str, participant: str, session: str) -> _Holdings:
+def _holdings(root: Path, home: str, participant: str, session: str, endings: tuple[str, ...]) -> _Holdings:
     barred: list[str] = []
     folder = root / f"sub-{participant}"
     start = _session_folder(folder, session) if session else folder
-    images = [(path, name) for path in _searched(start, home, barred) if (name := parse_name(path.name))]
+    found = _searched(start, home, barred, endings)
+    images = [(path, name) for path in found if (name := parse_name(path.name, endings))]
     return _Holdings(participant, session, tuple(images), tuple(f"{line} {root}" for line in barred))
 
 
@@ -211,7 +236,7 @@ def _session_folder(folder: Path, session: str) -> Path:
     return alike[0] if len(alike) == 1 else exact
 
 
-def _searched(folder: Path, home: str, barred: list[str]) -> list[Path]:
+def _searched(folder: Path, home: str, barred: list[str], endings: tuple[str, ...]) -> list[Path]:
     """Return the image files below a folder, in order.
 
     Linked folders are searched after the others, once each, where they lie below ``home`` and do not hold the link.
@@ -237,7 +262,7 @@ def _searched(folder: Path, home: str, barred: list[str]) -> list[Path]:
             path = place / entry.name
             if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and path.is_dir()):
                 (linked if entry.is_symlink() else waiting).append(path)
-            elif entry.name.endswith(_ENDINGS):
+            elif entry.name.endswith(endings):
                 found.append(path)
             elif entry.is_symlink() and not path.exists():
                 barred.append(f"{entry.name} is a link to nothing in")
@@ -303,10 +328,12 @@ def _asked(wanted: ImageInput) -> dict[str, str]:
     return {name: value for name, value in wanted.entities.items() if value not in (ABSENT, FIRST)}
 
 
-def _pattern(wanted: ImageInput) -> str:
+def _pattern(wanted: ImageInput, endings: tuple[str, ...]) -> str:
     parts = [f"{entity}-{value}" for entity, value in _asked(wanted).items()]
     parts += [f"desc-{wanted.desc}"] if wanted.desc else []
-    return "_".join(["sub-*", *parts, wanted.suffix]) + ".nii[.gz]"
+    return "_".join(["sub-*", *parts, wanted.suffix]) + (
+        ".nii[.gz]" if endings == IMAGE_ENDINGS else " (GIFTI or CIFTI)"
+    )
 
 
 _SECTIONS = ("training", "validation", "test", "testing")

@@ -167,7 +167,10 @@ def open_header(path: Path) -> nib.spatialimages.SpatialImage:
     try:
         with np.errstate(all="ignore"):
             if not name.endswith((".nii.gz", ".mgh", ".mgz")):
-                return nib.load(path)
+                image = nib.load(path)
+                if not isinstance(image, nib.spatialimages.SpatialImage):
+                    raise CohortError(f"{path}: {type(image).__name__} is not read; convert it to NIfTI")
+                return image
             with path.open("rb") as file:
                 beginning = file.read(_BEGINNING)
             head = beginning if name.endswith(".mgh") else GzipContent(beginning).take(_NIFTI2_BYTES)

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from medrep._texts import read_json
-from medrep.cohort.bids import BidsName, parse_name, refuse_outside, same_value
+from medrep.cohort.bids import (
+    IMAGE_ENDINGS,
+    SURFACE_ENDINGS,
+    BidsName,
+    parse_name,
+    refuse_outside,
+    same_value,
+)
 from medrep.errors import CohortError, listed
 
 _ENDING = ".json"
@@ -82,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 _MARK = b'"MedrepVersion"'
-_ENDINGS = (".nii.gz", ".nii", ".mgz")
+_ENDINGS = (*SURFACE_ENDINGS, *IMAGE_ENDINGS)
 _REMOVAL = re.compile(r"Effects of (.+) removed; .* kept\.")
 _COUNTERFACTUAL = re.compile(r"What a model expects with (.+); .* as (?:they are|it is)\.")
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from medrep import __version__
 from medrep._files import atomic_file, write_json, write_text
+from medrep.cohort.bids import SURFACE_ENDINGS
 from medrep.erasure import Certificate
 from medrep.errors import mask
 from medrep.models import Adaptation
@@ -236,16 +237,19 @@ def write_description(folder: Path, name: str, sources: Sequence[str], content: 
 
 
 def described_name(relative: str, desc: str) -> PurePosixPath:
-    """Return the path of a derivative: the same place, ``desc-...`` before the suffix, always .nii.gz."""
+    """Return the path of a derivative: the same place, ``desc-...`` before the suffix; .nii.gz, but surfaces end as they did."""
     path = PurePosixPath(relative)
-    stem = path.name.removesuffix(".gz")
-    for ending in (".nii", ".mgz", ".mgh", ".hdr", ".img"):
+    own = next((ending for ending in SURFACE_ENDINGS if path.name.endswith(ending)), "")
+    stem = path.name.removesuffix(own or ".gz")
+    for ending in () if own else (".nii", ".mgz", ".mgh", ".hdr", ".img"):
         stem = stem.removesuffix(ending)
     *entities, suffix = stem.split("_")
     kept = [entity for entity in entities if not entity.startswith("desc-")]
-    return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + ".nii.gz")
+    return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + (own or ".nii.gz"))
 
 
 def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    own = next((ending for ending in SURFACE_ENDINGS if image.name.endswith(ending)), "")
+    stem = image.name.removesuffix(own) if own else image.name.removesuffix(".gz").removesuffix(".nii")
+    return image.with_name(f"{stem}.json")

@@ -1,4 +1,4 @@
-"""Surfaces and values on them as files that viewers open. The one place that imports nibabel for surfaces.
+"""Surfaces of organs and values on them as files that viewers open.
 
 Every file is atomic, holds float32 world millimetres (RAS+) and has the same bytes for the same surface.
 """

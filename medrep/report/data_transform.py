@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.features import in_columns
+from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.parsing import shown
 from medrep.derivatives.bids import described_name
@@ -18,6 +19,7 @@ from medrep.report.data_store import ReportData, as_bytes, cohort_summary, evenl
 from medrep.report.data_training import shown_person
 
 _ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
+_MOST_CELLS = 2**22  # of rows that come from files
 
 
 def chosen_participants(frame: pd.DataFrame, removed: Sequence[str], able: pd.Index) -> list[str]:
@@ -60,14 +62,14 @@ def _before_after_features(
 ) -> ReportData | None:
     """Return means and deviations of groups, of the features that differed most between groups before.
 
-    At most 2000 people are looked at; groups are levels of the first covariate that was moved, or halves of a continuous one.
+    At most 2000 people are looked at, and fewer where wide rows come from files; groups are levels of the first covariate that was
+    moved, or halves of a continuous one.
     """
     group = next((name for name in removed if name in frame), "")
     if not group:
         return None
-    keys = frame.index[evenly(len(frame), _MOST_TABLE)]
-    features = in_columns(cohort.source.features.rows(keys), mover.model.columns.names)
-    before, own = features.values, frame.loc[keys]
+    before, keys = _rows(cohort.select(frame.index), mover.model.columns)
+    own = frame.loc[keys]
     after = mover.transform(mover.model.dataset(before, own))
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
     levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
@@ -76,7 +78,7 @@ def _before_after_features(
     apart = means.std(axis=0) / np.where(spread > 0, spread, np.inf)
     rows = [
         {
-            "feature": features.names[k],
+            "feature": mover.model.columns.names[k],
             "groups": [
                 {
                     "group": level,
@@ -128,7 +130,7 @@ def transform_report_data(
     if len(frame.columns):
         whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
         found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
-    if cohort.input.tabular:
+    if not cohort.input.on_grid:
         found["before_after"] = _before_after_features(mover, cohort, frame, removed)
     elif person is not None:
         files = {str(key): Path(str(path)) for key, path in cohort.source.files.items()}
@@ -144,8 +146,20 @@ def transform_report_data(
 
 
 def _spread(mover: Transform, cohort: Cohort) -> np.ndarray:
-    """Return how much people differ in each column of a table; 0 where data are files."""
+    """Return how much people differ in each column; 0 where columns are points of a grid."""
     columns = mover.model.columns
-    if not cohort.input.tabular:
+    if cohort.input.on_grid:
         return np.zeros(columns.count)
-    return known_spread(in_columns(cohort.source.features, columns.names).values)
+    if cohort.input.tabular:
+        return known_spread(in_columns(cohort.source.features, columns.names).values)
+    return known_spread(_rows(cohort, columns)[0])
+
+
+def _rows(cohort: Cohort, columns: Columns) -> tuple[Shaped[np.ndarray, "people columns"], pd.Index]:
+    """Return rows of some people, evenly spread, in the columns of a model, and whose they are."""
+    everybody = cohort.table.index
+    if cohort.input.tabular:
+        keys = everybody[evenly(len(everybody), _MOST_TABLE)]
+        return in_columns(cohort.source.features.rows(keys), columns.names).values, keys
+    keys = everybody[evenly(len(everybody), max(1, min(_MOST_TABLE, _MOST_CELLS // columns.count)))]
+    return np.stack([cohort.input.row(cohort.source, str(key), columns) for key in keys]), keys

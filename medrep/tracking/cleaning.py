@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from medrep._files import atomic_folder
 from medrep._texts import read_json
+from medrep.cohort.bids import hemispheres
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds import Source
@@ -119,14 +120,20 @@ def cleaned_images(
     written = [
         [str(made / _own(one) / file) for file in result.files] for one, result in zip(people, results, strict=True)
     ]
-    return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written))
+    return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written[: len(written[0])]))
 
 
 def refuse_failed(results: Sequence[Result], files: pd.Series, sent: pd.Series) -> None:
     """Refuse images that could not be used, as the request names them; where a file lies on the server is nobody's business."""
-    failed = [f"{one.key}: {one.error.replace(str(files[one.key]), sent[one.key])}" for one in results if one.error]
+    failed = [f"{one.key}: {_as_sent(one.error, files[one.key], sent[one.key])}" for one in results if one.error]
     if failed:
         raise CohortError(listed("images that cannot be used", failed))
+
+
+def _as_sent(error: str, file: Path, sent: str) -> str:
+    for part in hemispheres(file):
+        error = error.replace(str(part), sent if part == file else str(Path(sent).with_name(part.name)))
+    return error
 
 
 def _own(one: Sample) -> str:

@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import scoring_server
 
 from medrep._texts import refuse_deep
+from medrep.cohort.bids import hemispheres
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
@@ -285,7 +286,8 @@ def _allowed(paths: pd.Series, root: Path) -> pd.Series:
             continue
         try:
             file = (root / text).resolve()
-            inside, present = file.is_relative_to(root), file.is_file()
+            inside = all(part.resolve().is_relative_to(root) for part in hemispheres(file))
+            present = file.is_file()
         except (OSError, RuntimeError) as error:
             offenders.append(f"{key}: {text!r} cannot be followed ({type(error).__name__})")
             continue

@@ -25,6 +25,7 @@ KINDS = {
     "volume": "medrep.cohort.kinds.volume:VolumeKind",
     "shape": "medrep.cohort.kinds.label_map:LabelMapKind",
     "connectivity": "medrep.cohort.kinds.connectivity:ConnectivityKind",
+    "surface": "medrep.cohort.kinds.surface:SurfaceKind",
 }
 
 

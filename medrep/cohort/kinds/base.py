@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep.cohort.bids import (
+    IMAGE_ENDINGS,
     find_images,
     outside_problems,
     refuse_outside,
@@ -414,7 +415,12 @@ def imported(named: str) -> Any:
 
 
 def find_files(
-    root: Path, table: pd.DataFrame, wanted: ImageInput, *, tolerant: bool
+    root: Path,
+    table: pd.DataFrame,
+    wanted: ImageInput,
+    *,
+    tolerant: bool,
+    endings: tuple[str, ...] = IMAGE_ENDINGS,
 ) -> tuple[pd.Series, dict[str, str]]:
     """Find one image a person in a BIDS folder.
 
@@ -423,6 +429,7 @@ def find_files(
         table: The people, index: key.
         wanted: Suffix, ``desc`` and entities.
         tolerant: Whether people without exactly one usable file are kept, with their problem, as long as somebody has one.
+        endings: How names end that are looked at.
 
     Returns:
         Files, index: key, None for a person without one; and why there is none, by key.
@@ -435,10 +442,11 @@ def find_files(
         (str(who), str(sample) if label(str(sample), "ses") else "")
         for who, sample in zip(table["participant_id"], sessions, strict=True)
     ]
-    found, problems = find_images(root, pairs, wanted)
+    found, problems = find_images(root, pairs, wanted, endings)
     names = [str(key) for key in table.index]
     if not (tolerant and found):
-        refuse_problems(root, [f"{' '.join(pairs[k]).strip()}: {problem}" for k, problem in problems.items()])
+        told = [f"{' '.join(pairs[k]).strip()}: {problem}" for k, problem in problems.items()]
+        refuse_problems(root, told, endings)
         refuse_outside(root, [(names[position], path) for position, path in found.items()])
     outside = outside_problems(root, found) if tolerant and found else {}
     files = [None if k in outside else found.get(k) for k in range(len(table))]

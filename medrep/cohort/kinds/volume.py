@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from medrep.cohort.bids import IMAGE_ENDINGS
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, mean_level
@@ -30,10 +31,15 @@ SectionT = TypeVar("SectionT", bound=ImageInput)
 
 @dataclass(frozen=True)
 class FileKind(InputKind[SectionT]):
-    """A kind whose data are a file a person, read when it is their turn."""
+    """A kind whose data are a file a person, read when it is their turn.
+
+    Attributes:
+        endings: How names of such files end.
+    """
 
     tabular: ClassVar[bool] = False
     on_grid: ClassVar[bool] = True
+    endings: ClassVar[tuple[str, ...]] = IMAGE_ENDINGS
     better_configs: ClassVar[str] = "vae_volume.yaml"
 
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, None]:
@@ -44,7 +50,7 @@ class FileKind(InputKind[SectionT]):
     def find(self, root: Path, table: pd.DataFrame, rows: FeatureTable, *, tolerant: bool) -> Found:
         """Find everybody's file; see `InputKind.find`."""
         del rows
-        files, problems = find_files(root, table, self.section, tolerant=tolerant)
+        files, problems = find_files(root, table, self.section, tolerant=tolerant, endings=self.endings)
         return self._found(files, problems)
 
     def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:

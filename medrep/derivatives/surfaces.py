@@ -1,0 +1,159 @@
+"""Removal from surfaces and their scores, a person at a time: both hemispheres are written or neither.
+
+A file that is written is the one that was read, byte for byte, but for the values of the map (of a mean, of all maps) that moved.
+"""
+
+import base64
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from medrep._files import atomic_file, write_json
+from medrep.cohort.kinds import InputKind
+from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
+from medrep.cohort.kinds.surface import PersonSurface, StoredValues, SurfaceFile, SurfaceInput, load_surfaces
+from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.scores import Scorer
+from medrep.derivatives.tasks import Result, Task, Transform
+
+_MOST_LISTED = 20  # of a surface's columns in a sidecar; of more, how many there are
+
+
+class TransformSurfaces(Task):
+    """Writes a person's files, each with a sidecar.
+
+    Args:
+        transform: The model and what to do with it.
+        kind: Surfaces, as in training.
+        to: Where to write.
+    """
+
+    def __init__(self, transform: Transform, kind: InputKind[SurfaceInput], to: Destination) -> None:
+        self._transform, self._wanted, self._to = transform, kind.section, to
+        self.block_size = 1
+
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Move a few people; see `Task.work`."""
+        frame, model, results = sample_frame(people), self._transform.model, []
+        for key, surface, error in load_surfaces(sample_files(people), self._wanted, model.columns.names):
+            if surface is None:
+                results.append(Result(key, error, "read"))
+                continue
+            own, row = frame.loc[[key]], np.asarray(surface.row[None], np.float64)
+            one = model.dataset(row, own)
+            change = np.where(np.isnan(row), 0.0, self._transform.transform(one) - row)[0]
+            lost = np.flatnonzero(np.isnan(change))
+            if len(lost) and self._wanted.missing == "error":
+                told = f"{len(lost)} values without an effect to remove, {surface.names[lost[0]]} for one"
+                cure = "nobody of the level had them in training; leave the person out with --exclude"
+                results.append(Result(key, f"{told}: {cure}", "transform"))
+                continue
+            files = self._write(surface, change, self._transform.outside(own))
+            results.append(Result(key, arrays={"latents": self._transform.encode(one)[0]}, files=files))
+        return results
+
+    def _write(
+        self, surface: PersonSurface, change: Float[np.ndarray, " columns"], outside: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        ends = np.cumsum([len(file.names) for file in surface.files])
+        sources = [file.path.relative_to(self._to.root).as_posix() for file in surface.files]
+        places = [described_name(source, self._to.done.desc) for source in sources]
+        try:
+            with ExitStack() as stack:  # everything is there before anything gets its name
+                for place, file, maps, own in zip(
+                    places, surface.files, surface.maps, np.split(change, ends[:-1]), strict=True
+                ):
+                    partial = stack.enter_context(atomic_file(self._to.folder / place))
+                    partial.write_bytes(rewritten(file, own, maps))
+            said = {**_shortened(self._to.done.to_json(), self._to.done.left), **outside}
+            for place, source in zip(places, sources, strict=True):
+                write_json(self._to.folder / sidecar(place), {**said, "Sources": [source]})
+        except BaseException:
+            for place in places:
+                (self._to.folder / place).unlink(missing_ok=True)
+            raise
+        return tuple(str(file) for place in places for file in (place, sidecar(place)))
+
+
+class ScoreSurfaces(Task):
+    """Scores surfaces; several go through the model together.
+
+    Args:
+        scorer: What is asked.
+        kind: Surfaces, as in training.
+        names: None.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[SurfaceInput], names: Sequence[str]) -> None:
+        del names
+        self._scorer, self._wanted = scorer, kind.section
+        self.block_size = scorer.block_size
+
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few people; see `Task.work`."""
+        rows: list[np.ndarray] = []
+        results: dict[str, Result] = {}
+        for key, surface, error in load_surfaces(sample_files(people), self._wanted, self._scorer.model.columns.names):
+            if surface is None:
+                results[key] = Result(key, error, "read")
+            else:
+                rows.append(np.asarray(surface.row, np.float64))
+        good = [one for one in people if one.key not in results]
+        if good:
+            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good)}
+        return [results[one.key] for one in people]
+
+
+def rewritten(file: SurfaceFile, change: Float[np.ndarray, " values"], maps: slice) -> bytes:
+    """Return a file's bytes with a change added to some of its maps; a value whose change is 0 stays bit for bit.
+
+    Args:
+        file: As it was read.
+        change: What is added to each value of each of these maps.
+        maps: Which.
+    """
+    pieces, end, first = list[bytes](), 0, 0
+    for stored in file.arrays:
+        own = range(first, first := first + stored.data.shape[1])
+        data = stored.data.copy()
+        for place, number in enumerate(own):
+            if number in range(maps.start, maps.stop):
+                column = data[:, place]
+                with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
+                    data[:, place] = np.where(change == 0, column, column + change)
+        changed = data.tobytes() != stored.data.tobytes()
+        text = file.content[stored.start : stored.stop]
+        pieces += [file.content[end : stored.start], _encoded(stored, data, text) if changed else text]
+        end = stored.stop
+    return b"".join([*pieces, file.content[end:]])
+
+
+def _encoded(stored: StoredValues, data: Shaped[np.ndarray, "values maps"], text: bytes) -> bytes:
+    """Return values in the encoding and byte order of an array, with the white space around it."""
+    if not stored.encoding:
+        return data.tobytes()  # a row of CIFTI's matrix is a value's maps
+    if stored.encoding == "ASCII":
+        new, old = data[:, 0], stored.data[:, 0]
+        words = iter(
+            np.where((new == old) | np.isnan(old), "", new.astype(new.dtype.newbyteorder("=")).astype(str)).tolist()
+        )
+        return re.sub(rb"\S+", lambda found: next(words).encode() or found[0], text)
+    raw = data.tobytes()
+    body = base64.b64encode(raw if stored.encoding == "Base64Binary" else zlib.compress(raw))
+    return text[: len(text) - len(text.lstrip())] + body + text[len(text.rstrip()) :]
+
+
+def _shortened(content: Mapping[str, Any], left: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a sidecar says, with the number of columns where it would list many: a medial wall has thousands."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: short(entry) for key, entry in value.items()}
+        return len(value) if isinstance(value, list) and len(value) > _MOST_LISTED else value
+
+    return {key: short(value) if key in left else value for key, value in content.items()}
