@@ -6,14 +6,19 @@ tidied on the way in (a byte order mark, an unnamed column, a doubled row) is ke
 
 import csv
 import io
+import mmap
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
 from medrep.cohort.dictionary import alike, read_dictionary
 from medrep.cohort.parsing import MISSING_WORDS
@@ -267,7 +272,7 @@ def _merge_repeats(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[
 
 _LARGE = 2**22  # bytes: smaller files are read as fast without
 _MOST_COLUMNS = 5000
-_AT_ONCE = 2**21  # bytes; Arrow reads some of these ahead, and holds each as text and as numbers
+_AT_ONCE = 2**20  # bytes, which are held as text, as columns and as rows
 _MISSING = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.capitalize())} | {"NaN", "<NA>"}
 )
@@ -284,6 +289,9 @@ def read_plain(
         path: UTF-8 text with a line of names.
         header: The names, a cell each.
         keys: Positions of the columns of ids; all others are numbers.
+
+    Returns:
+        The columns of ids, and the numbers, of a large table in a `scratch_matrix`.
     """
     if path.stat().st_size < _LARGE or len(header) > _MOST_COLUMNS:
         return None
@@ -296,30 +304,33 @@ def read_plain(
     names = [str(position) for position in range(len(header))]
     numbers = [position for position in range(len(header)) if position not in keys]
     types = {names[position]: pa.float64() for position in numbers} | {names[k]: pa.string() for k in keys}
-    people: list[list[str]] = []
-    values = np.empty((rows, len(numbers)))
+    convert = csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False)
+    ids: list[list[str]] = [[] for _ in keys]
+    values, done = scratch_matrix(rows, len(numbers)), 0
     try:
-        with csv.open_csv(
-            path,
-            csv.ReadOptions(use_threads=False, block_size=_AT_ONCE, skip_rows=1, column_names=names),
-            csv.ParseOptions(delimiter="\t", quote_char=False),
-            csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False),
-        ) as reader:
-            for batch in reader:
-                block = values[len(people) : len(people) + batch.num_rows]
-                empty = 0
-                for place, position in enumerate(numbers):
-                    column = batch.column(position)
-                    empty += column.null_count
-                    block[:, place] = column.to_numpy(zero_copy_only=False)
-                if np.isinf(block).any() or int(np.isnan(block).sum()) != empty:
-                    return None
-                ids = [batch.column(k).to_pylist() for k in keys]
-                people += [[cell.strip() or "n/a" for cell in row] for row in zip(*ids, strict=True)]
+        for text in _blocks(path):
+            table = csv.read_csv(
+                pa.BufferReader(text),
+                csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+                csv.ParseOptions(delimiter="\t", quote_char=False),
+                convert,
+            )
+            block = values[done : done + len(table)]
+            empty = 0
+            for place, position in enumerate(numbers):
+                column = table.column(position)
+                empty += column.null_count
+                block[:, place] = column.to_numpy()
+            if np.isinf(block).any() or int(np.isnan(block).sum()) != empty:
+                return None
+            for own, k in zip(ids, keys, strict=True):
+                own += [cell.strip() or "n/a" for cell in table.column(k).to_pylist()]
+            done += len(table)
+            release(values)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     pa.default_memory_pool().release_unused()
-    return (people, values[: len(people)]) if people else None
+    return (ids, values[:done]) if done else None
 
 
 def _lines(path: Path) -> int | None:
@@ -331,3 +342,62 @@ def _lines(path: Path) -> int | None:
                 return None
             found += block.count(b"\n")
     return found
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield some whole lines at a time, without the first, and without blocks of empty ones."""
+    with path.open("rb") as file:
+        file.readline()
+        rest = b""
+        while block := file.read(_AT_ONCE):
+            end = block.rfind(b"\n") + 1
+            whole, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+            if whole.strip(b"\n"):
+                yield whole
+        if rest:
+            yield rest
+
+
+_SCRATCH = 2**25
+_ROWS_AT_ONCE = 2048
+
+
+def scratch_matrix(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+    """Return a matrix to be filled; a large one is mapped to a file without a name, so that it need not be held in memory.
+
+    The file lies where temporary files do (TMPDIR) and goes with the matrix; where there is no room, memory is taken.
+    """
+    if 8 * rows * columns >= _SCRATCH:
+        with suppress(OSError), TemporaryFile() as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, 8 * rows * columns)  # writing to a mapped page of a full disk kills
+                return np.memmap(file, np.float64, "r+", shape=(rows, columns))
+    return np.empty((rows, columns))
+
+
+def release(matrix: Shaped[np.ndarray, "rows columns"]) -> None:
+    """Let go of the memory that holds what was looked at of a `scratch_matrix`; it is read from its file again."""
+    if isinstance(matrix, np.memmap) and matrix._mmap is not None:  # type: ignore[attr-defined]
+        matrix._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def row_blocks(matrix: Shaped[np.ndarray, "rows columns"]) -> Iterator[tuple[int, Shaped[np.ndarray, "some columns"]]]:
+    """Yield where some rows begin, and the rows, in order; each is let go of (`release`) as the next is asked for."""
+    for start in range(0, len(matrix), _ROWS_AT_ONCE):
+        yield start, matrix[start : start + _ROWS_AT_ONCE]
+        release(matrix)
+
+
+def taken_rows(
+    matrix: Float[np.ndarray, "rows columns"], positions: Int[np.ndarray, " some"]
+) -> Float[np.ndarray, "some columns"]:
+    """Return some rows in an order; a matrix that is mapped to a file is not brought into memory for it."""
+    if not isinstance(matrix, np.memmap):
+        return matrix[positions]
+    taken = scratch_matrix(len(positions), matrix.shape[1])
+    for start in range(0, len(positions), _ROWS_AT_ONCE):
+        some = positions[start : start + _ROWS_AT_ONCE]
+        taken[start : start + len(some)] = matrix[some]
+        release(matrix)
+        release(taken)
+    return taken

@@ -76,4 +76,4 @@ def test_all_numbers_are_read_to_the_last_bit(tmp_path: Path, monkeypatch: pytes
     found = participants.read_plain(path, ["participant_id", "a", "b", "c"], [0])
     assert found is not None
     assert found[1].tobytes() == values.tobytes()
-    assert [who for (who,) in found[0]] == [f"sub-{k}" for k in range(2000)]
+    assert found[0] == [[f"sub-{k}" for k in range(2000)]]
