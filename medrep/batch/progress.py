@@ -17,13 +17,13 @@ from medrep.batch.journal import (
     Folded,
     Journal,
     RowsFile,
+    chunk_stands,
     open_here,
-    read_chunk,
     read_event,
     read_events,
     read_folded,
 )
-from medrep.derivatives.tasks import Result
+from medrep.derivatives.tasks import Result, RowResults, finite_figures
 
 TOGETHER, SINGLE, ALONE = 1, 2, 3
 DEATHS = 2
@@ -189,7 +189,7 @@ class _Stored:
         everybody = range(len(event["keys"]))
         file = self._file(event["file"])
         if file is not None:
-            whole = all(read_chunk(file, Chunk(*chunk)) is not None for chunk in event["chunks"].values())
+            whole = all(chunk_stands(file, Chunk(*chunk)) for chunk in event["chunks"].values())
             return everybody if whole else ()
         folded = self._folded
         if folded is None:
@@ -264,14 +264,10 @@ class Progress:
             outcome=result.to_json(),
         )
 
-    def end_rows(self, results: Sequence[Result]) -> None:
-        """Keep what became of rows of a table, who were worked on together: one event, and their lines beside the journal.
-
-        Args:
-            results: Without errors and files, all with lines of the same names.
-        """
-        keys = [one.key for one in results]
-        chunks = {name: self._rows.append([one.lines[name] for one in results]) for name in results[0].lines}
+    def end_rows(self, results: RowResults) -> None:
+        """Keep what became of rows of a table: one event, and their lines beside the journal."""
+        keys = results.keys
+        chunks = {name: self._rows.append(text) for name, text in results.texts.items()}
         self._note(
             "rows",
             keys,
@@ -279,7 +275,7 @@ class Progress:
             attempts=[1 + self._failed_before(key) for key in keys],
             time=time.time(),
             counts=[self._count(key) for key in keys],
-            figures=[one.to_json()["figures"] for one in results],
+            figures=[finite_figures(one) for one in results.figures] or [{}] * len(keys),
             file=self._rows.path.name,
             chunks={name: [chunk.start, chunk.size, chunk.checksum] for name, chunk in chunks.items()},
         )

@@ -359,7 +359,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 _SCRATCH = 2**25
-_ROWS_AT_ONCE = 2048
+_ROWS_AT_ONCE, _PICKED_AT_ONCE = 2048, 128
 
 
 def scratch_matrix(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
@@ -370,7 +370,9 @@ def scratch_matrix(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]
     if 8 * rows * columns >= _SCRATCH:
         with suppress(OSError), TemporaryFile() as file:
             if sys.platform == "linux":
-                os.posix_fallocate(file.fileno(), 0, 8 * rows * columns)  # writing to a mapped page of a full disk kills
+                os.posix_fallocate(
+                    file.fileno(), 0, 8 * rows * columns
+                )  # writing to a mapped page of a full disk kills
                 return np.memmap(file, np.float64, "r+", shape=(rows, columns))
     return np.empty((rows, columns))
 
@@ -395,8 +397,8 @@ def taken_rows(
     if not isinstance(matrix, np.memmap):
         return matrix[positions]
     taken = scratch_matrix(len(positions), matrix.shape[1])
-    for start in range(0, len(positions), _ROWS_AT_ONCE):
-        some = positions[start : start + _ROWS_AT_ONCE]
+    for start in range(0, len(positions), _PICKED_AT_ONCE):  # each may bring a page's neighbours
+        some = positions[start : start + _PICKED_AT_ONCE]
         taken[start : start + len(some)] = matrix[some]
         release(matrix)
         release(taken)

@@ -40,6 +40,18 @@ def line(values: Float[np.ndarray, " columns"], before: Float[np.ndarray, " colu
     )
 
 
+def rows_text(
+    values: Float[np.ndarray, "people columns"], before: Float[np.ndarray, "people columns"] | None = None
+) -> bytes:
+    """Return rows as `line` does, each ended, as they are written."""
+    same = np.zeros(len(values), bool) if before is None else (values == before).any(axis=1)
+    if not same.any() and not np.isnan(values).any():
+        pattern = _pattern(values.shape[1]) + "\n"
+        return "".join([pattern % tuple(row) for row in values.tolist()]).encode()
+    rows = [line(row, None if before is None else before[k]) for k, row in enumerate(values)]
+    return "".join(f"{row}\n" for row in rows).encode()
+
+
 def exact_line(values: Float[np.ndarray, " columns"]) -> str:
     """Return a row with all digits that tell its numbers apart."""
     return "\t".join(MISSING if cell != cell else repr(cell) for cell in values.tolist())
@@ -198,13 +210,12 @@ def write_lines(
     order = [place[name] if name in place else place[name.casefold()] for name in header] or list(range(len(columns)))
     with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(header or columns) + "\n")
-        straight = order == list(range(len(columns)))
-        for who, line in zip(ids.to_numpy(object).tolist(), lines, strict=True):
-            whole = "\t".join([*map(str, who), line])
-            if not straight:
-                cells = whole.split("\t")
-                whole = "\t".join(cells[position] for position in order)
-            file.write(whole + "\n")
+        whose = zip(*(map(str, ids[column].tolist()) for column in ids), strict=True)
+        whole = ("\t".join((*who, line)) + "\n" for who, line in zip(whose, lines, strict=True))
+        if order != list(range(len(columns))):
+            split = (line.removesuffix("\n").split("\t") for line in whole)
+            whole = ("\t".join([cells[position] for position in order]) + "\n" for cells in split)
+        file.writelines(whole)
 
 
 def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str]) -> None:
