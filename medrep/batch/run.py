@@ -121,6 +121,14 @@ def run_batch(
     Raises:
         MedrepError: OUT holds something else, or nobody could be delivered.
     """
+    found = _worked(work, trained, cohort, frame, options, listener)
+    return finish(*found) if isinstance(found, tuple) else found
+
+
+def _worked(
+    work: Work, trained: SavedModel, cohort: Cohort, frame: pd.DataFrame, options: BatchOptions, listener: Listener
+) -> tuple[Job, History | None] | Finished | BatchResult | None:
+    """Do what is to be done; return the job, and what its journals say where they were read, if it is to be finished."""
     model = trained.model
     step = work.step(model)
     people = cohort.source.samples(frame)
@@ -165,7 +173,7 @@ def run_batch(
         history = _work_off(job, mine, prints, pool, step.block_size, options, listener)
         if options.part.count > 1:
             return _part_result(job, mine, prints, options.part)
-    return finish(job, history) if options.part.count == 1 else None
+    return job, history
 
 
 def chosen_participants(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:

@@ -62,15 +62,16 @@ def read_participants(path: Path) -> Participants:
         CohortError: The file is missing, is not a UTF-8 tab-separated table, has no ``participant_id``, has ragged rows,
             unusable ids, or one person in several rows that disagree.
     """
-    header, numbered, notes = _read_lines(path)
-    columns, rows, notes = _named_columns(path, header, list(numbered.values()), notes)
-    table = pd.DataFrame(rows, columns=columns, dtype=str)
+    header, numbers, columns, notes = _read_lines(path)
+    names, notes = _named_columns(path, header, notes)
+    table = pd.DataFrame({name: columns[position] for position, name in names.items()}, dtype=str)
+    del columns
     table["participant_id"] = table["participant_id"].str.strip()
     if "session_id" in table:
         table["session_id"] = table["session_id"].str.strip()
     if table.empty:
         raise CohortError(f"{path}: a header and no people; add one line a person")
-    check_ids(path, table, [f"line {number}" for number in numbered])
+    check_ids(path, table, [f"line {number}" for number in numbers])
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
     close = [" and ".join(ids) for ids in alike(labels(table["participant_id"].tolist(), "sub"))]
@@ -88,12 +89,12 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     Raises:
         CohortError: Missing, empty, not UTF-8, separated by something else, or ragged (all lines are listed).
     """
-    header, numbered, notes = _read_lines(path)
-    return header, list(numbered.values()), notes
+    header, _, columns, notes = _read_lines(path)
+    return header, [list(row) for row in zip(*columns, strict=True)], notes
 
 
-def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
-    """Return the header, line number -> cells, and notes."""
+def _read_lines(path: Path) -> tuple[list[str], list[int], list[list[str]], list[str]]:
+    """Return the header, the numbers of the lines below it, the cells of each column, and notes."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -104,6 +105,30 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CohortError(f"{path}: line {line} is not UTF-8 text; save the table as UTF-8") from None
+    numbers, columns = _plain_columns(text) or ([], [])
+    if not numbers:
+        numbers, columns = _careful_columns(path, text)
+    header = [own[0].strip() for own in columns]
+    _refuse_header(path, header)
+    return header, numbers[1:], [own[1:] for own in columns], notes
+
+
+def _plain_columns(text: str) -> tuple[list[int], list[list[str]]] | None:
+    """Return numbers of lines and the cells of each column of a table; None of one that needs a careful reader."""
+    if "\r" in text or "\0" in text:
+        return None
+    lines = text.split("\n")
+    numbers = [number for number, line in enumerate(lines, 1) if line.strip("\t")]
+    lines = [line for line in lines if line.strip("\t")]
+    tabs = lines[0].count("\t") if lines else 0
+    if any(line.count("\t") != tabs or len(line) > csv.field_size_limit() for line in lines):
+        return None
+    cells = "\t".join(lines).split("\t")
+    return numbers, [cells[position :: tabs + 1] for position in range(tabs + 1)]
+
+
+def _careful_columns(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
+    """Return numbers of lines and the cells of each column, whatever ends lines; else say what is wrong with a table."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     numbered: dict[int, list[str]] = {}
     try:
@@ -114,16 +139,20 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     refuse_nuls(path, {number: row[0] for number, row in numbered.items() if any("\0" in cell for cell in row)})
     if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
-    header = [name.strip() for name in numbered.pop(min(numbered))]
-    if len(header) == 1 and re.search(r"[,;\s]", header[0]):
-        raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
-    if any(name.startswith('"') for name in header):
-        raise CohortError(f"{path}: the header is in quotes ({', '.join(header[:3])}); save the table without quotes")
+    header = [name.strip() for name in numbered[min(numbered)]]
+    _refuse_header(path, header)
     ragged = [f"line {n}: {len(row)} cells ({row[0]!r} ...)" for n, row in numbered.items() if len(row) != len(header)]
     if ragged:
         cure = "one tab between two cells, n/a in an empty one"
         raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
-    return header, numbered, notes
+    return list(numbered), [list(cells) for cells in zip(*numbered.values(), strict=True)]
+
+
+def _refuse_header(path: Path, header: Sequence[str]) -> None:
+    if len(header) == 1 and re.search(r"[,;\s]", header[0]):
+        raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
+    if any(name.startswith('"') for name in header):
+        raise CohortError(f"{path}: the header is in quotes ({', '.join(header[:3])}); save the table without quotes")
 
 
 def refuse_nuls(path: Path, lines: Mapping[int, str]) -> None:
@@ -171,9 +200,8 @@ def label(text: str, prefix: str) -> str:
     return labels([text], prefix)[0]
 
 
-def _named_columns(
-    path: Path, header: list[str], rows: list[list[str]], notes: list[str]
-) -> tuple[list[str], list[list[str]], list[str]]:
+def _named_columns(path: Path, header: list[str], notes: list[str]) -> tuple[dict[int, str], list[str]]:
+    """Return the position and the name of each column that has one, and notes."""
     exact = [name.casefold() for name in header]
     if "participant_id" not in exact:
         columns = ", ".join(repr(name) for name in header)
@@ -186,8 +214,7 @@ def _named_columns(
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise CohortError(listed(f"{path}: column names that occur twice", twice, "name each column once"))
-    kept = [position for position, name in enumerate(names) if name]
-    return [names[position] for position in kept], [[row[position] for position in kept] for row in rows], notes
+    return {position: name for position, name in enumerate(names) if name}, notes
 
 
 def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
