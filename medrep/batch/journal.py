@@ -277,23 +277,16 @@ class Folded:
         return found
 
 
-def fold(folder: Path, out: Path, names: Sequence[str], rows: Sequence[tuple[str, int, int]], state: str) -> None:
+def fold(folder: Path, out: Path, names: Sequence[str], runs: Sequence[tuple[str, int, int, int]], state: str) -> None:
     """Note that OUT's tables hold the rows, and remove the files beside the journals.
 
     Args:
         folder: The job's own folder.
         out: OUT.
         names: Of the rows.
-        rows: Journal, event and position of everybody, in the order of the tables' lines.
+        runs: See `Folded`.
         state: Of the job that the tables were written of.
     """
-    runs: list[list[Any]] = []
-    for journal, start, position in rows:
-        last = runs[-1] if runs else None
-        if last is not None and last[:2] == [journal, start] and last[2] + last[3] == position:
-            last[3] += 1
-        else:
-            runs.append([journal, start, position, 1])
     tables = {name: _state(out / f"{name}.tsv") for name in names}
     written = sorted(path.name for path in out.iterdir() if path.suffix in (".tsv", ".json") and path.is_file())
     beside = {name: _state(out / name) for name in written if name.removesuffix(".tsv") not in tables}

@@ -13,7 +13,7 @@ from joblib import cpu_count
 from medrep._files import STATE
 from medrep.batch.factories import PreflightFactory
 from medrep.batch.local_pool import LocalPool
-from medrep.batch.merge import Finished, Merged, finish, finished
+from medrep.batch.merge import Merged, finish, finished
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
 from medrep.batch.progress import ALONE, TOGETHER, History, Progress, RetryState, read_history
 from medrep.batch.store import Job, Part, fingerprints, open_job
@@ -104,7 +104,7 @@ def run_batch(
     frame: pd.DataFrame,
     options: BatchOptions,
     listener: Listener = SILENT,
-) -> Merged | Finished | BatchResult | None:
+) -> Merged | BatchResult | None:
     """Do one part of a batch; merge where there is only one.
 
     Args:
@@ -127,7 +127,7 @@ def run_batch(
 
 def _worked(
     work: Work, trained: SavedModel, cohort: Cohort, frame: pd.DataFrame, options: BatchOptions, listener: Listener
-) -> tuple[Job, History | None] | Finished | BatchResult | None:
+) -> tuple[Job, History | None] | Merged | BatchResult | None:
     """Do what is to be done; return the job, and what its journals say where they were read, if it is to be finished."""
     model = trained.model
     step = work.step(model)
@@ -139,7 +139,7 @@ def _worked(
         _forecast(listener, work.out, people, mine, options)
         return None
     unknown = unknown_participants(model, frame)
-    strangers = people.take(np.flatnonzero(frame.index.isin(unknown)))
+    strangers = people.take(np.flatnonzero(frame.index.isin(unknown)) if len(unknown) else ())
     adapting = _digest(strangers) if len(unknown) else ""
     identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
 
@@ -181,7 +181,7 @@ def chosen_participants(root: Path, only: Sequence[str], exclude: Sequence[str])
     return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
 
 
-def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mapping[str, Path]) -> BatchResult:
+def batch_result(out: Path, whole: Merged, done: str, results: Mapping[str, Path]) -> BatchResult:
     """Return how a whole batch went.
 
     Args:

@@ -333,7 +333,7 @@ def read_plain(
     types = {names[position]: pa.float64() for position in numbers} | {names[k]: pa.string() for k in keys}
     convert = csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False)
     ids: list[list[str]] = [[] for _ in keys]
-    values, done = scratch_matrix(rows, len(numbers)), 0
+    values, done = scratch_matrix(rows, len(numbers), np.dtype(float)), 0
     try:
         for text in _blocks(path):
             table = csv.read_csv(
@@ -353,7 +353,7 @@ def read_plain(
             for own, k in zip(ids, keys, strict=True):
                 own += [cell.strip() or "n/a" for cell in table.column(k).to_pylist()]
             done += len(table)
-            release(values)
+            release_pages(values)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     pa.default_memory_pool().release_unused()
@@ -386,47 +386,53 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 _SCRATCH = 2**25
-_ROWS_AT_ONCE, _PICKED_AT_ONCE = 2048, 128
+_ROWS_AT_ONCE, _PICKED_AT_ONCE = 2048, 8
 
 
-def scratch_matrix(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
+def scratch_matrix(rows: int, columns: int, dtype: np.dtype) -> Shaped[np.ndarray, "rows columns"]:
     """Return a matrix to be filled; a large one is mapped to a file without a name, so that it need not be held in memory.
 
     The file lies where temporary files do (TMPDIR) and goes with the matrix; where there is no room, memory is taken.
     """
-    if 8 * rows * columns >= _SCRATCH:
+    size = dtype.itemsize * rows * columns
+    if size >= _SCRATCH and sys.platform == "linux":
         with suppress(OSError), TemporaryFile() as file:
-            if sys.platform == "linux":
-                os.posix_fallocate(
-                    file.fileno(), 0, 8 * rows * columns
-                )  # writing to a mapped page of a full disk kills
-                return np.memmap(file, np.float64, "r+", shape=(rows, columns))
-    return np.empty((rows, columns))
+            os.posix_fallocate(file.fileno(), 0, size)  # writing to a mapped page of a full disk would kill the process
+            return np.memmap(file, dtype, "r+", shape=(rows, columns))
+    return np.empty((rows, columns), dtype)
 
 
-def release(matrix: Shaped[np.ndarray, "rows columns"]) -> None:
-    """Let go of the memory that holds what was looked at of a `scratch_matrix`; it is read from its file again."""
-    if isinstance(matrix, np.memmap) and matrix._mmap is not None:  # type: ignore[attr-defined]
-        matrix._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+def release_pages(data: np.ndarray) -> None:
+    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
+
+    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
+    """
+    base: object = data
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "c":
+            return
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def row_blocks(matrix: Shaped[np.ndarray, "rows columns"]) -> Iterator[tuple[int, Shaped[np.ndarray, "some columns"]]]:
-    """Yield where some rows begin, and the rows, in order; each is let go of (`release`) as the next is asked for."""
+    """Yield where some rows begin, and the rows, in order; pages of a mapped matrix are given back as the next are asked for."""
     for start in range(0, len(matrix), _ROWS_AT_ONCE):
         yield start, matrix[start : start + _ROWS_AT_ONCE]
-        release(matrix)
+        release_pages(matrix)
 
 
 def taken_rows(
-    matrix: Float[np.ndarray, "rows columns"], positions: Int[np.ndarray, " some"]
-) -> Float[np.ndarray, "some columns"]:
-    """Return some rows in an order; a matrix that is mapped to a file is not brought into memory for it."""
+    matrix: Shaped[np.ndarray, "rows columns"], positions: Int[np.ndarray, " some"]
+) -> Shaped[np.ndarray, "some columns"]:
+    """Return some rows in an order; a mapped matrix is not brought into memory for it."""
     if not isinstance(matrix, np.memmap):
         return matrix[positions]
-    taken = scratch_matrix(len(positions), matrix.shape[1])
-    for start in range(0, len(positions), _PICKED_AT_ONCE):  # each may bring a page's neighbours
+    taken = scratch_matrix(len(positions), matrix.shape[1], matrix.dtype)
+    for start in range(0, len(positions), _PICKED_AT_ONCE):  # each row may bring the pages beside its own
         some = positions[start : start + _PICKED_AT_ONCE]
         taken[start : start + len(some)] = matrix[some]
-        release(matrix)
-        release(taken)
+        release_pages(matrix)
+        release_pages(taken)
     return taken

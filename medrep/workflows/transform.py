@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep._persisted import to_json
 from medrep.batch.factories import TransformFactory
-from medrep.batch.merge import SCORE, Finished, Merged, finish, prune
+from medrep.batch.merge import SCORE, Merged, finish, prune
 from medrep.batch.run import (
     BatchOptions,
     BatchResult,
@@ -277,7 +277,7 @@ def _probe(
     out: Path,
     schema: CovariateSchema,
     frame: pd.DataFrame,
-    whole: Merged | Finished,
+    whole: Merged,
     request: ExportRequest,
     listener: Listener,
     participants: Sequence[str],
@@ -330,8 +330,9 @@ def report_transformed(
         model = trained.model
         asked, content = job.identity, job.content
         cohort, frame = people or _people(job, trained)
-        there = cohort.table.index[cohort.table.index.isin(delivered)]
-        cohort, frame = cohort.select(there), frame.loc[there]
+        if len(delivered) < len(cohort):
+            there = cohort.table.index[cohort.table.index.isin(delivered)]
+            cohort, frame = cohort.select(there), frame.loc[there]
         transform = Transform(model, asked["references"], asked["label_free"])
         about = {"command": asked["command"], "title": content["title"], **content["about"]}
         desc = "residualized" if asked["command"] == "export" else "counterfactual"

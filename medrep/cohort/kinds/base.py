@@ -24,7 +24,7 @@ from medrep.cohort.bids import (
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
-from medrep.cohort.participants import label, release, row_blocks
+from medrep.cohort.participants import label, release_pages, row_blocks
 from medrep.cohort.splits import MARK_DIGITS, row_fingerprint
 
 
@@ -139,7 +139,7 @@ class Samples(Sequence[Sample]):
         if self.data is None:
             raise TypeError("samples with a file each have no rows")
         rows = np.array(self.data[self.at])
-        release(self.data)
+        release_pages(self.data)
         return rows
 
 
