@@ -278,7 +278,7 @@ def join_parts(job: Job, history: History | None = None) -> JoinedParts:
     history = history or read_history(job.folder)
     runs: list[Run] = []
     absent, failures, named = [], [], set[str]()
-    for key, fingerprint, file in known[["key", "fingerprint", "file"]].itertuples(index=False, name=None):
+    for key, fingerprint, file in zip(*(known[name].tolist() for name in ("key", "fingerprint", "file")), strict=True):
         one = history.current(key, fingerprint)
         if one is None:
             absent.append(key)

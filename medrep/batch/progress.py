@@ -65,7 +65,8 @@ class Ended:
 
     def follows(self, other: "Ended", count: int) -> bool:
         """Return whether another outcome stands so many people after this one in the same event."""
-        return other.start == self.start and other.position == self.position + count and other.journal == self.journal
+        beside = other.start == self.start and other.position == self.position + count
+        return beside and (other.journal is self.journal or other.journal == self.journal)
 
     def surely_after(self, other: "Ended") -> bool:
         """Return whether this outcome is the later of two whatever clocks say: by its place in one journal, or by its count."""
@@ -186,8 +187,10 @@ class History:
 
         An outcome whose files a surely later one of another fingerprint has written over is none.
         """
-        found = self.ended.get(key)
-        if found is None or found.fingerprint == fingerprint:
+        if key not in self.ended:
+            return None
+        found = self.ended[key]
+        if found.fingerprint == fingerprint:
             return found
         every = self.every(key)
         fitting = [one for one in every if one.fingerprint == fingerprint]

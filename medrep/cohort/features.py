@@ -94,10 +94,11 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     """
     own, wanted = labels(features.ids["participant_id"].tolist(), "sub"), labels(people, "sub")
     spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
-    ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
+    whose = [spelled.get(who, who) for who in own]
+    ids = features.ids.assign(participant_id=whose)
     notes = [f"features.tsv: {examples(spelled)} of participants.tsv"] if spelled else []
     known = set(wanted)
-    nobody = [str(who) for who in dict.fromkeys(ids["participant_id"]) if who not in known]
+    nobody = [who for who in dict.fromkeys(whose) if who not in known]
     if nobody:
         more = f", and {len(nobody) - 5} more" if len(nobody) > 5 else ""
         notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {', '.join(nobody[:5])}{more}")

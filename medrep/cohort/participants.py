@@ -342,14 +342,11 @@ def read_plain(
                 csv.ParseOptions(delimiter="\t", quote_char=False),
                 convert,
             )
-            block = values[done : done + len(table)]
-            empty = 0
-            for place, position in enumerate(numbers):
-                column = table.column(position)
-                empty += column.null_count
-                block[:, place] = column.to_numpy()
-            if np.isinf(block).any() or int(np.isnan(block).sum()) != empty:
+            columns = [table.column(position) for position in numbers]
+            block = np.array([column.to_numpy() for column in columns])
+            if np.isinf(block).any() or int(np.isnan(block).sum()) != sum(column.null_count for column in columns):
                 return None
+            values[done : done + len(table)] = block.T
             for own, k in zip(ids, keys, strict=True):
                 own += [cell.strip() or "n/a" for cell in table.column(k).to_pylist()]
             done += len(table)

@@ -57,6 +57,8 @@ def in_places(
     places = own.places % size
     standing = np.zeros(size, dtype=int)
     standing[places] = np.arange(len(own))
+    if np.array_equal(standing, np.arange(len(own))):
+        return rows, own, places.tolist()
     return rows[standing], own.take(standing), places.tolist()
 
 

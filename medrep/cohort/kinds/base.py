@@ -122,16 +122,12 @@ class Samples(Sequence[Sample]):
     def take(self, chosen: Sequence[int] | Int[np.ndarray, " some"]) -> "Samples":
         """Return some, by their positions here."""
         positions = np.asarray(chosen, int)
-        return Samples(
-            [self.keys[k] for k in positions.tolist()],
-            self.places[positions],
-            self.covariates.iloc[positions],
-            [self.files[k] for k in positions.tolist()],
-            self.problems,
-            self.marks[positions],
-            self.data,
-            self.at[positions],
-        )
+        keys, files = ([some[k] for k in positions.tolist()] for some in (self.keys, self.files))
+        own: slice | np.ndarray = positions
+        if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+            own = slice(positions[0], positions[0] + len(positions))  # no copies
+        covariates, places, marks, at = self.covariates.iloc[own], self.places[own], self.marks[own], self.at[own]
+        return Samples(keys, places, covariates, files, self.problems, marks, self.data, at)
 
     @property
     def rows(self) -> Shaped[np.ndarray, "samples columns"]:
@@ -262,7 +258,7 @@ class Source:
         marks = np.zeros(len(keys), f"S{MARK_DIGITS}")
         if rows.shape[1]:
             for start, block in row_blocks(rows):
-                marks[start : start + len(block)] = [row_fingerprint(row).encode() for row in block]
+                marks[start : start + len(block)] = [row_fingerprint(row).encode() for row in np.asarray(block)]
         data = rows if rows.shape[1] else None
         return Samples(keys, np.arange(len(keys)), frame, paths, problems, marks, data, np.arange(len(keys)))
 
