@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from signal import Signals
 
 from medrep.batch.pool import Finished, Pool, WorkerCrashed, work
@@ -31,6 +32,13 @@ class _Worker:
     people: Sequence[Sample] = ()
     ready: bool = False
     deadline: float = 0.0
+
+
+def start_server(preload: Sequence[str]) -> None:
+    """Let the server of workers load modules while this process does something else."""
+    _CONTEXT.set_forkserver_preload(list(preload))
+    with _environment():
+        ensure_running()
 
 
 class LocalPool(Pool):

@@ -12,17 +12,17 @@ from joblib import cpu_count
 
 from medrep._files import STATE
 from medrep.batch.factories import PreflightFactory
-from medrep.batch.local_pool import LocalPool
+from medrep.batch.local_pool import LocalPool, start_server
 from medrep.batch.merge import Merged, finish, finished
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
 from medrep.batch.progress import ALONE, TOGETHER, History, Progress, RetryState, read_history
-from medrep.batch.store import Job, Part, fingerprints, open_job
+from medrep.batch.store import COMPLETE, Job, Part, fingerprints, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.kinds.base import Samples
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
-from medrep.derivatives.tasks import Task, TaskFactory
+from medrep.derivatives.tasks import TABLES, Task, TaskFactory
 from medrep.errors import listed
 from medrep.models import Adaptation, Model
 from medrep.models.linear.scales import adapted_model, unknown_participants
@@ -130,6 +130,11 @@ def _worked(
 ) -> tuple[Job, History | None] | Merged | BatchResult | None:
     """Do what is to be done; return the job, and what its journals say where they were read, if it is to be finished."""
     model = trained.model
+    inline = cohort.input.tabular and not _worth_workers(
+        len(cohort) // options.part.count * model.columns.count, options
+    )
+    if cohort.input.tabular and not (inline or options.dry_run or (work.out / COMPLETE).exists()):
+        start_server(TABLES)
     step = work.step(model)
     people = cohort.source.samples(frame)
     everybody = range(len(people))
@@ -162,8 +167,7 @@ def _worked(
         if options.part.count == 1 and (done := finished(job, cohort.table)) is not None:
             listener.say(f"{len(people)} people are done already")
             return done
-        cells = len(mine) * model.columns.count
-        if cohort.input.tabular and (options.engine == "inline" or not _worth_workers(cells, options)):
+        if inline:
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(SavedModel.load(job.model).model if len(unknown) else model))
         elif options.engine == "inline":
@@ -240,7 +244,7 @@ def _work_off(
 
 def _worth_workers(cells: int, options: BatchOptions) -> bool:
     """Say whether a table is so large that workers, who take a second to start, are the sooner."""
-    return cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
+    return options.engine != "inline" and cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
 
 
 def _pool(factory: TaskFactory, options: BatchOptions, people: int) -> Pool:

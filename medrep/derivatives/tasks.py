@@ -187,6 +187,9 @@ PRELOADED = (
 )
 """Modules that take seconds to import, and that workers on images need."""
 
+TABLES = PRELOADED[:2]
+"""Those that workers on tables need."""
+
 
 class TaskFactory(ABC):
     """How a worker comes by its step; travels to workers, and is small."""
