@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +21,7 @@ DIGITS = 10
 """Far more than any measurement has, and two thirds of the bytes of all that a double holds."""
 
 MISSING = "n/a"
+_LINES_AT_ONCE = 256
 
 
 def line(values: Float[np.ndarray, " columns"], before: Float[np.ndarray, " columns"] | None = None) -> str:
@@ -208,14 +209,15 @@ def write_lines(
     columns = [*ids.columns, *names]
     place = {str(name): position for position, name in enumerate(columns)}
     order = [place[name] if name in place else place[name.casefold()] for name in header] or list(range(len(columns)))
-    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("\t".join(header or columns) + "\n")
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        file.write(("\t".join(header or columns) + "\n").encode())
         whose = zip(*(map(str, ids[column].tolist()) for column in ids), strict=True)
         whole = ("\t".join((*who, line)) + "\n" for who, line in zip(whose, lines, strict=True))
         if order != list(range(len(columns))):
             split = (line.removesuffix("\n").split("\t") for line in whole)
             whole = ("\t".join([cells[position] for position in order]) + "\n" for cells in split)
-        file.writelines(whole)
+        while block := "".join(islice(whole, _LINES_AT_ONCE)):
+            file.write(block.encode())
 
 
 def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str]) -> None:
