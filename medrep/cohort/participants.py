@@ -395,7 +395,8 @@ def scratch_matrix(rows: int, columns: int, dtype: np.dtype) -> Shaped[np.ndarra
     if size >= _SCRATCH and sys.platform == "linux":
         with suppress(OSError), TemporaryFile() as file:
             os.posix_fallocate(file.fileno(), 0, size)  # writing to a mapped page of a full disk would kill the process
-            return np.memmap(file, dtype, "r+", shape=(rows, columns))
+            # No np.memmap: joblib would send the name of its file to workers, and there is none.
+            return np.ndarray((rows, columns), dtype, buffer=mmap.mmap(file.fileno(), size))
     return np.empty((rows, columns), dtype)
 
 
@@ -404,13 +405,19 @@ def release_pages(data: np.ndarray) -> None:
 
     A copy-on-write mapping stays too: what was changed in it exists nowhere else.
     """
+    mapping = shared_mapping(data)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def shared_mapping(data: np.ndarray) -> mmap.mmap | None:
+    """Return the mapped file that holds an array, where changes go to the file; None of other arrays."""
     base: object = data
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap) and base.mode == "c":
-            return
+            return None
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def row_blocks(matrix: Shaped[np.ndarray, "rows columns"]) -> Iterator[tuple[int, Shaped[np.ndarray, "some columns"]]]:
@@ -424,7 +431,7 @@ def taken_rows(
     matrix: Shaped[np.ndarray, "rows columns"], positions: Int[np.ndarray, " some"]
 ) -> Shaped[np.ndarray, "some columns"]:
     """Return some rows in an order; a mapped matrix is not brought into memory for it."""
-    if not isinstance(matrix, np.memmap):
+    if shared_mapping(matrix) is None:
         return matrix[positions]
     taken = scratch_matrix(len(positions), matrix.shape[1], matrix.dtype)
     for start in range(0, len(positions), _PICKED_AT_ONCE):  # each row may bring the pages beside its own

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib import Parallel, delayed
 
 from medrep.cohort import participants
 from medrep.cohort.features import match_keys, missing_cells, read_features
@@ -105,12 +106,12 @@ def test_a_large_table_lies_in_a_file_and_is_the_same_in_every_order(
     monkeypatch.setattr(participants, "_AT_ONCE", 512)
     values = written_table(tmp_path / "features.tsv", 100)
     found = read_features(tmp_path / "features.tsv")
-    assert isinstance(found.values, np.memmap)
+    assert participants.shared_mapping(found.values) is not None
     np.testing.assert_array_equal(found.values, values)
     order = np.random.default_rng(0).permutation(100)[:60]
     wanted = pd.Index([f"sub-{k}" for k in order], name="key")
     for some in (match_keys(found, wanted), found.rows(wanted)):
-        assert isinstance(some.values, np.memmap)
+        assert participants.shared_mapping(some.values) is not None
         np.testing.assert_array_equal(some.values, values[order])
     np.testing.assert_array_equal(found.values, values)  # pages were given back, not what they held
 
@@ -130,7 +131,7 @@ def test_rows_are_taken_as_numpy_takes_them(positions: list[int], dtype: str) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(participants, "_SCRATCH", 1)
         mapped = participants.scratch_matrix(30, 4, np.dtype(dtype))
-        assert isinstance(mapped, np.memmap)
+        assert participants.shared_mapping(mapped) is not None
         mapped[:] = np.arange(120).reshape(30, 4)
         taken = participants.taken_rows(mapped, np.array(positions, int))
     np.testing.assert_array_equal(taken, np.array(mapped)[np.array(positions, int)])
@@ -145,5 +146,14 @@ def test_memory_is_taken_where_the_disk_is_full(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "posix_fallocate", full)
     values = written_table(tmp_path / "features.tsv", 5)
     found = read_features(tmp_path / "features.tsv").values
-    assert not isinstance(found, np.memmap)
+    assert participants.shared_mapping(found) is None
     np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_workers_are_handed_what_a_table_on_disk_holds(tmp_path: Path) -> None:
+    values = written_table(tmp_path / "features.tsv", 50)
+    found = read_features(tmp_path / "features.tsv").values
+    parts = (found, found[:20], found[:, 1:])
+    told = Parallel(n_jobs=2, max_nbytes=1)(delayed(np.ndarray.tolist)(part) for part in parts)
+    assert told == [values.tolist(), values[:20].tolist(), values[:, 1:].tolist()]
