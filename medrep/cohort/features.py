@@ -112,8 +112,10 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     Raises:
         CohortError: People without features; all are listed, with ids that may be meant.
     """
-    bare = {key: position for position, key in enumerate(labels(features.ids.index.tolist(), "sub"))}
-    asked = labels(wanted.tolist(), "sub")
+    own, asked = labels(features.ids.index.tolist(), "sub"), labels(wanted.tolist(), "sub")
+    if own == asked:
+        return replace(features, ids=features.ids.set_axis(wanted))
+    bare = {key: position for position, key in enumerate(own)}
     spelled = certain_pairs(asked, list(bare))
     bare |= {key: bare[there] for key, there in spelled.items() if key not in bare}
     absent = [(str(key), one) for key, one in zip(wanted.tolist(), asked, strict=True) if one not in bare]
@@ -132,7 +134,7 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     ids = features.ids.iloc[positions].set_axis(wanted)
     other = {there: key for key, there in spelled.items()}
     notes = (*features.notes, f"features.tsv: {examples(other)} of participants.tsv") if other else features.notes
-    in_order = len(features.values) == len(positions) and positions == list(range(len(positions)))
+    in_order = positions == list(range(len(features.values)))
     values = features.values if in_order else taken_rows(features.values, np.array(positions))
     return replace(features, ids=ids, values=values, notes=notes)
 

@@ -180,7 +180,19 @@ class Failure:
 
 def write_tsv(path: Path, table: pd.DataFrame) -> None:
     """Write a tab-separated table atomically; numbers with all the digits that tell them apart, ``n/a`` where missing."""
-    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    write_text(path, _plain_table(table) or table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def _plain_table(table: pd.DataFrame) -> str:
+    """Return a table of text in which nothing has to be quoted, in a fraction of the time; nothing of other tables."""
+    rows, columns = table.shape
+    if columns < 2 or not all(isinstance(dtype, pd.StringDtype) for dtype in table.dtypes):
+        return ""
+    cells = [column.fillna(MISSING).to_numpy(object).tolist() for _, column in table.items()]
+    text = "\n".join(map("\t".join, [tuple(map(str, table.columns)), *zip(*cells, strict=True)])) + "\n"
+    ends = text.count("\n"), text.count("\t")
+    plain = ends == (rows + 1, (columns - 1) * (rows + 1)) and '"' not in text and "\r" not in text
+    return text if plain else ""
 
 
 def write_matrix(
