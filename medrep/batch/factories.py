@@ -15,7 +15,7 @@ from medrep.cohort.kinds.base import Sample, sample_files
 from medrep.cohort.splits import TrainingRows, known_rows
 from medrep.derivatives.bids import Destination
 from medrep.derivatives.scores import Scorer, ShiftDetector, score_task
-from medrep.derivatives.tasks import PRELOADED, Result, Task, TaskFactory, Transform, transform_task
+from medrep.derivatives.tasks import PRELOADED, TABLES, Result, Task, TaskFactory, Transform, transform_task
 from medrep.models.prediction import How
 from medrep.models.saved import SavedModel, load_input
 from medrep.models.shift import LOGGED, ShiftGate
@@ -182,7 +182,7 @@ class TransformFactory(TaskFactory):
 
 def _preload(names: tuple[str, ...], model: Path) -> tuple[str, ...]:
     # Tables and surfaces need little, and what images need takes seconds to load.
-    return PRELOADED[:2] if names or not load_input(model).on_grid else PRELOADED
+    return TABLES if names or not load_input(model).on_grid else PRELOADED
 
 
 def _loaded(folder: Path) -> SavedModel:

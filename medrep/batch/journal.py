@@ -186,8 +186,8 @@ class RowsFile:
         self.path = path
         self._handle: int | None = None
 
-    def append(self, lines: Sequence[str]) -> Chunk:
-        """Add lines, whole or not at all.
+    def append(self, body: bytes) -> Chunk:
+        """Add lines, each ended, whole or not at all.
 
         Raises:
             OSError: The disk is full; what was written is taken back.
@@ -195,7 +195,6 @@ class RowsFile:
         if self._handle is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._handle = os.open(self.path, flags, 0o666)
-        body = "".join(f"{line}\n" for line in lines).encode()
         return Chunk(append_whole(self._handle, body), len(body), zlib.crc32(body))
 
     def flush(self) -> None:
@@ -213,11 +212,19 @@ class RowsFile:
 
 def read_chunk(file: BinaryIO, chunk: Chunk) -> list[str] | None:
     """Return the lines of a chunk; None where they are not what was written."""
+    body = _chunk(file, chunk)
+    return None if body is None else body.decode().split("\n")[:-1]
+
+
+def chunk_stands(file: BinaryIO, chunk: Chunk) -> bool:
+    """Say whether the bytes of a chunk are what was written."""
+    return _chunk(file, chunk) is not None
+
+
+def _chunk(file: BinaryIO, chunk: Chunk) -> bytes | None:
     file.seek(chunk.start)
     body = file.read(chunk.size)
-    if len(body) != chunk.size or zlib.crc32(body) != chunk.checksum:
-        return None
-    return body.decode().split("\n")[:-1]
+    return body if len(body) == chunk.size and zlib.crc32(body) == chunk.checksum else None
 
 
 @dataclass(frozen=True)
@@ -270,23 +277,16 @@ class Folded:
         return found
 
 
-def fold(folder: Path, out: Path, names: Sequence[str], rows: Sequence[tuple[str, int, int]], state: str) -> None:
+def fold(folder: Path, out: Path, names: Sequence[str], runs: Sequence[tuple[str, int, int, int]], state: str) -> None:
     """Note that OUT's tables hold the rows, and remove the files beside the journals.
 
     Args:
         folder: The job's own folder.
         out: OUT.
         names: Of the rows.
-        rows: Journal, event and position of everybody, in the order of the tables' lines.
+        runs: See `Folded`.
         state: Of the job that the tables were written of.
     """
-    runs: list[list[Any]] = []
-    for journal, start, position in rows:
-        last = runs[-1] if runs else None
-        if last is not None and last[:2] == [journal, start] and last[2] + last[3] == position:
-            last[3] += 1
-        else:
-            runs.append([journal, start, position, 1])
     tables = {name: _state(out / f"{name}.tsv") for name in names}
     written = sorted(path.name for path in out.iterdir() if path.suffix in (".tsv", ".json") and path.is_file())
     beside = {name: _state(out / name) for name in written if name.removesuffix(".tsv") not in tables}

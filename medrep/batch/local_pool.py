@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from signal import Signals
 
 from medrep.batch.pool import Finished, Pool, WorkerCrashed, work
@@ -28,9 +29,16 @@ _CONTEXT = get_context("forkserver")
 class _Worker:
     process: ForkServerProcess
     connection: Connection
-    people: tuple[Sample, ...] = ()
+    people: Sequence[Sample] = ()
     ready: bool = False
     deadline: float = 0.0
+
+
+def start_server(preload: Sequence[str]) -> None:
+    """Let the server of workers load modules while this process does something else."""
+    _CONTEXT.set_forkserver_preload(list(preload))
+    with _environment():
+        ensure_running()
 
 
 class LocalPool(Pool):
@@ -48,7 +56,7 @@ class LocalPool(Pool):
         _CONTEXT.set_forkserver_preload(list(factory.preload))
         self._team: list[_Worker] = []
 
-    def submit(self, people: tuple[Sample, ...]) -> None:
+    def submit(self, people: Sequence[Sample]) -> None:
         """Hand a group to a free worker; a new one, where fewer than wanted are left."""
         worker = next((one for one in self._team if not one.people), None) or self._started()
         worker.people = people
@@ -103,7 +111,7 @@ class LocalPool(Pool):
             worker.deadline = time.monotonic() + self._timeout * len(worker.people)
             return None
         people, worker.people = worker.people, ()
-        return Finished(people, tuple(reply))
+        return Finished(people, reply)
 
     def _lost(self, worker: _Worker, how: str) -> WorkerCrashed:
         worker.process.kill()

@@ -1,7 +1,7 @@
 """Merging the parts of a job into the tables of the whole cohort, and what is kept afterwards."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -55,17 +55,35 @@ def prune(job: Job) -> int:
     return freed
 
 
-@dataclass(frozen=True)
-class Results:
-    """Outcomes of people, read from the journals one at a time, as often as they are gone through.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outcomes of people who follow each other in the cohort and in one event of a journal.
 
     Attributes:
-        ended: Where they stand, in the cohort's order.
+        first: The first of them.
+        count: How many; one, where the event is of one person alone.
+    """
+
+    first: Ended
+    count: int
+
+    @property
+    def place(self) -> tuple[str, int, int, int]:
+        """Journal, place of the event, first position in it, and number of people, as `Folded` has them."""
+        return self.first.journal.name, self.first.start, self.first.position, self.count
+
+
+@dataclass(frozen=True)
+class Results:
+    """Outcomes of people, read from the journals one by one, as often as they are gone through.
+
+    Attributes:
+        runs: Where they stand, in the cohort's order.
         folder: The job's own folder.
         tables: Which rows stood in OUT's tables when the journals were read; one table is read while others are written anew.
     """
 
-    ended: tuple[Ended, ...]
+    runs: tuple[Run, ...]
     folder: Path
     tables: Folded | None = None
 
@@ -73,26 +91,24 @@ class Results:
         """Yield outcomes; rows of a table without their lines."""
         with ExitStack() as stack:
             journals = _Journals(stack)
-            for one in self.ended:
-                event = journals.event(one)
-                if one.position < 0:
+            for run in self.runs:
+                event, start = journals.event(run.first), run.first.position
+                if start < 0:
                     yield Result.from_json(event["outcome"])
                 else:
-                    yield Result.of_row(event["keys"][one.position], event["figures"][one.position])
-
-    def __len__(self) -> int:
-        return len(self.ended)
+                    own = slice(start, start + run.count)
+                    yield from map(Result.of_row, event["keys"][own], event["figures"][own])
 
     @property
-    def good(self) -> "Results":
+    def good(self) -> tuple[Run, ...]:
         """Those without an error."""
-        return Results(tuple(one for one in self.ended if not one.failed), self.folder, self.tables)
+        return tuple(run for run in self.runs if not run.first.failed)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of lines that people have; of people who could be delivered."""
         with ExitStack() as stack:
-            first = next(one for one in self.ended if not one.failed)
+            first = self.good[0].first
             event = _Journals(stack).event(first)
             return tuple(event["chunks"] if first.position >= 0 else Result.from_json(event["outcome"]).lines)
 
@@ -100,12 +116,12 @@ class Results:
         """Yield the lines of one name, of everybody who could be delivered."""
         with ExitStack() as stack:
             journals, rows = _Journals(stack), _Rows(stack, self.folder, name, self.tables)
-            for one in self.ended:
-                if not one.failed:
-                    event = journals.event(one)
-                    yield (
-                        rows.line(one, event) if one.position >= 0 else Result.from_json(event["outcome"]).lines[name]
-                    )
+            for run in self.good:
+                event = journals.event(run.first)
+                if run.first.position < 0:
+                    yield Result.from_json(event["outcome"]).lines[name]
+                else:
+                    yield from rows.lines(run, event)
 
     def fold(self, state: str) -> "Results":
         """Note that OUT's tables hold the rows, where people are rows of a table, and of what state of the job they are.
@@ -113,10 +129,9 @@ class Results:
         Returns:
             The same outcomes, read from there.
         """
-        good = [one for one in self.ended if not one.failed]
-        if good and all(one.position >= 0 for one in good):
-            rows = [(one.journal.name, one.start, one.position) for one in good]
-            fold(self.folder, self.folder.parent, self.names, rows, state)
+        good = self.good
+        if good and all(run.first.position >= 0 for run in good):
+            fold(self.folder, self.folder.parent, self.names, [run.place for run in good], state)
             return replace(self, tables=read_folded(self.folder, self.folder.parent))
         return self
 
@@ -125,8 +140,7 @@ class Results:
         found = self.tables
         if found is None or found.state != state or not found.whole:
             return False
-        lines = [found.line(one.journal.name, one.start, one.position) for one in self.ended if not one.failed]
-        return lines == list(range(found.count))
+        return tuple(run.place for run in self.good) == found.runs
 
 
 class _Journals:
@@ -149,23 +163,26 @@ class _Rows:
     def __init__(self, stack: ExitStack, folder: Path, name: str, tables: Folded | None) -> None:
         self._stack, self._folder, self._name, self._tables = stack, folder, name, tables
         self._files: dict[str, BinaryIO | None] = {}
-        self._last: tuple[tuple[Path, int], list[str]] | None = None
+        self._last: tuple[tuple[str, int], list[str]] | None = None
 
-    def line(self, one: Ended, event: Mapping[str, Any]) -> str:
-        place = one.journal, one.start
-        if self._last is not None and self._last[0] == place:
-            return self._last[1][one.position]
-        file = self._file(event["file"])
-        if file is None:
-            number = None if self._tables is None else self._tables.line(one.journal.name, one.start, one.position)
-            if number is None:
-                raise OSError(f"{self._folder}: changed while it was read; call again")
-            return self._table.line(number)
-        lines = read_chunk(file, Chunk(*event["chunks"][self._name]))
-        if lines is None:
-            raise OSError(f"{self._folder / event['file']}: changed while it was read")
-        self._last = place, lines
-        return lines[one.position]
+    def lines(self, run: Run, event: Mapping[str, Any]) -> list[str]:
+        journal, start, first, count = run.place
+        if self._last is None or self._last[0] != (journal, start):
+            file = self._file(event["file"])
+            if file is None:
+                numbers = [self._line(journal, start, position) for position in range(first, first + count)]
+                return [self._table.line(number) for number in numbers]
+            found = read_chunk(file, Chunk(*event["chunks"][self._name]))
+            if found is None:
+                raise OSError(f"{self._folder / event['file']}: changed while it was read")
+            self._last = (journal, start), found
+        return self._last[1][first : first + count]
+
+    def _line(self, journal: str, start: int, position: int) -> int:
+        number = None if self._tables is None else self._tables.line(journal, start, position)
+        if number is None:
+            raise OSError(f"{self._folder}: changed while it was read; call again")
+        return number
 
     def _file(self, name: str) -> BinaryIO | None:
         if name not in self._files:
@@ -182,74 +199,71 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Merged:
-    """A whole job.
+    """A whole job, its tables in OUT.
 
     Attributes:
         table: The cohort's table, index: key.
-        results: Everybody's, in that order.
         failures: Those who could not be delivered.
-        left: Files of outcomes that are nobody's any more, relative to OUT.
+        lines: Yields the lines of one name, of everybody who could be delivered.
         unchanged: Whether OUT's tables were of exactly this already, so that nothing was written.
     """
 
     table: pd.DataFrame
-    results: Results
     failures: tuple[Failure, ...]
-    left: frozenset[str] = frozenset()
+    lines: Callable[[str], Iterator[str]]
     unchanged: bool = False
 
     @property
     def delivered(self) -> pd.DataFrame:
         """The table of those who could be delivered."""
-        return self.table[~self.table.index.isin([failure.participant for failure in self.failures])]
-
-    def lines(self, name: str) -> Iterator[str]:
-        """Yield the lines of one name, of everybody who could be delivered."""
-        return self.results.lines(name)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A whole job of a table whose rows all stand in OUT's tables, as `Merged`: no journal is read for it.
-
-    Attributes:
-        out: OUT.
-        table: The cohort's table, index: key.
-    """
-
-    out: Path
-    table: pd.DataFrame
-    failures: tuple[Failure, ...] = ()
-    unchanged: bool = True
-
-    @property
-    def delivered(self) -> pd.DataFrame:
-        """The table of those who could be delivered: everybody."""
-        return self.table
-
-    def lines(self, name: str) -> Iterator[str]:
-        """Yield the lines of one name."""
-        rows = TableRows(self.out / f"{name}.tsv")
-        try:
-            yield from (rows.line(number) for number in range(len(self.table)))
-        finally:
-            rows.close()
+        return (
+            self.table[~self.table.index.isin([one.participant for one in self.failures])]
+            if self.failures
+            else self.table
+        )
 
 
-def finished(job: Job, table: pd.DataFrame) -> Finished | None:
+def finished(job: Job, table: pd.DataFrame) -> Merged | None:
     """Return a job as it stands in OUT, where all its people do; None where some may not, or failed, or OUT was changed.
+
+    No journal is read for it.
 
     Args:
         job: The job; `Job.write_people` was called for the cohort as it is now.
         table: The cohort's table, index: key.
     """
     folded = read_folded(job.folder, job.out) if (job.out / COMPLETE).exists() else None
-    if folded is None or folded.state != job.state() or not folded.whole:
+    if folded is None or folded.state != job.state() or not folded.whole or len(table) != folded.count:
         return None
-    return Finished(job.out, table) if len(table) == folded.count else None
+
+    def lines(name: str) -> Iterator[str]:
+        rows = TableRows(job.out / f"{name}.tsv")
+        try:
+            yield from (rows.line(number) for number in range(len(table)))
+        finally:
+            rows.close()
+
+    return Merged(table, (), lines, unchanged=True)
 
 
-def merged(job: Job, history: History | None = None) -> Merged:
+@dataclass(frozen=True)
+class JoinedParts:
+    """All parts of a job, as its journals have them.
+
+    Attributes:
+        table: The cohort's table, index: key.
+        results: Everybody's, in that order.
+        failures: Those who could not be delivered.
+        left: Files of outcomes that are nobody's any more, relative to OUT.
+    """
+
+    table: pd.DataFrame
+    results: Results
+    failures: tuple[Failure, ...]
+    left: frozenset[str]
+
+
+def join_parts(job: Job, history: History | None = None) -> JoinedParts:
     """Read all parts of a job.
 
     Args:
@@ -262,41 +276,37 @@ def merged(job: Job, history: History | None = None) -> Merged:
     """
     table, known = job.read_people()
     history = history or read_history(job.folder)
-    ended, absent = [], []
-    keys = known["key"].tolist()
-    for key, fingerprint in zip(keys, known["fingerprint"].tolist(), strict=True):
-        found = history.current(key, fingerprint)
-        if found is None:
+    runs: list[Run] = []
+    absent, failures, named = [], [], set[str]()
+    for key, fingerprint, file in zip(*(known[name].tolist() for name in ("key", "fingerprint", "file")), strict=True):
+        one = history.current(key, fingerprint)
+        if one is None:
             absent.append(key)
+            continue
+        last = runs[-1] if runs else None
+        if last is not None and one.position > 0 and last.first.follows(one, last.count):
+            runs[-1] = Run(last.first, last.count + 1)
         else:
-            ended.append(found)
+            runs.append(Run(one, 1))
+        named.update(one.files)
+        if one.failed:
+            result = one.result()
+            failures.append(Failure(key, file, result.stage, result.error, one.attempts))
     if absent:
         raise MedrepError(
             listed(f"{job.out}: people who are not done", absent, "call the command again for each part, then merge")
         )
-    files = dict(zip(keys, known["file"].tolist(), strict=True))
-    failures = []
-    for key, one in zip(keys, ended, strict=True):
-        if one.failed:
-            result = one.result()
-            failures.append(Failure(key, files[key], result.stage, result.error, one.attempts))
-    if len(failures) == len(ended):
+    if len(failures) == len(table):
         cure = "mend the files and call again; --retry-failed tries the same files once more"
         raise CohortError(listed("nobody could be delivered", [f"{f.participant}: {f.error}" for f in failures], cure))
-    left = {file for one in history.ended.values() for file in one.files} | history.superseded
-    named = {file for one in ended for file in one.files}
-    return Merged(
-        table,
-        Results(tuple(ended), job.folder, read_folded(job.folder, job.out)),
-        tuple(failures),
-        frozenset(left - named),
-    )
+    results = Results(tuple(runs), job.folder, read_folded(job.folder, job.out))
+    return JoinedParts(table, results, tuple(failures), (history.ended.files | history.superseded) - named)
 
 
-def sweep(job: Job, whole: Merged) -> None:
+def sweep(job: Job, left: Iterable[str]) -> None:
     """Remove what replaced outcomes, people who have left the cohort, and killed processes left in OUT."""
     home = job.out.resolve()
-    for file in sorted(whole.left):
+    for file in sorted(left):
         if (job.out / file).parent.resolve().is_relative_to(home):  # a journal can name anything
             (job.out / file).unlink(missing_ok=True)
     for half_written in job.out.rglob(".partial-*"):
@@ -316,11 +326,12 @@ def finish(job: Job, history: History | None = None) -> Merged:
     Raises:
         MedrepError: People who are not done, or nobody who could be delivered.
     """
-    whole, content, state = merged(job, history), job.content, job.state()
-    if (job.out / COMPLETE).exists() and whole.results.folded(state):
-        return replace(whole, unchanged=True)  # some failed, else `finished` had known
+    whole, content, state = join_parts(job, history), job.content, job.state()
+    del history
+    if (job.out / COMPLETE).exists() and whole.results.folded(state):  # some failed, else `finished` had known
+        return Merged(whole.table, whole.failures, whole.results.lines, unchanged=True)
     (job.out / COMPLETE).unlink(missing_ok=True)
-    sweep(job, whole)
+    sweep(job, whole.left)
     ids = whole.table[[column for column in KEY_COLUMNS if column in whole.table]]
     outside = job.read_outside()
     lines = {name: partial(whole.results.lines, name) for name in whole.results.names}
@@ -329,7 +340,8 @@ def finish(job: Job, history: History | None = None) -> Merged:
         write_scores(job.out, whole.results, lines, ids, content["unit"], content["unshrink"], distances)
         table = whole.table
     else:
-        delivered = whole.delivered
+        failed = [one.participant for one in whole.failures]
+        delivered = whole.table[~whole.table.index.isin(failed)] if failed else whole.table
         there = {key: found for key, found in outside.items() if key in delivered.index}
         sidecar = content["sidecar"] | ({OUTSIDE: there} if there else {})
         written = job.read_written()
@@ -348,4 +360,4 @@ def finish(job: Job, history: History | None = None) -> Merged:
         write_tsv(job.out / "adapted.tsv", pd.DataFrame(content["adapted"]))
     write_failures(job.out / "failures.tsv", whole.failures)
     write_description(job.out, content["title"], [content["source"]], content["about"])
-    return replace(whole, results=whole.results.fold(state))
+    return Merged(whole.table, whole.failures, whole.results.fold(state).lines)

@@ -6,18 +6,21 @@ import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from types import TracebackType
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from medrep.batch.progress import ALONE, DEATHS, SINGLE, TOGETHER, Progress, RetryState
-from medrep.cohort.kinds.base import Sample
-from medrep.derivatives.tasks import Result, Task, TaskFactory
+from medrep.cohort.kinds.base import Sample, Samples
+from medrep.derivatives.tasks import Result, RowResults, Task, TaskFactory
 from medrep.errors import MedrepError, mask
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -32,8 +35,8 @@ class Finished:
         results: In their order.
     """
 
-    people: tuple[Sample, ...]
-    results: tuple[Result, ...]
+    people: Sequence[Sample]
+    results: Sequence[Result]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class WorkerCrashed:
         how: One line.
     """
 
-    people: tuple[Sample, ...]
+    people: Sequence[Sample]
     how: str
 
 
@@ -59,7 +62,7 @@ class Pool(ABC):
     workers: int
 
     @abstractmethod
-    def submit(self, people: tuple[Sample, ...]) -> None:
+    def submit(self, people: Sequence[Sample]) -> None:
         """Hand a group to a free worker."""
 
     @abstractmethod
@@ -94,23 +97,23 @@ class InlinePool(Pool):
 
     def __init__(self, step: Task) -> None:
         self._step = step
-        self._waiting: list[tuple[Sample, ...]] = []
+        self._waiting: list[Sequence[Sample]] = []
 
-    def submit(self, people: tuple[Sample, ...]) -> None:
+    def submit(self, people: Sequence[Sample]) -> None:
         """Keep a group for `wait`."""
         self._waiting.append(people)
 
     def wait(self) -> list[Finished | WorkerCrashed]:
         """Work on the group."""
         people = self._waiting.pop(0)
-        return [Finished(people, tuple(attempt(self._step, people)))]
+        return [Finished(people, attempt(self._step, people))]
 
     def close(self) -> None:
         """Forget what was not worked on."""
         self._waiting.clear()
 
 
-def attempt(step: Task, people: Sequence[Sample]) -> list[Result]:
+def attempt(step: Task, people: Sequence[Sample]) -> Sequence[Result]:
     """Do a step; an error that nobody foresaw becomes the outcome of the person who causes it.
 
     Raises:
@@ -145,7 +148,7 @@ def work(connection: Connection, factory: TaskFactory) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with threadpool_limits(1):
-        reply: list[Result] | OSError | MedrepError
+        reply: Sequence[Result] | OSError | MedrepError
         try:
             step = factory.open()
             _one_thread()
@@ -197,12 +200,13 @@ class Scheduler:
 
     def __init__(self, pool: Pool, progress: Progress, block_size: int, say: Callable[[str], None]) -> None:
         self._pool, self._ledger, self._together, self._say = pool, progress, block_size, say
-        self._waiting: dict[int, list[Sample]] = {TOGETHER: [], SINGLE: [], ALONE: []}
+        self._people = Samples.of(())
+        self._waiting: dict[int, list[int]] = {TOGETHER: [], SINGLE: [], ALONE: []}
         self._deaths: dict[str, int] = {}
         self._unflushed = 0
 
-    def run(self, people: Iterable[Sample], retries: Mapping[str, RetryState]) -> Iterator[Result]:
-        """Yield each outcome once the ledger has it.
+    def run(self, people: Sequence[Sample], retries: Mapping[str, RetryState]) -> Iterator[Sequence[Result]]:
+        """Yield outcomes once the ledger has them.
 
         Args:
             people: Who is not done, in the cohort's order.
@@ -212,13 +216,15 @@ class Scheduler:
             OSError: The disk is full; whatever was noted is kept.
         """
         self._deaths = {key: retry.deaths for key, retry in retries.items()}
-        for one in people:
-            if one.problem:
-                yield self._ended(Result(one.key, one.problem, "find"))
-            elif self._deaths.get(one.key, 0) >= DEATHS:
-                yield self._ended(_quarantined(one), DEATHS)
+        self._people = Samples.of(people)
+        fresh = RetryState()
+        for position, key in enumerate(self._people.keys):
+            if problem := self._people.problems.get(key, ""):
+                yield self._ended(Result(key, problem, "find"))
+            elif self._deaths.get(key, 0) >= DEATHS:
+                yield self._ended(_quarantined(key), DEATHS)
             else:
-                self._waiting[retries.get(one.key, RetryState()).stage].append(one)
+                self._waiting[retries.get(key, fresh).stage].append(position)
         # Whoever is left over by one pass goes into the next; the last is repeated until nobody is.
         for stage in (TOGETHER, SINGLE):
             yield from self._pass(stage)
@@ -226,15 +232,15 @@ class Scheduler:
             yield from self._pass(ALONE)
         self._ledger.flush()
 
-    def _pass(self, stage: int) -> Iterator[Result]:
-        groups = _groups(self._waiting[stage], self._together if stage == TOGETHER else 1)
+    def _pass(self, stage: int) -> Iterator[Sequence[Result]]:
+        groups = _groups(self._people, self._waiting[stage], self._together if stage == TOGETHER else 1)
         self._waiting[stage] = []
         busy, answers = 0, list[Finished | WorkerCrashed]()
         while True:
             if stage == ALONE:  # what is known of one is noted before the next is begun
                 yield from self._handled(answers, stage)
             while busy < (1 if stage == ALONE else self._pool.workers) and (group := next(groups, None)) is not None:
-                self._ledger.begin([one.key for one in group], stage)
+                self._ledger.begin(group.keys, stage)
                 self._pool.submit(group)
                 busy += 1
             if stage != ALONE:  # noted while the workers have work
@@ -244,19 +250,20 @@ class Scheduler:
             answers = self._pool.wait()
             busy -= len(answers)
 
-    def _handled(self, answers: list[Finished | WorkerCrashed], stage: int) -> Iterator[Result]:
+    def _handled(self, answers: list[Finished | WorkerCrashed], stage: int) -> Iterator[Sequence[Result]]:
         for answer in answers:
             if isinstance(answer, Finished):
-                rows: list[Result] = []
-                for result in answer.results:
-                    if result.lines and not result.error and not result.files:
-                        rows.append(result)
-                    else:
-                        yield self._ended(result)
+                rows = answer.results
+                if not isinstance(rows, RowResults):
+                    rows = [one for one in answer.results if one.lines and not one.error and not one.files]
+                    own = {one.key for one in rows}
+                    for result in answer.results:
+                        if result.key not in own:
+                            yield self._ended(result)
                 if rows:
-                    self._ledger.end_rows(rows)
+                    self._ledger.end_rows(RowResults.of(rows))
                     self._count()
-                    yield from rows
+                    yield rows
                 continue
             keys = [one.key for one in answer.people]
             self._say(f"a worker {answer.how} with {', '.join(keys)}")
@@ -264,14 +271,18 @@ class Scheduler:
             for one in answer.people:
                 self._deaths[one.key] = self._deaths.get(one.key, 0) + (stage > TOGETHER)
                 if self._deaths[one.key] >= DEATHS:
-                    yield self._ended(_quarantined(one), DEATHS)
+                    yield self._ended(_quarantined(one.key), DEATHS)
                 else:
-                    self._waiting[min(stage + 1, ALONE)].append(one)
+                    self._waiting[min(stage + 1, ALONE)].append(self._position[one.key])
 
-    def _ended(self, result: Result, attempts: int = 1) -> Result:
+    def _ended(self, result: Result, attempts: int = 1) -> Sequence[Result]:
         self._ledger.end(result, attempts)
         self._count()
-        return result
+        return [result]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {key: position for position, key in enumerate(self._people.keys)}
 
     def _count(self) -> None:
         self._unflushed += 1
@@ -280,12 +291,13 @@ class Scheduler:
             self._unflushed = 0
 
 
-def _groups(people: list[Sample], most: int) -> Iterator[tuple[Sample, ...]]:
+def _groups(people: Samples, positions: Sequence[int], most: int) -> Iterator[Samples]:
     """Yield people of the same block of the cohort, so that each has a place of their own in it."""
-    for _, block in groupby(people, key=lambda one: one.place // most):
-        yield tuple(block)
+    blocks = (people.places[np.array(positions, int)] // most).tolist()
+    for _, block in groupby(zip(blocks, positions, strict=True), key=itemgetter(0)):
+        yield people.take([position for _, position in block])
 
 
-def _quarantined(one: Sample) -> Result:
+def _quarantined(key: str) -> Result:
     error = f"its worker died {DEATHS} times while alone with it; it is tried again only with --retry-failed"
-    return Result(one.key, error, QUARANTINE)
+    return Result(key, error, QUARANTINE)

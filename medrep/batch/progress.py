@@ -5,7 +5,7 @@ worker that dies with one person in it is held against that person; so is a whol
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from pathlib import Path
@@ -17,19 +17,20 @@ from medrep.batch.journal import (
     Folded,
     Journal,
     RowsFile,
+    chunk_stands,
     open_here,
-    read_chunk,
     read_event,
     read_events,
     read_folded,
 )
-from medrep.derivatives.tasks import Result
+from medrep.derivatives.tasks import Result, RowResults, finite_figures
 
 TOGETHER, SINGLE, ALONE = 1, 2, 3
 DEATHS = 2
 """So many deaths, and a person is not tried again."""
 
 _PATTERN = "part-*.jsonl"
+_MOST_ROWS = 2**32  # of one event
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Ended:
         """Read the outcome of somebody whose event is of them alone."""
         return Result.from_json(read_event(self.journal, self.start)["outcome"])
 
+    def follows(self, other: "Ended", count: int) -> bool:
+        """Return whether another outcome stands so many people after this one in the same event."""
+        beside = other.start == self.start and other.position == self.position + count
+        return beside and (other.journal is self.journal or other.journal == self.journal)
+
     def surely_after(self, other: "Ended") -> bool:
         """Return whether this outcome is the later of two whatever clocks say: by its place in one journal, or by its count."""
         if self.journal == other.journal:
@@ -73,6 +79,73 @@ class Ended:
         if self.surely_after(other) or other.surely_after(self):
             return self.surely_after(other)
         return self.time >= other.time
+
+
+@dataclass(frozen=True, slots=True)
+class _RowsEvent:
+    journal: Path
+    start: int
+    time: float
+    fingerprints: Sequence[str]
+    attempts: Sequence[int]
+    counts: Sequence[int]
+
+    def ended(self, position: int) -> Ended:
+        return Ended(
+            self.journal,
+            self.start,
+            self.fingerprints[position],
+            False,
+            self.attempts[position],
+            self.time,
+            (),
+            self.counts[position],
+            position,
+        )
+
+
+class Outcomes(Mapping[str, Ended]):
+    """Key -> the latest outcome. Those of rows of a table, of whom there are many, are made as they are looked at."""
+
+    def __init__(self) -> None:
+        self._single: dict[str, Ended] = {}
+        self._events: list[_RowsEvent] = []
+        self._rows: dict[str, int] = {}
+
+    def __getitem__(self, key: str) -> Ended:
+        if (one := self._single.get(key)) is not None:
+            return one
+        event, position = divmod(self._rows[key], _MOST_ROWS)
+        return self._events[event].ended(position)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._single or key in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._single
+        yield from self._rows
+
+    def __len__(self) -> int:
+        return len(self._single) + len(self._rows)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """All files that were written, relative to OUT."""
+        return frozenset(file for one in self._single.values() for file in one.files)
+
+    def put(self, key: str, one: Ended) -> None:
+        """Keep an outcome."""
+        self._rows.pop(key, None)
+        self._single[key] = one
+
+    def begin_rows(self, path: Path, start: int, event: Mapping[str, Any]) -> None:
+        """Take an event of rows, of which `put_row` names people."""
+        own = (event[name] for name in ("time", "fingerprints", "attempts", "counts"))
+        self._events.append(_RowsEvent(path, start, *own))
+
+    def put_row(self, key: str, position: int) -> None:
+        """Keep the outcome of somebody without an earlier one: their row of the last event."""
+        self._rows[key] = (len(self._events) - 1) * _MOST_ROWS + position
 
 
 @dataclass(frozen=True)
@@ -99,7 +172,7 @@ class History:
         earlier: Key -> the outcomes before the latest one, of people who have several.
     """
 
-    ended: Mapping[str, Ended]
+    ended: Outcomes
     retries: Mapping[str, RetryState]
     superseded: frozenset[str] = frozenset()
     earlier: Mapping[str, tuple[Ended, ...]] = field(default_factory=dict)
@@ -114,8 +187,10 @@ class History:
 
         An outcome whose files a surely later one of another fingerprint has written over is none.
         """
-        found = self.ended.get(key)
-        if found is None or found.fingerprint == fingerprint:
+        if key not in self.ended:
+            return None
+        found = self.ended[key]
+        if found.fingerprint == fingerprint:
             return found
         every = self.every(key)
         fitting = [one for one in every if one.fingerprint == fingerprint]
@@ -133,7 +208,7 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
         folder: The job's own folder.
         pattern: Of their names.
     """
-    ended: dict[str, Ended] = {}
+    ended = Outcomes()
     begun: dict[str, int] = {}
     retries: dict[str, RetryState] = {}
     superseded: set[str] = set()
@@ -142,7 +217,10 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
     for path in sorted(folder.glob(pattern)):
         for start, event in read_events(path):
             what = event["event"]
-            there = stored.positions(path, start, event) if what == "rows" else range(0)
+            there: Collection[int] = range(0)
+            if what == "rows":
+                there = stored.positions(path, start, event)
+                ended.begin_rows(path, start, event)
             for position, key in enumerate(event["keys"]):
                 if what == "begin":
                     if key in begun:
@@ -156,12 +234,15 @@ def read_history(folder: Path, pattern: str = _PATTERN) -> History:
                     retries[key] = RetryState(event["stage"])
                 elif what != "rows" or position in there:
                     retries.pop(key, None)
+                    if what == "rows" and key not in ended:
+                        ended.put_row(key, position)
+                        continue
                     one = _ended(path, start, event, position)
                     if (before := ended.get(key)) is not None:
                         older, one = (before, one) if one.after(before) else (one, before)
                         superseded.update(older.files)
                         earlier[key] = (*earlier.get(key, ()), older)
-                    ended[key] = one
+                    ended.put(key, one)
     stored.close()
     for key, stage in begun.items():  # the whole job died
         retries[key] = _after(retries.get(key), stage, held=stage == ALONE)
@@ -189,7 +270,7 @@ class _Stored:
         everybody = range(len(event["keys"]))
         file = self._file(event["file"])
         if file is not None:
-            whole = all(read_chunk(file, Chunk(*chunk)) is not None for chunk in event["chunks"].values())
+            whole = all(chunk_stands(file, Chunk(*chunk)) for chunk in event["chunks"].values())
             return everybody if whole else ()
         folded = self._folded
         if folded is None:
@@ -264,22 +345,18 @@ class Progress:
             outcome=result.to_json(),
         )
 
-    def end_rows(self, results: Sequence[Result]) -> None:
-        """Keep what became of rows of a table, who were worked on together: one event, and their lines beside the journal.
-
-        Args:
-            results: Without errors and files, all with lines of the same names.
-        """
-        keys = [one.key for one in results]
-        chunks = {name: self._rows.append([one.lines[name] for one in results]) for name in results[0].lines}
+    def end_rows(self, results: RowResults) -> None:
+        """Keep what became of rows of a table: one event, and their lines beside the journal."""
+        keys, known = results.keys, len(self._history.ended) > 0
+        chunks = {name: self._rows.append(text) for name, text in results.texts.items()}
         self._note(
             "rows",
             keys,
             fingerprints=[self._fingerprints[key] for key in keys],
-            attempts=[1 + self._failed_before(key) for key in keys],
+            attempts=[1 + self._failed_before(key) for key in keys] if known else [1] * len(keys),
             time=time.time(),
-            counts=[self._count(key) for key in keys],
-            figures=[one.to_json()["figures"] for one in results],
+            counts=[self._count(key) for key in keys] if known else [1] * len(keys),
+            figures=[finite_figures(one) for one in results.figures] or [{}] * len(keys),
             file=self._rows.path.name,
             chunks={name: [chunk.start, chunk.size, chunk.checksum] for name, chunk in chunks.items()},
         )

@@ -44,7 +44,7 @@ class _Actor:
             return error
         return None
 
-    def work(self, people: Sequence[Sample]) -> list[Result] | OSError:
+    def work(self, people: Sequence[Sample]) -> Sequence[Result] | OSError:
         try:
             return attempt(self._step, people)
         except OSError as error:
@@ -55,7 +55,7 @@ class _Actor:
 class _Worker:
     handle: Any
     opened: Any
-    people: tuple[Sample, ...] = ()
+    people: Sequence[Sample] = ()
     pending: Any = None
     ready: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + _START_S)
@@ -98,7 +98,7 @@ class RayPool(Pool):
         self._team: list[_Worker] = []
         self._failed_starts = 0
 
-    def submit(self, people: tuple[Sample, ...]) -> None:
+    def submit(self, people: Sequence[Sample]) -> None:
         """Hand a group to a free actor; a new one, on any node that lives, where fewer than wanted are left."""
         worker = next((one for one in self._team if not one.people), None) or self._started()
         worker.people = people
@@ -174,7 +174,7 @@ class RayPool(Pool):
             return None
         people, worker.people = worker.people, ()
         self._take_over(worker)
-        return Finished(people, tuple(reply))
+        return Finished(people, reply)
 
     def _take_over(self, free: _Worker) -> None:
         """Let a free actor do what waits for one that has no place to start, for instance since a node is gone."""

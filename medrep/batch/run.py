@@ -6,23 +6,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from joblib import cpu_count
 
 from medrep._files import STATE
 from medrep.batch.factories import PreflightFactory
-from medrep.batch.local_pool import LocalPool
-from medrep.batch.merge import Finished, Merged, finish, finished
+from medrep.batch.local_pool import LocalPool, start_server
+from medrep.batch.merge import Merged, finish, finished
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
 from medrep.batch.progress import ALONE, TOGETHER, History, Progress, RetryState, read_history
-from medrep.batch.store import Job, Part, fingerprint, open_job
+from medrep.batch.store import COMPLETE, Job, Part, fingerprints, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.kinds.base import Samples
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
-from medrep.derivatives.tasks import Task, TaskFactory
+from medrep.derivatives.tasks import TABLES, Task, TaskFactory
 from medrep.errors import listed
 from medrep.models import Adaptation, Model
 from medrep.models.linear.scales import adapted_model, unknown_participants
@@ -104,7 +105,7 @@ def run_batch(
     frame: pd.DataFrame,
     options: BatchOptions,
     listener: Listener = SILENT,
-) -> Merged | Finished | BatchResult | None:
+) -> Merged | BatchResult | None:
     """Do one part of a batch; merge where there is only one.
 
     Args:
@@ -121,23 +122,38 @@ def run_batch(
     Raises:
         MedrepError: OUT holds something else, or nobody could be delivered.
     """
+    found = _worked(work, trained, cohort, frame, options, listener)
+    return finish(*found) if isinstance(found, tuple) else found
+
+
+def _worked(
+    work: Work, trained: SavedModel, cohort: Cohort, frame: pd.DataFrame, options: BatchOptions, listener: Listener
+) -> tuple[Job, History | None] | Merged | BatchResult | None:
+    """Do what is to be done; return the job, and what its journals say where they were read, if it is to be finished."""
     model = trained.model
+    inline = cohort.input.tabular and not _worth_workers(
+        len(cohort) // options.part.count * model.columns.count, options
+    )
+    if cohort.input.tabular and not (inline or options.dry_run or (work.out / COMPLETE).exists()):
+        start_server(TABLES)
     step = work.step(model)
-    people = list(cohort.source.samples(frame))
-    blocks = [people[start : start + step.block_size] for start in range(0, len(people), step.block_size)]
-    mine = [one for block in options.part.of(blocks) for one in block]
+    people = cohort.source.samples(frame)
+    everybody = range(len(people))
+    blocks = [everybody[start : start + step.block_size] for start in everybody[:: step.block_size]]
+    mine = people.take([place for block in options.part.of(blocks) for place in block])
     if options.dry_run:
         _forecast(listener, work.out, people, mine, options)
         return None
     unknown = unknown_participants(model, frame)
-    adapting = _digest([one for one in people if one.key in unknown]) if len(unknown) else ""
+    strangers = people.take(np.flatnonzero(frame.index.isin(unknown)) if len(unknown) else ())
+    adapting = _digest(strangers) if len(unknown) else ""
     identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
 
     def prepare(folder: Path) -> Mapping[str, Any]:
         trained.save(folder)
         known, adapted = model, tuple[Adaptation, ...]()
         if len(unknown):
-            readable = _readable(cohort, people, unknown, folder, options, listener)
+            readable = _readable(cohort, strangers, folder, options, listener)
             known, adapted = adapted_model(model, readable, frame, listener)
             replace(trained, model=known).save(folder)
         return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
@@ -152,8 +168,7 @@ def run_batch(
         if options.part.count == 1 and (done := finished(job, cohort.table)) is not None:
             listener.say(f"{len(people)} people are done already")
             return done
-        cells = len(mine) * model.columns.count
-        if cohort.input.tabular and (options.engine == "inline" or not _worth_workers(cells, options)):
+        if inline:
             # What was adapted stands in the job's model; it is the same object where nothing was.
             pool: Pool = InlinePool(work.step(SavedModel.load(job.model).model if len(unknown) else model))
         elif options.engine == "inline":
@@ -163,7 +178,7 @@ def run_batch(
         history = _work_off(job, mine, prints, pool, step.block_size, options, listener)
         if options.part.count > 1:
             return _part_result(job, mine, prints, options.part)
-    return finish(job, history) if options.part.count == 1 else None
+    return job, history
 
 
 def chosen_participants(files: CohortFiles, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
@@ -173,7 +188,7 @@ def chosen_participants(files: CohortFiles, only: Sequence[str], exclude: Sequen
     return {**chosen, "files": said} if said else chosen
 
 
-def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mapping[str, Path]) -> BatchResult:
+def batch_result(out: Path, whole: Merged, done: str, results: Mapping[str, Path]) -> BatchResult:
     """Return how a whole batch went.
 
     Args:
@@ -187,9 +202,9 @@ def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mappin
     return BatchResult(done, len(whole.table) - failed, failed, places, whole.failures)
 
 
-def _part_result(job: Job, mine: Sequence[Sample], prints: Mapping[str, str], part: Part) -> BatchResult:
+def _part_result(job: Job, mine: Samples, prints: Mapping[str, str], part: Part) -> BatchResult:
     history = read_history(job.folder)
-    ended = [found for one in mine if (found := history.current(one.key, prints[one.key])) is not None]
+    ended = [found for key in mine.keys if (found := history.current(key, prints[key])) is not None]
     failed = sum(found.failed for found in ended)
     done = f"{job.identity['command']} of {part.name}; medrep merge {job.out} joins the parts"
     return BatchResult(done, len(ended) - failed, failed, {"part": job.journal(part)}, whole=False)
@@ -197,7 +212,7 @@ def _part_result(job: Job, mine: Sequence[Sample], prints: Mapping[str, str], pa
 
 def _work_off(
     job: Job,
-    mine: Sequence[Sample],
+    mine: Samples,
     prints: Mapping[str, str],
     pool: Pool,
     block_size: int,
@@ -206,10 +221,11 @@ def _work_off(
 ) -> History | None:
     """Work on whoever is not done; return what the journals say if that was nobody."""
     history = read_history(job.folder)
-    current = {one.key: history.current(one.key, prints[one.key]) for one in mine}
-    failed = {key: found for key, found in current.items() if found is not None and found.failed}
+    current = [history.current(key, prints[key]) for key in mine.keys]
+    failed = {key: one for key, one in zip(mine.keys, current, strict=True) if one is not None and one.failed}
     again = failed if options.retry_failed else {}
-    left = [one for one in mine if current[one.key] is None or one.key in again]
+    left = mine.take([k for k, one in enumerate(current) if one is None or mine.keys[k] in again])
+    del current
     if len(left) < len(mine):
         listener.say(f"{len(mine) - len(left)} people are done already")
     if not left:
@@ -222,8 +238,8 @@ def _work_off(
         retries = {key: retry for key, retry in history.retries.items() if key not in again}
         retries |= {key: RetryState(ALONE) for key in suspects}
         with pool, listener.track(str(job.identity["command"]), len(left)) as advance:
-            for _ in Scheduler(pool, progress, block_size, listener.say).run(left, retries):
-                advance(1)
+            for results in Scheduler(pool, progress, block_size, listener.say).run(left, retries):
+                advance(len(results))
     finally:
         progress.close()
     return None
@@ -231,7 +247,7 @@ def _work_off(
 
 def _worth_workers(cells: int, options: BatchOptions) -> bool:
     """Say whether a table is so large that workers, who take a second to start, are the sooner."""
-    return cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
+    return options.engine != "inline" and cells >= _MANY_CELLS and (options.workers or cpu_count()) > 1
 
 
 def _pool(factory: TaskFactory, options: BatchOptions, people: int) -> Pool:
@@ -243,16 +259,13 @@ def _pool(factory: TaskFactory, options: BatchOptions, people: int) -> Pool:
     return LocalPool(factory, workers, options.timeout)
 
 
-def _readable(
-    cohort: Cohort, people: Sequence[Sample], unknown: pd.Index, model: Path, options: BatchOptions, listener: Listener
-) -> Cohort:
+def _readable(cohort: Cohort, wanted: Samples, model: Path, options: BatchOptions, listener: Listener) -> Cohort:
     """Return the cohort of those strangers whose files can be read: found out in workers, since this process has to go on."""
     if cohort.input.tabular:
-        return cohort.select(unknown)
-    wanted = [one for one in people if one.key in unknown]
+        return cohort.select(wanted.covariates.index)
     history = read_history(model.parent, _ADAPTING)
-    left = [one for one in wanted if one.key not in history.ended]
-    progress = Progress(model.parent / _ADAPTING, history, dict.fromkeys((one.key for one in wanted), ""))
+    left = wanted.take([k for k, key in enumerate(wanted.keys) if key not in history.ended])
+    progress = Progress(model.parent / _ADAPTING, history, dict.fromkeys(wanted.keys, ""))
     try:
         reader = PreflightFactory(model)
         with InlinePool(reader.open()) if options.engine == "inline" else _pool(reader, options, len(wanted)) as pool:
@@ -261,20 +274,20 @@ def _readable(
     finally:
         progress.close()
     ended = read_history(model.parent, _ADAPTING).ended
-    return cohort.select(pd.Index([one.key for one in wanted if not ended[one.key].failed]))
+    return cohort.select(pd.Index([key for key in wanted.keys if not ended[key].failed]))
 
 
-def _digest(people: Sequence[Sample]) -> str:
-    return sha256("\n".join(f"{one.key} {fingerprint(one)}" for one in people).encode()).hexdigest()[:16]
+def _digest(people: Samples) -> str:
+    prints = zip(people.keys, fingerprints(people), strict=True)
+    return sha256("\n".join(f"{key} {own}" for key, own in prints).encode()).hexdigest()[:16]
 
 
-def _forecast(
-    listener: Listener, out: Path, people: Sequence[Sample], mine: Sequence[Sample], options: BatchOptions
-) -> None:
+def _forecast(listener: Listener, out: Path, people: Samples, mine: Samples, options: BatchOptions) -> None:
     history = read_history(out / STATE)
-    done = [found for one in mine if (found := history.current(one.key, fingerprint(one))) is not None]
+    prints = zip(mine.keys, fingerprints(mine), strict=True)
+    done = [found for key, own in prints if (found := history.current(key, own)) is not None]
     failed = sum(found.failed for found in done)
-    absent = [f"{one.key}: {one.problem}" for one in mine if one.problem]
+    absent = [f"{key}: {mine.problems[key]}" for key in mine.keys if key in mine.problems]
     left = len(mine) - len(done) + (failed if options.retry_failed else 0)
     rows = [
         ("people in the cohort", str(len(people))),

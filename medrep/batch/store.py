@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from medrep import __version__
 from medrep._files import STATE, is_output, not_ours, write_json
 from medrep._texts import read_json
 from medrep.cohort.bids import hemispheres
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.kinds.base import Samples
 from medrep.cohort.support import Outside, outside_json
 from medrep.derivatives.bids import write_tsv
 from medrep.errors import ConfigError, MedrepError, listed
@@ -167,7 +168,7 @@ class Job:
     def write_people(
         self,
         table: pd.DataFrame,
-        people: Sequence[Sample],
+        people: Samples,
         root: Path,
         outside: Sequence[Outside] = (),
         written: "pd.DataFrame | None" = None,
@@ -186,12 +187,12 @@ class Job:
         if written is not None:
             write_tsv(self.folder / _WRITTEN, written.reset_index(names="key"))
         write_json(self.folder / _OUTSIDE, outside_json(outside))
-        prints = {one.key: fingerprint(one) for one in people}
-        files = ["" if one.path is None else one.path.relative_to(root).as_posix() for one in people]
-        known = pd.DataFrame({"key": list(prints), "fingerprint": list(prints.values()), "file": files})
+        prints = fingerprints(people)
+        files = ["" if path is None else path.relative_to(root).as_posix() for path in people.files]
+        known = pd.DataFrame({"key": people.keys, "fingerprint": prints, "file": files})
         for name, content in (("participants.tsv", table), ("people.tsv", known)):
             write_tsv(self.folder / name, content)
-        return prints
+        return dict(zip(people.keys, prints, strict=True))
 
     def state(self) -> str:
         """Return a digest of what the tables of OUT depend on beside the rows: the request, and who is in the cohort."""
@@ -293,16 +294,22 @@ def read_job(out: Path) -> Job:
     return found
 
 
-def fingerprint(one: Sample) -> str:
-    """Return 16 hexadecimal digits of what a person is now: covariates, and the row, or path, size and time of the file."""
-    state: list[object] = [*sorted(one.covariates.items()), one.problem, one.mark]
-    for path in () if one.path is None else hemispheres(one.path):
-        try:
-            found = path.stat()
-            state += [path.name, found.st_size, found.st_mtime_ns]
-        except OSError as error:
-            state += [path.name, error.errno]
-    return sha256("\n".join(map(repr, state)).encode()).hexdigest()[:_DIGITS]
+def fingerprints(people: Samples) -> list[str]:
+    """Return 16 hexadecimal digits of what each is now: covariates, and the row, or path, size and time of the file."""
+    names = sorted(str(name) for name in people.covariates)
+    cells = (zip(repeat(name), people.covariates[name].tolist(), strict=False) for name in names)
+    covariates = zip(*cells, strict=True) if names else repeat(())
+    found = []
+    for key, own, mark, file in zip(people.keys, covariates, people.marks.tolist(), people.files, strict=False):
+        state: list[object] = [*own, people.problems.get(key, ""), mark.decode()]
+        for path in () if file is None else hemispheres(file):
+            try:
+                status = path.stat()
+                state += [path.name, status.st_size, status.st_mtime_ns]
+            except OSError as error:
+                state += [path.name, error.errno]
+        found.append(sha256("\n".join(map(repr, state)).encode()).hexdigest()[:_DIGITS])
+    return found
 
 
 def _read(out: Path) -> Job | None:

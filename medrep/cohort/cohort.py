@@ -61,6 +61,8 @@ class Cohort:
 
     def select(self, wanted: pd.Index) -> "Cohort":
         """Return the cohort of the wanted keys, in that order."""
+        if wanted.equals(self.table.index):
+            return self
         return replace(self, table=self.table.loc[wanted], source=self.source.select(wanted))
 
 

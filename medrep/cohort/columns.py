@@ -221,8 +221,10 @@ def _read_numbers(
     accepted = {"exact", "tidied"} | ({"range", "bound"} if covariate.inexact == "midpoint" else set())
     accepted |= {"missing"} if covariate.missing != "error" else set()
     low, high = covariate.limits or (float("-inf"), float("inf"))
-    for key, text in zip(cells.index.tolist(), cells.tolist(), strict=True):
-        number = Number(float("nan"), "missing") if is_code(text, codes) else parse_number(text)
+    missing, texts = Number(float("nan"), "missing"), cells.tolist()
+    read = {text: missing if is_code(text, codes) else parse_number(text) for text in set(texts)}
+    for key, text in zip(cells.index.tolist(), texts, strict=True):
+        number = read[text]
         if number.reading not in accepted:
             what = "is a censored value" if number.reading == "bound" else f"is {_article(number.reading)}"
             offenders.append(f"{key}: {column} {text!r} {what}; {cures[number.reading]}")
@@ -245,14 +247,17 @@ def _read_levels(
     offenders: list[str],
 ) -> list[str | None]:
     written = covariate.verbatim
-    parsed = [
-        None if text not in written and is_code(text, codes) else parse_level(text, written) for text in cells.tolist()
-    ]
+    texts = cells.tolist()
+    known = {
+        text: None if text not in written and is_code(text, codes) else parse_level(text, written)
+        for text in set(texts)
+    }
     if covariate.name == "sex":
-        parsed = [level if level is None or level in written else sex_word(level) for level in parsed]
+        known = {text: own if own is None or own in written else sex_word(own) for text, own in known.items()}
+    parsed = [known[text] for text in texts]
     spelling = merge_levels([level for level in parsed if level is not None], written)
     levels = [None if level is None else spelling[level] for level in parsed]
-    pairs = list(zip(zip(cells.index.tolist(), cells.tolist(), strict=True), levels, strict=True))
+    pairs = list(zip(zip(cells.index.tolist(), texts, strict=True), levels, strict=True))
     if covariate.missing == "error":
         offenders += [
             f"{key}: {column} {text!r} is missing; fill it in, or set covariates.{covariate.name}.missing to drop or impute"

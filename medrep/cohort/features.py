@@ -15,7 +15,16 @@ from medrep._texts import read_json
 from medrep.cohort.dictionary import certain_pairs, examples, folded
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.parsing import MISSING_WORDS, plain_number
-from medrep.cohort.participants import KEY_COLUMNS, keys, labels, read_plain, refuse_doubles, refuse_nuls
+from medrep.cohort.participants import (
+    KEY_COLUMNS,
+    keys,
+    labels,
+    read_plain,
+    refuse_doubles,
+    refuse_nuls,
+    row_blocks,
+    taken_rows,
+)
 from medrep.errors import CohortError, ModelError, listed
 
 _COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
@@ -52,7 +61,7 @@ class FeatureTable:
         if self.ids.index.equals(wanted):
             return self
         positions = self.ids.index.get_indexer(wanted)
-        return replace(self, ids=self.ids.iloc[positions], values=self.values[positions])
+        return replace(self, ids=self.ids.iloc[positions], values=taken_rows(self.values, positions))
 
 
 def read_features(path: Path) -> FeatureTable:
@@ -85,10 +94,11 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     """
     own, wanted = labels(features.ids["participant_id"].tolist(), "sub"), labels(people, "sub")
     spelled = {there: who for who, there in certain_pairs(wanted, own).items()}
-    ids = features.ids.assign(participant_id=[spelled.get(who, who) for who in own])
+    whose = [spelled.get(who, who) for who in own]
+    ids = features.ids.assign(participant_id=whose)
     notes = [f"features.tsv: {examples(spelled)} of participants.tsv"] if spelled else []
     known = set(wanted)
-    nobody = [str(who) for who in dict.fromkeys(ids["participant_id"]) if who not in known]
+    nobody = [who for who in dict.fromkeys(whose) if who not in known]
     if nobody:
         more = f", and {len(nobody) - 5} more" if len(nobody) > 5 else ""
         notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {', '.join(nobody[:5])}{more}")
@@ -102,8 +112,10 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     Raises:
         CohortError: People without features; all are listed, with ids that may be meant.
     """
-    bare = {key: position for position, key in enumerate(labels(features.ids.index.tolist(), "sub"))}
-    asked = labels(wanted.tolist(), "sub")
+    own, asked = labels(features.ids.index.tolist(), "sub"), labels(wanted.tolist(), "sub")
+    if own == asked:
+        return replace(features, ids=features.ids.set_axis(wanted))
+    bare = {key: position for position, key in enumerate(own)}
     spelled = certain_pairs(asked, list(bare))
     bare |= {key: bare[there] for key, there in spelled.items() if key not in bare}
     absent = [(str(key), one) for key, one in zip(wanted.tolist(), asked, strict=True) if one not in bare]
@@ -122,8 +134,8 @@ def match_keys(features: FeatureTable, wanted: pd.Index) -> FeatureTable:
     ids = features.ids.iloc[positions].set_axis(wanted)
     other = {there: key for key, there in spelled.items()}
     notes = (*features.notes, f"features.tsv: {examples(other)} of participants.tsv") if other else features.notes
-    in_order = len(features.values) == len(positions) and positions == list(range(len(positions)))
-    values = features.values if in_order else features.values[positions]  # a table can fill half of the memory
+    in_order = positions == list(range(len(features.values)))
+    values = features.values if in_order else taken_rows(features.values, np.array(positions))
     return replace(features, ids=ids, values=values, notes=notes)
 
 
@@ -181,10 +193,10 @@ def column_order(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
 
 def missing_cells(features: FeatureTable) -> list[str]:
     """Return one line for each cell that is NaN or infinite: the person and the column; a column with many has one line."""
-    rows, columns = np.nonzero(~np.isfinite(features.values))
     cells = [
-        (features.names[j], str(features.ids.index[i]), f"is {features.values[i, j]:g}")
-        for i, j in zip(rows, columns, strict=True)
+        (features.names[j], str(features.ids.index[start + i]), f"is {block[i, j]:g}")
+        for start, block in row_blocks(features.values)
+        for i, j in np.argwhere(~np.isfinite(block))
     ]
     return by_column(cells, len(features.values))
 
@@ -262,7 +274,7 @@ def _read_rows(
             key_columns, features = _columns(path, header)
             plain = read_plain(path, header, key_columns)
             if plain is not None:
-                ids = pd.DataFrame(plain[0], columns=[header[k] for k in key_columns], dtype=str)
+                ids = pd.DataFrame(dict(zip([header[k] for k in key_columns], plain[0], strict=True)), dtype=str)
                 return tuple(header[k] for k in features), ids, plain[1], tuple(written)
             for number, cells in lines:
                 if "\0" in "\t".join(cells):

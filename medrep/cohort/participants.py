@@ -6,14 +6,19 @@ tidied on the way in (a byte order mark, an unnamed column, a doubled row) is ke
 
 import csv
 import io
+import mmap
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 
 from medrep.cohort.dictionary import alike, read_dictionary
 from medrep.cohort.parsing import MISSING_WORDS
@@ -57,15 +62,16 @@ def read_participants(path: Path) -> Participants:
         CohortError: The file is missing, is not a UTF-8 tab-separated table, has no ``participant_id``, has ragged rows,
             unusable ids, or one person in several rows that disagree.
     """
-    header, numbered, notes = _read_lines(path)
-    columns, rows, notes = _named_columns(path, header, list(numbered.values()), notes)
-    table = pd.DataFrame(rows, columns=columns, dtype=str)
+    header, numbers, columns, notes = _read_lines(path)
+    names, notes = _named_columns(path, header, notes)
+    table = pd.DataFrame({name: columns[position] for position, name in names.items()}, dtype=str)
+    del columns
     table["participant_id"] = table["participant_id"].str.strip()
     if "session_id" in table:
         table["session_id"] = table["session_id"].str.strip()
     if table.empty:
         raise CohortError(f"{path}: a header and no people; add one line a person")
-    check_ids(path, table, [f"line {number}" for number in numbered])
+    check_ids(path, table, [f"line {number}" for number in numbers])
     table, repeated = _merge_repeats(path, table)
     refuse_doubles(path, table)
     close = [" and ".join(ids) for ids in alike(labels(table["participant_id"].tolist(), "sub"))]
@@ -83,12 +89,12 @@ def read_tsv(path: Path) -> tuple[list[str], list[list[str]], list[str]]:
     Raises:
         CohortError: Missing, empty, not UTF-8, separated by something else, or ragged (all lines are listed).
     """
-    header, numbered, notes = _read_lines(path)
-    return header, list(numbered.values()), notes
+    header, _, columns, notes = _read_lines(path)
+    return header, [list(row) for row in zip(*columns, strict=True)], notes
 
 
-def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]:
-    """Return the header, line number -> cells, and notes."""
+def _read_lines(path: Path) -> tuple[list[str], list[int], list[list[str]], list[str]]:
+    """Return the header, the numbers of the lines below it, the cells of each column, and notes."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -99,6 +105,30 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CohortError(f"{path}: line {line} is not UTF-8 text; save the table as UTF-8") from None
+    numbers, columns = _plain_columns(text) or ([], [])
+    if not numbers:
+        numbers, columns = _careful_columns(path, text)
+    header = [own[0].strip() for own in columns]
+    _refuse_header(path, header)
+    return header, numbers[1:], [own[1:] for own in columns], notes
+
+
+def _plain_columns(text: str) -> tuple[list[int], list[list[str]]] | None:
+    """Return numbers of lines and the cells of each column of a table; None of one that needs a careful reader."""
+    if "\r" in text or "\0" in text:
+        return None
+    lines = text.split("\n")
+    numbers = [number for number, line in enumerate(lines, 1) if line.strip("\t")]
+    lines = [line for line in lines if line.strip("\t")]
+    tabs = lines[0].count("\t") if lines else 0
+    if any(line.count("\t") != tabs or len(line) > csv.field_size_limit() for line in lines):
+        return None
+    cells = "\t".join(lines).split("\t")
+    return numbers, [cells[position :: tabs + 1] for position in range(tabs + 1)]
+
+
+def _careful_columns(path: Path, text: str) -> tuple[list[int], list[list[str]]]:
+    """Return numbers of lines and the cells of each column, whatever ends lines; else say what is wrong with a table."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     numbered: dict[int, list[str]] = {}
     try:
@@ -109,16 +139,20 @@ def _read_lines(path: Path) -> tuple[list[str], dict[int, list[str]], list[str]]
     refuse_nuls(path, {number: row[0] for number, row in numbered.items() if any("\0" in cell for cell in row)})
     if not numbered:
         raise CohortError(f"{path}: the file is empty; it needs a header line and one line a person")
-    header = [name.strip() for name in numbered.pop(min(numbered))]
-    if len(header) == 1 and re.search(r"[,;\s]", header[0]):
-        raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
-    if any(name.startswith('"') for name in header):
-        raise CohortError(f"{path}: the header is in quotes ({', '.join(header[:3])}); save the table without quotes")
+    header = [name.strip() for name in numbered[min(numbered)]]
+    _refuse_header(path, header)
     ragged = [f"line {n}: {len(row)} cells ({row[0]!r} ...)" for n, row in numbered.items() if len(row) != len(header)]
     if ragged:
         cure = "one tab between two cells, n/a in an empty one"
         raise CohortError(listed(f"{path}: rows that do not have the header's {len(header)} cells", ragged, cure))
-    return header, numbered, notes
+    return list(numbered), [list(cells) for cells in zip(*numbered.values(), strict=True)]
+
+
+def _refuse_header(path: Path, header: Sequence[str]) -> None:
+    if len(header) == 1 and re.search(r"[,;\s]", header[0]):
+        raise CohortError(f"{path}: the header {header[0]!r} is not separated by tabs; save the table as tab-separated")
+    if any(name.startswith('"') for name in header):
+        raise CohortError(f"{path}: the header is in quotes ({', '.join(header[:3])}); save the table without quotes")
 
 
 def refuse_nuls(path: Path, lines: Mapping[int, str]) -> None:
@@ -191,9 +225,8 @@ def chosen_rows(participants: Sequence[str], only: Sequence[str], exclude: Seque
     return kept
 
 
-def _named_columns(
-    path: Path, header: list[str], rows: list[list[str]], notes: list[str]
-) -> tuple[list[str], list[list[str]], list[str]]:
+def _named_columns(path: Path, header: list[str], notes: list[str]) -> tuple[dict[int, str], list[str]]:
+    """Return the position and the name of each column that has one, and notes."""
     exact = [name.casefold() for name in header]
     if "participant_id" not in exact:
         columns = ", ".join(repr(name) for name in header)
@@ -206,8 +239,7 @@ def _named_columns(
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise CohortError(listed(f"{path}: column names that occur twice", twice, "name each column once"))
-    kept = [position for position, name in enumerate(names) if name]
-    return [names[position] for position in kept], [[row[position] for position in kept] for row in rows], notes
+    return {position: name for position, name in enumerate(names) if name}, notes
 
 
 def check_ids(path: Path, table: pd.DataFrame, places: list[str]) -> None:
@@ -292,7 +324,7 @@ def _merge_repeats(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[
 
 _LARGE = 2**22  # bytes: smaller files are read as fast without
 _MOST_COLUMNS = 5000
-_AT_ONCE = 2**21  # bytes; Arrow reads some of these ahead, and holds each as text and as numbers
+_AT_ONCE = 2**20  # bytes, which are held as text, as columns and as rows
 _MISSING = sorted(
     {form for word in MISSING_WORDS for form in (word, word.upper(), word.capitalize())} | {"NaN", "<NA>"}
 )
@@ -309,6 +341,9 @@ def read_plain(
         path: UTF-8 text with a line of names.
         header: The names, a cell each.
         keys: Positions of the columns of ids; all others are numbers.
+
+    Returns:
+        The columns of ids, and the numbers, of a large table in a `scratch_matrix`.
     """
     if path.stat().st_size < _LARGE or len(header) > _MOST_COLUMNS:
         return None
@@ -321,30 +356,30 @@ def read_plain(
     names = [str(position) for position in range(len(header))]
     numbers = [position for position in range(len(header)) if position not in keys]
     types = {names[position]: pa.float64() for position in numbers} | {names[k]: pa.string() for k in keys}
-    people: list[list[str]] = []
-    values = np.empty((rows, len(numbers)))
+    convert = csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False)
+    ids: list[list[str]] = [[] for _ in keys]
+    values, done = scratch_matrix(rows, len(numbers), np.dtype(float)), 0
     try:
-        with csv.open_csv(
-            path,
-            csv.ReadOptions(use_threads=False, block_size=_AT_ONCE, skip_rows=1, column_names=names),
-            csv.ParseOptions(delimiter="\t", quote_char=False),
-            csv.ConvertOptions(column_types=types, null_values=_MISSING, strings_can_be_null=False),
-        ) as reader:
-            for batch in reader:
-                block = values[len(people) : len(people) + batch.num_rows]
-                empty = 0
-                for place, position in enumerate(numbers):
-                    column = batch.column(position)
-                    empty += column.null_count
-                    block[:, place] = column.to_numpy(zero_copy_only=False)
-                if np.isinf(block).any() or int(np.isnan(block).sum()) != empty:
-                    return None
-                ids = [batch.column(k).to_pylist() for k in keys]
-                people += [[cell.strip() or "n/a" for cell in row] for row in zip(*ids, strict=True)]
+        for text in _blocks(path):
+            table = csv.read_csv(
+                pa.BufferReader(text),
+                csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+                csv.ParseOptions(delimiter="\t", quote_char=False),
+                convert,
+            )
+            columns = [table.column(position) for position in numbers]
+            block = np.array([column.to_numpy() for column in columns])
+            if np.isinf(block).any() or int(np.isnan(block).sum()) != sum(column.null_count for column in columns):
+                return None
+            values[done : done + len(table)] = block.T
+            for own, k in zip(ids, keys, strict=True):
+                own += [cell.strip() or "n/a" for cell in table.column(k).to_pylist()]
+            done += len(table)
+            release_pages(values)
     except (pa.ArrowException, UnicodeDecodeError):
         return None
     pa.default_memory_pool().release_unused()
-    return (people, values[: len(people)]) if people else None
+    return (ids, values[:done]) if done else None
 
 
 def _lines(path: Path) -> int | None:
@@ -356,3 +391,77 @@ def _lines(path: Path) -> int | None:
                 return None
             found += block.count(b"\n")
     return found
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield some whole lines at a time, without the first, and without blocks of empty ones."""
+    with path.open("rb") as file:
+        file.readline()
+        rest = b""
+        while block := file.read(_AT_ONCE):
+            end = block.rfind(b"\n") + 1
+            whole, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+            if whole.strip(b"\n"):
+                yield whole
+        if rest:
+            yield rest
+
+
+_SCRATCH = 2**25
+_ROWS_AT_ONCE, _PICKED_AT_ONCE = 2048, 8
+
+
+def scratch_matrix(rows: int, columns: int, dtype: np.dtype) -> Shaped[np.ndarray, "rows columns"]:
+    """Return a matrix to be filled; a large one is mapped to a file without a name, so that it need not be held in memory.
+
+    The file lies where temporary files do (TMPDIR) and goes with the matrix; where there is no room, memory is taken.
+    """
+    size = dtype.itemsize * rows * columns
+    if size >= _SCRATCH and sys.platform == "linux":
+        with suppress(OSError), TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # writing to a mapped page of a full disk would kill the process
+            # No np.memmap: joblib would send the name of its file to workers, and there is none.
+            return np.ndarray((rows, columns), dtype, buffer=mmap.mmap(file.fileno(), size))
+    return np.empty((rows, columns), dtype)
+
+
+def release_pages(data: np.ndarray) -> None:
+    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
+
+    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
+    """
+    mapping = shared_mapping(data)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def shared_mapping(data: np.ndarray) -> mmap.mmap | None:
+    """Return the mapped file that holds an array, where changes go to the file; None of other arrays."""
+    base: object = data
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.mode == "c":
+            return None
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def row_blocks(matrix: Shaped[np.ndarray, "rows columns"]) -> Iterator[tuple[int, Shaped[np.ndarray, "some columns"]]]:
+    """Yield where some rows begin, and the rows, in order; pages of a mapped matrix are given back as the next are asked for."""
+    for start in range(0, len(matrix), _ROWS_AT_ONCE):
+        yield start, matrix[start : start + _ROWS_AT_ONCE]
+        release_pages(matrix)
+
+
+def taken_rows(
+    matrix: Shaped[np.ndarray, "rows columns"], positions: Int[np.ndarray, " some"]
+) -> Shaped[np.ndarray, "some columns"]:
+    """Return some rows in an order; a mapped matrix is not brought into memory for it."""
+    if shared_mapping(matrix) is None:
+        return matrix[positions]
+    taken = scratch_matrix(len(positions), matrix.shape[1], matrix.dtype)
+    for start in range(0, len(positions), _PICKED_AT_ONCE):  # each row may bring the pages beside its own
+        some = positions[start : start + _PICKED_AT_ONCE]
+        taken[start : start + len(some)] = matrix[some]
+        release_pages(matrix)
+        release_pages(taken)
+    return taken

@@ -106,12 +106,13 @@ def _assign(stratum_of: dict[str, str], edges: np.ndarray, rng: np.random.Genera
     return part_of
 
 
-_DIGITS = 16
+MARK_DIGITS = 16
+"""Of a row's fingerprint."""
 
 
 def row_fingerprint(row: Float[np.ndarray, " columns"]) -> str:
     """Return 16 hexadecimal digits that only the same numbers have."""
-    return sha256(np.ascontiguousarray(row).tobytes()).hexdigest()[:_DIGITS]
+    return sha256(np.ascontiguousarray(row).tobytes()).hexdigest()[:MARK_DIGITS]
 
 
 def cohort_fingerprint(rows: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +22,7 @@ DIGITS = 10
 """Far more than any measurement has, and two thirds of the bytes of all that a double holds."""
 
 MISSING = "n/a"
+_LINES_AT_ONCE = 256
 
 
 def line(values: Float[np.ndarray, " columns"], before: Float[np.ndarray, " columns"] | None = None) -> str:
@@ -39,6 +40,18 @@ def line(values: Float[np.ndarray, " columns"], before: Float[np.ndarray, " colu
         MISSING if cell != cell else repr(cell) if stays else f"{cell:.{DIGITS}g}"
         for cell, stays in zip(values.tolist(), kept.tolist(), strict=True)
     )
+
+
+def rows_text(
+    values: Float[np.ndarray, "people columns"], before: Float[np.ndarray, "people columns"] | None = None
+) -> bytes:
+    """Return rows as `line` does, each ended, as they are written."""
+    same = np.zeros(len(values), bool) if before is None else (values == before).any(axis=1)
+    if not same.any() and not np.isnan(values).any():
+        pattern = _pattern(values.shape[1]) + "\n"
+        return "".join([pattern % tuple(row) for row in values.tolist()]).encode()
+    rows = [line(row, None if before is None else before[k]) for k, row in enumerate(values)]
+    return "".join(f"{row}\n" for row in rows).encode()
 
 
 def exact_line(values: Float[np.ndarray, " columns"]) -> str:
@@ -168,7 +181,19 @@ class Failure:
 
 def write_tsv(path: Path, table: pd.DataFrame) -> None:
     """Write a tab-separated table atomically; numbers with all the digits that tell them apart, ``n/a`` where missing."""
-    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    write_text(path, _plain_table(table) or table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def _plain_table(table: pd.DataFrame) -> str:
+    """Return a table of text in which nothing has to be quoted, in a fraction of the time; nothing of other tables."""
+    rows, columns = table.shape
+    if columns < 2 or not all(isinstance(dtype, pd.StringDtype) for dtype in table.dtypes):
+        return ""
+    cells = [column.fillna(MISSING).to_numpy(object).tolist() for _, column in table.items()]
+    text = "\n".join(map("\t".join, [tuple(map(str, table.columns)), *zip(*cells, strict=True)])) + "\n"
+    ends = text.count("\n"), text.count("\t")
+    plain = ends == (rows + 1, (columns - 1) * (rows + 1)) and '"' not in text and "\r" not in text
+    return text if plain else ""
 
 
 def write_matrix(
@@ -197,15 +222,15 @@ def write_lines(
     columns = [*ids.columns, *names]
     place = {str(name): position for position, name in enumerate(columns)}
     order = [place[name] if name in place else place[name.casefold()] for name in header] or list(range(len(columns)))
-    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("\t".join(header or columns) + "\n")
-        straight = order == list(range(len(columns)))
-        for who, line in zip(ids.to_numpy(object).tolist(), lines, strict=True):
-            whole = "\t".join([*map(str, who), line])
-            if not straight:
-                cells = whole.split("\t")
-                whole = "\t".join(cells[position] for position in order)
-            file.write(whole + "\n")
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        file.write(("\t".join(header or columns) + "\n").encode())
+        whose = zip(*(map(str, ids[column].tolist()) for column in ids), strict=True)
+        whole = ("\t".join((*who, line)) + "\n" for who, line in zip(whose, lines, strict=True))
+        if order != list(range(len(columns))):
+            split = (line.removesuffix("\n").split("\t") for line in whole)
+            whole = ("\t".join([cells[position] for position in order]) + "\n" for cells in split)
+        while block := "".join(islice(whole, _LINES_AT_ONCE)):
+            file.write(block.encode())
 
 
 def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str]) -> None:

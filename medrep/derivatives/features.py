@@ -9,9 +9,9 @@ import pandas as pd
 from medrep._files import write_json
 from medrep.cohort.features import column_order
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, sample_frame, sample_rows
-from medrep.derivatives.bids import Destination, line, write_latents, write_lines
-from medrep.derivatives.tasks import Result, Task, Transform, block_size, in_places
+from medrep.cohort.kinds.base import Sample, Samples
+from medrep.derivatives.bids import Destination, rows_text, write_latents, write_lines
+from medrep.derivatives.tasks import RowResults, Task, Transform, block_size, in_places
 
 _MOST_ROWS = 256
 
@@ -30,20 +30,17 @@ class TransformRows(Task):
         self._back = [place[name] for name in names]
         self.block_size = block_size(len(names), _MOST_ROWS)
 
-    def work(self, people: Sequence[Sample]) -> list[Result]:
+    def work(self, people: Sequence[Sample]) -> RowResults:
         """Move a few rows; see `Task.work`."""
-        rows = sample_rows(people)[:, self._order]
-        block, standing, places = in_places(rows, people, self.block_size)
+        own = Samples.of(people)
+        block, standing, places = in_places(own.rows[:, self._order], own, self.block_size)
         transformed, (latents, _) = self._transform.move_and_encode(
-            self._transform.model.dataset(block, sample_frame(standing))
+            self._transform.model.dataset(block, standing.covariates)
         )
-        transformed, before = transformed[:, self._back], block[:, self._back]
-        return [
-            Result(
-                one.key, lines={"features": line(transformed[place], before[place]), "latents": line(latents[place])}
-            )
-            for place, one in zip(places, people, strict=True)
-        ]
+        transformed, before = transformed[places][:, self._back], block[places][:, self._back]
+        return RowResults(
+            own.keys, (), {"features": rows_text(transformed, before), "latents": rows_text(latents[places])}
+        )
 
 
 def transform_rows(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:
@@ -54,7 +51,7 @@ def transform_rows(transform: Transform, kind: InputKind[Any], to: Destination) 
 
 def write_transformed(
     folder: Path,
-    lines: Mapping[str, Callable[[], Iterable[str]]],
+    rows: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,
     names: tuple[str, ...],
     content: Mapping[str, Any],
@@ -65,7 +62,7 @@ def write_transformed(
 
     Args:
         folder: Where to.
-        lines: Names of rows, each with what yields everybody's who could be moved, a person at a time.
+        rows: Names of rows, each with what yields everybody's who could be moved, a person at a time.
         ids: Key columns, index: key; in the same order.
         names: Of the features; none for images, which are written already.
         content: For the sidecar of the table.
@@ -74,8 +71,8 @@ def write_transformed(
     """
     if names:
         own = ids if written is None else written
-        write_lines(folder / "features.tsv", own, names, lines["features"](), header)
+        write_lines(folder / "features.tsv", own, names, rows["features"](), header)
         write_json(folder / "features.json", content)
     for name in ("latents", "latents_sd"):
-        if name in lines:
-            write_latents(folder / f"{name}.tsv", ids, lines[name]())
+        if name in rows:
+            write_latents(folder / f"{name}.tsv", ids, rows[name]())

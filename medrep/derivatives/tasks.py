@@ -6,9 +6,9 @@ results: so each row stands at its person's own place in the block, and whoever 
 
 from abc import ABC, abstractmethod
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.kinds.base import Sample, Samples
 from medrep.cohort.support import outside_json, outside_training
 from medrep.derivatives.bids import OUTSIDE, Destination, Removal, line
 from medrep.erasure import Certificate
@@ -45,7 +45,7 @@ def block_size(columns: int, most: int) -> int:
 
 def in_places(
     rows: Float[np.ndarray, "people columns"], people: Sequence[Sample], size: int
-) -> tuple[Float[np.ndarray, "size columns"], list[Sample], list[int]]:
+) -> tuple[Float[np.ndarray, "size columns"], Samples, list[int]]:
     """Return a full block, who stands at each place, and the places of the people.
 
     Args:
@@ -53,10 +53,18 @@ def in_places(
         people: At most one for each place of the block.
         size: Of the block.
     """
-    places = [one.place % size for one in people]
+    own = Samples.of(people)
+    places = own.places % size
     standing = np.zeros(size, dtype=int)
-    standing[places] = np.arange(len(people))
-    return rows[standing], [people[k] for k in standing], places
+    standing[places] = np.arange(len(own))
+    if np.array_equal(standing, np.arange(len(own))):
+        return rows, own, places.tolist()
+    return rows[standing], own.take(standing), places.tolist()
+
+
+def finite_figures(figures: Mapping[str, float | str]) -> dict[str, float | str | None]:
+    """Return figures as JSON has them, None for NaN."""
+    return {name: None if value != value else value for name, value in figures.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +99,7 @@ class Result:
             "key": self.key,
             "error": self.error,
             "stage": self.stage,
-            "figures": {name: None if value != value else value for name, value in self.figures.items()},
+            "figures": finite_figures(self.figures),
             "lines": dict(self.written().lines),
             "files": list(self.files),
         }
@@ -112,6 +120,45 @@ class Result:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class RowResults(Sequence[Result]):
+    """Results of rows of a table that were worked on together and all went well.
+
+    Attributes:
+        keys: Of each.
+        figures: Of each; none has any where there are none.
+        texts: Name of lines -> the line of each, ended.
+    """
+
+    keys: Sequence[str]
+    figures: Sequence[Mapping[str, float | str]]
+    texts: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "RowResults":
+        """Return results without errors and files, all with lines of the same names."""
+        if isinstance(results, RowResults):
+            return results
+        names = list(results[0].lines)
+        texts = {name: "".join(f"{one.lines[name]}\n" for one in results).encode() for name in names}
+        return cls([one.key for one in results], [one.figures for one in results], texts)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Result]:
+        lines = {name: text.decode().split("\n") for name, text in self.texts.items()}
+        for k, (key, figures) in enumerate(zip(self.keys, self.figures or [{}] * len(self), strict=True)):
+            yield Result(key, figures=figures, lines={name: own[k] for name, own in lines.items()})
+
+    @overload
+    def __getitem__(self, chosen: int) -> Result: ...
+    @overload
+    def __getitem__(self, chosen: slice) -> Sequence[Result]: ...
+    def __getitem__(self, chosen: int | slice) -> Result | Sequence[Result]:
+        return list(self)[chosen]
+
+
 class Task(ABC):
     """A task: opened once in a worker, then handed a few samples at a time.
 
@@ -123,7 +170,7 @@ class Task(ABC):
     block_size: int
 
     @abstractmethod
-    def work(self, people: Sequence[Sample]) -> list[Result]:
+    def work(self, people: Sequence[Sample]) -> Sequence[Result]:
         """Return everybody's outcome, in their order.
 
         What is wrong with a person is that person's outcome, never an exception.
@@ -139,6 +186,9 @@ PRELOADED = (
     "medrep.derivatives.shapes",
 )
 """Modules that take seconds to import, and that workers on images need."""
+
+TABLES = PRELOADED[:2]
+"""Those that workers on tables need."""
 
 
 class TaskFactory(ABC):

@@ -4,7 +4,6 @@ Blocks are worked on by as many threads as the linear algebra library may use, w
 its own threads are of no use on matrices this small, and fight with each other on a busy machine.
 """
 
-import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController, threadpool_limits
+
+from medrep.cohort.participants import release_pages
 
 _BLOCK_BYTES = 6 * 2**20
 _TIE = 1e-6
@@ -50,20 +51,6 @@ def read_chunk(data: Float[np.ndarray, "people columns"], part: slice) -> Float[
     chunk = np.array(data[:, part], dtype=np.float64)
     release_pages(data)
     return chunk
-
-
-def release_pages(data: np.ndarray) -> None:
-    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
-
-    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
-    """
-    base: object = data
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap) and base.mode == "c":
-            return
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _blas_threads() -> int:

@@ -15,6 +15,7 @@ from medrep._files import atomic_folder, write_json
 from medrep._texts import read_json
 from medrep.audit.confounding import confounding, small_levels
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema, describe_covariates
+from medrep.cohort.participants import taken_rows
 from medrep.errors import MedrepError
 
 
@@ -56,7 +57,7 @@ def known_mean(data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "
 
 def known_spread(data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, " columns"]:
     """Return the standard deviation of each column: of 500 people at most, evenly taken; 0 where nothing is known."""
-    some = np.asarray(data[evenly(len(data), _PEOPLE)])
+    some = taken_rows(data, evenly(len(data), _PEOPLE))
     return np.sqrt(known_mean((some - known_mean(some)) ** 2))
 
 

@@ -62,7 +62,7 @@ def _before_after_features(
 ) -> ReportData | None:
     """Return means and deviations of groups, of the features that differed most between groups before.
 
-    At most 2000 people are looked at, and fewer where wide rows come from files; groups are levels of the first covariate that was
+    At most 2000 people are looked at, fewer where wide rows come from files; groups are levels of the first covariate that was
     moved, or halves of a continuous one.
     """
     group = next((name for name in removed if name in frame), "")

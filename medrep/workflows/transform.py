@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep._persisted import to_json
 from medrep.batch.factories import TransformFactory
-from medrep.batch.merge import SCORE, Finished, Merged, finish, prune
+from medrep.batch.merge import SCORE, Merged, finish, prune
 from medrep.batch.run import (
     BatchOptions,
     BatchResult,
@@ -261,7 +261,7 @@ def _transform(
     return batch_result(out, whole, done, results)
 
 
-def _own_tables(out: Path, trained: SavedModel, whole: Merged | Finished, listener: Listener) -> dict[str, Path]:
+def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listener) -> dict[str, Path]:
     """Write the tables that were given, cleaned; return where they lie, nothing where people came from a folder."""
     job = read_job(out)
     files = CohortFiles.from_json(Path(job.identity["cohort"]), job.identity.get("files", {}))
@@ -297,7 +297,7 @@ def _probe(
     out: Path,
     schema: CovariateSchema,
     frame: pd.DataFrame,
-    whole: Merged | Finished,
+    whole: Merged,
     request: ExportRequest,
     listener: Listener,
     participants: Sequence[str],
@@ -350,8 +350,9 @@ def report_transformed(
         model = trained.model
         asked, content = job.identity, job.content
         cohort, frame = people or _people(job, trained)
-        there = cohort.table.index[cohort.table.index.isin(delivered)]
-        cohort, frame = cohort.select(there), frame.loc[there]
+        if len(delivered) < len(cohort):
+            there = cohort.table.index[cohort.table.index.isin(delivered)]
+            cohort, frame = cohort.select(there), frame.loc[there]
         transform = Transform(model, asked["references"], asked["label_free"])
         about = {"command": asked["command"], "title": content["title"], **content["about"]}
         desc = "residualized" if asked["command"] == "export" else "counterfactual"

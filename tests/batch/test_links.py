@@ -5,12 +5,11 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from medrep._files import STATE
 from medrep.batch.journal import Journal, read_event, read_events
-from medrep.batch.merge import Merged, Results, sweep
+from medrep.batch.merge import sweep
 from medrep.batch.store import Job, Part, open_job, read_job
 from medrep.errors import MedrepError
 
@@ -78,7 +77,7 @@ def test_files_that_a_journal_names_elsewhere_are_not_removed(tmp_path: Path, na
     (out / "away").symlink_to(tmp_path)
     (out / "old.nii.gz").touch()
     files = (name.format(tmp=tmp_path), "old.nii.gz")
-    sweep(done, Merged(pd.DataFrame(), Results((), done.folder), (), frozenset(files)))
+    sweep(done, files)
     assert victim.exists()
     assert not (out / "old.nii.gz").exists()
 

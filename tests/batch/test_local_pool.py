@@ -18,7 +18,7 @@ def worked_off(folder: Path, keys: list[str], pool: Pool, lines: list[str] | Non
     with pool:
         found = list(Scheduler(pool, progress, 4, ([] if lines is None else lines).append).run(everybody, {}))
     progress.close()
-    return {one.key: one for one in found}
+    return {one.key: one for some in found for one in some}
 
 
 def test_a_worker_that_is_killed_takes_only_its_killer_with_it(tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ def worked_off(folder: Path, keys: list[str], pool: RayPool, at: dict[int, objec
     progress = Progress(folder / "part-0.jsonl", read_history(folder), dict.fromkeys(keys, "same"))
     found = []
     with pool:
-        for result in Scheduler(pool, progress, 2, lambda line: None).run(everybody, {}):
-            found.append(result)
-            action = (at or {}).get(len(found))
-            if action is not None:
-                action()  # type: ignore[operator]
+        for some in Scheduler(pool, progress, 2, lambda line: None).run(everybody, {}):
+            for result in some:
+                found.append(result)
+                action = (at or {}).get(len(found))
+                if action is not None:
+                    action()  # type: ignore[operator]
     progress.close()
     assert len(found) == len(keys)
     return {one.key: one for one in found}

@@ -53,7 +53,7 @@ def worked_off(
     prints = {one.key: "same" for one in everybody}
     progress = Progress(folder / "part-0.jsonl", read_history(folder), prints)
     found = Scheduler(pool, progress, 4, lambda line: None).run(everybody, retries or {})
-    results = list(found)
+    results = [one for some in found for one in some]
     progress.close()
     assert len(results) == len({one.key for one in results})
     return {one.key: one for one in results}

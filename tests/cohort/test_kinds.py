@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, fields
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import INPUTS, SILENT, Source, build_input, saved_input
+from medrep.cohort.kinds.base import Samples
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.errors import CohortError, ConfigError
@@ -176,3 +178,27 @@ def test_a_hole_is_refused_of_what_is_at_hand_unless_it_is_kept() -> None:
     kept = kind.changed(missing="keep")
     assert kept.matrix(source, np.zeros, console)[0] is features.values
     assert kept.check(source, console, lambda key, row: None).problems == ()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 8), st.booleans(), st.data())
+def test_samples_are_the_same_one_by_one_and_together(people: int, files: bool, data: st.DataObject) -> None:
+    features = table(people, 2)
+    frame = pd.DataFrame(
+        {"age": np.arange(people, dtype=float), "sex": list("MF" * people)[:people]}, index=features.ids.index
+    )
+    paths = pd.Series([Path(f"{key}.nii") for key in features.ids.index], index=features.ids.index, dtype=object)
+    whole = (Source.of_files(paths, {"sub-0": "no image"}) if files else Source.of_table(features)).samples(frame)
+    single = list(whole)
+    assert single == [whole[k] for k in range(people)] == list(Samples.of(single))
+    chosen = data.draw(st.lists(st.integers(0, people - 1)))
+    some = whole.take(chosen)
+    assert list(some) == [single[k] for k in chosen]
+    assert list(whole[1:]) == single[1:]
+    here, there = Pipe()
+    here.send(some)
+    travelled = there.recv()
+    assert list(travelled) == list(some)
+    if not files and chosen:
+        np.testing.assert_array_equal(travelled.rows, features.values[chosen])
+        np.testing.assert_array_equal(some.rows, features.values[chosen])

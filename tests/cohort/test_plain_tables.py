@@ -1,10 +1,15 @@
+import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from joblib import Parallel, delayed
 
 from medrep.cohort import participants
-from medrep.cohort.features import read_features
+from medrep.cohort.features import match_keys, missing_cells, read_features
 from medrep.errors import CohortError
 
 
@@ -76,4 +81,79 @@ def test_all_numbers_are_read_to_the_last_bit(tmp_path: Path, monkeypatch: pytes
     found = participants.read_plain(path, ["participant_id", "a", "b", "c"], [0])
     assert found is not None
     assert found[1].tobytes() == values.tobytes()
-    assert [who for (who,) in found[0]] == [f"sub-{k}" for k in range(2000)]
+    assert found[0] == [[f"sub-{k}" for k in range(2000)]]
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participants, "_SCRATCH", 0)
+
+
+def written_table(path: Path, people: int, missing: int = -1) -> np.ndarray:
+    values = np.random.default_rng(people).normal(size=(people, 3))
+    lines = [
+        "\t".join([f"sub-{k}", *("n/a" if k == missing else repr(x) for x in row)])
+        for k, row in enumerate(values.tolist())
+    ]
+    path.write_text("\n".join(["participant_id\ta\tb\tc", *lines]) + "\n")
+    return values
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_large_table_lies_in_a_file_and_is_the_same_in_every_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participants, "_AT_ONCE", 512)
+    values = written_table(tmp_path / "features.tsv", 100)
+    found = read_features(tmp_path / "features.tsv")
+    assert participants.shared_mapping(found.values) is not None
+    np.testing.assert_array_equal(found.values, values)
+    order = np.random.default_rng(0).permutation(100)[:60]
+    wanted = pd.Index([f"sub-{k}" for k in order], name="key")
+    for some in (match_keys(found, wanted), found.rows(wanted)):
+        assert participants.shared_mapping(some.values) is not None
+        np.testing.assert_array_equal(some.values, values[order])
+    np.testing.assert_array_equal(found.values, values)  # pages were given back, not what they held
+
+
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize("at_once", [1, 7, 4096])
+def test_a_hole_is_found_in_whatever_block_it_is(at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(participants, "_ROWS_AT_ONCE", at_once)
+    written_table(tmp_path / "features.tsv", 20, missing=13)
+    told = missing_cells(read_features(tmp_path / "features.tsv"))
+    assert told == [f"sub-13: {name} is nan" for name in "abc"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 29), max_size=40), st.sampled_from(["<f4", "<f8"]))
+def test_rows_are_taken_as_numpy_takes_them(positions: list[int], dtype: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(participants, "_SCRATCH", 1)
+        mapped = participants.scratch_matrix(30, 4, np.dtype(dtype))
+        assert participants.shared_mapping(mapped) is not None
+        mapped[:] = np.arange(120).reshape(30, 4)
+        taken = participants.taken_rows(mapped, np.array(positions, int))
+    np.testing.assert_array_equal(taken, np.array(mapped)[np.array(positions, int)])
+    assert taken.dtype == mapped.dtype
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_memory_is_taken_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    values = written_table(tmp_path / "features.tsv", 5)
+    found = read_features(tmp_path / "features.tsv").values
+    assert participants.shared_mapping(found) is None
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_workers_are_handed_what_a_table_on_disk_holds(tmp_path: Path) -> None:
+    values = written_table(tmp_path / "features.tsv", 50)
+    found = read_features(tmp_path / "features.tsv").values
+    parts = (found, found[:20], found[:, 1:])
+    told = Parallel(n_jobs=2, max_nbytes=1)(delayed(np.ndarray.tolist)(part) for part in parts)
+    assert told == [values.tolist(), values[:20].tolist(), values[:, 1:].tolist()]

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medrep.cohort.participants import release_pages
 from medrep.errors import ModelError
 from medrep.models.chunks import (
     ChunkSource,
     column_chunks,
     map_chunks,
     principal_components,
-    release_pages,
 )
 
 

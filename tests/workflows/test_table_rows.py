@@ -72,6 +72,71 @@ def test_a_table_that_somebody_changed_is_made_anew(how: str, cohort: Path, tabl
     assert tables(out) == before
 
 
+def journals(out: Path) -> list[Path]:
+    return sorted((out / ".medrep").glob("part-*.jsonl"))
+
+
+@pytest.mark.parametrize("how", ["replaced", "cut", "forbidden"])
+@pytest.mark.parametrize("command", ["export", "score"])
+def test_a_finished_job_is_repeated_without_its_journals(
+    command: str, how: str, cohort: Path, table_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    more = ["--remove", "site"] if command == "export" else []
+    words = [command, str(cohort), str(out), "--model", str(table_model), "--quiet", *more]
+    assert main(words) == OK
+    names = sorted(path.name for path in out.iterdir())
+    before = {path: path.read_bytes() for path in out.glob("*.tsv")}
+    for path in journals(out):
+        if how == "replaced":
+            path.write_bytes(b"no journal\n" * 10)
+        elif how == "cut":
+            path.write_bytes(b"")
+        else:  # root may read everything
+            monkeypatch.setattr("medrep.batch.run.read_history", refused)
+            monkeypatch.setattr("medrep.batch.merge.read_history", refused)
+    assert main(words) == OK
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert {path: path.read_bytes() for path in out.glob("*.tsv")} == before
+
+
+def refused(*_: object) -> None:
+    raise AssertionError("a journal is read")
+
+
+def test_a_repeated_job_says_that_everybody_is_done(
+    cohort: Path, table_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["export", str(cohort), str(out), "--model", str(table_model), "--remove", "site"]
+    assert main(words) == OK
+    said = [line for line in "".join(capsys.readouterr()).splitlines() if "delivered" in line or "report" in line]
+    for path in journals(out):
+        path.write_bytes(b"")
+    assert main(words) == OK
+    again = "".join(capsys.readouterr())
+    count = len((out / "participants.tsv").read_text().splitlines()) - 1
+    assert f"{count} people are done already" in again
+    assert said
+    assert all(line in again for line in said)
+
+
+@pytest.mark.parametrize("name", ["features.tsv", "participants.tsv", "features.json"])
+def test_an_edited_file_is_made_anew_from_the_journals(
+    name: str, cohort: Path, table_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert export(cohort, out, table_model) == OK
+    before = (out / name).read_bytes()
+    (out / name).write_bytes(before.replace(b"s", b"t", 1))
+    kept = {path: path.read_bytes() for path in journals(out)}
+    for path in journals(out):
+        path.write_bytes(b"")  # so everybody is worked on again
+    assert export(cohort, out, table_model) == OK
+    assert (out / name).read_bytes() == before
+    assert [path for path in journals(out) if path.read_bytes()] == list(kept)
+
+
 @pytest.mark.parametrize("name", ["scores.tsv", "scores.json", "participants.tsv", "latents.tsv"])
 @pytest.mark.parametrize("how", ["edited", "removed"])
 def test_whatever_else_was_written_is_written_again(

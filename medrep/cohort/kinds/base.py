@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from medrep.cohort.bids import (
     IMAGE_ENDINGS,
@@ -27,8 +27,8 @@ from medrep.cohort.features import FeatureTable
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
-from medrep.cohort.participants import label
-from medrep.cohort.splits import row_fingerprint
+from medrep.cohort.participants import label, release_pages, row_blocks
+from medrep.cohort.splits import MARK_DIGITS, row_fingerprint
 from medrep.cohort.tables import Tables
 from medrep.errors import CohortError
 
@@ -56,19 +56,108 @@ class Sample:
     row: Float[np.ndarray, " columns"] | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Samples(Sequence[Sample]):
+    """Rows of a cohort in an order; each is made as it is asked for.
+
+    Attributes:
+        keys: Of each.
+        places: Of each in the cohort.
+        covariates: Index: key.
+        files: Of each; None where there is none.
+        problems: Why there is no usable file, by key.
+        marks: Fingerprint of each row; empty where data are files.
+        data: Rows of these samples, among others'; None where data are files.
+        at: Where each sample's row stands in ``data``.
+    """
+
+    keys: Sequence[str]
+    places: Int[np.ndarray, " samples"]
+    covariates: pd.DataFrame
+    files: Sequence[Any]
+    problems: Mapping[str, str]
+    marks: Shaped[np.ndarray, " samples"]
+    data: Shaped[np.ndarray, "rows columns"] | None
+    at: Int[np.ndarray, " samples"]
+
+    @classmethod
+    def of(cls, some: Sequence[Sample]) -> "Samples":
+        """Return samples that are at hand."""
+        if isinstance(some, Samples):
+            return some
+        keys, rows = [one.key for one in some], [one.row for one in some if one.row is not None]
+        return cls(
+            keys,
+            np.array([one.place for one in some], int),
+            pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index(keys, name="key")),
+            [one.path for one in some],
+            {one.key: one.problem for one in some if one.problem},
+            np.array([one.mark.encode() for one in some], f"S{MARK_DIGITS}"),
+            np.stack(rows) if rows else None,
+            np.arange(len(keys)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Sample]:
+        records = self.covariates.to_dict("records") or [{}] * len(self)  # a frame without columns has no records
+        yield from (self._one(k, record) for k, record in enumerate(records))
+
+    @overload
+    def __getitem__(self, chosen: int) -> Sample: ...
+    @overload
+    def __getitem__(self, chosen: slice) -> "Samples": ...
+    def __getitem__(self, chosen: int | slice) -> "Sample | Samples":
+        if isinstance(chosen, slice):
+            return self.take(range(*chosen.indices(len(self))))
+        return self._one(chosen, next(iter(self.covariates.iloc[[chosen]].to_dict("records")), {}))
+
+    def _one(self, k: int, record: Mapping[Any, Any]) -> Sample:
+        key, row = self.keys[k], None if self.data is None else self.data[self.at[k]]
+        known = {str(name): value for name, value in record.items()}
+        problem, mark = self.problems.get(key, ""), self.marks[k].decode()
+        return Sample(key, int(self.places[k]), self.files[k], known, problem, mark, row)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {key: problem for key, problem in self.problems.items() if key in set(self.keys)}
+        rows, at = None if self.data is None else self.rows, np.arange(len(self))
+        return Samples, (self.keys, self.places, self.covariates, self.files, own, self.marks, rows, at)
+
+    def take(self, chosen: Sequence[int] | Int[np.ndarray, " some"]) -> "Samples":
+        """Return some, by their positions here."""
+        positions = np.asarray(chosen, int)
+        keys, files = ([some[k] for k in positions.tolist()] for some in (self.keys, self.files))
+        own: slice | np.ndarray = positions
+        if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+            own = slice(positions[0], positions[0] + len(positions))  # no copies
+        covariates, places, marks, at = self.covariates.iloc[own], self.places[own], self.marks[own], self.at[own]
+        return Samples(keys, places, covariates, files, self.problems, marks, self.data, at)
+
+    @property
+    def rows(self) -> Shaped[np.ndarray, "samples columns"]:
+        """Their rows, in memory."""
+        if self.data is None:
+            raise TypeError("samples with a file each have no rows")
+        rows = np.array(self.data[self.at])
+        release_pages(self.data)
+        return rows
+
+
 def sample_frame(some: Sequence[Sample]) -> pd.DataFrame:
     """Return the covariates of samples as a frame, index: key."""
-    return pd.DataFrame([dict(one.covariates) for one in some], index=pd.Index([one.key for one in some], name="key"))
+    return Samples.of(some).covariates
 
 
 def sample_rows(some: Sequence[Sample]) -> Float[np.ndarray, "visits columns"]:
     """Return the rows of samples of a table."""
-    return np.stack([one.row for one in some if one.row is not None])
+    return Samples.of(some).rows
 
 
 def sample_files(some: Sequence[Sample]) -> pd.Series:
     """Return the paths of samples, index: key."""
-    return pd.Series([one.path for one in some], index=[one.key for one in some], dtype=object)
+    own = Samples.of(some)
+    return pd.Series(own.files, index=own.keys, dtype=object)
 
 
 SectionT = TypeVar("SectionT")
@@ -159,21 +248,24 @@ class Source:
         problems = {key: problem for key, problem in self.problems.items() if key in wanted}
         return Source(self.features.rows(wanted), self.files.loc[wanted], problems)
 
-    def samples(self, frame: pd.DataFrame) -> Iterator[Sample]:
-        """Yield people in the order of a frame; rows of a table are views into it.
+    def samples(self, frame: pd.DataFrame) -> Samples:
+        """Return people in the order of a frame.
 
         Args:
             frame: Covariates, index: key.
         """
-        records = frame.to_dict("records") or [{}] * len(frame)  # a frame without columns has no records
-        rows, files = self.features.rows(frame.index).values, self.files.loc[frame.index]
-        for place, (key, record, row, file) in enumerate(zip(frame.index.tolist(), records, rows, files, strict=True)):
-            problem = self.problems.get(str(key), "")
-            path = None if file is None or problem else Path(str(file))
-            mark, own = (row_fingerprint(row), row) if len(row) else ("", None)
-            yield Sample(
-                str(key), place, path, {str(name): value for name, value in record.items()}, problem, mark, own
-            )
+        keys = [str(key) for key in frame.index.tolist()]
+        rows, files = self.features.rows(frame.index).values, self.files.loc[frame.index].tolist()
+        problems = {str(key): problem for key, problem in self.problems.items()}
+        paths = [
+            None if file is None or key in problems else Path(str(file)) for key, file in zip(keys, files, strict=True)
+        ]
+        marks = np.zeros(len(keys), f"S{MARK_DIGITS}")
+        if rows.shape[1]:
+            for start, block in row_blocks(rows):
+                marks[start : start + len(block)] = [row_fingerprint(row).encode() for row in np.asarray(block)]
+        data = rows if rows.shape[1] else None
+        return Samples(keys, np.arange(len(keys)), frame, paths, problems, marks, data, np.arange(len(keys)))
 
 
 @dataclass(frozen=True)

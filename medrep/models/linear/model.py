@@ -49,6 +49,7 @@ from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
+from medrep.cohort.participants import release_pages
 from medrep.errors import ModelError, listed
 from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
 from medrep.models.chunks import (
@@ -56,7 +57,6 @@ from medrep.models.chunks import (
     map_chunks,
     principal_components,
     read_chunk,
-    release_pages,
 )
 from medrep.models.exceptions import (
     FEW,

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, correlate1d
 
 from medrep._persisted import persisted
 from medrep.cohort.grid import Grid
-from medrep.models.chunks import release_pages
+from medrep.cohort.participants import release_pages
 
 Content = Float32[np.ndarray, "a b c"]
 
