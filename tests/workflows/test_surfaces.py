@@ -293,8 +293,6 @@ def test_a_served_model_cleans_both_hemispheres(
     lone = write_surface_cohort(tmp_path / "lone", people=4)
     gifti_path(lone, "sub-0003", "R").unlink()
     monkeypatch.setenv(ALLOWED_ROOT, str(lone))
-    with pytest.raises(
-        CohortError, match=r"row 1: sub-0003/anat/sub-0003_hemi-R\S*: no such file"
-    ) as error:
+    with pytest.raises(CohortError, match=r"row 1: sub-0003/anat/sub-0003_hemi-R\S*: no such file") as error:
         served.answer(table.assign(path=paths), extrapolate=True)
     assert str(lone) not in str(error.value)
