@@ -100,10 +100,10 @@ def test_all_that_is_wrong_is_told_in_its_order() -> None:
 
 def test_sections_hold_the_fields_of_their_kind_only() -> None:
     own = {kind: {entry.name for entry in fields(INPUTS[kind].section_type)} for kind in INPUTS}
-    assert own["features"] == {"missing"}
+    assert own["features"] == {"missing", "features", "drop"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
-    assert set().union(*own.values()) == set(KEYS) - {"kind"}
+    assert set().union(*own.values()) == {*KEYS, "features", "drop"} - {"kind"}
 
 
 def test_changing_a_section_leaves_the_kind_as_it_was() -> None:
