@@ -59,6 +59,7 @@ VISITS = "".join(
 )
 SMALL = np.diag([2.0, 2.0, 2.0, 1.0])
 VOLUME = ("--set", "input.kind=volume")
+TANGENT = "input.measure=tangent"
 BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
 
 
@@ -122,6 +123,20 @@ class FitContext:
         made = self.people(1)
         save(made / "sub-00" / "anat" / "sub-00_desc-organ_mask.nii.gz", labels, SMALL)
         return run("check", made, "--config", "additive_shape.yaml", *more)
+
+    def edges(self, columns: str, *overrides: str) -> int:
+        """Check a table of edges."""
+        table = FEATURES.replace("a\tb\tc", columns, 1)
+        chosen = ("input.kind=connectivity", *overrides)
+        return self.check(PEOPLE, table, *(part for override in chosen for part in ("--set", override)))
+
+    def matrix(self, matrix: np.ndarray) -> int:
+        """Check one person's matrix."""
+        made = self.people(1)
+        path = made / "sub-00" / "func" / "sub-00_relmat.npy"
+        path.parent.mkdir(parents=True)
+        np.save(path, matrix)
+        return run("check", made, "--set", "input={kind: connectivity, suffix: relmat, measure: tangent}")
 
     def without_nilearn(self) -> int:
         """Check images of an activity where what connectivity needs is not installed."""
@@ -703,6 +718,12 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "constant and left as they are": lambda w: w.check(PEOPLE, re.sub(r"(sub-\d+)\t\S+", r"\1\t1", FEATURES)),
     # Functional connectivity
     "connectivity cannot be measured with these settings": lambda w: w.bold("input.low_pass=-1"),
+    "edges that are no positive definite correlation matrix": lambda w: w.edges("a~b\ta~c\tb~c", TANGENT),
+    "edges that are no correlations": lambda w: w.edges("a~b\ta~c\tb~c", TANGENT, "input.edges=r"),
+    "matrices that cannot be used": lambda w: w.matrix(np.ones((2, 3))),
+    "pairs of regions without exactly one column": lambda w: w.edges("a~b\ta~c\tb~a", TANGENT),
+    "columns that are no edges": lambda w: w.edges("a~b\ta~c\tage", TANGENT),
+    "is measured of images; of": lambda w: w.edges("a~b\ta~c\tb~c", "input.measure=partial"),
     "edges need an atlas of two or more": lambda w: w.bold(atlas=(atlas_labels() > 0).astype(np.int16)),
     "no region of the atlas lies in the image": lambda w: w.bold(place={0: 500}),
     "that these edges need": lambda w: w.bold(volumes=3),
@@ -758,6 +779,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "combinations of columns may still tell them": wide_removal,
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
+    "which are no edges between regions; leave it out": lambda w: w.export("--remove", "site", "--matrix"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
     # What is installed
     "install it with: pip install 'medrep[": lambda w: w.without_nilearn(),

@@ -8,6 +8,7 @@ from medrep.cli.arguments import (
     add_batch,
     add_cohort,
     add_extrapolate,
+    add_matrix,
     add_mesh,
     add_model,
     add_out,
@@ -52,6 +53,7 @@ def add_export(commands: Commands) -> None:
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
     add_mesh(parser)
+    add_matrix(parser)
     add_show(parser)
     add_batch(parser)
 
@@ -70,6 +72,7 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        matrix=options.matrix,
         show=options.show,
         overwrite=options.overwrite,
     )
@@ -96,6 +99,7 @@ def add_counterfactual(commands: Commands) -> None:
     add_extrapolate(parser, "values (and people far)")
     add_unseen_site(parser)
     add_mesh(parser)
+    add_matrix(parser)
     add_show(parser)
     add_batch(parser)
 
@@ -112,6 +116,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        matrix=options.matrix,
         show=options.show,
         overwrite=options.overwrite,
     )

@@ -13,7 +13,7 @@ from medrep.cohort.inputs import ImageInput
 from medrep.cohort.participants import check_ids, label, refuse_doubles
 from medrep.errors import CohortError, listed
 
-_ENDINGS = (".nii.gz", ".nii", ".mgz")
+_ENDINGS = (".nii.gz", ".nii", ".mgz", "_relmat.dense.tsv", "_relmat.tsv", "_relmat.npy")
 _ENTITY = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9+]+)")
 
 
@@ -27,7 +27,8 @@ class BidsName:
 
 def parse_name(name: str) -> BidsName | None:
     """Split ``sub-01_ses-2_desc-x_T1w.nii.gz`` into entities and suffix; None where it is no image of BIDS form."""
-    stem = next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), None)
+    form = next((ending[ending.find(".") :] for ending in _ENDINGS if name.endswith(ending)), None)
+    stem = None if form is None else name.removesuffix(form)
     if stem is None:
         return None
     *pairs, suffix = stem.split("_")
@@ -242,7 +243,7 @@ def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
 def _pattern(wanted: ImageInput) -> str:
     parts = [f"{entity}-{value}" for entity, value in wanted.entities.items()]
     parts += [f"desc-{wanted.desc}"] if wanted.desc else []
-    return "_".join(["sub-*", *parts, wanted.suffix]) + ".nii[.gz]"
+    return "_".join(["sub-*", *parts, wanted.suffix]) + (".tsv or .npy" if wanted.suffix == "relmat" else ".nii[.gz]")
 
 
 _SECTIONS = ("training", "validation", "test", "testing")

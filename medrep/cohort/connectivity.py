@@ -18,15 +18,12 @@ from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 from medrep.cohort.bids import refuse_outside
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.inputs import ConnectivityInput
+from medrep.cohort.inputs import BETWEEN, ConnectivityInput
 from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_images, read_labels, read_series
 from medrep.cohort.parsing import parse_number
 from medrep.cohort.participants import read_tsv
 from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, lacking, listed
-
-BETWEEN = "~"
-"""Stands between the two regions of an edge's name."""
 
 
 @dataclass(frozen=True)
@@ -291,15 +288,17 @@ def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> 
     Args:
         signals: One column a region, none of them constant.
         measure: ``correlation``: Fisher z, artanh(r). ``partial``: the correlation given all other regions, out of the
-            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``covariance``: in squared units
-            of the image, divided by the number of volumes.
+            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``tangent``: Fisher z of the
+            correlations of that covariance, which are those of ``correlation`` times one number from 0 to 1 a person.
+            ``covariance``: in squared units of the image, divided by the number of volumes.
     """
-    kind = "partial correlation" if measure == "partial" else measure
-    estimator = LedoitWolf() if measure == "partial" else EmpiricalCovariance()
-    used = standardize_signal(signals, standardize="zscore_sample") if measure == "partial" else signals
+    kind = {"partial": "partial correlation", "tangent": "correlation"}.get(measure, measure)
+    shrunk = measure in {"partial", "tangent"}
+    used = standardize_signal(signals, standardize="zscore_sample") if shrunk else signals
+    estimator = LedoitWolf() if shrunk else EmpiricalCovariance()
     matrix = ConnectivityMeasure(estimator, kind=kind).fit_transform([used])[0]
     upper = np.asarray(matrix[np.triu_indices(len(matrix), 1)], dtype=np.float64)
-    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure == "correlation" else upper
+    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure in {"correlation", "tangent"} else upper
 
 
 def _row(
@@ -418,7 +417,8 @@ def _regions(atlas: Atlas, which: np.ndarray) -> str:
 def _refuse_settings(wanted: ConnectivityInput) -> None:
     problems = []
     if not wanted.atlas or "\0" in wanted.atlas:
-        problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map")
+        others = "; matrices are read with input.suffix=relmat, edges of features.tsv without images"
+        problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map{'' if wanted.atlas else others}")
     numbers = {name: getattr(wanted, name) for name in ("low_pass", "high_pass", "t_r")}
     problems += [
         f"input.{name} {value:g}: give a number above zero, or leave it out"

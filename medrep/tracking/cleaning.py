@@ -21,6 +21,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds import Source
 from medrep.cohort.kinds.base import Sample
+from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed
@@ -89,7 +90,11 @@ def read_cleaning(
 
 
 def cleaned_rows(
-    model: Model, cleaning: Cleaning, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    model: Model,
+    cleaning: Cleaning,
+    data: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    form: EdgeForm | None = None,
 ) -> pd.DataFrame:
     """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
 
@@ -98,9 +103,10 @@ def cleaned_rows(
         cleaning: What is done.
         data: In the model's columns.
         frame: Covariates, in the same order.
+        form: The form in which rows are answered, where it is not the model's.
     """
     names = tuple(model.columns.names)
-    step = TransformRows(Transform(model, cleaning.target), names)
+    step = TransformRows(Transform(model, cleaning.target), names, form)
     table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
     people = list(Source.of_table(table).samples(frame))
     blocks = (people[start : start + step.block_size] for start in range(0, len(people), step.block_size))
