@@ -390,6 +390,12 @@ def other_grid(work: FitContext) -> int:
     return run("check", cohort)
 
 
+def below_zero(work: FitContext) -> int:
+    made = work.scans(lambda path: save(path, -5 - np.random.default_rng(0).random((8, 8, 8), dtype=np.float32), SMALL))
+    chosen = "input={kind: volume, intensity: zscore, harmonize_unit: true}"
+    return run("train", made, work.folder() / "o", "--set", chosen, *only_age(), *simple())
+
+
 def dark(path: Path) -> None:
     image = nib.load(path)
     save(path, np.asarray(image.dataobj) / 1000, SMALL)
@@ -688,6 +694,11 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "and resampled onto it": lambda w: w.elsewhere(6.0, "--set", "input.spacing=[2, 2, 2]", *only_age(), *simple()),
     "numbers; give three, or leave it empty": lambda w: run("check", w.scans(), *VOLUME, "--set", "input.shape=[8]"),
     "the images are not in one unit: mean intensities differ": lambda w: w.broken(dark, *only_age(), *simple()),
+    "choose p99, zscore or nyul": lambda w: w.broken(dark, "--set", "input.harmonize_unit=true"),
+    "images whose unit cannot be harmonised": below_zero,
+    "ascending ones; leave them to training": lambda w: w.broken(
+        dark, "--set", "input.intensity=nyul", "--set", "input.landmarks=[1]"
+    ),
     # Label maps of organs
     "label maps that cannot be used": lambda w: run(
         "train", masks(w, organ()), w.folder() / "o", "--config", "additive_shape.yaml"

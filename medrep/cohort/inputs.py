@@ -47,14 +47,20 @@ class VolumeInput(ImageInput):
         spacing: Common voxel edges in mm; empty keeps the images' own, which must then agree.
         shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree. Where
             spacing or shape is given, a volume that lies elsewhere in the world than most is resampled onto their grid.
-        intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
+        intensity: ``raw``; ``p99``: in units of each image's own 99th percentile; ``zscore``: mean and standard deviation of each
+            image's foreground are those of training; ``nyul``: its percentiles are. Undone on export.
+        harmonize_unit: Whether what ``intensity`` takes out of each image (its 99th percentile, its mean and deviation, or its
+            percentiles) is moved on export as voxels are: a site's overall gain goes, too. Else everybody gets their own back.
+        landmarks: What ``zscore`` and ``nyul`` map each image's own to; filled in by training.
         missing: What NaN voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
     """
 
     spacing: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
-    intensity: Literal["raw", "p99"] = "raw"
+    intensity: Literal["raw", "p99", "zscore", "nyul"] = "raw"
     missing: Missing = "error"
+    harmonize_unit: bool = False
+    landmarks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class ConnectivityInput(ImageInput):
     shrinkage: float = 0.0
 
 
-_LATER: Mapping[str, Any] = {"edges": "", "shrinkage": 0.0}
+_LATER: Mapping[str, Any] = {"edges": "", "shrinkage": 0.0, "harmonize_unit": False, "landmarks": ()}
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 
 
@@ -128,6 +134,6 @@ def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """
     every: dict[str, Any] = {"kind": kind}
     for section in (VolumeInput(), ShapeInput(), ConnectivityInput()):
-        every |= {key: value for key, value in asdict(section).items() if key not in every}
+        every |= {key: value for key, value in asdict(section).items() if key not in every and key not in _LATER}
     every |= own
     return {key: value for key, value in every.items() if key not in _LATER or value != _LATER[key]}

@@ -150,7 +150,9 @@ def cleaned_images(
         for one in people:
             # Two rows may name one file, or files whose results would have one name.
             to = Destination(partial / _own(one), root, done)
-            results += transform_task(Transform(saved.model, cleaning.target), saved.input, to).work([one])
+            results += transform_task(Transform(saved.model, cleaning.target, unit=saved.unit), saved.input, to).work(
+                [one]
+            )
         refuse_failed(results, files, sent)
     written = [
         [str(made / _own(one) / file) for file in result.files] for one, result in zip(people, results, strict=True)

@@ -25,7 +25,7 @@ SHARED = ["kind", "suffix", "desc", "entities", "spacing", "shape", "intensity",
 ORGANS = ["labels", "align", "centre", "size"]
 EDGES = ["atlas", "atlas_sha256", "measure", "confounds", "confounds_file", "low_pass", "high_pass", "t_r"]
 KEYS = [*SHARED, *ORGANS, *EDGES]
-LATER = {"edges": "r", "shrinkage": 0.1}
+LATER = {"edges": "r", "shrinkage": 0.1, "harmonize_unit": True, "landmarks": (1.0, 2.0)}
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
     "desc": "clean",

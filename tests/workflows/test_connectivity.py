@@ -211,6 +211,10 @@ def test_edges_of_a_table_go_from_table_to_table(rest_cohort: Path, chosen: str,
     )
     answered = served.answer(people, remove="site")
     np.testing.assert_allclose(answered[list(clean.columns)], clean, atol=1e-12)
+    once = served.answer(people, remove="site", references="site=S0")
+    there = people.assign(site="S0", **{name: once[name] for name in clean.columns})
+    np.testing.assert_allclose(served.answer(there, remove="site", references="site=S0"), once, atol=1e-8)
+    assert np.abs(once - people[list(once.columns)]).max().max() > 0.05
 
 
 def test_matrices_are_refused_of_what_are_no_edges(

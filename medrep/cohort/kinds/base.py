@@ -220,6 +220,8 @@ class InputKind(ABC, Generic[SectionT]):
         scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Task`.
         form: The form in which rows of a table are given and written, where it is not that of a model's columns, as
             ``module:name``: takes the section and names of columns, returns an `EdgeForm` or None.
+        units: What returns the logarithms of what each person's values are in units of, as ``module:name``: takes the section
+            and files, returns a frame (index: key) or None; empty where there are no units.
         has_matrix: Whether what is written of a person can be a matrix, too.
         written: What the mover writes of each person, in the order of its files.
         statistics: What is measured of each person beside what the model says, for instance `image_statistics`.
@@ -240,6 +242,7 @@ class InputKind(ABC, Generic[SectionT]):
     transform: ClassVar[str]
     scorer: ClassVar[str]
     form: ClassVar[str] = ""
+    units: ClassVar[str] = ""
     has_matrix: ClassVar[bool] = False
     written: ClassVar[tuple[str, ...]] = ()
     statistics: ClassVar[tuple[str, ...]] = ()
