@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int32
-from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ledoit_wolf_shrinkage
 
 from medrep.cohort.bids import refuse_outside
 from medrep.cohort.features import FeatureTable
@@ -191,8 +191,8 @@ def read_connectivity(
         wanted: The ``input`` section.
 
     Returns:
-        One column an edge, named ``REGION~REGION``, the input section with the atlas's fingerprint, and what is to be said of
-        the images' headers.
+        One column an edge, named ``REGION~REGION``, the input section with the atlas's fingerprint and, for ``tangent``, the
+        shrinkage where it names none, and what is to be said of the images' headers.
 
     Raises:
         CohortError: Unusable settings, an unusable atlas or another one than in training, or everybody whose images or
@@ -207,6 +207,7 @@ def read_connectivity(
             "its label map, its place in space and its region names must be as they were"
         )
     rows: list[np.ndarray] = []
+    shares: list[float] = []
     problems: list[str] = []
     sidecars = Sidecars(root)
     apart = {"the atlas": (atlas.regions.forms_apart, atlas.regions.shortest_edge)}
@@ -217,7 +218,9 @@ def read_connectivity(
             apart[str(key)] = (series.forms_apart, series.shortest_edge)
             seconds, said = _seconds(Path(file), series, sidecars, wanted)
             other |= {str(key): said} if _differ(said, seconds) else {}
-            rows.append(_row(root, Path(file), series, seconds, atlas, wanted))
+            signals = _signals(root, Path(file), series, seconds, atlas, wanted)
+            rows.append(edge_values(signals, wanted.measure))
+            shares.append(float(ledoit_wolf_shrinkage(standardize_signal(signals, standardize="zscore_sample"))))
         except CohortError as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -227,7 +230,10 @@ def read_connectivity(
     if other:
         others = ", ".join(f"{value:g}" for value in sorted(set(other.values()))[:4])
         notes.append(f"{named_images(list(other))}: {others} s between volumes; input.t_r is used, {wanted.t_r:g} s")
-    return FeatureTable(ids, np.stack(rows), atlas.edges, None), replace(wanted, atlas_sha256=atlas.sha256), notes
+    used = replace(wanted, atlas_sha256=atlas.sha256)
+    if wanted.measure == "tangent" and not wanted.shrinkage:
+        used = replace(used, shrinkage=float(np.mean(shares)))
+    return FeatureTable(ids, np.stack(rows), atlas.edges, None), used, notes
 
 
 @dataclass(frozen=True)
@@ -288,22 +294,21 @@ def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> 
     Args:
         signals: One column a region, none of them constant.
         measure: ``correlation``: Fisher z, artanh(r). ``partial``: the correlation given all other regions, out of the
-            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``tangent``: Fisher z of the
-            correlations of that covariance, which are those of ``correlation`` times one number from 0 to 1 a person.
-            ``covariance``: in squared units of the image, divided by the number of volumes.
+            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``tangent``: as ``correlation``; their
+            matrix is taken by `medrep.cohort.kinds.connectivity`. ``covariance``: in squared units of the image, divided by the
+            number of volumes.
     """
     kind = {"partial": "partial correlation", "tangent": "correlation"}.get(measure, measure)
-    shrunk = measure in {"partial", "tangent"}
-    used = standardize_signal(signals, standardize="zscore_sample") if shrunk else signals
-    estimator = LedoitWolf() if shrunk else EmpiricalCovariance()
+    estimator = LedoitWolf() if measure == "partial" else EmpiricalCovariance()
+    used = standardize_signal(signals, standardize="zscore_sample") if measure == "partial" else signals
     matrix = ConnectivityMeasure(estimator, kind=kind).fit_transform([used])[0]
     upper = np.asarray(matrix[np.triu_indices(len(matrix), 1)], dtype=np.float64)
-    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure in {"correlation", "tangent"} else upper
+    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if kind == "correlation" else upper
 
 
-def _row(
+def _signals(
     root: Path, path: Path, series: Series, seconds: float, atlas: Atlas, wanted: ConnectivityInput
-) -> Float[np.ndarray, " edges"]:
+) -> Float[np.ndarray, "volumes regions"]:
     confounds_path = find_confounds(path, wanted.confounds_file) if wanted.confounds else None
     if confounds_path is not None:
         refuse_outside(root, [("confounds", confounds_path)])
@@ -322,7 +327,7 @@ def _row(
         scaled = (kept - kept.mean(axis=0)) / spread
         same = np.abs(np.triu(scaled.T @ scaled / volumes, 1)) >= _SAME
         _refuse(path, atlas, same.any(axis=0), "the signal of another region, up to scale, in")
-    return edge_values(kept, wanted.measure)
+    return kept
 
 
 def _cleaned(

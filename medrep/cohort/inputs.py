@@ -94,7 +94,7 @@ class ConnectivityInput(ImageInput):
         atlas: Label map of the regions, absolute or from the current folder; a table ``index``, ``name`` of the same name
             (atlas.nii.gz: atlas.tsv) names them. Images need one; without one, features.tsv holds a column an edge.
         atlas_sha256: What the atlas must hold; filled in by training, so that no other atlas is applied to the model.
-        measure: ``correlation`` (Fisher z), ``tangent`` (correlation, Ledoit-Wolf, moved on its logarithm, so that it stays a
+        measure: ``correlation`` (Fisher z), ``tangent`` (correlation, moved on the logarithm of the matrix, so that it stays a
             correlation matrix), ``partial`` (partial correlation, Ledoit-Wolf) or ``covariance``.
         confounds: Columns of the confounds table to regress out.
         confounds_file: How the name of that table ends, which lies beside the image.
@@ -103,7 +103,8 @@ class ConnectivityInput(ImageInput):
         t_r: Seconds between volumes, for the cuts; 0 takes what the header and RepetitionTime of the JSON file agree on.
         edges: What matrices and tables hold, and what is written: ``r`` (correlations), or ``z`` (Fisher z); empty: ``r`` in
             matrices, else ``z``.
-        shrinkage: Share of the identity that correlation matrices are mixed with for ``tangent``; 0 takes them as they are.
+        shrinkage: Share of the identity that everybody's correlation matrix is mixed with for ``tangent``. 0: that of Ledoit and
+            Wolf, the mean over people, filled in by training, of images; matrices and tables as they are.
     """
 
     missing: Missing = "error"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,6 @@ from scipy.linalg import expm, logm
 from sklearn.covariance import ledoit_wolf
 
 from medrep.cohort.cohort import read_cohort
-from medrep.cohort.connectivity import edge_values
 from medrep.cohort.inputs import ConnectivityInput
 from medrep.cohort.kinds.connectivity import (
     ConnectivityKind,
@@ -23,7 +23,7 @@ from medrep.cohort.kinds.connectivity import (
     regions_of,
 )
 from medrep.errors import CohortError
-from tests.bold_cohorts import bold_path, save_atlas, write_bold_cohort
+from tests.bold_cohorts import NAMES, atlas_labels, bold_path, draw_bold, save, save_atlas, write_bold_cohort
 
 TANGENT = ConnectivityInput(measure="tangent", edges="r")
 seeds = st.integers(0, 10**6)
@@ -146,29 +146,38 @@ def test_columns_without_regions_are_an_upper_triangle() -> None:
     )
 
 
-def test_tangent_of_images_is_of_the_ledoit_wolf_correlation(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    signals = rng.normal(size=(6, 9)) @ rng.normal(size=(9, 9))  # fewer volumes than regions
-    covariance = ledoit_wolf((signals - signals.mean(0)) / signals.std(0))[0]
-    scale = np.sqrt(np.diag(covariance))
-    upper = np.triu_indices(9, 1)
-    np.testing.assert_allclose(np.tanh(edge_values(signals, "tangent")), (covariance / np.outer(scale, scale))[upper])
-
+def test_tangent_of_images_is_of_correlations_shrunk_alike(tmp_path: Path) -> None:
     cohort = write_bold_cohort(tmp_path / "cohort", people=3)
     atlas = save_atlas(tmp_path / "atlas.nii.gz")
     kind = ConnectivityKind(
         ConnectivityInput(suffix="bold", desc="preproc", atlas=str(atlas), measure="tangent", entities={"task": "rest"})
     )
-    features = read_cohort(cohort, kind).source.features
+    shares = []
+    for who in ("sub-0001", "sub-0002", "sub-0003"):
+        data = nib.load(bold_path(cohort, who)).get_fdata()
+        signals = np.stack([data[atlas_labels() == number].mean(axis=0) for number in sorted(NAMES)], axis=1)
+        shares.append(ledoit_wolf((signals - signals.mean(0)) / signals.std(0, ddof=1))[1])
+    read = read_cohort(cohort, kind)
+    share = read.input.section.shrinkage
+    assert share == pytest.approx(np.mean(shares), rel=1e-3)
+    features = read.source.features
     assert features.names[0] == "Caudate~Cuneus"
-    z = EdgeForm(kind.section, features.names).released(features.values)
+    form = EdgeForm(read.input.section, features.names)
     plain = read_cohort(cohort, kind.changed(measure="correlation")).source.features.values
-    ratio = np.tanh(z) / np.tanh(plain)
-    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), atol=1e-3)
-    assert (ratio < 1).all()
-    r = read_cohort(cohort, kind.changed(edges="r"))
-    np.testing.assert_allclose(r.source.features.values, features.values, atol=1e-9)
-    assert bold_path(cohort, "sub-0001").is_file()
+    np.testing.assert_allclose(np.tanh(form.released(features.values)), (1 - share) * np.tanh(plain), atol=1e-9)
+    same = read_cohort(cohort, kind.changed(edges="r", shrinkage=0.5))
+    assert same.input.section.shrinkage == 0.5
+    r = EdgeForm(same.input.section, features.names).released(same.source.features.values)
+    np.testing.assert_allclose(r, 0.5 * np.tanh(plain), atol=1e-9)
+
+
+def test_tangent_takes_people_with_fewer_volumes_than_regions(tmp_path: Path) -> None:
+    cohort = write_bold_cohort(tmp_path / "cohort", people=2)
+    for seed, who in enumerate(("sub-0001", "sub-0002")):
+        save(bold_path(cohort, who), draw_bold(np.random.default_rng(seed), volumes=5))
+    atlas = save_atlas(tmp_path / "atlas.nii.gz")
+    section = ConnectivityInput(suffix="bold", desc="preproc", atlas=str(atlas), measure="tangent")
+    assert np.isfinite(read_cohort(cohort, ConnectivityKind(section)).source.features.values).all()
 
 
 LAYOUTS = {
