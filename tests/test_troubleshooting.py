@@ -61,6 +61,7 @@ VISITS = "".join(
 )
 SMALL = np.diag([2.0, 2.0, 2.0, 1.0])
 VOLUME = ("--set", "input.kind=volume")
+TANGENT = "input.measure=tangent"
 BOLD = "input.kind=connectivity input.suffix=bold input.desc=preproc"
 
 
@@ -124,6 +125,20 @@ class FitContext:
         made = self.people(1)
         save(made / "sub-00" / "anat" / "sub-00_desc-organ_mask.nii.gz", labels, SMALL)
         return run("check", made, "--config", "additive_shape.yaml", *more)
+
+    def edges(self, columns: str, *overrides: str) -> int:
+        """Check a table of edges."""
+        table = FEATURES.replace("a\tb\tc", columns, 1)
+        chosen = ("input.kind=connectivity", *overrides)
+        return self.check(PEOPLE, table, *(part for override in chosen for part in ("--set", override)))
+
+    def matrix(self, matrix: np.ndarray) -> int:
+        """Check one person's matrix."""
+        made = self.people(1)
+        path = made / "sub-00" / "func" / "sub-00_relmat.npy"
+        path.parent.mkdir(parents=True)
+        np.save(path, matrix)
+        return run("check", made, "--set", "input={kind: connectivity, suffix: relmat, measure: tangent}")
 
     def without_nilearn(self) -> int:
         """Check images of an activity where what connectivity needs is not installed."""
@@ -434,6 +449,12 @@ def other_grid(work: FitContext) -> int:
     return run("check", cohort)
 
 
+def below_zero(work: FitContext) -> int:
+    made = work.scans(lambda path: save(path, -5 - np.random.default_rng(0).random((8, 8, 8), dtype=np.float32), SMALL))
+    chosen = "input={kind: volume, intensity: zscore, harmonize_unit: true}"
+    return run("train", made, work.folder() / "o", "--set", chosen, *only_age(), *simple())
+
+
 def dark(path: Path) -> None:
     image = nib.load(path)
     save(path, np.asarray(image.dataobj) / 1000, SMALL)
@@ -732,6 +753,11 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "and resampled onto it": lambda w: w.elsewhere(6.0, "--set", "input.spacing=[2, 2, 2]", *only_age(), *simple()),
     "numbers; give three, or leave it empty": lambda w: run("check", w.scans(), *VOLUME, "--set", "input.shape=[8]"),
     "the images are not in one unit: mean intensities differ": lambda w: w.broken(dark, *only_age(), *simple()),
+    "choose p99, zscore or nyul": lambda w: w.broken(dark, "--set", "input.harmonize_unit=true"),
+    "images whose unit cannot be harmonised": below_zero,
+    "ascending ones; leave them to training": lambda w: w.broken(
+        dark, "--set", "input.intensity=nyul", "--set", "input.landmarks=[1]"
+    ),
     # Label maps of organs
     "label maps that cannot be used": lambda w: run(
         "train", masks(w, organ()), w.folder() / "o", "--config", "additive_shape.yaml"
@@ -784,6 +810,12 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "constant and left as they are": lambda w: w.check(PEOPLE, re.sub(r"(sub-\d+)\t\S+", r"\1\t1", FEATURES)),
     # Functional connectivity
     "connectivity cannot be measured with these settings": lambda w: w.bold("input.low_pass=-1"),
+    "edges that are no positive definite correlation matrix": lambda w: w.edges("a~b\ta~c\tb~c", TANGENT),
+    "edges that are no correlations": lambda w: w.edges("a~b\ta~c\tb~c", TANGENT, "input.edges=r"),
+    "matrices that cannot be used": lambda w: w.matrix(np.ones((2, 3))),
+    "pairs of regions without exactly one column": lambda w: w.edges("a~b\ta~c\tb~a", TANGENT),
+    "columns that are no edges": lambda w: w.edges("a~b\ta~c\tage", TANGENT),
+    "is measured of images; of": lambda w: w.edges("a~b\ta~c\tb~c", "input.measure=partial"),
     "edges need an atlas of two or more": lambda w: w.bold(atlas=(atlas_labels() > 0).astype(np.int16)),
     "no region of the atlas lies in the image": lambda w: w.bold(place={0: 500}),
     "that these edges need": lambda w: w.bold(volumes=3),
@@ -839,6 +871,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "combinations of columns may still tell them": wide_removal,
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
+    "which are no edges between regions; leave it out": lambda w: w.export("--remove", "site", "--matrix"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
     # What is installed
     "install it with: pip install 'medrep[": lambda w: w.without_nilearn(),

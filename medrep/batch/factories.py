@@ -177,7 +177,7 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        return transform_task(Transform(saved.model, self.target, self.label_free), saved.input, self.to)
+        return transform_task(Transform(saved.model, self.target, self.label_free, saved.unit), saved.input, self.to)
 
 
 def _preload(names: tuple[str, ...], model: Path) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from medrep.derivatives.bids import Failure
 from medrep.derivatives.tasks import TABLES, Task, TaskFactory
 from medrep.errors import listed
 from medrep.models import Adaptation, Model
-from medrep.models.linear.scales import adapted_model, unknown_participants
+from medrep.models.linear.scales import adapted_model, adapted_unit, unknown_participants
 from medrep.models.saved import SavedModel
 
 _ADAPTING = "adapting.jsonl"
@@ -155,7 +155,7 @@ def _worked(
         if len(unknown):
             readable = _readable(cohort, strangers, folder, options, listener)
             known, adapted = adapted_model(model, readable, frame, listener)
-            replace(trained, model=known).save(folder)
+            replace(trained, model=known, unit=adapted_unit(trained.unit, readable, frame)).save(folder)
         return {**work.content(adapted), "adapted": [asdict(one) for one in adapted]}
 
     job = open_job(work.out, identity, prepare, options.part, overwrite=work.overwrite)

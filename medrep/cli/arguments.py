@@ -221,6 +221,13 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_matrix(parser: argparse.ArgumentParser) -> None:
+    """Add matrices of edges."""
+    parser.add_argument(
+        "--matrix", action="store_true", help="connectivity: a matrix a person, too (sub-X_..._relmat.dense.tsv)"
+    )
+
+
 def add_unseen_site(parser: argparse.ArgumentParser) -> None:
     """Add what unseen sites do."""
     parser.add_argument(

@@ -8,6 +8,7 @@ from medrep.cli.arguments import (
     add_batch,
     add_cohort,
     add_extrapolate,
+    add_matrix,
     add_mesh,
     add_model,
     add_out,
@@ -53,6 +54,7 @@ def add_export(commands: Commands) -> None:
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
     add_mesh(parser)
+    add_matrix(parser)
     add_show(parser)
     add_batch(parser)
 
@@ -71,6 +73,7 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        matrix=options.matrix,
         show=options.show,
         overwrite=options.overwrite,
     )
@@ -97,6 +100,7 @@ def add_counterfactual(commands: Commands) -> None:
     add_extrapolate(parser, "values (and people far)")
     add_unseen_site(parser)
     add_mesh(parser)
+    add_matrix(parser)
     add_show(parser)
     add_batch(parser)
 
@@ -113,6 +117,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
         only=options.participant_label,
         exclude=options.exclude,
         mesh=options.mesh,
+        matrix=options.matrix,
         show=options.show,
         overwrite=options.overwrite,
     )

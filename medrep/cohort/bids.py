@@ -13,7 +13,7 @@ from medrep.cohort.inputs import ImageInput
 from medrep.cohort.participants import check_ids, label, refuse_doubles
 from medrep.errors import CohortError, listed
 
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz")
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz", "_relmat.dense.tsv", "_relmat.tsv", "_relmat.npy")
 SURFACE_ENDINGS = (".shape.gii", ".func.gii", ".dscalar.nii", ".pscalar.nii", ".dtseries.nii", ".ptseries.nii")
 _HEMISPHERE = re.compile(r"(?<=_hemi-)[LR](?=_.*\.gii$)")
 FIRST, ABSENT = "first", "none"
@@ -33,7 +33,8 @@ class BidsName:
 
 def parse_name(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> BidsName | None:
     """Split ``sub-01_ses-2_desc-x_T1w.nii.gz`` into entities and suffix; None where it is no image of BIDS form."""
-    stem = next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), None)
+    form = next((ending[ending.find(".") :] for ending in endings if name.endswith(ending)), None)
+    stem = None if form is None else name.removesuffix(form)
     if stem is None:
         return None
     *pairs, suffix = stem.split("_")
@@ -331,9 +332,8 @@ def _asked(wanted: ImageInput) -> dict[str, str]:
 def _pattern(wanted: ImageInput, endings: tuple[str, ...]) -> str:
     parts = [f"{entity}-{value}" for entity, value in _asked(wanted).items()]
     parts += [f"desc-{wanted.desc}"] if wanted.desc else []
-    return "_".join(["sub-*", *parts, wanted.suffix]) + (
-        ".nii[.gz]" if endings == IMAGE_ENDINGS else " (GIFTI or CIFTI)"
-    )
+    matrices = ".tsv or .npy" if wanted.suffix == "relmat" else ".nii[.gz]"
+    return "_".join(["sub-*", *parts, wanted.suffix]) + (matrices if endings == IMAGE_ENDINGS else " (GIFTI or CIFTI)")
 
 
 _SECTIONS = ("training", "validation", "test", "testing")

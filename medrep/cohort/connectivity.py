@@ -14,19 +14,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int32
-from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ledoit_wolf_shrinkage
 
 from medrep.cohort.bids import refuse_outside
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.inputs import ConnectivityInput
+from medrep.cohort.inputs import BETWEEN, ConnectivityInput
 from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_images, read_labels, read_series
 from medrep.cohort.parsing import parse_number
 from medrep.cohort.participants import read_tsv
 from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, lacking, listed
-
-BETWEEN = "~"
-"""Stands between the two regions of an edge's name."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +191,8 @@ def read_connectivity(
         wanted: The ``input`` section.
 
     Returns:
-        One column an edge, named ``REGION~REGION``, the input section with the atlas's fingerprint, and what is to be said of
-        the images' headers.
+        One column an edge, named ``REGION~REGION``, the input section with the atlas's fingerprint and, for ``tangent``, the
+        shrinkage where it names none, and what is to be said of the images' headers.
 
     Raises:
         CohortError: Unusable settings, an unusable atlas or another one than in training, or everybody whose images or
@@ -210,6 +207,7 @@ def read_connectivity(
             "its label map, its place in space and its region names must be as they were"
         )
     rows: list[np.ndarray] = []
+    shares: list[float] = []
     problems: list[str] = []
     sidecars = Sidecars(root)
     apart = {"the atlas": (atlas.regions.forms_apart, atlas.regions.shortest_edge)}
@@ -220,7 +218,9 @@ def read_connectivity(
             apart[str(key)] = (series.forms_apart, series.shortest_edge)
             seconds, said = _seconds(Path(file), series, sidecars, wanted)
             other |= {str(key): said} if _differ(said, seconds) else {}
-            rows.append(_row(root, Path(file), series, seconds, atlas, wanted))
+            signals = _signals(root, Path(file), series, seconds, atlas, wanted)
+            rows.append(edge_values(signals, wanted.measure))
+            shares.append(float(ledoit_wolf_shrinkage(standardize_signal(signals, standardize="zscore_sample"))))
         except CohortError as error:
             problems.append(f"{key}: {error}")
     if problems:
@@ -230,7 +230,10 @@ def read_connectivity(
     if other:
         others = ", ".join(f"{value:g}" for value in sorted(set(other.values()))[:4])
         notes.append(f"{named_images(list(other))}: {others} s between volumes; input.t_r is used, {wanted.t_r:g} s")
-    return FeatureTable(ids, np.stack(rows), atlas.edges, None), replace(wanted, atlas_sha256=atlas.sha256), notes
+    used = replace(wanted, atlas_sha256=atlas.sha256)
+    if wanted.measure == "tangent" and not wanted.shrinkage:
+        used = replace(used, shrinkage=float(np.mean(shares)))
+    return FeatureTable(ids, np.stack(rows), atlas.edges, None), used, notes
 
 
 @dataclass(frozen=True)
@@ -291,20 +294,21 @@ def edge_values(signals: Float[np.ndarray, "volumes regions"], measure: str) -> 
     Args:
         signals: One column a region, none of them constant.
         measure: ``correlation``: Fisher z, artanh(r). ``partial``: the correlation given all other regions, out of the
-            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``covariance``: in squared units
-            of the image, divided by the number of volumes.
+            Ledoit-Wolf covariance of signals in units of their own standard deviation. ``tangent``: as ``correlation``; their
+            matrix is taken by `medrep.cohort.kinds.connectivity`. ``covariance``: in squared units of the image, divided by the
+            number of volumes.
     """
-    kind = "partial correlation" if measure == "partial" else measure
+    kind = {"partial": "partial correlation", "tangent": "correlation"}.get(measure, measure)
     estimator = LedoitWolf() if measure == "partial" else EmpiricalCovariance()
     used = standardize_signal(signals, standardize="zscore_sample") if measure == "partial" else signals
     matrix = ConnectivityMeasure(estimator, kind=kind).fit_transform([used])[0]
     upper = np.asarray(matrix[np.triu_indices(len(matrix), 1)], dtype=np.float64)
-    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if measure == "correlation" else upper
+    return np.arctanh(np.clip(upper, -_SAME, _SAME)) if kind == "correlation" else upper
 
 
-def _row(
+def _signals(
     root: Path, path: Path, series: Series, seconds: float, atlas: Atlas, wanted: ConnectivityInput
-) -> Float[np.ndarray, " edges"]:
+) -> Float[np.ndarray, "volumes regions"]:
     confounds_path = find_confounds(path, wanted.confounds_file) if wanted.confounds else None
     if confounds_path is not None:
         refuse_outside(root, [("confounds", confounds_path)])
@@ -323,7 +327,7 @@ def _row(
         scaled = (kept - kept.mean(axis=0)) / spread
         same = np.abs(np.triu(scaled.T @ scaled / volumes, 1)) >= _SAME
         _refuse(path, atlas, same.any(axis=0), "the signal of another region, up to scale, in")
-    return edge_values(kept, wanted.measure)
+    return kept
 
 
 def _cleaned(
@@ -418,7 +422,8 @@ def _regions(atlas: Atlas, which: np.ndarray) -> str:
 def _refuse_settings(wanted: ConnectivityInput) -> None:
     problems = []
     if not wanted.atlas or "\0" in wanted.atlas:
-        problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map")
+        others = "; matrices are read with input.suffix=relmat, edges of features.tsv without images"
+        problems.append(f"input.atlas {wanted.atlas!r}: name a 3-D label map{'' if wanted.atlas else others}")
     numbers = {name: getattr(wanted, name) for name in ("low_pass", "high_pass", "t_r")}
     problems += [
         f"input.{name} {value:g}: give a number above zero, or leave it out"

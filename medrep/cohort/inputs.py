@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 Missing = Literal["error", "keep"]
 
+BETWEEN = "~"
+"""Stands between the two regions of an edge's name."""
+
 
 @dataclass(frozen=True)
 class FeaturesInput:
@@ -49,14 +52,20 @@ class VolumeInput(ImageInput):
         spacing: Common voxel edges in mm; empty keeps the images' own, which must then agree.
         shape: Common grid in voxels, cut or padded around the centre; empty keeps the images' own, which must then agree. Where
             spacing or shape is given, a volume that lies elsewhere in the world than most is resampled onto their grid.
-        intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
+        intensity: ``raw``; ``p99``: in units of each image's own 99th percentile; ``zscore``: mean and standard deviation of each
+            image's foreground are those of training; ``nyul``: its percentiles are. Undone on export.
+        harmonize_unit: Whether what ``intensity`` takes out of each image (its 99th percentile, its mean and deviation, or its
+            percentiles) is moved on export as voxels are: a site's overall gain goes, too. Else everybody gets their own back.
+        landmarks: What ``zscore`` and ``nyul`` map each image's own to; filled in by training.
         missing: What NaN voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
     """
 
     spacing: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
-    intensity: Literal["raw", "p99"] = "raw"
+    intensity: Literal["raw", "p99", "zscore", "nyul"] = "raw"
     missing: Missing = "error"
+    harmonize_unit: bool = False
+    landmarks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,38 +92,54 @@ class ShapeInput(ImageInput):
 
 @dataclass(frozen=True)
 class ConnectivityInput(ImageInput):
-    """Kind ``connectivity``: one 4-D NIfTI image a row of participants.tsv; the edges between the regions of an atlas.
+    """Kind ``connectivity``: edges between regions, of a 4-D NIfTI image, of a matrix (``suffix: relmat``) or of features.tsv.
 
     Attributes:
         missing: As of features; an edge that cannot be measured is refused either way.
         atlas: Label map of the regions, absolute or from the current folder; a table ``index``, ``name`` of the same name
-            (atlas.nii.gz: atlas.tsv) names them.
+            (atlas.nii.gz: atlas.tsv) names them. Images need one; without one, features.tsv holds a column an edge.
         atlas_sha256: What the atlas must hold; filled in by training, so that no other atlas is applied to the model.
-        measure: ``correlation`` (Fisher z), ``partial`` (partial correlation, Ledoit-Wolf) or ``covariance``.
+        measure: ``correlation`` (Fisher z), ``tangent`` (correlation, moved on the logarithm of the matrix, so that it stays a
+            correlation matrix), ``partial`` (partial correlation, Ledoit-Wolf) or ``covariance``.
         confounds: Columns of the confounds table to regress out.
         confounds_file: How the name of that table ends, which lies beside the image.
         low_pass: Hz above which the signal is cut; 0 for no cut.
         high_pass: Hz below which the signal is cut; 0 for no cut.
         t_r: Seconds between volumes, for the cuts; 0 takes what the header and RepetitionTime of the JSON file agree on.
+        edges: What matrices and tables hold, and what is written: ``r`` (correlations), or ``z`` (Fisher z); empty: ``r`` in
+            matrices, else ``z``.
+        shrinkage: Share of the identity that everybody's correlation matrix is mixed with for ``tangent``. 0: that of Ledoit and
+            Wolf, the mean over people, filled in by training, of images; matrices and tables as they are.
     """
 
     missing: Missing = "error"
     atlas: str = ""
     atlas_sha256: str = ""
-    measure: Literal["correlation", "partial", "covariance"] = "correlation"
+    measure: Literal["correlation", "partial", "covariance", "tangent"] = "correlation"
     confounds: tuple[str, ...] = ()
     confounds_file: str = "desc-confounds_timeseries.tsv"
     low_pass: float = 0.0
     high_pass: float = 0.0
     t_r: float = 0.0
+    edges: Literal["", "r", "z"] = ""
+    shrinkage: float = 0.0
 
 
-_NEW: Mapping[str, Any] = {"features": (), "drop": ()}
-"""Keys that medrep 0.2 did not know yet, and their defaults: they are kept only where they say something else."""
+_LATER: Mapping[str, Any] = {
+    "features": (),
+    "drop": (),
+    "edges": "",
+    "shrinkage": 0.0,
+    "harmonize_unit": False,
+    "landmarks": (),
+}
+"""Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 
 
 def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section as it stands in config.yaml and model.json: with the keys of all kinds that medrep 0.1 knew.
+    """Return a section as it stands in config.yaml and model.json: with the keys of all kinds that medrep 0.1 knew, and others.
+
+    Others are left out where they have their default.
 
     Args:
         kind: Key of the kind.
@@ -122,5 +147,6 @@ def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """
     every: dict[str, Any] = {"kind": kind}
     for section in (VolumeInput(), ShapeInput(), ConnectivityInput()):
-        every |= {key: value for key, value in asdict(section).items() if key not in every}
-    return {key: value for key, value in {**every, **own}.items() if key not in _NEW or value != _NEW[key]}
+        every |= {key: value for key, value in asdict(section).items() if key not in every and key not in _LATER}
+    every |= own
+    return {key: value for key, value in every.items() if key not in _LATER or value != _LATER[key]}

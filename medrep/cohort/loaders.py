@@ -6,13 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from monai.data import DataLoader, Dataset
 
 from medrep.cohort.grid import Grid, grid_problem
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume, missing_voxels, read_image
-from medrep.cohort.transforms import Placed, VolumePipeline, common_grid, place_notes, read_places, resampled_notes
+from medrep.cohort.transforms import (
+    Placed,
+    VolumePipeline,
+    common_grid,
+    intensity_landmarks,
+    landmark_unit,
+    log_steps,
+    place_notes,
+    read_places,
+    resampled_notes,
+)
 from medrep.errors import CohortError, listed
 
 _CELLS = 2**23  # volumes that wait to be placed together hold no more voxels
@@ -60,6 +70,64 @@ def load_volumes(
     items = [{"key": str(key), "path": path} for key, path in files.items()]
     dataset = Dataset(data=items, transform=_Reader(wanted, common))
     yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
+
+
+def mean_landmarks(
+    wanted: VolumeInput, files: pd.Series, advance: Callable[[int], None] = lambda count: None
+) -> tuple[float, ...]:
+    """Return the mean over images of their landmarks, each in the image's own unit; empty where no image can be read.
+
+    Args:
+        wanted: The ``input`` section.
+        files: Index: key; values: paths. Who reads their voxels says which cannot be used.
+        advance: Called with the number of images read.
+
+    Raises:
+        CohortError: See `_read_landmarks`.
+    """
+    found = [landmarks / landmark_unit(landmarks) for landmarks in _read_landmarks(wanted, files, advance).values()]
+    return tuple(float(value) for value in np.mean(found, axis=0)) if found else ()
+
+
+def log_units(wanted: VolumeInput, files: pd.Series) -> pd.DataFrame | None:
+    """Return `log_steps` of the landmarks of each image, where they are to be harmonised; None where they are not.
+
+    Args:
+        wanted: The ``input`` section.
+        files: Index: key; values: paths; images that cannot be read are left out.
+
+    Raises:
+        CohortError: See `_read_landmarks`.
+    """
+    if not wanted.harmonize_unit:
+        return None
+    found = _read_landmarks(wanted, files, lambda count: None)
+    return pd.DataFrame.from_dict({key: log_steps(own) for key, own in found.items()}, orient="index", dtype=float)
+
+
+def _read_landmarks(
+    wanted: VolumeInput, files: pd.Series, advance: Callable[[int], None]
+) -> dict[str, Float[np.ndarray, " landmarks"]]:
+    """Return the landmarks of those images that can be read.
+
+    Raises:
+        CohortError: Everybody whose landmarks are to be harmonised and are not above zero.
+    """
+    found: dict[str, np.ndarray] = {}
+    problems: list[str] = []
+    for key, path in files.items():
+        try:
+            found[str(key)] = intensity_landmarks(read_image(Path(str(path))).data, wanted.intensity)
+        except CohortError:
+            continue
+        finally:
+            advance(1)
+        if wanted.harmonize_unit and found[str(key)][0] <= 0:
+            problems.append(f"{key}: its brightest voxels are not above zero")
+    if problems:
+        cure = "leave the people out with --exclude, or set input.harmonize_unit=false"
+        raise CohortError(listed("images whose unit cannot be harmonised", problems, cure))
+    return found
 
 
 def load_alike(files: pd.Series, wanted: VolumeInput, common: Grid | None = None) -> list[Loaded]:

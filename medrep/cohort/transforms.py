@@ -8,14 +8,14 @@ returns the input exactly, and voxels outside the common grid stay as they were.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Shaped
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from monai.utils.enums import TraceKeys
@@ -106,7 +106,8 @@ class Placed:
     Attributes:
         values: Intensities on the common grid, axes RAS, in units of ``unit``.
         grid: The grid this volume arrived in.
-        unit: What one unit of ``values`` is in the file's own units.
+        unit: What one unit of ``values`` is in the file's own units; 1 where there is a curve.
+        curve: What made ``values`` of intensities, where it was no division by a unit.
         way: MONAI's record of the operations (its data are not used), or the volume's own grid if it was resampled in the world.
     """
 
@@ -114,11 +115,131 @@ class Placed:
     grid: Grid
     unit: float
     way: MetaTensor | Grid
+    curve: "Curve | None" = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel edges of the common grid in mm."""
         return self.grid.spacing
+
+    @property
+    def landmarks(self) -> Float[np.ndarray, " landmarks"]:
+        """The landmarks of the image's intensities that were taken out of it; its unit where it has no others."""
+        return np.array([self.unit]) if self.curve is None else self.curve.own
+
+    @property
+    def intensities(self) -> Float32[np.ndarray, "x y z"]:
+        """The values in the file's own units."""
+        if self.curve is None:
+            return np.asarray(self.values * np.float32(self.unit), np.float32)
+        return np.where(self.values == 0, 0, self.curve.inverse(self.values)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Map of an image's intensities to those of training: a line between landmarks, continued beyond them.
+
+    Attributes:
+        own: Landmarks of the image, strictly ascending.
+        common: What they are mapped to, strictly ascending.
+    """
+
+    own: Float[np.ndarray, " landmarks"]
+    common: Float[np.ndarray, " landmarks"]
+
+    def apply(self, data: Float32[np.ndarray, "x y z"]) -> Float32[np.ndarray, "x y z"]:
+        """Return values for a model; voxels that are zero stay zero, so that an empty background is the same in everybody."""
+        return np.where(data == 0, 0, _lines(data, self.own, self.common)).astype(np.float32)
+
+    def inverse(self, values: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
+        """Return intensities of values."""
+        return _lines(values, self.common, self.own)
+
+    def changed(
+        self,
+        data: Float32[np.ndarray, "x y z"],
+        change: Float32[np.ndarray, "x y z"],
+        own: Float[np.ndarray, " landmarks"] | None,
+    ) -> Float32[np.ndarray, "x y z"]:
+        """Return an image whose values are changed.
+
+        Args:
+            data: The image.
+            change: Of its values.
+            own: The landmarks that it gets; None: its own, so that voxels whose values do not change stay as they are.
+        """
+        to = self if own is None else Curve(own, self.common)
+        kept = (change == 0) & ((data == 0) if own is not None else True)
+        return np.where(kept, data, to.inverse(_lines(data, self.own, self.common) + change)).astype(np.float32)
+
+
+def _lines(
+    x: Shaped[np.ndarray, "..."], at: Float[np.ndarray, " landmarks"], to: Float[np.ndarray, " landmarks"]
+) -> Float[np.ndarray, "..."]:
+    x = np.asarray(x, np.float64)
+    slopes = np.diff(to) / np.diff(at)
+    part = np.clip(np.searchsorted(at, x, side="right") - 1, 0, len(slopes) - 1)
+    return np.asarray(to[part] + slopes[part] * (x - at[part]))
+
+
+CURVES: Mapping[str, tuple[float, ...]] = {"zscore": (), "nyul": (1, *range(10, 91, 10), 99)}
+"""Kinds of intensity that have a curve: the percentiles that are its landmarks; for ``zscore`` mean and deviation are."""
+
+_LEAST_STEP = 1e-6  # of the highest landmark, between two that are one
+
+
+def intensity_landmarks(data: Float32[np.ndarray, "x y z"], intensity: str) -> Float[np.ndarray, " landmarks"]:
+    """Return an image's landmarks, strictly ascending.
+
+    They are of the foreground: voxels that are not zero and above the mean of these.
+
+    Args:
+        data: The image.
+        intensity: ``p99``: the 99th percentile of absolute values other than zero; ``zscore``: the foreground's mean, and that
+            plus the standard deviation; ``nyul``: its percentiles (Nyul 2000).
+
+    Returns:
+        The landmarks; of an image without a foreground 1, 2, ...
+    """
+    if intensity == "p99":
+        return np.array([_percentile_99(data)])
+    inside = data[np.isfinite(data) & (data != 0)].astype(np.float64)
+    bright = inside[inside >= inside.mean()] if len(inside) else inside
+    percentiles = CURVES[intensity]
+    if not len(bright) or np.ptp(bright) == 0:
+        return np.arange(1.0, 1 + (len(percentiles) or 2))
+    found = (
+        np.percentile(bright, percentiles) if percentiles else np.array([bright.mean(), bright.mean() + bright.std()])
+    )
+    step = _LEAST_STEP * np.abs(found).max() * np.arange(len(found))
+    return np.asarray(np.maximum.accumulate(found) + step)
+
+
+def landmark_unit(landmarks: Float[np.ndarray, " landmarks"]) -> float:
+    """Return the unit that an image's landmarks are in: its standard deviation of two, else the highest of them."""
+    if len(landmarks) == 2:
+        return float(landmarks[1] - landmarks[0])
+    return float(np.abs(landmarks[-1])) or 1.0
+
+
+def log_steps(landmarks: Float[np.ndarray, " landmarks"]) -> Float[np.ndarray, " landmarks"]:
+    """Return the logarithms of the steps from zero to the first landmark, and from each to the next.
+
+    Whatever a model makes of them is ascending landmarks again (`from_log_steps`), and a gain is one number added to all.
+
+    Raises:
+        CohortError: Landmarks below zero.
+    """
+    if landmarks[0] <= 0:
+        raise CohortError(
+            "the foreground is not above zero, and has no unit to harmonise; set input.harmonize_unit=false"
+        )
+    return np.log(np.diff(landmarks, prepend=0.0))
+
+
+def from_log_steps(steps: Float[np.ndarray, " landmarks"]) -> Float[np.ndarray, " landmarks"]:
+    """Return landmarks; the inverse of `log_steps`."""
+    return np.cumsum(np.exp(steps))
 
 
 class VolumePipeline:
@@ -146,7 +267,17 @@ class VolumePipeline:
             steps.append(ResizeWithPadOrCrop(spatial_size=wanted.shape, mode="edge"))
         self._steps, self._common = Compose(steps), common
         self._resamples, self._respaces = bool(wanted.spacing or wanted.shape), bool(wanted.spacing)
-        self._intensity = wanted.intensity
+        self._intensity, self._landmarks = wanted.intensity, np.array(wanted.landmarks, np.float64)
+        if wanted.harmonize_unit and wanted.intensity == "raw":
+            raise CohortError(
+                "input.harmonize_unit: with intensity raw a gain is in the voxels, and goes with them; choose p99, zscore or nyul"
+            )
+        expected = len(CURVES.get(wanted.intensity, ())) or 2
+        wrong = len(wanted.landmarks) not in {0, expected} or (np.diff(wanted.landmarks) <= 0).any()
+        if wanted.intensity in CURVES and wrong:
+            raise CohortError(
+                f"input.landmarks {wanted.landmarks}: {wanted.intensity} has {expected} ascending ones; leave them to training"
+            )
 
     def place(self, volume: Volume) -> Placed:
         """Bring a volume to the common grid."""
@@ -158,22 +289,49 @@ class VolumePipeline:
         Each comes out as if it had come alone: they are channels to MONAI, whose own work is then done once for all of them.
         """
         units = [_percentile_99(volume.data) if self._intensity == "p99" else 1.0 for volume in volumes]
+        curves = [self._curve(volume.data) if self._intensity in CURVES else None for volume in volumes]
         channels = torch.empty((len(volumes), *volumes[0].data.shape), dtype=torch.float32)
-        for channel, volume, unit in zip(channels, volumes, units, strict=True):
-            torch.div(_turned(volume.data), unit, out=channel)
+        for channel, volume, unit, curve in zip(channels, volumes, units, curves, strict=True):
+            torch.div(_turned(volume.data if curve is None else curve.apply(volume.data)), unit, out=channel)
         transformed = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
         x, y, z = (float(edge) for edge in transformed.pixdim)
         a, b, c = transformed.shape[1:]
         grid = Grid((a, b, c), (x, y, z), world_rows(transformed.affine.numpy()))
         if self._common is not None and self._moves(grid, self._common):
-            return _in_world(channels, volumes[0], units, self._common)
-        return [
-            Placed(np.ascontiguousarray(values), grid, unit, transformed)
-            for values, unit in zip(transformed.numpy(), units, strict=True)
-        ]
+            placed = _in_world(channels, volumes[0], units, self._common)
+        else:
+            placed = [
+                Placed(np.ascontiguousarray(values), grid, unit, transformed)
+                for values, unit in zip(transformed.numpy(), units, strict=True)
+            ]
+        return [replace(one, curve=curve) for one, curve in zip(placed, curves, strict=True)]
+
+    def changed(
+        self,
+        data: Float32[np.ndarray, "a b c"],
+        change: Float32[np.ndarray, "x y z"],
+        placed: Placed,
+        landmarks: Float[np.ndarray, " landmarks"] | None = None,
+    ) -> Float32[np.ndarray, "a b c"]:
+        """Return a volume with a change of its values on the common grid; where nothing changes it stays what it was.
+
+        Args:
+            data: The volume on its own grid, in its own units.
+            change: Of its values.
+            placed: The same volume on the common grid.
+            landmarks: Those of its intensities that it gets; None: its own.
+        """
+        own = self.back(change, placed)
+        if placed.curve is not None:
+            return placed.curve.changed(data, own, landmarks)
+        return data + own if landmarks is None else (data + own) * np.float32(landmarks[0] / placed.unit)
+
+    def _curve(self, data: Float32[np.ndarray, "x y z"]) -> Curve:
+        own = intensity_landmarks(data, self._intensity)
+        return Curve(own, self._landmarks if len(self._landmarks) else own / landmark_unit(own))
 
     def back(self, change: Float32[np.ndarray, "x y z"], placed: Placed) -> Float32[np.ndarray, "a b c"]:
-        """Bring a change on the common grid to the volume's own grid and units; zero where the grid does not reach."""
+        """Bring a change on the common grid to the volume's own grid and unit; zero where the grid does not reach."""
         if isinstance(placed.way, Grid):
             own = resampled(
                 torch.from_numpy(np.ascontiguousarray(change))[None], placed.grid, placed.way, outside="zero"

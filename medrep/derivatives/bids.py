@@ -159,6 +159,7 @@ class Destination:
         done: For the sidecars; says how files are named.
         mesh: What meshes are written as.
         names: Columns of the cohort's table, in its order; none for files.
+        matrix: Whether edges between regions are written as a matrix a person, too.
     """
 
     folder: Path
@@ -166,6 +167,7 @@ class Destination:
     done: Removal
     mesh: MeshFormat = "gifti"
     names: tuple[str, ...] = ()
+    matrix: bool = False
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,7 @@ def _unpacked(packed: Sequence[str]) -> Float[np.ndarray, " columns"]:
     return np.frombuffer(b64decode(text), dtype=np.dtype(kind))
 
 
+_ROUNDING = 1e-9
 _MANY_COLUMNS = 20
 """From here on columns together tell what each of them alone does not."""
 
@@ -316,11 +317,25 @@ class Transform:
         model: The fitted model.
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
+        unit: What moves the logarithms of each image's own units; None where these stay.
     """
 
     model: Model
     target: Mapping[str, str | float]
     label_free: bool = False
+    unit: Model | None = None
+
+    def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:
+        """Return the logarithms of the units that a person gets; None where they stay.
+
+        Args:
+            own: Those that the person has.
+            frame: The person's covariates, one row.
+        """
+        if self.unit is None or self.label_free:
+            return None
+        found = self.unit.remove(self.unit.dataset(own[None], frame), self.target)[0]
+        return found if np.abs(found - own).max() > _ROUNDING else None
 
     def transform(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""

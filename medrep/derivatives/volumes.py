@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
 
 from medrep._files import write_json
 from medrep.cohort.inputs import VolumeInput
@@ -11,7 +13,7 @@ from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.loaders import load_volumes
 from medrep.cohort.nifti import write_image
-from medrep.cohort.transforms import VolumePipeline
+from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.tasks import Result, Task, Transform
 from medrep.errors import ModelError
@@ -42,12 +44,23 @@ class TransformVolumes(Task):
             one = self._transform.model.dataset(row, own)
             change = (self._transform.transform(one) - row).reshape(loaded.placed.values.shape)
             # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
-            transformed = loaded.volume.data + self._pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
+            kept = np.nan_to_num(change, nan=0.0)
+            landmarks = self._landmarks(loaded.placed, own)
+            transformed = self._pipeline.changed(loaded.volume.data, kept, loaded.placed, landmarks)
             source = loaded.path.relative_to(self._to.root).as_posix()
             place = described_name(source, self._to.done.desc)
             write_image(self._to.folder / place, replace(loaded.volume, data=transformed))
             said = {**self._to.done.to_json(), **self._transform.outside(own), "Sources": [source]}
+            if landmarks is not None:
+                said["Intensities"] = {"Before": loaded.placed.landmarks.tolist(), "After": landmarks.tolist()}
             write_json(self._to.folder / sidecar(place), said)
             latents = {"latents": self._transform.encode(one)[0]}
             results.append(Result(loaded.key, arrays=latents, files=(str(place), str(sidecar(place)))))
         return results
+
+    def _landmarks(self, placed: Placed, frame: pd.DataFrame) -> Float[np.ndarray, " landmarks"] | None:
+        """Return the landmarks of intensities that a person gets; None where they keep their own."""
+        if self._transform.unit is None:
+            return None
+        units = self._transform.units(log_steps(placed.landmarks), frame)
+        return None if units is None else from_log_steps(units)

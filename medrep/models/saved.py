@@ -34,7 +34,7 @@ FORMAT = 2
 """Of what is written. Each older one is read by way of `_MIGRATIONS`."""
 
 _LATER = ("support", "cohort", "shift")
-_READOUT = "readout/"
+_READOUT, _UNIT = "readout/", "unit/"
 _FILES = {"model.json", "model.safetensors"}
 
 
@@ -73,6 +73,7 @@ class SavedModel:
         provenance: Where it comes from.
         readouts: What predicts covariates from the data.
         shift: The gate that tells people unlike those of calibration; None where training held nobody out.
+        unit: What moves the logarithms of each image's own units; None where these stay.
         address: Where it was loaded from, as the user calls it; empty where it was not.
     """
 
@@ -82,6 +83,7 @@ class SavedModel:
     provenance: Provenance = field(default_factory=Provenance)
     readouts: tuple[Prediction, ...] = ()
     shift: ShiftGate | None = None
+    unit: Model | None = None
     address: str = ""
 
     @property
@@ -167,6 +169,8 @@ class SavedModel:
         readouts = {readout.name: to_state(readout) for readout in self.readouts}
         for name, (_, own) in readouts.items():
             arrays |= {f"{_READOUT}{name}/{key}": array for key, array in own.items()}
+        unit, own = ({}, {}) if self.unit is None else self.unit.state()
+        arrays |= {f"{_UNIT}{key}": array for key, array in own.items()}
         with atomic_folder(folder) as partial:
             try:
                 save_file(
@@ -185,7 +189,7 @@ class SavedModel:
                 "readouts": {name: about for name, (about, _) in readouts.items()},
                 "versions": {package: version(package) for package in ("medrep", "numpy", "torch", "monai")},
             }
-            write_json(partial / "model.json", described)
+            write_json(partial / "model.json", described if self.unit is None else {**described, "unit": unit})
 
     @classmethod
     def load(cls, folder: Path, address: str = "") -> "SavedModel":
@@ -202,14 +206,13 @@ class SavedModel:
         described = _described(folder)
         try:
             arrays = load_file(folder / "model.safetensors")
-            apart = {
-                name: {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
-                for name in described["readouts"]
-            }
+            apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
+            units = {key.removeprefix(_UNIT): arrays.pop(key) for key in [*arrays] if key.startswith(_UNIT)}
             own = digest(folder)
         except _DAMAGES as error:
             raise _damaged(folder, error) from None
         model = restore_model(described["kind"], described["content"], arrays)
+        unit = restore_model("linear", described["unit"], units) if "unit" in described else None
         section = saved_input(described["input"], address or str(folder))
         try:
             readouts = tuple(
@@ -223,7 +226,7 @@ class SavedModel:
             refuse_other_columns(readout, model.columns.count)
         shift = saved_gate(described["shift"]) if described["shift"] else None
         provenance = replace(provenance, versions=described["versions"], digest=own)
-        return cls(model, section, support, provenance, readouts, shift, address or str(folder))
+        return cls(model, section, support, provenance, readouts, shift, unit, address or str(folder))
 
 
 def refuse_other_kind(wanted: InputKind[Any], given: InputKind[Any]) -> None:

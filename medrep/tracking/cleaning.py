@@ -22,6 +22,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds import Source
 from medrep.cohort.kinds.base import Sample
+from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed
@@ -78,11 +79,18 @@ def read_cleaning(
 
 
 def cleaned_rows(
-    model: Model, cleaning: Cleaning, data: Float[np.ndarray, "people columns"], frame: pd.DataFrame
+    model: Model,
+    cleaning: Cleaning,
+    data: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    form: EdgeForm | None = None,
 ) -> pd.DataFrame:
-    """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order."""
+    """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
+
+    ``form`` is that in which rows are answered, where it is not the model's.
+    """
     names = tuple(model.columns.names)
-    step = TransformRows(Transform(model, cleaning.target), names)
+    step = TransformRows(Transform(model, cleaning.target), names, form)
     table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
     people = list(Source.of_table(table).samples(frame))
     blocks = (people[start : start + step.block_size] for start in range(0, len(people), step.block_size))
@@ -115,7 +123,9 @@ def cleaned_images(
         for one in people:
             # Two rows may name one file, or files whose results would have one name.
             to = Destination(partial / _own(one), root, done)
-            results += transform_task(Transform(saved.model, cleaning.target), saved.input, to).work([one])
+            results += transform_task(Transform(saved.model, cleaning.target, unit=saved.unit), saved.input, to).work(
+                [one]
+            )
         refuse_failed(results, files, sent)
     written = [
         [str(made / _own(one) / file) for file in result.files] for one, result in zip(people, results, strict=True)

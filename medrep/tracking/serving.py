@@ -23,8 +23,9 @@ from medrep.cohort.bids import hemispheres
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
-from medrep.cohort.kinds import Source
+from medrep.cohort.kinds import Source, imported
 from medrep.cohort.kinds.base import Sample, no_table
+from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.support import outside_training, refuse_far
 from medrep.derivatives.scores import Scorer, score_task
 from medrep.derivatives.tasks import Result
@@ -203,7 +204,7 @@ class ServedModel:
             if cells:
                 raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
         if cleaning:
-            return cleaned_rows(self.model, cleaning, data, frame)
+            return cleaned_rows(self.model, cleaning, data, frame, self._form)
         scorer = Scorer(self.model)
         blocks = _blocks(frame, scorer.block_size, Source.of_table(no_table(frame.index)))
         scored = [one for some in blocks for one in scorer.results(data[[v.place for v in some]], some)]
@@ -223,7 +224,13 @@ class ServedModel:
         offenders = [f"{rows.index[row]}: {names[column]}" for row, column in np.argwhere(bad)]
         if offenders:
             raise CohortError(listed("features that are no numbers, or missing", offenders, "fill them in"))
-        return values
+        return values if self._form is None else self._form.received(values, list(map(str, rows.index)))
+
+    @property
+    def _form(self) -> EdgeForm | None:
+        kind = self.saved.input
+        form: EdgeForm | None = imported(kind.form)(kind.section, self.model.columns.names) if kind.form else None
+        return form
 
     def _images(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
         if self.saved.input.tabular:

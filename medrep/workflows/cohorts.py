@@ -179,6 +179,18 @@ def refuse_mesh(form: str | None, wanted: InputKind[Any]) -> None:
         )
 
 
+def refuse_matrix(wanted: InputKind[Any], *, asked: bool) -> None:
+    """Refuse matrices of what are no edges.
+
+    Raises:
+        ModelError: Not a model of connectivity.
+    """
+    if asked and not wanted.has_matrix:
+        raise ModelError(
+            f"--matrix: the model was trained on {wanted.kind} data, which are no edges between regions; leave it out"
+        )
+
+
 def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener, *, extrapolate: bool) -> None:
     """Say who lies outside the range of training, and refuse those who are far outside.
 

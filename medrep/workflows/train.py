@@ -19,6 +19,7 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
+from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.parsing import shown
 from medrep.cohort.participants import KEY_COLUMNS, count_participants
@@ -29,8 +30,9 @@ from medrep.config import Config
 from medrep.derivatives.bids import write_tsv
 from medrep.derivatives.scores import Scorer, score_task
 from medrep.errors import CohortError
-from medrep.models import MODELS, FitContext, Model
+from medrep.models import MODELS, FitContext, LinearModel, LinearSettings, Model
 from medrep.models.left_alone import left_alone, notes_on
+from medrep.models.linear.scales import measured_units
 from medrep.models.prediction import FEW, Prediction
 from medrep.models.saved import Provenance, SavedModel, digest
 from medrep.models.shift import MIN_N, ShiftGate
@@ -287,7 +289,19 @@ def described(
     whose = dataset.whose.tolist()
     provenance = Provenance(dataset.people, cohort_fingerprint(fitted.marks), fitted.rows, transformed)
     support = Support.fit(dataset.schema, dataset.covariates, whose)
-    return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift)
+    unit = _unit_model(dataset, cohort)
+    return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift, unit)
+
+
+def _unit_model(dataset: Dataset, cohort: Cohort) -> LinearModel | None:
+    """Return what moves the logarithms of each image's own units, as if they were further columns; None where they stay."""
+    units = measured_units(cohort.input, cohort.source.files)
+    if units is None:
+        return None
+    names = tuple(f"log_unit_{number + 1}" for number in range(units.shape[1]))
+    values = units.loc[dataset.keys].to_numpy()
+    further = replace(dataset, values=values, columns=Columns(names, len(names), None), origin=None)
+    return LinearModel.fit(further, LinearSettings(), seed=0, work=FitContext())[0]
 
 
 def fit_readouts(dataset: Dataset, config: Config, listener: Listener = SILENT) -> tuple[Prediction, ...]:

@@ -52,6 +52,7 @@ from medrep.workflows.cohorts import (
     read_unseen,
     refuse_holes,
     refuse_input,
+    refuse_matrix,
     refuse_mesh,
     refuse_unknown,
     refuse_unmeasured,
@@ -75,6 +76,7 @@ class ExportRequest:
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
         mesh: What meshes of organs are written as; GIFTI if None.
+        matrix: Whether edges between regions are written as a matrix a person, too.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
         only: Participants to export; all if empty.
         exclude: Participants to leave out.
@@ -90,6 +92,7 @@ class ExportRequest:
     probe: bool = False
     purpose: Purpose = "removal"
     mesh: MeshFormat | None = None
+    matrix: bool = False
     show: str = ""
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -174,6 +177,7 @@ def _transform(
 ) -> BatchResult | None:
     model, wanted = trained.model, trained.input
     refuse_mesh(request.mesh, wanted)
+    refuse_matrix(wanted, asked=request.matrix)
     schema = model.schema
     request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
     target = checked_target(schema, request.remove, request.keep, request.references)
@@ -210,7 +214,7 @@ def _transform(
     features = cohort.source.features
 
     def moves(folder: Path, done: Removal) -> TransformFactory:
-        to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names)
+        to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names, request.matrix)
         return TransformFactory(folder, to, target, request.label_free)
 
     def step(known: Model) -> Task:
@@ -238,6 +242,7 @@ def _transform(
 
     chosen = chosen_participants(place, request.only, request.exclude)
     asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
+    asked |= {"matrix": True} if request.matrix else {}  # jobs that were begun without the key go on
     work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
     whole = run_batch(work, trained, cohort, frame, options, listener)
     if whole is None or isinstance(whole, BatchResult):

@@ -28,6 +28,15 @@ ORGANS = ["labels", "align", "centre", "size"]
 EDGES = ["atlas", "atlas_sha256", "measure", "confounds", "confounds_file", "low_pass", "high_pass", "t_r"]
 KEYS = [*SHARED, *ORGANS, *EDGES]
 SURFACES = ["map"]  # kept of surfaces alone, which came later
+LATER = {
+    "features": ("a*",),
+    "drop": ("b",),
+    "edges": "r",
+    "shrinkage": 0.1,
+    "harmonize_unit": True,
+    "landmarks": (1.0, 2.0),
+}
+"""Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
     "desc": "clean",
     "spacing": [1, 2, 2.5],
@@ -105,7 +114,15 @@ def test_sections_hold_the_fields_of_their_kind_only() -> None:
     assert own["features"] == {"missing", "features", "drop"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
-    assert set().union(*own.values()) == {*KEYS, *SURFACES, "features", "drop"} - {"kind"}
+    assert set().union(*own.values()) == {*KEYS, *SURFACES, *LATER} - {"kind"}
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_keys_of_later_versions_are_kept_where_they_are_no_default(key: str) -> None:
+    kind = next(INPUTS[name]() for name in INPUTS if key in {entry.name for entry in fields(INPUTS[name].section_type)})
+    changed = kind.changed(**{key: LATER[key]})
+    assert set(changed.to_json()) == {*KEYS, key}
+    assert saved_input(changed.to_json(), "model.json") == changed
 
 
 def test_changing_a_section_leaves_the_kind_as_it_was() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Volume, read_image
-from medrep.cohort.transforms import VolumePipeline
+from medrep.cohort.transforms import VolumePipeline, from_log_steps, intensity_landmarks, log_steps
 from medrep.errors import CohortError
 
 edges = st.sampled_from([0.5, 0.8, 1.0, 1.2, 2.0, 3.3])
@@ -39,7 +39,7 @@ choices = st.fixed_dictionaries(
     {
         "shape": st.just(()) | boxes,
         "spacing": st.just(()) | st.tuples(*[edges] * 3),
-        "intensity": st.sampled_from(["raw", "p99"]),
+        "intensity": st.sampled_from(["raw", "p99", "zscore", "nyul"]),
     }
 )
 
@@ -58,6 +58,7 @@ def test_the_null_change_is_exactly_zero_on_the_own_grid(volume, choice):
     assert change.dtype == np.float32
     assert not change.any()
     np.testing.assert_array_equal(volume.data + change, volume.data)
+    np.testing.assert_array_equal(pipeline.changed(volume.data, np.zeros_like(placed.values), placed), volume.data)
 
 
 @given(volumes(oblique=True), choices)
@@ -147,6 +148,86 @@ def test_p99_gives_units_of_the_own_percentile_and_goes_back_in_the_files_units(
 def test_p99_of_nothing_is_one(value):
     volume = Volume(np.full((3, 3, 3), value, np.float32), np.eye(4))
     assert VolumePipeline(VolumeInput(intensity="p99")).place(volume).unit == 1.0
+
+
+def scan(seed: int) -> np.ndarray:
+    """A bright half on a dim one, with an empty border."""
+    rng = np.random.default_rng(seed)
+    data = rng.gamma(6, 20, (9, 9, 9)).astype(np.float32)
+    data[4:] += rng.uniform(200, 400)
+    data[0] = 0
+    return data
+
+
+LANDMARKS = {"zscore": (1.0, 3.0), "nyul": tuple(np.linspace(0.3, 1.0, 11) ** 2)}
+
+
+@pytest.mark.parametrize("intensity", LANDMARKS)
+@given(st.integers(0, 10**6), st.floats(0.01, 100), st.booleans())
+def test_curves_take_gain_away_and_are_undone(intensity, seed, gain, trained):
+    pipeline = VolumePipeline(VolumeInput(intensity=intensity, landmarks=LANDMARKS[intensity] if trained else ()))
+    data = scan(seed)
+    louder = (data * np.float32(gain)).astype(np.float32)
+    one, two = (pipeline.place(Volume(each, np.eye(4))) for each in (data, louder))
+    np.testing.assert_allclose(two.values, one.values, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(one.intensities, data, rtol=1e-4, atol=1e-2)
+    assert not one.values[0].any()
+    inside = one.values[data > 0]
+    assert (np.diff(inside[np.argsort(data[data > 0])]) >= 0).all()
+    change = np.random.default_rng(seed).normal(scale=0.1, size=data.shape).astype(np.float32)
+    change[5:] = 0
+    moved = pipeline.changed(data, change, one)
+    np.testing.assert_array_equal(moved[5:], data[5:])
+    values = one.curve.apply(moved)
+    np.testing.assert_allclose((values - one.values)[1:5][moved[1:5] != 0], change[1:5][moved[1:5] != 0], atol=1e-3)
+    back = pipeline.changed(moved, -change, one)
+    np.testing.assert_allclose(back, data, rtol=1e-3, atol=0.05)
+
+
+def test_landmarks_are_of_the_foreground_and_arrive_where_training_had_them():
+    data = scan(3)
+    bright = data[data >= data[data != 0].mean()]
+    np.testing.assert_allclose(
+        intensity_landmarks(data, "zscore"), [bright.mean(), bright.mean() + bright.std()], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        intensity_landmarks(data, "nyul"), np.percentile(bright, [1, *range(10, 91, 10), 99]), rtol=1e-4
+    )
+    for intensity, common in LANDMARKS.items():
+        placed = VolumePipeline(VolumeInput(intensity=intensity, landmarks=common)).place(Volume(data, np.eye(4)))
+        moved = placed.values[data >= data[data != 0].mean()]
+        found = [moved.mean(), moved.mean() + moved.std()]
+        if intensity == "nyul":
+            found = np.percentile(moved, [1, *range(10, 91, 10), 99])
+        np.testing.assert_allclose(found, common, rtol=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, 7.0])
+@pytest.mark.parametrize("intensity", LANDMARKS)
+def test_an_image_without_a_foreground_stays_as_it_is(intensity, value):
+    volume = Volume(np.full((3, 3, 3), value, np.float32), np.eye(4))
+    placed = VolumePipeline(VolumeInput(intensity=intensity)).place(volume)
+    np.testing.assert_allclose(placed.intensities, volume.data)
+
+
+def test_landmarks_of_another_kind_are_refused():
+    with pytest.raises(CohortError, match="zscore has 2 ascending ones; leave them to training"):
+        VolumePipeline(VolumeInput(intensity="zscore", landmarks=(1.0, 2.0, 3.0)))
+    with pytest.raises(CohortError, match="ascending"):
+        VolumePipeline(VolumeInput(intensity="zscore", landmarks=(2.0, 1.0)))
+
+
+@pytest.mark.parametrize("intensity", ["p99", *LANDMARKS])
+@given(st.integers(0, 10**6), st.floats(0.1, 10))
+def test_other_landmarks_give_an_image_the_intensities_of_another(intensity, seed, gain):
+    data = scan(seed)
+    pipeline = VolumePipeline(VolumeInput(intensity=intensity))
+    placed = pipeline.place(Volume(data, np.eye(4)))
+    steps = log_steps(placed.landmarks)
+    np.testing.assert_allclose(from_log_steps(steps), placed.landmarks, rtol=1e-9)
+    louder = pipeline.changed(data, np.zeros_like(data), placed, from_log_steps(steps + np.log(gain)))
+    np.testing.assert_allclose(louder, gain * data, rtol=1e-3, atol=1e-2)
+    assert not louder[0].any()
 
 
 def test_a_smooth_change_survives_resampling():

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.cohort import read_cohort
+from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.config import read_config
+from medrep.tracking.serving import ServedModel
 from medrep.workflows.cohorts import load_trained
 from tests.bold_cohorts import atlas_labels, bold_path, save_atlas, write_bold_cohort
 from tests.workflows.conftest import run
@@ -134,3 +136,91 @@ def test_nilearn_is_imported_only_for_connectivity(table_cohort: Path) -> None:
         "import medrep.cli, medrep.workflows.train; sys.exit('nilearn' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def correlations_of(edges: np.ndarray) -> np.ndarray:
+    """Matrices of upper triangles of six regions."""
+    whole = np.tile(np.eye(6), (len(edges), 1, 1))
+    first, second = np.triu_indices(6, 1)
+    whole[:, first, second] = whole[:, second, first] = edges
+    return whole
+
+
+def test_tangent_writes_correlation_matrices_without_the_site_effect(
+    rest_cohort: Path, chosen: str, tmp_path: Path
+) -> None:
+    asked = f"{chosen[:-1]}, measure: tangent}}"
+    model, out = tmp_path / "m" / "model", tmp_path / "clean"
+    assert run("train", rest_cohort, tmp_path / "m", "--set", asked, "--hold-out", 0.3, "--quiet") == 0
+    export = ("export", rest_cohort, out, "--model", model, "--remove", "site", "--matrix", "--quiet")
+    assert run(*export) == 0
+    kind = read_config("linear.yaml", [asked]).input
+    cohort = read_cohort(rest_cohort, kind)
+    before = EdgeForm(kind.section, cohort.source.features.names).released(cohort.source.features.values)
+    after = edges_of(out)
+    assert list(after.columns) == list(cohort.source.features.names)
+    assert (np.linalg.eigvalsh(correlations_of(np.tanh(after.to_numpy()))) > 0).all()
+    people = pd.read_csv(rest_cohort / "participants.tsv", sep="\t", index_col="participant_id")
+    away = (people["site"] == "S1").to_numpy()
+    gaps = [abs(values[away].mean() - values[~away].mean()) for values in (before, after.to_numpy())]
+    assert gaps[1] < 0.3 * gaps[0]
+
+    stem = "sub-0003/func/sub-0003_task-rest_meas-PearsonCorrelation_desc-residualized_"
+    matrix = np.loadtxt(out / f"{stem}relmat.dense.tsv", delimiter="\t")
+    np.testing.assert_allclose(matrix, correlations_of(np.tanh(after.to_numpy()))[2], atol=1e-9)
+    about = json.loads((out / f"{stem}relmat.json").read_text())
+    assert (about["Removed"], about["RelationshipMeasure"]) == (["site"], "PearsonCorrelation")
+    nodes = pd.read_csv(out / f"{stem}nodeindices.tsv", sep="\t")
+    assert list(nodes["label"]) == ["Caudate", "Cuneus", "Insula", "Pallidum", "Putamen", "Uncus"]
+
+    # A person who is moved to where they are comes back; matrices that were written are read again.
+    same = ("counterfactual", rest_cohort, tmp_path / "same", "--model", model, "--quiet", "--set")
+    assert run(*same, f"site={people['site'].iloc[0]}") == 0
+    stay = ~away if people["site"].iloc[0] != "S1" else away
+    np.testing.assert_allclose(edges_of(tmp_path / "same")[stay], before[stay], atol=1e-9)
+    shutil.copy(rest_cohort / "participants.tsv", out)
+    again = read_cohort(out, kind.changed(suffix="relmat", desc="residualized", atlas="")).source.features
+    np.testing.assert_allclose(
+        np.tanh(EdgeForm(kind.section, again.names).released(again.values)), np.tanh(after), atol=1e-8
+    )
+
+
+def test_edges_of_a_table_go_from_table_to_table(rest_cohort: Path, chosen: str, tmp_path: Path) -> None:
+    kind = read_config("linear.yaml", [f"{chosen[:-1]}, measure: tangent}}"]).input
+    features = read_cohort(rest_cohort, kind).source.features
+    values = np.tanh(EdgeForm(kind.section, features.names).released(features.values))
+    shuffled = np.random.default_rng(0).permutation(len(features.names))
+    table = tmp_path / "table"
+    table.mkdir()
+    shutil.copy(rest_cohort / "participants.tsv", table)
+    frame = pd.DataFrame(values, index=features.ids["participant_id"], columns=list(features.names))
+    frame.iloc[:, shuffled].to_csv(table / "features.tsv", sep="\t")
+    wanted = ("--set", "input={kind: connectivity, measure: tangent, edges: r}", "--quiet")
+    assert run("train", table, tmp_path / "m", *wanted) == 0
+    options = ("--model", tmp_path / "m" / "model", "--remove", "site", "--quiet")
+    assert run("export", table, tmp_path / "clean", *options) == 0
+    clean = edges_of(tmp_path / "clean")
+    assert list(clean.columns) == [features.names[k] for k in shuffled]
+    assert (np.linalg.eigvalsh(correlations_of(clean[list(features.names)].to_numpy())) > 0).all()
+    assert run("score", table, tmp_path / "s", *options[:2], "--quiet") == 0
+    assert "edges: r" in (tmp_path / "m" / "config.yaml").read_text()
+
+    served = ServedModel.load(tmp_path / "m" / "model")
+    people = pd.read_csv(table / "participants.tsv", sep="\t").merge(
+        frame.reset_index(), on="participant_id", suffixes=("", "_")
+    )
+    answered = served.answer(people, remove="site")
+    np.testing.assert_allclose(answered[list(clean.columns)], clean, atol=1e-12)
+    once = served.answer(people, remove="site", references="site=S0")
+    there = people.assign(site="S0", **{name: once[name] for name in clean.columns})
+    np.testing.assert_allclose(served.answer(there, remove="site", references="site=S0"), once, atol=1e-8)
+    assert np.abs(once - people[list(once.columns)]).max().max() > 0.05
+
+
+def test_matrices_are_refused_of_what_are_no_edges(
+    table_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", table_cohort, tmp_path / "m", "--quiet") == 0
+    export = ("export", table_cohort, tmp_path / "o", "--model", tmp_path / "m" / "model", "--remove", "site")
+    assert run(*export, "--matrix") == 1
+    assert "--matrix: the model was trained on features data, which are no edges" in capsys.readouterr().err

@@ -315,6 +315,11 @@ class InputKind(ABC, Generic[SectionT]):
         transform: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a
         `Task`.
         scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Task`.
+        form: The form in which rows of a table are given and written, where it is not that of a model's columns, as
+            ``module:name``: takes the section and names of columns, returns an `EdgeForm` or None.
+        units: What returns the logarithms of what each person's values are in units of, as ``module:name``: takes the section
+            and files, returns a frame (index: key) or None; empty where there are no units.
+        has_matrix: Whether what is written of a person can be a matrix, too.
         written: What the mover writes of each person, in the order of its files.
         statistics: What is measured of each person beside what the model says, for instance `image_statistics`.
         better_configs: Shipped configurations that take out what a linear model leaves, in words.
@@ -333,6 +338,9 @@ class InputKind(ABC, Generic[SectionT]):
     has_surface: ClassVar[bool] = False
     transform: ClassVar[str]
     scorer: ClassVar[str]
+    form: ClassVar[str] = ""
+    units: ClassVar[str] = ""
+    has_matrix: ClassVar[bool] = False
     written: ClassVar[tuple[str, ...]] = ()
     statistics: ClassVar[tuple[str, ...]] = ()
     better_configs: ClassVar[str]

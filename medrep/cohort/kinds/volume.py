@@ -73,13 +73,18 @@ class VolumeKind(FileKind[VolumeInput]):
     in_world: ClassVar[bool] = True
     transform: ClassVar[str] = "medrep.derivatives.volumes:TransformVolumes"
     scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreVolumes"
+    units: ClassVar[str] = "medrep.cohort.loaders:log_units"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
 
     def measured(self, source: Source, listener: Listener) -> "tuple[VolumeKind, tuple[str, ...]]":
-        """Return the kind as it is: the grid is the model's."""
-        del source, listener
-        return self, ()
+        """Return the kind with the landmarks of intensities that ``zscore`` and ``nyul`` map to; see `InputKind.measured`."""
+        if self.section.intensity in {"raw", "p99"} or self.section.landmarks:
+            return self, ()
+        from medrep.cohort.loaders import mean_landmarks  # MONAI takes seconds to import
+
+        with listener.track("read intensities", len(source.files)) as advance:
+            return self.changed(landmarks=mean_landmarks(self.section, source.files, advance)), ()
 
     def matrix(
         self,
@@ -167,7 +172,7 @@ class VolumeKind(FileKind[VolumeInput]):
 
         pipeline = VolumePipeline(self.section)
         placed = [pipeline.place(read_image(path)) for path in files]
-        images = [np.asarray(one.values * np.float32(one.unit), np.float32) for one in placed]
+        images = [one.intensities for one in placed]
         everything = np.concatenate([np.ravel(image) for image in images])
         low, high = (float(value) for value in np.percentile(np.nan_to_num(everything), (1, 99.7)))
         return images, (low, high)

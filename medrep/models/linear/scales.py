@@ -6,6 +6,7 @@ batch covariate average to 0: one noisy site among many does not become everybod
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import digamma, polygamma
 
 from medrep.cohort.cohort import Cohort
-from medrep.cohort.kinds import Listener
+from medrep.cohort.kinds import InputKind, Listener, imported
 from medrep.cohort.support import ranges_outside
 from medrep.models.base import Adaptation, Model
 
@@ -100,6 +101,21 @@ def adapted_model(
                 " there is extrapolated, and what that misses is taken for the site's"
             )
     return model, told
+
+
+def adapted_unit(unit: Model | None, cohort: Cohort, frame: pd.DataFrame) -> Model | None:
+    """Return what moves units with sites that training did not have, estimated from their own people."""
+    keys = frame.index[:0] if unit is None else unknown_participants(unit, frame.loc[cohort.table.index])
+    if unit is None or not len(keys):
+        return unit
+    units = measured_units(cohort.input, cohort.source.select(keys).files)
+    return unit if units is None else unit.adapt([unit.dataset(units.to_numpy(), frame.loc[units.index])])[0]
+
+
+def measured_units(kind: InputKind[Any], files: pd.Series) -> pd.DataFrame | None:
+    """Return the logarithms of each image's own units, where a kind harmonises them; None where it does not."""
+    found: pd.DataFrame | None = imported(kind.units)(kind.section, files) if kind.units else None
+    return found
 
 
 def _placed(note: Adaptation, model: Model, frame: pd.DataFrame) -> Adaptation:
