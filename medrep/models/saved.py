@@ -253,6 +253,11 @@ def _damaged(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again")
 
 
+def _readout_arrays(name: str, arrays: Arrays) -> Arrays:
+    """Take the arrays of a readout out of those of its model."""
+    return {key: arrays.pop(f"{_READOUT}{name}/{key}") for key in ("weights", "centre")}
+
+
 def _from_first(described: dict[str, Any]) -> dict[str, Any]:
     """Format 1 grew: models of its first versions know nothing of where training people lie, who they were, or readouts."""
     return {**{name: {} for name in (*_LATER, "readouts")}, **described, "format": 2}
