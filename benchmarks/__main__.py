@@ -36,6 +36,7 @@ from benchmarks import (
     shapes,
     shift_gate,
     table_costs,
+    whole_heads,
     whole_tests,
 )
 from benchmarks.data import ROOT
@@ -67,6 +68,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "shapes": shapes.run,
     "shift_gate": shift_gate.run,
     "table_costs": table_costs.run,
+    "whole_heads": whole_heads.run,
     "whole_tests": whole_tests.run,
 }
 
