@@ -20,9 +20,13 @@ class FeaturesInput:
 
     Attributes:
         missing: What NaN cells do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+        features: Which columns of numbers are features, with ``*`` for anything (``lh_*_thickness``); all if empty.
+        drop: Columns that are no features, likewise.
     """
 
     missing: Missing = "error"
+    features: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class ImageInput:
     Attributes:
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
-        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
+        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``; ``none`` for images
+            without it, and ``run: first`` for the lowest run.
     """
 
     suffix: str = "T1w"
@@ -112,6 +117,10 @@ class ConnectivityInput(ImageInput):
     t_r: float = 0.0
 
 
+_NEW: Mapping[str, Any] = {"features": (), "drop": (), "mask": ""}
+"""Keys that medrep 0.2 did not know yet, and their defaults: they are kept only where they say something else."""
+
+
 def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section as it stands in config.yaml and model.json: with the keys of all kinds that medrep 0.1 knew.
 
@@ -122,6 +131,4 @@ def persisted_section(kind: str, own: Mapping[str, Any]) -> dict[str, Any]:
     every: dict[str, Any] = {"kind": kind}
     for section in (VolumeInput(), ShapeInput(), ConnectivityInput()):
         every |= {key: value for key, value in asdict(section).items() if key not in every}
-    whole = {**every, **own}
-    # A section without a mask reads as it did before there were any.
-    return {key: value for key, value in whole.items() if key != "mask" or value != ""}
+    return {key: value for key, value in {**every, **own}.items() if key not in _NEW or value != _NEW[key]}

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from medrep.cohort import kinds
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.files import Place
 from medrep.cohort.image_quality import thinned
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_participants
@@ -32,6 +32,7 @@ from medrep.models import MODELS
 from medrep.models.base import EffectTerms
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
+from medrep.workflows.cohorts import place_of
 from medrep.workflows.requirements import Images, requirements
 
 _Result = TypeVar("_Result")
@@ -58,12 +59,12 @@ class Checked:
 
 
 def check(
-    root: Path, config: Config, listener: Listener = SILENT, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+    source: Place, config: Config, listener: Listener = SILENT, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Checked:
     """Report on the table, the data and the confounding of a cohort.
 
     Args:
-        root: The cohort.
+        source: The cohort.
         config: What would be fitted.
         listener: Who is told.
         only: Participants to look at; all if empty.
@@ -73,10 +74,12 @@ def check(
         What was found, the problems that would stop a training first of all.
     """
     problems: list[str] = []
-    cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
+    cohort = _attempt(
+        problems, lambda: read_cohort(source, config.input, declared=config.covariates, only=only, exclude=exclude)
+    )
     if cohort is None:
         return Checked(tuple(problems))
-    listener.say(f"{count_participants(cohort.table)} in {root}")
+    listener.say(f"{count_participants(cohort.table)} in {place_of(source).root}")
     listener.notes(cohort.notes)
     for line in (*transformed_before(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         listener.warn(line)

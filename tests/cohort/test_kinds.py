@@ -98,10 +98,10 @@ def test_all_that_is_wrong_is_told_in_its_order() -> None:
 
 def test_sections_hold_the_fields_of_their_kind_only() -> None:
     own = {kind: {entry.name for entry in fields(INPUTS[kind].section_type)} for kind in INPUTS}
-    assert own["features"] == {"missing"}
+    assert own["features"] == {"missing", "features", "drop"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
-    assert set().union(*own.values()) == set(KEYS) - {"kind"} | {"mask"}
+    assert set().union(*own.values()) == {*KEYS, "features", "drop", "mask"} - {"kind"}
 
 
 def test_a_section_without_a_mask_reads_as_before_there_were_masks() -> None:
