@@ -97,7 +97,7 @@ def make_cohort(folder: Path, people: int, *, factor: int = 1, seed: int = 0) ->
     table = pd.DataFrame({"participant_id": [f"sub-{k:03d}" for k in range(people)]})
     table["age"] = rng.uniform(20, 80, people).round(1)
     table["sex"] = rng.permutation(["F", "M"] * people)[:people]
-    table["site"] = [f"S{k % SITES}" for k in range(people)]
+    table["site"] = rng.permutation([f"S{k % SITES}" for k in range(people)])  # no site has heads of its own
     count = np.zeros(tuple(length // factor for length in SHAPE), np.int32)
     affine = _AFFINE @ np.diag([factor, factor, factor, 1.0])
     for person, row in enumerate(table.itertuples()):
@@ -107,8 +107,8 @@ def make_cohort(folder: Path, people: int, *, factor: int = 1, seed: int = 0) ->
         site = int(row.site[1:])
         seen = image.copy()
         if site:
-            seen *= 1 + 0.1 * gains[site]
-            seen += np.where(image != 0, 0.03 * offsets[site], 0)
+            seen *= 1 + 0.2 * gains[site]
+            seen += np.where(image != 0, 0.06 * offsets[site], 0)
         anat, truth = folder / row.participant_id / "anat", folder / "truth"
         _write(truth / f"{row.participant_id}.nii.gz", image, affine)
         _write(anat / f"{row.participant_id}_T1w.nii.gz", seen, affine)

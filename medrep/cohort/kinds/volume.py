@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
-from medrep.cohort.inputs import ImageInput, VolumeInput
+from medrep.cohort.inputs import AUTO, BIDS, ImageInput, VolumeInput
 from medrep.cohort.kinds.base import (
     Checked,
     Found,
@@ -165,11 +165,8 @@ class VolumeKind(FileKind[VolumeInput]):
             columns = masked_voxels(self.section.mask, grid, some)
         except CohortError as error:
             problems.append(str(error))
-        inside = (
-            f", {'' if columns == grid.size else 'about '}{columns} of {grid.size} inside the mask"
-            if self.section.mask
-            else ""
-        )
+        about = "about " if self.section.mask in {AUTO, BIDS} else ""
+        inside = f", {about}{columns} of {grid.size} inside the mask" if self.section.mask else ""
         said = f"{good} images on a grid of {shape} voxels of {edges} mm{inside}"
         return Checked(tuple(problems), said, grid.size, columns, seconds / max(len(files), 1))
 

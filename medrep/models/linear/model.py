@@ -29,6 +29,9 @@ Values that stand for nothing (no lesion, outside the mask, below detection) sta
 fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
 its people are refused there, or come back missing (`column_support.py`).
 
+Of images with more than 262 144 columns what is kept is float32, whose rounding is far below what people's own noise leaves
+unknown; with a mask (``input.mask``) only the voxels inside are columns.
+
 Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
 in which more than half of the people share one value and too few others remain is left as it is, and so is a constant one; who
 has a point mass may itself tell a site; effects on a column are
