@@ -1,5 +1,6 @@
 """A trained model and what is known of it, as a folder: safetensors and JSON, never pickle."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from medrep._files import atomic_folder, write_json
@@ -36,6 +37,8 @@ FORMAT = 2
 
 _LATER = ("support", "cohort", "shift")
 _READOUT = "readout/"
+_MAPPED_BYTES = 2**26
+_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 _FILES = {"model.json", "model.safetensors"}
 
 
@@ -202,7 +205,7 @@ class SavedModel:
         """
         described = _described(folder)
         try:
-            arrays = load_file(folder / "model.safetensors")
+            arrays = _load_arrays(folder / "model.safetensors")
             apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
             own = digest(folder)
         except _DAMAGES as error:
@@ -255,6 +258,25 @@ def load_input(folder: Path) -> InputKind[Any]:
 
 
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+
+
+def _load_arrays(path: Path) -> Arrays:
+    """Return the arrays of a file; those of a large one are memory-mapped, so that no process holds more than it looks at."""
+    if path.stat().st_size < _MAPPED_BYTES:
+        return load_file(path)
+    with safe_open(path, framework="np"):  # refuses a file whose header does not fit its content
+        pass
+    content = np.memmap(path, mode="r", dtype=np.uint8)
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    header.pop("__metadata__", None)
+    if any(about["dtype"] not in _DTYPES for about in header.values()):
+        return load_file(path)
+    arrays = {}
+    for name, about in header.items():
+        low, high = (start + offset for offset in about["data_offsets"])
+        arrays[name] = np.asarray(content[low:high]).view(_DTYPES[about["dtype"]]).reshape(about["shape"])
+    return arrays
 
 
 def _damaged(folder: Path, error: Exception) -> ModelError:

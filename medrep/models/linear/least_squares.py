@@ -215,6 +215,7 @@ FLAT = 1e-7
 ROUNDS = 8
 """How often several batch covariates share the credit for a person's scale anew."""
 REWEIGHTINGS = 3
+_KNOWN_BYTES = 2**25  # of solvers of patterns of weights that are kept
 
 
 @dataclass(frozen=True)
@@ -241,10 +242,16 @@ class Solver:
         if not pattern.any():
             return self
         key = pattern.tobytes()
-        if key not in self.known:
-            weights = step_weights(pattern, self.levels)
-            self.known[key] = self._factorised(self.full, self.levels, self.contrasts, self.parts, weights)
-        return self.known[key]
+        try:
+            return self.known[key]
+        except KeyError:
+            made = self._factorised(
+                self.full, self.levels, self.contrasts, self.parts, step_weights(pattern, self.levels)
+            )
+        if len(self.known) * self.solve.nbytes > _KNOWN_BYTES:
+            self.known.clear()
+        self.known[key] = made
+        return made
 
     @classmethod
     def _factorised(

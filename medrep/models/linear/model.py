@@ -219,6 +219,7 @@ class LinearModel(Model):
                 chunk[stays] = own
             transformed[:, part] = settle.without_unknown(chunk, part)
             release_pages(transformed)
+            release_pages(self.coefficients)  # with what else a large model holds, all of one file
 
         deque(map_chunks(len(frame), self.columns.count, transform), maxlen=0)
         return transformed
@@ -229,6 +230,7 @@ class LinearModel(Model):
         scores = np.zeros((len(dataset), len(self.components)))
         for _, product in self.residuals(dataset).map(lambda part, chunk: chunk @ self.components[:, part].T):
             scores += product
+            release_pages(self.components)
         return scores
 
     def scores(self, dataset: Dataset) -> Scores:
