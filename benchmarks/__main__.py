@@ -37,6 +37,7 @@ from benchmarks import (
     shapes,
     shift_gate,
     table_costs,
+    whole_heads,
     whole_tests,
 )
 from benchmarks.data import ROOT
@@ -69,6 +70,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "shapes": shapes.run,
     "shift_gate": shift_gate.run,
     "table_costs": table_costs.run,
+    "whole_heads": whole_heads.run,
     "whole_tests": whole_tests.run,
 }
 

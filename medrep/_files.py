@@ -1,6 +1,7 @@
 """Files and folders written whole or not at all, and folders that medrep knows again."""
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -139,3 +141,20 @@ def model_folder(text: str) -> Path:
     path = Path(text)
     inner = path / "model"
     return inner if not (path / "model.json").is_file() and (inner / "model.json").is_file() else path
+
+
+def release_pages(data: Any) -> None:
+    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
+
+    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
+
+    Args:
+        data: A numpy array, or a view of one.
+    """
+    base = data
+    while base is not None and not isinstance(base, mmap.mmap):
+        if getattr(base, "mode", "") == "c":
+            return
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
+from medrep._files import release_pages
 from medrep._persisted import (
     Arrays,
     Entry,
@@ -93,6 +94,15 @@ def check_arrays(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[in
         elif name in arrays and not np.isfinite(arrays[name]).all():
             offenders.append(_not_finite(name))
     _refuse_weights(offenders)
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    """Look through an array a row at a time, so that little of a memory-mapped one is in memory."""
+    for part in array if array.ndim > 1 else [array]:
+        if not np.isfinite(part).all():
+            return False
+        release_pages(array)
+    return True
 
 
 def _not_finite(name: str) -> str:
@@ -282,7 +292,7 @@ class _Reader:
             self._wrong.append(f"{name} {_other_shape(found.shape, wanted)}")
         elif found.dtype.name not in hint.dtypes:
             self._wrong.append(f"{name} holds {found.dtype.name}, not {hint.dtype.__name__.lower()}")
-        elif finite and not np.isfinite(found).all():
+        elif finite and not _all_finite(found):
             self._wrong.append(_not_finite(name))
         else:
             return found

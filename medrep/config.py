@@ -108,6 +108,10 @@ def parse_config(
         covariates = {}
     declared = declared_covariates(covariates, problems)
     wanted = build_input(content.get("input") or {}, "input", problems)
+    if wanted is not None and wanted.to_json().get("mask") and not (wanted.in_world and MODELS[kind].masks):
+        problems.append(
+            f"input.mask: not of kind {wanted.kind} with model {kind}; only of volumes with the linear model"
+        )
     given = content.get("settings") or {}
     if wanted is not None and wanted.on_grid:
         given = _with_defaults(given, MODELS[kind].grid_config)

@@ -120,6 +120,16 @@ class FitContext:
         data = np.random.default_rng(4).normal(100, 10, (8, 8, 8)).astype(np.float32)
         return self.broken(lambda path: save(path, data, placed(shift)), *more)
 
+    def masked(self, change: Callable[[Path], object], affine: np.ndarray | None = None) -> int:
+        """Train on five people with masks of their own, the last one's changed; or with one for all, of an affine."""
+        made = self.scans()
+        own = [scan(made, k).with_name(f"sub-{k:02d}_desc-brain_mask.nii.gz") for k in range(5)]
+        for path in own:
+            save(path, np.ones((8, 8, 8), np.uint8), SMALL if affine is None else affine)
+        change(own[4])
+        asked = (*VOLUME, "--mask", "bids" if affine is None else str(own[0]), *only_age(), *simple())
+        return run("train", made, self.folder() / "o", *asked)
+
     def mask(self, labels: np.ndarray, *more: str) -> int:
         """Check one person's label map."""
         made = self.people(1)
@@ -752,6 +762,23 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "the image lies beside the common grid": lambda w: w.elsewhere(12.0, "--set", "input.spacing=[2, 2, 2]"),
     "and resampled onto it": lambda w: w.elsewhere(6.0, "--set", "input.spacing=[2, 2, 2]", *only_age(), *simple()),
     "numbers; give three, or leave it empty": lambda w: run("check", w.scans(), *VOLUME, "--set", "input.shape=[8]"),
+    "masks that cannot be used": lambda w: w.masked(lambda path: save(path, np.ones((8, 8, 9), np.uint8), SMALL)),
+    "no mask": lambda w: w.masked(Path.unlink),
+    "voxels that is not that of the image": lambda w: w.masked(
+        lambda path: save(path, np.ones((8, 8, 8), np.uint8), placed(9.0))
+    ),
+    "the mask is empty: every voxel is 0": lambda w: w.masked(
+        lambda path: save(path, np.zeros((8, 8, 8), np.uint8), SMALL)
+    ),
+    "no voxel of the mask lies on the images' grid": lambda w: w.masked(lambda path: None, placed(900.0)),
+    "no value stands for background in most of the images": lambda w: run(
+        "train", w.scans(), w.folder() / "o", *VOLUME, "--mask", "auto", *only_age(), *simple()
+    ),
+    "only of volumes with the linear model": lambda w: run("check", w.people(3), "--mask", "auto"),
+    "of memory, and --memory allows": lambda w: run(
+        "train", w.scans(), w.folder() / "o", *VOLUME, "--memory", "10M", *only_age(), *simple()
+    ),
+    "are fitted and changed, those": lambda w: w.masked(lambda path: None),
     "the images are not in one unit: mean intensities differ": lambda w: w.broken(dark, *only_age(), *simple()),
     "choose p99, zscore or nyul": lambda w: w.broken(dark, "--set", "input.harmonize_unit=true"),
     "images whose unit cannot be harmonised": below_zero,
@@ -958,6 +985,7 @@ CODES = {
     "ids that look like one, read as different people": OK,
     "are treated as independent, as if each were of another person": OK,
     "the same data under several ids": OK,
+    "are fitted and changed, those": OK,
     "what a model learns of": OK,
     "the model was trained on other data, which had these effects": OK,
     "says otherwise of": OK,

@@ -1,6 +1,7 @@
 """Arguments that several commands share, what they show, and the exit codes."""
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -193,6 +194,27 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override by dotted path with a YAML value, e.g. covariates.site=null",
     )
+    parser.add_argument(
+        "--mask",
+        metavar="auto|bids|FILE",
+        help="which voxels of volumes are fitted and changed: all that are not background in most people (auto), those of each "
+        "person's own desc-brain_mask (bids), or of one mask image; as --set input.mask=... (default: what the config says)",
+    )
+
+
+def memory(text: str) -> float:
+    """Return bytes for ``4G``, ``500M`` or a number of bytes."""
+    units = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+    bare = text.strip().upper().removesuffix("B")
+    count = plain_number(bare[:-1] if bare[-1:] in units else bare)
+    if count is None or not 0 < count < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; give for instance 4G or 500M")
+    return count * units.get(bare[-1:], 1.0)
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Return what is set on top of the configuration, by ``--set`` or by flags of their own."""
+    return [*options.overrides, *([f"input.mask={json.dumps(options.mask)}"] if options.mask else [])]
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

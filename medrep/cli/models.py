@@ -24,8 +24,10 @@ from medrep.cli.arguments import (
     batch_options,
     cohort_of,
     command,
+    memory,
     names,
     number,
+    overrides,
     show_batch,
 )
 
@@ -108,7 +110,7 @@ def _check(options: argparse.Namespace, console: "Console") -> int:
     from medrep.config import read_config
     from medrep.workflows.check import check
 
-    config = read_config(options.config, options.overrides)
+    config = read_config(options.config, overrides(options))
     found = check(cohort_of(options), config, console, only=options.participant_label, exclude=options.exclude)
     console.result(
         people=found.people,
@@ -154,6 +156,13 @@ def add_train(commands: Commands) -> None:
         help="where the run is logged with MLflow; auto: MLFLOW_TRACKING_URI, or else mlflow.db beside OUT (default: auto, "
         "or what MEDREP_TRACKING says)",
     )
+    parser.add_argument(
+        "--memory",
+        type=memory,
+        default=0.0,
+        metavar="4G",
+        help="memory that training on volumes may take; more is refused, with what to change (default: said where it is much)",
+    )
     parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
     add_show(parser)
 
@@ -164,7 +173,7 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
     from medrep.training.schedule import rank
     from medrep.workflows.train import TrainOptions, log_run, train
 
-    config = read_config(options.config, options.overrides)
+    config = read_config(options.config, overrides(options))
     speaking = console if rank() == 0 else Console(quiet=True)
     with speaking.alive("read the cohort"):
         request = TrainOptions(
@@ -176,6 +185,7 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
             hold_out=options.hold_out,
             tracking=options.tracking,
             show=options.show,
+            memory=options.memory,
         )
         done = train(cohort_of(options), options.out, config, speaking, request)
         if done is None:

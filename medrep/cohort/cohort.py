@@ -194,21 +194,25 @@ def read_matrix(
     Raises:
         CohortError: Features that are missing, files that cannot be read, or no room for the scratch file.
     """
+    taken = 0
 
     def mapped(people: int, columns: int) -> np.ndarray:
-        _take_room(scratch, 4 * people * columns, where)
-        return np.memmap(scratch, mode="r+", dtype=np.float32, shape=(people, columns))
+        nonlocal taken
+        start, size = taken, 4 * people * columns
+        taken += size
+        _take_room(scratch, start, size, where)
+        return np.memmap(scratch, mode="r+", dtype=np.float32, offset=start, shape=(people, columns))
 
     return cohort.input.matrix(cohort.source, mapped, listener, like=like, workers=workers)
 
 
-def _take_room(scratch: IO[bytes], size: int, where: str) -> None:
+def _take_room(scratch: IO[bytes], start: int, size: int, where: str) -> None:
     """Take disk space before it is mapped: writing to a mapped page on a full disk would kill the process."""
     try:
         if sys.platform == "linux":
-            os.posix_fallocate(scratch.fileno(), 0, size)
+            os.posix_fallocate(scratch.fileno(), start, size)
         else:
-            scratch.truncate(size)
+            scratch.truncate(start + size)
     except OSError as error:
         raise CohortError(f"{size / 1e9:.2g} GB of scratch space are needed {where}: {error.strerror}") from None
 

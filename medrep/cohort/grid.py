@@ -1,14 +1,14 @@
-"""Voxel grids, and lattices of cubic B-splines on them."""
+"""Voxel grids, masks of them, and lattices of cubic B-splines on them."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import product
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from medrep._persisted import Read, given, persisted, stored
 from medrep.errors import CohortError
@@ -66,10 +66,51 @@ class Grid:
         return affine
 
 
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Voxels of a grid that are columns; the others are background, of everybody or of most.
+
+    Attributes:
+        background: The value that stands for nothing in the images, found on whole grids; None where there is none.
+        bits: A bit a voxel in C order, packed.
+    """
+
+    background: float | None
+    bits: UInt8[np.ndarray, " bytes"]
+
+    @classmethod
+    def of(cls, inside: Bool[np.ndarray, "..."], background: float | None = None) -> "Mask":
+        """Pack what is inside."""
+        return cls(background, np.packbits(np.ravel(inside)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and np.array_equal(self.bits, other.bits) and self.background == other.background
+
+    def __hash__(self) -> int:
+        return hash(self.bits.tobytes())
+
+    @cached_property
+    def places(self) -> Int[np.ndarray, " inside"]:
+        """Positions of the voxels inside, in C order of the grid."""
+        return np.flatnonzero(np.unpackbits(self.bits))
+
+
 def _count(read: Read) -> int:
+    if read["mask"] is not None:
+        return len(read["mask"].places)
     return len(read["names"]) if read["grid"] is None else read["grid"].size
 
 
+def _refuse_other_mask(columns: "Columns") -> None:
+    if columns.mask is None:
+        return
+    if columns.grid is None or len(columns.mask.bits) != -(-columns.grid.size // 8) or not columns.count:
+        raise ValueError("the mask is of no voxel of the grid, or of another one")
+    if columns.mask.places[-1] >= columns.grid.size:
+        raise ValueError("the mask has voxels beyond the grid")
+
+
+@persisted(check=_refuse_other_mask)
 @dataclass(frozen=True)
 class Columns:
     """Names, count and grid of the columns of a matrix, participants x columns.
@@ -78,11 +119,40 @@ class Columns:
         names: Feature names; empty for voxels.
         count: Number of columns.
         grid: Where the columns lie in space, if they do.
+        mask: Which voxels of the grid are columns; None: all.
     """
 
     names: tuple[str, ...]
     count: int = field(metadata=given(_count))
     grid: Grid | None
+    mask: Mask | None = field(default=None, metadata=stored(omitted=lambda columns: columns.mask is None))
+
+    @classmethod
+    def of_grid(cls, grid: Grid, mask: Mask | None = None) -> "Columns":
+        """Return the voxels of a grid, or those inside a mask."""
+        return cls((), grid.size if mask is None else len(mask.places), grid, mask)
+
+    def inside(self, box: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, " columns"]:
+        """Return the columns of a volume on the grid."""
+        return np.ravel(box) if self.mask is None else np.ravel(box)[self.mask.places]
+
+    def box(self, row: Float[np.ndarray, " columns"], outside: float = 0.0) -> Float[np.ndarray, "x y z"]:
+        """Return a row as a volume on the grid.
+
+        Args:
+            row: Of values in these columns.
+            outside: Value of voxels outside the mask.
+
+        Raises:
+            ValueError: Columns that lie nowhere.
+        """
+        if self.grid is None:
+            raise ValueError("the columns have no grid")
+        if self.mask is None:
+            return row.reshape(self.grid.shape)
+        whole = np.full(self.grid.size, outside, row.dtype)
+        whole[self.mask.places] = row
+        return whole.reshape(self.grid.shape)
 
 
 def world_rows(affine: Float[np.ndarray, "4 4"]) -> World:

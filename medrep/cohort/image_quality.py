@@ -1,4 +1,4 @@
-"""Statistics of what an acquisition leaves in an image, and checks of units and of label maps.
+"""Statistics of what an acquisition leaves in an image, its background, and checks of units and of label maps.
 
 The statistics need no model. All but ``level`` stay the same when the volume is multiplied, so that the arbitrary unit of a
 scanner says nothing. Frequencies and edges are in voxels: compare volumes of one common grid.
@@ -7,11 +7,12 @@ Noise, edges and tissue come from Haar's wavelets: of a block of 2 x 2 x 2 voxel
 and the difference of differences along all three, in which anatomy is weakest and noise as strong as anywhere (Donoho 1994).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Num
+import pandas as pd
+from jaxtyping import Bool, Float, Float32, Int, Num, Shaped
 from scipy import fft
 
 BANDS = 6
@@ -184,6 +185,9 @@ MOST_FOLD = 4.0
 
 def mean_level(values: Float[np.ndarray, "..."]) -> float:
     """Return the mean absolute intensity of an image, NaN voxels left out."""
+    total = float(np.abs(values).sum(dtype=np.float64))
+    if np.isfinite(total) and values.size:
+        return total / values.size
     known = np.abs(values[np.isfinite(values)])
     return float(known.mean(dtype=np.float64)) if len(known) else 0.0
 
@@ -234,3 +238,57 @@ def _likeness(data: Float32[np.ndarray, "x y z"]) -> tuple[bool, float]:
 
 def _two_values(data: Float32[np.ndarray, "x y z"]) -> bool:
     return bool(((data == data.min()) | (data == data.max())).all())
+
+
+_BACKGROUND = 0.01
+_BACKGROUND_STANDS_OUT = 10
+_LOOKED_AT = 16
+_VOXELS = 100_000
+
+
+def spread(positions: Int[np.ndarray, " people"], most: int) -> Int[np.ndarray, " some"]:
+    """Choose at most some positions, evenly."""
+    picks = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
+    return positions[picks]
+
+
+def looked_at(keys: pd.Index, most: int = _LOOKED_AT) -> Int[np.ndarray, " some"]:
+    """Return the rows of the people whose images tell what background is, spread evenly over the sorted keys."""
+    return spread(np.argsort(keys.to_numpy(str)), most)
+
+
+def thinned(voxels: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, " some"]:
+    """Return evenly spread voxels of an image, enough to tell its background."""
+    return np.asarray(voxels).ravel()[:: max(1, np.asarray(voxels).size // _VOXELS)]
+
+
+def background(images: Sequence[Float[np.ndarray, " some"]]) -> float | None:
+    """Return the value that stands for nothing in images, if there is one.
+
+    Args:
+        images: Some voxels (`thinned`) of some people (`looked_at`).
+    """
+    found: list[float] = []
+    for voxels in images:
+        ordered = np.sort(voxels[np.isfinite(voxels)])[:, None]
+        counts = run_lengths(ordered)[:, 0]
+        if not counts.any():
+            continue
+        first = int(counts.argmax())
+        count = int(counts[first])
+        counts[first] = 0
+        if count >= _BACKGROUND * len(ordered) and count >= _BACKGROUND_STANDS_OUT * int(counts.max()):
+            found.append(float(ordered[first, 0]))
+    values, times = np.unique(found, return_counts=True)
+    likely = values[2 * times > len(images)]
+    return float(likely[0]) if len(likely) else None
+
+
+def run_lengths(ordered: Float[np.ndarray, "some block"]) -> Int[np.ndarray, "some block"]:
+    """Return how often each value occurs, at its last place in a sorted column, and 0 elsewhere; NaN counts as no value."""
+    place = np.arange(len(ordered), dtype=np.int32)[:, None]
+    ends = np.ones(ordered.shape, dtype=bool)
+    ends[:-1] = ordered[1:] != ordered[:-1]
+    starts = np.zeros(ordered.shape, dtype=np.int32)
+    starts[1:] = np.maximum.accumulate(np.where(ends[:-1], place[1:], 0), axis=0)
+    return np.where(ends & ~np.isnan(ordered), place - starts + 1, 0)

@@ -8,6 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Missing = Literal["error", "keep"]
+AUTO, BIDS = "auto", "bids"
+"""Words of ``input.mask``; others are paths."""
+SAMPLED = 64
+"""So many people at most, evenly spread over the sorted keys, say which voxels a mask of most people holds."""
 
 BETWEEN = "~"
 """Stands between the two regions of an edge's name."""
@@ -58,6 +62,9 @@ class VolumeInput(ImageInput):
             percentiles) is moved on export as voxels are: a site's overall gain goes, too. Else everybody gets their own back.
         landmarks: What ``zscore`` and ``nyul`` map each image's own to; filled in by training.
         missing: What NaN voxels do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+        mask: Which voxels are fitted, stored and changed: ``auto`` (all but those that are background in most people), ``bids``
+            (those of each person's own ``desc-brain_mask`` beside the image), or one mask image for all, absolute or from the
+            current folder; empty: every voxel of the grid.
     """
 
     spacing: tuple[float, ...] = ()
@@ -66,6 +73,7 @@ class VolumeInput(ImageInput):
     missing: Missing = "error"
     harmonize_unit: bool = False
     landmarks: tuple[float, ...] = ()
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,7 @@ _LATER: Mapping[str, Any] = {
     "shrinkage": 0.0,
     "harmonize_unit": False,
     "landmarks": (),
+    "mask": "",
 }
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 

@@ -1,16 +1,27 @@
 """MONAI dataset and loader: image files -> rows of a people x voxels matrix, with every failure named."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from monai.data import DataLoader, Dataset
 
-from medrep.cohort.grid import Grid, grid_problem
-from medrep.cohort.inputs import VolumeInput
+from medrep._files import release_pages
+from medrep.cohort.grid import Columns, Grid, Mask, grid_problem
+from medrep.cohort.image_quality import background, looked_at, mean_level, thinned
+from medrep.cohort.inputs import AUTO, BIDS, SAMPLED, VolumeInput
+from medrep.cohort.masks import (
+    HALF,
+    file_mask,
+    mask_note,
+    not_background,
+    own_masks,
+    read_own_mask,
+    refuse_own_masks,
+)
 from medrep.cohort.nifti import Volume, missing_voxels, read_image
 from medrep.cohort.transforms import (
     Placed,
@@ -38,6 +49,7 @@ class Loaded:
         volume: In its own grid; None after a failure.
         placed: On the common grid; None after a failure.
         error: One line, empty if all went well.
+        own: The person's own mask on the common grid, where ``input.mask`` asks for it.
     """
 
     key: str
@@ -45,6 +57,18 @@ class Loaded:
     volume: Volume | None
     placed: Placed | None
     error: str
+    own: Bool[np.ndarray, "x y z"] | None = None
+
+    def row(self, columns: Columns) -> Float32[np.ndarray, " columns"]:
+        """Return the voxels that are columns of a model, NaN where they are outside of the person's own mask.
+
+        Args:
+            columns: On the common grid.
+        """
+        if self.placed is None:
+            raise CohortError(self.error)
+        row = columns.inside(self.placed.values)
+        return row if self.own is None else np.where(columns.inside(self.own), row, np.float32(np.nan))
 
     @property
     def resampled(self) -> bool:
@@ -142,32 +166,51 @@ def load_alike(files: pd.Series, wanted: VolumeInput, common: Grid | None = None
         What `load_volumes` yields, without the volumes in their own grids.
     """
     pipeline, found = VolumePipeline(wanted, common), dict[str, Loaded]()
-    waiting: dict[tuple[tuple[int, ...], bytes], list[tuple[str, Path, Volume]]] = {}
+    waiting: dict[tuple[tuple[int, ...], bytes], list[_Read]] = {}
 
-    def place(some: list[tuple[str, Path, Volume]]) -> None:
+    def place(some: list[_Read]) -> None:
+        own: list[np.ndarray | None] = [None] * len(some)
         try:
-            placed = pipeline.place_alike([volume for _, _, volume in some])
+            placed = pipeline.place_alike([one.volume for one in some])
             problem = "" if common is None else grid_problem(placed[0].grid, common)
+            masks = [one.mask for one in some if one.mask is not None]
+            if masks:
+                own = [mask.values >= HALF for mask in pipeline.place_alike(masks)]
         except CohortError as error:  # in one place all or none
             problem = str(error)
-        for k, (key, path, _) in enumerate(some):
-            found[key] = Loaded(key, path, None, None if problem else placed[k], problem)
+        for k, one in enumerate(some):
+            found[one.key] = Loaded(one.key, one.path, None, None if problem else placed[k], problem, own[k])
         some.clear()
 
     for key, path in files.items():
         try:
-            volume = _read(Path(str(path)), wanted)
+            read = _Read.of(str(key), Path(str(path)), wanted)
         except CohortError as error:
             found[str(key)] = Loaded(str(key), Path(str(path)), None, None, str(error))
             continue
-        alike = waiting.setdefault((volume.data.shape, volume.affine.tobytes()), [])
-        alike.append((str(key), Path(str(path)), volume))
-        if (len(alike) + 1) * volume.data.size > _CELLS:
+        alike = waiting.setdefault((read.volume.data.shape, read.volume.affine.tobytes()), [])
+        alike.append(read)
+        if (len(alike) + 1) * read.volume.data.size > _CELLS:
             place(alike)
     for alike in waiting.values():
         if alike:
             place(alike)
     return [found[str(key)] for key in files.index]
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Volumes of a cohort as one matrix.
+
+    Attributes:
+        rows: A row a person.
+        columns: Voxels of the common grid, or of a mask of it.
+        levels: Mean absolute intensity of each person, by key (`mean_level`).
+    """
+
+    rows: Float32[np.ndarray, "people columns"]
+    columns: Columns
+    levels: dict[str, float]
 
 
 def fill_matrix(
@@ -177,47 +220,152 @@ def fill_matrix(
     advance: Callable[[int], None],
     workers: int = 0,
     *,
-    common: Grid | None = None,
+    like: Columns | None = None,
     tell: Callable[[list[str]], None] = lambda notes: None,
-) -> tuple[Float32[np.ndarray, "people voxels"], Grid]:
+) -> Filled:
     """Read all volumes of a cohort into one matrix, a row a person.
 
     Args:
         files: Index: key; values: paths.
         wanted: The ``input`` section.
-        matrix: Makes the float32 matrix (people, voxels) once a grid is known, for instance memory-mapped.
+        matrix: Makes the float32 matrix (people, voxels) once a grid is known, for instance memory-mapped; with ``input.mask``
+            it may be asked for a further one, whose first rows are then read no more.
         advance: Called with the number of people read.
         workers: Processes that read ahead.
-        common: The grid of a model; None: the one in which most of the images arrive.
+        like: Columns of a model; None: the grid in which most of the images arrive, and the mask that is asked for.
         tell: Called with what is to be said of where the images lie.
 
     Returns:
-        The matrix and the common grid.
+        The matrix, its columns, and what was seen on the way.
 
     Raises:
-        CohortError: Every file that cannot be used, or that arrives in another grid.
+        CohortError: Every file that cannot be used, or that arrives in another grid; a mask that cannot be.
     """
     places = read_places(files)
     tell(place_notes(places))
-    common = common or common_grid(places, wanted)
+    grid = common_grid(places, wanted) if like is None else like.grid
+    reading = _Reading(files, wanted, grid, workers, advance)
+    columns, first = (like, None) if like is not None or grid is None else _columns(reading, grid, matrix)
     rows: np.ndarray | None = None
-    problems: list[str] = []
-    transformed: list[str] = []
-    for position, loaded in enumerate(load_volumes(files, wanted, common=common, workers=workers)):
+    done = np.zeros(len(files), dtype=bool)
+    if first is not None and columns is not None:
+        rows = matrix(len(files), columns.count)
+        for place, position in enumerate(reading.sampled):
+            rows[position] = columns.inside(first[place])
+            release_pages(rows)
+            release_pages(first)
+        done[reading.sampled] = True
+    rest = np.flatnonzero(~done)
+    for position, loaded in zip(rest, reading.volumes(rest), strict=True):
         if loaded.placed is None:
-            problems.append(f"{loaded.key}: {loaded.error}")
-        else:
-            common = common or loaded.placed.grid
-            rows = matrix(len(files), common.size) if rows is None else rows
-            rows[position] = loaded.placed.values.ravel()
-            transformed += [loaded.key] if loaded.resampled else []
-        advance(1)
-    if problems or rows is None or common is None:
-        raise CohortError(
-            listed("images that cannot be used", problems, "mend them, or leave the people out with --exclude")
-        )
-    tell(resampled_notes(transformed))
-    return rows, common
+            continue
+        columns = columns or Columns.of_grid(loaded.placed.grid)
+        rows = matrix(len(files), columns.count) if rows is None else rows
+        rows[position] = loaded.row(columns)
+        release_pages(rows)
+    reading.refuse()
+    if rows is None or columns is None or columns.grid is None:
+        raise CohortError("there are no images")
+    if like is None and columns.mask is not None:
+        columns = replace(columns, mask=replace(columns.mask, background=reading.ground()))
+        tell([mask_note(columns, wanted.mask)])
+    tell(resampled_notes(reading.resampled))
+    return Filled(rows, columns, {str(key): reading.levels[str(key)] for key in files.index})
+
+
+def _columns(
+    reading: "_Reading", grid: Grid, matrix: Callable[[int, int], np.ndarray]
+) -> tuple[Columns, np.ndarray | None]:
+    """Return the columns that are asked for, and whole rows of the sampled people where these had to be read for it."""
+    wanted, files = reading.wanted, reading.files
+    if not wanted.mask:
+        return Columns.of_grid(grid), None
+    if wanted.mask == BIDS:
+        refuse_own_masks(files)
+        inside = own_masks(files.iloc[reading.sampled], VolumePipeline(wanted, grid))
+        return Columns.of_grid(grid, Mask.of(inside)), None
+    if wanted.mask != AUTO:
+        return Columns.of_grid(grid, Mask.of(file_mask(Path(wanted.mask), grid))), None
+    first = matrix(len(reading.sampled), grid.size)
+    for place, loaded in enumerate(reading.volumes(reading.sampled)):
+        if loaded.placed is not None:
+            first[place] = loaded.placed.values.ravel()
+            release_pages(first)
+    reading.refuse()
+    inside = not_background(first, reading.ground())
+    return Columns.of_grid(grid, Mask.of(inside)), first
+
+
+class _Reading:
+    """Volumes that are read, and what was seen on the way.
+
+    Args:
+        files: Index: key; values: paths.
+        wanted: The ``input`` section.
+        grid: The common one.
+        workers: Processes that read ahead.
+        advance: Called with the number of people read.
+    """
+
+    def __init__(
+        self, files: pd.Series, wanted: VolumeInput, grid: Grid | None, workers: int, advance: Callable[[int], None]
+    ) -> None:
+        self.files, self.wanted, self.grid = files, wanted, grid
+        self.sampled = np.sort(looked_at(files.index, SAMPLED))
+        self.levels: dict[str, float] = {}
+        self.resampled: list[str] = []
+        some = files.index[self.sampled]
+        self._looked_at = {str(some[place]) for place in looked_at(some)} if wanted.mask else set()
+        self._thinned: list[np.ndarray] = []
+        self._problems: list[str] = []
+        self._workers, self._advance = workers, advance
+
+    def volumes(self, positions: np.ndarray) -> Iterator[Loaded]:
+        """Yield the volumes of some people."""
+        some = self.files.iloc[positions]
+        for loaded in load_volumes(some, self.wanted, common=self.grid, workers=self._workers):
+            if loaded.placed is None:
+                self._problems.append(f"{loaded.key}: {loaded.error}")
+            else:
+                self.levels[loaded.key] = mean_level(loaded.placed.values)
+                self.resampled += [loaded.key] if loaded.resampled else []
+                if loaded.key in self._looked_at:
+                    self._thinned.append(thinned(loaded.placed.values).copy())
+            yield loaded
+            self._advance(1)
+
+    def ground(self) -> float | None:
+        """Return the value of background, of whole grids."""
+        return background(self._thinned)
+
+    def refuse(self) -> None:
+        """Refuse what could not be read.
+
+        Raises:
+            CohortError: All of it.
+        """
+        if self._problems:
+            cure = "mend them, or leave the people out with --exclude"
+            raise CohortError(listed("images that cannot be used", self._problems, cure))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A person's volume, and their own mask where that is asked for, both in their own grid."""
+
+    key: str
+    path: Path
+    volume: Volume
+    mask: Volume | None
+
+    @classmethod
+    def of(cls, key: str, path: Path, wanted: VolumeInput) -> "_Read":
+        volume = read_image(path)
+        bad = missing_voxels(volume)
+        if bad and wanted.missing == "error":
+            cure = "mend the image, or set input.missing to keep"
+            raise CohortError(f"{path}: {bad} of {volume.data.size} voxels are NaN or infinite; {cure}")
+        return cls(key, path, volume, read_own_mask(path, volume) if wanted.mask == BIDS else None)
 
 
 @dataclass(frozen=True)
@@ -228,21 +376,14 @@ class _Reader:
     def __call__(self, item: dict[str, object]) -> Loaded:
         key, path = str(item["key"]), Path(str(item["path"]))
         try:
-            volume = _read(path, self.wanted)
-            placed = VolumePipeline(self.wanted, self.common).place(volume)
+            pipeline = VolumePipeline(self.wanted, self.common)
+            read = _Read.of(key, path, self.wanted)
+            placed = pipeline.place(read.volume)
+            own = None if read.mask is None else pipeline.place(read.mask).values >= HALF
         except CohortError as error:
             return Loaded(key, path, None, None, str(error))
         problem = "" if self.common is None else grid_problem(placed.grid, self.common)
-        return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, volume, placed, "")
-
-
-def _read(path: Path, wanted: VolumeInput) -> Volume:
-    volume = read_image(path)
-    bad = missing_voxels(volume)
-    if bad and wanted.missing == "error":
-        cure = "mend the image, or set input.missing to keep"
-        raise CohortError(f"{path}: {bad} of {volume.data.size} voxels are NaN or infinite; {cure}")
-    return volume
+        return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, read.volume, placed, "", own)
 
 
 def _as_it_is(item: Loaded) -> Loaded:

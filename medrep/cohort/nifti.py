@@ -267,7 +267,7 @@ def read_image(path: Path) -> Volume:
     image = open_image(path)
     shape = checked_shape(path, image)
     affine = checked_affine(path, image)
-    data = _read_data(path, image).reshape(shape)
+    data = read_voxels(path, image).reshape(shape)
     levels = label_levels(data)
     if levels:
         raise CohortError(
@@ -285,7 +285,7 @@ def read_series(path: Path) -> Series:
     image = open_image(path)
     shape = checked_shape(path, image, axes=4)
     affine = checked_affine(path, image)
-    data = np.ascontiguousarray(_read_data(path, image).reshape(shape))
+    data = np.ascontiguousarray(read_voxels(path, image).reshape(shape))
     return Series(data, affine, repetition_time(image), forms_apart(image.header, shape))
 
 
@@ -298,7 +298,7 @@ def read_labels(path: Path) -> LabelMap:
     image = open_image(path)
     shape = checked_shape(path, image)
     affine = checked_affine(path, image)
-    data = _read_data(path, image).reshape(shape)
+    data = read_voxels(path, image).reshape(shape)
     strange = data[~((data >= 0) & (data < _MOST_LABEL) & (data == np.round(data)))]
     if len(strange):
         raise CohortError(
@@ -359,7 +359,12 @@ def _write(
         partial.write_bytes(gzip.compress(content, compresslevel=4, mtime=0) if path.suffix == ".gz" else content)
 
 
-def _read_data(path: Path, image: nib.spatialimages.SpatialImage) -> Shaped[np.ndarray, "..."]:
+def read_voxels(path: Path, image: nib.spatialimages.SpatialImage) -> Shaped[np.ndarray, "..."]:
+    """Return the voxels of an opened image, float32, with the file's scaling applied.
+
+    Raises:
+        CohortError: One line: damage, or more than fits into memory.
+    """
     try:
         with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is counted as such
             return np.asarray(image.dataobj, dtype=np.float32)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from medrep._files import release_pages
 from medrep.cohort.dictionary import alike, read_dictionary
 from medrep.cohort.parsing import MISSING_WORDS
 from medrep.errors import CohortError, listed
@@ -423,16 +424,6 @@ def scratch_matrix(rows: int, columns: int, dtype: np.dtype) -> Shaped[np.ndarra
             # No np.memmap: joblib would send the name of its file to workers, and there is none.
             return np.ndarray((rows, columns), dtype, buffer=mmap.mmap(file.fileno(), size))
     return np.empty((rows, columns), dtype)
-
-
-def release_pages(data: np.ndarray) -> None:
-    """Let go of the memory a memory-mapped array takes; the file keeps its content. Other arrays stay as they are.
-
-    A copy-on-write mapping stays too: what was changed in it exists nowhere else.
-    """
-    mapping = shared_mapping(data)
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def shared_mapping(data: np.ndarray) -> mmap.mmap | None:

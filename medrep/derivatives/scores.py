@@ -253,7 +253,7 @@ class ScoreVolumes(Task):
         del names
         if scorer.model.columns.grid is None:
             raise ModelError("the model was trained on a feature table; set input.kind as in training")
-        self._scorer, self._wanted, self._grid = scorer, kind.section, scorer.model.columns.grid
+        self._scorer, self._wanted, self._columns = scorer, kind.section, scorer.model.columns
         self.block_size = scorer.block_size
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
@@ -263,11 +263,11 @@ class ScoreVolumes(Task):
         rows: list[np.ndarray] = []
         images: list[np.ndarray] = []
         results: dict[str, Result] = {}
-        for loaded in load_alike(sample_files(people), self._wanted, self._grid):
+        for loaded in load_alike(sample_files(people), self._wanted, self._columns.grid):
             if loaded.placed is None:
                 results[loaded.key] = Result(loaded.key, loaded.error, "read")
             else:
-                rows.append(loaded.placed.values.ravel())
+                rows.append(loaded.row(self._columns))
                 if self._scorer.measures:
                     images.append(image_statistics(loaded.placed.values))
         good = [one for one in people if one.key not in results]

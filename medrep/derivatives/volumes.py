@@ -28,25 +28,28 @@ class TransformVolumes(Task):
                 "the model was trained on a feature table, the cohort has images; set input.kind as in training"
             )
         self._transform, self._wanted, self._to = transform, kind.section, to
-        self._grid = transform.model.columns.grid
-        self._pipeline = VolumePipeline(kind.section, self._grid)
+        self._columns = transform.model.columns
+        self._pipeline = VolumePipeline(kind.section, self._columns.grid)
         self.block_size = 1
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Move a few people; see `Task.work`."""
         frame, results = sample_frame(people), []
-        for loaded in load_volumes(sample_files(people), self._wanted, common=self._grid):
+        for loaded in load_volumes(sample_files(people), self._wanted, common=self._columns.grid):
             if loaded.placed is None or loaded.volume is None:
                 results.append(Result(loaded.key, loaded.error, "read"))
                 continue
             own = frame.loc[[loaded.key]]
-            row = loaded.placed.values.reshape(1, -1)
+            row = loaded.row(self._columns)[None]
             one = self._transform.model.dataset(row, own)
-            change = (self._transform.transform(one) - row).reshape(loaded.placed.values.shape)
             # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
-            kept = np.nan_to_num(change, nan=0.0)
+            kept = self._columns.box(np.nan_to_num((self._transform.transform(one) - row)[0], nan=0.0))
             landmarks = self._landmarks(loaded.placed, own)
             transformed = self._pipeline.changed(loaded.volume.data, kept, loaded.placed, landmarks)
+            if landmarks is not None and self._columns.mask is not None:
+                inside = self._columns.box(np.isfinite(row[0]).astype(np.float32))
+                there = self._pipeline.back(inside, loaded.placed) > 0
+                transformed = np.where(there, transformed, loaded.volume.data)
             source = loaded.path.relative_to(self._to.root).as_posix()
             place = described_name(source, self._to.done.desc)
             write_image(self._to.folder / place, replace(loaded.volume, data=transformed))

@@ -151,6 +151,7 @@ class Model(ABC):
         settings_type: A frozen dataclass.
         error_unit: Of reconstruction errors.
         tables: Whether it is fitted to feature tables; images, all are.
+        masks: Whether it is fitted to the voxels of a mask; all are to whole grids.
         sources: Works it builds on, for those who cite it.
         grid_config: The shipped configuration whose settings fit data on a grid, where those of tables do not; empty if they do.
         withheld: Capabilities that others of its kind have, and why it has them not (`refusal`).
@@ -164,6 +165,7 @@ class Model(ABC):
     settings_type: type[Any]
     error_unit: str
     tables: ClassVar[bool] = True
+    masks: ClassVar[bool] = False
     sources: ClassVar[tuple[str, ...]] = ()
     grid_config: ClassVar[str] = ""
     withheld: ClassVar[Mapping[Capability, str]] = {}
@@ -419,7 +421,8 @@ class Model(ABC):
     def _repr_html_(self) -> str:
         names, grid = self.columns.names, self.columns.grid
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        where = some if names else f"voxels of a grid {' x '.join(map(str, grid.shape))}" if grid else ""
+        inside = "" if self.columns.mask is None else " inside a mask"
+        where = some if names else f"voxels of a grid {' x '.join(map(str, grid.shape))}{inside}" if grid else ""
         table = describe_covariates(self.schema)
         return (
             f"<div><strong>medrep {escape(self.kind)}</strong>, {self.columns.count} columns"

@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Float
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from medrep.cohort.participants import release_pages
+from medrep._files import release_pages
 
 _BLOCK_BYTES = 6 * 2**20
 _TIE = 1e-6
+_USABLE = 1e-10  # of the largest singular value; less is rounding
+_EXACT, _WIDE = 512, 2**18  # people at most and columns at least of whom products are taken
 
 _Result = TypeVar("_Result")
 
@@ -46,9 +48,11 @@ def map_chunks(people: int, columns: int, work: Callable[[slice], _Result]) -> I
         yield from ((done, future.result()) for done, future in waiting)
 
 
-def read_chunk(data: Float[np.ndarray, "people columns"], part: slice) -> Float[np.ndarray, "people block"]:
-    """Return a float64 copy of a block; pages of a memory-mapped matrix are given back at once."""
-    chunk = np.array(data[:, part], dtype=np.float64)
+def read_chunk(
+    data: Float[np.ndarray, "people columns"], part: slice, dtype: type[np.floating] | np.dtype = np.float64
+) -> Float[np.ndarray, "people block"]:
+    """Return a copy of a block in float64, or another type; pages of a memory-mapped matrix are given back at once."""
+    chunk = np.array(data[:, part], dtype=dtype)
     release_pages(data)
     return chunk
 
@@ -65,14 +69,18 @@ def _libraries() -> ThreadpoolController:
 def principal_components(
     matrix: "ChunkSource", count: int, seed: int
 ) -> tuple[Float[np.ndarray, "components columns"], Float[np.ndarray, "people components"]]:
-    """Find leading components of a matrix given in blocks, by randomised subspace iteration.
+    """Find leading components of a matrix given in blocks.
 
-    Halko, Martinsson, Tropp (2011), algorithm 4.4 with one power iteration: four passes, never more than a block and (count +
-    oversampling) rows of columns in memory. The components are orthonormal, the largest entry of each positive, and fewer
-    than ``count`` where the matrix has fewer rows or columns; with them come every person's scores.
+    By randomised subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4 with one power iteration): four passes, never
+    more than a block and (count + oversampling) rows of columns in memory. Of some hundred people with images of many voxels
+    the products of people are small, and two passes give the components exactly. The components are orthonormal, the largest
+    entry of each positive, and fewer than ``count`` where the matrix has fewer rows or columns; with them come every person's
+    scores.
     """
     people, columns = matrix.shape
     count = min(count, people, columns)
+    if people <= _EXACT and columns > _WIDE:
+        return _exact_components(matrix, count)
     width = min(2 * count + 8, people, columns)
     rng = np.random.default_rng(seed)
     sketch = np.zeros((people, width))
@@ -84,14 +92,46 @@ def principal_components(
     projected = _forth(matrix, basis)
     squares, left = np.linalg.eigh(projected @ projected.T)
     values, left = np.sqrt(np.maximum(squares[::-1][:count], 0)), left[:, ::-1][:, :count]
-    usable = values > 1e-10 * max(float(values.max(initial=0)), 1e-300)
+    usable = values > _USABLE * max(float(values.max(initial=0)), 1e-300)
     values, left = values[usable], left[:, usable]
     right = (left / values).T @ projected
-    # The first of entries that are as large but for rounding, so that a sign does not hang on it.
-    sizes = np.abs(right)
-    strongest = (sizes >= (1 - _TIE) * sizes.max(axis=1, initial=0, keepdims=True)).argmax(axis=1)
-    signs = np.where(right[np.arange(len(right)), strongest] < 0, -1.0, 1.0)
+    signs = _signs(right)
     return right * signs[:, None], (basis @ left) * (values * signs)
+
+
+def _exact_components(
+    matrix: "ChunkSource", count: int
+) -> tuple[Float[np.ndarray, "components columns"], Float[np.ndarray, "people components"]]:
+    """Find components from the products of people; they are float32, since there are many columns."""
+    people, columns = matrix.shape
+    products = np.zeros((people, people))
+    for _, product in matrix.map(lambda part, chunk: chunk @ chunk.T):
+        products += product
+    squares, left = np.linalg.eigh(products)
+    values, left = np.sqrt(np.maximum(squares[::-1][:count], 0)), left[:, ::-1][:, :count]
+    # Of products squares are rounded, in float32, so small values are told less well.
+    usable = values > _USABLE**0.25 * max(float(values.max(initial=0)), 1e-300)
+    values, left = values[usable], left[:, usable]
+    right = np.empty((len(values), columns), np.float32)
+    back = (left / values).T.astype(np.float32)
+
+    def write(part: slice, chunk: np.ndarray) -> None:
+        right[:, part] = back @ chunk
+
+    deque(matrix.map(write), maxlen=0)
+    signs = _signs(right)
+    right *= signs[:, None].astype(np.float32)
+    return right, left * (values * signs)
+
+
+def _signs(right: Float[np.ndarray, "components columns"]) -> Float[np.ndarray, " components"]:
+    """Return the sign of the largest entry of each; the first of those as large but for rounding, so that it hangs on none."""
+    signs = np.ones(len(right))
+    for k, row in enumerate(right):
+        sizes = np.abs(row)
+        strongest = (sizes >= (1 - _TIE) * sizes.max(initial=0)).argmax()
+        signs[k] = -1.0 if row[strongest] < 0 else 1.0
+    return signs
 
 
 class ChunkSource:

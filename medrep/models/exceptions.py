@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 
 from medrep._persisted import Read, persisted_as, stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
+from medrep.cohort.image_quality import run_lengths, spread
 
 Block = Float[np.ndarray, "people block"]
 
@@ -38,10 +39,6 @@ STANDS_OUT = 4
 MOST = 4
 _LEFT = 10
 _SHARE_IN_LEVEL = 0.2
-_BACKGROUND = 0.01
-_BACKGROUND_STANDS_OUT = 10
-_LOOKED_AT = 16
-_VOXELS = 100_000
 _SCREENED_CELLS = 4_000_000
 _SCREENED = 101
 _SAME = 1e-7  # float32 and float64 of one number; 0 is only 0
@@ -59,7 +56,10 @@ class _Listed:
     @classmethod
     def of(cls, masses: "PointMasses") -> "_Listed":
         ranks, columns = np.nonzero(~np.isnan(masses.values))
-        return cls(columns, ranks, masses.values[ranks, columns], masses.shares[ranks, columns])
+        values, shares = masses.values[ranks, columns], masses.shares[ranks, columns]
+        if values.dtype == np.float32:
+            return cls(columns.astype(np.int32), ranks.astype(np.int8), values, shares)
+        return cls(columns, ranks, values, shares)
 
     def masses(self, read: Read) -> "PointMasses":
         """Put them into their columns, of which the model has as many as its data."""
@@ -67,7 +67,8 @@ class _Listed:
         places = self.columns
         if len(places) and not (0 <= places.min() <= places.max() < count and self.ranks.min() >= 0):
             raise ValueError(f"point masses beyond {count} columns")
-        values, shares = np.full((ranks, count), np.nan), np.zeros((ranks, count))
+        kept = self.values.dtype
+        values, shares = np.full((ranks, count), np.nan, kept), np.zeros((ranks, count), kept)
         values[self.ranks, self.columns], shares[self.ranks, self.columns] = self.values, self.shares
         return PointMasses(values, shares)
 
@@ -128,37 +129,6 @@ def sample_of(keys: pd.Index, columns: int) -> Int[np.ndarray, " some"]:
     return spread(np.argsort(keys.to_numpy(str)), most)
 
 
-def spread(positions: Int[np.ndarray, " people"], most: int) -> Int[np.ndarray, " some"]:
-    """Choose at most some positions, evenly."""
-    picks = np.unique(np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int))
-    return positions[picks]
-
-
-def thinned(voxels: Float[np.ndarray, "..."]) -> Float[np.ndarray, " some"]:
-    """Return evenly spread voxels of an image, enough to tell its background."""
-    return np.asarray(voxels).ravel()[:: max(1, np.asarray(voxels).size // _VOXELS)]
-
-
-def background(data: Float[np.ndarray, "people voxels"], keys: pd.Index) -> float | None:
-    """Return the value that stands for nothing in images, if there is one."""
-    found: list[float] = []
-    rows = spread(np.argsort(keys.to_numpy(str)), _LOOKED_AT)
-    for row in rows:
-        voxels = thinned(data[row])
-        ordered = np.sort(voxels[np.isfinite(voxels)])[:, None]
-        counts = _run_lengths(ordered)[:, 0]
-        if not counts.any():
-            continue
-        first = int(counts.argmax())
-        count = int(counts[first])
-        counts[first] = 0
-        if count >= _BACKGROUND * len(ordered) and count >= _BACKGROUND_STANDS_OUT * int(counts.max()):
-            found.append(float(ordered[first, 0]))
-    values, times = np.unique(found, return_counts=True)
-    likely = values[2 * times > len(rows)]
-    return float(likely[0]) if len(likely) else None
-
-
 def find(
     chunk: Block, ordered: Float[np.ndarray, "some block"], levels: Float[np.ndarray, "people levels"]
 ) -> Float[np.ndarray, "ranks block"]:
@@ -172,7 +142,7 @@ def find(
     if not len(likely):
         return values
     ordered = ordered[:, likely] if whole else np.sort(chunk[:, likely], axis=0)
-    lengths = _run_lengths(ordered)
+    lengths = run_lengths(ordered)
     values[:, likely] = _standing_out(ordered, lengths, _LEFT)
     varied = np.isnan(values[0, likely]) & (2 * (lengths > 0).sum(axis=0) >= np.isfinite(ordered).sum(axis=0))
     for column in likely[varied]:
@@ -185,21 +155,11 @@ def _within_levels(column: Float[np.ndarray, " people"], levels: np.ndarray) -> 
     for level in levels.T:
         own = column[(level > 0) & np.isfinite(column)]
         ordered = np.sort(own)[:, None]
-        value = _standing_out(ordered, _run_lengths(ordered), 0)[0, 0] if len(own) >= FEWEST else np.nan
+        value = _standing_out(ordered, run_lengths(ordered), 0)[0, 0] if len(own) >= FEWEST else np.nan
         if (own == value).sum() >= _SHARE_IN_LEVEL * len(own) and (own == value).any():
             found.append(value)
     distinct = np.unique(found)[:MOST]
     return np.concatenate([distinct, np.full(MOST - len(distinct), np.nan)])
-
-
-def _run_lengths(ordered: Float[np.ndarray, "some block"]) -> Int[np.ndarray, "some block"]:
-    """Return how often each value occurs, at its last place in a sorted column, and 0 elsewhere; NaN counts as no value."""
-    place = np.arange(len(ordered), dtype=np.int32)[:, None]
-    ends = np.ones(ordered.shape, dtype=bool)
-    ends[:-1] = ordered[1:] != ordered[:-1]
-    starts = np.zeros(ordered.shape, dtype=np.int32)
-    starts[1:] = np.maximum.accumulate(np.where(ends[:-1], place[1:], 0), axis=0)
-    return np.where(ends & ~np.isnan(ordered), place - starts + 1, 0)
 
 
 def _standing_out(ordered: np.ndarray, lengths: np.ndarray, left: int) -> Float[np.ndarray, "ranks block"]:

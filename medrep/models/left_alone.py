@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from medrep.cohort.covariates import Categorical, CovariateSchema, membership
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.image_quality import background, looked_at
 from medrep.models.base import Model
-from medrep.models.exceptions import FEW, NEVER, PointMasses, background, find, sample_of, shown_cell, told
+from medrep.models.exceptions import FEW, NEVER, PointMasses, find, sample_of, shown_cell, told
 
 _MOST_SAID = 20
 
@@ -123,7 +124,7 @@ def table_notes(
 def image_notes(rows: Iterable[Float[np.ndarray, " voxels"]]) -> list[str]:
     """Say which value is background of some images' voxels, before anything is fitted."""
     images = np.stack(list(rows))
-    ground = background(images, pd.Index(range(len(images))))
+    ground = background([images[row] for row in looked_at(pd.Index(range(len(images))))])
     if ground is None:
         return []
     return [f"background: voxels that are exactly {ground:g} ({np.mean(images == ground):.0%} of all) stay as they are"]

@@ -1,5 +1,6 @@
 """A trained model and what is known of it, as a folder: safetensors and JSON, never pickle."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from medrep._files import atomic_folder, digest_of_files, write_json
-from medrep._persisted import converted, given, stored, to_json, to_state
+from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep._texts import read_json
 from medrep.cohort.cohort import read_matrix
@@ -35,6 +36,8 @@ FORMAT = 2
 
 _LATER = ("support", "cohort", "shift")
 _READOUT, _UNIT = "readout/", "unit/"
+_MAPPED_BYTES = 2**26
+_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 _FILES = {"model.json", "model.safetensors"}
 
 
@@ -205,7 +208,7 @@ class SavedModel:
         """
         described = _described(folder)
         try:
-            arrays = load_file(folder / "model.safetensors")
+            arrays = _load_arrays(folder / "model.safetensors")
             apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
             units = {key.removeprefix(_UNIT): arrays.pop(key) for key in [*arrays] if key.startswith(_UNIT)}
             own = digest(folder)
@@ -247,6 +250,25 @@ def load_input(folder: Path) -> InputKind[Any]:
 
 
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError)
+
+
+def _load_arrays(path: Path) -> Arrays:
+    """Return the arrays of a file; those of a large one are memory-mapped, so that no process holds more than it looks at."""
+    if path.stat().st_size < _MAPPED_BYTES:
+        return load_file(path)
+    with safe_open(path, framework="np"):  # refuses a file whose header does not fit its content
+        pass
+    content = np.memmap(path, mode="r", dtype=np.uint8)
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    header.pop("__metadata__", None)
+    if any(about["dtype"] not in _DTYPES for about in header.values()):
+        return load_file(path)
+    arrays = {}
+    for name, about in header.items():
+        low, high = (start + offset for offset in about["data_offsets"])
+        arrays[name] = np.asarray(content[low:high]).view(_DTYPES[about["dtype"]]).reshape(about["shape"])
+    return arrays
 
 
 def _damaged(folder: Path, error: Exception) -> ModelError:

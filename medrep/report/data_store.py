@@ -18,17 +18,31 @@ from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema, d
 from medrep.cohort.participants import taken_rows
 from medrep.errors import MedrepError
 
+_MOST_SMOOTHED = 2**20  # voxels
+
 
 def resized(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np.ndarray, "a b c"]:
     """Return an image on fewer voxels of the same box, smoothed first, so that nothing is missed between them."""
     if tuple(shape) == image.shape:
         return image.astype(np.float32)
+    if image.size > _MOST_SMOOTHED and all(few <= length for few, length in zip(shape, image.shape, strict=True)):
+        return _averaged(image, shape)
     from scipy.ndimage import gaussian_filter, zoom  # half a second, which tables do not need
 
     factors = np.array(image.shape) / np.array(shape)
     smooth = gaussian_filter(image.astype(np.float32), np.maximum(0, (factors - 1) / 2))
     fewer = zoom(smooth, 1 / factors, order=1, mode="nearest", grid_mode=True)
     return np.asarray(np.clip(fewer, smooth.min(), smooth.max()), np.float32)
+
+
+def _averaged(image: Float[np.ndarray, "x y z"], shape: Sequence[int]) -> Float[np.ndarray, "a b c"]:
+    """Return the means over boxes of voxels, which whole heads are resized by in a tenth of the time."""
+    found: np.ndarray = image.astype(np.float32, copy=False)
+    for axis, few in enumerate(shape):
+        starts = np.linspace(0, image.shape[axis], few, endpoint=False).round().astype(int)
+        counts = np.diff(np.append(starts, image.shape[axis])).astype(np.float32)
+        found = np.add.reduceat(found, starts, axis=axis) / counts.reshape([-1 if k == axis else 1 for k in range(3)])
+    return found
 
 
 def as_bytes(image: Float[np.ndarray, "..."], low: float, high: float) -> np.ndarray:

@@ -32,7 +32,8 @@ from medrep.report.data_store import (
     stepped,
 )
 
-_PEOPLE, _MOST_CONTRASTS, _MOST_FEATURES = 8, 8, 20
+_PEOPLE, _FEW_PEOPLE, _MOST_CONTRASTS, _MOST_FEATURES = 8, 4, 8, 20
+_MANY = 2**20  # voxels: fewer people and combinations are shown of whole heads at 1 mm
 _MAP_EDGE = 80
 
 
@@ -41,7 +42,8 @@ def _average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, "
 
     Features are shown in units of how much people differ in each (`spread`). None where the model has no contrast.
     """
-    people = dataset.take(evenly(len(dataset), _PEOPLE))
+    few = _FEW_PEOPLE if model.columns.count > _MANY else _PEOPLE
+    people = dataset.take(evenly(len(dataset), few))
     people = people.with_values(np.asarray(people.values))
     shown = contrasts(model.schema)[:_MOST_CONTRASTS]
     if not shown:
@@ -53,11 +55,11 @@ def _average_effects(model: Model, dataset: Dataset, spread: Float[np.ndarray, "
             {"kind": "features", "contrasts": _strongest(model.columns.names, effects, described, spread)}
         )
     shape = [min(length, _MAP_EDGE) for length in model.columns.grid.shape]
-    anatomy = resized(known_mean(people.values).reshape(model.columns.grid.shape), shape)
+    anatomy = resized(model.columns.box(known_mean(people.values)), shape)
     low, high = (float(value) for value in np.percentile(anatomy, (1, 99.7)))
     arrays = {"anatomy": as_bytes(anatomy, low, high)}
     for number, effect in enumerate(effects):
-        image = resized(effect.reshape(model.columns.grid.shape), shape)
+        image = resized(model.columns.box(effect), shape)
         described[number] |= {"step": stepped(image)}
         arrays[f"effect{number}"] = np.rint(image / stepped(image)).astype(np.int8)
     return ReportData({"kind": "volume", "people": len(people), "contrasts": described}, arrays)
@@ -143,12 +145,12 @@ def _levels(covariate: Categorical, own: str, most: int) -> Axis:
     return Axis(covariate.declared.name, "", values, values.index(own))
 
 
-MOST_COMBINATIONS = 120
+MOST_COMBINATIONS, _FEWER_COMBINATIONS = 120, 30
 _MOST_CELLS = 5_000_000
 _LONGEST_EDGE = 96
 _MESH_CELLS = 48
 _FEATURES = 24
-_AT_ONCE = 8  # whole volumes
+_AT_ONCE, _CELLS_AT_ONCE = 8, 2**23  # whole volumes, and their voxels together
 
 
 def transformed_participant(
@@ -173,11 +175,12 @@ def transformed_participant(
     shape = _limited(grid.shape, _LONGEST_EDGE**3)
     coarse = _limited(grid.shape, _MOST_CELLS // len(targets))
     changes = np.empty((len(targets), *coarse), np.float32)
-    for start in range(0, len(targets), _AT_ONCE):
-        some = slice(start, start + _AT_ONCE)
+    together = min(_AT_ONCE, max(1, _CELLS_AT_ONCE // model.columns.count))
+    for start in range(0, len(targets), together):
+        some = slice(start, start + together)
         for change, transformed in zip(changes[some], _everywhere(model, person, targets[some]), strict=True):
-            change[...] = resized(np.nan_to_num(transformed - row).reshape(grid.shape), coarse)
-    base = resized(np.nan_to_num(row).reshape(grid.shape), shape)
+            change[...] = resized(model.columns.box(np.nan_to_num(transformed - row)), coarse)
+    base = resized(model.columns.box(np.nan_to_num(row)), shape)
     low, high = (float(value) for value in np.percentile(base, (1, 99.7)))
     step = stepped(changes)
     content = {
@@ -244,17 +247,19 @@ def training_report_data(
     person: str | None,
 ) -> dict[str, ReportData]:
     """Return what was done, the cohort, what each covariate does, and a person to move; without one people are left out."""
+    grid = model.columns.grid
     about = {
         "command": "train",
         "model": model.kind,
         "cohort": cohort,
         "people": dataset.people,
         "columns": model.columns.count,
-        "grid": to_json(model.columns.grid),
+        **({} if grid is None or model.columns.mask is None else {"voxels": grid.size}),
+        "grid": to_json(grid),
     }
     people = cohort_summary(dataset.covariates, model.schema, notes, dataset.participants)
     found: dict[str, ReportData | None] = {"about": ReportData(about), "cohort": people}
-    spread = known_spread(dataset.values)
+    spread = known_spread(dataset.values) if model.columns.grid is None else np.zeros(0)
     if "organs" not in model.capabilities:
         found["effects"] = _average_effects(model, dataset, spread)
     if person is not None:
@@ -265,7 +270,8 @@ def training_report_data(
 def shown_person(model: Model, person: Dataset, spread: np.ndarray) -> ReportData | None:
     """Return a person (one row) who can be moved, with their name."""
     own = {str(name): value for name, value in person.covariates.iloc[0].items()}
-    axes = axes_around(model.schema, own, MOST_COMBINATIONS)
+    many = model.columns.names == () and model.columns.count > _MANY
+    axes = axes_around(model.schema, own, _FEWER_COMBINATIONS if many else MOST_COMBINATIONS)
     transformed = transformed_participant(model, person.with_values(np.asarray(person.values)), axes, spread)
     return (
         None

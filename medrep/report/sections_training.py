@@ -171,6 +171,10 @@ def sheet_sections(kind: str) -> list[Section]:
     ]
 
 
+def _of_voxels(about: dict[str, Any]) -> str:
+    return f" of {about['voxels']:,} voxels, those inside a mask" if "voxels" in about else ""
+
+
 def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
     """Return the sections of what `medrep train` wrote to OUT; `about` is the exhibit of that name."""
     config = (out / "config.yaml").read_text(encoding="utf-8")
@@ -180,7 +184,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
         "Model": about["model"],
         "Cohort": about["cohort"],
         "People of training": about["people"],
-        "Columns": f"{about['columns']:,}",
+        "Columns": f"{about['columns']:,}{_of_voxels(about)}",
         "Grid": "" if grid is None else f"{' x '.join(map(str, grid['shape']))} points of {_edges(grid['spacing'])} mm",
         "Seed": read_yaml(config).get("seed", 0),
     }

@@ -17,10 +17,12 @@ from medrep.audit.confounding import (
     small_levels,
     suggestion,
 )
+from medrep.cohort import kinds
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.files import Place
+from medrep.cohort.image_quality import thinned
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_participants
 from medrep.cohort.plausibility import doubtful_values, feature_slips, refusal, repeated_scans, transformed_before
@@ -28,10 +30,10 @@ from medrep.config import Config
 from medrep.errors import CovariateError, MedrepError
 from medrep.models import MODELS
 from medrep.models.base import EffectTerms
-from medrep.models.exceptions import thinned
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
 from medrep.workflows.cohorts import place_of
+from medrep.workflows.requirements import Images, requirements
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3
@@ -98,9 +100,15 @@ def check(
             for line in feature_slips(cohort.source.features, frame, schema):
                 listener.warn(line)
     samples: dict[str, np.ndarray] = {}
-    problems += _data_problems(cohort, listener, samples)
+    data = _looked_through(cohort, listener, samples)
+    problems += data.problems
     if covariates is not None and schema is not None:
         found = _interactions(listener, cohort, covariates.frame, schema, config, samples)
+        if data.columns:
+            images = Images(len(cohort), data.voxels, data.columns, data.seconds)
+            needed = requirements(config, schema, schema.transfer(covariates.frame), images)
+            for line in [] if needed is None else needed.lines(data.columns < data.voxels):
+                listener.say(line)
     people = int(cohort.table["participant_id"].nunique())
     return Checked(tuple(problems), people, len(cohort), pairs, found)
 
@@ -167,8 +175,8 @@ def _interactions(
     return warn_of_interactions(data, schema.transfer(frame.loc[rows]), schema, config, listener, whose)
 
 
-def _data_problems(cohort: Cohort, listener: Listener, samples: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Return what is wrong with the data; ``samples`` takes some columns of everybody who can be read."""
+def _looked_through(cohort: Cohort, listener: Listener, samples: dict[str, np.ndarray]) -> kinds.Checked:
+    """Look through the data; ``samples`` takes some columns of everybody who can be read."""
     images: list[np.ndarray] = []
     picked: dict[int, np.ndarray] = {}
 
@@ -184,7 +192,7 @@ def _data_problems(cohort: Cohort, listener: Listener, samples: dict[str, np.nda
         listener.notes(image_notes(images))
     if found.said:
         listener.say(found.said)
-    return found.problems
+    return found
 
 
 def effect_terms(config: Config) -> EffectTerms | None:

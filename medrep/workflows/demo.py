@@ -85,7 +85,7 @@ def demo(out: Path, listener: Listener = SILENT, *, seed: int = 0, overwrite: bo
 def _images(cohort: Cohort) -> np.ndarray:
     return fill_matrix(
         cohort.source.files, VolumeInput(), lambda n, v: np.empty((n, v), np.float32), lambda people: None
-    )[0]
+    ).rows
 
 
 def _picture(path: Path, table: pd.DataFrame, images: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from medrep import __version__
-from medrep._files import output_folder, write_text
+from medrep._files import output_folder, release_pages, write_text
 from medrep.audit.confounding import sample_columns
 from medrep.batch.factories import ANYBODY, scanner_of
 from medrep.cohort.cohort import Cohort, read_cohort, read_matrix, with_changes
@@ -40,6 +40,7 @@ from medrep.tracking.store import Store, find_store
 from medrep.training.schedule import process_group, rank
 from medrep.workflows.check import warn_of_interactions
 from medrep.workflows.cohorts import check_output, input_paths, place_of, refuse_unknown, report_subject
+from medrep.workflows.requirements import Images, refuse_beyond, requirements, usual_memory
 
 TRAINED, HELD_OUT = "train", "held-out"
 # Not report.html: its notes name participants.
@@ -60,6 +61,7 @@ class TrainOptions:
         tracking: Where the run is to be logged (`log_run`) once OUT is written: ``auto``, ``none`` or a URI, see `find_store`;
             None: nowhere.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
+        memory: Bytes that training on volumes may take; 0: what it takes, which is said where it is much.
     """
 
     only: Sequence[str] = ()
@@ -70,6 +72,7 @@ class TrainOptions:
     hold_out: float = 0.0
     tracking: str | None = None
     show: str = ""
+    memory: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +165,7 @@ def train(
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
         data, columns = read_matrix(cohort, scratch, listener, workers=options.workers)
         dataset = Dataset(data, frame, schema, columns, cohort.table["participant_id"].astype(str).tolist())
+        _refuse_much(dataset, config, options.memory, listener)
         if not options.resume:
             shutil.rmtree(state, ignore_errors=True)
         fitted = fit(dataset, config, listener, state=state, resume=options.resume, tabular=kind.tabular)
@@ -198,6 +202,19 @@ def train(
         count_participants(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
     )
     return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config, store)
+
+
+def _refuse_much(dataset: Dataset, config: Config, memory: float, listener: Listener) -> None:
+    """Refuse whole images that take more memory than they may, and say of much what would make it less."""
+    columns = dataset.columns
+    if columns.grid is None:
+        return
+    needed = requirements(
+        config, dataset.schema, dataset.covariates, Images(len(dataset), columns.grid.size, columns.count)
+    )
+    refuse_beyond(needed, memory, columns.mask is not None)
+    if needed is not None and not memory and needed.train_memory > usual_memory():
+        listener.warn(needed.much(columns.mask is not None))
 
 
 def warn_of_slips(cohort: Cohort, frame: pd.DataFrame, declared: Sequence[Covariate], listener: Listener) -> None:
@@ -259,10 +276,14 @@ def fit(
         MedrepError: Covariates that cannot be told apart, or settings that do not fit the data.
     """
     data = dataset.values
-    some = np.asarray(data[:, sample_columns(dataset.columns.count)])
+    picked = sample_columns(dataset.columns.count)
+    # Images lie on the disk: all is taken of a row while it is at hand.
+    some, taken = np.empty((len(data), len(picked)), data.dtype), []
+    for place, row in enumerate(data):
+        some[place] = row[picked]
+        taken.append((row_fingerprint(row), row_trace(row)))
+        release_pages(data)
     warn_of_interactions(some, dataset.covariates, dataset.schema, config, listener, dataset.whose.tolist())
-    # Images lie on the disk: both are taken of a row while it is at hand.
-    taken = [(row_fingerprint(row), row_trace(row)) for row in data]
     marks = pd.Series([mark for mark, _ in taken], index=dataset.keys)
     for line in [] if tabular else same_data(marks.to_dict()):
         listener.warn(line)

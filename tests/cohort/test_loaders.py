@@ -27,9 +27,9 @@ SAME = dict.fromkeys("abc", ((4, 5, 6), (2.0, 2.0, 2.0)))
 
 def filled(files, wanted=WANTED, workers=0):
     steps = []
-    matrix, grid = fill_matrix(files, wanted, lambda n, m: np.zeros((n, m), np.float32), steps.append, workers)
+    found = fill_matrix(files, wanted, lambda n, m: np.zeros((n, m), np.float32), steps.append, workers)
     assert steps == [1] * len(files)
-    return matrix, grid
+    return found.rows, found.columns.grid
 
 
 def test_a_row_of_the_matrix_is_a_person_in_the_order_of_the_files(tmp_path):
@@ -200,9 +200,8 @@ def test_images_elsewhere_are_put_right_where_a_common_grid_is_asked_for(tmp_pat
     wanted = VolumeInput(**chosen)
     files = placed_cohort(tmp_path, {"a": placed_at(), "b": placed_at(flip=True), "z": ELSEWHERE[how]})
     said = []
-    matrix, grid = fill_matrix(
-        files, wanted, lambda n, m: np.zeros((n, m), np.float32), lambda n: None, tell=said.extend
-    )
+    found = fill_matrix(files, wanted, lambda n, m: np.zeros((n, m), np.float32), lambda n: None, tell=said.extend)
+    matrix, grid = found.rows, found.columns.grid
     assert said == ["1 image (z): not on the common grid of the world as they are, and resampled onto it"]
     np.testing.assert_array_equal(matrix[0], matrix[1])
     inside = tuple(slice(length // 3, -(length // 3)) for length in grid.shape)

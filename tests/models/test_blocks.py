@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.participants import release_pages
+from medrep._files import release_pages
 from medrep.errors import ModelError
 from medrep.models.chunks import (
     ChunkSource,
@@ -88,3 +88,14 @@ def test_blocks_come_back_in_order_and_errors_reach_the_caller():
 
     with pytest.raises(ModelError, match="block 0"):
         list(map_chunks(4000, 5000, fail))
+
+
+def test_components_of_images_of_many_voxels_are_those_of_the_whole_matrix(monkeypatch):
+    matrix = np.random.default_rng(2).normal(size=(12, 700)) @ np.diag(np.linspace(1, 4, 700))
+    monkeypatch.setattr("medrep.models.chunks._WIDE", 0)
+    components, scores = principal_components(source(matrix), 5, seed=0)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    assert components.dtype == np.float32
+    np.testing.assert_allclose(np.abs(components @ right[:5].T), np.eye(5), atol=1e-5)
+    np.testing.assert_allclose(np.abs(scores), np.abs(left[:, :5] * values[:5]), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(matrix @ components.T, scores, atol=1e-4)

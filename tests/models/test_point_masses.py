@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.image_quality import background, looked_at
 from medrep.models import LinearModel, LinearSettings, restore_model
-from medrep.models.exceptions import background, find
+from medrep.models.exceptions import find
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.vae.residuals import standardise, unstandardise
 from tests.models.planted import Case, draw_data, draw_people, fit, moved_by, named
@@ -201,7 +202,7 @@ def test_background_stays_background_even_in_one_person():
 def test_background_of_images(image, value):
     rng = np.random.default_rng(0)
     images = np.stack([image(rng) for _ in range(20)])
-    assert background(images, pd.Index(range(20))) == value
+    assert background([images[row] for row in looked_at(pd.Index(range(20)))]) == value
 
 
 def test_what_is_told_names_column_value_and_share():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from medrep.cohort.dataset import Dataset
@@ -19,7 +20,7 @@ from medrep.cohort.support import Support
 from medrep.errors import MedrepError, ModelError
 from medrep.models import LinearModel, LinearSettings, Model, restore_model
 from medrep.models.prediction import Prediction
-from medrep.models.saved import Provenance, SavedModel, load_input
+from medrep.models.saved import Provenance, SavedModel, _load_arrays, load_input
 from medrep.models.shift import ShiftGate
 from tests.models.planted import Case, draw_data, draw_people
 
@@ -338,3 +339,22 @@ def test_a_description_is_not_taken_from_another_kind_of_model(folder):
     message = refused(folder)
     assert "the description of the linear model is damaged (ValueError: colour: unknown; known: settings" in message
     assert "seed: '7' is not allowed; allowed: a whole number" in message
+
+
+def test_arrays_of_a_large_model_are_mapped_and_the_same(tmp_path, monkeypatch):
+    arrays = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": np.arange(5),
+        "c": np.ones(3, np.uint8),
+        "d": np.zeros((2, 0), np.int32),
+    }
+    save_file(arrays, tmp_path / "model.safetensors")
+    monkeypatch.setattr("medrep.models.saved._MAPPED_BYTES", 0)
+    found = _load_arrays(tmp_path / "model.safetensors")
+    assert {name: array.dtype for name, array in found.items()} == {name: array.dtype for name, array in arrays.items()}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-3])
+    with pytest.raises(SafetensorError):
+        _load_arrays(tmp_path / "model.safetensors")

@@ -98,7 +98,7 @@ def test_the_slider_holds_what_the_model_says(runs: Runs) -> None:
     frame = people.loc[["sub-0001"], list(model.schema.names)]
     image = runs("scans") / "sub-0001" / "anat" / "sub-0001_T1w.nii.gz"
     files = pd.Series([image], index=["sub-0001"])
-    row = fill_matrix(files, wanted.section, lambda n, v: np.empty((n, v), np.float32), lambda _: None)[0]
+    row = fill_matrix(files, wanted.section, lambda n, v: np.empty((n, v), np.float32), lambda _: None).rows
     place = (axes[0]["values"].index(axes[0]["values"][-1]), *own[1:])
     expected = model.remove(model.dataset(row, frame), {axes[0]["name"]: axes[0]["values"][-1]}) - row
     assert axes[0]["name"] == "age"

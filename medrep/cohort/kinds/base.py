@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
+from medrep._files import release_pages
 from medrep.cohort.bids import (
     IMAGE_ENDINGS,
     find_images,
@@ -27,7 +28,7 @@ from medrep.cohort.features import FeatureTable
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
-from medrep.cohort.participants import label, release_pages, row_blocks
+from medrep.cohort.participants import label, row_blocks
 from medrep.cohort.splits import MARK_DIGITS, row_fingerprint
 from medrep.cohort.tables import Tables
 from medrep.errors import CohortError
@@ -292,10 +293,16 @@ class Checked:
     Attributes:
         problems: What would stop a training, a line each.
         said: What the data are, in a line for the end; empty where that was said already.
+        voxels: Of the common grid of volumes.
+        columns: Of them, about how many would be fitted.
+        seconds: Processor time of reading a volume.
     """
 
     problems: tuple[str, ...]
     said: str = ""
+    voxels: int = 0
+    columns: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -12,8 +13,8 @@ from jaxtyping import Float, Shaped
 from medrep.cohort.bids import IMAGE_ENDINGS
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
-from medrep.cohort.image_quality import STATISTICS, check_intensities, mean_level
-from medrep.cohort.inputs import ImageInput, VolumeInput
+from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
+from medrep.cohort.inputs import AUTO, BIDS, ImageInput, VolumeInput
 from medrep.cohort.kinds.base import (
     Checked,
     Found,
@@ -25,6 +26,7 @@ from medrep.cohort.kinds.base import (
 )
 from medrep.cohort.plausibility import same_data
 from medrep.cohort.splits import row_fingerprint
+from medrep.errors import CohortError
 
 SectionT = TypeVar("SectionT", bound=ImageInput)
 
@@ -98,14 +100,13 @@ class VolumeKind(FileKind[VolumeInput]):
         """Read all volumes onto the grid in which most of them arrive, or a model's; see `InputKind.matrix`."""
         from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import
 
-        common = None if like is None else like.grid
         files = source.files
         with listener.track("read volumes", len(files)) as advance:
-            rows, grid = fill_matrix(files, self.section, room, advance, workers, common=common, tell=listener.notes)
-        warning = check_intensities({str(key): mean_level(row) for key, row in zip(files.index, rows, strict=True)})
+            filled = fill_matrix(files, self.section, room, advance, workers, like=like, tell=listener.notes)
+        warning = check_intensities(filled.levels)
         if warning:
             listener.warn(warning)
-        return rows, Columns((), grid.size, grid)
+        return filled.rows, filled.columns
 
     def adapting(
         self, source: Source, like: Columns, listener: Listener
@@ -116,16 +117,14 @@ class VolumeKind(FileKind[VolumeInput]):
         with listener.track("adapt to unseen sites", len(source.files)) as advance:
             for loaded in load_volumes(source.files, self.section, common=like.grid):
                 if loaded.placed is not None:
-                    yield pd.Index([loaded.key]), loaded.placed.values.reshape(1, -1)
+                    yield pd.Index([loaded.key]), loaded.row(like)[None]
                 advance(1)
 
     def row(self, source: Source, key: str, like: Columns) -> Shaped[np.ndarray, " columns"]:
         """Return one person's voxels; see `InputKind.row`."""
-        from medrep.cohort.nifti import read_image
-        from medrep.cohort.transforms import VolumePipeline
+        from medrep.cohort.loaders import load_volumes
 
-        placed = VolumePipeline(self.section, like.grid).place(read_image(Path(str(source.files[key]))))
-        return placed.values.ravel()
+        return next(load_volumes(source.files.loc[[key]], self.section, common=like.grid)).row(like)
 
     def errors(self, files: pd.Series) -> Iterator[tuple[str, str]]:
         """Read one volume after another; see `InputKind.errors`."""
@@ -136,6 +135,7 @@ class VolumeKind(FileKind[VolumeInput]):
     def check(self, source: Source, listener: Listener, look: Callable[[str, np.ndarray], None]) -> Checked:
         """Look for files that cannot be used, units that differ and images that are the same; see `InputKind.check`."""
         from medrep.cohort.loaders import load_volumes
+        from medrep.cohort.masks import masked_voxels
         from medrep.cohort.transforms import common_grid, place_notes, read_places, resampled_notes
 
         problems: list[str] = []
@@ -144,16 +144,24 @@ class VolumeKind(FileKind[VolumeInput]):
         marks: dict[str, str] = {}
         files, places = source.files, read_places(source.files)
         grid = common_grid(places, self.section)
+        looked = {str(files.index[row]) for row in looked_at(files.index)} if self.section.mask and grid else set()
+        some: list[np.ndarray] = []
+        seconds = 0.0
         with listener.track("read volumes", len(files)) as advance:
+            begun = process_time()
             for loaded in load_volumes(files, self.section, common=grid):
+                seconds += process_time() - begun
                 if loaded.placed is None:
                     problems.append(f"{loaded.key}: {loaded.error}")
                 else:
                     levels[loaded.key] = mean_level(loaded.placed.values)
                     marks[loaded.key] = row_fingerprint(loaded.placed.values.ravel())
                     transformed += [loaded.key] if loaded.resampled else []
+                    if loaded.key in looked:
+                        some.append(thinned(loaded.placed.values if loaded.own is None else loaded.own).copy())
                     look(loaded.key, loaded.placed.values)
                 advance(1)
+                begun = process_time()
         listener.notes([*place_notes(places), *resampled_notes(transformed)])
         warning = check_intensities(levels)
         for line in [*([warning] if warning else []), *same_data(marks)]:
@@ -163,7 +171,15 @@ class VolumeKind(FileKind[VolumeInput]):
         edges = " x ".join(f"{edge:.3g}" for edge in grid.spacing)
         shape = " x ".join(map(str, grid.shape))
         good = len(files) - len(problems)
-        return Checked(tuple(problems), f"{good} images on a grid of {shape} voxels of {edges} mm")
+        columns = grid.size
+        try:
+            columns = masked_voxels(self.section.mask, grid, some)
+        except CohortError as error:
+            problems.append(str(error))
+        about = "about " if self.section.mask in {AUTO, BIDS} else ""
+        inside = f", {about}{columns} of {grid.size} inside the mask" if self.section.mask else ""
+        said = f"{good} images on a grid of {shape} voxels of {edges} mm{inside}"
+        return Checked(tuple(problems), said, grid.size, columns, seconds / max(len(files), 1))
 
     def pictures(self, files: Sequence[Path]) -> "tuple[list[Float[np.ndarray, 'x y z']], tuple[float, float] | None]":
         """Return images on their common grid, in their own units, and the percentiles 1 and 99.7 of all voxels."""

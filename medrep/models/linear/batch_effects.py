@@ -16,7 +16,7 @@ In units of each column's residual deviation: residual = gamma_batch + delta_bat
 Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -27,7 +27,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.fft import dctn, idctn
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.models.linear.design import Design
 from medrep.models.linear.fit import Moments
 from medrep.models.linear.scales import (
@@ -40,6 +40,7 @@ from medrep.models.linear.scales import (
 
 _SHELLS = 24
 _ORDER = 2
+_BLOCK, _AT_ONCE = 2**18, 2**16  # columns whose slow fields, and coefficients whose energies, are computed at a time
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,17 @@ class Bands:
 
     Attributes:
         span: Orthonormal columns; band 0.
-        grid: The columns' voxel grid; the rest falls into shells of spatial frequency. None: the rest is one band.
+        columns: Voxels of a grid, where fields are 0 outside of a mask: the rest falls into shells of spatial frequency. None:
+            the rest is one band.
     """
 
     span: Float[np.ndarray, "columns span"]
-    grid: Grid | None
+    columns: Columns | None
+
+    @property
+    def grid(self) -> Grid | None:
+        """The voxels' grid; None of columns that lie nowhere."""
+        return None if self.columns is None else self.columns.grid
 
     @property
     def count(self) -> int:
@@ -61,31 +68,75 @@ class Bands:
 
     def energy(self, fields: Float[np.ndarray, "fields columns"]) -> Float[np.ndarray, "fields bands"]:
         """Return the summed squares of each field in each band."""
-        coefficients = fields @ self.span
-        rest = fields - coefficients @ self.span.T
-        if self.grid is None:
-            outside = (rest**2).sum(axis=1, keepdims=True)
-        else:
-            shells = _shells(self.grid)
-            outside = np.zeros((len(rest), self.count - 1))
-            for k, row in enumerate(rest):
-                outside[k] = np.bincount(shells, _cosine(row, self.grid) ** 2, self.count - 1)
-        return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
+        if self.columns is None:
+            coefficients = fields @ self.span
+            outside = ((fields - coefficients @ self.span.T) ** 2).sum(axis=1, keepdims=True)
+            return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
+        return np.array([self._split(field)[0] for field in fields]).reshape(len(fields), self.count)
 
     def weigh(
         self, fields: Float[np.ndarray, "fields columns"], weights: Float[np.ndarray, "fields bands"]
     ) -> Float[np.ndarray, "fields columns"]:
         """Return each field with its bands multiplied by its weights."""
-        inside = fields @ self.span @ self.span.T
-        rest = fields - inside
-        if self.grid is None:
-            return weights[:, :1] * inside + weights[:, 1:] * rest
-        shells, shape = _shells(self.grid), self.grid.shape
-        kept = np.empty_like(rest)
-        for k, row in enumerate(rest):
-            weighed = _cosine(row, self.grid) * weights[k, 1:][shells]
-            kept[k] = idctn(weighed.reshape(shape), norm="ortho").ravel()
-        return weights[:, :1] * inside + kept
+        if self.columns is None:
+            inside = fields @ self.span @ self.span.T
+            return weights[:, :1] * inside + weights[:, 1:] * (fields - inside)
+        kept = np.empty_like(fields)
+        for row, field, own in zip(kept, fields, weights, strict=True):
+            self._weighed(self._spanned(field), None if (own[1:] == 0).all() else self._split(field)[1], own, row)
+        return kept
+
+    def shrunk(
+        self,
+        field: Float[np.ndarray, " columns"],
+        noise: Float[np.ndarray, " bands"],
+        out: Float[np.ndarray, " columns"],
+    ) -> Float[np.ndarray, " bands"]:
+        """Write a field of a grid without the energy that noise alone would have, and return the weights of its bands."""
+        energy, rest = self._split(field)
+        weights = noiseless(energy, noise)
+        self._weighed(self._spanned(field), rest, weights, out)
+        return weights
+
+    def _spanned(self, field: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " span"]:
+        """Return the coefficients of a field in the span, summed in float64 whatever it is."""
+        total = np.zeros(self.span.shape[1])
+        for start in range(0, len(field), _BLOCK):
+            total += field[start : start + _BLOCK] @ self.span[start : start + _BLOCK]
+        return total
+
+    def _split(self, field: Float[np.ndarray, " columns"]) -> tuple[np.ndarray, Float[np.ndarray, "x y z"]]:
+        """Return the energy in each band, and the cosine transform of what is not in the span."""
+        columns = self.columns
+        if columns is None or columns.grid is None:
+            raise ValueError("the columns have no grid")
+        coefficients = self._spanned(field)
+        rest = field - self.span @ coefficients.astype(self.span.dtype)
+        cosine: np.ndarray = dctn(columns.box(rest), norm="ortho", overwrite_x=columns.mask is not None)
+        outside, shells, flat = np.zeros(self.count - 1), _shells(columns.grid), cosine.ravel()
+        for start in range(0, len(flat), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            outside += np.bincount(shells[part], np.square(flat[part]), len(outside))
+        return np.concatenate([[(coefficients**2).sum()], outside]), cosine
+
+    def _weighed(
+        self,
+        coefficients: Float[np.ndarray, " span"],
+        rest: "Float[np.ndarray, 'x y z'] | None",
+        weights: Float[np.ndarray, " bands"],
+        out: Float[np.ndarray, " columns"],
+    ) -> None:
+        out[:] = self.span @ (weights[0] * coefficients).astype(self.span.dtype)
+        if rest is not None and self.columns is not None and self.columns.grid is not None:
+            rest *= weights[1:].astype(rest.dtype)[_shells(self.columns.grid)].reshape(rest.shape)
+            out += self.columns.inside(idctn(rest, norm="ortho", overwrite_x=True))
+
+
+def noiseless(energy: Float[np.ndarray, "*fields bands"], noise: Float[np.ndarray, "*fields bands"]) -> np.ndarray:
+    """Return the share of the energy in each band that is not noise; infinite noise gives 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(energy > 0, noise / energy, np.inf)
+    return np.clip(1 - share, 0, 1)
 
 
 def column_bands(varies: Bool[np.ndarray, " columns"]) -> Bands:
@@ -93,46 +144,55 @@ def column_bands(varies: Bool[np.ndarray, " columns"]) -> Bands:
     return Bands(varies[:, None] / max(int(varies.sum()), 1) ** 0.5, None)
 
 
-def scanner_bands(grid: Grid, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
+def scanner_bands(columns: Columns, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
     """Return the bands of voxels: slowly varying offset and gain, and shells of spatial frequency for the rest.
 
     Args:
-        grid: Where the columns lie.
+        columns: Voxels of a grid.
         mean: The pooled mean image; a gain moves a voxel in proportion to it.
         unit: What one unit of the field is in data units at each voxel: the residual deviation for locations, which are
             shrunk in its units, 1 for log scales; 0 leaves the voxel out of the span.
     """
-    axes = [[np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in range(_ORDER + 1)] for n in grid.shape]
-    slow = [
-        np.einsum("i,j,k->ijk", axes[0][a], axes[1][b], axes[2][c]).ravel()
-        for a, b, c in product(range(_ORDER + 1), repeat=3)
-        if a + b + c <= _ORDER
-    ]
-    per_unit = np.divide(1, unit, out=np.zeros_like(unit), where=unit > 0)
-    level = mean / max(float(np.abs(mean).max(initial=0)), 1e-300)
-    left, values, _ = np.linalg.svd(
-        np.stack([w * f * per_unit for f in slow for w in (1, level)], axis=1), full_matrices=False
-    )
-    return Bands(left[:, values > 1e-6 * values.max(initial=0)], grid)
+    grid = columns.grid
+    if grid is None:
+        raise ValueError("the columns have no grid")
+    axes = [np.stack([np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in range(_ORDER + 1)]) for n in grid.shape]
+    orders = [orders for orders in product(range(_ORDER + 1), repeat=3) if sum(orders) <= _ORDER]
+    largest = max(float(np.abs(mean).max(initial=0)), 1e-300)
 
+    def block(part: slice) -> Float[np.ndarray, "block fields"]:
+        places = np.arange(part.start, part.stop) if columns.mask is None else columns.mask.places[part]
+        along = [axis[:, index] for axis, index in zip(axes, np.unravel_index(places, grid.shape), strict=True)]
+        own = unit[part].astype(np.float64)
+        per_unit = np.divide(1, own, out=np.zeros_like(own), where=own > 0)
+        level = mean[part] / largest
+        slow = [along[0][a] * along[1][b] * along[2][c] for a, b, c in orders]
+        return np.stack([w * f * per_unit for f in slow for w in (1, level)]).T
 
-def _cosine(field: Float[np.ndarray, " columns"], grid: Grid) -> Float[np.ndarray, " columns"]:
-    coefficients: np.ndarray = dctn(field.reshape(grid.shape), norm="ortho").ravel()
-    return coefficients
+    parts = [slice(start, min(start + _BLOCK, columns.count)) for start in range(0, columns.count, _BLOCK)]
+    # The triangles of all blocks have the singular values of the whole (Golub and Van Loan, 5.2).
+    triangles = np.concatenate([np.linalg.qr(block(part), mode="r") for part in parts])
+    _, values, turn = np.linalg.svd(triangles, full_matrices=False)
+    told = values > 1e-6 * values.max(initial=0)
+    turn = turn[told].T / values[told]
+    span = np.empty((columns.count, turn.shape[1]), mean.dtype)
+    for part in parts:
+        span[part] = block(part) @ turn
+    return Bands(span, columns)
 
 
 @lru_cache(maxsize=2)
-def _shells(grid: Grid) -> Int[np.ndarray, " columns"]:
+def _shells(grid: Grid) -> Int[np.ndarray, " voxels"]:
     """Return the band of each cosine coefficient: 0 for the mean, then equal steps of log frequency (1/mm)."""
     axes = [np.arange(n) / (2 * n * edge) for n, edge in zip(grid.shape, grid.spacing, strict=True)]
     frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij"))).ravel()
     inside = frequency > 0
-    shells = np.zeros(grid.size, dtype=np.int64)
+    shells = np.zeros(grid.size, dtype=np.int8)
     if not inside.any():
         return shells
     low, high = frequency[inside].min(), frequency.max()
     steps = max(float(np.log(high / low)), 1e-12)
-    shells[inside] = 1 + np.minimum(_SHELLS - 1, (_SHELLS * np.log(frequency[inside] / low) / steps).astype(np.int64))
+    shells[inside] = 1 + np.minimum(_SHELLS - 1, (_SHELLS * np.log(frequency[inside] / low) / steps).astype(np.int8))
     return shells
 
 
@@ -149,11 +209,12 @@ def shrink(
     Returns:
         The shrunk fields and the weights w_b in [0, 1]; infinite noise gives weight 0.
     """
-    energy = bands.energy(fields)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(energy > 0, noise / energy, np.inf)
-    weights = np.clip(1 - share, 0, 1)
-    return bands.weigh(fields, weights), weights
+    if bands.columns is None:
+        weights = noiseless(bands.energy(fields), noise)
+        return bands.weigh(fields, weights), weights
+    kept = np.empty_like(fields)
+    found = [bands.shrunk(field, own, out) for field, own, out in zip(fields, noise, kept, strict=True)]
+    return kept, np.array(found).reshape(noise.shape)
 
 
 _NO_VARIANCE = 1e-12
@@ -161,10 +222,13 @@ _NO_VARIANCE = 1e-12
 
 @dataclass(frozen=True)
 class Borrowing:
-    """How locations and log scales share strength over columns."""
+    """How locations and log scales share strength over columns.
 
-    location: Bands
-    log_scale: Bands
+    Bands are made when they are asked for: those of whole heads take as much memory as twenty people, one after the other.
+    """
+
+    location: Callable[[], Bands]
+    log_scale: Callable[[], Bands]
 
 
 @dataclass(frozen=True)
@@ -193,26 +257,34 @@ def fit_batches(moments: Moments, borrowing: Borrowing, parts: Sequence[slice], 
         parts: Which levels belong to which batch covariate (`Design.batch_slices`).
         scale: Whether batches differ in scale at all.
     """
-    levels = len(moments.freedom)
+    levels, dtype = len(moments.freedom), moments.coefficients.dtype
     per_sd = np.divide(1, moments.sd, out=np.zeros_like(moments.sd), where=moments.sd > 0)
     raw_location = moments.coefficients[len(moments.coefficients) - levels :]
     location = raw_location * per_sd
     varies = moments.sd > 0
-    raw = log_scales(moments.ratio, moments.freedom)
-    apart = Apart.none(*raw.shape)
-    if scale and borrowing.log_scale.grid is None:
+    raw = np.empty(moments.ratio.shape, dtype)
+    for level in range(levels):
+        raw[level] = log_scales(moments.ratio[level : level + 1], moments.freedom[level : level + 1])[0]
+    bands = borrowing.log_scale()
+    apart = Apart.none(levels, dtype)
+    if scale and bands.columns is None:
         apart = Apart.of(raw, moments.freedom, told_scales(moments.ratio, moments.freedom), parts)
     # What all columns of a batch share is no noise: people are compared with their own batch.
     log_scale = np.zeros_like(location)
-    shared = _first_band(raw - apart.taken, borrowing.log_scale) + apart.taken if scale else log_scale
+    shared = _first_band(raw - apart.taken, bands) + apart.taken if scale else log_scale
     within = _standard_residuals(moments, per_sd, shared)
-    square_noise = _mean_energy((varies * (row**2 - 1) / np.sqrt(2) for row in within), borrowing.log_scale)
+    square_noise = _mean_energy((varies * (row**2 - 1) / 2**0.5 for row in within), bands)
     if scale:
-        log_scale = _shrunk_scales(raw, moments.freedom, square_noise, borrowing.log_scale, apart)
-    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), borrowing.location)
+        log_scale = _shrunk_scales(raw, moments.freedom, square_noise, bands, apart)
+    del raw, shared, within, bands
+    bands = borrowing.location()
+    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), bands)
     variance = moments.leverage * _mean_square(log_scale, varies * (1 - apart.share))
-    beyond = apart.share * (location - _typical(location, varies))
-    shrunk = (shrink(location - beyond, _noise(variance, noise), borrowing.location)[0] + beyond) * moments.sd
+    if bands.columns is None:
+        beyond = apart.share * (location - _typical(location, varies))
+        shrunk = (shrink(location - beyond, _noise(variance, noise), bands)[0] + beyond) * moments.sd
+    else:
+        shrunk = shrink(location, _noise(variance, noise), bands)[0] * moments.sd
     # A column that is constant within batches has no noise: what differs between its batches is believed as it is.
     return BatchEffects(np.where(varies, shrunk, raw_location), np.where(varies, log_scale, 0), noise, square_noise)
 
@@ -226,7 +298,8 @@ def centre_scales(
         The effects, and what the pooled deviation of each column is to be multiplied by so that no level's own changes: its
         geometric mean over levels, in units of the root mean square.
     """
-    weights = told_scales(moments.ratio, moments.freedom) * np.maximum(moments.freedom, 0)[:, None]
+    freedom = np.maximum(moments.freedom, 0).astype(moments.ratio.dtype)
+    weights = told_scales(moments.ratio, moments.freedom) * freedom[:, None]
     level = pooled_level(effects.log_scale, weights, parts)
     firsts = [part.start for part in parts if part.stop > part.start]
     # Of a level that nothing is known of, as a single person's, the scale stays the pooled one.
@@ -277,19 +350,22 @@ def shrink_new_level(
     people, mean, variance = level
     freedom = np.array([people - 1.0])
     log_variance = log_scale_variance(freedom)
-    log_scale, log_kept, apart = np.zeros_like(mean)[None], 0.0, Apart.none(1, len(mean))
+    log_scale, log_kept, apart = np.zeros_like(mean)[None], 0.0, Apart.none(1, mean.dtype)
     log_se = float(np.sqrt(log_variance[0])) if people > 1 else None
     if scale and people > 1:
         ratio = np.where(varies & (variance > _NO_VARIANCE), variance, 1)[None]
         raw = log_scales(ratio, freedom)
-        if borrowing.log_scale.grid is None:
+        bands = borrowing.log_scale()
+        if bands.columns is None:
             apart = Apart.of(raw, freedom, told_scales(ratio, freedom), ())
-        log_scale = _shrunk_scales(raw, freedom, effects.log_scale_noise, borrowing.log_scale, apart)
+        log_scale = _shrunk_scales(raw, freedom, effects.log_scale_noise, bands, apart)
         log_kept = _kept(log_scale, raw)
     spread = _mean_square(log_scale, varies * (1 - apart.share)) / people
     mean = mean - (np.exp(log_scale[0]) - 1) * scaled
     beyond = apart.share * (mean - _typical(mean[None], varies))
-    location = shrink(mean - beyond, _noise(spread, effects.location_noise), borrowing.location)[0] + beyond
+    location = (
+        shrink((mean - beyond).reshape(1, -1), _noise(spread, effects.location_noise), borrowing.location())[0] + beyond
+    )
     return location[0], log_scale[0], (float(np.sqrt(spread[0])), log_se), (_kept(location, mean[None]), log_kept)
 
 
@@ -331,7 +407,10 @@ def _standard_residuals(
     for residual, levels, freedom in zip(
         moments.residuals, moments.residual_levels, moments.residual_freedom, strict=True
     ):
-        yield residual * per_sd * np.exp(-levels @ log_scale) / np.sqrt(freedom)
+        own = residual * per_sd
+        own *= np.exp(-levels.astype(log_scale.dtype) @ log_scale)
+        own /= float(np.sqrt(freedom))
+        yield own
 
 
 def _mean_energy(rows: Iterable[Float[np.ndarray, " columns"]], bands: Bands) -> Float[np.ndarray, " bands"]:
@@ -375,8 +454,12 @@ def linear_history(design: Design, moments: Moments, batches: BatchEffects, fram
 
     def share(columns: np.ndarray, coefficients: np.ndarray) -> float:
         covariance = np.atleast_2d(np.cov(columns.T, bias=True))
-        explained = (coefficients * (covariance @ coefficients)).sum(axis=0)[varies]
-        return float((explained / moments.total[varies]).mean()) if varies.any() else 0.0
+        shares = [
+            (coefficients[:, part] * (covariance @ coefficients[:, part])).sum(axis=0)[varies[part]]
+            / moments.total[part][varies[part]]
+            for part in (slice(start, start + _BLOCK) for start in range(0, len(varies), _BLOCK))
+        ]
+        return float(np.concatenate(shares).mean()) if varies.any() else 0.0
 
     rows: list[tuple[str, str, float]] = []
     start = 1

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from medrep._files import release_pages
+from medrep.cohort.grid import Columns
+from medrep.cohort.image_quality import background, looked_at, spread, thinned
 from medrep.models.chunks import map_chunks, read_chunk
 from medrep.models.exceptions import (
     FEW,
@@ -18,12 +21,10 @@ from medrep.models.exceptions import (
     Cell,
     ColumnSupport,
     PointMasses,
-    background,
     effect_cells,
     find,
     in_cell,
     sample_of,
-    spread,
 )
 from medrep.models.linear.design import Design
 from medrep.models.linear.least_squares import (
@@ -126,7 +127,7 @@ class ChunkFitter:
         sampled.sort(axis=0)
         if complete.any():
             inside = chunk if complete.all() else chunk[:, complete]
-            found = reweighted(self.solver, inside, solve(self.solver, inside), self.design, self.frame)
+            found = reweighted(self.solver, inside, solve(self.solver, inside))
             coefficients[:, complete], sd[complete], total[complete], ratio[:, complete] = found[:4]
             residual[:, complete] = found[4]
         values = chunk if complete.all() else np.where(finite, chunk, np.nan)
@@ -257,7 +258,9 @@ def _atomic(
     return atomic
 
 
-_CALIBRATORS = 48
+_CALIBRATORS, _FEWEST_CALIBRATORS, _CALIBRATOR_CELLS = 48, 8, 2**24
+LARGE = 2**18
+"""Of more voxels than this all that is kept is float32: rounding is far below what people's own noise leaves unknown."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ def fit_moments(
     frame: pd.DataFrame,
     advance: Callable[[int], None] = lambda columns: None,
     *,
-    images: bool = False,
+    columns: Columns | None = None,
 ) -> Moments:
     """Fit mean effects and measure residual moments in one pass.
 
@@ -312,7 +315,7 @@ def fit_moments(
         design: The design matrix.
         frame: The people's covariates.
         advance: Called with the number of columns done.
-        images: Whether columns are voxels, which can have a background.
+        columns: What the columns are: voxels can have a background; None: numbers that lie nowhere.
 
     Returns:
         The moments.
@@ -326,11 +329,13 @@ def fit_moments(
         raise AssertionError("check_aliases passes only solvable designs")
     people, width = data.shape
     rows, levels = solver.full.shape[1], solver.levels.shape[1]
-    chosen = _calibrators(frame.index, solver.freedom)
-    coefficients, ratio = np.zeros((rows, width)), np.ones((levels, width))
-    sd, total = np.zeros(width), np.zeros(width)
+    images = columns is not None and columns.grid is not None
+    kept = np.float32 if images and width > LARGE else np.float64
+    chosen = _calibrators(frame.index, solver.freedom, width)
+    coefficients, ratio = np.zeros((rows, width), kept), np.ones((levels, width), kept)
+    sd, total = np.zeros(width, kept), np.zeros(width, kept)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
-    fitter = ChunkFitter.of(solver, design, frame, background(data, frame.index) if images and people else None)
+    fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns))
     sample = sample_of(frame.index, width)
     lists: list[Exceptions] = []
 
@@ -340,7 +345,9 @@ def fit_moments(
         fit = fitter.fit(chunk, chunk[sample].astype(data.dtype))
         coefficients[:, part], sd[part], total[part], ratio[:, part] = fit.coefficients, fit.sd, fit.total, fit.ratio
         residuals[:, part] = fit.residual[chosen]
-        lists.append(fit.exceptions.shifted(part.start))
+        masses = fit.exceptions.masses
+        masses = PointMasses(masses.values.astype(kept, copy=False), masses.shares.astype(kept, copy=False))
+        lists.append(fit.exceptions._replace(masses=masses).shifted(part.start))
 
     for part, _ in map_chunks(people, width, fit_block):
         advance(part.stop - part.start)
@@ -357,14 +364,25 @@ def fit_moments(
         solver.freedom[chosen],
         np.concatenate([np.zeros(0, dtype=np.int64), *(one.unfitted for one in lists)]),
         np.concatenate([np.zeros(0, dtype=np.int64), *(one.atoms for one in lists)]),
-        _joined_masses(lists, width),
+        _joined_masses(lists, width, kept),
         _joined_support(lists, fitter.cells),
     )
 
 
-def _joined_masses(lists: Sequence[Exceptions], width: int) -> PointMasses:
+def _ground(data: np.ndarray, keys: pd.Index, columns: Columns | None) -> float | None:
+    """Return the value of background; where there is a mask it was found on whole images."""
+    if columns is None or columns.grid is None or not len(data):
+        return None
+    if columns.mask is not None:
+        return columns.mask.background
+    found = background([thinned(data[row]) for row in looked_at(keys)])
+    release_pages(data)
+    return found
+
+
+def _joined_masses(lists: Sequence[Exceptions], width: int, kept: type[np.floating]) -> PointMasses:
     ranks = max((len(one.masses.values) for one in lists), default=0)
-    values, shares = np.full((ranks, width), np.nan), np.zeros((ranks, width))
+    values, shares = np.full((ranks, width), np.nan, kept), np.zeros((ranks, width), kept)
     for one in lists:
         own, columns = one.masses.values.shape
         values[:own, one.start : one.start + columns] = one.masses.values
@@ -382,7 +400,12 @@ def _joined_support(lists: Sequence[Exceptions], cells: tuple[Cell, ...]) -> Col
     return ColumnSupport(tuple(cell for cell, own in zip(cells, used, strict=True) if own), columns, codes[used])
 
 
-def _calibrators(keys: pd.Index, freedom: Float[np.ndarray, " people"]) -> Int[np.ndarray, " some"]:
-    """Choose people spread evenly over the sorted keys, so that the order of rows does not matter."""
+def _calibrators(keys: pd.Index, freedom: Float[np.ndarray, " people"], columns: int) -> Int[np.ndarray, " some"]:
+    """Choose people spread evenly over the sorted keys, so that the order of rows does not matter; fewer of large images."""
     order = np.argsort(keys.to_numpy(str))
-    return spread(order[freedom[order] > 0.2], _CALIBRATORS)
+    return spread(order[freedom[order] > 0.2], calibrator_count(columns))
+
+
+def calibrator_count(columns: int) -> int:
+    """Return how many people's residuals are kept, at most."""
+    return min(_CALIBRATORS, max(_FEWEST_CALIBRATORS, _CALIBRATOR_CELLS // max(columns, 1)))

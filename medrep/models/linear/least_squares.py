@@ -5,7 +5,7 @@ design serves every pattern of missing cells, however many there are.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -215,6 +215,7 @@ FLAT = 1e-7
 ROUNDS = 8
 """How often several batch covariates share the credit for a person's scale anew."""
 REWEIGHTINGS = 3
+_KNOWN_BYTES = 2**25  # of solvers of patterns of weights that are kept
 
 
 @dataclass(frozen=True)
@@ -224,18 +225,45 @@ class Solver:
     solve: Float[np.ndarray, "rows people"]
     full: Float[np.ndarray, "people rows"]
     levels: Float[np.ndarray, "people levels"]
+    contrasts: Float[np.ndarray, "rows free"]
     freedom: Float[np.ndarray, " people"]
     parts: tuple[slice, ...]
+    known: "dict[bytes, Solver | None]" = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(
-        cls, design: Design, frame: pd.DataFrame, weights: "Float[np.ndarray, ' people'] | None" = None
-    ) -> "Solver | None":
-        """Factorise the design, people weighed; None where they are too few or alike."""
+    def of(cls, design: Design, frame: pd.DataFrame) -> "Solver | None":
+        """Factorise the design; None where people are too few or alike."""
         full, levels = design.full(frame), design.batches(frame)
         contrasts = design.contrasts(levels.sum(axis=0) > 0)
+        return cls._factorised(full, levels, contrasts, tuple(design.batch_slices().values()), None)
+
+    def weighed(self, pattern: Int[np.ndarray, " levels"]) -> "Solver | None":
+        """Return the solver of people who are weighed by steps of their levels (`step_weights`), made once for each pattern."""
+        if not pattern.any():
+            return self
+        key = pattern.tobytes()
+        try:
+            return self.known[key]
+        except KeyError:
+            made = self._factorised(
+                self.full, self.levels, self.contrasts, self.parts, step_weights(pattern, self.levels)
+            )
+        if len(self.known) * self.solve.nbytes > _KNOWN_BYTES:
+            self.known.clear()
+        self.known[key] = made
+        return made
+
+    @classmethod
+    def _factorised(
+        cls,
+        full: Float[np.ndarray, "people rows"],
+        levels: Float[np.ndarray, "people levels"],
+        contrasts: Float[np.ndarray, "rows free"],
+        parts: tuple[slice, ...],
+        weights: "Float[np.ndarray, ' people'] | None",
+    ) -> "Solver | None":
         reduced = full @ contrasts
-        if len(frame) <= reduced.shape[1]:
+        if len(full) <= reduced.shape[1]:
             return None
         roots = None if weights is None else np.sqrt(weights)[:, None]
         q, r = np.linalg.qr(reduced if roots is None else roots * reduced)
@@ -244,7 +272,7 @@ class Solver:
             return None
         freedom = np.maximum(1 - (q**2).sum(axis=1), 0)
         solve = contrasts @ np.linalg.solve(r, q.T if roots is None else q.T * roots.T)
-        return cls(solve, full, levels, freedom, tuple(design.batch_slices().values()))
+        return cls(solve, full, levels, contrasts, freedom, parts)
 
 
 def solve(solver: Solver, chunk: Float[np.ndarray, "people block"]) -> tuple[np.ndarray, ...]:
@@ -268,8 +296,6 @@ def reweighted(
     solver: Solver,
     chunk: Float[np.ndarray, "people block"],
     found: tuple[np.ndarray, ...],
-    design: Design,
-    frame: pd.DataFrame,
 ) -> tuple[np.ndarray, ...]:
     """Solve again, with weights, the columns in which a batch level is clearly noisier or quieter than the others.
 
@@ -287,7 +313,7 @@ def reweighted(
         )
         for k, pattern in enumerate(patterns.T):
             columns = np.flatnonzero(np.ravel(which) == k)
-            weighing = Solver.of(design, frame, step_weights(pattern, solver.levels)) if pattern.any() else solver
+            weighing = solver.weighed(pattern)
             if weighing is not None:
                 for part, new in zip(weighed, solve(weighing, chunk[:, tried[columns]]), strict=True):
                     part[..., columns] = new

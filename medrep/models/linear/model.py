@@ -29,6 +29,9 @@ Values that stand for nothing (no lesion, outside the mask, below detection) sta
 fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
 its people are refused there, or come back missing (`column_support.py`).
 
+Of images with more than 262 144 columns what is kept is float32, whose rounding is far below what people's own noise leaves
+unknown; with a mask (``input.mask``) only the voxels inside are columns.
+
 Advantages: closed form, seconds to fit, bounded memory, unseen batches from a few of their people. **Limitations**: a column
 in which more than half of the people share one value and too few others remain is left as it is, and so is a constant one; who
 has a point mass may itself tell a site; effects on a column are
@@ -45,11 +48,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from medrep._files import release_pages
 from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.cohort.participants import release_pages
 from medrep.errors import ModelError, listed
 from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
 from medrep.models.chunks import (
@@ -127,6 +130,7 @@ class LinearModel(Model):
     kind = "linear"
     settings_type = LinearSettings
     error_unit = "sd"
+    masks = True
     sources = (
         "Location and scale of batches, empirical Bayes: Johnson, Li and Rabinovic 2007, Biostatistics 8, 118-127; for"
         " imaging: Fortin et al. 2018, NeuroImage 167, 104-120. With covariance alignment: Chen et al. 2022, Human Brain"
@@ -150,8 +154,7 @@ class LinearModel(Model):
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-        images = columns.grid is not None
-        moments = fit_moments(data, design, frame, (work or FitContext()).advance, images=images)
+        moments = fit_moments(data, design, frame, (work or FitContext()).advance, columns=columns)
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
@@ -159,7 +162,7 @@ class LinearModel(Model):
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
             coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
-        empty = np.zeros((0, data.shape[1]))
+        empty = np.zeros((0, data.shape[1]), coefficients.dtype)
         model = cls(
             schema,
             columns,
@@ -216,6 +219,7 @@ class LinearModel(Model):
                 chunk[stays] = own
             transformed[:, part] = settle.without_unknown(chunk, part)
             release_pages(transformed)
+            release_pages(self.coefficients)  # with what else a large model holds, all of one file
 
         deque(map_chunks(len(frame), self.columns.count, transform), maxlen=0)
         return transformed
@@ -226,6 +230,7 @@ class LinearModel(Model):
         scores = np.zeros((len(dataset), len(self.components)))
         for _, product in self.residuals(dataset).map(lambda part, chunk: chunk @ self.components[:, part].T):
             scores += product
+            release_pages(self.components)
         return scores
 
     def scores(self, dataset: Dataset) -> Scores:
@@ -313,20 +318,23 @@ class LinearModel(Model):
         plain = column_bands(np.ones(len(components), dtype=bool))
         moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), dataset.covariates)
         parts = tuple(self.design.batch_slices().values())
-        effects = fit_batches(moments, Borrowing(plain, plain), parts, scale=True)
+        effects = fit_batches(moments, Borrowing(lambda: plain, lambda: plain), parts, scale=True)
         return replace(model, score_batches=centre_scales(effects, moments, parts)[0])
 
     def residuals(self, dataset: Dataset) -> ChunkSource:
-        """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0."""
-        data, frame = dataset.values, dataset.covariates
-        effects, levels = self.design.effects(frame), self.design.batches(frame)
+        """Return the standardised residual e, with unseen batch levels at the pooled location and scale and NaN at 0.
+
+        It is computed in the type in which the model is kept.
+        """
+        data, frame, kept = dataset.values, dataset.covariates, self.sd.dtype
+        effects, levels = self.design.effects(frame).astype(kept), self.design.batches(frame).astype(kept)
         members = self.support.of(frame)
         per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
 
         def chunk(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
             centred = self.mean(effects, levels, scale, part)
-            own = read_chunk(data, part)
+            own = read_chunk(data, part, kept)
             exempt = self.exempt(own, members, part)
             np.subtract(own, centred, out=centred)
             centred *= per_sd[part]

@@ -162,9 +162,10 @@ class Apart:
         return self.excess + self.shift
 
     @classmethod
-    def none(cls, levels: int, columns: int) -> "Apart":
-        """Return that all are of one prior."""
-        return cls(np.zeros((levels, columns)), np.zeros((levels, columns)), np.zeros(columns))
+    def none(cls, levels: int, dtype: np.dtype) -> "Apart":
+        """Return that all are of one prior, in any number of columns."""
+        nothing = np.zeros((levels, 1), dtype)
+        return cls(nothing, nothing, np.zeros(1, dtype))
 
     @classmethod
     def of(

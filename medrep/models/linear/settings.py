@@ -60,7 +60,7 @@ class LinearSettings:
 
     def band_count(self, columns: Columns) -> int:
         """Return the number of bands of `borrowing`."""
-        return Bands(np.zeros((0, 0)), self.grid(columns)).count
+        return Bands(np.zeros((0, 0)), None if self.grid(columns) is None else columns).count
 
     def borrowing(
         self, columns: Columns, mean: Float[np.ndarray, " columns"], sd: Float[np.ndarray, " columns"]
@@ -72,8 +72,9 @@ class LinearSettings:
             mean: Pooled mean of each column.
             sd: Residual deviation of each column.
         """
-        grid = self.grid(columns)
-        if grid is None:
+        if self.grid(columns) is None:
             plain = column_bands(sd > 0)
-            return Borrowing(plain, plain)
-        return Borrowing(scanner_bands(grid, mean, sd), scanner_bands(grid, mean, (sd > 0).astype(float)))
+            return Borrowing(lambda: plain, lambda: plain)
+        return Borrowing(
+            lambda: scanner_bands(columns, mean, sd), lambda: scanner_bands(columns, mean, (sd > 0).astype(sd.dtype))
+        )

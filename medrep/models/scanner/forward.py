@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from scipy.ndimage import binary_dilation, binary_erosion, correlate1d
 
+from medrep._files import release_pages
 from medrep._persisted import persisted
 from medrep.cohort.grid import Grid
-from medrep.cohort.participants import release_pages
 
 Content = Float32[np.ndarray, "a b c"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._files import release_pages
 from medrep._persisted import stored
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.participants import release_pages
 from medrep.models.base import Adaptation
 from medrep.models.chunks import map_chunks, read_chunk
 from medrep.models.linear.model import LinearModel

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.rounding
 
 def borrowing(columns: int) -> Borrowing:
     bands = column_bands(np.ones(columns, dtype=bool))
-    return Borrowing(bands, bands)
+    return Borrowing(lambda: bands, lambda: bands)
 
 
 def effects_of(frame: pd.DataFrame, data: np.ndarray, *, scale: bool = True) -> BatchEffects:
@@ -160,11 +160,16 @@ def test_columns_that_do_not_vary_do_not_touch_a_new_level():
     mean, variance = np.where(varies, rng.normal(1, 0.1, 80), 0), np.where(varies, rng.normal(4, 0.3, 80), 0)
     scaled = np.zeros(len(mean))
     one = shrink_new_level(
-        trained, Borrowing(bands, bands), NewLevel(20, mean, variance), varies, scaled=scaled, scale=True
+        trained,
+        Borrowing(lambda: bands, lambda: bands),
+        NewLevel(20, mean, variance),
+        varies,
+        scaled=scaled,
+        scale=True,
     )
     spread = variance + 9 * ~varies
     other = shrink_new_level(
-        trained, Borrowing(bands, bands), NewLevel(20, mean, spread), varies, scaled=scaled, scale=True
+        trained, Borrowing(lambda: bands, lambda: bands), NewLevel(20, mean, spread), varies, scaled=scaled, scale=True
     )
     np.testing.assert_array_equal(one[1], other[1])
     assert np.exp(one[1][varies]).mean() == pytest.approx(2, abs=0.15)

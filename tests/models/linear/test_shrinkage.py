@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medrep.cohort.grid import Grid
+from medrep.cohort.grid import Columns, Grid
 from medrep.models.linear.batch_effects import Bands, column_bands, scanner_bands, shrink
 
 GRID = Grid((12, 10, 8), (2.0, 2.0, 3.0))
@@ -11,7 +11,7 @@ GRID = Grid((12, 10, 8), (2.0, 2.0, 3.0))
 
 def spatial(grid: Grid = GRID, seed: int = 0) -> Bands:
     rng = np.random.default_rng(seed)
-    return scanner_bands(grid, rng.uniform(50, 100, grid.size), rng.uniform(1, 2, grid.size))
+    return scanner_bands(Columns.of_grid(grid), rng.uniform(50, 100, grid.size), rng.uniform(1, 2, grid.size))
 
 
 def all_bands() -> list[Bands]:
@@ -21,7 +21,7 @@ def all_bands() -> list[Bands]:
         column_bands(np.ones(GRID.size, dtype=bool)),
         column_bands(some),
         spatial(),
-        scanner_bands(GRID, mean, 1.0 * some),
+        scanner_bands(Columns.of_grid(GRID), mean, 1.0 * some),
     ]
 
 
@@ -82,7 +82,7 @@ def test_a_slow_offset_and_gain_lie_in_the_span():
     mean, sd = rng.uniform(50, 100, GRID.size), rng.uniform(1, 2, GRID.size)
     x = np.meshgrid(*(np.cos(np.pi * (np.arange(n) + 0.5) / n) for n in GRID.shape), indexing="ij")[0].ravel()
     effect = (3 + 2 * x + 0.1 * mean - 0.05 * x * mean) / sd
-    energy = scanner_bands(GRID, mean, sd).energy(effect[None])[0]
+    energy = scanner_bands(Columns.of_grid(GRID), mean, sd).energy(effect[None])[0]
     assert energy[1:].sum() < 1e-10 * energy[0]
 
 

@@ -1,0 +1,67 @@
+"""Memory, disk and time are said before they are taken, and more than may be is refused with what to change."""
+
+import argparse
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medrep.cli.arguments import memory
+from medrep.cohort.covariates import CovariateSchema
+from medrep.config import parse_config
+from medrep.errors import ModelError
+from medrep.workflows.requirements import Images, refuse_beyond, requirements
+
+HEAD, BRAIN = 7_221_032, 1_700_000
+COVARIATES = {"age": {"kind": "continuous"}, "site": {"kind": "categorical", "role": "batch"}}
+
+
+def needed(people: int, voxels: int, columns: int, **given: object):
+    content = {"covariates": COVARIATES, "input": {"kind": "volume"}, **given}
+    config = parse_config(content, "test")
+    frame = pd.DataFrame({"age": range(20, 60), "site": ["A", "B"] * 20})
+    schema = CovariateSchema.fit(frame, config.covariates)
+    return requirements(config, schema, schema.transfer(frame), Images(people, voxels, columns, 0.1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(30, 50_000), st.integers(1000, HEAD), st.floats(0.05, 1))
+def test_a_mask_makes_all_less_and_memory_does_not_hang_on_people(people, voxels, share):
+    inside = max(int(share * voxels), 1)
+    whole, masked = needed(people, voxels, voxels), needed(people, voxels, inside)
+    assert masked.train_memory <= whole.train_memory
+    assert masked.model <= whole.model
+    assert masked.train_disk == 4 * people * inside
+    more = needed(2 * people, voxels, inside)
+    assert more.train_memory <= 1.1 * masked.train_memory
+    assert more.train_disk == 2 * masked.train_disk
+
+
+def test_what_is_much_says_what_to_change():
+    whole = needed(200, HEAD, HEAD)
+    assert "give a mask (--mask auto), or resample" in whole.much(masked=False)
+    assert "give a mask" not in needed(200, HEAD, BRAIN).much(masked=True)
+    with pytest.raises(ModelError, match=r"--memory allows 1 GB: give a mask"):
+        refuse_beyond(whole, 1e9, masked=False)
+    refuse_beyond(whole, 1e12, masked=False)
+    refuse_beyond(whole, 0.0, masked=False)
+    refuse_beyond(None, 1.0, masked=False)
+
+
+def test_of_other_models_nothing_is_said():
+    assert needed(200, HEAD, HEAD, model="conditional_vae") is None
+    assert needed(200, HEAD, HEAD, input={"kind": "features"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("4G", 4e9), ("500 M".replace(" ", ""), 5e8), ("2.5gb", 2.5e9), ("1000", 1000.0)]
+)
+def test_memory_is_written_with_its_unit(text, count):
+    assert memory(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1G", "0", "4 GG", "nan"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="no amount of memory"):
+        memory(text)
