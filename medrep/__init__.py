@@ -24,6 +24,7 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "AdditiveShape": "medrep.models",
+    "CohortFiles": "medrep.cohort.files",
     "Columns": "medrep.cohort.grid",
     "ConditionalVae": "medrep.models",
     "Covariate": "medrep.cohort.covariates",

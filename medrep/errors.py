@@ -149,6 +149,7 @@ EXTRAS: Mapping[str, Extra] = {
     "shapes": Extra(
         "the work on organs (kind shape)", {"igl": "libigl", "skimage": "scikit-image", "trimesh": "trimesh"}
     ),
+    "tables": Extra("reading Excel workbooks", {"openpyxl": "openpyxl"}),
     "ray": Extra("--engine ray", {"ray": "Ray"}),
 }
 

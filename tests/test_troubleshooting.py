@@ -578,7 +578,7 @@ def later_format(folder: Path) -> None:
 
 CASES: dict[str, Callable[[FitContext], int]] = {
     # Folders, tables and ids
-    "no such folder; COHORT is a folder with participants.tsv, or a datalist JSON": lambda w: run(
+    "no such folder; COHORT is a folder with participants.tsv, a table file, or a datalist JSON": lambda w: run(
         "train", w.root / "nowhere", w.root / "o"
     ),
     "a cohort folder needs it": lambda w: run("check", w.folder()),

@@ -17,6 +17,7 @@ from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
 from medrep.batch.progress import ALONE, TOGETHER, History, Progress, RetryState, read_history
 from medrep.batch.store import Job, Part, fingerprint, open_job
 from medrep.cohort.cohort import Cohort
+from medrep.cohort.files import CohortFiles
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.kinds.base import Sample
 from medrep.cohort.support import outside_training
@@ -165,9 +166,11 @@ def run_batch(
     return finish(job, history) if options.part.count == 1 else None
 
 
-def chosen_participants(root: Path, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
+def chosen_participants(files: CohortFiles, only: Sequence[str], exclude: Sequence[str]) -> dict[str, Any]:
     """Return what must be the same about the people: a cohort may grow, but results of another one are not mixed in."""
-    return {"cohort": str(root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
+    chosen = {"cohort": str(files.root.resolve()), "only": sorted(only), "exclude": sorted(exclude)}
+    said = files.to_json()
+    return {**chosen, "files": said} if said else chosen
 
 
 def batch_result(out: Path, whole: Merged | Finished, done: str, results: Mapping[str, Path]) -> BatchResult:

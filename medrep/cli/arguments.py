@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from medrep._files import model_folder
+from medrep.cohort.files import CohortFiles
 from medrep.cohort.parsing import plain_number
 from medrep.errors import MedrepError, listed
 
@@ -46,12 +47,58 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
         "cohort",
         metavar="COHORT",
         type=Path,
-        help="BIDS folder, folder with participants.tsv and features.tsv, or MONAI datalist JSON",
+        help="BIDS folder, folder with participants.tsv and features.tsv, a table (.csv, .tsv, .txt, .xlsx, .parquet, or .gz of "
+        "text), FreeSurfer's SUBJECTS_DIR, or MONAI datalist JSON",
     )
     parser.add_argument(
         "--participant-label", nargs="+", default=(), metavar="ID", help="only these people, with or without sub-"
     )
     parser.add_argument("--exclude", nargs="+", default=(), metavar="ID", help="all but these people")
+    parser.add_argument(
+        "--session-label", nargs="+", default=(), metavar="ID", help="only these visits, with or without ses-"
+    )
+    files = parser.add_argument_group("files", "what medrep does not find by itself")
+    files.add_argument(
+        "--covariates",
+        type=Path,
+        metavar="FILE",
+        help="table of covariates, where COHORT has none (see COHORT for forms)",
+    )
+    files.add_argument(
+        "--also", nargs="+", type=Path, default=(), metavar="FILE", help="further tables of features of the same people"
+    )
+    files.add_argument("--id", default="", metavar="COLUMN", help="column of ids (default: found by its name)")
+    files.add_argument("--session", default="", metavar="COLUMN", help="column of visits (default: found by its name)")
+    files.add_argument(
+        "--features",
+        nargs="+",
+        metavar="NAME",
+        help="columns that are features, e.g. 'lh_*_thickness' (default: all numbers)",
+    )
+    files.add_argument("--drop", nargs="+", metavar="NAME", help="columns that are no features, e.g. eTIV 'Brain*'")
+    for name, what in (("suffix", "T1w"), ("desc", "preproc"), ("space", "MNI152NLin2009cAsym"), ("run", "1")):
+        files.add_argument(
+            f"--{name}", dest=f"bids_{name}", metavar="LABEL", help=f"BIDS {name} of the images, e.g. {what}"
+        )
+
+
+def cohort_of(options: argparse.Namespace) -> CohortFiles:
+    """Return where the cohort of `add_cohort` lies, with what was said about its files."""
+    changes = {
+        name: tuple(given) if isinstance(given, list) else given
+        for name, dest in {"features": "features", "drop": "drop", "suffix": "bids_suffix", "desc": "bids_desc"}.items()
+        if (given := getattr(options, dest)) is not None
+    }
+    entities = {name: given for name in ("space", "run") if (given := getattr(options, f"bids_{name}")) is not None}
+    return CohortFiles(
+        options.cohort,
+        options.covariates,
+        tuple(options.also),
+        options.id,
+        options.session,
+        tuple(options.session_label),
+        {**changes, "entities": entities} if entities else changes,
+    )
 
 
 def add_out(parser: argparse.ArgumentParser, *, resumes: bool = False) -> None:

@@ -14,6 +14,7 @@ from medrep.cli.arguments import (
     add_model,
     add_out,
     add_unseen_site,
+    cohort_of,
     command,
     names,
     number,
@@ -104,7 +105,7 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
-    found = audit(options.cohort, options.out, options.model, request, console)
+    found = audit(cohort_of(options), options.out, options.model, request, console)
     _show_findings(console, found.findings)
     _show_expected(console, found.expected)
     paths = {"report": options.out / "report.html", "table": options.out / "audit.tsv"}

@@ -22,6 +22,7 @@ from medrep.cli.arguments import (
     add_show,
     add_unseen_site,
     batch_options,
+    cohort_of,
     command,
     names,
     number,
@@ -108,7 +109,7 @@ def _check(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.check import check
 
     config = read_config(options.config, options.overrides)
-    found = check(options.cohort, config, console, only=options.participant_label, exclude=options.exclude)
+    found = check(cohort_of(options), config, console, only=options.participant_label, exclude=options.exclude)
     console.result(
         people=found.people,
         scans=found.scans,
@@ -176,7 +177,7 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
             tracking=options.tracking,
             show=options.show,
         )
-        done = train(options.cohort, options.out, config, speaking, request)
+        done = train(cohort_of(options), options.out, config, speaking, request)
         if done is None:
             return OK
         results = {"model": done.out / "model", "report": done.out / "report.html"}
@@ -247,7 +248,7 @@ def _score(options: argparse.Namespace, console: "Console") -> int:
         exclude=options.exclude,
         overwrite=options.overwrite,
     )
-    done = score(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    done = score(cohort_of(options), options.out, options.model, request, console, options=batch_options(options))
     if done is not None and done.whole:
         _show_scores(console, options.out)
     return show_batch(console, done, options.out)

@@ -15,6 +15,7 @@ from medrep.cli.arguments import (
     add_show,
     add_unseen_site,
     batch_options,
+    cohort_of,
     command,
     names,
     pairs,
@@ -76,7 +77,7 @@ def _export(options: argparse.Namespace, console: "Console") -> int:
         show=options.show,
         overwrite=options.overwrite,
     )
-    done = export(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    done = export(cohort_of(options), options.out, options.model, request, console, options=batch_options(options))
     return show_batch(console, done, options.out)
 
 
@@ -120,5 +121,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
         show=options.show,
         overwrite=options.overwrite,
     )
-    done = counterfactual(options.cohort, options.out, options.model, request, console, options=batch_options(options))
+    done = counterfactual(
+        cohort_of(options), options.out, options.model, request, console, options=batch_options(options)
+    )
     return show_batch(console, done, options.out)

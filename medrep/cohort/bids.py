@@ -14,6 +14,10 @@ from medrep.cohort.participants import check_ids, label, refuse_doubles
 from medrep.errors import CohortError, listed
 
 _ENDINGS = (".nii.gz", ".nii", ".mgz", "_relmat.dense.tsv", "_relmat.tsv", "_relmat.npy")
+FIRST, ABSENT = "first", "none"
+"""Values of an entity that a person may ask for: the lowest run, and images without the entity."""
+
+_SWITCHES = ("space", "run", "desc")
 _ENTITY = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9+]+)")
 
 
@@ -58,19 +62,68 @@ def find_images(
     problems: dict[int, str] = {}
     for position, (participant, session) in enumerate(people):
         there = _holdings(root, home, label(participant, "sub"), label(session, "ses") if session else "")
-        candidates = [path for path, name in there.images if _matches(name, there, wanted)]
+        matching = [(path, name) for path, name in there.images if _matches(name, there, wanted)]
+        if wanted.entities.get("run") == FIRST:
+            matching = _first_run(matching)
+        candidates = [path for path, _ in matching]
         if len(candidates) == 1:
             found[position] = candidates[0]
         elif candidates:
             names = ", ".join(str(path.relative_to(root)) for path in candidates[:3])
             more = f", and {len(candidates) - 3} more" if len(candidates) > 3 else ""
-            problems[position] = (
-                f"{len(candidates)} images match ({names}{more}); choose with input.entities or input.desc"
-            )
+            problems[position] = f"{len(candidates)} images match ({names}{more}); choose with {_choices(matching)}"
         else:
             told = "; ".join(_instead(root, there, wanted))
             problems[position] = f"no {_pattern(wanted)} under sub-{there.participant}/" + (f": {told}" if told else "")
     return found, problems
+
+
+def _first_run(matching: list[tuple[Path, BidsName]]) -> list[tuple[Path, BidsName]]:
+    """Return the images of the lowest run."""
+
+    def run(name: BidsName) -> tuple[int, str]:
+        own = name.entities.get("run", "0")
+        return (int(own) if own.isdecimal() else 0, own)
+
+    lowest = min((run(name) for _, name in matching), default=None)
+    return [(path, name) for path, name in matching if run(name) == lowest]
+
+
+def _choices(matching: list[tuple[Path, BidsName]]) -> str:
+    """Return in what the names of several images differ, as it is chosen."""
+    entities = dict.fromkeys(entity for _, name in matching for entity in name.entities)
+    differing = {entity: sorted({name.entities.get(entity, ABSENT) for _, name in matching}) for entity in entities}
+    told = [
+        f"{f'--{entity} ' if entity in _SWITCHES else f'--set input.entities.{entity}='}{' or '.join(values)}"
+        for entity, values in differing.items()
+        if len(values) > 1 and entity not in ("sub", "ses")
+    ]
+    return ", ".join(told) or "input.entities, or keep one of them"
+
+
+def raw_dataset(root: Path) -> Path | None:
+    """Return the raw dataset of a derivative; None where there is none on this machine.
+
+    The first folder with participants.tsv, of those that dataset_description.json names (DatasetLinks, SourceDatasets), that
+    the derivative holds as ``sourcedata``, and that it lies in as ``derivatives/NAME``.
+    """
+    links: list[str] = []
+    try:
+        said = read_json((root / "dataset_description.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        said = {}
+    if isinstance(said, dict):
+        named, sources = said.get("DatasetLinks"), said.get("SourceDatasets")
+        links += [str(link) for link in named.values()] if isinstance(named, dict) else []
+        links += (
+            [str(one.get("URL", "")) for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+        )
+    paths = [
+        root / link.removeprefix("file://") for link in links if link and "://" not in link.removeprefix("file://")
+    ]
+    around = [root / "sourcedata", root / "sourcedata" / "raw", root.parent.parent, root.parent]
+    found = (path for path in (*paths, *around) if (path / "participants.tsv").is_file())
+    return next(found, None)
 
 
 def refuse_outside(root: Path, paths: Iterable[tuple[str, Path]]) -> None:
@@ -204,7 +257,13 @@ def _matches(name: BidsName, there: _Holdings, wanted: ImageInput) -> bool:
         return False
     if there.session and not same_value(own.get("ses", ""), there.session):
         return False
-    return all(entity in own and same_value(own[entity], str(value)) for entity, value in wanted.entities.items())
+    for entity, value in wanted.entities.items():
+        if value == ABSENT:
+            if entity in own:
+                return False
+        elif not (entity == "run" and value == FIRST) and not same_value(own.get(entity, ""), str(value)):
+            return False
+    return True
 
 
 def same_value(one: str, other: str) -> bool:
@@ -228,7 +287,7 @@ def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
     if not named:
         found = sorted({name.suffix for _, name in there.images})
         return said + ([f"suffixes there: {', '.join(found)}"] if found else [])
-    asked = {"sub": there.participant, **({"ses": there.session} if there.session else {}), **wanted.entities}
+    asked = {"sub": there.participant, **({"ses": there.session} if there.session else {}), **_asked(wanted)}
     before = len(said)
     for entity, value in {**asked, "desc": wanted.desc}.items():
         values = sorted({name.entities.get(entity, "") for name in named})
@@ -240,8 +299,13 @@ def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
     return said
 
 
+def _asked(wanted: ImageInput) -> dict[str, str]:
+    """Return the entities that a name must have."""
+    return {name: value for name, value in wanted.entities.items() if value not in (ABSENT, FIRST)}
+
+
 def _pattern(wanted: ImageInput) -> str:
-    parts = [f"{entity}-{value}" for entity, value in wanted.entities.items()]
+    parts = [f"{entity}-{value}" for entity, value in _asked(wanted).items()]
     parts += [f"desc-{wanted.desc}"] if wanted.desc else []
     return "_".join(["sub-*", *parts, wanted.suffix]) + (".tsv or .npy" if wanted.suffix == "relmat" else ".nii[.gz]")
 

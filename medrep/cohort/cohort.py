@@ -12,12 +12,17 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from medrep.cohort.bids import outside_problems, read_datalist
+from medrep.cohort.bids import outside_problems, raw_dataset, read_datalist
+from medrep.cohort.covariates import Covariate
+from medrep.cohort.dictionary import certain_pairs
+from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
-from medrep.cohort.participants import keys, label, labels, read_participants
+from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
 from medrep.cohort.sessions import with_sessions
 from medrep.cohort.sidecars import Earlier, earlier_work
+from medrep.cohort.table_files import is_table
+from medrep.cohort.tables import chosen_visits, is_subjects_dir, read_people
 from medrep.errors import CohortError, listed
 
 # +5, -5 mm, -, +/- and +ve are data; =1+1, @SUM(A1) and -1+cmd|' /C calc'!A0 are not. Quotes are no help: programs take them off.
@@ -38,6 +43,7 @@ class Cohort:
         input: What was read, with what reading fills in.
         levels: Column -> level -> what it means, from participants.json.
         earlier: What medrep has done to the data already.
+        files: Where they lie, where more than a folder says so.
     """
 
     root: Path
@@ -48,6 +54,7 @@ class Cohort:
     input: InputKind[Any]
     levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     earlier: tuple[Earlier, ...] = ()
+    files: CohortFiles | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -58,13 +65,20 @@ class Cohort:
 
 
 def read_cohort(
-    root: Path, wanted: InputKind[Any], *, only: Sequence[str] = (), exclude: Sequence[str] = (), tolerant: bool = False
+    place: Place,
+    wanted: InputKind[Any],
+    *,
+    declared: Sequence[Covariate] = (),
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    tolerant: bool = False,
 ) -> Cohort:
-    """Read a cohort: a BIDS folder, a folder with features.tsv, or a MONAI datalist JSON.
+    """Read a cohort: a BIDS folder, a folder with features.tsv, a table file, or a MONAI datalist JSON.
 
     Args:
-        root: The folder, or the JSON file.
+        place: The folder, or the file; with what is said about it.
         wanted: Which images or table.
+        declared: The covariates wanted: columns of these names are no features of a table file.
         only: Participant ids (with or without ``sub-``) to read; all if empty.
         exclude: Participant ids to leave out.
         tolerant: Whether people without exactly one usable file are kept, with their problem, as long as somebody has one.
@@ -72,22 +86,88 @@ def read_cohort(
     Raises:
         CohortError: What is missing or contradictory; everybody it concerns is listed.
     """
+    files = cohort_files(place)
+    root = files.root
+    wanted = with_changes(wanted, files)
     try:
         is_file, is_folder = root.is_file(), root.is_dir()
     except (OSError, ValueError) as error:
-        raise CohortError(f"{root}: cannot be opened ({error}); COHORT is a folder or a datalist JSON") from None
+        raise CohortError(
+            f"{root}: cannot be opened ({error}); COHORT is a folder, a table or a datalist JSON"
+        ) from None
     if is_file and root.suffix == ".json":
         return _datalist_cohort(root, wanted, only, exclude, tolerant)
+    if (is_file and is_table(root)) or (is_folder and wanted.tabular and not wanted.by_file and is_subjects_dir(root)):
+        tables = wanted.tables(files, declared, only=only, exclude=exclude)
+        notes = (*tables.notes, *_formulas(tables.table))
+        source = Source.of_table(tables.features)
+        here = root if is_folder else root.parent
+        return _told(Cohort(here, tables.table, {}, source, notes, wanted, files=files), Found(source))
     if not is_folder:
-        raise CohortError(f"{root}: no such folder; COHORT is a folder with participants.tsv, or a datalist JSON")
-    people = read_participants(root / "participants.tsv")
-    table = _choose(people.table, only, exclude)
+        what = "not a table, nor a datalist JSON" if is_file else "no such folder"
+        raise CohortError(f"{root}: {what}; COHORT is a folder with participants.tsv, a table file, or a datalist JSON")
+    people = participants_of(files, [path.name for path in root.glob("sub-*")] if wanted.by_file else None)
+    table = people.table[chosen_rows(people.table["participant_id"].tolist(), only, exclude)]
     rows, samples = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
     table, session_notes = with_sessions(root, table, samples)
+    table = table[chosen_visits(table, files.visits)]
     notes = (*people.notes, *session_notes, *_formulas(table))
     found = wanted.find(root, table, rows, tolerant=tolerant)
-    cohort = Cohort(root, table, people.units, found.source, notes, wanted, levels=people.levels)
+    said = files if files.to_json() else None
+    cohort = Cohort(root, table, people.units, found.source, notes, wanted, levels=people.levels, files=said)
     return _told(cohort, found)
+
+
+def with_changes(wanted: InputKind[Any], files: CohortFiles) -> InputKind[Any]:
+    """Return a kind of input with what is said about files.
+
+    Raises:
+        CohortError: Keys that this kind does not have.
+    """
+    known = wanted.section_type.__dataclass_fields__
+    strange = [name for name in files.changes if name not in known]
+    if strange:
+        switches = ", ".join(f"--{'space' if name == 'entities' else name}" for name in strange)
+        raise CohortError(f"{switches}: does not go with data of the kind {wanted.kind}")
+    entities = {**getattr(wanted.section, "entities", {}), **files.changes.get("entities", {})}
+    return wanted.changed(**{**files.changes, **({"entities": entities} if "entities" in files.changes else {})})
+
+
+def participants_of(files: CohortFiles, folders: Sequence[str] | None) -> Participants:
+    """Return the people of a folder: of participants.tsv, or of the table of covariates that was named.
+
+    A derivative without participants.tsv has the people of its raw dataset. Of people who stand in another place than the folder
+    itself, those who have a folder in it.
+
+    Args:
+        files: Where they lie.
+        folders: Names of people's folders; None where there are none.
+    """
+    own, raw = files.root / "participants.tsv", None
+    if files.covariates is not None:
+        if files.missing:
+            raise CohortError(listed("no such table", files.missing))
+        table, told = read_people(files.covariates, files)
+        table.index = pd.Index(keys(table), name="key")
+        people, source = Participants(table, told, {}), files.covariates.name
+    else:
+        raw = None if own.is_file() else raw_dataset(files.root)
+        if raw is None:
+            return read_participants(own)
+        people = read_participants(raw / own.name)
+        source = str(raw / own.name)
+        people = replace(people, notes=(f"people are those of {source}, the raw dataset", *people.notes))
+    if folders is None:
+        return people
+    there = set(labels(folders, "sub"))
+    bare = labels(people.table["participant_id"].tolist(), "sub")
+    spelled = certain_pairs(bare, sorted(there))
+    kept = [who in there or who in spelled for who in bare]
+    if not any(kept):
+        raise CohortError(f"{files.root}: no folder sub-... of anybody in {source}")
+    left = kept.count(False)
+    note = (f"{source}: {left} people without a folder here are left out",) if left else ()
+    return replace(people, table=people.table[kept], notes=(*people.notes, *note))
 
 
 def read_matrix(
@@ -157,7 +237,7 @@ def _datalist_cohort(
     files = pd.Series(
         [None if k in outside else image for k, image in enumerate(images)], index=table.index, dtype=object
     )
-    chosen = _choose(table, only, exclude)
+    chosen = table[chosen_rows(table["participant_id"].tolist(), only, exclude)]
     found = wanted.take(path.parent, files.loc[chosen.index], chosen)
     problems = {names[k]: problem for k, problem in outside.items() if names[k] in chosen.index}
     source = replace(found.source, problems=problems)
@@ -181,18 +261,3 @@ def _formulas(table: pd.DataFrame) -> list[str]:
         f"texts that a spreadsheet program runs as formulas: {', '.join(found[:3])}{more}; they are kept as they are, "
         "also in what is written: import such tables as text"
     ]
-
-
-def _choose(table: pd.DataFrame, only: Sequence[str], exclude: Sequence[str]) -> pd.DataFrame:
-    if not only and not exclude:
-        return table
-    bare = pd.Series(labels(table["participant_id"].tolist(), "sub"), index=table.index)
-    asked = {label(who, "sub") for who in only}
-    left_out = {label(who, "sub") for who in exclude}
-    unknown = sorted((asked | left_out) - set(bare))
-    if unknown:
-        raise CohortError(listed("participants that the table does not have", unknown, "check the ids"))
-    kept = table[(bare.isin(asked) if asked else True) & ~bare.isin(left_out)]
-    if kept.empty:
-        raise CohortError("nobody is left after --participant-label and --exclude")
-    return kept

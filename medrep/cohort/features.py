@@ -144,6 +144,15 @@ def in_columns(features: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
     return replace(features, values=features.values[:, order], names=tuple(wanted))
 
 
+def only_columns(features: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
+    """Return some of the features, in the table's order; the others are no part of it any more."""
+    kept = [k for k, name in enumerate(features.names) if name in set(wanted)]
+    gone = set(features.names) - set(wanted)
+    names = tuple(features.names[k] for k in kept)
+    header = tuple(name for name in features.header if name not in gone)
+    return replace(features, values=features.values[:, kept], names=names, grid=None, header=header)
+
+
 def column_order(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return where in a table the columns of a model stand.
 
@@ -204,9 +213,7 @@ def _without_counters(
     path: Path, names: tuple[str, ...], values: Float[np.ndarray, "people features"], header: tuple[str, ...]
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "people other"], tuple[str, ...], list[str]]:
     """Leave out columns that number the rows, by the names that software gives them; names, values, header, notes."""
-    counting = [
-        k for k, name in enumerate(names) if _COUNTERS.fullmatch(name) and _numbers_rows(values[:, k], len(names))
-    ]
+    counting = counting_columns(names, values)
     if not counting:
         nameless = [f"column {position + 1}: ''" for position, name in enumerate(header) if not name]
         if nameless:
@@ -220,6 +227,11 @@ def _without_counters(
     ]
     rest = tuple(name for name in header if name not in gone)
     return tuple(names[k] for k in kept), values[:, kept], rest, notes
+
+
+def counting_columns(names: Sequence[str], values: Float[np.ndarray, "people features"]) -> list[int]:
+    """Return the columns that number the rows, by the names that software gives them."""
+    return [k for k, name in enumerate(names) if _COUNTERS.fullmatch(name) and _numbers_rows(values[:, k], len(names))]
 
 
 def _numbers_rows(column: Float[np.ndarray, " people"], columns: int) -> bool:

@@ -19,9 +19,13 @@ class FeaturesInput:
 
     Attributes:
         missing: What NaN cells do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
+        features: Which columns of numbers are features, with ``*`` for anything (``lh_*_thickness``); all if empty.
+        drop: Columns that are no features, likewise.
     """
 
     missing: Missing = "error"
+    features: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class ImageInput:
     Attributes:
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
-        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``.
+        entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``; ``none`` for images
+            without it, and ``run: first`` for the lowest run.
     """
 
     suffix: str = "T1w"
@@ -120,7 +125,14 @@ class ConnectivityInput(ImageInput):
     shrinkage: float = 0.0
 
 
-_LATER: Mapping[str, Any] = {"edges": "", "shrinkage": 0.0, "harmonize_unit": False, "landmarks": ()}
+_LATER: Mapping[str, Any] = {
+    "features": (),
+    "drop": (),
+    "edges": "",
+    "shrinkage": 0.0,
+    "harmonize_unit": False,
+    "landmarks": (),
+}
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medrep.cohort.dictionary import alike, read_dictionary
 from medrep.cohort.parsing import MISSING_WORDS
@@ -164,6 +164,31 @@ def labels(texts: Iterable[str], prefix: str) -> list[str]:
 def label(text: str, prefix: str) -> str:
     """Return a BIDS label without its prefix (``sub-01`` -> ``01``); ``n/a`` is no label."""
     return labels([text], prefix)[0]
+
+
+def chosen_rows(participants: Sequence[str], only: Sequence[str], exclude: Sequence[str]) -> Bool[np.ndarray, " rows"]:
+    """Return which rows are of the people who are asked for, by ids with or without ``sub-``.
+
+    Args:
+        participants: Whose each row is.
+        only: Participants to take; all if empty.
+        exclude: Participants to leave out.
+
+    Raises:
+        CohortError: Ids that nobody has, all of them, or nobody is left.
+    """
+    if not only and not exclude:
+        return np.ones(len(participants), bool)
+    bare = labels(participants, "sub")
+    asked = {label(who, "sub") for who in only}
+    left_out = {label(who, "sub") for who in exclude}
+    unknown = sorted((asked | left_out) - set(bare))
+    if unknown:
+        raise CohortError(listed("participants that the table does not have", unknown, "check the ids"))
+    kept = np.array([(who in asked if asked else True) and who not in left_out for who in bare])
+    if not kept.any():
+        raise CohortError("nobody is left after --participant-label and --exclude")
+    return kept
 
 
 def _named_columns(

@@ -13,6 +13,7 @@ from medrep import __version__
 from medrep._files import output_folder, write_json
 from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort, read_matrix
+from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import TrainingRows, cohort_fingerprint, known_rows, row_fingerprint
@@ -37,6 +38,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
+    place_of,
     read_unseen,
     refuse_unmeasured,
 )
@@ -111,7 +113,7 @@ class AuditFindings:
 
 
 def audit(
-    source: Path | Cohort, out: Path, model: Path | SavedModel, request: AuditRequest, listener: Listener = SILENT
+    source: Place | Cohort, out: Path, model: Path | SavedModel, request: AuditRequest, listener: Listener = SILENT
 ) -> AuditFindings:
     """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv; audit.sig where it is signed.
 
@@ -141,7 +143,7 @@ def audit(
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
     saved = load_trained(model)
-    root = source.root if isinstance(source, Cohort) else source
+    root = place_of(source).root
     fitted = saved.model
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from medrep.audit.confounding import (
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_participants
 from medrep.cohort.plausibility import doubtful_values, feature_slips, refusal, repeated_scans, transformed_before
@@ -31,6 +31,7 @@ from medrep.models.base import EffectTerms
 from medrep.models.exceptions import thinned
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
+from medrep.workflows.cohorts import place_of
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3
@@ -56,12 +57,12 @@ class Checked:
 
 
 def check(
-    root: Path, config: Config, listener: Listener = SILENT, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
+    source: Place, config: Config, listener: Listener = SILENT, *, only: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Checked:
     """Report on the table, the data and the confounding of a cohort.
 
     Args:
-        root: The cohort.
+        source: The cohort.
         config: What would be fitted.
         listener: Who is told.
         only: Participants to look at; all if empty.
@@ -71,10 +72,12 @@ def check(
         What was found, the problems that would stop a training first of all.
     """
     problems: list[str] = []
-    cohort = _attempt(problems, lambda: read_cohort(root, config.input, only=only, exclude=exclude))
+    cohort = _attempt(
+        problems, lambda: read_cohort(source, config.input, declared=config.covariates, only=only, exclude=exclude)
+    )
     if cohort is None:
         return Checked(tuple(problems))
-    listener.say(f"{count_participants(cohort.table)} in {root}")
+    listener.say(f"{count_participants(cohort.table)} in {place_of(source).root}")
     listener.notes(cohort.notes)
     for line in (*transformed_before(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
         listener.warn(line)

@@ -12,6 +12,7 @@ from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns, missing_cells
+from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
@@ -76,11 +77,23 @@ def refuse_input(out: Path, inputs: tuple[Path, ...]) -> None:
         raise MedrepError(f"{out}: is a file; give a folder for OUT")
 
 
-def inputs_of(source: Path | Cohort, model: Path | SavedModel) -> tuple[Path, ...]:
+def inputs_of(source: Place | Cohort, model: Path | SavedModel) -> tuple[Path, ...]:
     """Return the folders that are read; none for what is at hand and lies nowhere."""
-    root = source.root if isinstance(source, Cohort) else source
     address = model.address if isinstance(model, SavedModel) else str(model)
-    return (root, Path(address)) if address else (root,)
+    return (*input_paths(source), *([Path(address)] if address else []))
+
+
+def input_paths(source: Place | Cohort) -> tuple[Path, ...]:
+    """Return the folder or files that a cohort is read from."""
+    files = place_of(source)
+    return tuple(path for path in (files.root, files.covariates, *files.more) if path is not None)
+
+
+def place_of(source: Place | Cohort) -> CohortFiles:
+    """Return where people lie, or come from."""
+    if isinstance(source, Cohort):
+        return source.files or CohortFiles(source.root)
+    return cohort_files(source)
 
 
 def load_trained(model: Path | SavedModel) -> SavedModel:
@@ -105,7 +118,7 @@ def load_trained(model: Path | SavedModel) -> SavedModel:
 
 
 def read_unseen(
-    source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
+    source: Place | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
 ) -> tuple[Cohort, pd.DataFrame]:
     """Read people and their covariates in the form of a model's schema.
 
@@ -123,7 +136,7 @@ def read_unseen(
     listener.notes(cohort.notes)
     covariates = read_covariates(cohort.table, schema.declared, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    listener.say(f"{count_participants(cohort.table)} from {cohort.root if isinstance(source, Cohort) else source}")
+    listener.say(f"{count_participants(cohort.table)} from {place_of(source).root}")
     listener.notes(covariates.notes)
     frame = schema.transfer(covariates.frame, unseen=who.unseen_site)
     check_range(schema, frame, listener, extrapolate=who.extrapolate)
@@ -131,19 +144,25 @@ def read_unseen(
 
 
 def read_unlabelled(
-    source: Path | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
+    source: Place | Cohort, saved: SavedModel, who: Selection, listener: Listener = SILENT
 ) -> tuple[Cohort, pd.DataFrame]:
     """Read people whose covariates nobody looks at; the frame has no columns. See `read_unseen`."""
     cohort = _read(source, saved, who)
-    root = cohort.root if isinstance(source, Cohort) else source
-    listener.say(f"{count_participants(cohort.table)} from {root}; their covariates are not looked at")
+    listener.say(f"{count_participants(cohort.table)} from {place_of(source).root}; their covariates are not looked at")
     listener.notes(cohort.notes)
     return cohort, pd.DataFrame(index=cohort.table.index)
 
 
-def _read(source: Path | Cohort, saved: SavedModel, who: Selection) -> Cohort:
+def _read(source: Place | Cohort, saved: SavedModel, who: Selection) -> Cohort:
     if not isinstance(source, Cohort):
-        return read_cohort(source, saved.input, only=who.only, exclude=who.exclude, tolerant=who.tolerant)
+        return read_cohort(
+            source,
+            saved.input,
+            declared=saved.model.schema.declared,
+            only=who.only,
+            exclude=who.exclude,
+            tolerant=who.tolerant,
+        )
     refuse_other_kind(saved.input, source.input)
     return replace(source, input=saved.input)
 

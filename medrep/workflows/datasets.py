@@ -21,6 +21,7 @@ from medrep.cohort import cohort as cohorts
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset, Origin
+from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import Silent
 from medrep.cohort.participants import KEY_COLUMNS
@@ -61,24 +62,27 @@ _INLINE = BatchOptions(engine="inline")
 
 
 def read_cohort(
-    folder: Path | str,
+    folder: Path | str | CohortFiles,
     config: Path | str | Config | SavedModel = "linear.yaml",
     *,
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     unseen_site: Literal["error", "adapt"] = "error",
+    covariates: Path | str | None = None,
 ) -> Dataset:
     """Read people's values and covariates; images into a scratch file without a name.
 
     Args:
-        folder: A BIDS folder, a folder with participants.tsv and features.tsv, or a MONAI datalist JSON.
+        folder: A BIDS folder, a folder with participants.tsv and features.tsv, a table (CSV, TSV, Excel, Parquet), FreeSurfer's
+            SUBJECTS_DIR, or a MONAI datalist JSON; or `CohortFiles`, which also say where ids, visits and further tables are.
         config: What is read and which covariates there are: a YAML file, a shipped one by its name, or what `read_config` gave.
             Or a model, whose people they are to be: images come on its grid, covariates in its form.
         overrides: Of a file, as ``--set`` has them: ``input.kind=volume``, ``covariates.site=null``.
         only: Participants to read, with or without ``sub-``; all if empty.
         exclude: Participants to leave out.
         unseen_site: With a model: whether sites that its training did not have are refused.
+        covariates: A table of covariates, where the folder or table has none.
 
     Returns:
         The people. `train`, `score`, `audit` and `export` need nothing more.
@@ -86,18 +90,20 @@ def read_cohort(
     Raises:
         MedrepError: What is missing, contradictory or not readable; everybody it concerns is listed.
     """
-    root = Path(folder)
+    place = folder if isinstance(folder, CohortFiles) else CohortFiles(Path(folder))
+    place = place if covariates is None else replace(place, covariates=Path(covariates))
     if isinstance(config, SavedModel):
         who = Selection(only, exclude, unseen_site, extrapolate=True)
-        cohort, frame = read_unseen(root, config, who, _LISTENER)
+        cohort, frame = read_unseen(place, config, who, _LISTENER)
         return _read(cohort, frame, config.model.schema, Origin(cohort, config.input), config.model.columns)
     wanted = config if isinstance(config, Config) else read_config(config, overrides)
-    cohort = cohorts.read_cohort(root, wanted.input, only=only, exclude=exclude)
-    covariates = read_covariates(cohort.table, wanted.covariates, cohort.units, cohort.levels)
-    cohort = cohort.select(covariates.frame.index)
-    schema = CovariateSchema.fit(covariates.frame, covariates.declared)
+    wanted = replace(wanted, input=cohorts.with_changes(wanted.input, place))
+    cohort = cohorts.read_cohort(place, wanted.input, declared=wanted.covariates, only=only, exclude=exclude)
+    read = read_covariates(cohort.table, wanted.covariates, cohort.units, cohort.levels)
+    cohort = cohort.select(read.frame.index)
+    schema = CovariateSchema.fit(read.frame, read.declared)
     kind = cohort.input.measured(cohort.source, _LISTENER)[0]
-    return _read(cohort, schema.transfer(covariates.frame), schema, Origin(cohort, kind, wanted))
+    return _read(cohort, schema.transfer(read.frame), schema, Origin(cohort, kind, wanted))
 
 
 def _read(

@@ -18,6 +18,7 @@ from medrep.batch.run import (
     run_batch,
 )
 from medrep.cohort.cohort import Cohort
+from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.derivatives.tasks import Task
 from medrep.errors import MedrepError, ModelError
@@ -31,6 +32,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
+    place_of,
     read_unseen,
     refuse_holes,
     refuse_input,
@@ -63,7 +65,7 @@ class ScoreRequest:
 
 
 def score(
-    source: Path | Cohort,
+    source: Place | Cohort,
     out: Path,
     model: Path | SavedModel,
     request: ScoreRequest | None = None,
@@ -113,7 +115,8 @@ def score(
         "Model": trained.named,
         "ModelKind": trained.model.kind,
     }
-    root = source.root if isinstance(source, Cohort) else source
+    place = place_of(source)
+    root = place.root
     content = {
         "unit": trained.model.error_unit,
         "unshrink": unshrink,
@@ -123,7 +126,7 @@ def score(
     }
     work = Work(
         identity={
-            **chosen_participants(root, request.only, request.exclude),
+            **chosen_participants(place, request.only, request.exclude),
             "command": SCORE,
             "false alarms": rate,
             "unshrink": unshrink,

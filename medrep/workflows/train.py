@@ -14,10 +14,11 @@ from medrep import __version__
 from medrep._files import output_folder, write_text
 from medrep.audit.confounding import sample_columns
 from medrep.batch.factories import ANYBODY, scanner_of
-from medrep.cohort.cohort import Cohort, read_cohort, read_matrix
+from medrep.cohort.cohort import Cohort, read_cohort, read_matrix, with_changes
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.files import Place
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.parsing import shown
@@ -38,7 +39,7 @@ from medrep.models.shift import MIN_N, ShiftGate
 from medrep.tracking.store import Store, find_store
 from medrep.training.schedule import process_group, rank
 from medrep.workflows.check import warn_of_interactions
-from medrep.workflows.cohorts import check_output, refuse_unknown, report_subject
+from medrep.workflows.cohorts import check_output, input_paths, place_of, refuse_unknown, report_subject
 
 TRAINED, HELD_OUT = "train", "held-out"
 # Not report.html: its notes name participants.
@@ -114,12 +115,12 @@ class Fitted:
 
 
 def train(
-    root: Path, out: Path, config: Config, listener: Listener = SILENT, options: TrainOptions | None = None
+    source: Place, out: Path, config: Config, listener: Listener = SILENT, options: TrainOptions | None = None
 ) -> Trained | None:
     """Fit the configured model and write OUT/model, history.tsv, config.yaml, people.tsv and report.html.
 
     Args:
-        root: The cohort.
+        source: The cohort.
         out: Where to write; replaced as a whole.
         config: What to fit.
         listener: Who is told.
@@ -136,9 +137,11 @@ def train(
     from medrep.report.data_training import training_report_data
 
     options = options or TrainOptions()
-    check_output(out, overwrite=options.overwrite, inputs=(root,))
+    config = replace(config, input=with_changes(config.input, place_of(source)))
+    check_output(out, overwrite=options.overwrite, inputs=input_paths(source))
     store = find_store(options.tracking, out)
-    cohort = read_cohort(root, config.input, only=options.only, exclude=options.exclude)
+    cohort = read_cohort(source, config.input, declared=config.covariates, only=options.only, exclude=options.exclude)
+    root = place_of(source).root
     listener.notes(cohort.notes)
     covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)

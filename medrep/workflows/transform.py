@@ -20,12 +20,15 @@ from medrep.batch.run import (
     run_batch,
 )
 from medrep.batch.store import Job, read_job
-from medrep.cohort.cohort import Cohort
+from medrep.cohort.cohort import Cohort, with_changes
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.files import CohortFiles, Place
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.parsing import shown
 from medrep.cohort.support import refuse_extrapolation
+from medrep.cohort.table_files import is_table
 from medrep.derivatives.bids import Destination, MeshFormat, Removal, parsed, write_tsv
+from medrep.derivatives.tables import FOLDER, write_tables
 from medrep.derivatives.tasks import (
     Purpose,
     Task,
@@ -44,6 +47,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     note_unplaced,
+    place_of,
     read_unlabelled,
     read_unseen,
     refuse_holes,
@@ -96,7 +100,7 @@ class ExportRequest:
 
 
 def export(
-    source: Path | Cohort,
+    source: Place | Cohort,
     out: Path,
     model: Path | SavedModel,
     request: ExportRequest,
@@ -127,7 +131,7 @@ def export(
 
 
 def counterfactual(
-    source: Path | Cohort,
+    source: Place | Cohort,
     out: Path,
     model: Path | SavedModel,
     request: ExportRequest,
@@ -164,7 +168,7 @@ def counterfactual(
 
 
 def _transform(
-    source: Path | Cohort,
+    source: Place | Cohort,
     out: Path,
     trained: SavedModel,
     request: ExportRequest,
@@ -184,7 +188,8 @@ def _transform(
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
     read = read_unlabelled if request.label_free else read_unseen
     cohort, frame = read(source, trained, who, listener)
-    root = source.root if isinstance(source, Cohort) else source
+    place = place_of(source)
+    root = place.root
     check_earlier(cohort, trained, listener, request.remove)
     note_unplaced(trained, listener)
     refuse_holes(cohort)
@@ -232,9 +237,10 @@ def _transform(
             "source": root.name,
             "about": about,
             "show": request.show,
+            **({"tables": True} if is_table(root) or place.more else {}),
         }
 
-    chosen = chosen_participants(root, request.only, request.exclude)
+    chosen = chosen_participants(place, request.only, request.exclude)
     asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
     asked |= {"matrix": True} if request.matrix else {}  # jobs that were begun without the key go on
     work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
@@ -256,8 +262,22 @@ def _transform(
     report = {"report": out / "report.html"}
     if not (whole.unchanged and report["report"].is_file() and request.show == read_job(out).content["show"]):
         report = report_transformed(out, whole.delivered.index, listener, request.show, (cohort, frame))
-    results = {"cohort": out, **report}
+    results = {"cohort": out, **report, **_own_tables(out, trained, whole, listener)}
     return batch_result(out, whole, done, results)
+
+
+def _own_tables(out: Path, trained: SavedModel, whole: Merged | Finished, listener: Listener) -> dict[str, Path]:
+    """Write the tables that were given, cleaned; return where they lie, nothing where people came from a folder."""
+    job = read_job(out)
+    files = CohortFiles.from_json(Path(job.identity["cohort"]), job.identity.get("files", {}))
+    if not job.content.get("tables"):
+        return {}
+    folder = out / FOLDER
+    if not (whole.unchanged and folder.is_dir()):
+        section = with_changes(trained.input, files).section
+        for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):
+            listener.warn(line)
+    return {"tables": folder}
 
 
 def _check_label_free(model: Model, request: ExportRequest) -> None:
@@ -360,7 +380,7 @@ def _people(job: Job, trained: SavedModel) -> tuple[Cohort, pd.DataFrame]:
     asked = job.identity
     who = Selection(asked["only"], asked["exclude"], "adapt", extrapolate=True, tolerant=True)
     read = read_unlabelled if asked["label_free"] else read_unseen
-    return read(Path(asked["cohort"]), trained, who)
+    return read(CohortFiles.from_json(Path(asked["cohort"]), asked.get("files", {})), trained, who)
 
 
 @dataclass(frozen=True)
@@ -393,7 +413,7 @@ def merge(out: Path, listener: Listener = SILENT) -> MergedParts:
         results = {"scores": out / "scores.tsv"}
     else:
         page = report_transformed(out, whole.delivered.index, listener, job.content.get("show", ""))
-        results = {"cohort": out, **page}
+        results = {"cohort": out, **page, **_own_tables(out, load_trained(job.model), whole, listener)}
     return MergedParts(command == SCORE, batch_result(out, whole, f"merged the parts of {command}", results))
 
 

@@ -68,8 +68,7 @@ def test_several_images_and_none_are_one_line_each(tmp_path):
     found, problems = find_images(tmp_path, [("sub-1", ""), ("sub-2", ""), ("3", "")], VolumeInput())
     assert set(found) == {2}
     assert problems == {
-        0: "2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with"
-        " input.entities or input.desc",
+        0: "2 images match (sub-1/anat/sub-1_run-1_T1w.nii, sub-1/anat/sub-1_run-2_T1w.nii); choose with --run 1 or 2",
         1: "no sub-*_T1w.nii[.gz] under sub-2/: no such folder",
     }
 

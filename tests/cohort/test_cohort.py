@@ -143,7 +143,7 @@ def test_what_is_no_cohort_is_refused(tmp_path):
     other.touch()
     for root in (tmp_path / "nothing", other):
         with pytest.raises(
-            CohortError, match=r"no such folder; COHORT is a folder with participants.tsv, or a datalist"
+            CohortError, match=r"no such folder; COHORT is a folder with participants.tsv, a table file, or a datalist"
         ):
             read_cohort(root, FeaturesKind())
     with pytest.raises(CohortError, match=r"participants\.tsv: cannot be read .*; a cohort folder needs it"):

@@ -25,7 +25,14 @@ SHARED = ["kind", "suffix", "desc", "entities", "spacing", "shape", "intensity",
 ORGANS = ["labels", "align", "centre", "size"]
 EDGES = ["atlas", "atlas_sha256", "measure", "confounds", "confounds_file", "low_pass", "high_pass", "t_r"]
 KEYS = [*SHARED, *ORGANS, *EDGES]
-LATER = {"edges": "r", "shrinkage": 0.1, "harmonize_unit": True, "landmarks": (1.0, 2.0)}
+LATER = {
+    "features": ("a",),
+    "drop": ("b",),
+    "edges": "r",
+    "shrinkage": 0.1,
+    "harmonize_unit": True,
+    "landmarks": (1.0, 2.0),
+}
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
     "desc": "clean",
@@ -100,7 +107,7 @@ def test_all_that_is_wrong_is_told_in_its_order() -> None:
 
 def test_sections_hold_the_fields_of_their_kind_only() -> None:
     own = {kind: {entry.name for entry in fields(INPUTS[kind].section_type)} for kind in INPUTS}
-    assert own["features"] == {"missing"}
+    assert own["features"] == {"missing", "features", "drop"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
     assert set().union(*own.values()) == {*KEYS, *LATER} - {"kind"}

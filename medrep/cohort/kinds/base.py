@@ -21,11 +21,15 @@ from medrep.cohort.bids import (
     refuse_outside,
     refuse_problems,
 )
+from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable
+from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, persisted_section
 from medrep.cohort.participants import label
 from medrep.cohort.splits import row_fingerprint
+from medrep.cohort.tables import Tables
+from medrep.errors import CohortError
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,25 @@ class InputKind(ABC, Generic[SectionT]):
     def centre(self) -> tuple[float, ...]:
         """Middle of the grid of aligned people, mm; empty where people are not aligned."""
         return tuple(self.to_json()["centre"])
+
+    def tables(
+        self, files: CohortFiles, declared: Sequence[Covariate], *, only: Sequence[str], exclude: Sequence[str]
+    ) -> Tables:
+        """Read a cohort that is table files.
+
+        Args:
+            files: The files.
+            declared: The covariates wanted.
+            only: Participants to read; all if empty.
+            exclude: Participants to leave out.
+
+        Raises:
+            CohortError: What is missing or contradictory; and of every kind but features, that a table is none of it.
+        """
+        del declared, only, exclude
+        raise CohortError(
+            f"{files.root}: a table holds features, and {self.kind} is asked for; give a folder, or --set input.kind=features"
+        )
 
     @abstractmethod
     def table(self, root: Path, people: Sequence[str]) -> "tuple[FeatureTable, pd.DataFrame | None]":

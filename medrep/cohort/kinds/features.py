@@ -9,17 +9,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
+from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import (
     FeatureTable,
     claimed,
     in_columns,
     match_keys,
     missing_cells,
+    only_columns,
     read_features,
 )
+from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
+from medrep.cohort.tables import Tables, matching_names, read_tables
 from medrep.errors import CohortError, listed
 
 SectionT = TypeVar("SectionT")
@@ -105,9 +109,17 @@ class FeaturesKind(TableKind[FeaturesInput]):
     section_type: ClassVar[type[FeaturesInput]] = FeaturesInput
     by_file: ClassVar[bool] = False
 
+    def tables(
+        self, files: CohortFiles, declared: Sequence[Covariate], *, only: Sequence[str], exclude: Sequence[str]
+    ) -> Tables:
+        """Read features and covariates of table files; see `InputKind.tables`."""
+        return read_tables(files, self.section, declared, only=only, exclude=exclude)
+
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame]:
         """Read features.tsv; see `InputKind.table`."""
-        return claimed(read_features(root / "features.tsv"), people)
+        features = read_features(root / "features.tsv")
+        wanted = matching_names(features.names, self.section, str(root / "features.tsv"))
+        return claimed(features if wanted == features.names else only_columns(features, wanted), people)
 
     def find(self, root: Path, table: pd.DataFrame, rows: FeatureTable, *, tolerant: bool) -> Found:
         """Find everybody's row; see `InputKind.find`."""
