@@ -158,7 +158,7 @@ def _lines(regions: int, rows: pd.DataFrame) -> list[Line]:
             name, "correlation matrices after removal = 100%", f"{spd:.1%} (edges {rival['spd'].mean():.0%})", spd == 1
         )
     ]
-    asked = {"site": 1, "site_all": 1, "sex_auc": -1, "sex_all": -1, "age_r2": -1, "age_within": -1}
+    asked = {"site": 1, "site_all": 1, "sex_auc": -1, "sex_all": -1, "age_r2": -1, "age_all": -1, "age_within": -1}
     for figure, sign in asked.items():
         worse = float((sign * (ours[figure] - rival[figure])).mean())
         text = f"{figure} no worse than edge by edge by more than 0.01"

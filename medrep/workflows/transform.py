@@ -23,6 +23,7 @@ from medrep.batch.store import Job, read_job
 from medrep.cohort.cohort import Cohort, with_changes
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.files import CohortFiles, Place
+from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.parsing import shown
 from medrep.cohort.support import refuse_extrapolation
@@ -274,7 +275,8 @@ def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listene
         return {}
     folder = out / FOLDER
     if not (whole.unchanged and folder.is_dir()):
-        section = with_changes(trained.input, files).section
+        asked = with_changes(trained.input, files).to_json()
+        section = FeaturesInput(features=tuple(asked.get("features", ())), drop=tuple(asked.get("drop", ())))
         for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):
             listener.warn(line)
     return {"tables": folder}

@@ -205,6 +205,13 @@ def test_edges_of_a_table_go_from_table_to_table(rest_cohort: Path, chosen: str,
     assert run("score", table, tmp_path / "s", *options[:2], "--quiet") == 0
     assert "edges: r" in (tmp_path / "m" / "config.yaml").read_text()
 
+    people = pd.read_csv(table / "participants.tsv", sep="\t")
+    people.merge(frame.reset_index(), on="participant_id").to_csv(tmp_path / "edges.csv", index=False)
+    assert run("train", tmp_path / "edges.csv", tmp_path / "n", *wanted) == 0
+    options = ("--model", tmp_path / "n" / "model", "--remove", "site", "--quiet")
+    assert run("export", tmp_path / "edges.csv", tmp_path / "csv", *options) == 0
+    np.testing.assert_allclose(edges_of(tmp_path / "csv")[list(clean.columns)], clean, atol=1e-8)
+
     served = ServedModel.load(tmp_path / "m" / "model")
     people = pd.read_csv(table / "participants.tsv", sep="\t").merge(
         frame.reset_index(), on="participant_id", suffixes=("", "_")

@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable, claimed, match_keys, read_features
-from medrep.cohort.inputs import BETWEEN, ConnectivityInput
+from medrep.cohort.files import CohortFiles
+from medrep.cohort.inputs import BETWEEN, ConnectivityInput, FeaturesInput
 from medrep.cohort.kinds.base import Found, Source, find_files, no_table
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.parsing import MISSING_WORDS, plain_number
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.tables import Tables, read_tables
 from medrep.errors import CohortError, listed
 
 MATRIX = "relmat"
@@ -256,6 +259,14 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
     form: ClassVar[str] = "medrep.cohort.kinds.connectivity:edge_form"
     has_matrix: ClassVar[bool] = True
 
+    def tables(
+        self, files: CohortFiles, declared: Sequence[Covariate], *, only: Sequence[str], exclude: Sequence[str]
+    ) -> Tables:
+        """Read edges and covariates of table files; see `InputKind.tables`."""
+        found = read_tables(files, FeaturesInput(), declared, only=only, exclude=exclude)
+        features, notes = self._of_table(found.features, files.root.name)
+        return replace(found, features=features, notes=(*found.notes, *notes))
+
     def table(self, root: Path, people: Sequence[str]) -> tuple[FeatureTable, pd.DataFrame | None]:
         """Read features.tsv where there is no atlas and no matrix; see `InputKind.table`."""
         path = root / "features.tsv"
@@ -268,16 +279,9 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
         del tolerant
         if not rows.names:
             return self.take(root, find_files(root, table, self.section, tolerant=False)[0], table)
-        self._refuse_images_only("features.tsv")
-        features = match_keys(rows, table.index)
-        notes = list(features.notes)
-        if self.section.edges == "":
-            notes.append("features.tsv: edges are taken as Fisher z; correlations are told by input.edges=r")
-        regions = regions_of(features.names)
-        if not regions.named:
-            size = len(regions.names)
-            notes.append(f"features.tsv: columns are taken as the upper triangle, row by row, of {size} regions")
-        return Found(Source.of_table(self._converted(features)), notes=tuple(notes))
+        matched = match_keys(rows, table.index)
+        features, notes = self._of_table(matched, "features.tsv")
+        return Found(Source.of_table(features), notes=(*matched.notes, *notes))
 
     def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:
         """Read everybody's matrix, or measure the edges of everybody; see `read_connectivity`."""
@@ -294,6 +298,17 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
         known = replace(self, section=replace(self.section, edges=self.section.edges or "r"))
         features = known._converted(_read_matrices(files, ids))
         return Found(Source.of_table(features), tuple(files), (), known)
+
+    def _of_table(self, features: FeatureTable, name: str) -> tuple[FeatureTable, list[str]]:
+        """Return a table of edges in the form of a model, and how it was understood."""
+        self._refuse_images_only(name)
+        notes, regions = [], regions_of(features.names)
+        if self.section.edges == "":
+            notes.append(f"{name}: edges are taken as Fisher z; correlations are told by input.edges=r")
+        if not regions.named:
+            size = len(regions.names)
+            notes.append(f"{name}: columns are taken as the upper triangle, row by row, of {size} regions")
+        return self._converted(features), notes
 
     def _converted(self, features: FeatureTable) -> FeatureTable:
         form = edge_form(self.section, features.names)
