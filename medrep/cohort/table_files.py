@@ -285,8 +285,12 @@ def _text_blocks(path: Path, form: Form, columns: int) -> Iterator[pd.DataFrame]
 
 
 def _open_workbook(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]:
-    rows = iter(open_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True))
-    header = [cell_text(cell).strip() for cell in next(rows, ())]
+    book = open_workbook(path, read_only=True)
+    try:
+        rows = list(book.worksheets[0].iter_rows(values_only=True))
+    finally:
+        book.close()
+    header = [cell_text(cell).strip() for cell in rows[0]] if rows else []
     while header and not header[-1]:
         header.pop()
     if not header:
@@ -294,7 +298,7 @@ def _open_workbook(path: Path) -> tuple[Form, list[str], Iterator[pd.DataFrame]]
 
     def blocks() -> Iterator[pd.DataFrame]:
         held: list[Sequence[Any]] = []
-        for row in rows:
+        for row in rows[1:]:
             if any(cell not in (None, "") for cell in row):
                 held.append([*row[: len(header)], *[None] * (len(header) - len(row))])
             if len(held) * len(header) >= _CELLS:
