@@ -141,6 +141,7 @@ _PEER = """
 import json, resource, sys
 from pathlib import Path
 import pandas as pd
+resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
 from neuroHarmonize import harmonizationLearn
 from neuroHarmonize.harmonizationNIFTI import flattenNIFTIs
 root = Path(sys.argv[1])

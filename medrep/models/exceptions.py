@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from medrep._files import release_pages
 from medrep._persisted import Read, persisted_as, stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 from medrep.cohort.image_quality import run_lengths, spread
@@ -41,6 +42,7 @@ _LEFT = 10
 _SHARE_IN_LEVEL = 0.2
 _SCREENED_CELLS = 4_000_000
 _SCREENED = 101
+_AT_ONCE = 2**18  # point masses that are put into their columns
 _SAME = 1e-7  # float32 and float64 of one number; 0 is only 0
 
 
@@ -69,7 +71,11 @@ class _Listed:
             raise ValueError(f"point masses beyond {count} columns")
         kept = self.values.dtype
         values, shares = np.full((ranks, count), np.nan, kept), np.zeros((ranks, count), kept)
-        values[self.ranks, self.columns], shares[self.ranks, self.columns] = self.values, self.shares
+        for start in range(0, len(places), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            there = (self.ranks[part], places[part])
+            values[there], shares[there] = self.values[part], self.shares[part]
+        release_pages(places)
         return PointMasses(values, shares)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from medrep._files import atomic_folder, digest_of_files, write_json
+from medrep._files import atomic_folder, digest_of_files, release_pages, write_json
 from medrep._persisted import Arrays, converted, given, stored, to_json, to_state
 from medrep._structuring import from_json, from_state
 from medrep._texts import read_json
@@ -181,6 +181,8 @@ class SavedModel:
                 )
             except SafetensorError as error:
                 raise ModelError(f"{folder}: cannot be written ({error}); free space, and call again") from None
+            for array in arrays.values():
+                release_pages(array)
             described = {
                 "format": FORMAT,
                 "kind": self.model.kind,

@@ -21,8 +21,8 @@ from medrep.models.linear.settings import LinearSettings
 _PROGRAM = 0.65e9  # bytes of the program with what reads and places images
 _IMAGES = 7  # whole images in float32 at hand while one is placed, transformed or written
 _SPAN, _FIELDS = 20, 4  # columns of the span of slow effects, and copies of a level's fields, at a time
-_FIT, _COMPONENTS, _TRACES = 4.5e-8, 5e-8, 1.5e-8  # seconds a cell
-_BANDS, _REPORT = 6e-8, 2.5e-6  # seconds a voxel of the grid and field, and a voxel of the fit
+_FIT, _COMPONENTS, _TRACES = 4e-8, 3e-8, 1.5e-8  # seconds a cell
+_BANDS, _REPORT = 4e-8, 2.5e-6  # seconds a voxel of the grid and field, and a voxel of the fit
 _START = 9.0  # seconds until the first image is read, and to write what is found
 _TRANSFORMED, _WRITTEN = 1.2e-7, 2.4e-7  # seconds a voxel that is changed, and that is packed
 _MOST, _SHARE = 4e9, 0.5
