@@ -274,7 +274,8 @@ def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listene
     if not job.content.get("tables"):
         return {}
     folder = out / FOLDER
-    if not (whole.unchanged and folder.is_dir()):
+    there = all((folder / path.name).is_file() for path in files.tables if path.is_file())
+    if not (whole.unchanged and there):
         asked = with_changes(trained.input, files).to_json()
         section = FeaturesInput(features=tuple(asked.get("features", ())), drop=tuple(asked.get("drop", ())))
         for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):

@@ -278,6 +278,16 @@ def test_a_cleaned_table_is_known_as_cleaned(tmp_path: Path, capsys: pytest.Capt
     assert "site" in capsys.readouterr().err
 
 
+def test_a_cleaned_table_that_is_gone_is_written_again(tmp_path: Path) -> None:
+    source, _ = one_csv(tmp_path)
+    table = cleaned(tmp_path, source) / "tables/one.csv"
+    before = table.read_bytes()
+    table.unlink()
+    again = ("export", source[0], tmp_path / "out", "--model", tmp_path / "trained/model", "--remove", "site", "--quiet")
+    assert run(*again) == 0
+    assert table.read_bytes() == before
+
+
 def test_parts_are_merged_into_the_table(tmp_path: Path, expected: np.ndarray) -> None:
     source, _ = one_csv(tmp_path)
     assert run("train", *source, tmp_path / "m", "--tracking", "none", "--quiet") == 0
