@@ -26,7 +26,7 @@ from sklearn.preprocessing import OneHotEncoder
 from benchmarks import commands
 from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.report import Line, Options, Report, Table, say
-from medrep.audit.probes import age_r2, sex_auc, site_auc
+from medrep.audit.probe_figures import age_r2, sex_auc, site_auc
 from medrep.cohort.connectivity import edge_values
 from medrep.cohort.kinds.connectivity import regions_of
 

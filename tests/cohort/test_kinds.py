@@ -35,6 +35,7 @@ LATER = {
     "shrinkage": 0.1,
     "harmonize_unit": True,
     "landmarks": (1.0, 2.0),
+    "mask": "auto",
 }
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {

@@ -283,7 +283,16 @@ def test_a_cleaned_table_that_is_gone_is_written_again(tmp_path: Path) -> None:
     table = cleaned(tmp_path, source) / "tables/one.csv"
     before = table.read_bytes()
     table.unlink()
-    again = ("export", source[0], tmp_path / "out", "--model", tmp_path / "trained/model", "--remove", "site", "--quiet")
+    again = (
+        "export",
+        source[0],
+        tmp_path / "out",
+        "--model",
+        tmp_path / "trained/model",
+        "--remove",
+        "site",
+        "--quiet",
+    )
     assert run(*again) == 0
     assert table.read_bytes() == before
 
