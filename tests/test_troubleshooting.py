@@ -293,6 +293,19 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
+WITH_IDS = "id,x\nA,1.5\nB,2\nC,3\n"
+
+
+def own_tables(work: FitContext, features: str, *more: str, covariates: str = "", also: str = "") -> int:
+    """Check a table as somebody has it, with a table of covariates or a further one of features."""
+    folder = work.folder()
+    for name, text in (("features.csv", features), ("people.csv", covariates), ("more.csv", also)):
+        if text:
+            (folder / name).write_text(text, encoding="utf-8")
+    files = ("--covariates", folder / "people.csv") if covariates else ("--also", folder / "more.csv") if also else ()
+    return run("check", folder / "features.csv", *files, *more)
+
+
 def scan(folder: Path, number: int) -> Path:
     return folder / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}_T1w.nii.gz"
 
@@ -685,6 +698,18 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "the model was trained on other data, which had these effects": lambda w: w.export(
         "--remove", "sex", cohort=w.cleaned
     ),
+    "no column of ids among": lambda w: own_tables(w, "who,x\nA,1\nA,2\n"),
+    "people with features and without a row in": lambda w: own_tables(w, WITH_IDS, covariates=lines(WITH_IDS, 3)),
+    "columns of one name in several tables that say different things": lambda w: own_tables(
+        w, WITH_IDS, also=WITH_IDS.replace("1.5", "2.5")
+    ),
+    "people without a row in one of the tables": lambda w: own_tables(
+        w, WITH_IDS, also=lines(WITH_IDS, 3).replace(",x", ",y")
+    ),
+    "people with several visits, where the features name none": lambda w: own_tables(
+        w, WITH_IDS, covariates="id,visit,age\n" + "".join(f"{who},{k},{30 + k}\n" for who in "ABC" for k in (1, 2))
+    ),
+    "no such visit; there are": lambda w: own_tables(w, WITH_IDS, "--session-label", "9"),
     # Columns and values
     "covariates without a column": lambda w: w.check(PEOPLE.replace("\tage\t", "\tage_at_scan\t")),
     "remove one of the columns, or name the right one with": lambda w: w.check(two_columns("Age", 30)),

@@ -142,6 +142,12 @@ def read_parts(
     """
     if files.missing:
         raise CohortError(listed("no such table", files.missing))
+    named = Counter(path.name for path in files.tables)
+    alike = [str(path) for path in files.tables if named[path.name] > 1]
+    if alike:
+        raise CohortError(
+            listed("tables of one name, which would be written over each other", alike, "rename one of them")
+        )
     folder = files.root.is_dir()
     everything = [read_rows(path, files, section, declared) for path in (files.more if folder else files.tables)]
     if folder:

@@ -371,6 +371,13 @@ def test_tables_that_contradict_each_other_are_refused(tmp_path: Path, capsys: p
     assert "people without a row in one of the tables: sub-00: not in three.csv" in told
 
 
+def test_tables_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_csv(tmp_path)
+    (tmp_path / "other").mkdir()
+    features().iloc[:, :2].to_csv(tmp_path / "other/one.csv", index=False)
+    assert "tables of one name" in _refused(capsys, tmp_path / "one.csv", "--also", tmp_path / "other/one.csv")
+
+
 def test_a_damaged_file_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("book.xlsx", "table.parquet", "table.csv.gz"):
         (tmp_path / name).write_bytes(b"\x00\x01 not at all" * 20)
