@@ -554,6 +554,9 @@ def _covariates(files: CohortFiles, ids: pd.DataFrame, features: Sequence[Rows],
     table, canonical = ids, ids["participant_id"].tolist()
     for name, people in tables.items():
         columns = [column for column in people if column not in table or column in KEY_COLUMNS]
+        again = [column for column in people if column not in columns]
+        if again:
+            notes.append(f"{name}: {_few(again)} stand in a table read before, too, and are not read from here")
         if set(columns) - set(KEY_COLUMNS):
             table = _with_rows(table, _spelled(people[columns], canonical, name, notes), name, notes)
     return table.fillna("n/a").replace("", "n/a")

@@ -335,6 +335,17 @@ def test_a_table_that_cannot_be_read_says_why(
     assert said in _refused(capsys, tmp_path / "table.csv")
 
 
+def test_covariates_that_stand_twice_are_read_from_their_own_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features().join(COVARIATES.assign(age=50)).to_csv(tmp_path / "f.csv", index=False)
+    covariates().to_csv(tmp_path / "p.csv", index=False)
+    assert run("check", tmp_path / "f.csv", "--covariates", tmp_path / "p.csv") == 0
+    told = capsys.readouterr()
+    assert "f.csv: age, sex, site stand in a table read before, too" in told.out + told.err
+    assert run("check", tmp_path / "f.csv") == 1  # everybody is 50 there
+
+
 def test_people_without_covariates_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features().to_csv(tmp_path / "f.csv", index=False)
     covariates().iloc[2:].to_csv(tmp_path / "p.csv", index=False)
