@@ -17,9 +17,9 @@ from medrep.batch.progress import Ended, History, read_history
 from medrep.batch.store import COMPLETE, Job
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.derivatives.bids import OUTSIDE, Failure, write_description, write_failures, write_tsv
-from medrep.derivatives.features import write_transformed
 from medrep.derivatives.scores import write_scores
 from medrep.derivatives.tasks import Result
+from medrep.derivatives.transform import write_transformed
 from medrep.errors import CohortError, MedrepError, listed
 
 

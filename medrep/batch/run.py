@@ -11,7 +11,6 @@ import pandas as pd
 from joblib import cpu_count
 
 from medrep._files import STATE
-from medrep.batch.factories import PreflightFactory
 from medrep.batch.local_pool import LocalPool, start_server
 from medrep.batch.merge import Merged, finish, finished
 from medrep.batch.pool import QUARANTINE, InlinePool, Pool, Scheduler
@@ -23,7 +22,7 @@ from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.kinds.base import Samples
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
-from medrep.derivatives.tasks import TABLES, Task, TaskFactory
+from medrep.derivatives.tasks import TABLES, PreflightFactory, Task, TaskFactory
 from medrep.errors import listed
 from medrep.models import Adaptation, Model
 from medrep.models.linear.scales import adapted_model, adapted_unit, unknown_participants

@@ -1,6 +1,5 @@
 """Scores of participants: reconstruction error, deviation and latents, computed and written."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,14 @@ from medrep.cohort.image_quality import STATISTICS, image_statistics
 from medrep.cohort.inputs import ShapeInput, VolumeInput
 from medrep.cohort.kinds import InputKind, imported
 from medrep.cohort.kinds.base import Sample, sample_files, sample_frame, sample_rows
+from medrep.cohort.splits import known_rows
 from medrep.derivatives.bids import write_latents
-from medrep.derivatives.tasks import Result, Task, block_size, in_places
+from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_places, load_accelerated, preloaded
 from medrep.errors import CohortError, ModelError
 from medrep.models import Model
 from medrep.models.prediction import How, Prediction
+from medrep.models.saved import SavedModel
+from medrep.models.shift import ShiftDetector, scanner_of
 
 STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
@@ -126,22 +128,6 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
 
 _MOST_ROWS, _MOST_IMAGES = 256, 16
 _FIGURES = ("reconstruction_error", "deviation")
-
-
-class ShiftDetector(ABC):
-    """Detector of participants unlike those the model was calibrated with."""
-
-    @abstractmethod
-    def figures(
-        self, statistics: pd.DataFrame, people: Sequence[Sample], rows: Float[np.ndarray, "people columns"]
-    ) -> list[dict[str, float | str]]:
-        """Return what is said of each person, for scores.tsv.
-
-        Args:
-            statistics: One row a person, a column a statistic.
-            people: The same people.
-            rows: Their data.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,3 +308,40 @@ def score_task(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) 
     """
     step: Task = imported(kind.scorer)(scorer, kind, names)
     return step
+
+
+@dataclass(frozen=True)
+class ScoreFactory(TaskFactory):
+    """Opens the step that scores people.
+
+    Attributes:
+        model: A model folder.
+        rate: Of false alarms of the shift gate.
+        unshrink: How the regression of predictions to the mean is undone.
+        trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
+        names: Columns of the cohort's table, in its order; none for files.
+    """
+
+    model: Path
+    rate: float
+    unshrink: How
+    trained: frozenset[str] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules of tables or of images; see `TaskFactory`."""
+        return preloaded(self.names, self.model)
+
+    def open(self) -> Task:
+        """Load the model; see `TaskFactory.open`."""
+        return self.step(load_accelerated(self.model))
+
+    def step(self, saved: SavedModel) -> Task:
+        """Return the step of a model that is at hand: itself, its shift gate and its readouts, as far as it has them."""
+        judge = None
+        if saved.shift is not None:
+            known = known_rows(saved.provenance.rows, self.trained)
+            judge = ShiftDetector(saved.shift, scanner_of(saved.model.schema), self.rate, known)
+        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink)
+        return score_task(scorer, saved.input, self.names)

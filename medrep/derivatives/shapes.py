@@ -21,7 +21,8 @@ from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.meshes import mesh_beside, write_mesh
-from medrep.derivatives.tasks import Result, Task, Transform
+from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models.shape.mean_shape import LevelFunction
 

@@ -19,7 +19,8 @@ from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.kinds.surface import PersonSurface, StoredValues, SurfaceFile, SurfaceInput, load_surfaces
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
-from medrep.derivatives.tasks import Result, Task, Transform
+from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.transform import Transform
 
 _MOST_LISTED = 20  # of a surface's columns in a sidecar; of more, how many there are
 

@@ -1,4 +1,4 @@
-"""Tasks of a batch and their results, and the removal that is asked of a model.
+"""Tasks of a batch, their results, and how workers come by them.
 
 Matrix products of one row and of sixteen round differently. Work that is split, interrupted and repeated must not show in its
 results: so each row stands at its person's own place in the block, and whoever is absent is stood in for by somebody present.
@@ -8,24 +8,16 @@ from abc import ABC, abstractmethod
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
-from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.dataset import Dataset
-from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Sample, Samples
-from medrep.cohort.support import outside_json, outside_training
-from medrep.derivatives.bids import OUTSIDE, Destination, Removal, line
-from medrep.erasure import Certificate
-from medrep.errors import CovariateError
-from medrep.models import Adaptation, Model
-from medrep.models.base import Posterior
-from medrep.models.left_alone import left_alone
-from medrep.models.saved import SavedModel
+from medrep.cohort.kinds import InputKind
+from medrep.cohort.kinds.base import Sample, Samples, sample_files
+from medrep.derivatives.bids import line
+from medrep.models.saved import SavedModel, load_input
 
 _CELLS = 2**21
 
@@ -178,7 +170,8 @@ class Task(ABC):
 
 
 PRELOADED = (
-    "medrep.batch.factories",
+    "medrep.derivatives.transform",
+    "medrep.derivatives.scores",
     "medrep.batch.pool",
     "medrep.cohort.loaders",
     "medrep.derivatives.volumes",
@@ -187,7 +180,7 @@ PRELOADED = (
 )
 """Modules that take seconds to import, and that workers on images need."""
 
-TABLES = PRELOADED[:2]
+TABLES = PRELOADED[:3]
 """Those that workers on tables need."""
 
 
@@ -204,164 +197,41 @@ class TaskFactory(ABC):
         """Load what the step needs."""
 
 
+def preloaded(names: tuple[str, ...], model: Path) -> tuple[str, ...]:
+    """Return modules of tables or of images: tables and surfaces need little, and what images need takes seconds to load."""
+    return TABLES if names or not load_input(model).on_grid else PRELOADED
+
+
+def load_accelerated(folder: Path) -> SavedModel:
+    """Return the model of a folder, on the accelerator where there is one."""
+    saved = SavedModel.load(folder)
+    return replace(saved, model=saved.model.accelerated())
+
+
+@dataclass(frozen=True)
+class PreflightFactory(TaskFactory):
+    """Opens the step that reads images and keeps nothing.
+
+    Attributes:
+        model: A model folder, for its ``input`` section.
+    """
+
+    model: Path
+
+    def open(self) -> Task:
+        """See `TaskFactory.open`."""
+        return _Read(load_input(self.model))
+
+
+class _Read(Task):
+    def __init__(self, kind: InputKind[Any]) -> None:
+        self._kind, self.block_size = kind, 1
+
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        return [Result(key, error, "read") for key, error in self._kind.errors(sample_files(people))]
+
+
 def _unpacked(packed: Sequence[str]) -> Float[np.ndarray, " columns"]:
     """Return a row of a journal of medrep 0.1."""
     kind, text = packed
     return np.frombuffer(b64decode(text), dtype=np.dtype(kind))
-
-
-_ROUNDING = 1e-9
-_MANY_COLUMNS = 20
-"""From here on columns together tell what each of them alone does not."""
-
-Purpose = Literal["removal", "counterfactual"]
-
-
-def parted_names(schema: CovariateSchema, names: Sequence[str]) -> tuple[str, ...]:
-    """Return names apart that were separated by blanks, unless a covariate has blanks in its name."""
-    return tuple(part for name in names for part in ([name] if name in schema.names else name.split() or [name]))
-
-
-def checked_target(
-    schema: CovariateSchema,
-    remove: Sequence[str],
-    keep: Sequence[str] = (),
-    references: Mapping[str, str] | None = None,
-    *,
-    switch: str = "--",
-) -> dict[str, str | float]:
-    """Return removed covariate -> reference.
-
-    Args:
-        schema: Of the model.
-        remove: Covariates to remove.
-        keep: Covariates named as kept.
-        references: Removed covariate -> value to move to, where it is not the model's default.
-        switch: What stands before the names of options in messages; nothing where they are parameters of a request.
-
-    Raises:
-        CovariateError: Names that the model does not know, both removed and kept, or nothing to remove.
-    """
-    unknown = [name for name in (*remove, *keep) if name not in schema.names]
-    if unknown:
-        raise CovariateError(
-            f"the model does not know {', '.join(unknown)}; it was trained with {', '.join(schema.names)}"
-        )
-    both = sorted(set(remove) & set(keep))
-    if both:
-        raise CovariateError(f"{', '.join(both)}: both in {switch}remove and in {switch}keep; name each once")
-    if not remove:
-        raise CovariateError(f"nothing to remove; name one or more of {', '.join(schema.names)}")
-    return schema.references(remove, references)
-
-
-def described_removal(
-    name: str,
-    saved: SavedModel,
-    target: dict[str, str | float],
-    *,
-    people: int,
-    purpose: Purpose = "removal",
-    adapted: tuple[Adaptation, ...] = (),
-    label_free: bool = False,
-) -> Removal:
-    """Return what sidecars say of a removal or a counterfactual.
-
-    Args:
-        name: Of the model, as the user gave it.
-        saved: The model, and where its training people lie.
-        target: Removed covariate -> reference.
-        people: How many are moved.
-        purpose: ``removal``, or a ``counterfactual``.
-        adapted: Batch levels that training did not have and how they were estimated.
-        label_free: Whether nobody's covariates were looked at.
-    """
-    removed, model, support = tuple(target), saved.model, saved.support
-    kept = tuple(covariate for covariate in model.schema.names if covariate not in removed)
-    near = None
-    if purpose == "counterfactual" and support is not None:
-        near = support.near(model.schema, target)
-    certificates: tuple[Certificate, ...] = ()
-    if purpose == "removal":
-        learners = people * 4 // 5  # in the five folds of `--probe`
-        certificates = model.certificates(removed, kept, learners=learners, label_free=label_free)
-    return Removal(
-        name,
-        model.kind,
-        removed,
-        kept,
-        target,
-        adapted,
-        purpose,
-        near,
-        label_free,
-        certificates,
-        left_alone(model),
-        not_removed(model, removed) if purpose == "removal" else "",
-    )
-
-
-def not_removed(model: Model, removed: Sequence[str]) -> str:
-    """Return what a model column by column leaves: combinations of many columns (benchmarks/linear_left.py); empty for others."""
-    if "joint" in model.capabilities or model.columns.count < _MANY_COLUMNS:
-        return ""
-    names = ", ".join(removed)
-    return f"Combinations of columns: each column alone tells nothing of {names} any more, all together may."
-
-
-@dataclass(frozen=True)
-class Transform:
-    """A model and what to do with it.
-
-    Attributes:
-        model: The fitted model.
-        target: Removed covariate -> reference.
-        label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
-        unit: What moves the logarithms of each image's own units; None where these stay.
-    """
-
-    model: Model
-    target: Mapping[str, str | float]
-    label_free: bool = False
-    unit: Model | None = None
-
-    def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:
-        """Return the logarithms of the units that a person gets; None where they stay.
-
-        Args:
-            own: Those that the person has.
-            frame: The person's covariates, one row.
-        """
-        if self.unit is None or self.label_free:
-            return None
-        found = self.unit.remove(self.unit.dataset(own[None], frame), self.target)[0]
-        return found if np.abs(found - own).max() > _ROUNDING else None
-
-    def transform(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
-        """Return the rows without the removed effects."""
-        if self.label_free:
-            return self.model.remove_unlabelled(dataset, list(self.target))
-        return self.model.remove(dataset, self.target)
-
-    def outside(self, frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-        """Return what a sidecar says of one person who lies outside the range of training; nothing of others."""
-        found = outside_json(outside_training(self.model.schema, frame))
-        return {OUTSIDE: next(iter(found.values()))} if found else {}
-
-    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
-        """Return the latents."""
-        if self.label_free:
-            return self.model.encode_unlabelled(dataset)
-        return self.model.encode(dataset)
-
-    def move_and_encode(self, dataset: Dataset) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
-        """Return both, with the deviations of latents where the model hands them out."""
-        if self.label_free:
-            return self.transform(dataset), (self.encode(dataset), None)
-        return self.model.remove_and_encode(dataset, self.target)
-
-
-def transform_task(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:
-    """Return the step that writes people of a kind of input without the removed effects."""
-    step: Task = imported(kind.transform)(transform, kind, to)
-    return step

@@ -15,7 +15,8 @@ from medrep.cohort.loaders import load_volumes
 from medrep.cohort.nifti import write_image
 from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
-from medrep.derivatives.tasks import Result, Task, Transform
+from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.transform import Transform
 from medrep.errors import ModelError
 
 

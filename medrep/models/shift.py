@@ -15,7 +15,7 @@ The model's errors count to one side: that the model draws a person well is no s
 drawn too well for their errors to be compared with those of others; give 0 for their errors, and the image alone decides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -26,6 +26,9 @@ from jaxtyping import Float, Int
 
 from medrep._persisted import persisted
 from medrep._structuring import from_json
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.kinds.base import Sample
+from medrep.cohort.splits import TrainingRows
 from medrep.errors import EvidenceError, ModelError, listed
 
 Statistics = Float[np.ndarray, "people statistics"]
@@ -368,3 +371,67 @@ def _distances_of_few(
         others = ShiftReference.fit(values[rest], codes[rest], reference.scanners, reference.names)
         found[row] = others.distance(values[[person]], int(codes[person]))[0]
     return found
+
+
+ANYBODY = "all"
+"""The scanner of everybody where no covariate has the role of a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftDetector:
+    """Detector of participants unlike those the model was calibrated with: says accept, warn or reject of each.
+
+    Attributes:
+        gate: As calibrated with people whom the model never saw.
+        scanner: The covariate that names the scanner; empty where none does.
+        rate: Of false alarms.
+        trained: The rows that the model was trained on; None where nobody says.
+    """
+
+    gate: ShiftGate
+    scanner: str
+    rate: float
+    trained: TrainingRows | None = None
+
+    def figures(
+        self, statistics: pd.DataFrame, people: Sequence[Sample], rows: Float[np.ndarray, "people columns"]
+    ) -> list[dict[str, float | str]]:
+        """Return what is said of each person, for scores.tsv: status, p-value, and what stands out most where it is no accept.
+
+        Args:
+            statistics: One row a person, a column a statistic.
+            people: The same people.
+            rows: Their data.
+        """
+        statistics = statistics.set_axis(range(len(statistics)))  # one person can stand for several
+        known = np.array([self.trained is not None and self.trained.holds(row) for row in rows])
+        errors = [name for name in LOGGED if name in statistics]
+        statistics.loc[known, errors] = 0.0  # fitted to them, so not to be compared with those of others
+        if len(errors) == statistics.shape[1] and known.any():
+            judged = self._judged(statistics[~known], [one for one, own in zip(people, known, strict=True) if not own])
+            rest = iter(judged)
+            unjudged: dict[str, float | str] = {"status": "scored", "shift_p": "n/a", "shift_reason": "in training"}
+            said = [dict(unjudged) if own else next(rest) for own in known]
+        else:
+            said = self._judged(statistics, people)
+        told = ["n/a" if self.trained is None else "yes" if own else "no" for own in known]
+        return [figures | {"in_training": own} for figures, own in zip(said, told, strict=True)]
+
+    def _judged(self, statistics: pd.DataFrame, people: Sequence[Sample]) -> list[dict[str, float | str]]:
+        if not len(statistics):
+            return []
+        statistics = statistics.set_axis(range(len(statistics)))
+        scanners = pd.Series([str(one.covariates.get(self.scanner, ANYBODY)) for one in people])
+        p = self.gate.p_value(statistics, scanners, self.rate)
+        statuses = [self.gate.status(float(value), self.rate) for value in p]
+        odd = [row for row, status in enumerate(statuses) if status != "accept"]
+        reasons = dict(zip(odd, self.gate.reason(statistics.loc[odd], scanners.loc[odd]), strict=True)) if odd else {}
+        return [
+            {"status": statuses[row], "shift_p": float(p[row]), "shift_reason": reasons.get(row, "n/a")}
+            for row in range(len(people))
+        ]
+
+
+def scanner_of(schema: CovariateSchema) -> str:
+    """Return the covariate that names the scanner: the first batch; empty where there is none."""
+    return next(iter(schema.batches), "")

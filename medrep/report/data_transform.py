@@ -14,7 +14,7 @@ from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.parsing import shown
 from medrep.derivatives.bids import described_name
-from medrep.derivatives.tasks import Transform
+from medrep.derivatives.transform import Transform
 from medrep.report.data_store import ReportData, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
 from medrep.report.data_training import shown_person
 

@@ -26,11 +26,11 @@ from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed
-from medrep.derivatives.features import TransformRows
-from medrep.derivatives.tasks import (
+from medrep.derivatives.tasks import Result
+from medrep.derivatives.transform import (
     Purpose,
-    Result,
     Transform,
+    TransformRows,
     checked_target,
     described_removal,
     parted_names,

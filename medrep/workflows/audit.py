@@ -19,7 +19,7 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.splits import TrainingRows, cohort_fingerprint, known_rows, row_fingerprint
 from medrep.config import SHIPPED
 from medrep.derivatives.bids import write_tsv
-from medrep.derivatives.tasks import checked_target
+from medrep.derivatives.transform import checked_target
 from medrep.errors import (
     CohortError,
     CovariateError,

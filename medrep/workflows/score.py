@@ -7,7 +7,6 @@ from typing import Literal
 
 import pandas as pd
 
-from medrep.batch.factories import ScoreFactory
 from medrep.batch.merge import SCORE
 from medrep.batch.run import (
     BatchOptions,
@@ -20,6 +19,7 @@ from medrep.batch.run import (
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.derivatives.scores import ScoreFactory
 from medrep.derivatives.tasks import Task
 from medrep.errors import MedrepError, ModelError
 from medrep.models import Model

@@ -13,7 +13,6 @@ import yaml
 from medrep import __version__
 from medrep._files import output_folder, release_pages, write_text
 from medrep.audit.confounding import sample_columns
-from medrep.batch.factories import ANYBODY, scanner_of
 from medrep.cohort.cohort import Cohort, read_cohort, read_matrix, with_changes
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
@@ -35,7 +34,7 @@ from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.linear.scales import measured_units
 from medrep.models.prediction import FEW, Prediction
 from medrep.models.saved import Provenance, SavedModel, digest
-from medrep.models.shift import MIN_N, ShiftGate
+from medrep.models.shift import ANYBODY, MIN_N, ShiftGate, scanner_of
 from medrep.tracking.store import Store, find_store
 from medrep.training.schedule import process_group, rank
 from medrep.workflows.check import warn_of_interactions

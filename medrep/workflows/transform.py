@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from medrep._persisted import to_json
-from medrep.batch.factories import TransformFactory
 from medrep.batch.merge import SCORE, Merged, finish, prune
 from medrep.batch.run import (
     BatchOptions,
@@ -30,10 +29,11 @@ from medrep.cohort.support import refuse_extrapolation
 from medrep.cohort.table_files import is_table
 from medrep.derivatives.bids import Destination, MeshFormat, Removal, parsed, write_tsv
 from medrep.derivatives.tables import FOLDER, write_tables
-from medrep.derivatives.tasks import (
+from medrep.derivatives.tasks import Task, TaskFactory
+from medrep.derivatives.transform import (
     Purpose,
-    Task,
-    TaskFactory,
+    Transform,
+    TransformFactory,
     checked_target,
     described_removal,
     not_removed,
@@ -347,7 +347,6 @@ def report_transformed(
     Returns:
         ``report``: the page, where there is one.
     """
-    from medrep.derivatives.tasks import Transform
     from medrep.report.build import write_report
     from medrep.report.data_store import write_report_data
     from medrep.report.data_transform import transform_report_data  # scikit-image takes seconds to import

@@ -18,8 +18,8 @@ from medrep.cohort.kinds.base import Found, InputKind, Sample, Source, no_table
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.derivatives.bids import Destination, parsed, write_tsv
-from medrep.derivatives.features import TransformRows
-from medrep.derivatives.tasks import Result, Task, Transform
+from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.transform import Transform, TransformRows
 from medrep.errors import CohortError, listed
 from medrep.simulate import simulate_features, simulate_participants
 from medrep.workflows.cohorts import Selection, load_trained, read_unseen

@@ -255,7 +255,7 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
 
     kind: ClassVar[str] = "connectivity"
     section_type: ClassVar[type[ConnectivityInput]] = ConnectivityInput
-    transform: ClassVar[str] = "medrep.derivatives.features:TransformEdges"
+    transform: ClassVar[str] = "medrep.derivatives.transform:TransformEdges"
     form: ClassVar[str] = "medrep.cohort.kinds.connectivity:edge_form"
     has_matrix: ClassVar[bool] = True
 

@@ -34,7 +34,7 @@ class TableKind(InputKind[SectionT]):
     """A kind whose data a cohort holds as a table, whatever they are read from."""
 
     tabular: ClassVar[bool] = True
-    transform: ClassVar[str] = "medrep.derivatives.features:transform_rows"
+    transform: ClassVar[str] = "medrep.derivatives.transform:transform_rows"
     scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreRows"
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
 
