@@ -28,7 +28,7 @@ from medrep._persisted import (
     is_array,
     keys_of,
 )
-from medrep.errors import ModelError, listed
+from medrep.errors import ModelError, few, listed
 
 T = TypeVar("T")
 _CURE = "train again or fetch it again"
@@ -173,8 +173,7 @@ class _Reader:
     def refuse(self) -> None:
         """Raise about all that was wrong; values before arrays, whose shapes follow from them."""
         if self.problems:
-            more = f"; and {len(self.problems) - _MOST} more" if len(self.problems) > _MOST else ""
-            raise ValueError("; ".join(self.problems[:_MOST]) + more)
+            raise ValueError(few(self.problems, _MOST, between="; ", last="; and"))
         _refuse_weights([*self._absent, *self._wrong])
 
     def dataclass(self, kind: type[Any], content: Any, around: _Around) -> Any:

@@ -131,6 +131,11 @@ def listed(heading: str, offenders: Sequence[str], cure: str = "", most: int = 2
     return "\n".join([f"{heading} ({len(offenders)}):", *shown, *([f"  {cure}"] if cure else [])])
 
 
+def few(texts: Sequence[str], most: int = 5, *, between: str = ", ", last: str = ", and") -> str:
+    """Return texts in one line; after ``most`` of them the rest is counted."""
+    return between.join(texts[:most]) + (f"{last} {len(texts) - most} more" if len(texts) > most else "")
+
+
 @dataclass(frozen=True)
 class Extra:
     """Packages that are installed together.

@@ -19,11 +19,11 @@ from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
 from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
-from medrep.cohort.sessions import with_sessions
+from medrep.cohort.sessions import chosen_visits, with_sessions
 from medrep.cohort.sidecars import Earlier, earlier_work
 from medrep.cohort.table_files import is_table
-from medrep.cohort.tables import chosen_visits, is_subjects_dir, read_people
-from medrep.errors import CohortError, listed
+from medrep.cohort.table_layout import is_subjects_dir, read_people
+from medrep.errors import CohortError, few, listed
 
 # +5, -5 mm, -, +/- and +ve are data; =1+1, @SUM(A1) and -1+cmd|' /C calc'!A0 are not. Quotes are no help: programs take them off.
 _FORMULA = re.compile(r'[\s"]*(?:[=@]\s*\S|[+\-].*[(!|])')
@@ -262,8 +262,7 @@ def _formulas(table: pd.DataFrame) -> list[str]:
         ]
     if not found:
         return []
-    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
     return [
-        f"texts that a spreadsheet program runs as formulas: {', '.join(found[:3])}{more}; they are kept as they are, "
+        f"texts that a spreadsheet program runs as formulas: {few(found, 3)}; they are kept as they are, "
         "also in what is written: import such tables as text"
     ]

@@ -22,7 +22,7 @@ from medrep.cohort.parsing import (
     shown_spelling,
     tidied,
 )
-from medrep.errors import CovariateError, listed
+from medrep.errors import CovariateError, few, listed
 
 _NEVER_LEVELS = frozenset({"", "n/a", "nan", "#n/a", "<na>", "nat"})
 _NAMED = 4
@@ -299,8 +299,7 @@ def _alike(levels: Sequence[str | None], cells: pd.Series, covariate: Covariate,
 def _some(people: Sequence[str]) -> str:
     if not people:
         return "known before"
-    more = f" and {len(people) - _NAMED} more" if len(people) > _NAMED else ""
-    return f"{', '.join(people[:_NAMED])}{more}"
+    return few(people, _NAMED, last=" and")
 
 
 def _quoted(level: str) -> str:

@@ -23,7 +23,7 @@ from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_i
 from medrep.cohort.parsing import parse_number
 from medrep.cohort.participants import read_tsv
 from medrep.cohort.sidecars import Sidecars
-from medrep.errors import CohortError, lacking, listed
+from medrep.errors import CohortError, few, lacking, listed
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,7 @@ def read_confounds(path: Path, columns: Sequence[str], volumes: int) -> Float[np
     values[0, differences] = values[min(1, volumes - 1), differences]
     bad = [f"{columns[j]} in row {i + 1}" for i, j in zip(*np.nonzero(np.isnan(values)), strict=True)]
     if bad:
-        more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
-        raise CohortError(f"{path}: no number: {', '.join(bad[:4])}{more}; mend the table, or leave the column out")
+        raise CohortError(f"{path}: no number: {few(bad, 4, last=' and')}; mend the table, or leave the column out")
     return values
 
 
@@ -415,8 +414,7 @@ def _refuse(path: Path, atlas: Atlas, which: np.ndarray, what: str) -> None:
 
 def _regions(atlas: Atlas, which: np.ndarray) -> str:
     names = [name for name, bad in zip(atlas.names, which, strict=True) if bad]
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"region{'s' if len(names) > 1 else ''} {', '.join(names[:12])}{more}"
+    return f"region{'s' if len(names) > 1 else ''} {few(names, 12, last=' and')}"
 
 
 def _refuse_settings(wanted: ConnectivityInput) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from medrep._texts import read_json
 from medrep.cohort.parsing import MISSING_WORDS, certain_key, plain_number, sex_word
-from medrep.errors import CohortError
+from medrep.errors import CohortError, few
 
 _Entry = TypeVar("_Entry")
 _NO_VALUE = re.compile(
@@ -189,9 +189,7 @@ def alike(ids: Sequence[str]) -> list[tuple[str, ...]]:
 
 def examples(spelled: Mapping[str, str], most: int = 3) -> str:
     """Return a few pairs as ``'1' as 'sub-01'``, and how many more there are."""
-    pairs = list(spelled.items())
-    told = ", ".join(f"{one!r} as {other!r}" for one, other in pairs[:most])
-    return told + (f", and {len(pairs) - most} more" if len(pairs) > most else "")
+    return few([f"{one!r} as {other!r}" for one, other in spelled.items()], most)
 
 
 def _by_folded(ids: Sequence[str]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ from medrep.cohort.participants import (
     row_blocks,
     taken_rows,
 )
-from medrep.errors import CohortError, ModelError, listed
+from medrep.errors import CohortError, ModelError, few, listed
 
 _COUNTERS = re.compile(r"|unnamed: ?\d+|index|level_\d+|row[ _.]?(?:names?|numbers?|nr|no|id|index)?", re.IGNORECASE)
 """Names that software gives to the column of row numbers."""
@@ -100,8 +100,7 @@ def claimed(features: FeatureTable, people: Sequence[str]) -> tuple[FeatureTable
     known = set(wanted)
     nobody = [who for who in dict.fromkeys(whose) if who not in known]
     if nobody:
-        more = f", and {len(nobody) - 5} more" if len(nobody) > 5 else ""
-        notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {', '.join(nobody[:5])}{more}")
+        notes.append(f"features.tsv: rows of nobody in participants.tsv are not used: {few(nobody)}")
     index = pd.Index(keys(ids), name="key")
     return replace(features, ids=features.ids.set_axis(index), notes=(*features.notes, *notes)), ids.set_axis(index)
 

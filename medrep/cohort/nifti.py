@@ -23,7 +23,7 @@ from medrep._files import atomic_file
 from medrep.cohort.grid import SAME_PLACE, corner_distance
 from medrep.cohort.image_files import checked_shape, first_line, mgh_has_orientation, open_header, open_image
 from medrep.cohort.image_quality import label_levels
-from medrep.errors import CohortError
+from medrep.errors import CohortError, few
 
 _NAMED = 3
 _UNITS = {1: "metres", 3: "micrometres"}
@@ -85,8 +85,7 @@ def form_notes(apart: Mapping[str, tuple[float, float]]) -> list[str]:
 
 def named_images(keys: Sequence[str]) -> str:
     """Return how many images there are, and the first few by name."""
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return f"{len(keys)} image{'s' if len(keys) > 1 else ''} ({', '.join(keys[:_NAMED])}{more})"
+    return f"{len(keys)} image{'s' if len(keys) > 1 else ''} ({few(keys, _NAMED, last=' and')})"
 
 
 def repetition_time(image: nib.spatialimages.SpatialImage) -> float:

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from medrep._files import release_pages
 from medrep.cohort.dictionary import alike, read_dictionary
 from medrep.cohort.parsing import MISSING_WORDS
-from medrep.errors import CohortError, listed
+from medrep.errors import CohortError, few, listed
 
 KEY_COLUMNS = ("participant_id", "session_id")
 MOST_CHARACTERS = 200
@@ -77,8 +77,7 @@ def read_participants(path: Path) -> Participants:
     refuse_doubles(path, table)
     close = [" and ".join(ids) for ids in alike(labels(table["participant_id"].tolist(), "sub"))]
     if close:
-        more = f", and {len(close) - 5} more" if len(close) > 5 else ""
-        notes.append(f"{path.name}: ids that look like one, read as different people: {', '.join(close[:5])}{more}")
+        notes.append(f"{path.name}: ids that look like one, read as different people: {few(close)}")
     table.index = pd.Index(keys(table), name="key")
     stated = read_dictionary(path.with_suffix(".json"))
     return Participants(table, tuple(notes + repeated), dict(stated.units), stated.levels)

@@ -23,7 +23,7 @@ from medrep.cohort.features import FeatureTable
 from medrep.cohort.parsing import age_limits, plain_number, shown
 from medrep.cohort.sidecars import Earlier
 from medrep.cohort.splits import row_fingerprint
-from medrep.errors import CovariateError, listed
+from medrep.errors import CovariateError, few, listed
 
 _ODD_CODES = frozenset({-1.0, 997.0, 998.0, 9997.0, 9998.0})
 _REPEATED = "789"
@@ -160,10 +160,9 @@ def _outliers(values: pd.Series, name: str, named: list[str]) -> None:
         return
     rest = numbers[~out]
     people = [f"{key} {shown(float(value))}" for key, value in values[out].items()]
-    more = f" and {len(people) - _NAMED} more" if len(people) > _NAMED else ""
     named.append(
         f"{name} is far from what others have ({shown(float(rest.min()))} to {shown(float(rest.max()))}):"
-        f" {', '.join(people[:_NAMED])}{more}"
+        f" {few(people, _NAMED, last=' and')}"
     )
 
 
@@ -184,8 +183,7 @@ def _levels(values: pd.Series, covariate: Covariate, refused: list[str], named: 
     known = [n for level, n in numbers.items() if n is not None and level not in codes]
     for level, number in codes.items():
         people = [str(key) for key, own in values.items() if own == level]
-        more = f" and {len(people) - _NAMED} more" if len(people) > _NAMED else ""
-        line = f"{', '.join(people[:_NAMED])}{more}: {name} {level!r} is like a code for a missing value"
+        line = f"{few(people, _NAMED, last=' and')}: {name} {level!r} is like a code for a missing value"
         if number < -1 and all(n >= 0 for n in known):
             refused.append(line)
         elif not (number == -1 and 1 in known) and abs(number) > 3 * max(map(abs, known), default=0):
@@ -226,7 +224,7 @@ def same_data(marks: Mapping[str, str]) -> list[str]:
         groups.setdefault(mark, []).append(key)
     twins = [" = ".join(own) for own in groups.values() if len(own) > 1]
     return (
-        [f"the same data under several ids: {_some(twins)}; leave all but one of each out with --exclude"]
+        [f"the same data under several ids: {few(twins, _LISTED)}; leave all but one of each out with --exclude"]
         if twins
         else []
     )
@@ -291,7 +289,7 @@ def _telling(features: FeatureTable, frame: pd.DataFrame, schema: CovariateSchem
         found = [features.names[k] for k in _explained(features.values, basis)]
         if found:
             lines.append(
-                f"features that are covariate {name}, not a measurement: {_some(found)}; take them out of features.tsv"
+                f"features that are covariate {name}, not a measurement: {few(found, _LISTED)}; take them out of features.tsv"
             )
     return lines
 
@@ -319,12 +317,7 @@ def _counting(features: FeatureTable) -> list[str]:
     likely = np.flatnonzero(((first == 0) | (first == 1)) & (last - first == count - 1))
     found = [features.names[k] for k in likely if (np.diff(features.values[:, k]) == 1).all()]
     return (
-        [f"features that count the rows, not a measurement: {_some(found)}; take them out of features.tsv"]
+        [f"features that count the rows, not a measurement: {few(found, _LISTED)}; take them out of features.tsv"]
         if found
         else []
     )
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - _LISTED} more" if len(texts) > _LISTED else ""
-    return ", ".join(texts[:_LISTED]) + more

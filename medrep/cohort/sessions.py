@@ -5,15 +5,17 @@ used; participants.tsv has that of one visit, and nobody says which.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from medrep.cohort.dictionary import certain_pairs, examples, is_missing, meaning, same_cell
-from medrep.cohort.participants import KEY_COLUMNS, keys, label, read_tsv
-from medrep.errors import CohortError, listed
+from medrep.cohort.participants import KEY_COLUMNS, keys, label, labels, read_tsv
+from medrep.errors import CohortError, few, listed
 
 _NOTHING = "n/a"
 
@@ -142,23 +144,17 @@ def _notes(told: _Told) -> list[str]:
     if told.spelled:
         notes.append(f"sessions.tsv: visit {examples(told.spelled)} of the data")
     for place, lines in told.other.items():
-        more = f", and {len(lines) - 2} more" if len(lines) > 2 else ""
-        notes.append(f"{place}: each visit has its own value, from sessions.tsv ({'; '.join(lines[:2])}{more})")
+        notes.append(f"{place}: each visit has its own value, from sessions.tsv ({few(lines, 2, between='; ')})")
     if told.absent:
-        more = f", and {len(told.absent) - 5} more" if len(told.absent) > 5 else ""
-        notes.append(
-            f"visits that sessions.tsv lacks, so that what it has of others is missing: {', '.join(told.absent[:5])}{more}"
-        )
+        notes.append(f"visits that sessions.tsv lacks, so that what it has of others is missing: {few(told.absent)}")
     if told.standing:
-        names = list(told.standing)
-        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         hints = "".join(
             f"; sessions.tsv has {other!r}: if that is the {name} of a visit, --set covariates.{name}.column={other}"
             for name, other in told.similar.items()
         )
         notes.append(
-            f"one value a person, for all visits of {max(told.standing.values())} people: {', '.join(names[:8])}{more} of"
-            f" participants.tsv{hints}"
+            f"one value a person, for all visits of {max(told.standing.values())} people:"
+            f" {few(list(told.standing), 8, last=' and')} of participants.tsv{hints}"
         )
     return notes
 
@@ -216,3 +212,20 @@ def _sessions_table(root: Path, participant: str) -> _Visits | None:
         raise CohortError(listed(f"{path}: sessions that occur twice", doubled, "keep one row a session"))
     cells: Iterator[dict[str, str]] = ({name: entry[name] for name in facts} for entry in entries)
     return _Visits(path.name, tuple(facts), dict(zip(visits, cells, strict=True)))
+
+
+def chosen_visits(table: pd.DataFrame, visits: Sequence[str]) -> Bool[np.ndarray, " rows"]:
+    """Return which rows are of the wanted visits; all of them where none is named.
+
+    Raises:
+        CohortError: Visits that nobody has; the message says which there are.
+    """
+    if not visits:
+        return np.ones(len(table), bool)
+    there = labels(table["session_id"].tolist(), "ses") if "session_id" in table else [""] * len(table)
+    wanted = [label(one, "ses") for one in visits]
+    unknown = [one for one in wanted if one not in there]
+    if unknown:
+        known = ", ".join(sorted({one for one in there if one})) or "none"
+        raise CohortError(f"--session-label {' '.join(unknown)}: no such visit; there are: {known}")
+    return np.isin(there, wanted)

@@ -17,7 +17,7 @@ from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
 from medrep.cohort.support import outside_training, refuse_far
-from medrep.errors import CohortError, MedrepError, ModelError, listed
+from medrep.errors import CohortError, MedrepError, ModelError, few, listed
 from medrep.models import Model
 from medrep.models.left_alone import summed, unmeasured
 from medrep.models.saved import SavedModel, refuse_other_kind
@@ -208,8 +208,7 @@ def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener
         refuse_far(found)
     far, near = ([one for one in found if one.far is wanted] for wanted in (True, False))
     if near:
-        more = f", and {len(near) - 5} more" if len(near) > 5 else ""
-        listener.notes([f"a little outside the people of training: {'; '.join(one.said for one in near[:5])}{more}"])
+        listener.notes([f"a little outside the people of training: {few([one.said for one in near], between='; ')}"])
     if far:
         listener.warn(listed("extrapolated: people far outside those of training", [one.said for one in far]))
 

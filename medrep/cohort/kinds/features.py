@@ -23,7 +23,8 @@ from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
-from medrep.cohort.tables import Tables, matching_names, read_tables
+from medrep.cohort.table_layout import matching_names
+from medrep.cohort.tables import Tables, read_tables
 from medrep.errors import CohortError, listed
 
 SectionT = TypeVar("SectionT")
