@@ -24,6 +24,7 @@ from medrep.erasure import Certificate
 from medrep.errors import ModelError
 from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
 from medrep.models.linear.design import Contrast
+from medrep.models.requirements import Images, Requirements
 from medrep.models.shape.displacement import SurfaceDisplacement
 
 
@@ -308,6 +309,24 @@ class Model(ABC):
     @classmethod
     def effect_terms(cls, settings: Any) -> EffectTerms | None:  # noqa: ARG003
         """Return what settings say of effects on single columns; None of a model without such."""
+        return None
+
+    @classmethod
+    def requirements(
+        cls,
+        settings: Any,  # noqa: ARG003
+        schema: CovariateSchema,  # noqa: ARG003
+        frame: pd.DataFrame,  # noqa: ARG003
+        images: Images,  # noqa: ARG003
+    ) -> Requirements | None:
+        """Estimate what training on images takes; None of a model of which that is not known.
+
+        Args:
+            settings: An instance of ``settings_type``.
+            schema: The covariates.
+            frame: Those of the people.
+            images: Size of their images.
+        """
         return None
 
     def certificates(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -32,8 +32,8 @@ from medrep.models import MODELS
 from medrep.models.base import EffectTerms
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
+from medrep.models.requirements import Images, Requirements
 from medrep.workflows.cohorts import place_of
-from medrep.workflows.requirements import Images, requirements
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3
@@ -111,6 +111,21 @@ def check(
                 listener.say(line)
     people = int(cohort.table["participant_id"].nunique())
     return Checked(tuple(problems), people, len(cohort), pairs, found)
+
+
+def requirements(config: Config, schema: CovariateSchema, frame: pd.DataFrame, images: Images) -> Requirements | None:
+    """Estimate what training takes; None of data or models of which that is not known.
+
+    Args:
+        config: What is fitted.
+        schema: The covariates.
+        frame: Those of the people.
+        images: Size of their images.
+    """
+    if not config.input.in_world:
+        return None
+    images = replace(images, first=config.input.read_first(images.people))
+    return MODELS[config.model].requirements(config.settings, schema, frame, images)
 
 
 def _attempt(problems: list[str], step: Callable[[], _Result]) -> _Result | None:

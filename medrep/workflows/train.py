@@ -33,13 +33,13 @@ from medrep.models import MODELS, FitContext, LinearModel, LinearSettings, Model
 from medrep.models.left_alone import left_alone, notes_on
 from medrep.models.linear.scales import measured_units
 from medrep.models.prediction import FEW, Prediction
+from medrep.models.requirements import Images, refuse_beyond, usual_memory
 from medrep.models.saved import Provenance, SavedModel, digest
 from medrep.models.shift import ANYBODY, MIN_N, ShiftGate, scanner_of
 from medrep.tracking.store import Store, find_store
 from medrep.training.schedule import process_group, rank
-from medrep.workflows.check import warn_of_interactions
+from medrep.workflows.check import requirements, warn_of_interactions
 from medrep.workflows.cohorts import check_output, input_paths, place_of, refuse_unknown, report_subject
-from medrep.workflows.requirements import Images, refuse_beyond, requirements, usual_memory
 
 TRAINED, HELD_OUT = "train", "held-out"
 # Not report.html: its notes name participants.

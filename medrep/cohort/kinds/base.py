@@ -376,6 +376,10 @@ class InputKind(ABC, Generic[SectionT]):
         """Middle of the grid of aligned people, mm; empty where people are not aligned."""
         return tuple(self.to_json()["centre"])
 
+    def read_first(self, people: int) -> int:  # noqa: ARG002
+        """Return of how many people data are read before it is known which of them are fitted; by default of none."""
+        return 0
+
     def tables(
         self, files: CohortFiles, declared: Sequence[Covariate], *, only: Sequence[str], exclude: Sequence[str]
     ) -> Tables:

@@ -14,7 +14,7 @@ from medrep.cohort.bids import IMAGE_ENDINGS
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
-from medrep.cohort.inputs import AUTO, BIDS, ImageInput, VolumeInput
+from medrep.cohort.inputs import AUTO, BIDS, SAMPLED, ImageInput, VolumeInput
 from medrep.cohort.kinds.base import (
     Checked,
     Found,
@@ -78,6 +78,10 @@ class VolumeKind(FileKind[VolumeInput]):
     units: ClassVar[str] = "medrep.cohort.loaders:log_units"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
+
+    def read_first(self, people: int) -> int:
+        """Return how many images a mask is told from; see `InputKind.read_first`."""
+        return min(people, SAMPLED) if self.section.mask == AUTO else 0
 
     def measured(self, source: Source, listener: Listener) -> "tuple[VolumeKind, tuple[str, ...]]":
         """Return the kind with the landmarks of intensities that ``zscore`` and ``nyul`` map to; see `InputKind.measured`."""

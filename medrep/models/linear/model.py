@@ -83,9 +83,10 @@ from medrep.models.linear.batch_effects import (
     shrink_new_level,
 )
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
-from medrep.models.linear.fit import fit_moments
+from medrep.models.linear.fit import LARGE, calibrator_count, fit_moments
 from medrep.models.linear.scales import LevelSums
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.requirements import ColumnFits, Images, Requirements
 
 SCORE_BANDS = 2
 """Bands of batch effects on component scores, which lie nowhere."""
@@ -303,6 +304,17 @@ class LinearModel(Model):
     def effect_terms(cls, settings: LinearSettings) -> EffectTerms:
         """Return the terms of the design; see `Model.effect_terms`."""
         return EffectTerms("settings", settings.spline_degrees, settings.interactions)
+
+    @classmethod
+    def requirements(
+        cls, settings: LinearSettings, schema: CovariateSchema, frame: pd.DataFrame, images: Images
+    ) -> Requirements:
+        """Estimate from the size of the design; see `Model.requirements`."""
+        terms = Design.fit(schema, frame, settings.spline_degrees, settings.interactions).terms
+        levels = sum(len(schema.levels(name)) for name in schema.batches)
+        people, single = min(calibrator_count(images.columns), images.people), images.columns > LARGE
+        effects = 1 + sum(len(term.centre) for term in terms)
+        return ColumnFits(effects, levels, settings.components, people, single).requirements(images)
 
     @property
     def gain(self) -> bool:

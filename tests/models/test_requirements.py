@@ -11,7 +11,8 @@ from medrep.cli.arguments import memory
 from medrep.cohort.covariates import CovariateSchema
 from medrep.config import parse_config
 from medrep.errors import ModelError
-from medrep.workflows.requirements import Images, refuse_beyond, requirements
+from medrep.models.requirements import Images, refuse_beyond
+from medrep.workflows.check import requirements
 
 HEAD, BRAIN = 7_221_032, 1_700_000
 COVARIATES = {"age": {"kind": "continuous"}, "site": {"kind": "categorical", "role": "batch"}}

@@ -1,22 +1,13 @@
 """Memory, disk and processor time that training and export of volumes take, said before they are taken.
 
-Estimates of the linear model, whose memory hangs on voxels and not on people: what is kept of each voxel, the bands in which
-batch effects are shrunk, and a few whole images. The constants were measured on whole heads at 1 mm.
+Estimates of models that fit each column by itself, whose memory hangs on voxels and not on people: what is kept of a voxel, the
+bands in which batch effects are shrunk, and a few whole images. The constants were measured on whole heads at 1 mm.
 """
 
 import os
 from dataclasses import dataclass
 
-import pandas as pd
-
-from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.inputs import AUTO, SAMPLED, VolumeInput
-from medrep.config import Config
 from medrep.errors import ModelError
-from medrep.models.linear.design import Design
-from medrep.models.linear.fit import LARGE, calibrator_count
-from medrep.models.linear.model import LinearModel
-from medrep.models.linear.settings import LinearSettings
 
 _PROGRAM = 0.65e9  # bytes of the program with what reads and places images
 _IMAGES = 7  # whole images in float32 at hand while one is placed, transformed or written
@@ -73,51 +64,52 @@ class Images:
         voxels: Of the common grid.
         columns: Of them, those that are fitted.
         seconds: Processor time of reading and placing one.
+        first: Of the people, those whose images are read before it is known which voxels are fitted.
     """
 
     people: int
     voxels: int
     columns: int
     seconds: float = 0.0
+    first: int = 0
 
 
-def requirements(config: Config, schema: CovariateSchema, frame: pd.DataFrame, images: Images) -> Requirements | None:
-    """Estimate what training takes; None of data or models of which that is not known.
+@dataclass(frozen=True)
+class ColumnFits:
+    """Fits of single columns, as far as their size tells what they take.
 
-    Args:
-        config: What is fitted.
-        schema: The covariates.
-        frame: Those of the people.
-        images: Size of their images.
+    Attributes:
+        effects: Rows of the design.
+        levels: Of all batches.
+        components: How many are kept.
+        calibrators: People by whom batch effects are told.
+        single: Whether numbers are float32.
     """
-    settings, section = config.settings, config.input.section
-    if (
-        config.model != LinearModel.kind
-        or not isinstance(settings, LinearSettings)
-        or not isinstance(section, VolumeInput)
-    ):
-        return None
-    design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-    levels = sum(len(schema.levels(name)) for name in schema.batches)
-    effects = 1 + sum(len(term.centre) for term in design.terms)
-    number = 4 if images.columns > LARGE else 8
-    calibrators = min(calibrator_count(images.columns), images.people)
-    model = number * images.columns * (effects + 2 * levels + 1 + settings.components)
-    moments = number * images.columns * (effects + 2 * levels + 2) + 4 * images.columns * calibrators
-    bands = number * images.columns * (_SPAN + _FIELDS * levels)
-    whole = _IMAGES * 4 * images.voxels
-    cells = images.people * images.columns
-    first = min(images.people, SAMPLED) * images.voxels if section.mask == AUTO else 0
-    fit = cells * (_FIT + _TRACES + (_COMPONENTS if settings.components else 0))
-    fields = 2 * (calibrators + levels)
-    return Requirements(
-        _PROGRAM + whole + max(moments + bands, model + moments),
-        4.0 * (cells + first),
-        _START + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
-        float(model),
-        _PROGRAM + whole + model,
-        _START + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
-    )
+
+    effects: int
+    levels: int
+    components: int
+    calibrators: int
+    single: bool
+
+    def requirements(self, images: Images) -> Requirements:
+        """Estimate what training on images takes, and export of them."""
+        number = 4 if self.single else 8
+        model = number * images.columns * (self.effects + 2 * self.levels + 1 + self.components)
+        moments = number * images.columns * (self.effects + 2 * self.levels + 2) + 4 * images.columns * self.calibrators
+        bands = number * images.columns * (_SPAN + _FIELDS * self.levels)
+        whole = _IMAGES * 4 * images.voxels
+        cells = images.people * images.columns
+        fit = cells * (_FIT + _TRACES + (_COMPONENTS if self.components else 0))
+        fields = 2 * (self.calibrators + self.levels)
+        return Requirements(
+            _PROGRAM + whole + max(moments + bands, model + moments),
+            4.0 * (cells + images.first * images.voxels),
+            _START + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
+            float(model),
+            _PROGRAM + whole + model,
+            _START + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
+        )
 
 
 def refuse_beyond(needed: Requirements | None, memory: float, masked: bool) -> None:
