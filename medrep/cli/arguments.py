@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from medrep._files import model_folder
 from medrep.cohort.files import CohortFiles
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from medrep.cli.console import Console
 
 OK, ERROR, USAGE, SOME_FAILED, GATE_REFUSED, TOO_LITTLE = 0, 1, 2, 3, 4, 5
+_Request = TypeVar("_Request")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -52,7 +54,12 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
         "text), FreeSurfer's SUBJECTS_DIR, or MONAI datalist JSON",
     )
     parser.add_argument(
-        "--participant-label", nargs="+", default=(), metavar="ID", help="only these people, with or without sub-"
+        "--participant-label",
+        dest="only",
+        nargs="+",
+        default=(),
+        metavar="ID",
+        help="only these people, with or without sub-",
     )
     parser.add_argument("--exclude", nargs="+", default=(), metavar="ID", help="all but these people")
     parser.add_argument(
@@ -158,15 +165,13 @@ def batch_options(options: argparse.Namespace) -> "BatchOptions":
             f"--workers {options.workers}, --timeout {options.timeout:g}: give 0 or more, and more than 0 seconds"
         )
     options.part = choose_part(options.part_id, options.num_parts)
-    return BatchOptions(
-        options.part,
-        options.workers,
-        options.engine,
-        options.ray_address,
-        options.timeout,
-        options.dry_run,
-        options.retry_failed,
-    )
+    return request_of(BatchOptions, options)
+
+
+def request_of(kind: type[_Request], options: argparse.Namespace, given: Mapping[str, Any] | None = None) -> _Request:
+    """Return a request of the library: its fields are the options of the same names, but for those that are given."""
+    known = {**vars(options), **(given or {})}
+    return kind(**{name: known[name] for name in signature(kind).parameters if name in known})
 
 
 def show_batch(console: "Console", result: "BatchResult | None", out: Path) -> int:

@@ -19,6 +19,7 @@ from medrep.cli.arguments import (
     names,
     number,
     pairs,
+    request_of,
 )
 
 if TYPE_CHECKING:
@@ -86,25 +87,8 @@ def add_audit(commands: Commands) -> None:
 def _audit(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.audit import AuditRequest, audit
 
-    request = AuditRequest(
-        by=options.by,
-        intersect=tuple(options.intersect),
-        remove=names(options.remove),
-        references=pairs("--reference", options.reference),
-        outcome=options.outcome,
-        prediction=options.prediction,
-        positive=options.positive,
-        min_n=options.min_n,
-        margin=options.margin,
-        seed=options.seed,
-        trained=options.trained,
-        sign=options.sign,
-        unseen_site=options.unseen_site,
-        extrapolate=options.extrapolate,
-        only=options.participant_label,
-        exclude=options.exclude,
-        overwrite=options.overwrite,
-    )
+    given = {"intersect": tuple(options.intersect), "remove": names(options.remove)}
+    request = request_of(AuditRequest, options, {**given, "references": pairs("--reference", options.reference)})
     found = audit(cohort_of(options), options.out, options.model, request, console)
     _show_findings(console, found.findings)
     _show_expected(console, found.expected)

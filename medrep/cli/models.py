@@ -28,6 +28,7 @@ from medrep.cli.arguments import (
     names,
     number,
     overrides,
+    request_of,
     show_batch,
 )
 
@@ -111,7 +112,7 @@ def _check(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.check import check
 
     config = read_config(options.config, overrides(options))
-    found = check(cohort_of(options), config, console, only=options.participant_label, exclude=options.exclude)
+    found = check(cohort_of(options), config, console, only=options.only, exclude=options.exclude)
     console.result(
         people=found.people,
         scans=found.scans,
@@ -176,18 +177,7 @@ def _train(options: argparse.Namespace, console: "Console") -> int:
     config = read_config(options.config, overrides(options))
     speaking = console if rank() == 0 else Console(quiet=True)
     with speaking.alive("read the cohort"):
-        request = TrainOptions(
-            only=options.participant_label,
-            exclude=options.exclude,
-            overwrite=options.overwrite,
-            workers=options.workers,
-            resume=options.resume,
-            hold_out=options.hold_out,
-            tracking=options.tracking,
-            show=options.show,
-            memory=options.memory,
-        )
-        done = train(cohort_of(options), options.out, config, speaking, request)
+        done = train(cohort_of(options), options.out, config, speaking, request_of(TrainOptions, options))
         if done is None:
             return OK
         results = {"model": done.out / "model", "report": done.out / "report.html"}
@@ -213,9 +203,7 @@ def add_sample(commands: Commands) -> None:
 def _sample(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.sample import SampleRequest, sample
 
-    request = SampleRequest(
-        options.table, options.n, options.seed, options.mesh, options.extrapolate, options.overwrite
-    )
+    request = request_of(SampleRequest, options, {"people": options.n})
     drawn = sample(options.out, options.model, request, console)
     console.summary("drawn by a model; not real people", f"{drawn} drawn", {"cohort": options.out})
     return OK
@@ -249,15 +237,7 @@ def add_score(commands: Commands) -> None:
 def _score(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.score import ScoreRequest, score
 
-    request = ScoreRequest(
-        false_alarms=options.false_alarms,
-        unshrink=options.unshrink,
-        unseen_site=options.unseen_site,
-        extrapolate=options.extrapolate,
-        only=options.participant_label,
-        exclude=options.exclude,
-        overwrite=options.overwrite,
-    )
+    request = request_of(ScoreRequest, options)
     done = score(cohort_of(options), options.out, options.model, request, console, options=batch_options(options))
     if done is not None and done.whole:
         _show_scores(console, options.out)

@@ -19,6 +19,7 @@ from medrep.cli.arguments import (
     command,
     names,
     pairs,
+    request_of,
     show_batch,
 )
 
@@ -62,21 +63,8 @@ def add_export(commands: Commands) -> None:
 def _export(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.transform import ExportRequest, export
 
-    request = ExportRequest(
-        remove=names(options.remove),
-        keep=names(options.keep),
-        references=pairs("--reference", options.reference),
-        unseen_site=options.unseen_site,
-        extrapolate=options.extrapolate,
-        label_free=options.label_free,
-        probe=options.probe,
-        only=options.participant_label,
-        exclude=options.exclude,
-        mesh=options.mesh,
-        matrix=options.matrix,
-        show=options.show,
-        overwrite=options.overwrite,
-    )
+    given = {"remove": names(options.remove), "keep": names(options.keep)}
+    request = request_of(ExportRequest, options, {**given, "references": pairs("--reference", options.reference)})
     done = export(cohort_of(options), options.out, options.model, request, console, options=batch_options(options))
     return show_batch(console, done, options.out)
 
@@ -109,18 +97,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.transform import ExportRequest, counterfactual
 
     wanted = pairs("--set", options.wanted)
-    request = ExportRequest(
-        remove=tuple(wanted),
-        references=wanted,
-        unseen_site=options.unseen_site,
-        extrapolate=options.extrapolate,
-        only=options.participant_label,
-        exclude=options.exclude,
-        mesh=options.mesh,
-        matrix=options.matrix,
-        show=options.show,
-        overwrite=options.overwrite,
-    )
+    request = request_of(ExportRequest, options, {"remove": tuple(wanted), "references": wanted})
     done = counterfactual(
         cohort_of(options), options.out, options.model, request, console, options=batch_options(options)
     )

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, overload, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -163,6 +163,9 @@ def sample_files(some: Sequence[Sample]) -> pd.Series:
 
 SectionT = TypeVar("SectionT")
 KindT = TypeVar("KindT", bound="InputKind[Any]")
+Room: TypeAlias = Callable[[int, int], np.ndarray]
+Matrix: TypeAlias = tuple[Shaped[np.ndarray, "people columns"], Columns]
+Blocks: TypeAlias = Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]
 
 
 @runtime_checkable
@@ -449,14 +452,8 @@ class InputKind(ABC, Generic[SectionT]):
 
     @abstractmethod
     def matrix(
-        self,
-        source: Source,
-        room: Callable[[int, int], np.ndarray],
-        listener: Listener,
-        *,
-        like: Columns | None = None,
-        workers: int = 0,
-    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
+    ) -> Matrix:
         """Read everybody's data into one matrix.
 
         Args:
@@ -474,9 +471,7 @@ class InputKind(ABC, Generic[SectionT]):
         """
 
     @abstractmethod
-    def adapting(
-        self, source: Source, like: Columns, listener: Listener
-    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+    def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield keys and rows of people whose sites a model is adapted to, a few at a time, without those who cannot be read.
 
         Args:

@@ -22,7 +22,7 @@ from medrep.cohort.features import (
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
-from medrep.cohort.kinds.base import Checked, Found, InputKind, Listener, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Found, InputKind, Listener, Matrix, Room, Source
 from medrep.cohort.table_layout import matching_names
 from medrep.cohort.tables import Tables, read_tables
 from medrep.errors import CohortError, listed
@@ -45,14 +45,8 @@ class TableKind(InputKind[SectionT]):
         return self, ()
 
     def matrix(
-        self,
-        source: Source,
-        room: Callable[[int, int], np.ndarray],
-        listener: Listener,
-        *,
-        like: Columns | None = None,
-        workers: int = 0,
-    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
+    ) -> Matrix:
         """Return the table; see `InputKind.matrix`."""
         del room, listener, workers
         features = source.features if like is None else in_columns(source.features, like.names)
@@ -62,9 +56,7 @@ class TableKind(InputKind[SectionT]):
             raise CohortError(listed("features that are missing", holes, cure))
         return features.values, features.columns
 
-    def adapting(
-        self, source: Source, like: Columns, listener: Listener
-    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+    def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield everybody at once; see `InputKind.adapting`."""
         del listener
         features = in_columns(source.features, like.names)

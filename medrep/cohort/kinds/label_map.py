@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.kinds.base import Checked, Listener, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, Source
 from medrep.cohort.kinds.volume import FileKind
 
 
@@ -40,14 +40,8 @@ class LabelMapKind(FileKind[ShapeInput]):
         return replace(self, section=found.measured or self.section), found.notes
 
     def matrix(
-        self,
-        source: Source,
-        room: Callable[[int, int], np.ndarray],
-        listener: Listener,
-        *,
-        like: Columns | None = None,
-        workers: int = 0,
-    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
+    ) -> Matrix:
         """Measure everybody's distances on the grid of the section; see `InputKind.matrix`."""
         from medrep.cohort.shapes import fill_shapes, shape_grid
 
@@ -56,9 +50,7 @@ class LabelMapKind(FileKind[ShapeInput]):
         with listener.track("measure distances", len(source.files)) as advance:
             return fill_shapes(source.files, self.section, room, advance), Columns((), grid.size, grid)
 
-    def adapting(
-        self, source: Source, like: Columns, listener: Listener
-    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+    def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield one organ after another; see `InputKind.adapting`."""
         from medrep.cohort.shapes import load_shapes
 

@@ -25,7 +25,7 @@ from jaxtyping import Float, Float32, Shaped
 from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, Missing
-from medrep.cohort.kinds.base import Checked, Listener, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, Source
 from medrep.cohort.kinds.volume import FileKind
 from medrep.cohort.plausibility import same_data
 from medrep.cohort.splits import row_fingerprint
@@ -268,14 +268,8 @@ class SurfaceKind(FileKind[SurfaceInput]):
         return self, ()
 
     def matrix(
-        self,
-        source: Source,
-        room: Callable[[int, int], np.ndarray],
-        listener: Listener,
-        *,
-        like: Columns | None = None,
-        workers: int = 0,
-    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
+    ) -> Matrix:
         """Read everybody's values, in the columns of the first person's files or a model's; see `InputKind.matrix`."""
         del workers
         rows, layouts, problems = None, _Layouts(), list[str]()
@@ -295,9 +289,7 @@ class SurfaceKind(FileKind[SurfaceInput]):
         listener.notes(layouts.notes())
         return rows, Columns(layouts.names, len(layouts.names), None)
 
-    def adapting(
-        self, source: Source, like: Columns, listener: Listener
-    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+    def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield one surface after another; see `InputKind.adapting`."""
         with listener.track("adapt to unseen sites", len(source.files)) as advance:
             for key, surface, _ in self._load(source.files, like):

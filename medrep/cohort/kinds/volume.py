@@ -16,10 +16,13 @@ from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
 from medrep.cohort.inputs import AUTO, BIDS, SAMPLED, ImageInput, VolumeInput
 from medrep.cohort.kinds.base import (
+    Blocks,
     Checked,
     Found,
     InputKind,
     Listener,
+    Matrix,
+    Room,
     Source,
     find_files,
     no_table,
@@ -93,14 +96,8 @@ class VolumeKind(FileKind[VolumeInput]):
             return self.changed(landmarks=mean_landmarks(self.section, source.files, advance)), ()
 
     def matrix(
-        self,
-        source: Source,
-        room: Callable[[int, int], np.ndarray],
-        listener: Listener,
-        *,
-        like: Columns | None = None,
-        workers: int = 0,
-    ) -> tuple[Shaped[np.ndarray, "people columns"], Columns]:
+        self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
+    ) -> Matrix:
         """Read all volumes onto the grid in which most of them arrive, or a model's; see `InputKind.matrix`."""
         from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import
 
@@ -112,9 +109,7 @@ class VolumeKind(FileKind[VolumeInput]):
             listener.warn(warning)
         return filled.rows, filled.columns
 
-    def adapting(
-        self, source: Source, like: Columns, listener: Listener
-    ) -> Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]:
+    def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield one volume after another; see `InputKind.adapting`."""
         from medrep.cohort.loaders import load_volumes
 
