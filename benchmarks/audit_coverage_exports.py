@@ -195,7 +195,7 @@ def _counterfactuals(rng: np.random.Generator, n: int, errors: Errors, seed: int
     model = _model()
     frame, data = _people(rng, 2 * n, errors(rng, (2 * n, _COLUMNS)))
     people = model.dataset(data, model.schema.transfer(frame))
-    targets = {"age": (65.0,), "sex": ("F",)}
+    targets: dict[str, tuple[str | float, ...]] = {"age": (65.0,), "sex": ("F",)}
     found = audit_counterfactuals(model, people, seed, targets=targets, min_n=_LEAST, draws=_DRAWS)
     found += counterfactual_fairness(
         Predictor(lambda rows: rows[:, 0] + np.abs(rows[:, 1]) + rows[:, 2] ** 2),

@@ -8,7 +8,7 @@ fairlearn's plain gap gate judges the same people: the largest difference of mea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ ASKED = (
     (120, "clean, 3 scans each"),
     *((people, f"a model that learned from {training} a site") for people in (120, 400) for training in (30, 100)),
 )
-Verdicts = dict[str, float]
+Verdicts = Mapping[str, float]
 
 
 def run(options: Options) -> Report:
@@ -153,7 +153,7 @@ def _decided(people: int, export: str, seed: int) -> dict[str, str]:
             trained={"exported": {"S0": training, "S1": training}},
         )
     )
-    verdicts = {}
+    verdicts: dict[str, str] = {}
     for name in ("gates.yaml", "gates_small.yaml", "gates_strict.yaml"):
         gates = read_gates(SHIPPED / name).gates
         own = Gates(
@@ -185,7 +185,7 @@ def leaking(people: int, export: str, seed: int) -> tuple[np.ndarray, np.ndarray
     elif export == "scale x1.5 in 3 of 20 columns":
         data[other, :3] *= 1.5
     elif export == "a tenth of a site 3 sd away in 5 columns":
-        data[np.ix_(np.flatnonzero(other & (rng.random(people) < 0.1)), range(5))] += 3
+        data[np.ix_(np.flatnonzero(other & (rng.random(people) < 0.1)), np.arange(5))] += 3
     elif export == "covariance .4 in 60 columns":
         data = rng.normal(size=(people, 60))
         data[other] = 0.6**0.5 * data[other] + 0.4**0.5 * rng.normal(size=(int(other.sum()), 1))
@@ -246,7 +246,7 @@ def predictor_by_group(seed: int, planted: bool) -> Verdicts:
         pd.Series(outcome, name="outcome"), pd.Series(score, name="score"), np.arange(len(frame))
     )
     groupings = group_participants(frame, parse_by("sex,site"))
-    verdicts: Verdicts = {}
+    verdicts: dict[str, float] = {}
     for name in ("error", "auroc"):
         found = audit_subgroups(name, metrics[name], groupings, seed=seed, draws=DRAWS, permutations=PERMUTATIONS)
         verdicts[f"gap of {name}, sex"] = _p(found, f"{name}_gap", "sex") <= LEVEL
@@ -334,7 +334,7 @@ def injection(seed: int, planted: bool) -> Verdicts:
     probing = Probing(permutations=PERMUTATIONS, draws=DRAWS)
     found = audit_label_injection(export, people, ["age", "sex"], seed, probing=probing)
     verdicts = {"age": _p(found, "injection", "exported/age") <= LEVEL}
-    return verdicts if planted else verdicts | {"sex": _p(found, "injection", "exported/sex") <= LEVEL}
+    return verdicts if planted else {**verdicts, "sex": _p(found, "injection", "exported/sex") <= LEVEL}
 
 
 CASES: dict[str, tuple[Callable[[int, bool], Verdicts], str]] = {

@@ -38,8 +38,10 @@ METHODS = {
     "edges": "{kind: features}",
     "tangent": "{kind: connectivity, measure: tangent, shrinkage: SHARE}",
 }
-SHOWN = ("regions", "seed", "method", "people", "spd", "smallest", "site", "age_r2", "sex_auc")
-SHOWN += ("site_all", "age_all", "sex_all", "age_within", "seconds_fit", "seconds_apply")
+SHOWN = (
+    *("regions", "seed", "method", "people", "spd", "smallest", "site", "age_r2", "sex_auc"),
+    *("site_all", "age_all", "sex_all", "age_within", "seconds_fit", "seconds_apply"),
+)
 
 
 def connectomes(regions: int, table: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +107,7 @@ def measure(regions: int, seed: int) -> list[dict[str, object]]:
     return [{"regions": regions, "seed": seed, "people": len(people), **row} for row in rows]
 
 
-def _probed(edges: np.ndarray, people: pd.DataFrame, names: list[str], seed: int) -> dict[str, object]:
+def _probed(edges: np.ndarray, people: pd.DataFrame, names: list[str], seed: int) -> dict[str, float]:
     regions = regions_of(tuple(names))
     smallest = np.array([np.linalg.eigvalsh(regions.matrix(np.tanh(row), 1.0))[0] for row in edges])
     leading = PCA(COMPONENTS, random_state=seed).fit_transform(edges)

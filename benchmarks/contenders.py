@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from benchmarks import commands
 from benchmarks.data import fcon1000, split_half_by_site
 from benchmarks.identity import measure_again, plant_diagnosis
 from benchmarks.peers.run import run_peer
+from medrep.models import ConditionalVae
 from medrep.workflows.cohorts import load_trained
 
 MIN_SITE = 20
@@ -101,7 +103,7 @@ def raw(trial: RetryState) -> Made:
     return Made({AS_MEASURED: trial.asked()[0].to_numpy(dtype=float)})
 
 
-def peer(name: str, trial: RetryState, **settings: object) -> Made:
+def peer(name: str, trial: RetryState, **settings: Any) -> Made:
     """Run a peer of benchmarks.peers; the settings are its adapter's."""
     features, table = trial.asked()
     train = trial.train.to_numpy(dtype=float)
@@ -175,7 +177,7 @@ def _sampled(folder: Path, trial: RetryState) -> np.ndarray:
 
 
 def _reconstructed(folder: Path, trial: RetryState) -> np.ndarray:
-    model = load_trained(folder).model
+    model = cast(ConditionalVae, load_trained(folder).model)
     names = list(model.columns.names)
     X = trial.test[names].to_numpy(dtype=float)
     decoded = model.reconstruct(model.dataset(X, model.schema.transfer(trial.test_table)))

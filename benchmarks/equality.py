@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,7 +22,7 @@ LARGEST = 1e-5
 def run(options: Options) -> Report:
     """Compare both paths for each removal; the difference is relative to the largest magnitude in the data."""
     del options  # one cohort in any case
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-equality-") as name:
         work = Path(name)
         images, table = work / "images", work / "table"

@@ -33,8 +33,10 @@ MAX_SHARE = 0.9
 RIVAL = "combatlearn-gam"
 SLOW = ("neuroharmonize-smooth",)
 ALONE = "age and sex alone"
-SHOWN = ("seed", "method", "n", "features", "site_linear", "site_rbf", "site_boosting", "site", "age_r2", "sex_auc")
-SHOWN += ("seconds_fit", "seconds_apply", "peak_rss_mb", "note")
+SHOWN = (
+    *("seed", "method", "n", "features", "site_linear", "site_rbf", "site_boosting", "site", "age_r2", "sex_auc"),
+    *("seconds_fit", "seconds_apply", "peak_rss_mb", "note"),
+)
 
 Method = Callable[[np.ndarray, pd.DataFrame, np.ndarray, pd.DataFrame], PeerResult]
 
@@ -55,7 +57,7 @@ def medrep_linear(
             commands.write_table(work / half / "participants.tsv", table.reset_index())
             commands.write_table(work / half / "features.tsv", features.reset_index())
         fitting = commands.medrep("train", work / "half1", work / "fitted")
-        removal = ["--model", work / "fitted" / "model", "--remove", "site", "--keep", "age,sex"]
+        removal: list[str | Path] = ["--model", work / "fitted" / "model", "--remove", "site", "--keep", "age,sex"]
         applying = commands.medrep("export", work / "half2", work / "cleaned", *removal)
         cleaned = pd.read_csv(work / "cleaned" / "features.tsv", sep="\t", index_col="participant_id")
         history = pd.read_csv(work / "fitted" / "history.tsv", sep="\t")

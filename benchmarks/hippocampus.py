@@ -33,7 +33,7 @@ from medrep.cohort.kinds.volume import VolumeKind
 from medrep.cohort.loaders import Loaded, load_volumes
 from medrep.cohort.nifti import Volume
 from medrep.cohort.splits import split_participants
-from medrep.cohort.transforms import VolumePipeline
+from medrep.cohort.transforms import Placed, VolumePipeline
 
 SEEDS = 4
 AGE_SEEDS = 2
@@ -205,7 +205,7 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
     people = list(cohort.table.index[part == 0])
     row: dict[str, object] = {"seed": seed}
     age = cohort.table["age"].astype(float)
-    clean = {entry.key: entry.placed.values.ravel() for entry in load_volumes(truth.source.files, wanted)}
+    clean = {entry.key: _placed(entry).values.ravel() for entry in load_volumes(truth.source.files, wanted)}
     centred = (age[people] - age[people].mean()).to_numpy()
     effect = sum(a * clean[person].astype(np.float64) for a, person in zip(centred, people, strict=True))
     effect /= (centred**2).sum()
@@ -216,7 +216,7 @@ def age_slope(work: Path, seed: int) -> dict[str, object]:
         )
         out = read_cohort(cleaned, VolumeKind(VolumeInput(suffix="T1w", desc="residualized", shape=SHAPE)))
         transformed = {
-            entry.key: entry.placed.values.ravel() for entry in load_volumes(out.source.files.loc[unseen], wanted)
+            entry.key: _placed(entry).values.ravel() for entry in load_volumes(out.source.files.loc[unseen], wanted)
         }
         slopes = [
             np.polyfit(age[unseen], [float(rows[p] @ effect) for p in unseen], 1)[0] for rows in (transformed, clean)
@@ -259,7 +259,7 @@ def _measure(
     touched = test_table.index[test_table["site"] != REFERENCE]
     wanted = VolumeInput(suffix="T1w", shape=SHAPE)
     loaded = {entry.key: entry for entry in load_volumes(cohort.source.files, wanted)}
-    inputs = {person: entry.volume.data for person, entry in loaded.items()}
+    inputs = {person: _volume(entry).data for person, entry in loaded.items()}
     before = np.array([psnr(inputs[person], originals[person]) for person in touched])
     rows: list[dict[str, object]] = []
 
@@ -328,8 +328,20 @@ def _check(
     }
 
 
+def _placed(entry: Loaded) -> Placed:
+    if entry.placed is None:
+        raise RuntimeError(f"{entry.key}: {entry.error}")
+    return entry.placed
+
+
+def _volume(entry: Loaded) -> Volume:
+    if entry.volume is None:
+        raise RuntimeError(f"{entry.key}: {entry.error}")
+    return entry.volume
+
+
 def _matrix(loaded: dict[str, Loaded], people: pd.Index) -> Matrix:
-    return np.stack([loaded[person].placed.values.ravel() for person in people])
+    return np.stack([_placed(loaded[person]).values.ravel() for person in people])
 
 
 def _back(
@@ -338,6 +350,6 @@ def _back(
     outputs = {}
     for person, change in zip(people, changes, strict=True):
         entry = loaded[person]
-        own = pipeline.back(change.astype(np.float32).reshape(SHAPE), entry.placed)
-        outputs[person] = entry.volume.data + own
+        own = pipeline.back(change.astype(np.float32).reshape(SHAPE), _placed(entry))
+        outputs[person] = _volume(entry).data + own
     return outputs

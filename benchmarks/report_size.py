@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ MOST_SECONDS, MOST_BYTES = 60.0, 15_000_000
 
 def run(options: Options) -> Report:
     """Train, export, and write the reports again; judge seconds and bytes."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, make, config, removed in (
             ("10,000 people", _generated("features", PEOPLE, SITES), read_config("linear.yaml"), "site"),
@@ -86,7 +87,7 @@ def _hippocampi(folder: Path) -> None:
 
 def _measured(
     folder: Path, name: str, make: Callable[[Path], object], config: Config, removed: str
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     cohort, trained, transformed = (folder / part for part in ("cohort", "trained", "moved"))
     make(cohort)
     train(cohort, trained, config)
@@ -113,11 +114,11 @@ def _measured(
 def _trained(cohort: Path, trained: Path) -> None:
     """Do what a training does for its report once the model is fitted."""
     saved = load_trained(trained / "model")
-    model, wanted = saved.model, saved.input
-    people = read_cohort(cohort, wanted)
+    model = saved.model
+    people = read_cohort(cohort, saved.input)
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)
-    data = people.source.features.values if wanted.tabular else None
+    data = people.source.features.values
     write_report_data(
         trained, training_report_data(model, model.dataset(data, frame), "cohort", (), str(frame.index[0]))
     )

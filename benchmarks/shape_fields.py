@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,9 @@ def run(options: Options) -> Report:
             truth = regression_on_truth(family, n)
             for composition in COMPOSITIONS:
                 say(f"shape_fields: {family.kind}, {n} people, {composition}")
-                found = [{"true_regression": truth[row["covariate"]]} | row for row in measure(family, n, composition)]
+                found = [
+                    {"true_regression": truth[str(row["covariate"])]} | row for row in measure(family, n, composition)
+                ]
                 rows += found
                 for row in found:
                     say("  " + ", ".join(f"{k} {row[k]:.3f}" for k in row if isinstance(row[k], float)))
@@ -183,6 +186,10 @@ def values_of(family: Family, name: str) -> list[float | str]:
     return [float(value) for value in np.quantile(column, np.linspace(0.03, 0.97, VALUES))]
 
 
+def _template(family: Displaced, name: str, value: object, points: np.ndarray) -> np.ndarray:
+    return family.template(points + displacement(family, name, value, points))
+
+
 def field_error(family: Family, model: AdditiveShape, name: str) -> dict[str, float]:
     """Return the relative L2 error of a covariate's field, on the organ's surface at each value: whole, and along its normal."""
     truth = family.cohort.family
@@ -198,7 +205,7 @@ def field_error(family: Family, model: AdditiveShape, name: str) -> dict[str, fl
         fields = model.means(_at(family, {name: value})) - model.means(_at(family, {}))
         modes = model.population.modes
         found = modes.field(points[on] - centre, fields.reshape(modes.count, -1))
-        normal = outward_normal(lambda p, v=value: truth.template(p + displacement(truth, name, v, p)), points[on])
+        normal = outward_normal(partial(_template, truth, name, value), points[on])
         wrong += float(((found - true[on]) ** 2).sum())
         whole += float((true[on] ** 2).sum())
         along += float((((found - true[on]) * normal).sum(axis=1) ** 2).sum())

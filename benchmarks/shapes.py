@@ -13,6 +13,7 @@ published ones do.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -238,7 +239,7 @@ def _fitted(case: RetryState, settings: ShapeSettings, seed: int) -> AdditiveSha
     return fit(case.train, case.train_table, settings, seed)
 
 
-def shape_model(settings: ShapeSettings, *, decode: bool = False) -> object:
+def shape_model(settings: ShapeSettings, *, decode: bool = False) -> Callable[[RetryState, int], Levels]:
     """Return a method: fit a shape model, and carry people along or decode them."""
 
     def method(case: RetryState, seed: int) -> Levels:
@@ -281,7 +282,7 @@ def deep_sdf_style(case: RetryState, seed: int) -> Levels:
     return found
 
 
-METHODS = {
+METHODS: dict[str, Callable[[RetryState, int], Levels]] = {
     "nothing": nothing,
     "regression on distances": distance_regression,
     "scaling by volume": scaling,

@@ -67,7 +67,7 @@ def write_bold_cohort(folder: Path, people: int = 40, seed: int = 0) -> Path:
     participants.to_csv(folder / "participants.tsv", sep="\t", index=False)
     for row in participants.itertuples():
         data = draw_bold(rng)
-        breath = rng.normal(size=data.shape[3])
+        breath: np.ndarray = rng.normal(size=data.shape[3:])
         data[atlas_labels() > 0] += (4 if row.site == "S1" else 1) * breath.astype(np.float32)
         path = save(bold_path(folder, str(row.participant_id)), data)
         table = path.with_name(f"{row.participant_id}_task-rest_desc-confounds_timeseries.tsv")

@@ -31,7 +31,7 @@ def peer_python(name: str) -> Path:
     if installed.is_file() and installed.read_text(encoding="utf-8") == pins:
         return python
     venv.EnvBuilder(clear=True, with_pip=True).create(folder)
-    command = [python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS / f"{environment}.txt"]
+    command = [str(python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS / f"{environment}.txt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}: {environment}.txt could not be installed into {folder}:\n{done.stderr[-2000:]}")

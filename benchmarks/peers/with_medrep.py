@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ import medrep
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid
-from medrep.models.linear.model import LinearModel, LinearSettings
+from medrep.models.linear.model import LinearModel
+from medrep.models.linear.settings import LinearSettings
 
 VERSION = f"medrep {medrep.__version__}"
 PEOPLE_AT_ONCE = 50
@@ -30,8 +31,8 @@ class Peer:
         settings: Of `LinearSettings`.
     """
 
-    def __init__(self, grid: tuple[int, int, int] | None, settings: dict[str, object]) -> None:
-        self._grid = Grid(tuple(grid), (2.0, 2.0, 2.0)) if grid else None
+    def __init__(self, grid: tuple[int, int, int] | None, settings: dict[str, Any]) -> None:
+        self._grid = Grid((grid[0], grid[1], grid[2]), (2.0, 2.0, 2.0)) if grid else None
         self._settings = LinearSettings(**settings)
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:

@@ -105,7 +105,7 @@ def peak_rss_mb() -> float:
     """Return the largest resident memory of this process so far, MiB, memory-mapped pages included."""
     # not getrusage: ru_maxrss of a child starts at the peak of the process that started it
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 if __name__ == "__main__":
