@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks import commands
 from medrep.simulate import simulate_participants
 from medrep.simulate.brains import draw_brains, render_brain
-from medrep.simulate.site_effects import apply_site_effect, draw_site_effects
+from medrep.simulate.planted_effects import apply_site_effect, draw_site_effects
 
 SHAPE, SPACING = (80, 96, 80), 2.0
 INPUT = ("--set", "input={kind: volume, spacing: [4, 4, 4], shape: [40, 48, 40]}")

@@ -44,7 +44,7 @@ from medrep.models import LinearModel, LinearSettings
 from medrep.models.shift import RATE, ShiftGate
 from medrep.simulate.brains import draw_brains, render_brain
 from medrep.simulate.participants import simulate_participants
-from medrep.simulate.site_effects import SiteEffect, apply_site_effect, draw_site_effects
+from medrep.simulate.planted_effects import SiteEffect, apply_site_effect, draw_site_effects
 
 SEEDS = 3
 ASKED = 0.95

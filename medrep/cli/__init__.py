@@ -18,10 +18,18 @@ from typing import TYPE_CHECKING, TextIO
 
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
-from medrep.cli.audit import add_audit, add_report
-from medrep.cli.models import add_check, add_demo, add_merge, add_sample, add_score, add_simulate, add_train
-from medrep.cli.registry import add_promote, add_register
-from medrep.cli.transform import add_counterfactual, add_export
+from medrep.cli.audit import add_audit, add_promote, add_register, add_report
+from medrep.cli.models import (
+    add_check,
+    add_counterfactual,
+    add_demo,
+    add_export,
+    add_merge,
+    add_sample,
+    add_score,
+    add_simulate,
+    add_train,
+)
 from medrep.errors import EvidenceError, MedrepError, printable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Commands that make cohorts, and that train models and ask them: ``demo`` to ``merge``."""
+"""Commands that make cohorts, train models, ask them, and write cohorts with covariates moved: ``demo`` to ``merge``."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from medrep.cli.arguments import (
     add_config,
     add_extrapolate,
     add_json,
+    add_matrix,
     add_mesh,
     add_metrics,
     add_model,
@@ -28,6 +29,7 @@ from medrep.cli.arguments import (
     names,
     number,
     overrides,
+    pairs,
     request_of,
     show_batch,
 )
@@ -289,3 +291,80 @@ def _merge(options: argparse.Namespace, console: "Console") -> int:
         size, folder = remove_state(options.out)
         console.say(f"removed {size} bytes of {folder} that only going on needs")
     return code
+
+
+def add_export(commands: Commands) -> None:
+    """Add ``medrep export``."""
+    parser = command(commands, "export", "write the cohort without the effects of chosen covariates", _export)
+    add_cohort(parser)
+    add_out(parser, resumes=True)
+    add_model(parser)
+    parser.add_argument("--remove", required=True, metavar="A,B", help="covariates to remove, separated by commas")
+    parser.add_argument("--keep", default="", metavar="C,D", help="covariates to keep; whatever is not removed is kept")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
+    )
+    add_unseen_site(parser)
+    add_extrapolate(parser, "people far (and references)")
+    parser.add_argument(
+        "--label-free",
+        action="store_true",
+        help="people whose covariates nobody knows: a conditional VAE's guard erases without looking at labels",
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
+    )
+    add_mesh(parser)
+    add_matrix(parser)
+    add_show(parser)
+    add_batch(parser)
+
+
+def _export(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.workflows.transform import ExportRequest, export
+
+    given = {"remove": names(options.remove), "keep": names(options.keep)}
+    request = request_of(ExportRequest, options, {**given, "references": pairs("--reference", options.reference)})
+    done = export(cohort_of(options), options.out, options.model, request, console, options=batch_options(options))
+    return show_batch(console, done, options.out)
+
+
+def add_counterfactual(commands: Commands) -> None:
+    """Add ``medrep counterfactual``."""
+    parser = command(
+        commands, "counterfactual", "write the cohort as the model expects it with other covariates", _counterfactual
+    )
+    add_cohort(parser)
+    add_out(parser, resumes=True)
+    add_model(parser)
+    parser.add_argument(
+        "--set",
+        dest="wanted",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a covariate and the value everybody gets, e.g. age=80; several times for several",
+    )
+    add_extrapolate(parser, "values (and people far)")
+    add_unseen_site(parser)
+    add_mesh(parser)
+    add_matrix(parser)
+    add_show(parser)
+    add_batch(parser)
+
+
+def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.workflows.transform import ExportRequest, counterfactual
+
+    wanted = pairs("--set", options.wanted)
+    request = request_of(ExportRequest, options, {"remove": tuple(wanted), "references": wanted})
+    done = counterfactual(
+        cohort_of(options), options.out, options.model, request, console, options=batch_options(options)
+    )
+    return show_batch(console, done, options.out)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from medrep._persisted import to_json
 from medrep.errors import CohortError, CovariateError
-from medrep.simulate.covariate_effects import (
+from medrep.simulate.planted_effects import (
     apply_covariate_effect,
     apply_feature_covariate_effect,
     draw_covariate_effect,
     draw_feature_covariate_effect,
     strength,
 )
-from medrep.simulate.field import intensity_scale, wave_field
+from medrep.simulate.planted_effects import intensity_scale, wave_field
 
 AGES = [25.0, 40.0, 55.0, 70.0, 85.0]
 SEXES = ["F", "M", "F"]

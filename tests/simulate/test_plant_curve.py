@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import CovariateError
-from medrep.simulate.covariate_effects import ContinuousCurve, LevelCurve, draw_curve, strength
+from medrep.simulate.planted_effects import ContinuousCurve, LevelCurve, draw_curve, strength
 
 
 @given(value=st.floats(-1e3, 1e3), reference=st.floats(-1e3, 1e3), sd=st.floats(0.1, 100))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medrep._persisted import to_json
 from medrep.errors import CohortError
-from medrep.simulate.site_effects import apply_feature_site_effects, draw_feature_site_effects
+from medrep.simulate.planted_effects import apply_feature_site_effects, draw_feature_site_effects
 
 COLUMNS = ["a", "b", "c"]
 

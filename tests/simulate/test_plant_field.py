@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medrep.errors import CohortError
-from medrep.simulate.field import (
+from medrep.simulate.planted_effects import (
     DEGREES,
     draw_legendre,
     draw_wave_field,

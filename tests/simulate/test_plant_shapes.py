@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from medrep._persisted import to_json
 from medrep.cohort.nifti import LabelMap, read_labels
 from medrep.errors import CohortError, CovariateError
-from medrep.simulate.organs import draw_organs, organ_grid, render_organ
+from medrep.simulate.displaced import draw_organs, organ_grid, render_organ
 from medrep.simulate.shape_effects import (
     SHAPE_EFFECT,
     ShapeEffect,

@@ -21,7 +21,7 @@ from medrep.cli import main
 from medrep.errors import MedrepError
 from medrep.models.saved import SavedModel, digest
 from medrep.tracking.download import OWN_FILE, RELEASED, downloaded_model, own_code_digest
-from medrep.tracking.promotion import UNSEEN
+from medrep.tracking.registry import UNSEEN
 from medrep.workflows.register import RegisterRequest, promote, register
 from tests.tracking.registering import CLEAN, seal_again, write_audit
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from medrep.audit.finding import Finding
 from medrep.cli import GATE_REFUSED, OK, TOO_LITTLE
-from medrep.tracking.promotion import UNSEEN
+from medrep.tracking.registry import UNSEEN
 from tests.tracking.registering import CLEAN, not_known, write_audit
 from tests.workflows.conftest import run
 

@@ -13,7 +13,7 @@ from medrep.errors import CovariateError, ModelError
 from medrep.models.scanner import ScannerHarmonizer
 from medrep.simulate import simulate_participants
 from medrep.simulate.brains import draw_brains, render_brain
-from medrep.simulate.site_effects import SiteEffect, apply_site_effect
+from medrep.simulate.planted_effects import SiteEffect, apply_site_effect
 from tests.models.scanner.conftest import GRID, person
 
 SITE = Covariate("site", "categorical", "batch")
