@@ -32,9 +32,17 @@ from medrep.cohort.shapes import shape_grid
 from medrep.models import AdditiveShape, ShapeSettings
 from medrep.models.shape.mean_shape import LevelFunction
 from medrep.simulate import simulate_participants
-from medrep.simulate.displaced import Displaced, DisplacedCohort, displacement, identity_displacement, level
+from medrep.simulate.displaced import (
+    Displaced,
+    DisplacedCohort,
+    displacement,
+    draw_organs,
+    identity_displacement,
+    level,
+    organ_grid,
+    render_organ,
+)
 from medrep.simulate.geometry import outward_normal
-from medrep.simulate.displaced import draw_organs, organ_grid, render_organ
 
 PEOPLE = (20, 50, 100, 200, 500)
 QUICK = (20, 50, 100)

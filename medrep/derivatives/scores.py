@@ -11,14 +11,12 @@ from jaxtyping import Float
 
 from medrep._files import atomic_file, write_json
 from medrep.cohort.features import column_order
-from medrep.cohort.image_quality import STATISTICS, image_statistics
-from medrep.cohort.inputs import ShapeInput, VolumeInput
+from medrep.cohort.image_quality import STATISTICS
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Sample, sample_files, sample_frame, sample_rows
+from medrep.cohort.kinds.base import Sample, sample_frame, sample_rows
 from medrep.cohort.splits import known_rows
 from medrep.derivatives.bids import write_latents
 from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_places, load_accelerated, preloaded
-from medrep.errors import CohortError, ModelError
 from medrep.models import Model
 from medrep.models.prediction import How, Prediction
 from medrep.models.saved import SavedModel
@@ -224,78 +222,6 @@ class ScoreRows(Task):
         """Score a few rows; see `Task.work`."""
         scored = self._scorer.results(sample_rows(people)[:, self._order], people)
         return scored if self._scorer.measure else [one.written() for one in scored]
-
-
-class ScoreVolumes(Task):
-    """Scores images; several go through the model together.
-
-    Args:
-        scorer: What is asked.
-        kind: Volumes, as in training.
-        names: None.
-    """
-
-    def __init__(self, scorer: Scorer, kind: InputKind[VolumeInput], names: Sequence[str]) -> None:
-        del names
-        if scorer.model.columns.grid is None:
-            raise ModelError("the model was trained on a feature table; set input.kind as in training")
-        self._scorer, self._wanted, self._columns = scorer, kind.section, scorer.model.columns
-        self.block_size = scorer.block_size
-
-    def work(self, people: Sequence[Sample]) -> list[Result]:
-        """Score a few images; see `Task.work`."""
-        from medrep.cohort.loaders import load_alike  # MONAI takes seconds to import
-
-        rows: list[np.ndarray] = []
-        images: list[np.ndarray] = []
-        results: dict[str, Result] = {}
-        for loaded in load_alike(sample_files(people), self._wanted, self._columns.grid):
-            if loaded.placed is None:
-                results[loaded.key] = Result(loaded.key, loaded.error, "read")
-            else:
-                rows.append(loaded.row(self._columns))
-                if self._scorer.measures:
-                    images.append(image_statistics(loaded.placed.values))
-        good = [one for one in people if one.key not in results]
-        if good:
-            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good, images=images)}
-        return [results[one.key] for one in people]
-
-
-class ScoreShapes(Task):
-    """Scores organs, one at a time: each takes seconds.
-
-    Args:
-        scorer: What is asked.
-        kind: Label maps, as measured by training.
-        names: None.
-    """
-
-    def __init__(self, scorer: Scorer, kind: InputKind[ShapeInput], names: Sequence[str]) -> None:
-        del names
-        from medrep.cohort.shapes import shape_grid  # libigl and scikit-image, which only shapes need
-
-        if scorer.model.columns.grid != shape_grid(kind.section):
-            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._scorer, self._wanted = replace(scorer, most=1), kind.section
-        self.block_size = 1
-
-    def work(self, people: Sequence[Sample]) -> list[Result]:
-        """Score a few organs; see `Task.work`."""
-        from medrep.cohort.shapes import load_shapes
-
-        results = []
-        for one, loaded in zip(people, load_shapes(sample_files(people), self._wanted), strict=True):
-            if loaded.placed is None:
-                results.append(Result(loaded.key, loaded.error, "read"))
-                continue
-            affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
-            volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
-            try:
-                results += self._scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
-            except (CohortError, ModelError) as error:
-                results.append(Result(loaded.key, str(error), "score"))
-        return results
 
 
 def score_task(scorer: Scorer, kind: InputKind[Any], names: Sequence[str] = ()) -> Task:

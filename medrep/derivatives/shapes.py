@@ -1,4 +1,4 @@
-"""Moved organs, a person at a time: a label map in the input's own grid, and a mesh in world millimetres."""
+"""Removal from organs, written as a label map in the input's own grid and a mesh in world millimetres, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +21,7 @@ from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.meshes import mesh_beside, write_mesh
+from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task
 from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
@@ -75,6 +76,38 @@ class TransformShapes(Task):
         if deviations is not None and deviations.shape[1]:
             arrays["latents_sd"] = deviations[0]
         return arrays, (str(place), str(mesh), str(sidecar(place)))
+
+
+class ScoreShapes(Task):
+    """Scores organs, one at a time: each takes seconds.
+
+    Args:
+        scorer: What is asked.
+        kind: Label maps, as measured by training.
+        names: None.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[ShapeInput], names: Sequence[str]) -> None:
+        del names
+        if scorer.model.columns.grid != shape_grid(kind.section):
+            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        self._scorer, self._wanted = replace(scorer, most=1), kind.section
+        self.block_size = 1
+
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few organs; see `Task.work`."""
+        results = []
+        for one, loaded in zip(people, load_shapes(sample_files(people), self._wanted), strict=True):
+            if loaded.placed is None:
+                results.append(Result(loaded.key, loaded.error, "read"))
+                continue
+            affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
+            volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
+            try:
+                results += self._scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
+            except (CohortError, ModelError) as error:
+                results.append(Result(loaded.key, str(error), "score"))
+        return results
 
 
 def _relabelled(

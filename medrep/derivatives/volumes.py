@@ -1,4 +1,4 @@
-"""Removal from volumes, a person at a time: every voxel's change is brought back to the input's own grid and added."""
+"""Removal from volumes, whose every voxel's change is brought back to the input's own grid and added, and their scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,13 +8,15 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._files import write_json
+from medrep.cohort.image_quality import image_statistics
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
-from medrep.cohort.loaders import load_volumes
+from medrep.cohort.loaders import load_alike, load_volumes
 from medrep.cohort.nifti import write_image
 from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task
 from medrep.derivatives.transform import Transform
 from medrep.errors import ModelError
@@ -68,3 +70,37 @@ class TransformVolumes(Task):
             return None
         units = self._transform.units(log_steps(placed.landmarks), frame)
         return None if units is None else from_log_steps(units)
+
+
+class ScoreVolumes(Task):
+    """Scores images; several go through the model together.
+
+    Args:
+        scorer: What is asked.
+        kind: Volumes, as in training.
+        names: None.
+    """
+
+    def __init__(self, scorer: Scorer, kind: InputKind[VolumeInput], names: Sequence[str]) -> None:
+        del names
+        if scorer.model.columns.grid is None:
+            raise ModelError("the model was trained on a feature table; set input.kind as in training")
+        self._scorer, self._wanted, self._columns = scorer, kind.section, scorer.model.columns
+        self.block_size = scorer.block_size
+
+    def work(self, people: Sequence[Sample]) -> list[Result]:
+        """Score a few images; see `Task.work`."""
+        rows: list[np.ndarray] = []
+        images: list[np.ndarray] = []
+        results: dict[str, Result] = {}
+        for loaded in load_alike(sample_files(people), self._wanted, self._columns.grid):
+            if loaded.placed is None:
+                results[loaded.key] = Result(loaded.key, loaded.error, "read")
+            else:
+                rows.append(loaded.row(self._columns))
+                if self._scorer.measures:
+                    images.append(image_statistics(loaded.placed.values))
+        good = [one for one in people if one.key not in results]
+        if good:
+            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good, images=images)}
+        return [results[one.key] for one in people]

@@ -15,19 +15,27 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from medrep.errors import CovariateError
-from medrep.simulate.geometry import Bumps, LevelFunction, Levels, Points, bump_field, draw_bumps, draw_weights, outward_normal, surface_points
-from collections.abc import Mapping
 from scipy.special import expit
+
 from medrep.cohort.grid import Grid
 from medrep.cohort.nifti import LabelMap
-from medrep.errors import CohortError
-from medrep.simulate.geometry import Levels, Points
+from medrep.errors import CohortError, CovariateError
+from medrep.simulate.geometry import (
+    Bumps,
+    LevelFunction,
+    Levels,
+    Points,
+    bump_field,
+    draw_bumps,
+    draw_weights,
+    outward_normal,
+    surface_points,
+)
 from medrep.simulate.participants import CENTRE_YEARS, require_columns, stream
-
 
 IDENTITY_SD_MM = 0.3
 TRANSLATION_SD_MM = 0.15

@@ -3,22 +3,19 @@
 Shadings and patterns are smooth random fields on the cube [-1, 1]^3; amounts are fractions of a volume's intensity scale.
 """
 
-from dataclasses import dataclass
-import numpy as np
-from jaxtyping import Float32, Num
-from medrep.errors import CohortError
 import math
-from collections.abc import Iterable, Sequence
-import pandas as pd
-from medrep._persisted import persisted
-from medrep.errors import CohortError, CovariateError
-from medrep.simulate.participants import stream
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import SupportsFloat
+
+import numpy as np
+import pandas as pd
 from jaxtyping import Float, Float32, Num
 from scipy.ndimage import gaussian_filter
-from medrep.errors import CohortError, listed
 
+from medrep._persisted import persisted
+from medrep.errors import CohortError, CovariateError, listed
+from medrep.simulate.participants import stream
 
 # Degrees along x, y and z of the Legendre products up to total degree two; the constant is the gain's business.
 DEGREES = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (1, 0, 1), (0, 1, 1))

@@ -10,40 +10,67 @@ import json
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
+
 import mlflow.pyfunc
 import pandas as pd
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import ParamSchema, ParamSpec
 from mlflow.utils.validation import _validate_model_name
+
 from medrep import __version__
-from medrep.cohort.kinds import INPUTS
-from medrep.errors import RegistryError, listed
-from medrep.tracking.audits import Audit
-from medrep.tracking.download import AUDIT_DIGEST, AUDITED, CODE, DIGEST, FINGERPRINT, KIND, MODEL_ID, OWN_FILE, PASSED, Address, alias_problems, find_version, gate_tag, own_code_digest
-from medrep.tracking.runs import explained, find_experiment, log_metrics, metric_key, open_run, session
-from medrep.tracking.store import Store
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from medrep._persisted import to_json
 from medrep._texts import read_yaml
+from medrep.cohort.kinds import INPUTS
 from medrep.errors import RegistryError, listed, mask
-from medrep.tracking.audits import ABOUT, SIGNATURE, TABLE, Audit, audit_digest, read_audit, refuse_altered, refuse_unsigned
-from medrep.tracking.download import AUDIT_DIGEST, AUDITED, DIGEST, GATE, PASSED, REFUSED, Address, alias_problems, find_version, gate_tag, listed_files, pass_tag, passed_of, refuse_foreign_code, version_files
+from medrep.tracking.audits import (
+    ABOUT,
+    SIGNATURE,
+    TABLE,
+    Audit,
+    audit_digest,
+    read_audit,
+    refuse_altered,
+    refuse_unsigned,
+)
+from medrep.tracking.download import (
+    AUDIT_DIGEST,
+    AUDITED,
+    CODE,
+    DIGEST,
+    FINGERPRINT,
+    GATE,
+    KIND,
+    MODEL_ID,
+    OWN_FILE,
+    PASSED,
+    REFUSED,
+    Address,
+    alias_problems,
+    find_version,
+    gate_tag,
+    listed_files,
+    own_code_digest,
+    pass_tag,
+    passed_of,
+    refuse_foreign_code,
+    version_files,
+)
 from medrep.tracking.gates import AcceptanceCheck, Decision, Gates, Judged
-from medrep.tracking.runs import explained, session
-
+from medrep.tracking.runs import explained, find_experiment, log_metrics, metric_key, open_run, session
+from medrep.tracking.store import Store
 
 _PATIENCE_S = 120  # a server takes a model whole before it answers
 _REQUIRED = ("mlflow", "monai", "nibabel", "numpy", "pandas", "safetensors", "scikit-learn", "scipy", "torch")

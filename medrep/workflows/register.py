@@ -12,8 +12,7 @@ from medrep.models.saved import SavedModel
 from medrep.tracking.audits import Audit, read_audit, read_trusted_keys, refuse_altered, refuse_unsigned
 from medrep.tracking.download import Address
 from medrep.tracking.gates import Decision, read_gates
-from medrep.tracking.registry import promote_version
-from medrep.tracking.registry import Candidate, register_version
+from medrep.tracking.registry import Candidate, promote_version, register_version
 from medrep.tracking.store import Store, registry_store
 
 

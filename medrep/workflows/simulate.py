@@ -20,23 +20,21 @@ from medrep.derivatives.cohorts import TRUTH, write_feature_cohort, write_volume
 from medrep.errors import CohortError, CovariateError, listed
 from medrep.simulate import simulate_features, simulate_participants
 from medrep.simulate.brains import brain_truth, draw_brains, render_brain
-from medrep.simulate.planted_effects import (
-    CovariateEffect,
-    apply_covariate_effect,
-    apply_feature_covariate_effect,
-    draw_covariate_effect,
-    draw_feature_covariate_effect,
-)
 from medrep.simulate.displaced import draw_organs, organ_grid, organ_truth, render_organ
 from medrep.simulate.participants import CENTRE_YEARS
-from medrep.simulate.shape_effects import apply_shape_effect, draw_shape_effect, pad_for_shape_effect
 from medrep.simulate.planted_effects import (
+    CovariateEffect,
     SiteEffect,
+    apply_covariate_effect,
+    apply_feature_covariate_effect,
     apply_feature_site_effects,
     apply_site_effect,
+    draw_covariate_effect,
+    draw_feature_covariate_effect,
     draw_feature_site_effects,
     draw_site_effects,
 )
+from medrep.simulate.shape_effects import apply_shape_effect, draw_shape_effect, pad_for_shape_effect
 from medrep.workflows.cohorts import check_output
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0

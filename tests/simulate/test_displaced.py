@@ -6,9 +6,8 @@ import pytest
 from benchmarks.starmen import draw_starmen
 from medrep.errors import CovariateError
 from medrep.simulate import simulate_participants
-from medrep.simulate.displaced import displacement, draw_shape, identity_displacement, level
+from medrep.simulate.displaced import displacement, draw_organs, draw_shape, identity_displacement, level
 from medrep.simulate.geometry import bump_field, draw_bumps, gradient, outward_normal, surface_points
-from medrep.simulate.displaced import draw_organs
 from medrep.simulate.participants import stream
 
 COHORTS = {

@@ -7,9 +7,16 @@ import pytest
 from medrep.cohort.grid import Grid
 from medrep.errors import CohortError, CovariateError
 from medrep.simulate import simulate_participants
-from medrep.simulate.displaced import displacement, level
+from medrep.simulate.displaced import (
+    displacement,
+    draw_organs,
+    level,
+    organ_family,
+    organ_grid,
+    organ_template,
+    render_organ,
+)
 from medrep.simulate.geometry import outward_normal
-from medrep.simulate.displaced import draw_organs, organ_family, organ_grid, organ_template, render_organ
 
 
 def organ(person="sub-0001", seed=0):

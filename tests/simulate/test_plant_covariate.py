@@ -13,9 +13,10 @@ from medrep.simulate.planted_effects import (
     apply_feature_covariate_effect,
     draw_covariate_effect,
     draw_feature_covariate_effect,
+    intensity_scale,
     strength,
+    wave_field,
 )
-from medrep.simulate.planted_effects import intensity_scale, wave_field
 
 AGES = [25.0, 40.0, 55.0, 70.0, 85.0]
 SEXES = ["F", "M", "F"]

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 
 from medrep._persisted import to_json
 from medrep.errors import CohortError
-from medrep.simulate.planted_effects import DEGREES, intensity_scale, legendre_field
-from medrep.simulate.planted_effects import NO_SITE_EFFECT, SiteEffect, apply_site_effect, draw_site_effects
+from medrep.simulate.planted_effects import (
+    DEGREES,
+    NO_SITE_EFFECT,
+    SiteEffect,
+    apply_site_effect,
+    draw_site_effects,
+    intensity_scale,
+    legendre_field,
+)
 
 MM = (2.0, 1.0, 3.0)
 seeds = st.integers(0, 2**32)

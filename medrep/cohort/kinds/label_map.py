@@ -25,7 +25,7 @@ class LabelMapKind(FileKind[ShapeInput]):
     section_type: ClassVar[type[ShapeInput]] = ShapeInput
     has_surface: ClassVar[bool] = True
     transform: ClassVar[str] = "medrep.derivatives.shapes:TransformShapes"
-    scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreShapes"
+    scorer: ClassVar[str] = "medrep.derivatives.shapes:ScoreShapes"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
 

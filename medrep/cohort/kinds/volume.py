@@ -77,7 +77,7 @@ class VolumeKind(FileKind[VolumeInput]):
     section_type: ClassVar[type[VolumeInput]] = VolumeInput
     in_world: ClassVar[bool] = True
     transform: ClassVar[str] = "medrep.derivatives.volumes:TransformVolumes"
-    scorer: ClassVar[str] = "medrep.derivatives.scores:ScoreVolumes"
+    scorer: ClassVar[str] = "medrep.derivatives.volumes:ScoreVolumes"
     units: ClassVar[str] = "medrep.cohort.loaders:log_units"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS
