@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from medrep.audit.intervals import participant_codes
 from medrep.cohort.parsing import merge_levels, parse_level, parse_number
 from medrep.errors import CohortError, listed
 
@@ -156,7 +157,7 @@ def person_mean(
         participants: Participant of each row; sessions share one.
         unit: Of the values.
     """
-    return ParticipantMean(_codes(participants), unit, np.asarray(values, dtype=float))
+    return ParticipantMean(participant_codes(participants), unit, np.asarray(values, dtype=float))
 
 
 def prediction_metrics(
@@ -180,7 +181,7 @@ def prediction_metrics(
     Raises:
         CohortError: Predictions that do not fit the outcome, or a class that is not there.
     """
-    owners = _codes(participants)
+    owners = participant_codes(participants)
     observed = _one_spelling([parse_level(_text(cell)) for cell in outcome])
     levels = sorted({level for level in observed if level is not None})
     given = _one_spelling([parse_level(_text(cell)) for cell in predicted], levels)
@@ -238,10 +239,6 @@ def _numbers(cells: list[str | None]) -> Float[np.ndarray, " rows"] | None:
     """Return cells as numbers (NaN where missing), or None where one is no number."""
     read = [parse_number(cell or "") for cell in cells]
     return None if any(n.reading == "unreadable" for n in read) else np.array([n.value for n in read], dtype=float)
-
-
-def _codes(participants: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    return np.unique(np.asarray(participants).astype(str), return_inverse=True)[1].astype(np.int64)
 
 
 def _text(cell: object) -> str:

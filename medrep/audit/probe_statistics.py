@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve
 
+from medrep.audit.data import design_basis
 from medrep.audit.probes import standardised_chunks
 
 DEGREES, DEGREES_TAUGHT = 8, 16
@@ -283,8 +284,7 @@ class ShapeStatistics:
             rest: What is to be told.
             labels: Whose effect on means is taken out: one column a level, or a number.
         """
-        axes, lengths, _ = np.linalg.svd(np.column_stack([np.ones(len(labels)), labels]), full_matrices=False)
-        base = axes[:, lengths > 1e-9 * lengths[0]]
+        base = design_basis(np.column_stack([np.ones(len(labels)), labels]))
         half = self.inner - base @ (base.T @ self.inner)
         inner = half - (half @ base) @ base.T
         whole = np.maximum((rest**2).sum(axis=0), _SMALL)

@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from threadpoolctl import threadpool_limits
 
+from medrep.audit.data import design_basis
 from medrep.audit.probe_figures import (
     AUC,
     INNER_FOLDS,
@@ -155,8 +156,7 @@ def _basis(labels: np.ndarray, levels: int) -> Float[np.ndarray, "rows width"]:
     """Return an orthonormal basis of what the label tells, the mean taken out."""
     y = np.eye(levels)[labels.astype(int)] if levels else ((labels - labels.mean()) / labels.std())[:, None]
     design = y if levels else np.concatenate([y, y**2], axis=1)
-    left, sizes, _ = np.linalg.svd(design - design.mean(axis=0), full_matrices=False)
-    return left[:, sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-300)]
+    return design_basis(design - design.mean(axis=0))
 
 
 PROBES = ("linear", "rbf", "boosting", "network")

@@ -158,22 +158,20 @@ def _of_visits(table: pd.DataFrame, column: str, rival: str) -> bool:
     return bool(people[column].nunique().max() == 1 and people[rival].nunique().max() > 1)
 
 
-def _shortened(offenders: Sequence[str], starts: Mapping[str, int], most: int = 20, few: int = 3) -> list[str]:
-    """Return all lines, or where there are many the first few of each column, so that no column hides another.
+def _shortened(offenders: Sequence[str], starts: Mapping[str, int]) -> list[str]:
+    """Return all lines, or where there are many the first three of each column, so that no column hides another.
 
     Args:
         offenders: A line a cell, column by column.
         starts: Column -> where its lines start.
-        most: How many lines are not many.
-        few: How many of a column are left.
     """
-    if len(offenders) <= most:
+    if len(offenders) <= 20:
         return list(offenders)
     told: list[str] = []
     for (column, start), end in zip(starts.items(), [*list(starts.values())[1:], len(offenders)], strict=True):
         own = offenders[start:end]
-        short = len(own) > few + 1
-        told += [*own[:few], f"{column}: ... and {len(own) - few} more cells of this column"] if short else own
+        short = len(own) > 4
+        told += [*own[:3], f"{column}: ... and {len(own) - 3} more cells of this column"] if short else own
     return told
 
 

@@ -187,9 +187,9 @@ def alike(ids: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(own) for own in _by_folded(ids).values() if len(own) > 1]
 
 
-def examples(spelled: Mapping[str, str], most: int = 3) -> str:
+def examples(spelled: Mapping[str, str]) -> str:
     """Return a few pairs as ``'1' as 'sub-01'``, and how many more there are."""
-    return few([f"{one!r} as {other!r}" for one, other in spelled.items()], most)
+    return few([f"{one!r} as {other!r}" for one, other in spelled.items()], 3)
 
 
 def _by_folded(ids: Sequence[str]) -> dict[str, list[str]]:

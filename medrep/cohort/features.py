@@ -200,18 +200,17 @@ def missing_cells(features: FeatureTable) -> list[str]:
     return by_column(cells, len(features.values))
 
 
-def by_column(cells: Sequence[tuple[str, str, str]], people: int, most: int = 3) -> list[str]:
-    """Return one line a cell, or one line a column where a column has more of them.
+def by_column(cells: Sequence[tuple[str, str, str]], people: int) -> list[str]:
+    """Return one line a cell, or one line a column where a column has more than three of them.
 
     Args:
         cells: Column, person, and what is wrong.
         people: How many rows there are.
-        most: Of how many cells of a column each has its own line.
     """
     counts = Counter(column for column, _, _ in cells)
     lines: dict[str, str] = {}
     for column, person, wrong in cells:
-        if counts[column] <= most:
+        if counts[column] <= 3:
             lines[f"{person} {column}"] = f"{person}: {column} {wrong}"
         elif column not in lines:
             lines[column] = (

@@ -199,14 +199,10 @@ def _plain_table(table: pd.DataFrame) -> str:
 
 
 def write_matrix(
-    path: Path,
-    ids: pd.DataFrame,
-    names: Sequence[str],
-    rows: Iterable[Float[np.ndarray, " columns"]],
-    header: Sequence[str] = (),
+    path: Path, ids: pd.DataFrame, names: Sequence[str], rows: Iterable[Float[np.ndarray, " columns"]]
 ) -> None:
     """Write one row a person with all digits that tell its numbers apart; see `write_lines`."""
-    write_lines(path, ids, names, map(exact_line, rows), header)
+    write_lines(path, ids, names, map(exact_line, rows))
 
 
 def write_lines(

@@ -167,28 +167,17 @@ def _read(source: Place | Cohort, saved: SavedModel, who: Selection) -> Cohort:
     return replace(source, input=saved.input)
 
 
-def refuse_mesh(form: str | None, wanted: InputKind[Any]) -> None:
-    """Refuse a choice of mesh for what has none.
+def refuse_forms(wanted: InputKind[Any], mesh: str | None, *, matrix: bool = False) -> None:
+    """Refuse meshes of what has no surface, and matrices of what are no edges.
 
     Raises:
-        ModelError: Not a model of shapes.
+        ModelError: Not a model of shapes, or of connectivity.
     """
-    if form is not None and not wanted.has_surface:
-        raise ModelError(
-            f"--mesh {form}: the model was trained on {wanted.kind} data, which has no surface; leave it out"
-        )
-
-
-def refuse_matrix(wanted: InputKind[Any], *, asked: bool) -> None:
-    """Refuse matrices of what are no edges.
-
-    Raises:
-        ModelError: Not a model of connectivity.
-    """
-    if asked and not wanted.has_matrix:
-        raise ModelError(
-            f"--matrix: the model was trained on {wanted.kind} data, which are no edges between regions; leave it out"
-        )
+    trained = f"the model was trained on {wanted.kind} data, which"
+    if mesh is not None and not wanted.has_surface:
+        raise ModelError(f"--mesh {mesh}: {trained} has no surface; leave it out")
+    if matrix and not wanted.has_matrix:
+        raise ModelError(f"--matrix: {trained} are no edges between regions; leave it out")
 
 
 def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener, *, extrapolate: bool) -> None:

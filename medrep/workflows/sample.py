@@ -15,7 +15,7 @@ from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
 from medrep.derivatives.bids import MeshFormat
 from medrep.derivatives.cohorts import Drawn, write_samples
 from medrep.errors import CohortError, ModelError
-from medrep.workflows.cohorts import check_output, check_range, load_trained, refuse_mesh
+from medrep.workflows.cohorts import check_output, check_range, load_trained, refuse_forms
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def sample(out: Path, model_folder: Path, request: SampleRequest, listener: List
     model, wanted = saved.model, saved.input
     if "sample" not in model.capabilities:
         raise ModelError(f"{model_folder}: {model.refusal('sample')}")
-    refuse_mesh(request.mesh, wanted)
+    refuse_forms(wanted, request.mesh)
     drawn = _drawn(model.schema, max(request.people or 0, 0), seed) if table is None else _read(table)
     if drawn.empty:
         raise CohortError(f"nobody to draw; give --table or --n above 0 (covariates: {', '.join(model.schema.names)})")

@@ -51,10 +51,9 @@ from medrep.workflows.cohorts import (
     place_of,
     read_unlabelled,
     read_unseen,
+    refuse_forms,
     refuse_holes,
     refuse_input,
-    refuse_matrix,
-    refuse_mesh,
     refuse_unknown,
     refuse_unmeasured,
     report_subject,
@@ -177,8 +176,7 @@ def _transform(
     listener: Listener,
 ) -> BatchResult | None:
     model, wanted = trained.model, trained.input
-    refuse_mesh(request.mesh, wanted)
-    refuse_matrix(wanted, asked=request.matrix)
+    refuse_forms(wanted, request.mesh, matrix=request.matrix)
     schema = model.schema
     request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
     target = checked_target(schema, request.remove, request.keep, request.references)
