@@ -10,8 +10,7 @@ import yaml
 from medrep._texts import read_json, read_yaml
 from medrep.errors import MedrepError, listed
 from medrep.report.data_store import read_report_data
-from medrep.report.figures import slider_section
-from medrep.report.html import ChartRow, Section, intervals, paragraph, table, write_page
+from medrep.report.html import ChartRow, Section, intervals, paragraph, slider_section, table, write_page
 from medrep.report.sections_audit import auditing_sections, auditing_title
 from medrep.report.sections_training import effects_section, training_sections
 from medrep.report.sections_transform import (

@@ -14,7 +14,6 @@ from medrep.cohort.parsing import shown
 from medrep.erasure import Certificate
 from medrep.models import MODELS
 from medrep.report.data_store import ReportData, read_report_data
-from medrep.report.figures import overlay, sheet, slider_section
 from medrep.report.html import (
     ChartRow,
     Section,
@@ -26,8 +25,11 @@ from medrep.report.html import (
     histograms,
     intervals,
     listing,
+    overlay,
     paragraph,
     picture,
+    sheet,
+    slider_section,
     table,
 )
 

@@ -10,8 +10,18 @@ import pandas as pd
 from medrep.audit.confounding import correlation, correlation_ratio
 from medrep.cohort.parsing import shown
 from medrep.report.data_store import read_report_data
-from medrep.report.figures import diverging, grey, sheet, slider_section
-from medrep.report.html import ChartRow, Section, intervals, paragraph, picture, table
+from medrep.report.html import (
+    ChartRow,
+    Section,
+    diverging,
+    grey,
+    intervals,
+    paragraph,
+    picture,
+    sheet,
+    slider_section,
+    table,
+)
 from medrep.report.sections_training import (
     certificate_section,
     cohort_section,

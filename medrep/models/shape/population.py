@@ -21,8 +21,17 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
-from medrep.models.shape.mean_shape import LevelFunction, Levels, MeanShape, Observations, Points, SmoothBasis
-from medrep.models.shape.registration import Moves, Posterior, register
+from medrep.models.shape.mean_shape import (
+    LevelFunction,
+    Levels,
+    MeanShape,
+    Moves,
+    Observations,
+    Points,
+    Posterior,
+    SmoothBasis,
+    register,
+)
 from medrep.models.shape.settings import ShapeSettings
 
 Coefficients = Float[np.ndarray, " coefficients"]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.mean_shape import LevelFunction, Levels, Observations, Points, SmoothBasis
+from medrep.models.shape.mean_shape import LevelFunction, Levels, Observations, Points, Posterior, SmoothBasis, register
 from medrep.models.shape.population import Population
-from medrep.models.shape.registration import Posterior, register
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
