@@ -84,6 +84,7 @@ from medrep.models.linear.batch_effects import (
 )
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from medrep.models.linear.fit import fit_moments
+from medrep.models.linear.random_effects import Persons, RandomEffects, Visits
 from medrep.models.linear.scales import LevelSums
 from medrep.models.linear.settings import LinearSettings
 
@@ -126,6 +127,10 @@ class LinearModel(Model):
         default_factory=lambda: np.zeros((0, 0)),
         metadata=stored(flag="effects_known", omitted=lambda model: not len(model.effect_covariance)),
     )
+    people: RandomEffects = field(
+        default_factory=RandomEffects,
+        metadata=stored(omitted=lambda model: not model.people, sizes={"columns": "columns"}),
+    )
 
     kind = "linear"
     settings_type = LinearSettings
@@ -146,19 +151,22 @@ class LinearModel(Model):
         seed: int = 0,
         work: FitContext | None = None,
     ) -> tuple["LinearModel", pd.DataFrame]:
-        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
-
-        Scans of one person count as independent in the estimates.
-        """
+        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         data, frame, schema, columns = dataset.values, dataset.covariates, dataset.schema, dataset.columns
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-        moments = fit_moments(data, design, frame, (work or FitContext()).advance, columns=columns)
+        visits = None if settings.visits == "independent" else Visits.of(dataset, design)
+        moments = fit_moments(data, design, frame, (work or FitContext()).advance, columns=columns, visits=visits)
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
-        coefficients = moments.coefficients[: len(moments.coefficients) - len(moments.freedom)]
+        own = len(moments.coefficients) - len(moments.freedom) - (0 if visits is None else len(visits.changing))
+        coefficients = moments.coefficients[:own]
+        people = RandomEffects()
+        if visits is not None:
+            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
+            people = people if settings.has_gain(columns) else people.scaled(level)
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
             coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
@@ -176,7 +184,10 @@ class LinearModel(Model):
             seed,
             moments.masses,
             moments.support,
-            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
+            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0])
+            if visits is None
+            else visits.usual.effects(own),
+            people,
         )
         model = model._without_unsupported()
         if settings.components:
@@ -198,6 +209,8 @@ class LinearModel(Model):
         there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
+        persons = self._persons(dataset)
+        here_t, there_t = (self.people.distances(one, dataset.whose) for one in (frame, there))
         shift = self._score_shift(dataset, here_b, there_b)
         settle = self.settling(frame, there)
 
@@ -208,11 +221,18 @@ class LinearModel(Model):
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
+            if self.people.changing:
+                mean += here_t @ self.people.change[:, part]
+                change += (there_t - here_t) @ self.people.change[:, part]
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
+            np.subtract(chunk, mean, out=mean)
+            if persons is not None:
+                told = mean if stays is None else np.where(stays, np.nan, mean)
+                mean -= self.people.of_person(told, before, persons, part)
             after /= before
             after -= 1
-            after *= np.subtract(chunk, mean, out=mean)
+            after *= mean
             change += after
             chunk += change
             if stays is not None:
@@ -273,7 +293,7 @@ class LinearModel(Model):
             return self, ()
         model, notes = self, []
         borrowing = self.settings.borrowing(self.columns, self.coefficients[0], self.sd)
-        varies = self.sd > 0
+        varies, spread = self.sd > 0, self.spread
         for (name, level), found in sorted(sums.items()):
             scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self.gain else np.zeros(len(self.sd))
             location, log_scale, errors, kept = shrink_new_level(
@@ -281,13 +301,15 @@ class LinearModel(Model):
                 borrowing,
                 NewLevel(found.people, found.mean(), found.variance()),
                 varies,
-                scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
+                scaled=np.divide(scaled, spread, out=np.zeros_like(scaled), where=varies),
                 scale=self.settings.scale,
             )
             # Where nobody of the level has a value its effect is not known, whatever neighbouring columns say.
             without = varies & (found.known == 0)
             location, log_scale = np.where(without, 0, location), np.where(without, 0, log_scale)
-            model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
+            if self.people and not self.gain:
+                log_scale = self.people.within_scale(log_scale)
+            model = model._with_level(name, level, location * spread, np.where(varies, log_scale, 0))
             support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
             model = replace(model, support=support)
             location_se, effect_se = self._location_error(errors[0], found.frame())
@@ -309,6 +331,28 @@ class LinearModel(Model):
         """True if a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
+    def _persons(self, dataset: Dataset) -> Persons | None:
+        """Return whose the visits are, where what is a person's own stays as it is when batches differ in scale.
+
+        A gain multiplies people as it does their visits.
+        """
+        if not self.people or self.gain:
+            return None
+        return Persons.of(dataset.covariates, dataset.whose, self.people.time, self.people.unit)
+
+    @property
+    def spread(self) -> Float[np.ndarray, " columns"]:
+        """Deviation of visits of different people in a batch of the pooled scale; ``sd`` where each visit is a person."""
+        return self.sd * np.sqrt(1 + self.people.level) if self.people else self.sd
+
+    def _relative(self, scale: Float[np.ndarray, "people block"], part: slice) -> Float[np.ndarray, "people block"]:
+        """Return the deviation of visits of different people over ``spread``, where ``scale`` is that within people."""
+        if not self.people or self.gain:
+            return scale
+        level = self.people.level[part]
+        relative: np.ndarray = np.sqrt((level + scale**2) / (level + 1))
+        return relative.astype(scale.dtype)
+
     def _with_components(self, dataset: Dataset) -> "LinearModel":
         source = self.residuals(dataset)
         components, scores = principal_components(source, self.settings.components, self.seed)
@@ -329,16 +373,20 @@ class LinearModel(Model):
         data, frame, kept = dataset.values, dataset.covariates, self.sd.dtype
         effects, levels = self.design.effects(frame).astype(kept), self.design.batches(frame).astype(kept)
         members = self.support.of(frame)
-        per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
+        spread = self.spread
+        per_sd = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+        distances = self.people.distances(frame, dataset.whose).astype(kept)
 
         def chunk(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
             centred = self.mean(effects, levels, scale, part)
+            if self.people.changing:
+                centred += distances @ self.people.change[:, part]
             own = read_chunk(data, part, kept)
             exempt = self.exempt(own, members, part)
             np.subtract(own, centred, out=centred)
             centred *= per_sd[part]
-            centred /= scale
+            centred /= self._relative(scale, part)
             # The sum tells in one read whether any cell is NaN or infinite.
             if not np.isfinite(centred.sum()):
                 np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
