@@ -159,12 +159,14 @@ class TransformFactory(TaskFactory):
         to: Where to write.
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at.
+        visits: How many one person has at most.
     """
 
     model: Path
     to: Destination
     target: Mapping[str, str | float]
     label_free: bool = False
+    visits: int = 1
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -177,7 +179,8 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        return transform_task(Transform(saved.model, self.target, self.label_free, saved.unit), saved.input, self.to)
+        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits)
+        return transform_task(transform, saved.input, self.to)
 
 
 def _preload(names: tuple[str, ...], model: Path) -> tuple[str, ...]:

@@ -35,14 +35,15 @@ class TransformRows(Task):
         self._transform, self._order = transform, column_order(transform.model.columns.names, names)
         place = {name: position for position, name in enumerate(transform.model.columns.names)}
         self._back = [place[name] for name in names]
-        self.block_size = block_size(len(names), _MOST_ROWS)
+        self.by_person = transform.by_person
+        self.block_size = block_size(len(names), _MOST_ROWS, transform.visits if self.by_person else 1)
 
     def work(self, people: Sequence[Sample]) -> RowResults:
         """Move a few rows; see `Task.work`."""
         own = Samples.of(people)
         block, standing, places = in_places(own.rows[:, self._order], own, self.block_size)
         transformed, (latents, _) = self._transform.move_and_encode(
-            self._transform.model.dataset(block, standing.covariates)
+            self._transform.model.dataset(block, standing.covariates, standing.persons.astype(str).tolist())
         )
         if self._form is None:
             rows = rows_text(transformed[places][:, self._back], block[places][:, self._back])
@@ -72,7 +73,7 @@ class TransformEdges(Task):
     def __init__(self, transform: Transform, kind: InputKind[ConnectivityInput], to: Destination) -> None:
         self._section, self._to = kind.section, to
         self._rows = TransformRows(transform, to.names, edge_form(kind.section, to.names))
-        self.block_size = self._rows.block_size
+        self.block_size, self.by_person = self._rows.block_size, self._rows.by_person
 
     def work(self, people: Sequence[Sample]) -> Sequence[Result]:
         """Move a few rows; see `Task.work`."""

@@ -30,15 +30,16 @@ from medrep.models.saved import SavedModel
 _CELLS = 2**21
 
 
-def block_size(columns: int, most: int) -> int:
+def block_size(columns: int, most: int, least: int = 1) -> int:
     """Return how many people are worked on together: a power of two, fewer where rows are long.
 
     Args:
         columns: Of the model.
         most: Where rows are short.
+        least: How many there have to be.
     """
     size = 1
-    while size < most and 2 * size * columns <= _CELLS:
+    while size < least or (size < most and 2 * size * columns <= _CELLS):
         size *= 2
     return size
 
@@ -59,7 +60,11 @@ def in_places(
     standing[places] = np.arange(len(own))
     if np.array_equal(standing, np.arange(len(own))):
         return rows, own, places.tolist()
-    return rows[standing], own.take(standing), places.tolist()
+    full = own.take(standing)
+    absent = np.setdiff1d(np.arange(size), places)
+    persons = full.persons.copy()
+    persons[absent] = -1 - absent  # whoever stands in is nobody's further visit
+    return rows[standing], replace(full, persons=persons), places.tolist()
 
 
 def finite_figures(figures: Mapping[str, float | str]) -> dict[str, float | str | None]:
@@ -165,9 +170,11 @@ class Task(ABC):
     Attributes:
         block_size: The size of a block of the cohort. Groups never reach over its ends, so that each person has a place of
             their own in a block (`blocks`).
+        by_person: Whether what is done to a visit depends on the person's others, so that they are worked on together.
     """
 
     block_size: int
+    by_person: bool = False
 
     @abstractmethod
     def work(self, people: Sequence[Sample]) -> Sequence[Result]:
@@ -318,12 +325,19 @@ class Transform:
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
         unit: What moves the logarithms of each image's own units; None where these stay.
+        visits: How many one person has at most.
     """
 
     model: Model
     target: Mapping[str, str | float]
     label_free: bool = False
     unit: Model | None = None
+    visits: int = 1
+
+    @property
+    def by_person(self) -> bool:
+        """Whether visits of a person are moved together."""
+        return self.visits > 1 and self.model.by_person and not self.label_free
 
     def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:
         """Return the logarithms of the units that a person gets; None where they stay.

@@ -37,7 +37,7 @@ from medrep.models.linear.least_squares import (
     reweighted,
     solve,
 )
-from medrep.models.linear.random_effects import Visits
+from medrep.models.linear.mixed import Visits
 from medrep.models.linear.scales import step_weights, weight_steps
 
 _MOST_EQUAL = 0.5

@@ -84,7 +84,8 @@ from medrep.models.linear.batch_effects import (
 )
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from medrep.models.linear.fit import fit_moments
-from medrep.models.linear.random_effects import Persons, RandomEffects, Visits
+from medrep.models.linear.mixed import Visits
+from medrep.models.linear.random_effects import Persons, RandomEffects
 from medrep.models.linear.scales import LevelSums
 from medrep.models.linear.settings import LinearSettings
 
@@ -194,7 +195,8 @@ class LinearModel(Model):
             if work is not None:
                 work.phase("find the leading components")
             model = model._with_components(dataset)
-        return model, linear_history(design, moments, model.batches, frame)
+        history = linear_history(design, moments, model.batches, frame)
+        return model, pd.concat([history, people.history()], ignore_index=True) if people else history
 
     def transform(
         self,
@@ -221,7 +223,7 @@ class LinearModel(Model):
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
-            if self.people.changing:
+            if persons is not None and self.people.changing:
                 mean += here_t @ self.people.change[:, part]
                 change += (there_t - here_t) @ self.people.change[:, part]
             if shift is not None:
@@ -317,9 +319,23 @@ class LinearModel(Model):
         return model, tuple(notes)
 
     @property
+    def by_person(self) -> bool:
+        """Whether a person's own level and slope are told from all visits, to stay as they are; see `Model.by_person`."""
+        return bool(self.people) and self.settings.scale and not self.gain
+
+    @property
     def exceptions(self) -> Exceptions:
         """Point masses, levels that nobody with a column has, and columns without a fit; see `Model.exceptions`."""
         return Exceptions(self.masses, self.support, np.flatnonzero(self.sd == 0))
+
+    def within_effects(self) -> pd.DataFrame | None:
+        """Return effects between people and within them, of named columns; see `Model.within_effects`."""
+        return self.people.table(self.columns.names) if self.people.changing and self.columns.names else None
+
+    @classmethod
+    def knows_visits(cls, settings: LinearSettings) -> bool:
+        """Return whether people have levels of their own; see `Model.knows_visits`."""
+        return settings.visits == "auto"
 
     @classmethod
     def effect_terms(cls, settings: LinearSettings) -> EffectTerms:
@@ -336,7 +352,7 @@ class LinearModel(Model):
 
         A gain multiplies people as it does their visits.
         """
-        if not self.people or self.gain:
+        if not self.by_person:
             return None
         return Persons.of(dataset.covariates, dataset.whose, self.people.time, self.people.unit)
 
@@ -375,13 +391,10 @@ class LinearModel(Model):
         members = self.support.of(frame)
         spread = self.spread
         per_sd = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-        distances = self.people.distances(frame, dataset.whose).astype(kept)
 
         def chunk(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
             centred = self.mean(effects, levels, scale, part)
-            if self.people.changing:
-                centred += distances @ self.people.change[:, part]
             own = read_chunk(data, part, kept)
             exempt = self.exempt(own, members, part)
             np.subtract(own, centred, out=centred)
