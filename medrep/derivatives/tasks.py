@@ -336,7 +336,7 @@ class Transform:
 
     @property
     def by_person(self) -> bool:
-        """Whether visits of a person are moved together."""
+        """True if visits of a person are moved together."""
         return self.visits > 1 and self.model.by_person and not self.label_free
 
     def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:

@@ -298,7 +298,7 @@ class Model(ABC):
 
     @property
     def by_person(self) -> bool:
-        """Whether what a removal does to a visit depends on the person's other visits."""
+        """True if what a removal does to a visit depends on the person's other visits."""
         return False
 
     @property

@@ -1,5 +1,7 @@
 """People with several visits, from a folder to what is written of them: a person's visits are moved together."""
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from medrep.batch.store import Part
 from medrep.cli import main
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds.base import Samples, Source
+from tests.documents import DOCS, run_line
 from tests.models.linear.test_visits import Planted
 
 PEOPLE = 60
@@ -153,3 +156,15 @@ def test_blocks_hold_whole_persons() -> None:
     assert sum(len(block) for share in shares for block in share) == len(keys)
     for key, row in zip(together.keys, together.rows, strict=True):
         np.testing.assert_array_equal(row, samples.rows[samples.keys.index(key)])
+
+
+def test_the_page_is_right(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(cohort, "my_visits")
+    page = (DOCS / "visits.md").read_text(encoding="utf-8")
+    commands, code = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
+    assert commands is not None
+    assert code is not None
+    for line in commands[1].splitlines():
+        assert run_line(line) == 0, line
+    exec(compile(code[1], "visits.md", "exec"), {})  # noqa: S102

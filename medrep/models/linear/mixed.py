@@ -166,7 +166,7 @@ class Visits:
 
     @cached_property
     def usual(self) -> "_Cell":
-        """What columns share that have the ratios that most have."""
+        """The cell of the ratios that most columns have."""
         return self.cell(self.coarse[int(np.argmax(self.prior))])
 
     def effects(
@@ -367,7 +367,7 @@ class Visits:
 
 @dataclass(frozen=True, eq=False)
 class _Cell:
-    """What columns with the same ratios share.
+    """Parts of the solution that columns with the same ratios share.
 
     Attributes:
         ratios: The ratios.

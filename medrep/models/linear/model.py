@@ -25,9 +25,14 @@ nothing changes, exactly.
 Where a batch is clearly noisier or quieter than the others in a column (2.5 times and more), people are weighed by 1 / variance
 in that column, and a scale that is far from what its batch has in other columns is believed as it is.
 
+People with several visits have levels, and where ten of them come three times, slopes over age of their own (``visits``,
+`mixed.py`): e is then what is left of a visit, and delta scales it alone, so that a person's level and slope stay as they are. A
+person's visits are moved together. Where a gain multiplies everything (volumes), it multiplies people, too, and each visit is
+moved by itself.
+
 Values that stand for nothing (no lesion, outside the mask, below detection) stay what they are bit for bit, and the others are
-fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
-its people are refused there, or come back missing (`column_support.py`).
+fitted and moved without them; a level that nobody with a column has is recorded with the model: its people are refused there, or
+come back missing (`medrep/models/exceptions.py` has both rules).
 
 Of images with more than 262 144 columns what is kept is float32, whose rounding is far below what people's own noise leaves
 unknown; with a mask (``input.mask``) only the voxels inside are columns.
@@ -320,7 +325,7 @@ class LinearModel(Model):
 
     @property
     def by_person(self) -> bool:
-        """Whether a person's own level and slope are told from all visits, to stay as they are; see `Model.by_person`."""
+        """True if a person's level and slope are told from all visits, to stay as they are; see `Model.by_person`."""
         return bool(self.people) and self.settings.scale and not self.gain
 
     @property

@@ -1,4 +1,4 @@
-"""What a model keeps of people with several visits, whose visits are, and whether batches can be told from time."""
+"""People with several visits: levels and slopes of their own, and how well batches are told from time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ _INSEPARABLE = 0.95  # share of the change in time that goes with changes of a b
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """What a model knows of people with several visits.
+    """Levels and slopes of people with several visits.
 
     Attributes:
         changing: Continuous covariates that change within people.
@@ -128,7 +128,7 @@ class RandomEffects:
 
 
 class Persons(NamedTuple):
-    """Whose visits are.
+    """People, by their visits.
 
     Attributes:
         member: Person x visit: 1 where a visit is the person's.
