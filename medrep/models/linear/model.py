@@ -234,12 +234,13 @@ class LinearModel(Model):
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
             np.subtract(chunk, mean, out=mean)
-            if persons is not None:
+            if persons is None:
+                after /= before
+                after -= 1
+                after *= mean
+            else:
                 told = mean if stays is None else np.where(stays, np.nan, mean)
-                mean -= self.people.of_person(told, before, persons, part)
-            after /= before
-            after -= 1
-            after *= mean
+                after = self.people.moved(told, before, after, persons, part)
             change += after
             chunk += change
             if stays is not None:

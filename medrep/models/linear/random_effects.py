@@ -95,36 +95,65 @@ class RandomEffects:
             rows.append(pd.DataFrame(table))
         return pd.concat(rows, ignore_index=True)
 
-    def of_person(
+    def moved(
         self,
         residual: Float[np.ndarray, "visits block"],
         scale: Float[np.ndarray, "visits block"],
+        to: Float[np.ndarray, "visits block"],
         persons: "Persons",
         part: slice,
     ) -> Float[np.ndarray, "visits block"]:
-        """Return what is expected of each person's level and slope, of all visits that are here.
+        """Return what is added to visits where the scale of their noise changes and people stay as they are.
+
+        Noise, what is left of a residual without what is expected of the person's level and slope, is multiplied by the ratio
+        of scales. Expectations hold some noise and noise some of the person: each is multiplied, by a factor near 1, so that
+        sums over a person's visits have the variance they would have at the other scale, exactly where the visits have one.
 
         Args:
             residual: Data less what covariates and batches are expected to give; NaN tells nothing.
             scale: delta of each.
+            to: The other.
             persons: Whose the visits are.
             part: Which columns.
         """
         told = np.isfinite(residual)
-        weight = np.where(told, 1 / scale**2, 0)
+        weight, other = (np.where(told, 1 / own**2, 0) for own in (scale, to))
         weighed = weight * np.where(told, residual, 0)
         member, time = persons.member, persons.time[:, None]
         level = self.level[part]
         total, sums = member @ weight, member @ weighed
+        own, change = 1 + level * total, _matching(level * total, level * (member @ other))
         if not self.time:
-            return member.T @ (level * sums / (1 + level * total))
-        slope = self.slope[part]
-        timed, squares, products = member @ (time * weight), member @ (time**2 * weight), member @ (time * weighed)
-        own, other = 1 + level * total, 1 + slope * squares
-        both = own * other - level * slope * timed**2
-        found = member.T @ (level * (sums * other - slope * timed * products) / both)
-        found += time * (member.T @ (slope * (products * own - level * timed * sums) / both))
-        return found
+            found = member.T @ (level * sums / own)
+            further = member.T @ (change * (level * sums / own))
+        else:
+            slope = self.slope[part]
+            timed, squares = member @ (time * weight), member @ (time**2 * weight)
+            products, beside = member @ (time * weighed), 1 + slope * squares
+            both = own * beside - level * slope * timed**2
+            levels = level * (sums * beside - slope * timed * products) / both
+            slopes = slope * (products * own - level * timed * sums) / both
+            turn = _matching(slope * squares, slope * (member @ (time**2 * other)))
+            found = member.T @ levels + time * (member.T @ slopes)
+            further = member.T @ (change * levels) + time * (member.T @ (turn * slopes))
+        added: np.ndarray = (to / scale - 1) * (residual - found) + further
+        return added
+
+
+def _matching(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the factor, less 1, of an expectation by which a sum gets the variance that it has at another scale.
+
+    Args:
+        before: Variance of the person over that of noise, in the sum.
+        after: The same at the other scale.
+    """
+    # A sum s of variance p + n expects p / (p + n) s of the person; in units of n before, n after is before / after.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise = before / after
+        wanted = np.sqrt((before + noise) * (before + 1)) - np.sqrt(noise)
+        factor = wanted / before - 1
+    usable = (before > 0) & (after > 0) & (before != after) & np.isfinite(factor)
+    return np.where(usable, factor, 0.0)
 
 
 class Persons(NamedTuple):
