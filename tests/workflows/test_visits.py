@@ -1,5 +1,6 @@
 """People with several visits, from a folder to what is written of them: a person's visits are moved together."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_a_further_visit_moves_the_persons_others_again(cohort: Path, trained: P
     assert run("export", cohort, tmp_path / "whole", *asked) == 0
     assert (tmp_path / "out/features.tsv").read_bytes() == (tmp_path / "whole/features.tsv").read_bytes()
     assert not np.array_equal(features(tmp_path / "out").loc[before.loc[[who]].index], before.loc[[who]])
+
+
+def test_the_report_draws_people_who_came_again(cohort: Path, trained: Path, tmp_path: Path) -> None:
+    asked = ("--model", trained / "model", "--remove", "site")
+    assert run("export", cohort, tmp_path / "out", *asked) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "People who came again" in page
+    drawn = json.loads((tmp_path / "out/report/visits.json").read_text())
+    steps = [
+        [
+            np.abs(np.diff(one[state]))[np.array(one["levels"][1:]) != np.array(one["levels"][:-1])]
+            for one in row["people"]
+        ]
+        for row in drawn["rows"]
+        for state in ("before", "after")
+    ]
+    before, after = (np.concatenate([*steps[k], *steps[k + 2]]) for k in range(2))
+    assert after.mean() < 0.8 * before.mean()
+    assert run("export", cohort, tmp_path / "nobody", *asked, "--show", "nobody") == 0
+    assert "People who came again" not in (tmp_path / "nobody/report.html").read_text()
 
 
 def test_what_goes_with_age_between_and_within_people_is_written(trained: Path) -> None:
