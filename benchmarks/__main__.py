@@ -37,6 +37,7 @@ from benchmarks import (
     shapes,
     shift_gate,
     table_costs,
+    visits,
     whole_heads,
     whole_tests,
 )
@@ -70,6 +71,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "shapes": shapes.run,
     "shift_gate": shift_gate.run,
     "table_costs": table_costs.run,
+    "visits": visits.run,
     "whole_heads": whole_heads.run,
     "whole_tests": whole_tests.run,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from medrep._persisted import to_json
 from medrep._structuring import build_section, unknown_key
 from medrep._texts import MOST_LEVELS, as_written, read_yaml, with_texts
 from medrep.cohort.covariates import Covariate, declared_covariates
@@ -44,7 +45,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML that `read_config` reads back."""
-        content = asdict(self) | {"input": self.input.to_json()}
+        content = asdict(self) | {"input": self.input.to_json(), "settings": to_json(self.settings)}
         content["covariates"] = {
             covariate.pop("name"): {key: value for key, value in covariate.items() if value not in ("", None, (), {})}
             for covariate in content["covariates"]

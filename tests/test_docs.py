@@ -18,7 +18,7 @@ from medrep.training.schedule import Schedule
 from tests.conftest import ROOT
 from tests.documents import DOCS, Block, links, make_cohort, read_blocks, run_line, unmarked_commands
 
-ELSEWHERE = {"batch.md", "troubleshooting.md", "python.md", "own_tables.md"}
+ELSEWHERE = {"batch.md", "troubleshooting.md", "python.md", "own_tables.md", "visits.md"}
 """Pages whose commands need a cluster, or whose own tests run them; links to them may come before they do."""
 
 # In the order in which they are run: later pages use what earlier ones trained.

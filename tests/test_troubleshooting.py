@@ -635,6 +635,19 @@ def samples(work: FitContext, text: str, *, listed: bool = False) -> int:
     return run("check", cohort)
 
 
+def twice_on_two_sites(work: FitContext) -> int:
+    """Check people who all came again, a year later and to the other site."""
+    people = ["participant_id\tsession_id\tage\tsex\tsite"]
+    features = [FEATURES.splitlines()[0].replace("\t", "\tsession_id\t", 1)]
+    noise = np.random.default_rng(2).normal(size=(2, COUNT, 3)).round(3)
+    for k in range(COUNT):
+        for visit in range(2):
+            name = f"sub-{k:02d}\tses-{visit}"
+            people.append(f"{name}\t{20 + k + visit}\t{'FM'[k % 2]}\t{'AB'[visit]}")
+            features.append("\t".join([name, *map(str, noise[visit, k])]))
+    return run("check", work.table("\n".join(people) + "\n", "\n".join(features) + "\n"))
+
+
 def wide_removal(work: FitContext) -> int:
     header, *rows = FEATURES.splitlines()
     noise = np.random.default_rng(1).normal(size=(COUNT, 20)).round(3)
@@ -688,7 +701,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "entries without an image path": lambda w: datalist(w, [{"participant_id": "sub-01", "age": 40}]),
     "repeated identical row(s) merged": lambda w: w.check(f"{PEOPLE}sub-03\t23\tM\tB\n"),
     "are treated as independent, as if each were of another person": lambda w: w.check(
-        PEOPLE, f"{VISITS}sub-00\tses-2\t1\t2\t3\n"
+        PEOPLE, f"{VISITS}sub-00\tses-2\t1\t2\t3\n", "--set", "settings.visits=independent"
     ),
     "the same data under several ids": lambda w: w.check(
         PEOPLE, f"{lines(FEATURES, COUNT)}sub-39\t{FEATURES.splitlines()[1].partition(chr(9))[2]}\n"
@@ -878,6 +891,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     # Confounding
     "aliased covariates: their effects cannot be separated": lambda w: run("train", w.table(ALIASED), w.folder() / "o"),
     "cannot be told apart": lambda w: w.check(ALIASED),
+    "cannot be told apart within people": twice_on_two_sites,
     # Configuration
     "no such configuration; give a file or a shipped one": lambda w: run("check", w.cohort, "--config", "lineal.yaml"),
     "write it as dotted.path=value": lambda w: w.settings("input.kind"),

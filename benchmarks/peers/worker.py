@@ -1,7 +1,8 @@
 """Run one peer on one job: ``python worker.py PEER JOBDIR``, in the environment that holds the peer.
 
-JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv (site, and what is kept: age, sex as F
-or M) and job.json (reference, the site everybody is moved to, or null; seed; settings that differ from those of PEERS).
+JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv (site, what is kept: age, sex as F
+or M, and whose each row is where people come again) and job.json (reference, the site everybody is moved to, or null;
+seed; settings that differ from those of PEERS).
 The worker writes test_out.npy (float64), result.json and, where the fit gives more than one output, extras/NAME.npy: as
 wide as test.npy, but for the latents. Only numpy, pandas and the peer are needed here.
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-COLUMNS = ("age", "sex", "site")
+COLUMNS = ("age", "sex", "site", "participant")
 LATENTS = "latents"
 
 
@@ -37,6 +38,8 @@ PEERS: dict[str, PeerSpec] = {
     "combatlearn-covbat-gam": PeerSpec("combatlearn", "with_combatlearn", {"method": "covbat_gam"}),
     "neuroharmonize": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": []}),
     "neuroharmonize-smooth": PeerSpec("neuroharmonize", "with_neuroharmonize", {"smooth_terms": ["AGE"]}),
+    "longcombat": PeerSpec("longcombat", "with_longcombat", {"method": "longcombat"}),
+    "mixedlm": PeerSpec("longcombat", "with_longcombat", {"method": "mixedlm"}),
     "demovae": PeerSpec("demovae", "with_demovae", {"scaled": False}),
     "demovae-scaled": PeerSpec("demovae", "with_demovae", {"scaled": True}),
 }
@@ -86,7 +89,7 @@ def run_job(name: str, job: Path) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read the covariates that a job keeps, and site."""
-    return pd.read_csv(path, sep="\t", dtype={"age": float, "sex": str, "site": str}, keep_default_na=False)
+    return pd.read_csv(path, sep="\t", dtype={"age": float} | dict.fromkeys(COLUMNS[1:], str), keep_default_na=False)
 
 
 def _full_width(values: np.ndarray, test: np.ndarray, varies: np.ndarray) -> np.ndarray:

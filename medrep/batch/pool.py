@@ -292,8 +292,9 @@ class Scheduler:
 
 
 def _groups(people: Samples, positions: Sequence[int], most: int) -> Iterator[Samples]:
-    """Yield people of the same block of the cohort, so that each has a place of their own in it."""
-    blocks = (people.places[np.array(positions, int)] // most).tolist()
+    """Yield people of the same block of the cohort, so that each has a place of their own in it; of one, whole persons."""
+    places = people.persons if most == 1 else people.places
+    blocks = (places[np.array(positions, int)] // most).tolist()
     for _, block in groupby(zip(blocks, positions, strict=True), key=itemgetter(0)):
         yield people.take([position for _, position in block])
 

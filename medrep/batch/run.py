@@ -137,9 +137,11 @@ def _worked(
         start_server(TABLES)
     step = work.step(model)
     people = cohort.source.samples(frame)
-    everybody = range(len(people))
-    blocks = [everybody[start : start + step.block_size] for start in everybody[:: step.block_size]]
-    mine = people.take([place for block in options.part.of(blocks) for place in block])
+    worked = people
+    if step.by_person:
+        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        worked = people.together(whose, step.block_size)
+    mine = worked.take([place for block in options.part.of(worked.blocks(step.block_size)) for place in block])
     if options.dry_run:
         _forecast(listener, work.out, people, mine, options)
         return None
@@ -223,7 +225,8 @@ def _work_off(
     current = [history.current(key, prints[key]) for key in mine.keys]
     failed = {key: one for key, one in zip(mine.keys, current, strict=True) if one is not None and one.failed}
     again = failed if options.retry_failed else {}
-    left = mine.take([k for k, one in enumerate(current) if one is None or mine.keys[k] in again])
+    open_persons = mine.persons[[k for k, one in enumerate(current) if one is None or mine.keys[k] in again]]
+    left = mine.take(np.flatnonzero(np.isin(mine.persons, open_persons)))
     del current
     if len(left) < len(mine):
         listener.say(f"{len(mine) - len(left)} people are done already")

@@ -11,15 +11,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 
 from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
+from medrep.cohort.kinds.base import Sample, Samples, sample_files
 from medrep.cohort.kinds.surface import PersonSurface, StoredValues, SurfaceFile, SurfaceInput, load_surfaces
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
-from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
 
 _MOST_LISTED = 20  # of a surface's columns in a sidecar; of more, how many there are
@@ -36,27 +37,45 @@ class TransformSurfaces(Task):
 
     def __init__(self, transform: Transform, kind: InputKind[SurfaceInput], to: Destination) -> None:
         self._transform, self._wanted, self._to = transform, kind.section, to
-        self.block_size = 1
+        self.by_person = transform.by_person
+        self.block_size = block_size(transform.model.columns.count, 1, transform.visits if self.by_person else 1)
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Move a few people; see `Task.work`."""
-        frame, model, results = sample_frame(people), self._transform.model, []
-        for key, surface, error in load_surfaces(sample_files(people), self._wanted, model.columns.names):
+        model, own = self._transform.model, Samples.of(people)
+        results: dict[str, Result] = {}
+        found: dict[int, PersonSurface] = {}
+        loaded = load_surfaces(sample_files(own), self._wanted, model.columns.names)
+        for place, (key, surface, error) in enumerate(loaded):
             if surface is None:
-                results.append(Result(key, error, "read"))
-                continue
-            own, row = frame.loc[[key]], np.asarray(surface.row[None], np.float64)
-            one = model.dataset(row, own)
-            change = np.where(np.isnan(row), 0.0, self._transform.transform(one) - row)[0]
-            lost = np.flatnonzero(np.isnan(change))
-            if len(lost) and self._wanted.missing == "error":
-                told = f"{len(lost)} values without an effect to remove, {surface.names[lost[0]]} for one"
-                cure = "nobody of the level had them in training; leave the person out with --exclude"
-                results.append(Result(key, f"{told}: {cure}", "transform"))
-                continue
-            files = self._write(surface, change, self._transform.outside(own))
-            results.append(Result(key, arrays={"latents": self._transform.encode(one)[0]}, files=files))
-        return results
+                results[key] = Result(key, error, "read")
+            else:
+                found[place] = surface
+        if found:
+            there = own.take(list(found))
+            rows = np.stack([surface.row for surface in found.values()]).astype(np.float64)
+            visits = model.dataset(rows, there.covariates, there.persons.astype(str).tolist())
+            changes = np.where(np.isnan(rows), 0.0, self._transform.transform(visits) - rows)
+            latents = self._transform.encode(visits)
+            for place, (key, surface) in enumerate(zip(there.keys, found.values(), strict=True)):
+                results[key] = self._moved(key, surface, changes[place], latents[place], there.covariates.iloc[[place]])
+        return [results[key] for key in own.keys]
+
+    def _moved(
+        self,
+        key: str,
+        surface: PersonSurface,
+        change: Float[np.ndarray, " columns"],
+        latents: Float[np.ndarray, " latents"],
+        frame: pd.DataFrame,
+    ) -> Result:
+        lost = np.flatnonzero(np.isnan(change))
+        if len(lost) and self._wanted.missing == "error":
+            told = f"{len(lost)} values without an effect to remove, {surface.names[lost[0]]} for one"
+            cure = "nobody of the level had them in training; leave the person out with --exclude"
+            return Result(key, f"{told}: {cure}", "transform")
+        files = self._write(surface, change, self._transform.outside(frame))
+        return Result(key, arrays={"latents": latents}, files=files)
 
     def _write(
         self, surface: PersonSurface, change: Float[np.ndarray, " columns"], outside: Mapping[str, Any]

@@ -22,15 +22,16 @@ from medrep.models.saved import SavedModel, load_input
 _CELLS = 2**21
 
 
-def block_size(columns: int, most: int) -> int:
+def block_size(columns: int, most: int, least: int = 1) -> int:
     """Return how many people are worked on together: a power of two, fewer where rows are long.
 
     Args:
         columns: Of the model.
         most: Where rows are short.
+        least: How many there have to be.
     """
     size = 1
-    while size < most and 2 * size * columns <= _CELLS:
+    while size < least or (size < most and 2 * size * columns <= _CELLS):
         size *= 2
     return size
 
@@ -51,7 +52,11 @@ def in_places(
     standing[places] = np.arange(len(own))
     if np.array_equal(standing, np.arange(len(own))):
         return rows, own, places.tolist()
-    return rows[standing], own.take(standing), places.tolist()
+    full = own.take(standing)
+    absent = np.setdiff1d(np.arange(size), places)
+    persons = full.persons.copy()
+    persons[absent] = -1 - absent  # whoever stands in is nobody's further visit
+    return rows[standing], replace(full, persons=persons), places.tolist()
 
 
 def finite_figures(figures: Mapping[str, float | str]) -> dict[str, float | str | None]:
@@ -157,9 +162,11 @@ class Task(ABC):
     Attributes:
         block_size: The size of a block of the cohort. Groups never reach over its ends, so that each person has a place of
             their own in a block (`blocks`).
+        by_person: Whether what is done to a visit depends on the person's others, so that they are worked on together.
     """
 
     block_size: int
+    by_person: bool = False
 
     @abstractmethod
     def work(self, people: Sequence[Sample]) -> Sequence[Result]:

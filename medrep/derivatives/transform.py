@@ -146,12 +146,19 @@ class Transform:
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
         unit: What moves the logarithms of each image's own units; None where these stay.
+        visits: How many one person has at most.
     """
 
     model: Model
     target: Mapping[str, str | float]
     label_free: bool = False
     unit: Model | None = None
+    visits: int = 1
+
+    @property
+    def by_person(self) -> bool:
+        """True if visits of a person are moved together."""
+        return self.visits > 1 and self.model.by_person and not self.label_free
 
     def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:
         """Return the logarithms of the units that a person gets; None where they stay.
@@ -203,14 +210,15 @@ class TransformRows(Task):
         self._transform, self._order = transform, column_order(transform.model.columns.names, names)
         place = {name: position for position, name in enumerate(transform.model.columns.names)}
         self._back = [place[name] for name in names]
-        self.block_size = block_size(len(names), _MOST_ROWS)
+        self.by_person = transform.by_person
+        self.block_size = block_size(len(names), _MOST_ROWS, transform.visits if self.by_person else 1)
 
     def work(self, people: Sequence[Sample]) -> RowResults:
         """Move a few rows; see `Task.work`."""
         own = Samples.of(people)
         block, standing, places = in_places(own.rows[:, self._order], own, self.block_size)
         transformed, (latents, _) = self._transform.move_and_encode(
-            self._transform.model.dataset(block, standing.covariates)
+            self._transform.model.dataset(block, standing.covariates, standing.persons.astype(str).tolist())
         )
         if self._form is None:
             rows = rows_text(transformed[places][:, self._back], block[places][:, self._back])
@@ -240,7 +248,7 @@ class TransformEdges(Task):
     def __init__(self, transform: Transform, kind: InputKind[ConnectivityInput], to: Destination) -> None:
         self._section, self._to = kind.section, to
         self._rows = TransformRows(transform, to.names, edge_form(kind.section, to.names))
-        self.block_size = self._rows.block_size
+        self.block_size, self.by_person = self._rows.block_size, self._rows.by_person
 
     def work(self, people: Sequence[Sample]) -> Sequence[Result]:
         """Move a few rows; see `Task.work`."""
@@ -312,12 +320,14 @@ class TransformFactory(TaskFactory):
         to: Where to write.
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at.
+        visits: How many one person has at most.
     """
 
     model: Path
     to: Destination
     target: Mapping[str, str | float]
     label_free: bool = False
+    visits: int = 1
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -330,4 +340,5 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        return transform_task(Transform(saved.model, self.target, self.label_free, saved.unit), saved.input, self.to)
+        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits)
+        return transform_task(transform, saved.input, self.to)

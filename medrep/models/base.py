@@ -298,13 +298,30 @@ class Model(ABC):
         return self.withheld.get(capability, _REFUSALS[capability]).format(kind=self.kind)
 
     @property
+    def by_person(self) -> bool:
+        """True if what a removal does to a visit depends on the person's other visits."""
+        return False
+
+    @property
     def exceptions(self) -> Exceptions:
         """Exceptions of single columns: values that the model leaves as they are, or cannot predict; none by default."""
         return NO_EXCEPTIONS
 
+    def within_effects(self) -> pd.DataFrame | None:
+        """Return what covariates that change within people go with, between people and within them; None by default.
+
+        A row a covariate and column: covariate, feature, between, within, and the ends of their 95 % intervals.
+        """
+        return None
+
     def accelerated(self) -> "Model":
         """Return the model where this machine computes it fastest; by default as it is."""
         return self
+
+    @classmethod
+    def knows_visits(cls, settings: Any) -> bool:  # noqa: ARG003
+        """Return whether several visits of a person are told from as many people, with some settings."""
+        return False
 
     @classmethod
     def effect_terms(cls, settings: Any) -> EffectTerms | None:  # noqa: ARG003

@@ -15,10 +15,12 @@ from medrep.cohort.kinds import InputKind
 from medrep.cohort.parsing import shown
 from medrep.derivatives.bids import described_name
 from medrep.derivatives.transform import Transform
+from medrep.models.linear.random_effects import changing_covariates, time_of
 from medrep.report.data_store import ReportData, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
 from medrep.report.data_training import shown_person
 
 _ROWS, _MOST_TABLE, _FEATURES, _GROUPS = 4, 2000, 6, 24
+_TRACKS, _TRACKED = 40, 2  # people whose visits are drawn, and features
 _MOST_CELLS = 2**22  # of rows that come from files
 
 
@@ -70,7 +72,9 @@ def _before_after_features(
         return None
     before, keys = _rows(cohort.select(frame.index), mover.model.columns)
     own = frame.loc[keys]
-    after = mover.transform(mover.model.dataset(before, own))
+    after = mover.transform(
+        mover.model.dataset(before, own, cohort.table.loc[keys, "participant_id"].astype(str).tolist())
+    )
     groups = _halves(own[group]) if own[group].dtype.kind in "fiu" else own[group].astype(str)
     levels = [str(level) for level in groups.value_counts().index[:_GROUPS]]
     means = np.stack([known_mean(before[(groups == level).to_numpy()]) for level in levels])
@@ -93,6 +97,46 @@ def _before_after_features(
         for k in np.argsort(-apart, kind="stable")[:_FEATURES]
     ]
     return ReportData({"kind": "features", "group": group, "people": len(keys), "rows": rows})
+
+
+def _visits(mover: Transform, cohort: Cohort, frame: pd.DataFrame, removed: Sequence[str]) -> ReportData | None:
+    """Return people who came again, before and after, over the time that changes within them; None where nobody did.
+
+    Those who changed what was removed come first, and features that differ most between its levels.
+    """
+    group = next((name for name in removed if name in mover.model.schema.batches and name in frame), "")
+    whose = cohort.table.loc[frame.index, "participant_id"].astype(str)
+    several = whose[whose.duplicated(keep=False)]
+    time = time_of(changing_covariates(mover.model.schema, frame, whose.to_numpy(object))) if len(several) else ""
+    if not (group and time):
+        return None
+    changes = frame.loc[several.index, group].astype(str).groupby(several).nunique()
+    chosen = changes.sort_values(ascending=False, kind="stable").index[:_TRACKS]
+    keys = several.index[several.isin(chosen)]
+    before = in_columns(cohort.source.features.rows(keys), mover.model.columns.names).values
+    own, names = frame.loc[keys], whose.loc[keys]
+    after = mover.transform(mover.model.dataset(before, own, names.tolist()))
+    levels = own[group].astype(str)
+    means = pd.DataFrame(before).groupby(levels.to_numpy()).mean().to_numpy()
+    spread = known_spread(before)
+    apart = np.nan_to_num(means.std(axis=0) / np.where(spread > 0, spread, np.inf))
+    rows = []
+    for k in np.argsort(-apart, kind="stable")[:_TRACKED]:
+        people = []
+        for person in chosen:
+            mine = np.flatnonzero(names.to_numpy() == person)
+            mine = mine[np.argsort(own[time].to_numpy(float)[mine], kind="stable")]
+            mine = mine[np.isfinite(before[mine, k]) & np.isfinite(after[mine, k])]
+            people.append(
+                {
+                    "times": own[time].to_numpy(float)[mine].tolist(),
+                    "before": before[mine, k].tolist(),
+                    "after": after[mine, k].tolist(),
+                    "levels": levels.to_numpy()[mine].tolist(),
+                }
+            )
+        rows.append({"feature": mover.model.columns.names[k], "people": people})
+    return ReportData({"time": time, "group": group, "people": len(changes), "rows": rows})
 
 
 def _middle(image: Float[np.ndarray, "x y z"], axis: int) -> int:
@@ -132,6 +176,8 @@ def transform_report_data(
         found["cohort"] = cohort_summary(frame, model.schema, cohort.notes, whose)
     if not cohort.input.on_grid:
         found["before_after"] = _before_after_features(mover, cohort, frame, removed)
+        if person is not None and cohort.input.tabular and len(frame.columns):
+            found["visits"] = _visits(mover, cohort, frame, removed)
     elif person is not None:
         files = {str(key): Path(str(path)) for key, path in cohort.source.files.items()}
         pairs = {

@@ -163,6 +163,14 @@ class Spread:
     note: str
 
 
+@dataclass(frozen=True)
+class Track:
+    """One line of many: points in their order, and which of the steps between them are marked."""
+
+    points: Sequence[tuple[float, float]]
+    marked: Sequence[bool]
+
+
 def intervals(
     rows: Sequence[ChartRow], caption: str, *, bars: bool = False, base: float | None = None, floor_name: str = ""
 ) -> str:
@@ -226,6 +234,25 @@ def curve(points: Sequence[tuple[float, float]], caption: str) -> str:
     return (
         f'<figure class="curve"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(said)}">'
         f'<polyline points="{path}" vector-effect="non-scaling-stroke"/></svg><figcaption>{escape(said)}</figcaption></figure>'
+    )
+
+
+def tracks(lines: Sequence[Track], span: tuple[float, float], caption: str) -> str:
+    """Return many lines in one picture, with marked steps in another colour and above the others; span is that of y."""
+    x0, x1 = _scale([x for line in lines for x, _ in line.points])
+    y0, y1 = _scale(span)
+    drawn: dict[bool, list[str]] = {False: [], True: []}
+    for line in lines:
+        places = [(100 * (x - x0) / (x1 - x0), 100 - 100 * (y - y0) / (y1 - y0)) for x, y in line.points]
+        for (a, b), (c, d), marked in zip(places, places[1:], line.marked, strict=False):
+            kind = ' class="marked"' if marked else ""
+            drawn[marked].append(
+                f'<path{kind} d="M{a:.2f},{b:.2f}L{c:.2f},{d:.2f}" vector-effect="non-scaling-stroke"/>'
+            )
+    said = f"{caption}: {span[0]:.3g} to {span[1]:.3g}, from left to right {x0:.3g} to {x1:.3g}"
+    return (
+        f'<figure class="tracks"><svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(said)}">'
+        f"{''.join(drawn[False] + drawn[True])}</svg><figcaption>{escape(said)}</figcaption></figure>"
     )
 
 

@@ -1,6 +1,7 @@
 """Sections of the report of an export, of counterfactuals, and of the demo."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from medrep.report.data_store import read_report_data
 from medrep.report.html import (
     ChartRow,
     Section,
+    Track,
     diverging,
     grey,
     intervals,
@@ -21,6 +23,7 @@ from medrep.report.html import (
     sheet,
     slider_section,
     table,
+    tracks,
 )
 from medrep.report.sections_training import (
     certificate_section,
@@ -69,6 +72,32 @@ def _groups(found: Mapping[str, Any]) -> str:
     return content
 
 
+def visits_section(out: Path) -> Section:
+    """Return people who came again, before and after, side by side."""
+    exhibit = read_report_data(out, "visits")
+    if exhibit is None:
+        return Section("People who came again", "")
+    found = exhibit.content
+    content = paragraph(
+        f"{len(found['rows'][0]['people'])} of {found['people']} people who came again, over {found['time']}: a line a person,"
+        f" orange where the person changed {found['group']}. Afterwards these steps should be no larger than the others."
+    )
+    for row in found["rows"]:
+        pair = []
+        values = [value for one in row["people"] for state in ("before", "after") for value in one[state]]
+        for state in ("before", "after"):
+            lines = [
+                Track(
+                    list(zip(one["times"], one[state], strict=True)),
+                    [first != second for first, second in pairwise(one["levels"])],
+                )
+                for one in row["people"]
+            ]
+            pair.append(tracks(lines, (min(values), max(values)), f"{row['feature']}, {state}"))
+        content += f'<div class="pair">{"".join(pair)}</div>'
+    return Section("People who came again", content)
+
+
 _LATENTS, _PEOPLE = 16, 5000
 
 
@@ -77,6 +106,7 @@ def transform_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
     return [
         _transform_facts(out, about),
         before_after_section(out),
+        visits_section(out),
         slider_section(out),
         _leakage_section(out),
         certificate_section(about.get("Certificates", [])),

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from medrep.audit.confounding import (
     Interaction,
@@ -32,11 +32,14 @@ from medrep.models import MODELS
 from medrep.models.base import EffectTerms
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
+from medrep.models.linear.mixed import Ratios, Visits
+from medrep.models.linear.random_effects import changing_covariates, separations, time_of
 from medrep.models.requirements import Images, Requirements
 from medrep.workflows.cohorts import place_of
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3
+_USUAL_LEVEL = 4.0  # variance of people's levels over that of their visits: twice the deviation
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ def check(
         return Checked(tuple(problems))
     listener.say(f"{count_participants(cohort.table)} in {place_of(source).root}")
     listener.notes(cohort.notes)
-    for line in (*transformed_before(cohort.earlier, config.covariates), *repeated_scans(cohort.table)):
+    for line in transformed_before(cohort.earlier, config.covariates):
+        listener.warn(line)
+    for line in [] if knows_visits(config) else repeated_scans(cohort.table):
         listener.warn(line)
     covariates = _attempt(problems, lambda: _covariates(cohort, config))
     schema, pairs, found = None, pd.DataFrame(), tuple[Interaction, ...]()
@@ -161,10 +166,54 @@ def _confounding(
     own = effect_terms(config)
     degrees, interactions = (1, ()) if own is None else (own.degrees, own.interactions)
     try:
-        Design.fit(schema, frame, degrees, interactions).check_aliases(frame)
+        design = Design.fit(schema, frame, degrees, interactions)
+        design.check_aliases(frame)
+        if knows_visits(config) and len(set(participants)) < len(frame):
+            _visits(listener, design, frame, np.array(participants, object))
     except CovariateError as error:
         problems.append(str(error))
     return table
+
+
+def _visits(
+    listener: Listener, design: Design, frame: pd.DataFrame, participants: Shaped[np.ndarray, " visits"]
+) -> None:
+    """Show how often and how long people came, who changed batches, and how well that tells batches apart.
+
+    Raises:
+        CovariateError: Batches that cannot be told from time.
+    """
+    counts = pd.Series(participants).value_counts()
+    several = counts.index[counts > 1]
+    rows = [(f"people with {count} visit{'s' * (count > 1)}", str(number)) for count, number in _counted(counts)]
+    time = time_of(changing_covariates(design.schema, frame, participants))
+    if time:
+        spans = frame[time].astype(float).groupby(participants).agg(lambda own: own.max() - own.min())[several]
+        rows.append((f"follow-up in {time}, median and longest", f"{spans.median():.3g}, {spans.max():.3g}"))
+    for one in separations(design, frame, participants, time):
+        rows.append((f"people who changed {one.batch}", f"{one.changed} of {one.several}"))
+        rows.append((f"change in {time or 'time'} that goes with {one.batch}", f"{100 * one.share:.0f} %"))
+    listener.table("Several visits", ("", ""), rows)
+    visits = Visits.planned(frame, participants, design)
+    if visits is None or not design.schema.batches:
+        return
+    errors = np.sqrt(visits.cell(Ratios(_USUAL_LEVEL, 0.0)).leverage)
+    shown = []
+    for name, part in design.batch_slices().items():
+        for level, error in zip(design.schema.levels(name), errors[part], strict=True):
+            own = pd.unique(participants[(frame[name].astype(str) == level).to_numpy()])
+            elsewhere = frame[name].astype(str).groupby(participants).nunique()[own]
+            shown.append((f"{name}={level}", str(len(own)), str(int((elsewhere > 1).sum())), f"{error:.2f}"))
+    listener.table(
+        "How well batches are known (error in deviations within people, were people's levels to vary twice as much)",
+        ("batch", "people", "of them seen elsewhere", "error"),
+        shown,
+    )
+
+
+def _counted(counts: pd.Series) -> list[tuple[int, int]]:
+    """Return how many people have each number of visits."""
+    return [(int(count), int(number)) for count, number in counts.value_counts().sort_index().items()]
 
 
 def _point_masses(listener: Listener, cohort: Cohort, schema: CovariateSchema, frame: pd.DataFrame) -> None:
@@ -208,6 +257,11 @@ def _looked_through(cohort: Cohort, listener: Listener, samples: dict[str, np.nd
     if found.said:
         listener.say(found.said)
     return found
+
+
+def knows_visits(config: Config) -> bool:
+    """Return whether the configured model tells several visits of a person from as many people."""
+    return MODELS[config.model].knows_visits(config.settings)
 
 
 def effect_terms(config: Config) -> EffectTerms | None:

@@ -148,7 +148,7 @@ def train(
     cohort = dataset.as_cohort()
     covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    warn_of_slips(cohort, covariates.frame, covariates.declared, _LISTENER)
+    warn_of_slips(cohort, covariates, config, _LISTENER)
     frame, schema = fit_schema(cohort, covariates.frame, covariates.declared, _LISTENER)
     kind = cohort.input.measured(cohort.source, _LISTENER)[0]
     if not kind.tabular and dataset.origin is not None and dataset.origin.read_as == kind:

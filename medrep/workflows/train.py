@@ -14,7 +14,7 @@ from medrep import __version__
 from medrep._files import output_folder, release_pages, write_text
 from medrep.audit.confounding import sample_columns
 from medrep.cohort.cohort import Cohort, read_cohort, read_matrix, with_changes
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
@@ -38,7 +38,7 @@ from medrep.models.saved import Provenance, SavedModel, digest
 from medrep.models.shift import ANYBODY, MIN_N, ShiftGate, scanner_of
 from medrep.tracking.store import Store, find_store
 from medrep.training.schedule import process_group, rank
-from medrep.workflows.check import requirements, warn_of_interactions
+from medrep.workflows.check import knows_visits, requirements, warn_of_interactions
 from medrep.workflows.cohorts import check_output, input_paths, place_of, refuse_unknown, report_subject
 
 TRAINED, HELD_OUT = "train", "held-out"
@@ -149,7 +149,7 @@ def train(
     cohort = cohort.select(covariates.frame.index)
     listener.say(f"{count_participants(cohort.table)} from {root}")
     listener.notes(covariates.notes)
-    warn_of_slips(cohort, covariates.frame, covariates.declared, listener)
+    warn_of_slips(cohort, covariates, config, listener)
     held_out = _held_out(cohort, covariates.frame, config, options.hold_out, listener)
     ids = cohort.table[[column for column in KEY_COLUMNS if column in cohort.table]]
     others = cohort.select(held_out)
@@ -186,6 +186,8 @@ def train(
         write_tsv(partial / "people.tsv", ids.assign(part=part, data=fitted.marks))
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
+        if (within := model.within_effects()) is not None:
+            write_tsv(partial / "within_effects.tsv", within)
         if "effects" in model.capabilities:
             from medrep.derivatives.effects import write_effects  # libigl and scikit-image, which only shapes need
 
@@ -216,14 +218,16 @@ def _refuse_much(dataset: Dataset, config: Config, memory: float, listener: List
         listener.warn(needed.much(columns.mask is not None))
 
 
-def warn_of_slips(cohort: Cohort, frame: pd.DataFrame, declared: Sequence[Covariate], listener: Listener) -> None:
+def warn_of_slips(cohort: Cohort, covariates: CovariateTable, config: Config, listener: Listener) -> None:
     """Warn of what is doubtful in a cohort before anything is fitted, and refuse codes in the place of values.
 
     Raises:
         CovariateError: Codes such as 999, of everybody.
     """
-    doubts = refuse_codes(frame, declared)
-    for line in (*doubts, *transformed_before(cohort.earlier, declared), *repeated_scans(cohort.table)):
+    doubts = refuse_codes(covariates.frame, covariates.declared)
+    for line in (*doubts, *transformed_before(cohort.earlier, covariates.declared)):
+        listener.warn(line)
+    for line in [] if knows_visits(config) else repeated_scans(cohort.table):
         listener.warn(line)
 
 

@@ -197,7 +197,8 @@ def _transform(
     _check_probe(request, cohort, options)
     refuse_unknown(request.show, cohort.table)
 
-    people = cohort.table["participant_id"].astype(str).nunique()
+    visits = cohort.table.loc[frame.index, "participant_id"].astype(str).value_counts()
+    people = len(visits)
 
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
         return described_removal(
@@ -214,7 +215,7 @@ def _transform(
 
     def moves(folder: Path, done: Removal) -> TransformFactory:
         to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names, request.matrix)
-        return TransformFactory(folder, to, target, request.label_free)
+        return TransformFactory(folder, to, target, request.label_free, int(visits.max()))
 
     def step(known: Model) -> Task:
         return moves(out, described(())).step(replace(trained, model=known))

@@ -173,7 +173,8 @@ def test_several_visits_of_a_person_stay_together(table_cohort: Path, tmp_path: 
     whose, samples = [f"p{k // 2:02d}" for k in range(60)], [str(k % 2) for k in range(60)]
     people = mr.Dataset.from_frames(features, one.table, DECLARED, participants=whose, sessions=samples)
     with pytest.warns(UserWarning, match="60 scans of 30 people are treated as independent"):
-        model = mr.train(people)
+        mr.train(people, settings={"visits": "independent"})
+    model = mr.train(people)
     assert model.provenance.people == 30
     assert mr.score(model, people)[["participant_id", "session_id"]].to_numpy().tolist()[1] == ["p00", "1"]
 

@@ -70,6 +70,7 @@ class Samples(Sequence[Sample]):
         marks: Fingerprint of each row; empty where data are files.
         data: Rows of these samples, among others'; None where data are files.
         at: Where each sample's row stands in ``data``.
+        persons: Number of each one's person, where visits of a person are worked on together; else each has its own.
     """
 
     keys: Sequence[str]
@@ -80,6 +81,7 @@ class Samples(Sequence[Sample]):
     marks: Shaped[np.ndarray, " samples"]
     data: Shaped[np.ndarray, "rows columns"] | None
     at: Int[np.ndarray, " samples"]
+    persons: Int[np.ndarray, " samples"]
 
     @classmethod
     def of(cls, some: Sequence[Sample]) -> "Samples":
@@ -96,6 +98,7 @@ class Samples(Sequence[Sample]):
             np.array([one.mark.encode() for one in some], f"S{MARK_DIGITS}"),
             np.stack(rows) if rows else None,
             np.arange(len(keys)),
+            np.array([one.place for one in some], int),
         )
 
     def __len__(self) -> int:
@@ -123,7 +126,7 @@ class Samples(Sequence[Sample]):
     def __reduce__(self) -> tuple[Any, ...]:
         own = {key: problem for key, problem in self.problems.items() if key in set(self.keys)}
         rows, at = None if self.data is None else self.rows, np.arange(len(self))
-        return Samples, (self.keys, self.places, self.covariates, self.files, own, self.marks, rows, at)
+        return Samples, (self.keys, self.places, self.covariates, self.files, own, self.marks, rows, at, self.persons)
 
     def take(self, chosen: Sequence[int] | Int[np.ndarray, " some"]) -> "Samples":
         """Return some, by their positions here."""
@@ -133,7 +136,29 @@ class Samples(Sequence[Sample]):
         if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
             own = slice(positions[0], positions[0] + len(positions))  # no copies
         covariates, places, marks, at = self.covariates.iloc[own], self.places[own], self.marks[own], self.at[own]
-        return Samples(keys, places, covariates, files, self.problems, marks, self.data, at)
+        return Samples(keys, places, covariates, files, self.problems, marks, self.data, at, self.persons[own])
+
+    def together(self, whose: Sequence[str], size: int) -> "Samples":
+        """Return the samples by person, none of whom lies in two blocks.
+
+        Args:
+            whose: Person of each.
+            size: Of a block; no person has more samples.
+        """
+        numbers, _ = pd.factorize(np.asarray(whose, object))
+        order = np.argsort(numbers, kind="stable")
+        counts, places, place = np.bincount(numbers), np.empty(len(order), int), 0
+        for first, count in zip(np.cumsum(counts) - counts, counts, strict=True):
+            if place % size + count > size:
+                place += size - place % size
+            places[first : first + count] = np.arange(place, place + count)
+            place += int(count)
+        return replace(self.take(order), places=places, persons=numbers[order])
+
+    def blocks(self, size: int) -> list[range]:
+        """Return the positions of each block of places."""
+        starts = np.flatnonzero(np.diff(self.places // size, prepend=-1))
+        return [range(a, b) for a, b in zip(starts.tolist(), [*starts[1:].tolist(), len(self)], strict=True)]
 
     @property
     def rows(self) -> Shaped[np.ndarray, "samples columns"]:
@@ -269,7 +294,8 @@ class Source:
             for start, block in row_blocks(rows):
                 marks[start : start + len(block)] = [row_fingerprint(row).encode() for row in np.asarray(block)]
         data = rows if rows.shape[1] else None
-        return Samples(keys, np.arange(len(keys)), frame, paths, problems, marks, data, np.arange(len(keys)))
+        everybody = np.arange(len(keys))
+        return Samples(keys, everybody, frame, paths, problems, marks, data, everybody, everybody)
 
 
 @dataclass(frozen=True)

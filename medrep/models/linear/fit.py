@@ -37,11 +37,13 @@ from medrep.models.linear.least_squares import (
     reweighted,
     solve,
 )
+from medrep.models.linear.mixed import Visits
 from medrep.models.linear.scales import step_weights, weight_steps
 
 _MOST_EQUAL = 0.5
 _MOST_APART = 3  # steps of weights in columns that are solved by normal equations
 _FEWEST = 3  # people of a level who have another value than a point mass
+_MOSTLY = 0.5  # share of people with a value, of columns in which people's own levels are told
 _SURPLUS = 10  # how many more people than coefficients a column with point masses needs
 
 
@@ -80,6 +82,9 @@ class ChunkFit(NamedTuple):
     ratio: np.ndarray
     residual: np.ndarray
     exceptions: Exceptions
+    level: np.ndarray
+    slope: np.ndarray
+    errors: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class ChunkFitter:
         cells: Levels and combinations of levels that a column can lack, those of batches first.
         member: Who is in which.
         ground: The value of background, if there is one.
+        visits: Whose the rows are, where some people have several.
     """
 
     solver: Solver
@@ -101,9 +107,17 @@ class ChunkFitter:
     cells: tuple[Cell, ...]
     member: Bool[np.ndarray, "people cells"]
     ground: float | None
+    visits: Visits | None = None
 
     @classmethod
-    def of(cls, solver: Solver, design: Design, frame: pd.DataFrame, ground: float | None) -> "ChunkFitter":
+    def of(
+        cls,
+        solver: Solver,
+        design: Design,
+        frame: pd.DataFrame,
+        ground: float | None,
+        visits: Visits | None = None,
+    ) -> "ChunkFitter":
         """Prepare for people, and a value of background if there is one."""
         schema = design.schema
         batches = tuple(((name, str(level)),) for name in schema.batches for level in schema.levels(name))
@@ -111,13 +125,15 @@ class ChunkFitter:
         member = (
             np.stack([in_cell(frame, cell) for cell in cells], axis=1) if cells else np.zeros((len(frame), 0), bool)
         )
-        return cls(solver, design, frame, cells, member, ground)
+        return cls(solver, design, frame, cells, member, ground, visits)
 
     def fit(self, chunk: Float[np.ndarray, "people block"], sampled: Float[np.ndarray, "some block"]) -> ChunkFit:
         """Fit a block of columns; its sample is sorted in place."""
         width = chunk.shape[1]
         coefficients, residual = np.zeros((self.solver.full.shape[1], width)), np.zeros(chunk.shape)
         sd, total, ratio = np.zeros(width), np.zeros(width), np.ones((self.solver.levels.shape[1], width))
+        visits = self.visits
+        (level, slope), errors = np.zeros((2, width)), np.zeros((0 if visits is None else len(visits.contrasts), width))
         finite = np.isfinite(chunk)
         complete = finite.all(axis=0)
         if not complete.all():
@@ -127,7 +143,12 @@ class ChunkFitter:
         sampled.sort(axis=0)
         if complete.any():
             inside = chunk if complete.all() else chunk[:, complete]
-            found = reweighted(self.solver, inside, solve(self.solver, inside))
+            if visits is None:
+                found = reweighted(self.solver, inside, solve(self.solver, inside))
+            else:
+                fit = visits.fit(inside)
+                level[complete], slope[complete], errors[:, complete] = fit.level, fit.slope, fit.errors
+                found = (*fit[:4], fit.standard)
             coefficients[:, complete], sd[complete], total[complete], ratio[:, complete] = found[:4]
             residual[:, complete] = found[4]
         values = chunk if complete.all() else np.where(finite, chunk, np.nan)
@@ -153,10 +174,20 @@ class ChunkFitter:
             residual[:, ragged] = found[4]
             stuck[ragged] = (found[2] > 0) & ~massive[ragged]
             unfitted[ragged] = ~found[5]
+            if visits is not None:
+                mostly = ragged[found[5] & (known[:, ragged].mean(axis=0) > _MOSTLY) & ~massive[ragged]]
+                fit = visits.fill(values[:, mostly], known[:, mostly], coefficients[:, mostly])
+                coefficients[:, mostly], sd[mostly] = fit.coefficients, fit.sd
+                ratio[:, mostly], residual[:, mostly] = fit.ratio, fit.standard
+                level[mostly], slope[mostly], errors[:, mostly] = fit.level, fit.slope, fit.errors
+                rest = np.setdiff1d(ragged, mostly)
+                level[rest], slope[rest] = visits.usual.ratios
+                sd[rest] /= np.sqrt(1 + visits.usual.ratios.level)
         stuck &= _atomic(values, sampled)
         stuck |= massive & (unfitted | (sd == 0)) & ~flat
         unfitted &= ~massive
         coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
+        level[stuck | flat | unfitted], slope[stuck | flat | unfitted] = 0, 0
         # Rounding noise of a constant column is no effect.
         coefficients[0, flat] = np.where(np.isfinite(low[flat]), low[flat], 0)
         coefficients[1:, flat], sd[flat], total[flat], ratio[:, flat], residual[:, flat] = 0, 0, 0, 1, 0
@@ -168,7 +199,7 @@ class ChunkFitter:
         missing = np.flatnonzero(unfitted | (flat & ~complete & (finite.sum(axis=0) <= rank)))
         coefficients[:, missing] = 0
         exceptions = Exceptions(0, missing, np.flatnonzero(stuck), kept, lacking, codes[:, lacking])
-        return ChunkFit(coefficients, sd, total, ratio, residual, exceptions)
+        return ChunkFit(coefficients, sd, total, ratio, residual, exceptions, level, slope, errors)
 
     def _masses(self, values: np.ndarray, ordered: np.ndarray, flat: np.ndarray) -> PointMasses:
         within = values if self.ground is None else np.where(values == self.ground, np.nan, values)
@@ -283,6 +314,9 @@ class Moments:
             they are left as they are, no coefficients, sd 0.
         masses: Values that stay what they are in columns that are fitted on the others.
         support: Levels that have no effect of their own in some columns.
+        level: Variance of people's levels over sd squared, where people have several visits; else 0.
+        slope: That of their slopes.
+        errors: Standard errors of `Visits.contrasts`.
     """
 
     coefficients: Float[np.ndarray, "rows columns"]
@@ -298,6 +332,9 @@ class Moments:
     atoms: Int[np.ndarray, " atoms"]
     masses: PointMasses
     support: ColumnSupport
+    level: Float[np.ndarray, " columns"]
+    slope: Float[np.ndarray, " columns"]
+    errors: Float[np.ndarray, "told columns"]
 
 
 def fit_moments(
@@ -307,6 +344,7 @@ def fit_moments(
     advance: Callable[[int], None] = lambda columns: None,
     *,
     columns: Columns | None = None,
+    visits: Visits | None = None,
 ) -> Moments:
     """Fit mean effects and measure residual moments in one pass.
 
@@ -316,6 +354,8 @@ def fit_moments(
         frame: The people's covariates.
         advance: Called with the number of columns done.
         columns: What the columns are: voxels can have a background; None: numbers that lie nowhere.
+        visits: Whose the rows are, where some people have several; its own effects come between those of the design and the
+            levels of batches.
 
     Returns:
         The moments.
@@ -324,18 +364,22 @@ def fit_moments(
         CovariateError: Aliased covariates, by name.
     """
     design.check_aliases(frame)
-    solver = Solver.of(design, frame)
+    solver = Solver.of(design, frame) if visits is None else visits.solver
     if solver is None:
         raise AssertionError("check_aliases passes only solvable designs")
     people, width = data.shape
     rows, levels = solver.full.shape[1], solver.levels.shape[1]
     images = columns is not None and columns.grid is not None
     kept = np.float32 if images and width > LARGE else np.float64
-    chosen = _calibrators(frame.index, solver.freedom, width)
+    cell = None if visits is None else visits.usual
+    freedom = solver.freedom if cell is None else cell.left
+    chosen = _calibrators(frame.index, freedom, width)
     coefficients, ratio = np.zeros((rows, width), kept), np.ones((levels, width), kept)
     sd, total = np.zeros(width, kept), np.zeros(width, kept)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
-    fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns))
+    level, slope = np.zeros((2, width), kept)
+    errors = np.zeros((0 if visits is None else len(visits.contrasts), width), kept)
+    fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns), visits)
     sample = sample_of(frame.index, width)
     lists: list[Exceptions] = []
 
@@ -344,6 +388,7 @@ def fit_moments(
         # Sorting in the data's own type is three times as fast for float32.
         fit = fitter.fit(chunk, chunk[sample].astype(data.dtype))
         coefficients[:, part], sd[part], total[part], ratio[:, part] = fit.coefficients, fit.sd, fit.total, fit.ratio
+        level[part], slope[part], errors[:, part] = fit.level, fit.slope, fit.errors
         residuals[:, part] = fit.residual[chosen]
         masses = fit.exceptions.masses
         masses = PointMasses(masses.values.astype(kept, copy=False), masses.shares.astype(kept, copy=False))
@@ -357,15 +402,18 @@ def fit_moments(
         sd,
         total,
         ratio,
-        solver.levels.T @ solver.freedom,
-        (solver.solve[rows - levels :] ** 2).sum(axis=1),
+        solver.levels.T @ solver.freedom if cell is None else cell.freedoms(solver.parts),
+        (solver.solve[rows - levels :] ** 2).sum(axis=1) if cell is None else cell.leverage,
         residuals,
         solver.levels[chosen],
-        solver.freedom[chosen],
+        freedom[chosen] if cell is None else np.ones(len(chosen)),
         np.concatenate([np.zeros(0, dtype=np.int64), *(one.unfitted for one in lists)]),
         np.concatenate([np.zeros(0, dtype=np.int64), *(one.atoms for one in lists)]),
         _joined_masses(lists, width, kept),
         _joined_support(lists, fitter.cells),
+        level,
+        slope,
+        errors,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import block_diag
 
 from medrep.models.linear.design import Design
 from medrep.models.linear.scales import step_weights, weight_steps
@@ -231,10 +232,16 @@ class Solver:
     known: "dict[bytes, Solver | None]" = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, design: Design, frame: pd.DataFrame) -> "Solver | None":
-        """Factorise the design; None where people are too few or alike."""
+    def of(
+        cls, design: Design, frame: pd.DataFrame, further: "Float[np.ndarray, 'people further'] | None" = None
+    ) -> "Solver | None":
+        """Factorise the design, with further columns between effects and batches; None where people are too few or alike."""
         full, levels = design.full(frame), design.batches(frame)
         contrasts = design.contrasts(levels.sum(axis=0) > 0)
+        if further is not None and further.shape[1]:
+            effects, count = full.shape[1] - levels.shape[1], further.shape[1]
+            full = np.concatenate([full[:, :effects], further, full[:, effects:]], axis=1)
+            contrasts = block_diag(contrasts[:effects, :effects], np.eye(count), contrasts[effects:, effects:])
         return cls._factorised(full, levels, contrasts, tuple(design.batch_slices().values()), None)
 
     def weighed(self, pattern: Int[np.ndarray, " levels"]) -> "Solver | None":

@@ -25,9 +25,14 @@ nothing changes, exactly.
 Where a batch is clearly noisier or quieter than the others in a column (2.5 times and more), people are weighed by 1 / variance
 in that column, and a scale that is far from what its batch has in other columns is believed as it is.
 
+People with several visits have levels, and where ten of them come three times, slopes over age of their own (``visits``,
+`mixed.py`): e is then what is left of a visit, and delta scales it alone, so that a person's level and slope stay as they are. A
+person's visits are moved together. Where a gain multiplies everything (volumes), it multiplies people, too, and each visit is
+moved by itself.
+
 Values that stand for nothing (no lesion, outside the mask, below detection) stay what they are bit for bit, and the others are
-fitted and moved without them (`point_masses.py` has the rule). A level that nobody with a column has is recorded with the model:
-its people are refused there, or come back missing (`column_support.py`).
+fitted and moved without them; a level that nobody with a column has is recorded with the model: its people are refused there, or
+come back missing (`medrep/models/exceptions.py` has both rules).
 
 Of images with more than 262 144 columns what is kept is float32, whose rounding is far below what people's own noise leaves
 unknown; with a mask (``input.mask``) only the voxels inside are columns.
@@ -84,6 +89,8 @@ from medrep.models.linear.batch_effects import (
 )
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from medrep.models.linear.fit import LARGE, calibrator_count, fit_moments
+from medrep.models.linear.mixed import Visits
+from medrep.models.linear.random_effects import Persons, RandomEffects
 from medrep.models.linear.scales import LevelSums
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.requirements import ColumnFits, Images, Requirements
@@ -127,6 +134,10 @@ class LinearModel(Model):
         default_factory=lambda: np.zeros((0, 0)),
         metadata=stored(flag="effects_known", omitted=lambda model: not len(model.effect_covariance)),
     )
+    people: RandomEffects = field(
+        default_factory=RandomEffects,
+        metadata=stored(omitted=lambda model: not model.people, sizes={"columns": "columns"}),
+    )
 
     kind = "linear"
     settings_type = LinearSettings
@@ -147,19 +158,22 @@ class LinearModel(Model):
         seed: int = 0,
         work: FitContext | None = None,
     ) -> tuple["LinearModel", pd.DataFrame]:
-        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components.
-
-        Scans of one person count as independent in the estimates.
-        """
+        """Fit on training people; see `Model.fit`. The seed serves the randomised search for components."""
         data, frame, schema, columns = dataset.values, dataset.covariates, dataset.schema, dataset.columns
         settings = settings or LinearSettings()
         settings.check(columns)
         design = Design.fit(schema, frame, settings.spline_degrees, settings.interactions)
-        moments = fit_moments(data, design, frame, (work or FitContext()).advance, columns=columns)
+        visits = None if settings.visits == "independent" else Visits.of(dataset, design)
+        moments = fit_moments(data, design, frame, (work or FitContext()).advance, columns=columns, visits=visits)
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
-        coefficients = moments.coefficients[: len(moments.coefficients) - len(moments.freedom)]
+        own = len(moments.coefficients) - len(moments.freedom) - (0 if visits is None else len(visits.changing))
+        coefficients = moments.coefficients[:own]
+        people = RandomEffects()
+        if visits is not None:
+            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
+            people = people if settings.has_gain(columns) else people.scaled(level)
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
             coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
@@ -177,14 +191,18 @@ class LinearModel(Model):
             seed,
             moments.masses,
             moments.support,
-            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0]),
+            effect_covariance(design, frame, batches.log_scale[:, moments.sd > 0])
+            if visits is None
+            else visits.usual.effects(own),
+            people,
         )
         model = model._without_unsupported()
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
             model = model._with_components(dataset)
-        return model, linear_history(design, moments, model.batches, frame)
+        history = linear_history(design, moments, model.batches, frame)
+        return model, pd.concat([history, people.history()], ignore_index=True) if people else history
 
     def transform(
         self,
@@ -199,6 +217,8 @@ class LinearModel(Model):
         there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
+        persons = self._persons(dataset)
+        here_t, there_t = (self.people.distances(one, dataset.whose) for one in (frame, there))
         shift = self._score_shift(dataset, here_b, there_b)
         settle = self.settling(frame, there)
 
@@ -209,11 +229,19 @@ class LinearModel(Model):
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
+            if persons is not None and self.people.changing:
+                mean += here_t @ self.people.change[:, part]
+                change += (there_t - here_t) @ self.people.change[:, part]
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
-            after /= before
-            after -= 1
-            after *= np.subtract(chunk, mean, out=mean)
+            np.subtract(chunk, mean, out=mean)
+            if persons is None:
+                after /= before
+                after -= 1
+                after *= mean
+            else:
+                told = mean if stays is None else np.where(stays, np.nan, mean)
+                after = self.people.moved(told, before, after, persons, part)
             change += after
             chunk += change
             if stays is not None:
@@ -274,7 +302,7 @@ class LinearModel(Model):
             return self, ()
         model, notes = self, []
         borrowing = self.settings.borrowing(self.columns, self.coefficients[0], self.sd)
-        varies = self.sd > 0
+        varies, spread = self.sd > 0, self.spread
         for (name, level), found in sorted(sums.items()):
             scaled = found.mean_effects()[1:] @ self.coefficients[1:] if self.gain else np.zeros(len(self.sd))
             location, log_scale, errors, kept = shrink_new_level(
@@ -282,13 +310,15 @@ class LinearModel(Model):
                 borrowing,
                 NewLevel(found.people, found.mean(), found.variance()),
                 varies,
-                scaled=np.divide(scaled, self.sd, out=np.zeros_like(scaled), where=varies),
+                scaled=np.divide(scaled, spread, out=np.zeros_like(scaled), where=varies),
                 scale=self.settings.scale,
             )
             # Where nobody of the level has a value its effect is not known, whatever neighbouring columns say.
             without = varies & (found.known == 0)
             location, log_scale = np.where(without, 0, location), np.where(without, 0, log_scale)
-            model = model._with_level(name, level, location * self.sd, np.where(varies, log_scale, 0))
+            if self.people and not self.gain:
+                log_scale = self.people.within_scale(log_scale)
+            model = model._with_level(name, level, location * spread, np.where(varies, log_scale, 0))
             support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
             model = replace(model, support=support)
             location_se, effect_se = self._location_error(errors[0], found.frame())
@@ -296,9 +326,23 @@ class LinearModel(Model):
         return model, tuple(notes)
 
     @property
+    def by_person(self) -> bool:
+        """True if a person's level and slope are told from all visits, to stay as they are; see `Model.by_person`."""
+        return bool(self.people) and self.settings.scale and not self.gain
+
+    @property
     def exceptions(self) -> Exceptions:
         """Point masses, levels that nobody with a column has, and columns without a fit; see `Model.exceptions`."""
         return Exceptions(self.masses, self.support, np.flatnonzero(self.sd == 0))
+
+    def within_effects(self) -> pd.DataFrame | None:
+        """Return effects between people and within them, of named columns; see `Model.within_effects`."""
+        return self.people.table(self.columns.names) if self.people.changing and self.columns.names else None
+
+    @classmethod
+    def knows_visits(cls, settings: LinearSettings) -> bool:
+        """Return whether people have levels of their own; see `Model.knows_visits`."""
+        return settings.visits == "auto"
 
     @classmethod
     def effect_terms(cls, settings: LinearSettings) -> EffectTerms:
@@ -321,6 +365,28 @@ class LinearModel(Model):
         """True if a batch's scale multiplies covariate effects too."""
         return self.settings.has_gain(self.columns)
 
+    def _persons(self, dataset: Dataset) -> Persons | None:
+        """Return whose the visits are, where what is a person's own stays as it is when batches differ in scale.
+
+        A gain multiplies people as it does their visits.
+        """
+        if not self.by_person:
+            return None
+        return Persons.of(dataset.covariates, dataset.whose, self.people.time, self.people.unit)
+
+    @property
+    def spread(self) -> Float[np.ndarray, " columns"]:
+        """Deviation of visits of different people in a batch of the pooled scale; ``sd`` where each visit is a person."""
+        return self.sd * np.sqrt(1 + self.people.level) if self.people else self.sd
+
+    def _relative(self, scale: Float[np.ndarray, "people block"], part: slice) -> Float[np.ndarray, "people block"]:
+        """Return the deviation of visits of different people over ``spread``, where ``scale`` is that within people."""
+        if not self.people or self.gain:
+            return scale
+        level = self.people.level[part]
+        relative: np.ndarray = np.sqrt((level + scale**2) / (level + 1))
+        return relative.astype(scale.dtype)
+
     def _with_components(self, dataset: Dataset) -> "LinearModel":
         source = self.residuals(dataset)
         components, scores = principal_components(source, self.settings.components, self.seed)
@@ -341,7 +407,8 @@ class LinearModel(Model):
         data, frame, kept = dataset.values, dataset.covariates, self.sd.dtype
         effects, levels = self.design.effects(frame).astype(kept), self.design.batches(frame).astype(kept)
         members = self.support.of(frame)
-        per_sd = np.divide(1, self.sd, out=np.zeros_like(self.sd), where=self.sd > 0)
+        spread = self.spread
+        per_sd = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
 
         def chunk(part: slice) -> np.ndarray:
             scale = self.scale(levels, self.batches.log_scale[:, part])
@@ -350,7 +417,7 @@ class LinearModel(Model):
             exempt = self.exempt(own, members, part)
             np.subtract(own, centred, out=centred)
             centred *= per_sd[part]
-            centred /= scale
+            centred /= self._relative(scale, part)
             # The sum tells in one read whether any cell is NaN or infinite.
             if not np.isfinite(centred.sum()):
                 np.nan_to_num(centred, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,11 +1,12 @@
 """Settings of the linear model, and what follows from them for given columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from medrep._persisted import stored
 from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError
 from medrep.models.linear.batch_effects import Bands, Borrowing, column_bands, scanner_bands
@@ -25,6 +26,8 @@ class LinearSettings:
         components: How many components are kept for ``latents.tsv`` and for ``covariance``.
         borrow: ``space`` expects a slowly varying offset and gain and shrinks the rest by spatial frequency, ``columns``
             shrinks towards the mean over columns; ``auto`` takes space where the columns have a grid.
+        visits: ``auto`` gives people with several visits levels and slopes of their own; ``independent`` takes each visit for
+            a person.
     """
 
     spline_degrees: int = 4
@@ -34,6 +37,9 @@ class LinearSettings:
     covariance: bool = False
     components: int = 16
     borrow: Literal["auto", "space", "columns"] = "auto"
+    visits: Literal["auto", "independent"] = field(
+        default="auto", metadata=stored(omitted=lambda settings: settings.visits == "auto")
+    )
 
     def check(self, columns: Columns) -> None:
         """Refuse settings that cannot be, or that do not fit the columns.

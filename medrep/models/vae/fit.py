@@ -100,8 +100,8 @@ class _Given(NamedTuple):
     seed: int
 
     def fit_linear(self, work: FitContext | None = None) -> tuple[LinearModel, pd.DataFrame]:
-        """Fit the linear layer to these people."""
-        plain = replace(self.settings.linear, components=0)
+        """Fit the linear layer to these people, whose visits count as people here."""
+        plain = replace(self.settings.linear, components=0, visits="independent")
         return LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
 
 

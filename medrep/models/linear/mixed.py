@@ -1,0 +1,492 @@
+"""Repeated visits: every person's own level and slope, and generalised least squares.
+
+Visits of one person are alike: they tell less about everybody than as many people would, and more about what a scanner does to
+one and the same person. In units of a column's residual variance the visits of person i have the covariance
+
+    V_i = I + level 1 1' + slope t t',    t = time less the mean of the person's own visits,
+
+so that level and slope are orthogonal, V_i^-1 is closed, and a grid of ratios needs sums over people that are taken once. Each
+column takes the ratios of greatest restricted likelihood (Patterson and Thompson 1971), weighed by how often all columns have
+them: an empirical-Bayes prior over the grid. A covariate that changes within people enters twice, as it is and as its distance
+from the person's mean (Mundlak 1978), so that differences between people are not taken for change.
+
+Squares of conditional residuals e = P x hold more than their own level's variance: with M_ab the sum over visits j of a and k of
+b of P_jk^2, their sums expect to differ from those of equal levels by M (delta^2 - 1), which is solved for delta^2 (MINQUE, Rao
+1971).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.linalg import solve_triangular
+from scipy.sparse import csr_array
+
+from medrep.cohort.dataset import Dataset
+from medrep.models.linear.design import Design
+from medrep.models.linear.least_squares import FLAT, Solver
+from medrep.models.linear.random_effects import (
+    LEAST_VARIANCE,
+    Persons,
+    RandomEffects,
+    changing_covariates,
+    distances,
+    refuse_inseparable,
+    time_of,
+)
+
+_LEVELS = (0.0, *np.geomspace(0.05, 100, 11).tolist())
+_SLOPES = (0.0, *np.geomspace(0.05, 20, 6).tolist())
+_FINE = np.exp(np.linspace(-0.4, 0.4, 5)), np.exp(np.linspace(-0.6, 0.6, 5))
+_ROUNDS, _EVENLY = 30, 0.02  # of expectation-maximisation, and the share of the prior that is spread evenly
+_FEWEST_SLOPES = 10  # people of three visits and more, for slopes of their own
+_FILLS, _MOSTLY = 4, 0.5  # rounds of filling missing values in, of columns of which more than this is known
+_SAMPLE, _RUN = 1024, 64  # columns that the prior is found from, and how many of them side by side
+
+
+class Ratios(NamedTuple):
+    """Variances of people's levels and slopes over the residual variance; the slope's with time in units of its spread."""
+
+    level: float
+    slope: float
+
+
+class VisitFit(NamedTuple):
+    """Columns fitted with people's own levels and slopes; the first five as of `least_squares.solve`.
+
+    Attributes:
+        residual: Conditional residuals, without what is the person's own.
+        level: Variance of people's levels over sd squared.
+        slope: That of slopes, with time in units of its spread.
+        errors: Standard errors of the contrasts asked for.
+        kept: P_jj: what residuals have of the residual variance.
+    """
+
+    coefficients: np.ndarray
+    sd: np.ndarray
+    total: np.ndarray
+    ratio: np.ndarray
+    residual: np.ndarray
+    level: np.ndarray
+    slope: np.ndarray
+    errors: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def standard(self) -> Float[np.ndarray, "visits block"]:
+        """Residuals that have the residual variance, where some of it is left."""
+        return self.residual / np.sqrt(np.maximum(self.kept, LEAST_VARIANCE))
+
+
+class _Sums(NamedTuple):
+    """Sums over people of least-squares residuals R that ratios are told from.
+
+    Attributes:
+        squares: Of R.
+        levels: (S X)' S R by number of visits, S summing over each person's visits.
+        level_squares: Squares of S R by number of visits.
+        slopes: T R, T summing over each person's visits times time.
+    """
+
+    squares: Float[np.ndarray, " block"]
+    levels: Float[np.ndarray, "counts width block"]
+    level_squares: Float[np.ndarray, "counts block"]
+    slopes: Float[np.ndarray, "people block"]
+
+    def of(self, columns: Int[np.ndarray, " some"]) -> "_Sums":
+        return _Sums(*(part[..., columns] for part in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Visits:
+    """Visits of people, and how columns are fitted to them.
+
+    Attributes:
+        solver: Ordinary least squares of the same design.
+        member: Person x visit: 1 where a visit is the person's.
+        time: Time less the mean of the person's visits, in units of its spread over everybody; 0 without slopes.
+        contrasts: Rows of coefficients whose standard errors are wanted.
+        slopes: Whether people have slopes of their own.
+        changing: As of `RandomEffects`; the design has their distances from people's means between effects and batches.
+        unit: As of `RandomEffects`.
+        prior: How often columns have each cell of the grid.
+    """
+
+    solver: Solver
+    member: csr_array
+    time: Float[np.ndarray, " visits"]
+    contrasts: Float[np.ndarray, "contrasts rows"]
+    slopes: bool
+    changing: tuple[str, ...] = ()
+    unit: float = 1.0
+    prior: Float[np.ndarray, " cells"] = field(default_factory=lambda: np.ones(1))
+    _cells: dict[Ratios, "_Cell"] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, dataset: Dataset, design: Design) -> "Visits | None":
+        """Prepare for a cohort; None where nobody has several visits.
+
+        Raises:
+            CovariateError: A batch that cannot be told from time, since people change both at once.
+        """
+        visits = cls.planned(dataset.covariates, dataset.whose, design)
+        return None if visits is None else replace(visits, prior=visits._found_prior(dataset.values))
+
+    @classmethod
+    def planned(cls, frame: pd.DataFrame, whose: Shaped[np.ndarray, " visits"], design: Design) -> "Visits | None":
+        """Prepare for people of whom no data are known; see `of`.
+
+        Args:
+            frame: Covariates of the visits.
+            whose: Person of each.
+            design: The design.
+        """
+        if len(set(whose)) == len(frame):
+            return None
+        changing = changing_covariates(design.schema, frame, whose)
+        time = time_of(changing)
+        away = distances(frame, changing, whose)
+        refuse_inseparable(design, frame, whose, time)
+        solver = Solver.of(design, frame, away)
+        while solver is None and changing:  # what changes within people is told by something else: one is left out
+            changing, away = changing[:-1], away[:, :-1]
+            solver = Solver.of(design, frame, away)
+        if solver is None:
+            return None
+        unit = float(np.sqrt((distances(frame, [time], whose) ** 2).mean())) if time else 1.0
+        persons = Persons.of(frame, whose, time, unit)
+        slopes = bool(time) and int((persons.member.sum(axis=1) > 2).sum()) >= _FEWEST_SLOPES
+        contrasts = _slopes_between_and_within(design, frame, changing, solver.full.shape[1])
+        return cls(solver, persons.member, persons.time * slopes, contrasts, slopes, changing, unit)
+
+    @cached_property
+    def usual(self) -> "_Cell":
+        """The cell of the ratios that most columns have."""
+        return self.cell(self.coarse[int(np.argmax(self.prior))])
+
+    def effects(
+        self,
+        coefficients: Float[np.ndarray, "rows columns"],
+        level: Float[np.ndarray, " columns"],
+        slope: Float[np.ndarray, " columns"],
+        errors: Float[np.ndarray, "told columns"],
+    ) -> RandomEffects:
+        """Return what is kept of people with several visits, from what `fit` found."""
+        first = coefficients.shape[0] - self.solver.levels.shape[1] - len(self.changing)
+        change, told = coefficients[first : first + len(self.changing)], self.contrasts @ coefficients
+        return RandomEffects(self.changing, self.slope_time, self.unit, change, level, slope, told, errors)
+
+    @property
+    def slope_time(self) -> str:
+        """The covariate that people's slopes are of; empty if they have none."""
+        return time_of(self.changing) if self.slopes else ""
+
+    @cached_property
+    def counts(self) -> Float[np.ndarray, " people"]:
+        """Visits of each person."""
+        return np.asarray(self.member.sum(axis=1), float)
+
+    @cached_property
+    def spans(self) -> Float[np.ndarray, " people"]:
+        """Sum of squared times of each person."""
+        return np.asarray(self.member @ self.time**2, float)
+
+    @cached_property
+    def timed(self) -> csr_array:
+        """Person x visit: the visit's time where it is the person's."""
+        return csr_array(self.member.multiply(self.time[None]))
+
+    @cached_property
+    def design(self) -> Float[np.ndarray, "visits width"]:
+        """The design without what is redundant."""
+        return self.solver.full @ self.solver.contrasts
+
+    @cached_property
+    def _summed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of visits that occur, which each person has, and the design summed over visits and over times."""
+        kinds, which = np.unique(self.counts, return_inverse=True)
+        return kinds, np.ravel(which), self.member @ self.design, self.timed @ self.design
+
+    @cached_property
+    def coarse(self) -> tuple[Ratios, ...]:
+        """The grid of ratios."""
+        return tuple(Ratios(*pair) for pair in product(_LEVELS, _SLOPES if self.slopes else (0.0,)))
+
+    def _found_prior(self, data: Float[np.ndarray, "visits columns"]) -> Float[np.ndarray, " cells"]:
+        """Return how often columns have each cell of the grid, from a sample of them spread over all."""
+        even = np.full(len(self.coarse), 1 / len(self.coarse))
+        starts = np.linspace(0, data.shape[1], _SAMPLE // _RUN, endpoint=False).astype(int)
+        whole = data.shape[1] <= _SAMPLE
+        sample = np.array(data if whole else np.concatenate([data[:, k : k + _RUN] for k in starts], axis=1), float)
+        known = np.isfinite(sample)
+        sample = sample[:, known.mean(axis=0) > _MOSTLY]
+        if not known.all() and sample.shape[1]:
+            sample = np.where(np.isfinite(sample), sample, np.nan)
+            sample = np.where(np.isnan(sample), np.nanmean(sample, axis=0), sample)
+        rest = sample - self.solver.full @ (self.solver.solve @ sample)
+        sums = self._sums(rest[:, np.sqrt((rest**2).mean(axis=0)) > FLAT * np.abs(sample).max(axis=0)])
+        if not len(sums.squares):
+            return even
+        likelihood = self._likelihood(sums, self.coarse)
+        likelihood = np.exp(likelihood - likelihood.max(axis=0))
+        prior = even
+        for _ in range(_ROUNDS):
+            posterior = prior[:, None] * likelihood
+            prior = (posterior / posterior.sum(axis=0)).mean(axis=1)
+        return (1 - _EVENLY) * prior + _EVENLY * even
+
+    def cell(self, ratios: Ratios) -> "_Cell":
+        """Return what all columns with some ratios share."""
+        if ratios not in self._cells:
+            self._cells[ratios] = _Cell.of(self, ratios)
+        return self._cells[ratios]
+
+    def fit(
+        self,
+        chunk: Float[np.ndarray, "visits block"],
+        known: "Bool[np.ndarray, 'visits block'] | None" = None,
+    ) -> VisitFit:
+        """Fit complete columns.
+
+        Args:
+            chunk: The columns.
+            known: Which values are known, the others being filled in with what is expected; all by default.
+        """
+        coefficients = self.solver.solve @ chunk
+        rest = chunk - self.solver.full @ coefficients
+        width = chunk.shape[1]
+        least = FLAT * np.maximum(chunk.max(axis=0), -chunk.min(axis=0))
+        varies = np.flatnonzero(np.sqrt((rest**2).mean(axis=0)) > least)
+        explained = (coefficients * (np.atleast_2d(np.cov(self.solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
+        levels = self.solver.levels
+        sd, level, slope = np.zeros((3, width))
+        ratio, errors = np.ones((levels.shape[1], width)), np.zeros((len(self.contrasts), width))
+        residual, kept = np.zeros_like(rest), np.ones_like(rest)
+        sums = self._sums(rest[:, varies])
+        best = np.argmax(self._likelihood(sums, self.coarse) + np.log(self.prior)[:, None], axis=0)
+        for number in np.unique(best):
+            own = np.flatnonzero(best == number)
+            some, columns = sums.of(own), varies[own]
+            fine = _around(self.coarse[number])
+            likelihood = self._likelihood(some, fine)
+            weights = np.exp(likelihood - likelihood.max(axis=0))
+            weights /= weights.sum(axis=0)
+            level[columns], slope[columns] = np.array(fine).T @ weights
+            chosen = np.argmax(likelihood, axis=0)
+            for k in np.unique(chosen):
+                cell, those = self.cell(fine[k]), np.flatnonzero(chosen == k)
+                there = columns[those]
+                half, variance = self._solved(cell, some.of(those))
+                change = cell.root.T @ half
+                if known is not None:
+                    variance *= cell.freedom / np.maximum(cell.freedom - (~known[:, there]).sum(axis=0), 1)
+                sd[there] = np.sqrt(variance)
+                coefficients[:, there] += self.solver.contrasts @ change
+                left = rest[:, there] - self.design @ change
+                residual[:, there] = self._within(cell.ratios, left)
+                squares = levels.T @ residual[:, there] ** 2 / variance
+                if known is not None:
+                    squares *= levels.sum(axis=0)[:, None] / np.maximum(levels.T @ known[:, there], 1)
+                ratio[:, there] = cell.level_ratios(squares, self.solver.parts)
+                errors[:, there], kept[:, there] = cell.errors[:, None] * sd[there], cell.left[:, None]
+        total = explained + (rest**2).mean(axis=0)
+        return VisitFit(coefficients, sd, total, ratio, residual, level, slope, errors, kept)
+
+    def fill(
+        self,
+        chunk: Float[np.ndarray, "visits block"],
+        known: Bool[np.ndarray, "visits block"],
+        coefficients: Float[np.ndarray, "rows block"],
+    ) -> VisitFit:
+        """Fit columns with missing values, which are filled in with what is expected of the person, in turns.
+
+        Args:
+            chunk: The columns.
+            known: Which values count.
+            coefficients: To start with.
+        """
+        filled = np.where(known, chunk, self.solver.full @ coefficients)
+        fit = self.fit(filled, known)
+        for _ in range(_FILLS):
+            filled = np.where(known, chunk, filled - fit.residual)
+            fit = self.fit(filled, known)
+        return fit._replace(residual=fit.residual * known)
+
+    def _sums(self, rest: Float[np.ndarray, "visits block"]) -> _Sums:
+        kinds, which, summed, _ = self._summed
+        own = self.member @ rest
+        levels, squares = np.zeros((len(kinds), summed.shape[1], rest.shape[1])), np.zeros((len(kinds), rest.shape[1]))
+        for kind in range(len(kinds)):
+            people = which == kind
+            levels[kind], squares[kind] = summed[people].T @ own[people], (own[people] ** 2).sum(axis=0)
+        slopes = self.timed @ rest if self.slopes else np.zeros((0, rest.shape[1]))
+        return _Sums((rest**2).sum(axis=0), levels, squares, slopes)
+
+    def _of_slopes(self, slope: float, sums: _Sums) -> tuple[np.ndarray, np.ndarray]:
+        """Return what slopes take from X' R and from the squares of R."""
+        if not slope:
+            return np.zeros(1), np.zeros(1)
+        per_slope = slope / (1 + slope * self.spans)
+        return self._summed[3].T @ (per_slope[:, None] * sums.slopes), per_slope @ sums.slopes**2
+
+    def _likelihood(self, sums: _Sums, cells: Sequence[Ratios]) -> Float[np.ndarray, "cells block"]:
+        """Return the restricted log likelihood of every column at each pair of ratios, the residual variance profiled out."""
+        found = np.empty((len(cells), len(sums.squares)))
+        of_slopes = {slope: self._of_slopes(slope, sums) for slope in {ratios.slope for ratios in cells}}
+        for row, ratios in enumerate(cells):
+            cell = self.cell(ratios)
+            _, variance = self._solved(cell, sums, of_slopes[ratios.slope])
+            found[row] = -0.5 * (cell.freedom * np.log(np.maximum(variance, 1e-300)) + cell.determinant)
+        return found
+
+    def _solved(
+        self, cell: "_Cell", sums: _Sums, of_slopes: "tuple[np.ndarray, np.ndarray] | None" = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return half of what generalised least squares adds to ordinary coefficients, and the residual variance."""
+        kinds = self._summed[0]
+        per_level = cell.ratios.level / (1 + cell.ratios.level * kinds)
+        moments, squares = self._of_slopes(cell.ratios.slope, sums) if of_slopes is None else of_slopes
+        half = cell.root @ (-np.tensordot(per_level, sums.levels, axes=1) - moments)
+        left = sums.squares - per_level @ sums.level_squares - squares
+        return half, np.maximum(left - (half**2).sum(axis=0), 0) / cell.freedom
+
+    def _within(self, ratios: Ratios, rest: Float[np.ndarray, "visits _"]) -> Float[np.ndarray, "visits _"]:
+        """Return V^-1 times a matrix: residuals without what is expected of the person."""
+        level = (ratios.level / (1 + ratios.level * self.counts))[:, None]
+        left: np.ndarray = rest - self.member.T @ (level * (self.member @ rest))
+        if ratios.slope:
+            slope = (ratios.slope / (1 + ratios.slope * self.spans))[:, None]
+            left -= self.timed.T @ (slope * (self.timed @ rest))
+        return left
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """Parts of the solution that columns with the same ratios share.
+
+    Attributes:
+        ratios: The ratios.
+        root: L^-1, where L L' = X' V^-1 X.
+        freedom: Visits less coefficients.
+        determinant: log |V| + log |X' V^-1 X|.
+        left: P_jj of each visit, P the residual maker V^-1 - V^-1 X (X' V^-1 X)^-1 X' V^-1.
+        shared: M of the module's text, all levels side by side.
+        expected: Sum of P_jj over the visits of each level.
+        leverage: Variance of each level's location over the residual variance.
+        errors: Standard errors of the contrasts over sd.
+    """
+
+    ratios: Ratios
+    root: Float[np.ndarray, "width width"]
+    freedom: float
+    determinant: float
+    visits: Visits = field(repr=False)
+
+    @classmethod
+    def of(cls, visits: Visits, ratios: Ratios) -> "_Cell":
+        design = visits.design
+        gram = design.T @ visits._within(ratios, design)
+        lower = np.linalg.cholesky((gram + gram.T) / 2)
+        root = solve_triangular(lower, np.eye(len(lower)), lower=True)
+        determinant = np.log1p(ratios.level * visits.counts).sum() + np.log1p(ratios.slope * visits.spans).sum()
+        determinant += 2 * np.log(np.diag(lower)).sum()
+        return cls(ratios, root, float(len(design) - design.shape[1]), float(determinant), visits)
+
+    @cached_property
+    def _covariance(self) -> Float[np.ndarray, "rows rows"]:
+        half = self.visits.solver.contrasts @ self.root.T
+        return half @ half.T
+
+    @cached_property
+    def leverage(self) -> Float[np.ndarray, " levels"]:
+        return np.diag(self._covariance)[len(self._covariance) - self.visits.solver.levels.shape[1] :].copy()
+
+    @cached_property
+    def errors(self) -> Float[np.ndarray, " contrasts"]:
+        wanted = self.visits.contrasts
+        return np.sqrt(np.einsum("ij,jk,ik->i", wanted, self._covariance, wanted))
+
+    def effects(self, count: int) -> Float[np.ndarray, "effects effects"]:
+        """Return the covariance of the first coefficients over the residual variance."""
+        return self._covariance[:count, :count]
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        visits, levels = self.visits, self.visits.solver.levels
+        level = self.ratios.level / (1 + self.ratios.level * visits.counts)
+        slope = self.ratios.slope / (1 + self.ratios.slope * visits.spans)
+        projected = visits._within(self.ratios, visits.design) @ self.root.T
+        own = visits.member.T @ level + visits.time**2 * (visits.member.T @ slope)
+        sizes = (projected**2).sum(axis=1)
+        left = 1 - own - sizes
+        count, time = visits.member @ levels, visits.timed @ levels
+        time_squares = visits.member @ (visits.time[:, None] ** 2 * levels)
+        inverse = count.T @ (level[:, None] ** 2 * count) + 2 * time.T @ ((level * slope)[:, None] * time)
+        inverse += time_squares.T @ (slope[:, None] ** 2 * time_squares) + np.diag(levels.T @ (1 - 2 * own))
+        both = np.diag(levels.T @ sizes)
+        grams = []
+        sums = [np.zeros((len(level), levels.shape[1], projected.shape[1])) for _ in range(2)]
+        for k, member in enumerate(levels.T):
+            masked = member[:, None] * projected
+            grams.append((projected.T @ masked).ravel())
+            sums[0][:, k], sums[1][:, k] = visits.member @ masked, visits.timed @ masked
+        both = both - np.einsum("iap,i,ibp->ab", sums[0], level, sums[0], optimize=True)
+        both -= np.einsum("iap,i,ibp->ab", sums[1], slope, sums[1], optimize=True)
+        shared = (
+            inverse - 2 * both + np.array(grams).reshape(len(grams), -1) @ np.array(grams).reshape(len(grams), -1).T
+        )
+        return left, shared, levels.T @ left
+
+    @property
+    def left(self) -> Float[np.ndarray, " visits"]:
+        return self._parts[0]
+
+    def freedoms(self, parts: Sequence[slice]) -> Float[np.ndarray, " levels"]:
+        """Return the degrees of freedom that each level's variance is told with: 2 over its relative variance."""
+        _, shared, _ = self._parts
+        found = np.zeros(len(shared))
+        for part in parts:
+            inverse = np.linalg.pinv(shared[part, part], rcond=1e-8)
+            found[part] = np.divide(1, np.diag(inverse), out=np.zeros(len(inverse)), where=np.diag(inverse) > 1e-12)
+        return found
+
+    def level_ratios(self, squares: Float[np.ndarray, "levels block"], parts: Sequence[slice]) -> np.ndarray:
+        """Return each level's variance over the residual variance; 1 where it cannot be told.
+
+        Args:
+            squares: Sums of squared conditional residuals over the residual variance.
+            parts: Levels of each batch covariate.
+        """
+        _, shared, expected = self._parts
+        ratio = np.ones_like(squares)
+        told = self.freedoms(parts) > 0.5
+        for part in parts:
+            beyond = np.linalg.pinv(shared[part, part], rcond=1e-8) @ (squares - expected[:, None])[part]
+            ratio[part] = np.where(told[part][:, None], np.maximum(1 + beyond, LEAST_VARIANCE), 1.0)
+        return ratio
+
+
+def _around(ratios: Ratios) -> tuple[Ratios, ...]:
+    """Return the ratios about a cell of the grid."""
+    levels = ratios.level * _FINE[0] if ratios.level else np.zeros(1)
+    slopes = ratios.slope * _FINE[1] if ratios.slope else np.zeros(1)
+    return tuple(Ratios(float(level), float(slope)) for level in levels for slope in slopes)
+
+
+def _slopes_between_and_within(
+    design: Design, frame: pd.DataFrame, changing: Sequence[str], rows: int
+) -> Float[np.ndarray, "told rows"]:
+    """Return for each covariate the rows of coefficients that give its mean slope between people, and within them."""
+    contrasts = np.zeros((2 * len(changing), rows))
+    effects = design.effects(frame).shape[1]
+    for k, name in enumerate(changing):
+        step = 0.01 * float(frame[name].std())
+        ends = [design.effects(frame.assign(**{name: frame[name] + side * step})).mean(axis=0) for side in (-1, 1)]
+        contrasts[2 * k : 2 * k + 2, :effects] = (ends[1] - ends[0]) / (2 * step)
+        contrasts[2 * k + 1, effects + k] = 1
+    return contrasts
