@@ -273,6 +273,42 @@ def fill_matrix(
     return Filled(rows, columns, {str(key): reading.levels[str(key)] for key in files.index})
 
 
+def common_columns(
+    files: pd.Series,
+    wanted: VolumeInput,
+    matrix: Callable[[int, int], np.ndarray],
+    tell: Callable[[list[str]], None] = lambda notes: None,
+) -> Columns:
+    """Return the columns that `fill_matrix` would find, of no more images than tell the mask and its background.
+
+    Args:
+        files: Index: key; values: paths.
+        wanted: The ``input`` section.
+        matrix: Makes the float32 matrix (people, voxels) of those people.
+        tell: Called with what is to be said of where the images lie, and of the mask.
+
+    Raises:
+        CohortError: Files among those that are read that cannot be used; a mask that cannot be.
+    """
+    places = read_places(files)
+    tell(place_notes(places))
+    reading = _Reading(files, wanted, common_grid(places, wanted), 0, lambda count: None)
+    if reading.grid is None:
+        found = [loaded.placed.grid for loaded in reading.volumes(np.arange(1)) if loaded.placed is not None]
+        reading.refuse()
+        return Columns.of_grid(found[0])
+    columns, first = _columns(reading, reading.grid, matrix)
+    if columns.mask is None:
+        return columns
+    if first is None:
+        for _ in reading.volumes(reading.looked_at):
+            pass
+        reading.refuse()
+    columns = replace(columns, mask=replace(columns.mask, background=reading.ground()))
+    tell([mask_note(columns, wanted.mask)])
+    return columns
+
+
 def _columns(
     reading: "_Reading", grid: Grid, matrix: Callable[[int, int], np.ndarray]
 ) -> tuple[Columns, np.ndarray | None]:
@@ -314,8 +350,8 @@ class _Reading:
         self.sampled = np.sort(looked_at(files.index, SAMPLED))
         self.levels: dict[str, float] = {}
         self.resampled: list[str] = []
-        some = files.index[self.sampled]
-        self._looked_at = {str(some[place]) for place in looked_at(some)} if wanted.mask else set()
+        self.looked_at = np.sort(self.sampled[looked_at(files.index[self.sampled])])
+        self._names = {str(files.index[place]) for place in self.looked_at} if wanted.mask else set()
         self._thinned: list[np.ndarray] = []
         self._problems: list[str] = []
         self._workers, self._advance = workers, advance
@@ -329,7 +365,7 @@ class _Reading:
             else:
                 self.levels[loaded.key] = mean_level(loaded.placed.values)
                 self.resampled += [loaded.key] if loaded.resampled else []
-                if loaded.key in self._looked_at:
+                if loaded.key in self._names:
                     self._thinned.append(thinned(loaded.placed.values).copy())
             yield loaded
             self._advance(1)

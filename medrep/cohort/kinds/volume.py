@@ -88,6 +88,12 @@ class VolumeKind(FileKind[VolumeInput]):
         with listener.track("read intensities", len(source.files)) as advance:
             return self.changed(landmarks=mean_landmarks(self.section, source.files, advance)), ()
 
+    def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> Columns:
+        """Return the grid in which most volumes arrive, and the mask of it; see `InputKind.common_columns`."""
+        from medrep.cohort.loaders import common_columns
+
+        return common_columns(source.files, self.section, room, tell=listener.notes)
+
     def matrix(
         self,
         source: Source,
