@@ -1,13 +1,14 @@
-"""MONAI dataset and loader: image files -> rows of a people x voxels matrix, with every failure named."""
+"""Loading of volumes: image files -> rows of a people x voxels matrix, with every failure named."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32
-from monai.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from medrep._files import release_pages
 from medrep.cohort.grid import Columns, Grid, Mask, grid_problem
@@ -91,9 +92,11 @@ def load_volumes(
         One entry a file. A file that cannot be used, or that arrives in another grid, is an entry with an error, never an
         exception.
     """
-    items = [{"key": str(key), "path": path} for key, path in files.items()]
-    dataset = Dataset(data=items, transform=_Reader(wanted, common))
-    yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
+    reader = _Reader(tuple((str(key), Path(str(path))) for key, path in files.items()), wanted, common)
+    if not workers:
+        yield from (reader[place] for place in range(len(reader)))
+    else:
+        yield from DataLoader(reader, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
 
 
 def mean_landmarks(
@@ -405,12 +408,18 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Reader(Dataset[Loaded]):
+    """Volumes by their number; processes that read ahead have a copy."""
+
+    files: tuple[tuple[str, Path], ...]
     wanted: VolumeInput
     common: Grid | None
 
-    def __call__(self, item: dict[str, object]) -> Loaded:
-        key, path = str(item["key"]), Path(str(item["path"]))
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Loaded:
+        key, path = self.files[place]
         try:
             pipeline = VolumePipeline(self.wanted, self.common)
             read = _Read.of(key, path, self.wanted)
@@ -422,5 +431,5 @@ class _Reader:
         return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, read.volume, placed, "", own)
 
 
-def _as_it_is(item: Loaded) -> Loaded:
+def _as_it_is(item: Any) -> Any:
     return item

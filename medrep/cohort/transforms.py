@@ -1,4 +1,6 @@
-"""Transforms of volumes to and from a cohort's grid: MONAI pipeline, resampling, and the grid images share.
+"""Transforms of volumes to and from a cohort's grid: axes, MONAI's pipeline, resampling, and the grid images share.
+
+MONAI takes seconds to import, and is where a spacing or a shape is asked for; axes alone are turned without it.
 
 A volume whose own place in the world is not that of the common grid is resampled onto it in world space, where the input
 section names a common grid.
@@ -9,6 +11,7 @@ returns the input exactly, and voxels outside the common grid stay as they were.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Shaped
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
-from monai.utils.enums import TraceKeys
+from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from medrep.cohort.grid import Grid, grid_problem, spacing_problem, world_rows
 from medrep.cohort.inputs import VolumeInput
@@ -108,13 +109,14 @@ class Placed:
         grid: The grid this volume arrived in.
         unit: What one unit of ``values`` is in the file's own units; 1 where there is a curve.
         curve: What made ``values`` of intensities, where it was no division by a unit.
-        way: MONAI's record of the operations (its data are not used), or the volume's own grid if it was resampled in the world.
+        way: How its axes were turned; or MONAI's record of the operations (its data are not used); or the volume's own grid if it
+            was resampled in the world.
     """
 
     values: Float32[np.ndarray, "x y z"]
     grid: Grid
     unit: float
-    way: MetaTensor | Grid
+    way: "Turn | Grid | Any"
     curve: "Curve | None" = None
 
     @property
@@ -242,6 +244,36 @@ def from_log_steps(steps: Float[np.ndarray, " landmarks"]) -> Float[np.ndarray, 
     return np.cumsum(np.exp(steps))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Turn of a volume's axes to RAS, which moves no voxel by a part of its edge.
+
+    Attributes:
+        order: The volume's own axis that each axis of RAS is.
+        flipped: Its own axes that run the other way.
+    """
+
+    order: tuple[int, ...]
+    flipped: tuple[int, ...]
+
+    @classmethod
+    def of(cls, affine: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> "tuple[Turn, Float[np.ndarray, '4 4']]":
+        """Return the turn of a volume, and the affine that it has then."""
+        found = io_orientation(affine)
+        turn = cls(tuple(np.argsort(found[:, 0]).tolist()), tuple(np.flatnonzero(found[:, 1] == -1).tolist()))
+        return turn, affine @ inv_ornt_aff(found, shape)
+
+    def apply(self, channels: Float32[torch.Tensor, "channels a b c"]) -> Float32[torch.Tensor, "channels x y z"]:
+        """Return volumes with their axes turned."""
+        turned = torch.flip(channels, [1 + axis for axis in self.flipped]) if self.flipped else channels
+        return turned.permute(0, *(1 + axis for axis in self.order))
+
+    def inverse(self, channels: Float32[torch.Tensor, "channels x y z"]) -> Float32[torch.Tensor, "channels a b c"]:
+        """Return volumes with the axes that they had."""
+        own = channels.permute(0, *(1 + int(axis) for axis in np.argsort(self.order)))
+        return torch.flip(own, [1 + axis for axis in self.flipped]) if self.flipped else own
+
+
 class VolumePipeline:
     """Orientation to RAS, then spacing (mm), then cut or pad to a shape, as far as the input asks for them.
 
@@ -260,12 +292,7 @@ class VolumePipeline:
                 raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")
         if not all(0 < number < np.inf for number in (*wanted.spacing, *wanted.shape)):
             raise CohortError(f"input.spacing {wanted.spacing} and shape {wanted.shape} must be above zero")
-        steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
-        if wanted.spacing:
-            steps.append(Spacing(pixdim=wanted.spacing, mode="bilinear", padding_mode="border", dtype=np.float32))
-        if wanted.shape:
-            steps.append(ResizeWithPadOrCrop(spatial_size=wanted.shape, mode="edge"))
-        self._steps, self._common = Compose(steps), common
+        self._wanted, self._common = wanted, common
         self._resamples, self._respaces = bool(wanted.spacing or wanted.shape), bool(wanted.spacing)
         self._intensity, self._landmarks = wanted.intensity, np.array(wanted.landmarks, np.float64)
         if wanted.harmonize_unit and wanted.intensity == "raw":
@@ -278,6 +305,17 @@ class VolumePipeline:
             raise CohortError(
                 f"input.landmarks {wanted.landmarks}: {wanted.intensity} has {expected} ascending ones; leave them to training"
             )
+
+    @cached_property
+    def _steps(self) -> Any:
+        from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing  # takes seconds
+
+        steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
+        if self._wanted.spacing:
+            steps.append(Spacing(pixdim=self._wanted.spacing, mode="bilinear", padding_mode="border", dtype=np.float32))
+        if self._wanted.shape:
+            steps.append(ResizeWithPadOrCrop(spatial_size=self._wanted.shape, mode="edge"))
+        return Compose(steps)
 
     def place(self, volume: Volume) -> Placed:
         """Bring a volume to the common grid."""
@@ -293,18 +331,30 @@ class VolumePipeline:
         channels = torch.empty((len(volumes), *volumes[0].data.shape), dtype=torch.float32)
         for channel, volume, unit, curve in zip(channels, volumes, units, curves, strict=True):
             torch.div(_turned(volume.data if curve is None else curve.apply(volume.data)), unit, out=channel)
-        transformed = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
-        x, y, z = (float(edge) for edge in transformed.pixdim)
+        transformed, affine, way = self._stepped(channels, volumes[0].affine)
+        x, y, z = (float(edge) for edge in torch.sqrt((affine[:3, :3] ** 2).sum(dim=0)))
         a, b, c = transformed.shape[1:]
-        grid = Grid((a, b, c), (x, y, z), world_rows(transformed.affine.numpy()))
+        grid = Grid((a, b, c), (x, y, z), world_rows(affine.numpy()))
         if self._common is not None and self._moves(grid, self._common):
             placed = _in_world(channels, volumes[0], units, self._common)
         else:
             placed = [
-                Placed(np.ascontiguousarray(values), grid, unit, transformed)
+                Placed(np.ascontiguousarray(values), grid, unit, way)
                 for values, unit in zip(transformed.numpy(), units, strict=True)
             ]
         return [replace(one, curve=curve) for one, curve in zip(placed, curves, strict=True)]
+
+    def _stepped(
+        self, channels: Float32[torch.Tensor, "volumes a b c"], affine: Float[np.ndarray, "4 4"]
+    ) -> "tuple[Float32[torch.Tensor, 'volumes x y z'], Float[torch.Tensor, '4 4'], Turn | Any]":
+        """Return volumes after the steps, their affine, and the way back."""
+        if not self._resamples:
+            turn, turned = Turn.of(affine, channels.shape[1:])
+            return turn.apply(channels), torch.from_numpy(turned), turn
+        from monai.data import MetaTensor
+
+        found = self._steps(MetaTensor(channels, affine=torch.from_numpy(affine)))
+        return found.as_tensor(), found.affine, found
 
     def changed(
         self,
@@ -336,7 +386,11 @@ class VolumePipeline:
             own = resampled(
                 torch.from_numpy(np.ascontiguousarray(change))[None], placed.grid, placed.way, outside="zero"
             )
+        elif isinstance(placed.way, Turn):
+            own = placed.way.inverse(torch.from_numpy(np.ascontiguousarray(change))[None])
         else:
+            from monai.data import MetaTensor
+
             tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=placed.way.meta)
             tensor.applied_operations = [_unbound(step) for step in placed.way.applied_operations]
             own = self._steps.inverse(tensor)
@@ -366,6 +420,8 @@ def _in_world(
 
 def _unbound(step: Any) -> Any:
     """Copy one record (MONAI empties the record it inverts) and free it from the pipeline object that made it."""
+    from monai.utils.enums import TraceKeys
+
     if isinstance(step, dict):
         return {key: TraceKeys.NONE if key == TraceKeys.ID else _unbound(value) for key, value in step.items()}
     if isinstance(step, list):
