@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32
-from torch.utils.data import DataLoader, Dataset
 
 from medrep._files import release_pages
 from medrep.cohort.grid import Columns, Grid, Mask, grid_problem
@@ -92,10 +91,12 @@ def load_volumes(
         One entry a file. A file that cannot be used, or that arrives in another grid, is an entry with an error, never an
         exception.
     """
-    reader = _Reader(tuple((str(key), Path(str(path))) for key, path in files.items()), wanted, common)
+    reader: Any = _Reader(tuple((str(key), Path(str(path))) for key, path in files.items()), wanted, common)
     if not workers:
         yield from (reader[place] for place in range(len(reader)))
     else:
+        from torch.utils.data import DataLoader  # seconds
+
         yield from DataLoader(reader, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
 
 
@@ -408,7 +409,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Reader(Dataset[Loaded]):
+class _Reader:
     """Volumes by their number; processes that read ahead have a copy."""
 
     files: tuple[tuple[str, Path], ...]
