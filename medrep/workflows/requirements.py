@@ -18,13 +18,15 @@ from medrep.models.linear.fit import LARGE, calibrator_count
 from medrep.models.linear.model import LinearModel
 from medrep.models.linear.settings import LinearSettings
 
-_PROGRAM = 0.65e9  # bytes of the program with what reads and places images
-_IMAGES = 7  # whole images in float32 at hand while one is placed, transformed or written
+_PROGRAM, _EXPORT = 0.4e9, 0.2e9  # bytes of the program that trains, and of one that exports
+_STEPS = 0.3e9  # and of MONAI, where a spacing or a shape is asked for
+_IMAGES, _WRITTEN_IMAGES = 7, 9  # whole images in float32 at hand while one is placed, or transformed and written
 _SPAN, _FIELDS = 20, 4  # columns of the span of slow effects, and copies of a level's fields, at a time
-_FIT, _COMPONENTS, _TRACES = 4e-8, 3e-8, 1.5e-8  # seconds a cell
-_BANDS, _REPORT = 4e-8, 2.5e-6  # seconds a voxel of the grid and field, and a voxel of the fit
-_START = 9.0  # seconds until the first image is read, and to write what is found
-_TRANSFORMED, _WRITTEN = 1.2e-7, 2.4e-7  # seconds a voxel that is changed, and that is packed
+_FIT, _COMPONENTS, _TRACES = 6.5e-8, 3e-8, 1.5e-8  # seconds a cell
+_BACKGROUND = 1.8e-7  # and more a cell where there is no mask: columns that are background of some people
+_BANDS, _REPORT = 2.2e-8, 1e-6  # seconds a voxel of the grid and field, and a voxel of the fit
+_START, _IMPORTED = 3.0, 4.0  # seconds until the first image is read, and to write what is found; and to load MONAI
+_TRANSFORMED, _WRITTEN = 7.4e-8, 1.1e-7  # seconds a voxel that is changed, and that is packed
 _MOST, _SHARE = 4e9, 0.5
 
 
@@ -109,14 +111,17 @@ def requirements(config: Config, schema: CovariateSchema, frame: pd.DataFrame, i
     cells = images.people * images.columns
     first = min(images.people, SAMPLED) * images.voxels if section.mask == AUTO else 0
     fit = cells * (_FIT + _TRACES + (_COMPONENTS if settings.components else 0))
+    fit += 0 if section.mask else cells * _BACKGROUND
     fields = 2 * (calibrators + levels)
+    steps = bool(section.spacing or section.shape)
+    begun, program = _START + steps * _IMPORTED, steps * _STEPS
     return Requirements(
-        _PROGRAM + whole + max(moments + bands, model + moments),
+        _PROGRAM + program + whole + max(moments + bands, model + moments),
         4.0 * (cells + first),
-        _START + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
+        begun + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
         float(model),
-        _PROGRAM + whole + model,
-        _START + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
+        _EXPORT + max(program + _WRITTEN_IMAGES * 4.0 * images.voxels, model),
+        begun + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
     )
 
 
