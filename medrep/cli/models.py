@@ -312,11 +312,13 @@ def add_merge(commands: Commands) -> None:
 
 
 def _merge(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.batch.merge import TRAIN
     from medrep.batch.store import read_job
-    from medrep.workflows.parts import TRAIN, merge_training
     from medrep.workflows.transform import merge
 
     if read_job(options.out).identity["command"] == TRAIN:
+        from medrep.workflows.parts import merge_training
+
         with console.alive("read the cohort"):
             done = merge_training(options.out, console, options.tracking)
             _show_trained(console, done, options.experiment)

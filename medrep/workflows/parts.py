@@ -24,6 +24,7 @@ from medrep._files import STATE, atomic_file, release_pages, write_json, write_t
 from medrep._persisted import to_state
 from medrep._structuring import from_state
 from medrep._texts import read_json
+from medrep.batch.merge import TRAIN
 from medrep.batch.run import BatchResult, chosen_participants
 from medrep.batch.store import Job, Part, fingerprints, open_job, read_job
 from medrep.cohort.cohort import Cohort, read_matrix, scratch_room
@@ -38,7 +39,6 @@ from medrep.training.schedule import rank
 from medrep.workflows.cohorts import input_paths, place_of, refuse_input
 from medrep.workflows.train import Trained, Training, TrainOptions, complete, prepared, refuse_much
 
-TRAIN = "train"
 _CONFIG, _COLUMNS = "config.yaml", "columns.safetensors"
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, MedrepError, SafetensorError)
 
@@ -67,7 +67,6 @@ def read_part(
     options = options or TrainOptions()
     refuse_input(out, input_paths(source))
     training = prepared(source, config, listener, options)
-    # Paths in it are relative to the folder of the parts, but for the cohort's.
     identity = _identity(source, training, options, part.count)
 
     def prepare(_model: Path) -> Mapping[str, Any]:
