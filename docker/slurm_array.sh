@@ -3,6 +3,8 @@
 #   job=$(sbatch --parsable --array=0-15 docker/slurm_array.sh score /data/cohort /data/scores --model /data/trained/model)
 #   sbatch --array=5,7,11 docker/slurm_array.sh score /data/cohort /data/scores --model /data/trained/model --num-parts 16  # again
 #   sbatch --dependency=afterany:"$job" --wrap 'medrep merge /data/scores'
+# Images of a training are read in parts, too; of how many has to be said:
+#   sbatch --array=0-99 docker/slurm_array.sh train /data/cohort /data/trained --num-parts 100 --config linear.yaml
 #SBATCH --job-name=medrep
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
@@ -15,6 +17,7 @@ set -euo pipefail
 if [ "$#" -lt 4 ]; then
   echo "usage: sbatch --array=0-N docker/slurm_array.sh score|export|counterfactual COHORT OUT --model M ..." >&2
   echo "       sbatch --array=SOME docker/slurm_array.sh ... --num-parts N     (task ids are part ids, from 0 to N-1)" >&2
+  echo "       sbatch --array=0-M docker/slurm_array.sh train COHORT OUT --num-parts N ...                      (M = N-1)" >&2
   exit 2
 fi
 

@@ -98,6 +98,10 @@ class ModelError(MedrepError):
     """A model that cannot be fitted, loaded or applied to this input."""
 
 
+class UnfinishedError(MedrepError):
+    """Parts of a job that have to be done before what was asked for can be."""
+
+
 class EvidenceError(MedrepError):
     """Too few people to say anything."""
 

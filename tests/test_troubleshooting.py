@@ -29,7 +29,7 @@ from nibabel import cifti2
 from medrep._files import mark_output
 from medrep.audit.finding import Finding
 from medrep.batch.journal import Journal
-from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, main
+from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE, main
 from medrep.tracking.audits import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
@@ -246,6 +246,17 @@ class FitContext:
             journal.append({"event": "begin", "keys": ["sub-00"], "stage": 3})
             journal.append({"event": "death", "keys": ["sub-00"]})
         journal.close()
+        return out
+
+    def half_read(self, *parts: int, grown: bool = False, damaged: bool = False) -> Path:
+        """Read some of two parts of a training; then somebody's age changes, or what the parts have in common is damaged."""
+        cohort, out = self.table(), self.folder() / "parts"
+        for number in parts:
+            assert run("train", cohort, out, *simple(), *part(number), "--quiet") == OK
+        if grown:
+            (cohort / "participants.tsv").write_text(cell("sub-01\t21", "sub-01\t22"), encoding="utf-8")
+        if damaged:
+            (out / ".medrep" / "columns.safetensors").write_bytes(b"")
         return out
 
     @cached_property
@@ -502,6 +513,12 @@ def old_site(work: FitContext) -> Path:
 def locked(work: FitContext) -> int:
     with FileLock(work.scored / ".medrep" / "part-00000-of-00001.lock"):
         return work.score(work.scored)
+
+
+def merging(work: FitContext) -> int:
+    out = work.half_read(0, 1)
+    with FileLock(out / ".medrep" / "merge.lock"):
+        return run("merge", out)
 
 
 def image_job(work: FitContext, *, all_broken: bool) -> int:
@@ -956,6 +973,10 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "people who are not done": lambda w: run("merge", unmerged(w)),
     "links or special files where the job keeps its own": lambda w: run("merge", planted(w)),
     "no batch was begun here": lambda w: run("merge", w.folder()),
+    "parts that are to be read": lambda w: run("merge", w.half_read(0)),
+    "the cohort has changed since its parts were read": lambda w: run("merge", w.half_read(0, 1, grown=True)),
+    "another process merges its parts": merging,
+    "remove it, and read all parts again": lambda w: run("merge", w.half_read(0, 1, damaged=True)),
     "and nothing says of how many; give --num-parts": lambda w: w.score(None, "--part-id", 0),
     "without --part-id; give a number from 0": lambda w: w.score(None, "--num-parts", 2),
     "task ids are part ids, counted from 0": lambda w: task(w, "--num-parts", 3, SLURM_ARRAY_TASK_ID="3"),
@@ -1051,6 +1072,7 @@ CODES = {
     "and resampled onto it": OK,
     "constant and left as they are": OK,
     "interrupted; nothing half-written is left": 130,
+    "parts that are to be read": USAGE,
     "--retry-failed tries them again": SOME_FAILED,
     "the model; give surfaces as in training": SOME_FAILED,
     "values without an effect to remove": SOME_FAILED,

@@ -314,6 +314,7 @@ def sweep(job: Job, left: Iterable[str]) -> None:
 
 
 SCORE = "score"
+TRAIN = "train"
 
 
 def finish(job: Job, history: History | None = None) -> Merged:

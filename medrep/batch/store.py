@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import repeat
@@ -286,11 +286,15 @@ def read_job(out: Path) -> Job:
         MedrepError: There is none.
     """
     if (out / STATE).is_symlink():
-        raise MedrepError(f"{out / STATE}: is a link; give the OUT of medrep score, export or counterfactual")
+        raise MedrepError(
+            f"{out / STATE}: is a link; give the OUT of medrep score, export, counterfactual or train --num-parts"
+        )
     _refuse_links(out)
     found = _read(out)
     if found is None:
-        raise MedrepError(f"{out}: no batch was begun here; give the OUT of medrep score, export or counterfactual")
+        raise MedrepError(
+            f"{out}: no batch was begun here; give the OUT of medrep score, export, counterfactual or train --num-parts"
+        )
     return found
 
 
@@ -335,7 +339,10 @@ def _refuse_links(out: Path) -> None:
     """
     if not (out / STATE).is_dir():
         return
-    found = {path: path.lstat() for path in sorted((out / STATE).rglob("*"))}
+    found = {}
+    for path in sorted((out / STATE).rglob("*")):
+        with suppress(FileNotFoundError):  # another part has just put its file in place
+            found[path] = path.lstat()
     odd = [
         str(path.relative_to(out))
         for path, state in found.items()

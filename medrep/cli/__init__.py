@@ -30,7 +30,7 @@ from medrep.cli.models import (
     add_simulate,
     add_train,
 )
-from medrep.errors import EvidenceError, MedrepError, printable
+from medrep.errors import EvidenceError, MedrepError, UnfinishedError, printable
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console
@@ -41,6 +41,7 @@ _INTERRUPTED = 130
 _STORE = "MLFLOW_TRACKING_URI"
 _LISTS = ("--remove", "--keep", "--by", "--effects")
 """Switches that take names separated by commas, which people separate by blanks."""
+_CODES = {EvidenceError: TOO_LITTLE, UnfinishedError: USAGE}
 _EXIT_CODES = (
     "0 ok, 1 error, 2 usage, 3 finished with failed participants (listed), 4 a gate refused, 5 too little evidence"
 )
@@ -78,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _registry(getattr(options, "tracking_uri", None)), console.holding_output(), _masked_warnings():
             code = int(options.run(options, console))
     except MedrepError as error:
-        code, said = TOO_LITTLE if isinstance(error, EvidenceError) else ERROR, str(error)
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), ERROR)
+        said = str(error)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         code, said = ERROR, f"{error.strerror or error}{where}"

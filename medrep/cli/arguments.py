@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -120,18 +121,7 @@ def add_out(parser: argparse.ArgumentParser, *, resumes: bool = False) -> None:
 def add_batch(parser: argparse.ArgumentParser) -> None:
     """Add how a cohort is gone through."""
     batch = parser.add_argument_group("batch", "the same command again goes on where an earlier one was ended")
-    batch.add_argument(
-        "--num-parts",
-        type=int,
-        metavar="N",
-        help="work on one of N parts (default: as many as a SLURM array 0-n has, or 1)",
-    )
-    batch.add_argument(
-        "--part-id",
-        type=int,
-        metavar="K",
-        help="which part, from 0 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX); `medrep merge OUT` joins them",
-    )
+    add_parts(batch, "work on one of N parts (default: as many as a SLURM array 0-n has, or 1)")
     batch.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one a processor)")
     batch.add_argument("--engine", choices=("local", "ray"), default="local", help="who works (default: local)")
     batch.add_argument(
@@ -143,6 +133,29 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     batch.add_argument("--retry-failed", action="store_true", help="try people again who failed")
     add_metrics(batch)
+
+
+def add_parts(parser: "argparse.ArgumentParser | argparse._ArgumentGroup", text: str) -> None:
+    """Add which part of a cohort is worked on."""
+    parser.add_argument("--num-parts", type=int, metavar="N", help=text)
+    parser.add_argument(
+        "--part-id",
+        type=int,
+        metavar="K",
+        help="which part, from 0 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX); `medrep merge OUT` joins them",
+    )
+
+
+def add_tracking(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Add where a training is logged."""
+    parser.add_argument(
+        "--tracking",
+        default=os.environ.get("MEDREP_TRACKING") or "auto",
+        metavar="auto|none|URI",
+        help="where the run is logged with MLflow; auto: MLFLOW_TRACKING_URI, or else mlflow.db beside OUT (default: auto, "
+        "or what MEDREP_TRACKING says)",
+    )
+    parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
 
 
 def add_metrics(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:

@@ -1,7 +1,6 @@
 """Commands that make cohorts, train models, ask them, and write cohorts with covariates moved: ``demo`` to ``merge``."""
 
 import argparse
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,9 @@ from medrep.cli.arguments import (
     add_metrics,
     add_model,
     add_out,
+    add_parts,
     add_show,
+    add_tracking,
     add_unseen_site,
     batch_options,
     cohort_of,
@@ -36,6 +37,7 @@ from medrep.cli.arguments import (
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console
+    from medrep.workflows.train import Trained
 
 
 def add_demo(commands: Commands) -> None:
@@ -152,12 +154,9 @@ def add_train(commands: Commands) -> None:
         action="store_true",
         help="go on from the state that an interrupted training left beside OUT; with the same weights at the end",
     )
-    parser.add_argument(
-        "--tracking",
-        default=os.environ.get("MEDREP_TRACKING") or "auto",
-        metavar="auto|none|URI",
-        help="where the run is logged with MLflow; auto: MLFLOW_TRACKING_URI, or else mlflow.db beside OUT (default: auto, "
-        "or what MEDREP_TRACKING says)",
+    add_tracking(parser)
+    add_parts(
+        parser, "read the images of one of N parts, and fit nothing; `medrep merge OUT` does (default: all at once)"
     )
     parser.add_argument(
         "--memory",
@@ -166,27 +165,43 @@ def add_train(commands: Commands) -> None:
         metavar="4G",
         help="memory that training on volumes may take; more is refused, with what to change (default: said where it is much)",
     )
-    parser.add_argument("--experiment", default="medrep", metavar="NAME", help="MLflow experiment (default: medrep)")
     add_show(parser)
 
 
 def _train(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.batch.store import choose_part
     from medrep.cli.console import Console
     from medrep.config import read_config
     from medrep.training.schedule import rank
-    from medrep.workflows.train import TrainOptions, log_run, train
+    from medrep.workflows.train import TrainOptions, train
 
     config = read_config(options.config, overrides(options))
     speaking = console if rank() == 0 else Console(quiet=True)
     with speaking.alive("read the cohort"):
-        done = train(cohort_of(options), options.out, config, speaking, request_of(TrainOptions, options))
-        if done is None:
-            return OK
-        results = {"model": done.out / "model", "report": done.out / "report.html"}
-        people = f"{done.trained_on} trained on, {done.held_out} held out"
-        speaking.summary(f"trained a {config.model} model", people, results)
-        log_run(done, options.experiment, speaking)
+        request = request_of(TrainOptions, options)
+        # A task of an array trains a model of its own unless it is told of how many parts it is one.
+        if (options.num_parts, options.part_id) != (None, None):
+            part = choose_part(options.part_id, options.num_parts)
+            if part.count > 1:
+                from medrep.workflows.parts import read_part
+
+                read = read_part(cohort_of(options), options.out, config, part, speaking, request)
+                return show_batch(speaking, read, options.out)
+        done = train(cohort_of(options), options.out, config, speaking, request)
+        _show_trained(speaking, done, options.experiment)
     return OK
+
+
+def _show_trained(console: "Console", done: "Trained | None", experiment: str) -> None:
+    """Say what was trained and log it; nothing of a process that only helps another one."""
+    from medrep.workflows.train import log_run
+
+    if done is None:
+        return
+    results = {"model": done.out / "model", "report": done.out / "report.html"}
+    people = f"{done.trained_on} trained on, {done.held_out} held out"
+    console.summary(f"trained a {done.config.model} model", people, results)
+    log_run(done, experiment, console)
 
 
 def add_sample(commands: Commands) -> None:
@@ -269,18 +284,28 @@ def _show_scores(console: "Console", out: Path) -> None:
 
 def add_merge(commands: Commands) -> None:
     """Add ``medrep merge``."""
-    text = "join the parts that score, export or counterfactual worked on"
+    text = "join the parts that score, export, counterfactual or train worked on"
     parser = command(commands, "merge", text, _merge)
     parser.add_argument("out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts")
     parser.add_argument(
         "--prune", action="store_true", help="then remove what only going on needs: OUT/.medrep but for its mark"
     )
     add_metrics(parser)
+    add_tracking(parser.add_argument_group("parts of train"))
 
 
 def _merge(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.batch.merge import TRAIN
+    from medrep.batch.store import read_job
     from medrep.workflows.transform import merge
 
+    if read_job(options.out).identity["command"] == TRAIN:
+        from medrep.workflows.parts import merge_training
+
+        with console.alive("read the cohort"):
+            done = merge_training(options.out, console, options.tracking)
+            _show_trained(console, done, options.experiment)
+        return OK
     joined = merge(options.out, console)
     if joined.scored:
         _show_scores(console, options.out)

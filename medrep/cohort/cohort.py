@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -194,6 +194,16 @@ def read_matrix(
     Raises:
         CohortError: Features that are missing, files that cannot be read, or no room for the scratch file.
     """
+    return cohort.input.matrix(cohort.source, scratch_room(scratch, where), listener, like=like, workers=workers)
+
+
+def scratch_room(scratch: IO[bytes], where: str = "beside OUT") -> Callable[[int, int], np.ndarray]:
+    """Return what maps float32 matrices (people, columns) in a file, one after the other.
+
+    Args:
+        scratch: An open file.
+        where: Where it lies, for messages.
+    """
     taken = 0
 
     def mapped(people: int, columns: int) -> np.ndarray:
@@ -203,7 +213,7 @@ def read_matrix(
         _take_room(scratch, start, size, where)
         return np.memmap(scratch, mode="r+", dtype=np.float32, offset=start, shape=(people, columns))
 
-    return cohort.input.matrix(cohort.source, mapped, listener, like=like, workers=workers)
+    return mapped
 
 
 def _take_room(scratch: IO[bytes], start: int, size: int, where: str) -> None:

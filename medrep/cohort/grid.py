@@ -132,6 +132,22 @@ class Columns:
         """Return the voxels of a grid, or those inside a mask."""
         return cls((), grid.size if mask is None else len(mask.places), grid, mask)
 
+    @cached_property
+    def reach(self) -> tuple[slice, slice, slice]:
+        """The smallest box of voxels that holds all columns.
+
+        Raises:
+            ValueError: Columns that lie nowhere.
+        """
+        if self.grid is None:
+            raise ValueError("the columns have no grid")
+        if self.mask is None:
+            x, y, z = (slice(0, length) for length in self.grid.shape)
+        else:
+            along = np.unravel_index(self.mask.places, self.grid.shape)
+            x, y, z = (slice(int(axis.min()), int(axis.max()) + 1) for axis in along)
+        return x, y, z
+
     def inside(self, box: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, " columns"]:
         """Return the columns of a volume on the grid."""
         return np.ravel(box) if self.mask is None else np.ravel(box)[self.mask.places]

@@ -1,13 +1,13 @@
-"""MONAI dataset and loader: image files -> rows of a people x voxels matrix, with every failure named."""
+"""Loading of volumes: image files -> rows of a people x voxels matrix, with every failure named."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32
-from monai.data import DataLoader, Dataset
 
 from medrep._files import release_pages
 from medrep.cohort.grid import Columns, Grid, Mask, grid_problem
@@ -91,9 +91,13 @@ def load_volumes(
         One entry a file. A file that cannot be used, or that arrives in another grid, is an entry with an error, never an
         exception.
     """
-    items = [{"key": str(key), "path": path} for key, path in files.items()]
-    dataset = Dataset(data=items, transform=_Reader(wanted, common))
-    yield from DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
+    reader: Any = _Reader(tuple((str(key), Path(str(path))) for key, path in files.items()), wanted, common)
+    if not workers:
+        yield from (reader[place] for place in range(len(reader)))
+    else:
+        from torch.utils.data import DataLoader  # seconds
+
+        yield from DataLoader(reader, batch_size=None, shuffle=False, num_workers=workers, collate_fn=_as_it_is)
 
 
 def mean_landmarks(
@@ -273,6 +277,42 @@ def fill_matrix(
     return Filled(rows, columns, {str(key): reading.levels[str(key)] for key in files.index})
 
 
+def common_columns(
+    files: pd.Series,
+    wanted: VolumeInput,
+    matrix: Callable[[int, int], np.ndarray],
+    tell: Callable[[list[str]], None] = lambda notes: None,
+) -> Columns:
+    """Return the columns that `fill_matrix` would find, of no more images than tell the mask and its background.
+
+    Args:
+        files: Index: key; values: paths.
+        wanted: The ``input`` section.
+        matrix: Makes the float32 matrix (people, voxels) of those people.
+        tell: Called with what is to be said of where the images lie, and of the mask.
+
+    Raises:
+        CohortError: Files among those that are read that cannot be used; a mask that cannot be.
+    """
+    places = read_places(files)
+    tell(place_notes(places))
+    reading = _Reading(files, wanted, common_grid(places, wanted), 0, lambda count: None)
+    if reading.grid is None:
+        found = [loaded.placed.grid for loaded in reading.volumes(np.arange(1)) if loaded.placed is not None]
+        reading.refuse()
+        return Columns.of_grid(found[0])
+    columns, first = _columns(reading, reading.grid, matrix)
+    if columns.mask is None:
+        return columns
+    if first is None:
+        for _ in reading.volumes(reading.looked_at):
+            pass
+        reading.refuse()
+    columns = replace(columns, mask=replace(columns.mask, background=reading.ground()))
+    tell([mask_note(columns, wanted.mask)])
+    return columns
+
+
 def _columns(
     reading: "_Reading", grid: Grid, matrix: Callable[[int, int], np.ndarray]
 ) -> tuple[Columns, np.ndarray | None]:
@@ -314,8 +354,8 @@ class _Reading:
         self.sampled = np.sort(looked_at(files.index, SAMPLED))
         self.levels: dict[str, float] = {}
         self.resampled: list[str] = []
-        some = files.index[self.sampled]
-        self._looked_at = {str(some[place]) for place in looked_at(some)} if wanted.mask else set()
+        self.looked_at = np.sort(self.sampled[looked_at(files.index[self.sampled])])
+        self._names = {str(files.index[place]) for place in self.looked_at} if wanted.mask else set()
         self._thinned: list[np.ndarray] = []
         self._problems: list[str] = []
         self._workers, self._advance = workers, advance
@@ -329,7 +369,7 @@ class _Reading:
             else:
                 self.levels[loaded.key] = mean_level(loaded.placed.values)
                 self.resampled += [loaded.key] if loaded.resampled else []
-                if loaded.key in self._looked_at:
+                if loaded.key in self._names:
                     self._thinned.append(thinned(loaded.placed.values).copy())
             yield loaded
             self._advance(1)
@@ -370,11 +410,17 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Reader:
+    """Volumes by their number; processes that read ahead have a copy."""
+
+    files: tuple[tuple[str, Path], ...]
     wanted: VolumeInput
     common: Grid | None
 
-    def __call__(self, item: dict[str, object]) -> Loaded:
-        key, path = str(item["key"]), Path(str(item["path"]))
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Loaded:
+        key, path = self.files[place]
         try:
             pipeline = VolumePipeline(self.wanted, self.common)
             read = _Read.of(key, path, self.wanted)
@@ -386,5 +432,5 @@ class _Reader:
         return Loaded(key, path, None, None, problem) if problem else Loaded(key, path, read.volume, placed, "", own)
 
 
-def _as_it_is(item: Loaded) -> Loaded:
+def _as_it_is(item: Any) -> Any:
     return item

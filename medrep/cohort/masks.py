@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Shaped
 
 from medrep._files import release_pages
@@ -94,8 +93,7 @@ def file_mask(path: Path, grid: Grid) -> Bool[np.ndarray, " voxels"]:
     mask = read_mask(path)
     x, y, z = mask.data.shape
     own = Grid((x, y, z), mask.spacing, world_rows(mask.affine))
-    channels = torch.from_numpy(np.ascontiguousarray(mask.data))[None]
-    inside = resampled(channels, own, grid, outside="zero")[0].numpy().ravel() >= HALF
+    inside = resampled(np.ascontiguousarray(mask.data)[None], own, grid, outside="zero").ravel() >= HALF
     if not inside.any():
         raise CohortError(
             f"{path}: no voxel of the mask lies on the images' grid; mend its affine, or register it first"

@@ -1,4 +1,6 @@
-"""Transforms of volumes to and from a cohort's grid: MONAI pipeline, resampling, and the grid images share.
+"""Transforms of volumes to and from a cohort's grid: axes, MONAI's pipeline, resampling, and the grid images share.
+
+MONAI and torch take seconds to import, and are used where a spacing or a shape is asked for; axes alone are turned without it.
 
 A volume whose own place in the world is not that of the common grid is resampled onto it in world space, where the input
 section names a common grid.
@@ -9,30 +11,29 @@ returns the input exactly, and voxels outside the common grid stay as they were.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Float32, Shaped
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
-from monai.utils.enums import TraceKeys
+from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from medrep.cohort.grid import Grid, grid_problem, spacing_problem, world_rows
+from medrep.cohort.grid import Grid, corner_distance, grid_problem, spacing_problem, world_rows
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.nifti import Place, Volume, form_notes, named_images, read_place
 from medrep.errors import CohortError
 
 _BLOCK = 2**16  # points that are looked up at a time, so that all about them stays in cache
 _HALF = 0.5 + 1e-4  # a voxel reaches half an edge beyond its middle; the rest is rounding
+_ON_A_VOXEL = 1e-6  # of an edge: the rest is rounding
 _SAMPLES = 24  # points along an axis that a share of a box is counted on
 
 
 def resampled(
-    channels: Float32[torch.Tensor, "channels a b c"], source: Grid, target: Grid, *, outside: Literal["border", "zero"]
-) -> Float32[torch.Tensor, "channels x y z"]:
+    channels: Float32[np.ndarray, "channels a b c"], source: Grid, target: Grid, *, outside: Literal["border", "zero"]
+) -> Float32[np.ndarray, "channels x y z"]:
     """Return images on another grid: trilinear between the eight voxels around each point of it.
 
     Args:
@@ -41,9 +42,11 @@ def resampled(
         target: Where they are wanted, with its place in the world.
         outside: What points beyond the outermost voxels get: the nearest voxel (``border``), or zero.
     """
-    flat = channels.reshape(len(channels), -1)
-    found = torch.empty((len(channels), target.size), dtype=torch.float32)
     turn = np.linalg.inv(source.affine()) @ target.affine()
+    if source.shape == target.shape and corner_distance(turn, np.eye(4), target.shape) < _ON_A_VOXEL:
+        return channels
+    flat = channels.reshape(len(channels), -1)
+    found = np.empty((len(channels), target.size), np.float32)
     for start in range(0, target.size, _BLOCK):
         number = np.arange(start, min(start + _BLOCK, target.size))
         index = np.stack(np.unravel_index(number, target.shape), axis=1).astype(np.float64)
@@ -51,7 +54,7 @@ def resampled(
         found[:, start : start + len(number)] = _looked_up(flat, points, source.shape)
         if outside == "zero":
             beyond = ~_inside(points, source.shape)
-            found[:, start : start + len(number)][:, torch.from_numpy(beyond)] = 0
+            found[:, start : start + len(number)][:, beyond] = 0
     return found.reshape(len(channels), *target.shape)
 
 
@@ -71,25 +74,24 @@ def _inside(points: Float[np.ndarray, "3 points"], shape: Sequence[int]) -> Bool
 
 
 def _looked_up(
-    flat: Float32[torch.Tensor, "channels voxels"], points: Float[np.ndarray, "3 points"], shape: Sequence[int]
-) -> Float32[torch.Tensor, "channels points"]:
+    flat: Float32[np.ndarray, "channels voxels"], points: Float[np.ndarray, "3 points"], shape: Sequence[int]
+) -> Float32[np.ndarray, "channels points"]:
     shares, steps = [], []
     first = np.zeros(points.shape[1], dtype=np.int64)  # the lowest of the eight voxels around each point
     for own, length, stride in zip(points, shape, (shape[1] * shape[2], shape[2], 1), strict=True):
         held = np.clip(own, 0, length - 1)
         near = np.round(held)
-        held = np.where(np.abs(held - near) < 1e-6, near, held)  # a shift by whole voxels mixes no neighbours
+        held = np.where(np.abs(held - near) < _ON_A_VOXEL, near, held)  # a shift by whole voxels mixes no neighbours
         low = np.minimum(np.floor(held).astype(np.int64), max(length - 2, 0))
         shares.append((1 - (held - low), held - low))
         steps.append(stride if length > 1 else 0)
         first += low * stride
-    found = torch.zeros((len(flat), points.shape[1]), dtype=torch.float32)
+    found = np.zeros((len(flat), points.shape[1]), np.float32)
     for corner in np.ndindex(2, 2, 2):
         along = [pair[side] for pair, side in zip(shares, corner, strict=True)]
         weight = (along[0] * along[1] * along[2]).astype(np.float32)
         used = np.flatnonzero(weight)  # a voxel that is NaN spoils only what it is a part of
-        place = torch.from_numpy(first[used] + int(np.dot(corner, steps)))
-        found[:, torch.from_numpy(used)] += flat[:, place] * torch.from_numpy(weight[used])
+        found[:, used] += flat[:, first[used] + int(np.dot(corner, steps))] * weight[used]
     return found
 
 
@@ -108,13 +110,14 @@ class Placed:
         grid: The grid this volume arrived in.
         unit: What one unit of ``values`` is in the file's own units; 1 where there is a curve.
         curve: What made ``values`` of intensities, where it was no division by a unit.
-        way: MONAI's record of the operations (its data are not used), or the volume's own grid if it was resampled in the world.
+        way: How its axes were turned; or MONAI's record of the operations (its data are not used); or the volume's own grid if it
+            was resampled in the world.
     """
 
     values: Float32[np.ndarray, "x y z"]
     grid: Grid
     unit: float
-    way: MetaTensor | Grid
+    way: "Turn | Grid | Any"
     curve: "Curve | None" = None
 
     @property
@@ -242,6 +245,34 @@ def from_log_steps(steps: Float[np.ndarray, " landmarks"]) -> Float[np.ndarray, 
     return np.cumsum(np.exp(steps))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Turn of a volume's axes to RAS, which moves no voxel by a part of its edge.
+
+    Attributes:
+        order: The volume's own axis that each axis of RAS is.
+        flipped: Its own axes that run the other way.
+    """
+
+    order: tuple[int, ...]
+    flipped: tuple[int, ...]
+
+    @classmethod
+    def of(cls, affine: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> "tuple[Turn, Float[np.ndarray, '4 4']]":
+        """Return the turn of a volume, and the affine that it has then."""
+        found = io_orientation(affine)
+        turn = cls(tuple(np.argsort(found[:, 0]).tolist()), tuple(np.flatnonzero(found[:, 1] == -1).tolist()))
+        return turn, affine @ inv_ornt_aff(found, shape)
+
+    def apply(self, volume: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "x y z"]:
+        """Return a volume with its axes turned."""
+        return np.flip(volume, self.flipped).transpose(self.order)
+
+    def inverse(self, volume: Float32[np.ndarray, "x y z"]) -> Float32[np.ndarray, "a b c"]:
+        """Return a volume with the axes that it had."""
+        return np.flip(volume.transpose(np.argsort(self.order)), self.flipped)
+
+
 class VolumePipeline:
     """Orientation to RAS, then spacing (mm), then cut or pad to a shape, as far as the input asks for them.
 
@@ -260,12 +291,7 @@ class VolumePipeline:
                 raise CohortError(f"input.{name} has {length} numbers; give three, or leave it empty")
         if not all(0 < number < np.inf for number in (*wanted.spacing, *wanted.shape)):
             raise CohortError(f"input.spacing {wanted.spacing} and shape {wanted.shape} must be above zero")
-        steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
-        if wanted.spacing:
-            steps.append(Spacing(pixdim=wanted.spacing, mode="bilinear", padding_mode="border", dtype=np.float32))
-        if wanted.shape:
-            steps.append(ResizeWithPadOrCrop(spatial_size=wanted.shape, mode="edge"))
-        self._steps, self._common = Compose(steps), common
+        self._wanted, self._common = wanted, common
         self._resamples, self._respaces = bool(wanted.spacing or wanted.shape), bool(wanted.spacing)
         self._intensity, self._landmarks = wanted.intensity, np.array(wanted.landmarks, np.float64)
         if wanted.harmonize_unit and wanted.intensity == "raw":
@@ -279,6 +305,17 @@ class VolumePipeline:
                 f"input.landmarks {wanted.landmarks}: {wanted.intensity} has {expected} ascending ones; leave them to training"
             )
 
+    @cached_property
+    def _steps(self) -> Any:
+        from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing  # takes seconds
+
+        steps: list[object] = [Orientation(axcodes="RAS", labels=_RAS)]
+        if self._wanted.spacing:
+            steps.append(Spacing(pixdim=self._wanted.spacing, mode="bilinear", padding_mode="border", dtype=np.float32))
+        if self._wanted.shape:
+            steps.append(ResizeWithPadOrCrop(spatial_size=self._wanted.shape, mode="edge"))
+        return Compose(steps)
+
     def place(self, volume: Volume) -> Placed:
         """Bring a volume to the common grid."""
         return self.place_alike([volume])[0]
@@ -290,21 +327,34 @@ class VolumePipeline:
         """
         units = [_percentile_99(volume.data) if self._intensity == "p99" else 1.0 for volume in volumes]
         curves = [self._curve(volume.data) if self._intensity in CURVES else None for volume in volumes]
-        channels = torch.empty((len(volumes), *volumes[0].data.shape), dtype=torch.float32)
+        channels = np.empty((len(volumes), *volumes[0].data.shape), np.float32)
         for channel, volume, unit, curve in zip(channels, volumes, units, curves, strict=True):
-            torch.div(_turned(volume.data if curve is None else curve.apply(volume.data)), unit, out=channel)
-        transformed = self._steps(MetaTensor(channels, affine=torch.from_numpy(volumes[0].affine)))
-        x, y, z = (float(edge) for edge in transformed.pixdim)
-        a, b, c = transformed.shape[1:]
-        grid = Grid((a, b, c), (x, y, z), world_rows(transformed.affine.numpy()))
+            np.divide(volume.data if curve is None else curve.apply(volume.data), np.float32(unit), out=channel)
+        transformed, affine, way = self._stepped(channels, volumes[0].affine)
+        x, y, z = (float(edge) for edge in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+        a, b, c = transformed[0].shape
+        grid = Grid((a, b, c), (x, y, z), world_rows(affine))
         if self._common is not None and self._moves(grid, self._common):
             placed = _in_world(channels, volumes[0], units, self._common)
         else:
             placed = [
-                Placed(np.ascontiguousarray(values), grid, unit, transformed)
-                for values, unit in zip(transformed.numpy(), units, strict=True)
+                Placed(np.ascontiguousarray(values), grid, unit, way)
+                for values, unit in zip(transformed, units, strict=True)
             ]
         return [replace(one, curve=curve) for one, curve in zip(placed, curves, strict=True)]
+
+    def _stepped(
+        self, channels: Float32[np.ndarray, "volumes a b c"], affine: Float[np.ndarray, "4 4"]
+    ) -> "tuple[list[Float32[np.ndarray, 'x y z']], Float[np.ndarray, '4 4'], Turn | Any]":
+        """Return volumes after the steps, their affine, and the way back."""
+        if not self._resamples:
+            turn, turned = Turn.of(affine, channels.shape[1:])
+            return [turn.apply(volume) for volume in channels], turned, turn
+        import torch
+        from monai.data import MetaTensor
+
+        found = self._steps(MetaTensor(torch.from_numpy(channels), affine=torch.from_numpy(affine)))
+        return [*found.numpy()], found.affine.numpy(), found
 
     def changed(
         self,
@@ -333,14 +383,17 @@ class VolumePipeline:
     def back(self, change: Float32[np.ndarray, "x y z"], placed: Placed) -> Float32[np.ndarray, "a b c"]:
         """Bring a change on the common grid to the volume's own grid and unit; zero where the grid does not reach."""
         if isinstance(placed.way, Grid):
-            own = resampled(
-                torch.from_numpy(np.ascontiguousarray(change))[None], placed.grid, placed.way, outside="zero"
-            )
+            own = resampled(np.ascontiguousarray(change)[None], placed.grid, placed.way, outside="zero")[0]
+        elif isinstance(placed.way, Turn):
+            own = placed.way.inverse(change)
         else:
+            import torch
+            from monai.data import MetaTensor
+
             tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(change))[None], meta=placed.way.meta)
             tensor.applied_operations = [_unbound(step) for step in placed.way.applied_operations]
-            own = self._steps.inverse(tensor)
-        return np.ascontiguousarray(own[0].numpy()).astype(np.float32) * np.float32(placed.unit)
+            own = self._steps.inverse(tensor)[0].numpy()
+        return np.ascontiguousarray(own).astype(np.float32) * np.float32(placed.unit)
 
     def _moves(self, own: Grid, common: Grid) -> bool:
         """Return whether a volume that arrived in a grid of its own is to be resampled onto the common one."""
@@ -350,7 +403,7 @@ class VolumePipeline:
 
 
 def _in_world(
-    channels: Float32[torch.Tensor, "volumes a b c"], volume: Volume, units: Sequence[float], common: Grid
+    channels: Float32[np.ndarray, "volumes a b c"], volume: Volume, units: Sequence[float], common: Grid
 ) -> list[Placed]:
     x, y, z = volume.data.shape
     own = Grid((x, y, z), volume.spacing, world_rows(volume.affine))
@@ -360,27 +413,19 @@ def _in_world(
             f"the image lies beside the common grid: {shared:.0%} of the smaller of the two are in both, by their places in"
             " the world; register it to the others first, or mend its affine"
         )
-    values = resampled(channels, own, common, outside="border").numpy()
+    values = resampled(channels, own, common, outside="border")
     return [Placed(np.ascontiguousarray(one), common, unit, own) for one, unit in zip(values, units, strict=True)]
 
 
 def _unbound(step: Any) -> Any:
     """Copy one record (MONAI empties the record it inverts) and free it from the pipeline object that made it."""
+    from monai.utils.enums import TraceKeys
+
     if isinstance(step, dict):
         return {key: TraceKeys.NONE if key == TraceKeys.ID else _unbound(value) for key, value in step.items()}
     if isinstance(step, list):
         return [_unbound(entry) for entry in step]
     return step
-
-
-def _turned(data: Float32[np.ndarray, "x y z"]) -> Float32[torch.Tensor, "x y z"]:
-    """Return a volume whose z runs fastest in memory; in files x does.
-
-    Two steps, a matrix transposed and rows moved, are several times as quick as one copy, which goes against the order of memory.
-    """
-    x, y, z = data.shape
-    flat = torch.from_numpy(np.ascontiguousarray(data.T)).reshape(z, y * x)
-    return flat.t().contiguous().reshape(y, x, z).transpose(0, 1)
 
 
 def _percentile_99(data: Float32[np.ndarray, "x y z"]) -> float:

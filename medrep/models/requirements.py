@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 from medrep.errors import ModelError
 
-_PROGRAM = 0.65e9  # bytes of the program with what reads and places images
-_IMAGES = 7  # whole images in float32 at hand while one is placed, transformed or written
+_PROGRAM, _EXPORT = 0.4e9, 0.2e9  # bytes of the program that trains, and of one that exports
+_STEPS = 0.3e9  # and of MONAI, where a spacing or a shape is asked for
+_IMAGES, _WRITTEN_IMAGES = 7, 9  # whole images in float32 at hand while one is placed, or transformed and written
 _SPAN, _FIELDS = 20, 4  # columns of the span of slow effects, and copies of a level's fields, at a time
-_FIT, _COMPONENTS, _TRACES = 4e-8, 3e-8, 1.5e-8  # seconds a cell
-_BANDS, _REPORT = 4e-8, 2.5e-6  # seconds a voxel of the grid and field, and a voxel of the fit
-_START = 9.0  # seconds until the first image is read, and to write what is found
-_TRANSFORMED, _WRITTEN = 1.2e-7, 2.4e-7  # seconds a voxel that is changed, and that is packed
+_FIT, _COMPONENTS, _TRACES = 6.5e-8, 3e-8, 1.5e-8  # seconds a cell
+_BACKGROUND = 1.8e-7  # and more a cell where there is no mask: columns that are background of some people
+_BANDS, _REPORT = 2.2e-8, 1e-6  # seconds a voxel of the grid and field, and a voxel of the fit
+_START, _IMPORTED = 3.0, 4.0  # seconds until the first image is read, and to write what is found; and to load MONAI
+_TRANSFORMED, _WRITTEN = 7.4e-8, 1.1e-7  # seconds a voxel that is changed, and that is packed
 _MOST, _SHARE = 4e9, 0.5
 
 
@@ -65,6 +67,7 @@ class Images:
         columns: Of them, those that are fitted.
         seconds: Processor time of reading and placing one.
         first: Of the people, those whose images are read before it is known which voxels are fitted.
+        resampled: Whether a spacing or a shape is asked for.
     """
 
     people: int
@@ -72,6 +75,7 @@ class Images:
     columns: int
     seconds: float = 0.0
     first: int = 0
+    resampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,18 @@ class ColumnFits:
         model = number * images.columns * (self.effects + 2 * self.levels + 1 + self.components)
         moments = number * images.columns * (self.effects + 2 * self.levels + 2) + 4 * images.columns * self.calibrators
         bands = number * images.columns * (_SPAN + _FIELDS * self.levels)
-        whole = _IMAGES * 4 * images.voxels
-        cells = images.people * images.columns
+        whole, program = _IMAGES * 4 * images.voxels, images.resampled * _STEPS
+        cells, begun = images.people * images.columns, _START + images.resampled * _IMPORTED
         fit = cells * (_FIT + _TRACES + (_COMPONENTS if self.components else 0))
+        fit += 0 if images.columns < images.voxels else cells * _BACKGROUND
         fields = 2 * (self.calibrators + self.levels)
         return Requirements(
-            _PROGRAM + whole + max(moments + bands, model + moments),
+            _PROGRAM + program + whole + max(moments + bands, model + moments),
             4.0 * (cells + images.first * images.voxels),
-            _START + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
+            begun + images.people * images.seconds + fit + fields * images.voxels * _BANDS + images.columns * _REPORT,
             float(model),
-            _PROGRAM + whole + model,
-            _START + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
+            _EXPORT + max(program + _WRITTEN_IMAGES * 4.0 * images.voxels, model),
+            begun + images.people * (images.seconds + images.columns * _TRANSFORMED + images.voxels * _WRITTEN),
         )
 
 

@@ -20,7 +20,6 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import grid_lattice
 from medrep.models import Model
 from medrep.models.linear.design import Contrast, contrasts
-from medrep.models.shape.mean_shape import LevelFunction
 from medrep.report.data_store import (
     ReportData,
     as_bytes,
@@ -225,6 +224,7 @@ def _organ(model: Model, person: Dataset, axes: Sequence[Axis]) -> ReportData | 
     if "motion" not in model.capabilities or model.columns.grid is None:
         return None
     from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
+    from medrep.models.shape.mean_shape import LevelFunction  # half a second, which only organs need
 
     lattice = grid_lattice(model.columns.grid)
     surface = mesh_lattice(LevelFunction.through(lattice, person.values[0]).values, lattice, _MESH_CELLS)

@@ -129,7 +129,9 @@ def requirements(config: Config, schema: CovariateSchema, frame: pd.DataFrame, i
     """
     if not config.input.in_world:
         return None
-    images = replace(images, first=config.input.read_first(images.people))
+    section = config.input.to_json()
+    resampled = bool(section["spacing"] or section["shape"])
+    images = replace(images, first=config.input.read_first(images.people), resampled=resampled)
     return MODELS[config.model].requirements(config.settings, schema, frame, images)
 
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
 from medrep.cohort.grid import Columns
-from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.parsing import shown
 from medrep.cohort.participants import KEY_COLUMNS, count_participants
 from medrep.cohort.plausibility import feature_slips, refuse_codes, repeated_scans, same_data, transformed_before
@@ -134,20 +135,73 @@ def train(
     Raises:
         MedrepError: Anything about the input that cannot be used, by name.
     """
-    from medrep.report.build import write_report
-    from medrep.report.data_store import write_report_data  # scikit-image takes seconds to import
-    from medrep.report.data_training import training_report_data
-
     options = options or TrainOptions()
-    config = replace(config, input=with_changes(config.input, place_of(source)))
     check_output(out, overwrite=options.overwrite, inputs=input_paths(source))
     store = find_store(options.tracking, out)
+    training = prepared(source, config, listener, options)
+    training = training.measured(*training.cohort.input.measured(training.cohort.source, listener))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A file without a name, beside OUT: it is gone with the process, however that ends.
+    with tempfile.TemporaryFile(dir=out.parent) as scratch:
+        data, columns = read_matrix(training.cohort, scratch, listener, workers=options.workers)
+        refuse_much(training, columns, options.memory, listener)
+        trained = complete(training, data, columns, out, listener, resume=options.resume)
+    return None if trained is None else replace(trained, store=store)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training before its data are read: what is fitted, and to whom.
+
+    Attributes:
+        config: What is fitted.
+        root: Where the cohort lies.
+        cohort: The people of training.
+        others: Those who are held out.
+        ids: Key columns of both.
+        covariates: Of both, as they were checked.
+        frame: Of the people of training, in the schema's form.
+        schema: The covariates, as fitted on them.
+        person: Whom the report shows.
+        units: The logarithms of what images' values are in units of (`measured_units`), where they are known already.
+    """
+
+    config: Config
+    root: Path
+    cohort: Cohort
+    others: Cohort
+    ids: pd.DataFrame
+    covariates: CovariateTable
+    frame: pd.DataFrame
+    schema: CovariateSchema
+    person: str | None
+    units: pd.DataFrame | None = None
+
+    def measured(self, kind: InputKind[Any], notes: Sequence[str]) -> "Training":
+        """Return the same with what training measured of the data."""
+        cohort = replace(self.cohort, input=kind, notes=(*self.cohort.notes, *notes))
+        return replace(self, cohort=cohort, others=replace(self.others, input=kind))
+
+
+def prepared(source: Place, config: Config, listener: Listener, options: TrainOptions) -> Training:
+    """Read all of a cohort but its images, choose who is held out, and fit the schema.
+
+    Args:
+        source: The cohort.
+        config: What to fit.
+        listener: Who is told.
+        options: How; ``only``, ``exclude``, ``hold_out`` and ``show`` are looked at.
+
+    Raises:
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    place = place_of(source)
+    config = replace(config, input=with_changes(config.input, place))
     cohort = read_cohort(source, config.input, declared=config.covariates, only=options.only, exclude=options.exclude)
-    root = place_of(source).root
     listener.notes(cohort.notes)
     covariates = read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
     cohort = cohort.select(covariates.frame.index)
-    listener.say(f"{count_participants(cohort.table)} from {root}")
+    listener.say(f"{count_participants(cohort.table)} from {place.root}")
     listener.notes(covariates.notes)
     warn_of_slips(cohort, covariates, config, listener)
     held_out = _held_out(cohort, covariates.frame, config, options.hold_out, listener)
@@ -156,34 +210,52 @@ def train(
     cohort = cohort.select(cohort.table.index.difference(held_out, sort=False))
     refuse_unknown(options.show, cohort.table)
     frame, schema = fit_schema(cohort, covariates.frame, covariates.declared, listener)
-    kind, found = cohort.input.measured(cohort.source, listener)
-    cohort = replace(cohort, input=kind, notes=(*cohort.notes, *found))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    state = state_folder(out)
-    # A file without a name, beside OUT: it is gone with the process, however that ends.
-    with tempfile.TemporaryFile(dir=out.parent) as scratch:
-        data, columns = read_matrix(cohort, scratch, listener, workers=options.workers)
-        dataset = Dataset(data, frame, schema, columns, cohort.table["participant_id"].astype(str).tolist())
-        _refuse_much(dataset, config, options.memory, listener)
-        if not options.resume:
-            shutil.rmtree(state, ignore_errors=True)
-        fitted = fit(dataset, config, listener, state=state, resume=options.resume, tabular=kind.tabular)
-        if rank() > 0:
-            return None
-        listener.phase("fit what predicts covariates")
-        readouts = fit_readouts(dataset, config, listener)
-        notes = (*cohort.notes, *covariates.notes)
-        person = report_subject(options.show, cohort.table)
-        listener.phase("draw what the report shows")
-        exhibits = training_report_data(fitted.model, dataset, root.resolve().name, notes, person)
-    shift = calibrated(fitted.model, replace(others, input=cohort.input), covariates.frame.loc[held_out], listener)
+    person = report_subject(options.show, cohort.table)
+    return Training(config, place.root, cohort, others, ids, covariates, frame, schema, person)
+
+
+def complete(
+    training: Training, data: np.ndarray, columns: Columns, out: Path, listener: Listener, *, resume: bool = False
+) -> Trained | None:
+    """Fit the model to data that were read, and write all that belongs to it.
+
+    Args:
+        training: What is fitted, and to whom.
+        data: A row a person of training, in memory or memory-mapped.
+        columns: What its columns are.
+        out: Where to write; replaced as a whole.
+        listener: Who is told.
+        resume: Whether to go on from the state that an interrupted training left beside OUT.
+
+    Returns:
+        What was trained; None of a process that only helps another one.
+    """
+    from medrep.report.build import write_report
+    from medrep.report.data_store import write_report_data  # scikit-image takes seconds to import
+    from medrep.report.data_training import training_report_data
+
+    cohort, config, state = training.cohort, training.config, state_folder(out)
+    whose = cohort.table["participant_id"].astype(str).tolist()
+    dataset = Dataset(data, training.frame, training.schema, columns, whose)
+    if not resume:
+        shutil.rmtree(state, ignore_errors=True)
+    fitted = fit(dataset, config, listener, state=state, resume=resume, tabular=cohort.input.tabular)
+    if rank() > 0:
+        return None
+    listener.phase("fit what predicts covariates")
+    readouts = fit_readouts(dataset, config, listener)
+    notes = (*cohort.notes, *training.covariates.notes)
+    listener.phase("draw what the report shows")
+    exhibits = training_report_data(fitted.model, dataset, training.root.resolve().name, notes, training.person)
+    held_out = training.others.table.index
+    shift = calibrated(fitted.model, training.others, training.covariates.frame.loc[held_out], listener)
     listener.phase("write")
-    saved = described(fitted, dataset, cohort, readouts, shift)
+    saved = described(fitted, dataset, cohort, readouts, shift, units=training.units)
     model, history = fitted.model, fitted.history
     with output_folder(out) as partial:
         saved.save(partial / "model")
-        part = np.where(ids.index.isin(held_out), HELD_OUT, TRAINED)
-        write_tsv(partial / "people.tsv", ids.assign(part=part, data=fitted.marks))
+        part = np.where(training.ids.index.isin(held_out), HELD_OUT, TRAINED)
+        write_tsv(partial / "people.tsv", training.ids.assign(part=part, data=fitted.marks))
         write_tsv(partial / "history.tsv", history)
         write_text(partial / "config.yaml", config.to_yaml())
         if (within := model.within_effects()) is not None:
@@ -202,17 +274,22 @@ def train(
     trained_on = (
         count_participants(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
     )
-    return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config, store)
+    return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config)
 
 
-def _refuse_much(dataset: Dataset, config: Config, memory: float, listener: Listener) -> None:
-    """Refuse whole images that take more memory than they may, and say of much what would make it less."""
-    columns = dataset.columns
+def refuse_much(training: Training, columns: Columns, memory: float, listener: Listener) -> None:
+    """Refuse whole images that take more memory than they may, and say of much what would make it less.
+
+    Args:
+        training: What is fitted, and to whom.
+        columns: Of the data.
+        memory: Bytes; 0: nobody has said.
+        listener: Who is told.
+    """
     if columns.grid is None:
         return
-    needed = requirements(
-        config, dataset.schema, dataset.covariates, Images(len(dataset), columns.grid.size, columns.count)
-    )
+    images = Images(len(training.cohort), columns.grid.size, columns.count)
+    needed = requirements(training.config, training.schema, training.frame, images)
     refuse_beyond(needed, memory, columns.mask is not None)
     if needed is not None and not memory and needed.train_memory > usual_memory():
         listener.warn(needed.much(columns.mask is not None))
@@ -298,7 +375,13 @@ def fit(
 
 
 def described(
-    fitted: Fitted, dataset: Dataset, cohort: Cohort, readouts: tuple[Prediction, ...], shift: ShiftGate | None
+    fitted: Fitted,
+    dataset: Dataset,
+    cohort: Cohort,
+    readouts: tuple[Prediction, ...],
+    shift: ShiftGate | None,
+    *,
+    units: pd.DataFrame | None = None,
 ) -> SavedModel:
     """Return a fitted model with all that is saved with it.
 
@@ -308,20 +391,19 @@ def described(
         cohort: The same people as they were read.
         readouts: What predicts covariates.
         shift: Its shift gate.
+        units: What `measured_units` says of these people, where that is known; else they are measured.
     """
     transformed = tuple(sorted({name for one in cohort.earlier for name in one.covariates}))
     whose = dataset.whose.tolist()
     provenance = Provenance(dataset.people, cohort_fingerprint(fitted.marks), fitted.rows, transformed)
     support = Support.fit(dataset.schema, dataset.covariates, whose)
-    unit = _unit_model(dataset, cohort)
+    units = measured_units(cohort.input, cohort.source.files) if units is None else units
+    unit = None if units is None else _unit_model(dataset, units)
     return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift, unit)
 
 
-def _unit_model(dataset: Dataset, cohort: Cohort) -> LinearModel | None:
-    """Return what moves the logarithms of each image's own units, as if they were further columns; None where they stay."""
-    units = measured_units(cohort.input, cohort.source.files)
-    if units is None:
-        return None
+def _unit_model(dataset: Dataset, units: pd.DataFrame) -> LinearModel:
+    """Return what moves the logarithms of each image's own units, as if they were further columns."""
     names = tuple(f"log_unit_{number + 1}" for number in range(units.shape[1]))
     values = units.loc[dataset.keys].to_numpy()
     further = replace(dataset, values=values, columns=Columns(names, len(names), None), origin=None)

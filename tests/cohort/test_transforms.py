@@ -3,7 +3,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.inputs import VolumeInput
@@ -267,3 +267,12 @@ def test_a_real_head_that_is_not_ras_comes_back_exactly(shared_data):
     placed = pipeline.place(volume)
     assert placed.values.shape == (100, 130, 130)
     np.testing.assert_array_equal(pipeline.back(placed.values, placed), volume.data)
+
+
+@settings(max_examples=25, deadline=None)
+@given(volumes(oblique=True))
+def test_axes_are_turned_as_monai_turns_them(volume):
+    placed = VolumePipeline(VolumeInput()).place(volume)
+    steps = VolumePipeline(VolumeInput(shape=placed.values.shape)).place(volume)  # a box of its own size cuts nothing
+    np.testing.assert_array_equal(placed.values, steps.values)
+    assert placed.grid == steps.grid

@@ -50,6 +50,27 @@ def test_what_is_much_says_what_to_change():
     refuse_beyond(None, 1.0, masked=False)
 
 
+MEASURED = {
+    "": (HEAD, 2.52e9, 77.0, 1.18e9, 39.3),
+    "mask.nii.gz": (1_667_216, 1.01e9, 18.2, 0.49e9, 29.4),
+}
+"""Of 24 whole heads by the mask: columns; bytes and seconds of training, and of export (largest process; all people)."""
+
+
+@pytest.mark.parametrize("mask", MEASURED)
+def test_estimates_are_near_to_what_was_measured(mask):
+    columns, *measured = MEASURED[mask]
+    content = {"covariates": COVARIATES | {"sex": {"kind": "categorical"}}, "input": {"kind": "volume", "mask": mask}}
+    config = parse_config(content, "test")
+    frame = pd.DataFrame(
+        {"age": range(24), "site": ["A", "B", "C", "D"] * 6, "sex": ["F", "M", "M", "F", "M", "F"] * 4}
+    )
+    schema = CovariateSchema.fit(frame, config.covariates)
+    said = requirements(config, schema, schema.transfer(frame), Images(24, HEAD, columns, 0.16))
+    estimates = (said.train_memory, said.train_seconds, said.export_memory, said.export_seconds)
+    assert all(1 / 1.5 < one / other < 1.5 for one, other in zip(estimates, measured, strict=True)), estimates
+
+
 def test_of_other_models_nothing_is_said():
     assert needed(200, HEAD, HEAD, model="conditional_vae") is None
     assert needed(200, HEAD, HEAD, input={"kind": "features"}) is None

@@ -35,3 +35,10 @@ def test_a_table_and_a_linear_model_load_nothing_slow(
         check=True,
     )
     assert ran.stdout.strip() == ""
+
+
+def test_images_whose_axes_alone_are_turned_load_neither_monai_nor_torch(bids_cohort: Path, tmp_path: Path) -> None:
+    arguments = ["train", bids_cohort, tmp_path / "out", "--set", "input.kind=volume", "--tracking", "none", "--quiet"]
+    code = _CODE.format(slow=("torch", "monai", "mlflow"))
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""

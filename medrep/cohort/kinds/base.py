@@ -477,6 +477,21 @@ class InputKind(ABC, Generic[SectionT]):
         """
 
     @abstractmethod
+    def common_columns(
+        self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener
+    ) -> Columns | None:
+        """Return the columns of everybody's matrix, found of as few files as tell them; None of a table, which is read whole.
+
+        Args:
+            source: The people.
+            room: As of `matrix`.
+            listener: Who is told.
+
+        Raises:
+            CohortError: Files that tell them and cannot be used.
+        """
+
+    @abstractmethod
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:

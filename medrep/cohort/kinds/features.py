@@ -44,6 +44,10 @@ class TableKind(InputKind[SectionT]):
         del source, listener
         return self, ()
 
+    def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> None:
+        """Return nothing; see `InputKind.common_columns`."""
+        del source, room, listener
+
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:

@@ -39,6 +39,14 @@ class LabelMapKind(FileKind[ShapeInput]):
         refuse_unusable(found.problems)
         return replace(self, section=found.measured or self.section), found.notes
 
+    def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> Columns:
+        """Return the points of the section's grid; see `InputKind.common_columns`."""
+        from medrep.cohort.shapes import shape_grid
+
+        del source, room, listener
+        grid = shape_grid(self.section)
+        return Columns((), grid.size, grid)
+
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:

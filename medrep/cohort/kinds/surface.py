@@ -267,6 +267,15 @@ class SurfaceKind(FileKind[SurfaceInput]):
         del source, listener
         return self, ()
 
+    def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> Columns:
+        """Return the values of the first person's files; see `InputKind.common_columns`."""
+        del room, listener
+        for key, surface, error in self._load(source.files, None):
+            if surface is None:
+                raise CohortError(f"surfaces that cannot be used: {key}: {error}")
+            return Columns(surface.names, len(surface.names), None)
+        raise CohortError("there are no surfaces")
+
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:

@@ -90,16 +90,22 @@ class VolumeKind(FileKind[VolumeInput]):
         """Return the kind with the landmarks of intensities that ``zscore`` and ``nyul`` map to; see `InputKind.measured`."""
         if self.section.intensity in {"raw", "p99"} or self.section.landmarks:
             return self, ()
-        from medrep.cohort.loaders import mean_landmarks  # MONAI takes seconds to import
+        from medrep.cohort.loaders import mean_landmarks  # torch takes seconds to import
 
         with listener.track("read intensities", len(source.files)) as advance:
             return self.changed(landmarks=mean_landmarks(self.section, source.files, advance)), ()
+
+    def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> Columns:
+        """Return the grid in which most volumes arrive, and the mask of it; see `InputKind.common_columns`."""
+        from medrep.cohort.loaders import common_columns
+
+        return common_columns(source.files, self.section, room, tell=listener.notes)
 
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:
         """Read all volumes onto the grid in which most of them arrive, or a model's; see `InputKind.matrix`."""
-        from medrep.cohort.loaders import fill_matrix  # MONAI takes seconds to import
+        from medrep.cohort.loaders import fill_matrix  # torch takes seconds to import
 
         files = source.files
         with listener.track("read volumes", len(files)) as advance:

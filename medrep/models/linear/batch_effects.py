@@ -25,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy.fft import dctn, idctn
+from scipy.fft import dct, dctn, idct, idctn
 
 from medrep.cohort.grid import Columns, Grid
 from medrep.models.linear.design import Design
-from medrep.models.linear.fit import Moments
+from medrep.models.linear.fit import LARGE, Moments
 from medrep.models.linear.scales import (
     Apart,
     log_scale_variance,
@@ -40,6 +40,10 @@ from medrep.models.linear.scales import (
 
 _SHELLS = 24
 _ORDER = 2
+_TOLD, _WELL_TOLD = (
+    1e-6,
+    1e-8,
+)  # of the largest singular value; and of the largest square, where no triangles are needed
 _BLOCK, _AT_ONCE = 2**18, 2**16  # columns whose slow fields, and coefficients whose energies, are computed at a time
 
 
@@ -95,7 +99,7 @@ class Bands:
         """Write a field of a grid without the energy that noise alone would have, and return the weights of its bands."""
         energy, rest = self._split(field)
         weights = noiseless(energy, noise)
-        self._weighed(self._spanned(field), rest, weights, out)
+        self._weighed(self._spanned(field), rest if weights[1:].any() else None, weights, out)
         return weights
 
     def _spanned(self, field: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " span"]:
@@ -108,15 +112,12 @@ class Bands:
     def _split(self, field: Float[np.ndarray, " columns"]) -> tuple[np.ndarray, Float[np.ndarray, "x y z"]]:
         """Return the energy in each band, and the cosine transform of what is not in the span."""
         columns = self.columns
-        if columns is None or columns.grid is None:
+        if columns is None:
             raise ValueError("the columns have no grid")
         coefficients = self._spanned(field)
         rest = field - self.span @ coefficients.astype(self.span.dtype)
-        cosine: np.ndarray = dctn(columns.box(rest), norm="ortho", overwrite_x=columns.mask is not None)
-        outside, shells, flat = np.zeros(self.count - 1), _shells(columns.grid), cosine.ravel()
-        for start in range(0, len(flat), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            outside += np.bincount(shells[part], np.square(flat[part]), len(outside))
+        cosine = _cosine(rest, columns)
+        outside = _shell_sums(cosine.ravel(), columns, self.count - 1)
         return np.concatenate([[(coefficients**2).sum()], outside]), cosine
 
     def _weighed(
@@ -127,9 +128,57 @@ class Bands:
         out: Float[np.ndarray, " columns"],
     ) -> None:
         out[:] = self.span @ (weights[0] * coefficients).astype(self.span.dtype)
-        if rest is not None and self.columns is not None and self.columns.grid is not None:
-            rest *= weights[1:].astype(rest.dtype)[_shells(self.columns.grid)].reshape(rest.shape)
-            out += self.columns.inside(idctn(rest, norm="ortho", overwrite_x=True))
+        if rest is not None and self.columns is not None:
+            rest *= _shell_values(weights[1:].astype(rest.dtype), self.columns).reshape(rest.shape)
+            out += _inverse_cosine(rest, self.columns)
+
+
+def _cosine(row: Float[np.ndarray, " columns"], columns: Columns) -> Float[np.ndarray, "x y z"]:
+    """Return the cosine transform of a row on the grid; of many columns lines that a mask leaves empty are not looked at."""
+    box = columns.box(row)
+    if columns.mask is None or columns.count <= LARGE:
+        return np.asarray(dctn(box, norm="ortho", overwrite_x=columns.mask is not None))
+    x, _, z = columns.reach
+    box[x, :, z] = dct(box[x, :, z], axis=1, norm="ortho", overwrite_x=True)
+    box[x] = dct(box[x], axis=2, norm="ortho", overwrite_x=True)
+    return np.asarray(dct(box, axis=0, norm="ortho", overwrite_x=True))
+
+
+def _inverse_cosine(box: Float[np.ndarray, "x y z"], columns: Columns) -> Float[np.ndarray, " columns"]:
+    """Return the columns of an inverse cosine transform, whose box is written over."""
+    if columns.mask is None or columns.count <= LARGE:
+        return columns.inside(idctn(box, norm="ortho", overwrite_x=True))
+    x, _, z = columns.reach
+    box = idct(box, axis=0, norm="ortho", overwrite_x=True)
+    box[x] = idct(box[x], axis=2, norm="ortho", overwrite_x=True)
+    box[x, :, z] = idct(box[x, :, z], axis=1, norm="ortho", overwrite_x=True)
+    return columns.inside(box)
+
+
+def _shell_sums(flat: Float[np.ndarray, " voxels"], columns: Columns, count: int) -> Float[np.ndarray, " shells"]:
+    """Return the summed squares of cosine coefficients in each shell."""
+    if columns.count > LARGE:
+        starts, shells, _ = _runs(_grid_of(columns))
+        return np.bincount(shells, np.add.reduceat(np.square(flat), starts).astype(np.float64), count)
+    sums, shells = np.zeros(count), _shells(_grid_of(columns))
+    for start in range(0, len(flat), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        sums += np.bincount(shells[part], np.square(flat[part]), count)
+    return sums
+
+
+def _shell_values(values: Float[np.ndarray, " shells"], columns: Columns) -> Float[np.ndarray, " voxels"]:
+    """Return each cosine coefficient's value of its shell."""
+    if columns.count > LARGE:
+        _, shells, lengths = _runs(_grid_of(columns))
+        return np.repeat(values[shells], lengths)
+    return values[_shells(_grid_of(columns))]
+
+
+def _grid_of(columns: Columns) -> Grid:
+    if columns.grid is None:
+        raise ValueError("the columns have no grid")
+    return columns.grid
 
 
 def noiseless(energy: Float[np.ndarray, "*fields bands"], noise: Float[np.ndarray, "*fields bands"]) -> np.ndarray:
@@ -153,9 +202,7 @@ def scanner_bands(columns: Columns, mean: Float[np.ndarray, " columns"], unit: F
         unit: What one unit of the field is in data units at each voxel: the residual deviation for locations, which are
             shrunk in its units, 1 for log scales; 0 leaves the voxel out of the span.
     """
-    grid = columns.grid
-    if grid is None:
-        raise ValueError("the columns have no grid")
+    grid = _grid_of(columns)
     axes = [np.stack([np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in range(_ORDER + 1)]) for n in grid.shape]
     orders = [orders for orders in product(range(_ORDER + 1), repeat=3) if sum(orders) <= _ORDER]
     largest = max(float(np.abs(mean).max(initial=0)), 1e-300)
@@ -166,19 +213,45 @@ def scanner_bands(columns: Columns, mean: Float[np.ndarray, " columns"], unit: F
         own = unit[part].astype(np.float64)
         per_unit = np.divide(1, own, out=np.zeros_like(own), where=own > 0)
         level = mean[part] / largest
-        slow = [along[0][a] * along[1][b] * along[2][c] for a, b, c in orders]
-        return np.stack([w * f * per_unit for f in slow for w in (1, level)]).T
+        fields = np.empty((2 * len(orders), len(own)))
+        for number, (a, b, c) in enumerate(orders):
+            slow = along[0][a] * along[1][b] * along[2][c]
+            np.multiply(slow, per_unit, out=fields[2 * number])
+            np.multiply(level, slow, out=slow)
+            np.multiply(slow, per_unit, out=fields[2 * number + 1])
+        return fields.T
 
     parts = [slice(start, min(start + _BLOCK, columns.count)) for start in range(0, columns.count, _BLOCK)]
-    # The triangles of all blocks have the singular values of the whole (Golub and Van Loan, 5.2).
-    triangles = np.concatenate([np.linalg.qr(block(part), mode="r") for part in parts])
-    _, values, turn = np.linalg.svd(triangles, full_matrices=False)
-    told = values > 1e-6 * values.max(initial=0)
+    values, turn = _singular(block, parts)
+    told = values > _TOLD * values.max(initial=0)
     turn = turn[told].T / values[told]
     span = np.empty((columns.count, turn.shape[1]), mean.dtype)
     for part in parts:
         span[part] = block(part) @ turn
     return Bands(span, columns)
+
+
+def _singular(
+    block: Callable[[slice], Float[np.ndarray, "block fields"]], parts: Sequence[slice]
+) -> tuple[Float[np.ndarray, " singular"], Float[np.ndarray, "singular fields"]]:
+    """Return the singular values and right singular vectors of a matrix given in blocks of rows."""
+    if len(parts) > 1:
+        products = sum(own.T @ own for own in map(block, parts))
+        squares, vectors = np.linalg.eigh(products)
+        if squares[0] > _WELL_TOLD * squares[-1]:  # else rounding of squares is felt
+            return np.sqrt(squares[::-1]), vectors[:, ::-1].T
+    # The triangles of all blocks have the singular values of the whole (Golub and Van Loan, 5.2).
+    triangles = np.concatenate([np.linalg.qr(block(part), mode="r") for part in parts])
+    _, values, turn = np.linalg.svd(triangles, full_matrices=False)
+    return values, turn
+
+
+@lru_cache(maxsize=2)
+def _runs(grid: Grid) -> tuple[Int[np.ndarray, " runs"], Int[np.ndarray, " runs"], Int[np.ndarray, " runs"]]:
+    """Return where runs of one shell begin among the coefficients, their shells and their lengths: some 50 voxels each."""
+    shells = _shells(grid)
+    starts = np.flatnonzero(np.diff(shells, prepend=-1))
+    return starts, shells[starts], np.diff(starts, append=len(shells))
 
 
 @lru_cache(maxsize=2)

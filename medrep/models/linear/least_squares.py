@@ -6,6 +6,7 @@ design serves every pattern of missing cells, however many there are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -231,6 +232,11 @@ class Solver:
     parts: tuple[slice, ...]
     known: "dict[bytes, Solver | None]" = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def covariance(self) -> Float[np.ndarray, "rows rows"]:
+        """Covariance of the design's columns over people."""
+        return np.atleast_2d(np.cov(self.full.T, bias=True))
+
     @classmethod
     def of(
         cls, design: Design, frame: pd.DataFrame, further: "Float[np.ndarray, 'people further'] | None" = None
@@ -282,6 +288,13 @@ class Solver:
         return cls(solve, full, levels, contrasts, freedom, parts)
 
 
+def _alike(steps: Int[np.ndarray, "levels columns"]) -> list[Int[np.ndarray, " some"]]:
+    """Return the columns that have the same steps, ascending."""
+    order = np.lexsort(steps)
+    changes = np.flatnonzero((np.diff(steps[:, order], axis=1) != 0).any(axis=0)) + 1
+    return np.split(order, changes)
+
+
 def solve(solver: Solver, chunk: Float[np.ndarray, "people block"]) -> tuple[np.ndarray, ...]:
     """Return coefficients, deviation, total variance, ratios of levels (as of `Moments`) and residuals of columns."""
     coefficients = solver.solve @ chunk
@@ -293,7 +306,7 @@ def solve(solver: Solver, chunk: Float[np.ndarray, "people block"]) -> tuple[np.
     least = FLAT * np.maximum(chunk.max(axis=0), -chunk.min(axis=0))
     sd[sd <= least] = 0
     # Least squares splits the variance exactly, so the total needs no further pass over the block.
-    explained = (coefficients * (np.atleast_2d(np.cov(solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
+    explained = (coefficients * (solver.covariance @ coefficients)).sum(axis=0)
     freedoms = [(solver.levels[:, part].T @ solver.freedom)[:, None] for part in solver.parts]
     ratio = level_ratios(solver.levels, solver.parts, freedoms, squares, sd, least, ROUNDS)
     return coefficients, sd, explained + sums / len(chunk), ratio, residual
@@ -315,12 +328,9 @@ def reweighted(
         return found
     weighed = tuple(part[..., tried] for part in found)
     for _ in range(REWEIGHTINGS):
-        patterns, which = np.unique(
-            weight_steps(weighed[3], freedom, solver.parts, sure=False), axis=1, return_inverse=True
-        )
-        for k, pattern in enumerate(patterns.T):
-            columns = np.flatnonzero(np.ravel(which) == k)
-            weighing = solver.weighed(pattern)
+        steps = weight_steps(weighed[3], freedom, solver.parts, sure=False)
+        for columns in _alike(steps):
+            weighing = solver.weighed(steps[:, columns[0]])
             if weighing is not None:
                 for part, new in zip(weighed, solve(weighing, chunk[:, tried[columns]]), strict=True):
                     part[..., columns] = new

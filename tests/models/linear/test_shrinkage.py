@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns, Grid, Mask
 from medrep.models.linear.batch_effects import Bands, column_bands, scanner_bands, shrink
 
 GRID = Grid((12, 10, 8), (2.0, 2.0, 3.0))
@@ -134,3 +134,33 @@ def test_a_smooth_field_is_recovered_better_over_space_than_over_columns(seed):
         shrunk, _ = shrink(raw[None], 0.25 * white_energy(bands, GRID.size)[None], bands)
         errors[name] = ((shrunk[0] - truth) ** 2).mean()
     assert errors["space"] < 0.6 * errors["columns"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 999))
+def test_many_columns_are_shrunk_as_few_are(monkeypatch, masked, flat, seed):
+    rng = np.random.default_rng(seed)
+    inside = (rng.uniform(size=GRID.shape) < 0.7) & (np.indices(GRID.shape)[0] > 3) & (np.indices(GRID.shape)[2] < 6)
+    columns = Columns.of_grid(GRID, Mask.of(inside) if masked else None)
+    # Of a flat image a gain is an offset: fields of the span that cannot be told apart take triangles, whatever the size.
+    mean = np.full(columns.count, 70.0) if flat else rng.uniform(50, 100, columns.count)
+    unit = rng.uniform(1, 2, columns.count)
+    fields = rng.normal(size=(3, columns.count)).cumsum(axis=1) / 9
+    noise = rng.uniform(0, 2, (3, scanner_bands(columns, mean, unit).count))
+    noise[0, 1:] = np.inf
+
+    def shrunk():
+        bands = scanner_bands(columns, mean, unit)
+        return bands.energy(fields), *shrink(fields, noise, bands), bands.weigh(fields, noise.clip(0, 1))
+
+    few = shrunk()
+    monkeypatch.setattr("medrep.models.linear.batch_effects.LARGE", 10)
+    monkeypatch.setattr("medrep.models.linear.batch_effects._BLOCK", 100)
+    try:
+        many = shrunk()
+    finally:
+        monkeypatch.undo()
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-9)
