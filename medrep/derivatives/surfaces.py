@@ -53,7 +53,9 @@ class TransformSurfaces(Task):
                 cure = "nobody of the level had them in training; leave the person out with --exclude"
                 results.append(Result(key, f"{told}: {cure}", "transform"))
                 continue
-            files = self._write(surface, change, self._transform.outside(own))
+            outside = self._transform.outside(own)
+            written = [self._write(run, change, outside) for run in surface.runs or (surface,)]
+            files = tuple(file for some in written for file in some)
             results.append(Result(key, arrays={"latents": self._transform.encode(one)[0]}, files=files))
         return results
 

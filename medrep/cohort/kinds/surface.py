@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
 from logging import CRITICAL
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Shaped
 
-from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres
+from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres, runs
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput, Missing
 from medrep.cohort.kinds.base import Checked, Listener, Source
@@ -138,12 +138,14 @@ class PersonSurface:
         maps: Which maps of each file are looked at.
         row: The map, or the mean of the maps; NaN where a value is missing.
         names: Of the columns.
+        runs: Those that the row is the mean of; none where it is of the files themselves.
     """
 
     files: tuple[SurfaceFile, ...]
     maps: tuple[slice, ...]
     row: Float32[np.ndarray, " columns"]
     names: tuple[str, ...]
+    runs: "tuple[PersonSurface, ...]" = ()
 
     @property
     def parts(self) -> tuple[tuple[str, int], ...]:
@@ -155,12 +157,14 @@ def read_person(path: Path, wanted: SurfaceInput) -> PersonSurface:
     """Read a person's file, with that of the other hemisphere where it has one.
 
     Args:
-        path: Of two hemispheres either one's.
+        path: Of two hemispheres either one's; or the name of the mean of several runs (`medrep.cohort.bids.runs`).
         wanted: The ``input`` section.
 
     Raises:
         CohortError: One line: what is wrong with which file and what to do about it.
     """
+    if len(runs(path)) > 1:
+        return _mean([read_person(run, wanted) for run in runs(path)])
     files = tuple(_read_file(part) for part in ((path,) if "hemi" in wanted.entities else hemispheres(path)))
     maps = tuple(file.chosen(wanted.map) for file in files)
     with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is counted as missing
@@ -176,6 +180,17 @@ def read_person(path: Path, wanted: SurfaceInput) -> PersonSurface:
         row[~np.isfinite(row)] = np.nan
     names = files[0].names if len(files) == 1 else tuple(name for file in files for name in file.names)
     return PersonSurface(files, maps, np.concatenate(rows), names)
+
+
+def _mean(own: list[PersonSurface]) -> PersonSurface:
+    """Return the mean of a person's runs."""
+    for run in own:
+        if run.names != own[0].names:
+            there, here = own[0].files[0].path, run.files[0].path
+            told = f"has {_counted(run.parts)}, and {there.name} {_counted(own[0].parts)}, so that runs have no mean"
+            raise CohortError(f"{here}: {told}; choose --run first or all")
+    row = np.stack([run.row for run in own]).mean(axis=0, dtype=np.float64)
+    return replace(own[0], row=np.asarray(row, np.float32), runs=tuple(own))
 
 
 def load_surfaces(
