@@ -5,7 +5,7 @@ qform. Where both are there and lie apart, that is told; where they put left on 
 is right and the image is refused.
 
 Of medrep only this, `medrep.cohort.image_files` (files opened and checked) and `medrep.cohort.nifti` (what a header says)
-import nibabel for images; `medrep.cohort.kinds.surface` and `medrep.derivatives.meshes` do for surfaces.
+import nibabel for images; `medrep.cohort.surface_files` and `medrep.derivatives.meshes` do for surfaces.
 """
 
 import gzip

@@ -16,7 +16,8 @@ from jaxtyping import Float, Shaped
 from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
-from medrep.cohort.kinds.surface import PersonSurface, StoredValues, SurfaceFile, SurfaceInput, load_surfaces
+from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
+from medrep.cohort.surface_files import StoredValues, SurfaceFile
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, Transform
