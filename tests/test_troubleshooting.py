@@ -757,6 +757,8 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     # BIDS images and sessions
     "people without exactly one image": lambda w: w.broken(Path.unlink),
     "images match (": lambda w: w.broken(twice),
+    "set input.mesh to GIFTI meshes": lambda w: surfaces(w, lambda path: None, "mesh: 'absent_{hemi}.surf.gii'"),
+    "no mesh is known (input.mesh)": lambda w: surfaces(w, lambda path: None),
     "so that runs have no mean": lambda w: w.broken(other_run, "--run", "mean"),
     "label maps of several runs have no mean": two_organs,
     "is a link that leads out of": lambda w: w.broken(linked_folder),
@@ -1027,6 +1029,7 @@ CODES = {
     "texts that a spreadsheet program runs as formulas": OK,
     "ids that look like one, read as different people": OK,
     "are treated as independent, as if each were of another person": OK,
+    "no mesh is known (input.mesh)": OK,
     "the same data under several ids": OK,
     "are fitted and changed, those": OK,
     "what a model learns of": OK,

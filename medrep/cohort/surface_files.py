@@ -66,6 +66,7 @@ class SurfaceFile:
         maps: Names of its maps, or numbers of its time points.
         parts: Structures that the values are of, and how many each has.
         names: Of the values, each another.
+        meshes: Structures whose values are of vertices, and how many vertices their mesh has.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class SurfaceFile:
     maps: tuple[str, ...]
     parts: tuple[tuple[str, int], ...]
     names: tuple[str, ...]
+    meshes: tuple[tuple[str, int], ...] = ()
 
     @property
     def values(self) -> Float[np.ndarray, "values maps"]:
@@ -193,7 +195,7 @@ def _gifti(path: Path, content: bytes) -> SurfaceFile:
         )
     side, count = next((word for mark, word in _SIDES.items() if mark in path.name), "vertex"), counts.pop()
     names = tuple(f"{side}_{number}" for number in range(count))
-    return SurfaceFile(path, content, tuple(stored), tuple(maps), ((side, count),), names)
+    return SurfaceFile(path, content, tuple(stored), tuple(maps), ((side, count),), names, ((side, count),))
 
 
 def _decoded(text: bytes, encoding: str, dtype: np.dtype[Any], count: int) -> Float[np.ndarray, " values"]:
@@ -213,11 +215,12 @@ def _decoded(text: bytes, encoding: str, dtype: np.dtype[Any], count: int) -> Fl
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of a CIFTI matrix: its kind, its parts with their sizes, and a name of each place on it."""
+    """An axis of a CIFTI matrix: its kind, its parts with their sizes, a name of each place, and the vertices of whole meshes."""
 
     kind: str
     parts: tuple[tuple[str, int], ...]
     names: tuple[str, ...]
+    meshes: tuple[tuple[str, int], ...] = ()
 
 
 def _cifti(path: Path, content: bytes) -> SurfaceFile:
@@ -245,7 +248,7 @@ def _cifti(path: Path, content: bytes) -> SurfaceFile:
     if twice:
         raise CohortError(f"{path}: several parcels are named {', '.join(twice[:_NAMED])}; give each a name of its own")
     stored = StoredValues(data.T, start, start + data.nbytes)
-    return SurfaceFile(path, content, (stored,), axes[0].names, axes[1].parts, axes[1].names)
+    return SurfaceFile(path, content, (stored,), axes[0].names, axes[1].parts, axes[1].names, axes[1].meshes)
 
 
 @lru_cache(maxsize=8)
@@ -262,10 +265,11 @@ def _axis(axis: Any) -> _Axis:
     if kind != "BrainModel":
         plain = range(1, len(axis) + 1) if kind == "Series" else axis.name.tolist()
         return _Axis(kind, ((kind.lower(), len(axis)),), tuple(map(str, plain)))
-    parts, names = list[tuple[str, int]](), list[str]()
+    parts, names, meshes = list[tuple[str, int]](), list[str](), list[tuple[str, int]]()
     for structure, _, own in axis.iter_structures():
         word = str(structure).removeprefix("CIFTI_STRUCTURE_")
         parts.append((word, len(own)))
+        meshes += [(word, int(own.nvertices[structure]))] if own.surface_mask.any() else []
         places = own.vertex[:, None].tolist() if own.surface_mask.any() else own.voxel.tolist()
         names += [f"{word}_{'_'.join(map(str, place))}" for place in places]
-    return _Axis(kind, tuple(parts), tuple(names))
+    return _Axis(kind, tuple(parts), tuple(names), tuple(meshes))

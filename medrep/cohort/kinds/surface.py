@@ -11,10 +11,11 @@ import pandas as pd
 from jaxtyping import Float, Float32, Shaped
 
 from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres, runs
-from medrep.cohort.grid import Columns
+from medrep.cohort.grid import Columns, Mesh
 from medrep.cohort.inputs import ImageInput, Missing
 from medrep.cohort.kinds.base import Checked, Listener, Source
 from medrep.cohort.kinds.volume import FileKind
+from medrep.cohort.neighbours import find_neighbours
 from medrep.cohort.plausibility import same_data
 from medrep.cohort.splits import row_fingerprint
 from medrep.cohort.surface_files import SurfaceFile, read_surface
@@ -31,11 +32,14 @@ class SurfaceInput(ImageInput):
         missing: What NaN values do, such as those of a medial wall: ``error``, or ``keep`` (left out of the fit and left NaN on
             export).
         map: Which map (or time point) of files with several: its name, its number from 1, or ``mean``, the mean of all.
+        mesh: Mesh on which vertices are neighbours: a GIFTI file (``.surf.gii``) with ``{hemi}`` for L and R, absolute or from
+            the current folder; ``none``: no neighbours; empty: one beside the files, TemplateFlow's, or fsaverage.
     """
 
     suffix: str = "thickness"
     missing: Missing = "error"
     map: str = ""
+    mesh: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +148,11 @@ class _Layouts:
     found: dict[str, tuple[tuple[tuple[str, int], ...], int]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     means: int = 0
+    first: PersonSurface | None = None
 
     def add(self, key: str, surface: PersonSurface) -> bool:
         """Take a person; return whether their columns are those of the first."""
+        self.first = self.first or surface
         self.names = self.names or surface.names
         self.found[key] = surface.parts, hash(surface.names)
         self.means = max(self.means, *(some.stop - some.start for some in surface.maps))
@@ -163,6 +169,13 @@ class _Layouts:
             for key, own in self.found.items()
             if own != most
         ]
+
+    def neighbours(self, wanted: SurfaceInput) -> tuple[Mesh | None, list[str]]:
+        """Return which columns are neighbours, and what is to be said of it."""
+        if self.first is None:
+            return None, []
+        mesh, told = find_neighbours(self.names, self.first.files, wanted.mesh)
+        return mesh, [told] if told else []
 
     def notes(self) -> list[str]:
         """Return what is to be said of means."""
@@ -216,8 +229,9 @@ class SurfaceKind(FileKind[SurfaceInput]):
         if problems or rows is None:
             cure = "mend them, or leave the people out with --exclude"
             raise CohortError(listed("surfaces that cannot be used", problems, cure))
-        listener.notes(layouts.notes())
-        return rows, Columns(layouts.names, len(layouts.names), None)
+        mesh, told = (None, []) if like is not None else layouts.neighbours(self.section)
+        listener.notes([*layouts.notes(), *told])
+        return rows, like or Columns(layouts.names, len(layouts.names), None, mesh=mesh)
 
     def adapting(
         self, source: Source, like: Columns, listener: Listener
@@ -261,10 +275,14 @@ class SurfaceKind(FileKind[SurfaceInput]):
             [f"constant and left as they are: {constant} of {len(low)} values of a person"] if constant else []
         )
         listener.notes([f"{missing} missing values are left out of the fit and stay missing"] if missing else [])
-        listener.notes(layouts.notes())
+        problems += layouts.problems()
+        try:
+            told = layouts.neighbours(self.section)[1]
+        except CohortError as error:
+            told, problems = [], [*problems, str(error)]
+        listener.notes([*layouts.notes(), *told])
         for line in same_data(marks):
             listener.warn(line)
-        problems += layouts.problems()
         good = len(source.files) - len(problems)
         return Checked(tuple(problems), f"{good} surfaces of {len(layouts.names)} values" if good else "")
 
