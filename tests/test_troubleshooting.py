@@ -391,6 +391,22 @@ def twice(path: Path) -> None:
     shutil.copy(path, path.with_name(f"{path.name[:6]}_run-2_T1w.nii.gz"))
 
 
+def other_run(path: Path) -> None:
+    """Make two runs of an image, one with fewer voxels."""
+    save(path.with_name(path.name.replace("_T1w", "_run-2_T1w")), 100 + np.arange(64.0).reshape(4, 4, 4) / 3, SMALL)
+    path.rename(path.with_name(path.name.replace("_T1w", "_run-1_T1w")))
+
+
+def two_organs(work: FitContext) -> int:
+    """Train on shapes of which everybody has two runs."""
+    made = masks(work, organ((6, 18)))
+    for path in made.glob("sub-*/anat/*.nii.gz"):
+        for number in (1, 2):
+            shutil.copy(path, path.with_name(path.name.replace("_desc", f"_run-{number}_desc")))
+        path.unlink()
+    return run("train", made, work.folder() / "o", "--config", "additive_shape.yaml", "--run", "mean")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -771,6 +787,10 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     # BIDS images and sessions
     "people without exactly one image": lambda w: w.broken(Path.unlink),
     "images match (": lambda w: w.broken(twice),
+    "set input.mesh to GIFTI meshes": lambda w: surfaces(w, lambda path: None, "mesh: 'absent_{hemi}.surf.gii'"),
+    "no mesh is known (input.mesh)": lambda w: surfaces(w, lambda path: None),
+    "so that runs have no mean": lambda w: w.broken(other_run, "--run", "mean"),
+    "label maps of several runs have no mean": two_organs,
     "is a link that leads out of": lambda w: w.broken(linked_folder),
     "paths that are no file of the cohort": lambda w: w.broken(linked),
     "no column session_id; name the column of visits session_id": lambda w: sessions(w, "visit\tage\nses-1\t20\n"),
@@ -1044,6 +1064,7 @@ CODES = {
     "texts that a spreadsheet program runs as formulas": OK,
     "ids that look like one, read as different people": OK,
     "are treated as independent, as if each were of another person": OK,
+    "no mesh is known (input.mesh)": OK,
     "the same data under several ids": OK,
     "are fitted and changed, those": OK,
     "what a model learns of": OK,

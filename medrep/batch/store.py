@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from medrep import __version__
 from medrep._files import STATE, is_output, not_ours, write_json
 from medrep._texts import read_json
-from medrep.cohort.bids import hemispheres
+from medrep.cohort.bids import image_files
 from medrep.cohort.kinds.base import Samples
 from medrep.cohort.support import Outside, outside_json
 from medrep.derivatives.bids import write_tsv
@@ -306,7 +306,7 @@ def fingerprints(people: Samples) -> list[str]:
     found = []
     for key, own, mark, file in zip(people.keys, covariates, people.marks.tolist(), people.files, strict=False):
         state: list[object] = [*own, people.problems.get(key, ""), mark.decode()]
-        for path in () if file is None else hemispheres(file):
+        for path in () if file is None else image_files(file):
             try:
                 status = path.stat()
                 state += [path.name, status.st_size, status.st_mtime_ns]

@@ -85,7 +85,12 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
         help="columns that are features, e.g. 'lh_*_thickness' (default: all numbers)",
     )
     files.add_argument("--drop", nargs="+", metavar="NAME", help="columns that are no features, e.g. eTIV 'Brain*'")
-    for name, what in (("suffix", "T1w"), ("desc", "preproc"), ("space", "MNI152NLin2009cAsym"), ("run", "1")):
+    for name, what in (
+        ("suffix", "T1w"),
+        ("desc", "preproc"),
+        ("space", "MNI152NLin2009cAsym"),
+        ("run", "1, or first, all (a row each) or mean of several"),
+    ):
         files.add_argument(
             f"--{name}", dest=f"bids_{name}", metavar="LABEL", help=f"BIDS {name} of the images, e.g. {what}"
         )

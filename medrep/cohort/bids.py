@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,12 @@ from medrep.errors import CohortError, listed
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz", "_relmat.dense.tsv", "_relmat.tsv", "_relmat.npy")
 SURFACE_ENDINGS = (".shape.gii", ".func.gii", ".dscalar.nii", ".pscalar.nii", ".dtseries.nii", ".ptseries.nii")
 _HEMISPHERE = re.compile(r"(?<=_hemi-)[LR](?=_.*\.gii$)")
-FIRST, ABSENT = "first", "none"
-"""Values of an entity that a person may ask for: the lowest run, and images without the entity."""
+ABSENT = "none"
+"""Value of an entity that asks for images without it."""
+FIRST, ALL, MEAN = "first", "all", "mean"
+"""Values of ``run`` where somebody has several: the lowest, each of them as a row of its own, and the mean of all."""
+RUNS_APART = re.compile(r"(?:(?P<session>.+)_)?run-(?P<run>[A-Za-z0-9]+)")
+"""Label of a session that is one run of it, or of somebody without sessions."""
 
 _SWITCHES = ("space", "run", "desc")
 _ENTITY = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9+]+)")
@@ -50,6 +55,41 @@ def hemispheres(path: Path) -> tuple[Path, ...]:
     return pair if pair[0] != pair[1] else (path,)
 
 
+def runs(path: Path) -> tuple[Path, ...]:
+    """Return the files of all runs, in order, for a name with ``run-mean``, which stands for their mean; else the file itself."""
+    before, mean, after = path.name.partition(f"_run-{MEAN}_")
+    if not mean or path.is_file():
+        return (path,)
+    name = re.compile(rf"{re.escape(before)}_run-([A-Za-z0-9]+)_{re.escape(after)}")
+    found = [
+        (match[1], file) for file in path.parent.glob(escape(before) + "_run-*") if (match := name.fullmatch(file.name))
+    ]
+    return tuple(file for _, file in sorted(found, key=lambda one: _run_order(one[0]))) or (path,)
+
+
+def image_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that a person's image is made of: of both hemispheres, and of all runs where it is their mean."""
+    return tuple(file for side in hemispheres(path) for file in runs(side))
+
+
+def run_notes(files: Iterable[Path | None], wanted: ImageInput) -> list[str]:
+    """Return what was done where people have several runs.
+
+    Args:
+        files: Of people; None for those without one.
+        wanted: The ``input`` section.
+    """
+    asked = wanted.entities.get("run")
+    if asked not in (FIRST, MEAN):
+        return []
+    names = [
+        path.with_name(re.sub(r"_run-[A-Za-z0-9]+_", f"_run-{MEAN}_", path.name)) for path in files if path is not None
+    ]
+    several = sum(len(runs(name)) > 1 for name in names)
+    done = "the lowest is taken" if asked == FIRST else "their mean is taken"
+    return [f"several runs: {several} of {len(names)} images; {done} (--run {asked})"] if several else []
+
+
 def find_images(
     root: Path, people: list[tuple[str, str]], wanted: ImageInput, endings: tuple[str, ...] = IMAGE_ENDINGS
 ) -> tuple[dict[int, Path], dict[int, str]]:
@@ -71,10 +111,14 @@ def find_images(
     found: dict[int, Path] = {}
     problems: dict[int, str] = {}
     for position, (participant, session) in enumerate(people):
-        there = _holdings(root, home, label(participant, "sub"), label(session, "ses") if session else "", endings)
-        matching = [(path, name) for path, name in there.images if _matches(name, there, wanted)]
-        if wanted.entities.get("run") == FIRST:
+        visit = label(session, "ses") if session else ""
+        bare, asked = _one_run(root, label(participant, "sub"), visit, wanted)
+        there = _holdings(root, home, label(participant, "sub"), bare, endings)
+        matching = [(path, name) for path, name in there.images if _matches(name, there, asked)]
+        if asked.entities.get("run") == FIRST:
             matching = _first_run(matching)
+        elif asked.entities.get("run") == MEAN:
+            matching = _means(matching)
         whole: dict[tuple[Path, ...], tuple[Path, BidsName]] = {}
         for path, name in matching:
             whole.setdefault(hemispheres(path), (path, name))
@@ -94,22 +138,63 @@ def find_images(
                 f"{len(candidates)} images match ({names}{more}); choose with {_choices(list(whole.values()))}"
             )
         else:
-            told = "; ".join(_instead(root, there, wanted))
-            problems[position] = f"no {_pattern(wanted, endings)} under sub-{there.participant}/" + (
+            told = "; ".join(_instead(root, there, asked))
+            problems[position] = f"no {_pattern(asked, endings)} under sub-{there.participant}/" + (
                 f": {told}" if told else ""
             )
     return found, problems
 
 
+def find_runs(root: Path, who: tuple[str, str], wanted: ImageInput) -> list[str]:
+    """Return the runs of the images of a person (and session) that match but for their run; of one without runs none.
+
+    Args:
+        root: The BIDS folder.
+        who: Participant id and session id (empty where there are no sessions).
+        wanted: The ``input`` section.
+    """
+    endings = (*SURFACE_ENDINGS, *IMAGE_ENDINGS)
+    there = _holdings(root, os.path.realpath(root), label(who[0], "sub"), label(who[1], "ses"), endings)
+    found = {
+        name.entities["run"] for _, name in there.images if "run" in name.entities and _matches(name, there, wanted)
+    }
+    return sorted(found, key=_run_order)
+
+
+def _one_run(root: Path, participant: str, visit: str, wanted: ImageInput) -> tuple[str, ImageInput]:
+    """Return the session of a visit, and what is wanted of it: one run where the visit is a run of it."""
+    run = RUNS_APART.fullmatch(visit)
+    if run is None or (root / f"sub-{participant}" / f"ses-{visit}").is_dir():
+        return visit, wanted
+    return run["session"] or "", replace(wanted, entities={**wanted.entities, "run": run["run"]})
+
+
+def _run_order(run: str) -> tuple[int, str]:
+    """Return what runs are sorted by: their number, and how it is spelled."""
+    return (int(run) if run.isdecimal() else 0, run)
+
+
 def _first_run(matching: list[tuple[Path, BidsName]]) -> list[tuple[Path, BidsName]]:
     """Return the images of the lowest run."""
+    lowest = min((_run_order(name.entities.get("run", "0")) for _, name in matching), default=None)
+    return [(path, name) for path, name in matching if _run_order(name.entities.get("run", "0")) == lowest]
 
-    def run(name: BidsName) -> tuple[int, str]:
-        own = name.entities.get("run", "0")
-        return (int(own) if own.isdecimal() else 0, own)
 
-    lowest = min((run(name) for _, name in matching), default=None)
-    return [(path, name) for path, name in matching if run(name) == lowest]
+def _means(matching: list[tuple[Path, BidsName]]) -> list[tuple[Path, BidsName]]:
+    """Return images with the name of their mean (`runs`) in place of those that differ in their run alone.
+
+    Two spellings of one run are left: nobody knows which of them is meant.
+    """
+    together: dict[Path, list[tuple[Path, BidsName]]] = {}
+    for path, name in matching:
+        run = name.entities.get("run")
+        mean = path if run is None else path.with_name(path.name.replace(f"_run-{run}_", f"_run-{MEAN}_", 1))
+        together.setdefault(mean, []).append((path, name))
+    found: list[tuple[Path, BidsName]] = []
+    for mean, own in together.items():
+        orders = {_run_order(name.entities.get("run", ""))[0] for _, name in own}
+        found += [(mean, own[0][1])] if len(own) == len(orders) > 1 else own
+    return found
 
 
 def _choices(matching: list[tuple[Path, BidsName]]) -> str:
@@ -174,7 +259,7 @@ def outside_problems(root: Path, paths: Mapping[int, Path]) -> dict[int, str]:
 
 def _outside(root: Path, home: Path, path: Path) -> str:
     try:
-        resolved = [part.resolve() for part in hemispheres(path)]
+        resolved = [part.resolve() for part in image_files(path)]
     except ValueError as error:
         return f"{str(path)!r} is no path ({error})"
     except (OSError, RuntimeError):
@@ -286,7 +371,7 @@ def _matches(name: BidsName, there: _Holdings, wanted: ImageInput) -> bool:
         if value == ABSENT:
             if entity in own:
                 return False
-        elif not (entity == "run" and value == FIRST) and not same_value(own.get(entity, ""), str(value)):
+        elif not (entity == "run" and value in (FIRST, ALL, MEAN)) and not same_value(own.get(entity, ""), str(value)):
             return False
     return True
 
@@ -326,7 +411,7 @@ def _instead(root: Path, there: _Holdings, wanted: ImageInput) -> list[str]:
 
 def _asked(wanted: ImageInput) -> dict[str, str]:
     """Return the entities that a name must have."""
-    return {name: value for name, value in wanted.entities.items() if value not in (ABSENT, FIRST)}
+    return {name: value for name, value in wanted.entities.items() if value not in (ABSENT, FIRST, ALL, MEAN)}
 
 
 def _pattern(wanted: ImageInput, endings: tuple[str, ...]) -> str:

@@ -17,9 +17,10 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.dictionary import certain_pairs
 from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
+from medrep.cohort.inputs import ImageInput
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
 from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
-from medrep.cohort.sessions import chosen_visits, with_sessions
+from medrep.cohort.sessions import chosen_visits, with_runs, with_sessions
 from medrep.cohort.sidecars import Earlier, earlier_work
 from medrep.cohort.table_files import is_table
 from medrep.cohort.table_layout import is_subjects_dir, read_people
@@ -113,6 +114,9 @@ def read_cohort(
     rows, samples = wanted.table(root, [str(who) for who in people.table["participant_id"].tolist()])
     table, session_notes = with_sessions(root, table, samples)
     table = table[chosen_visits(table, files.visits)]
+    if isinstance(wanted.section, ImageInput):
+        table, run_notes = with_runs(root, table, wanted.section)
+        session_notes += run_notes
     notes = (*people.notes, *session_notes, *_formulas(table))
     found = wanted.find(root, table, rows, tolerant=tolerant)
     said = files if files.to_json() else None

@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float, Int32
 from sklearn.covariance import EmpiricalCovariance, LedoitWolf, ledoit_wolf_shrinkage
 
-from medrep.cohort.bids import refuse_outside
+from medrep.cohort.bids import refuse_outside, runs
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.inputs import BETWEEN, ConnectivityInput
 from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_images, read_labels, read_series
@@ -213,13 +213,16 @@ def read_connectivity(
     other: dict[str, float] = {}
     for key, file in files.items():
         try:
-            series = read_series(Path(file))
-            apart[str(key)] = (series.forms_apart, series.shortest_edge)
-            seconds, said = _seconds(Path(file), series, sidecars, wanted)
-            other |= {str(key): said} if _differ(said, seconds) else {}
-            signals = _signals(root, Path(file), series, seconds, atlas, wanted)
-            rows.append(edge_values(signals, wanted.measure))
-            shares.append(float(ledoit_wolf_shrinkage(standardize_signal(signals, standardize="zscore_sample"))))
+            edges: list[np.ndarray] = []
+            for run in runs(Path(file)):
+                series = read_series(run)
+                apart[str(key)] = (series.forms_apart, series.shortest_edge)
+                seconds, said = _seconds(run, series, sidecars, wanted)
+                other |= {str(key): said} if _differ(said, seconds) else {}
+                signals = _signals(root, run, series, seconds, atlas, wanted)
+                edges.append(edge_values(signals, wanted.measure))
+                shares.append(float(ledoit_wolf_shrinkage(standardize_signal(signals, standardize="zscore_sample"))))
+            rows.append(edges[0] if len(edges) == 1 else np.mean(edges, axis=0))
         except CohortError as error:
             problems.append(f"{key}: {error}")
     if problems:

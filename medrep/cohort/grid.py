@@ -1,4 +1,4 @@
-"""Voxel grids, masks of them, and lattices of cubic B-splines on them."""
+"""Voxel grids, masks of them, lattices of cubic B-splines on them, and columns that are neighbours without a grid."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from itertools import product
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8
 
 from medrep._persisted import Read, given, persisted, stored
 from medrep.errors import CohortError
@@ -95,6 +95,17 @@ class Mask:
         return np.flatnonzero(np.unpackbits(self.bits))
 
 
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Columns that are neighbours, such as vertices that share an edge.
+
+    Attributes:
+        edges: Positions of two columns, the lower one first.
+    """
+
+    edges: Int32[np.ndarray, "edges 2"]
+
+
 def _count(read: Read) -> int:
     if read["mask"] is not None:
         return len(read["mask"].places)
@@ -102,6 +113,9 @@ def _count(read: Read) -> int:
 
 
 def _refuse_other_mask(columns: "Columns") -> None:
+    edges = np.zeros((0, 2), np.int32) if columns.mesh is None else columns.mesh.edges
+    if edges.min(initial=0) < 0 or edges.max(initial=-1) >= columns.count:
+        raise ValueError("the mesh has edges of columns that are not there")
     if columns.mask is None:
         return
     if columns.grid is None or len(columns.mask.bits) != -(-columns.grid.size // 8) or not columns.count:
@@ -120,12 +134,16 @@ class Columns:
         count: Number of columns.
         grid: Where the columns lie in space, if they do.
         mask: Which voxels of the grid are columns; None: all.
+        mesh: Which columns are neighbours, where they have no grid and it is known. Columns of other neighbours are the same.
     """
 
     names: tuple[str, ...]
     count: int = field(metadata=given(_count))
     grid: Grid | None
     mask: Mask | None = field(default=None, metadata=stored(omitted=lambda columns: columns.mask is None))
+    mesh: Mesh | None = field(
+        default=None, compare=False, metadata=stored(omitted=lambda columns: columns.mesh is None)
+    )
 
     @classmethod
     def of_grid(cls, grid: Grid, mask: Mask | None = None) -> "Columns":

@@ -40,7 +40,8 @@ class ImageInput:
         suffix: BIDS suffix of the image.
         desc: BIDS ``desc`` of the image; empty for files without one.
         entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``; ``none`` for images
-            without it, and ``run: first`` for the lowest run.
+            without it. Of several runs ``run: first`` takes the lowest, ``all`` each as a row of its own, ``mean`` their mean,
+            whose change each run then gets.
     """
 
     suffix: str = "T1w"

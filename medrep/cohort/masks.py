@@ -7,6 +7,7 @@ its fit and keeps it as it is.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from medrep._files import release_pages
+from medrep.cohort.bids import runs
 from medrep.cohort.grid import Columns, Grid, world_rows
 from medrep.cohort.image_files import checked_shape, open_image
 from medrep.cohort.image_quality import background
 from medrep.cohort.inputs import AUTO, BIDS
-from medrep.cohort.nifti import Place, Volume, checked_affine, read_place, read_voxels
+from medrep.cohort.nifti import Place, Volume, checked_affine, read_place, read_voxels, refuse_other_grid
 from medrep.cohort.transforms import VolumePipeline, resampled
 from medrep.errors import CohortError, listed
 
@@ -35,7 +37,7 @@ def own_mask(image: Path) -> Path:
             stem, ending = image.name.removesuffix(known), known
     entities = [part for part in stem.split("_")[:-1] if not part.startswith("desc-")]
     places = [image.with_name("_".join([*entities, "desc-brain", f"mask{end}"])) for end in (ending, ".nii.gz", ".nii")]
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if runs(place)[0].is_file()), places[0])
 
 
 def read_own_mask(image: Path, volume: Volume) -> Volume:
@@ -56,7 +58,7 @@ def read_own_mask(image: Path, volume: Volume) -> Volume:
 
 def _there(image: Path) -> Path:
     path = own_mask(image)
-    if not path.is_file():
+    if not runs(path)[0].is_file():
         raise CohortError(f"no mask {path.name} beside {image.name}")
     return path
 
@@ -70,11 +72,19 @@ def _refuse_elsewhere(path: Path, mask: Place, image: Place) -> None:
 
 
 def read_mask(path: Path) -> Volume:
-    """Read a mask: whatever is not 0 is inside.
+    """Read a mask: whatever is not 0 is inside, of the masks of several runs in at least half of them.
 
     Raises:
         CohortError: One line: an unusable file, or an empty mask.
     """
+    files = runs(path)
+    masks = [_read_mask(file) for file in files]
+    for file, mask in zip(files, masks, strict=True):
+        refuse_other_grid(file, mask, files[0], masks[0])
+    return replace(masks[0], data=(np.mean([mask.data for mask in masks], axis=0) >= HALF).astype(np.float32))
+
+
+def _read_mask(path: Path) -> Volume:
     opened = open_image(path)
     shape = checked_shape(path, opened)
     affine = checked_affine(path, opened)

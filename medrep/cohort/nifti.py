@@ -5,7 +5,7 @@ qform. Where both are there and lie apart, that is told; where they put left on 
 is right and the image is refused.
 
 Of medrep only this, `medrep.cohort.image_files` (files opened and checked) and `medrep.cohort.nifti` (what a header says)
-import nibabel for images; `medrep.cohort.kinds.surface` and `medrep.derivatives.meshes` do for surfaces.
+import nibabel for images; `medrep.cohort.surface_files` and `medrep.derivatives.meshes` do for surfaces.
 """
 
 import gzip
@@ -20,12 +20,14 @@ from jaxtyping import Float, Float32, Int32, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 from medrep._files import atomic_file
+from medrep.cohort.bids import runs
 from medrep.cohort.grid import SAME_PLACE, corner_distance
 from medrep.cohort.image_files import checked_shape, first_line, mgh_has_orientation, open_header, open_image
 from medrep.cohort.image_quality import label_levels
 from medrep.errors import CohortError, few
 
 _NAMED = 3
+_SAME_VOXELS = 1e-3  # mm, between affines of one grid
 _UNITS = {1: "metres", 3: "micrometres"}
 _SECONDS = {8: 1.0, 16: 1e-3, 24: 1e-6}  # the time units of a NIfTI header
 
@@ -255,14 +257,42 @@ def read_image(path: Path) -> Volume:
     """Read a 3-D intensity image (NIfTI-1, NIfTI-2 or MGH; a fourth axis of length one is dropped).
 
     Args:
-        path: The file.
+        path: The file, or the name of the mean of several runs (`runs`).
 
     Returns:
-        Data in float32 with the file's scaling applied, and its affine. NaN voxels are returned as they are.
+        Data in float32 with the file's scaling applied, of several runs their mean, and the affine. NaN voxels are returned as
+        they are.
 
     Raises:
         CohortError: One line: what is wrong with the file and what to do about it.
     """
+    own, *others = runs(path)
+    first = _read_image(own)
+    if not others:
+        return first
+    total = first.data.astype(np.float64)
+    for other in others:
+        volume = _read_image(other)
+        refuse_other_grid(other, volume, own, first)
+        total += volume.data
+    return Volume((total / (1 + len(others))).astype(np.float32), first.affine, first.header)
+
+
+def refuse_other_grid(path: Path, volume: Volume, first: Path, there: Volume) -> None:
+    """Refuse a run that does not lie on the voxels of the first.
+
+    Raises:
+        CohortError: One line.
+    """
+    if volume.data.shape != there.data.shape or np.abs(volume.affine - there.affine).max() > _SAME_VOXELS:
+        here, size = (" x ".join(map(str, one.data.shape)) for one in (volume, there))
+        raise CohortError(
+            f"{path}: {here} voxels that are not those of {first.name} ({size}), so that runs have no mean; resample them to one"
+            " grid, or choose --run first or all"
+        )
+
+
+def _read_image(path: Path) -> Volume:
     image = open_image(path)
     shape = checked_shape(path, image)
     affine = checked_affine(path, image)
@@ -294,6 +324,8 @@ def read_labels(path: Path) -> LabelMap:
     Raises:
         CohortError: One line: an unusable file, or voxels that are no whole number from 0.
     """
+    if len(runs(path)) > 1:
+        raise CohortError(f"{path}: label maps of several runs have no mean; choose --run first or all")
     image = open_image(path)
     shape = checked_shape(path, image)
     affine = checked_affine(path, image)
@@ -317,7 +349,7 @@ def read_place(path: Path) -> Place:
     Raises:
         CohortError: One line: no such image, or no orientation.
     """
-    image = open_header(path)
+    image = open_header(runs(path)[0])
     shape = tuple(int(length) for length in image.shape)
     if len(shape) < 3 or min(shape) < 1 or any(length > 1 for length in shape[3:]):
         raise CohortError(f"{path}: the axes {shape} are no 3-D image")

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from medrep.cohort.bids import ALL, RUNS_APART, find_runs
 from medrep.cohort.dictionary import certain_pairs, examples, is_missing, meaning, same_cell
+from medrep.cohort.inputs import ImageInput
 from medrep.cohort.participants import KEY_COLUMNS, keys, label, labels, read_tsv
 from medrep.errors import CohortError, few, listed
 
@@ -88,6 +90,36 @@ def with_sessions(
     expanded.index = pd.Index(keys(expanded), name="key")
     count = [] if listed_already else [f"{len(expanded)} sessions of {len(table)} people"]
     return expanded, [*count, *_notes(told)]
+
+
+def with_runs(root: Path, table: pd.DataFrame, wanted: ImageInput) -> tuple[pd.DataFrame, list[str]]:
+    """Give people one row a run of their images where ``run: all`` asks for it; the run is part of the session's name.
+
+    Args:
+        root: The cohort's folder.
+        table: One row a person or session; rows of one run are left as they are.
+        wanted: The ``input`` section.
+
+    Returns:
+        The table, index: key, and notes.
+    """
+    if wanted.entities.get("run") != ALL:
+        return table, []
+    rows: list[dict[str, str]] = []
+    for _, row in table.iterrows():
+        record = {str(name): str(cell) for name, cell in row.items()}
+        visit = label(record.get("session_id", ""), "ses")
+        apart = RUNS_APART.fullmatch(visit) is not None
+        found = [] if apart else find_runs(root, (record["participant_id"], visit), wanted)
+        names = [f"ses-{visit}_run-{run}" if visit else f"run-{run}" for run in found]
+        rows += [{**record, "session_id": name} for name in names or [record.get("session_id", _NOTHING)]]
+    expanded = pd.DataFrame(rows, columns=list(dict.fromkeys(["participant_id", "session_id", *table.columns])))
+    if not (expanded["session_id"] != _NOTHING).any():
+        return table, []
+    expanded.index = pd.Index(keys(expanded), name="key")
+    more = len(expanded) > len(table)
+    said = f"{len(expanded)} runs of {len(table)} {'visits' if 'session_id' in table else 'people'}, a row each (--run all)"
+    return expanded, [said] if more else []
 
 
 def _visit_row(

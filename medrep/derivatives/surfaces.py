@@ -17,7 +17,8 @@ from jaxtyping import Float, Shaped
 from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.base import Sample, Samples, sample_files
-from medrep.cohort.kinds.surface import PersonSurface, StoredValues, SurfaceFile, SurfaceInput, load_surfaces
+from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
+from medrep.cohort.surface_files import StoredValues, SurfaceFile
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, block_size
@@ -74,8 +75,9 @@ class TransformSurfaces(Task):
             told = f"{len(lost)} values without an effect to remove, {surface.names[lost[0]]} for one"
             cure = "nobody of the level had them in training; leave the person out with --exclude"
             return Result(key, f"{told}: {cure}", "transform")
-        files = self._write(surface, change, self._transform.outside(frame))
-        return Result(key, arrays={"latents": latents}, files=files)
+        outside = self._transform.outside(frame)
+        written = [self._write(run, change, outside) for run in surface.runs or (surface,)]
+        return Result(key, arrays={"latents": latents}, files=tuple(file for some in written for file in some))
 
     def _write(
         self, surface: PersonSurface, change: Float[np.ndarray, " columns"], outside: Mapping[str, Any]

@@ -1,19 +1,22 @@
 """Removal from volumes, whose every voxel's change is brought back to the input's own grid and added, and their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from medrep._files import write_json
+from medrep.cohort.bids import runs
 from medrep.cohort.image_quality import image_statistics
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.loaders import load_alike, load_volumes
-from medrep.cohort.nifti import write_image
+from medrep.cohort.nifti import Volume, read_image, write_image
 from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
@@ -48,21 +51,29 @@ class TransformVolumes(Task):
             # Where a voxel is NaN the change is NaN too; the voxel stays what it was.
             kept = self._columns.box(np.nan_to_num((self._transform.transform(one) - row)[0], nan=0.0))
             landmarks = self._landmarks(loaded.placed, own)
-            transformed = self._pipeline.changed(loaded.volume.data, kept, loaded.placed, landmarks)
+            there = None
             if landmarks is not None and self._columns.mask is not None:
                 inside = self._columns.box(np.isfinite(row[0]).astype(np.float32))
                 there = self._pipeline.back(inside, loaded.placed) > 0
-                transformed = np.where(there, transformed, loaded.volume.data)
-            source = loaded.path.relative_to(self._to.root).as_posix()
-            place = described_name(source, self._to.done.desc)
-            write_image(self._to.folder / place, replace(loaded.volume, data=transformed))
-            said = {**self._to.done.to_json(), **self._transform.outside(own), "Sources": [source]}
+            said = {**self._to.done.to_json(), **self._transform.outside(own), "Sources": []}
             if landmarks is not None:
                 said["Intensities"] = {"Before": loaded.placed.landmarks.tolist(), "After": landmarks.tolist()}
-            write_json(self._to.folder / sidecar(place), said)
-            latents = {"latents": self._transform.encode(one)[0]}
-            results.append(Result(loaded.key, arrays=latents, files=(str(place), str(sidecar(place)))))
+            files, written = runs(loaded.path), list[str]()
+            for file in files:  # of several runs each is changed as their mean is
+                volume = loaded.volume if len(files) == 1 else read_image(file)
+                transformed = self._pipeline.changed(volume.data, kept, loaded.placed, landmarks)
+                if there is not None:
+                    transformed = np.where(there, transformed, volume.data)
+                written += self._write(file, replace(volume, data=transformed), said)
+            results.append(Result(loaded.key, arrays={"latents": self._transform.encode(one)[0]}, files=tuple(written)))
         return results
+
+    def _write(self, file: Path, volume: Volume, said: Mapping[str, Any]) -> list[str]:
+        source = file.relative_to(self._to.root).as_posix()
+        place = described_name(source, self._to.done.desc)
+        write_image(self._to.folder / place, volume)
+        write_json(self._to.folder / sidecar(place), {**said, "Sources": [source]})
+        return [str(place), str(sidecar(place))]
 
     def _landmarks(self, placed: Placed, frame: pd.DataFrame) -> Float[np.ndarray, " landmarks"] | None:
         """Return the landmarks of intensities that a person gets; None where they keep their own."""

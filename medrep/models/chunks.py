@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 from medrep._files import release_pages
 
 _BLOCK_BYTES = 6 * 2**20
+_ROW_CELLS = 2**25  # of people's rows that are at hand at once
 _TIE = 1e-6
 _USABLE = 1e-10  # of the largest singular value; less is rounding
 _EXACT, _WIDE = 512, 2**18  # people at most and columns at least of whom products are taken
@@ -55,6 +56,12 @@ def read_chunk(
     chunk = np.array(data[:, part], dtype=dtype)
     release_pages(data)
     return chunk
+
+
+def row_blocks_of(people: int, columns: int) -> list[slice]:
+    """Return blocks of people that networks see at once: all, or fewer where their rows are long."""
+    step = people if people * columns <= _ROW_CELLS else max(1, _ROW_CELLS // columns)
+    return [slice(start, min(start + step, people)) for start in range(0, people, max(step, 1))]
 
 
 def _blas_threads() -> int:

@@ -32,7 +32,7 @@ from medrep.report.data_store import (
 )
 
 _PEOPLE, _FEW_PEOPLE, _MOST_CONTRASTS, _MOST_FEATURES = 8, 4, 8, 20
-_MANY = 2**20  # voxels: fewer people and combinations are shown of whole heads at 1 mm
+_MANY = 2**19  # voxels: fewer people and combinations are shown of whole heads
 _MAP_EDGE = 80
 
 

@@ -27,7 +27,7 @@ SHARED = ["kind", "suffix", "desc", "entities", "spacing", "shape", "intensity",
 ORGANS = ["labels", "align", "centre", "size"]
 EDGES = ["atlas", "atlas_sha256", "measure", "confounds", "confounds_file", "low_pass", "high_pass", "t_r"]
 KEYS = [*SHARED, *ORGANS, *EDGES]
-SURFACES = ["map"]  # kept of surfaces alone, which came later
+SURFACES = ["map", "mesh"]  # kept of surfaces alone, which came later
 LATER = {
     "features": ("a*",),
     "drop": ("b",),

@@ -300,6 +300,7 @@ def test_check_says_what_is_constant_missing_and_meant(gifti: Path) -> None:
         "constant and left as they are: 3 of 40 values of a person",
         "4 missing values are left out of the fit and stay missing",
         "the mean of 2 maps or time points of a file is taken (input.map)",
+        "left: no mesh is known (input.mesh); batch effects borrow strength from all columns alike",
     ]
     assert [len(row) for row in looked.values()] == [40] * 4
 

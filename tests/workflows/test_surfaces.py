@@ -1,6 +1,7 @@
 """Surfaces through every command: as a table of the same vertices, written back as they came, and nobody half."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import medrep as mr
 from medrep.batch.run import BatchOptions, BatchResult
 from medrep.cli import SOME_FAILED
 from medrep.cohort.cohort import read_cohort
+from medrep.cohort.files import CohortFiles
 from medrep.config import read_config
 from medrep.derivatives import surfaces
 from medrep.errors import CohortError, MedrepError
@@ -57,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return made
 
 
-def export(cohort: Path, out: Path, model: Path, **asked: Any) -> BatchResult:
+def export(cohort: Path | CohortFiles, out: Path, model: Path, **asked: Any) -> BatchResult:
     """Remove site, in this process."""
     done = export_cohort(cohort, out, model, ExportRequest(("site",), **asked), options=INLINE)
     assert done is not None
@@ -70,6 +72,25 @@ def exported(out: Path, form: Form, people: list[str]) -> np.ndarray:
         both = [[gifti_path(out, who, side, DESC) for side in "LR"] for who in people]
         return np.stack([np.concatenate([nib.load(one).darrays[0].data for one in pair]) for pair in both])
     return np.stack([nib.load(cifti_path(out, who, form, DESC)).get_fdata()[0] for who in people])
+
+
+def test_runs_are_changed_as_their_mean_is(tmp_path: Path, trained: Trained) -> None:
+    cohort, model = trained("gifti")
+    whole, apart = export(cohort, tmp_path / "whole", model), tmp_path / "apart"
+    assert not whole.failures
+    shutil.copytree(cohort, apart)
+    for path in apart.glob("sub-*/anat/*_thickness.shape.gii"):
+        values = nib.load(path).darrays[0].data
+        for number, more in ((1, 0.25), (2, -0.25)):
+            write_gifti(path.with_name(path.name.replace("_hemi", f"_run-{number}_hemi")), values + np.float32(more))
+        path.unlink()
+    mean = CohortFiles(apart, changes={"entities": {"run": "mean"}})
+    assert not export(mean, tmp_path / "out", model).failures
+    for number, more in ((1, 0.25), (2, -0.25)):
+        one = gifti_path(tmp_path / "out", "sub-0001", "L", DESC)
+        own = nib.load(one.with_name(one.name.replace("_hemi", f"_run-{number}_hemi"))).darrays[0].data
+        lone = nib.load(gifti_path(tmp_path / "whole", "sub-0001", "L", DESC)).darrays[0].data
+        np.testing.assert_allclose(own, lone + more, atol=1e-5)
 
 
 def people_of(root: Path) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from medrep.cohort.bids import run_notes, runs
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable, claimed, match_keys, read_features
 from medrep.cohort.files import CohortFiles
@@ -286,6 +287,7 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
     def take(self, root: Path, files: pd.Series, table: pd.DataFrame) -> Found:
         """Read everybody's matrix, or measure the edges of everybody; see `read_connectivity`."""
         ids = table[[column for column in KEY_COLUMNS if column in table]]
+        images = tuple(run for file in files for run in runs(Path(str(file))))
         if self.section.suffix != MATRIX:
             from medrep.cohort.connectivity import read_connectivity  # nilearn takes seconds to import
 
@@ -293,11 +295,12 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
             measured = replace(self, section=section)
             if section.edges == "r" and edge_form(section, features.names) is not None:
                 features = replace(features, values=np.tanh(features.values))
-            return Found(Source.of_table(measured._converted(features)), tuple(files), tuple(notes), measured)
+            said = (*notes, *run_notes(files, self.section))
+            return Found(Source.of_table(measured._converted(features)), images, said, measured)
         self._refuse_images_only(f"matrices (suffix {MATRIX})")
         known = replace(self, section=replace(self.section, edges=self.section.edges or "r"))
         features = known._converted(_read_matrices(files, ids))
-        return Found(Source.of_table(features), tuple(files), (), known)
+        return Found(Source.of_table(features), images, tuple(run_notes(files, self.section)), known)
 
     def _of_table(self, features: FeatureTable, name: str) -> tuple[FeatureTable, list[str]]:
         """Return a table of edges in the form of a model, and how it was understood."""
@@ -331,15 +334,18 @@ def _read_matrices(files: pd.Series, ids: pd.DataFrame) -> FeatureTable:
     regions: dict[tuple[int, tuple[str, ...]], str] = {}
     for key, path in files.items():
         try:
-            matrix, names = read_matrix(Path(str(path)))
-            diagonal = np.diag(matrix)
-            if (np.isfinite(diagonal) & (np.abs(diagonal - 1) > _SYMMETRIC) & (diagonal != 0)).any():
-                raise CohortError(f"{path}: the diagonal is neither 1 nor empty; give correlations")
-            regions.setdefault((len(matrix), names), str(key))
-            if len(regions) > 1:
-                first = next(iter(regions))
-                raise CohortError(f"{path}: other regions than {regions[first]}, who has {first[0]}")
-            rows.append(matrix[np.triu_indices(len(matrix), 1)])
+            edges: list[np.ndarray] = []
+            for run in runs(Path(str(path))):
+                matrix, names = read_matrix(run)
+                diagonal = np.diag(matrix)
+                if (np.isfinite(diagonal) & (np.abs(diagonal - 1) > _SYMMETRIC) & (diagonal != 0)).any():
+                    raise CohortError(f"{run}: the diagonal is neither 1 nor empty; give correlations")
+                regions.setdefault((len(matrix), names), str(key))
+                if len(regions) > 1:
+                    first = next(iter(regions))
+                    raise CohortError(f"{run}: other regions than {regions[first]}, who has {first[0]}")
+                edges.append(matrix[np.triu_indices(len(matrix), 1)])
+            rows.append(np.mean(edges, axis=0))
         except CohortError as error:
             problems.append(f"{key}: {error}")
             regions = dict(list(regions.items())[:1])

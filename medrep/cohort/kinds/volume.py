@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from medrep.cohort.bids import IMAGE_ENDINGS
+from medrep.cohort.bids import IMAGE_ENDINGS, run_notes, runs
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
@@ -64,7 +64,8 @@ class FileKind(InputKind[SectionT]):
         return self._found(files, {})
 
     def _found(self, files: pd.Series, problems: Mapping[str, str]) -> Found:
-        return Found(Source.of_files(files, problems), tuple(path for path in files if path is not None))
+        images = [file for path in files if path is not None for file in runs(path)]
+        return Found(Source.of_files(files, problems), tuple(images), tuple(run_notes(files, self.section)))
 
 
 @dataclass(frozen=True)

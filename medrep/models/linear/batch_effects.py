@@ -9,25 +9,29 @@ James-Stein, in space an empirical Wiener filter):
 The first band is the span of what a batch plausibly does; the rest of the field falls into further bands. For features the
 span is the mean over columns and the rest is one band, which is ComBat's normal prior N(mean, variance) a level. For voxels the
 span is what a scanner does, an offset and a gain that vary slowly over the field of view, and the rest falls into shells of
-spatial frequency of the cosine transform, so that smooth effects keep their strength and voxel-wise noise does not. How much
-energy noise has in each band is measured on the training residuals, so correlation between columns is accounted for.
+spatial frequency of the cosine transform, so that smooth effects keep their strength and voxel-wise noise does not. For columns
+with neighbours (vertices of a mesh) the span is the mean, and the rest falls into what 1, 4, 16 and 64 steps of a lazy random
+walk on the mesh smooth away, one after the other, and what they leave: not orthogonal, but their sum is the field. How much
+energy noise has in each band is measured on the training residuals, so correlation between columns is accounted for; on a mesh,
+whose smoothest bands hold few independent values, its deviation over people is added.
 
 In units of each column's residual deviation: residual = gamma_batch + delta_batch * noise, the ComBat family (Johnson 2007,
 Fortin 2018). Location gamma and log scale log(delta) are fields over columns; `shrinkage` decides how much of each to believe.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.fft import dct, dctn, idct, idctn
+from scipy.sparse import coo_array, csr_array, diags_array
 
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns, Grid, Mesh
 from medrep.models.linear.design import Design
 from medrep.models.linear.fit import LARGE, Moments
 from medrep.models.linear.scales import (
@@ -40,10 +44,10 @@ from medrep.models.linear.scales import (
 
 _SHELLS = 24
 _ORDER = 2
-_TOLD, _WELL_TOLD = (
-    1e-6,
-    1e-8,
-)  # of the largest singular value; and of the largest square, where no triangles are needed
+_TOLD = 1e-6  # of the largest singular value
+_WELL_TOLD = 1e-8  # of the largest square, where no triangles are needed
+_STEPS = (1, 3, 10, 32)
+_CALIBRATORS = 16  # people of whom noise is measured on a mesh, where a band takes many steps
 _BLOCK, _AT_ONCE = 2**18, 2**16  # columns whose slow fields, and coefficients whose energies, are computed at a time
 
 
@@ -54,11 +58,13 @@ class Bands:
     Attributes:
         span: Orthonormal columns; band 0.
         columns: Voxels of a grid, where fields are 0 outside of a mask: the rest falls into shells of spatial frequency. None:
-            the rest is one band.
+            the rest is one band, or several on a mesh.
+        walk: One step of smoothing over neighbours, columns x columns; None of columns without neighbours.
     """
 
     span: Float[np.ndarray, "columns span"]
     columns: Columns | None
+    walk: csr_array | None = None
 
     @property
     def grid(self) -> Grid | None:
@@ -68,14 +74,16 @@ class Bands:
     @property
     def count(self) -> int:
         """Number of bands."""
-        return 2 if self.grid is None else _SHELLS + 2
+        if self.grid is not None:
+            return _SHELLS + 2
+        return 2 if self.walk is None else len(_STEPS) + 2
 
     def energy(self, fields: Float[np.ndarray, "fields columns"]) -> Float[np.ndarray, "fields bands"]:
         """Return the summed squares of each field in each band."""
         if self.columns is None:
             coefficients = fields @ self.span
-            outside = ((fields - coefficients @ self.span.T) ** 2).sum(axis=1, keepdims=True)
-            return np.concatenate([(coefficients**2).sum(axis=1, keepdims=True), outside], axis=1)
+            rest = self._smoothed(fields - coefficients @ self.span.T)
+            return np.stack([(band**2).sum(axis=1) for band in (coefficients, *rest)], axis=1)
         return np.array([self._split(field)[0] for field in fields]).reshape(len(fields), self.count)
 
     def weigh(
@@ -84,7 +92,12 @@ class Bands:
         """Return each field with its bands multiplied by its weights."""
         if self.columns is None:
             inside = fields @ self.span @ self.span.T
-            return weights[:, :1] * inside + weights[:, 1:] * (fields - inside)
+            kept = weights[:, :1] * inside
+            if not weights[:, 1:].any():
+                return kept
+            for own, band in zip(weights.T[1:], self._smoothed(fields - inside), strict=True):
+                kept = kept + own[:, None] * band
+            return kept
         kept = np.empty_like(fields)
         for row, field, own in zip(kept, fields, weights, strict=True):
             self._weighed(self._spanned(field), None if (own[1:] == 0).all() else self._split(field)[1], own, row)
@@ -101,6 +114,20 @@ class Bands:
         weights = noiseless(energy, noise)
         self._weighed(self._spanned(field), rest if weights[1:].any() else None, weights, out)
         return weights
+
+    def _smoothed(self, rest: Float[np.ndarray, "fields columns"]) -> Iterator[Float[np.ndarray, "fields columns"]]:
+        """Yield what is not in the span, a band after the other; their sum is the whole."""
+        if self.walk is None:
+            yield rest
+            return
+        done, left = 0, np.ascontiguousarray(rest.T)
+        for steps in _STEPS:
+            smooth = left
+            for _ in range(steps - done):
+                smooth = self.walk @ smooth
+            yield (left - smooth).T
+            left, done = smooth, steps
+        yield left.T
 
     def _spanned(self, field: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " span"]:
         """Return the coefficients of a field in the span, summed in float64 whatever it is."""
@@ -191,6 +218,22 @@ def noiseless(energy: Float[np.ndarray, "*fields bands"], noise: Float[np.ndarra
 def column_bands(varies: Bool[np.ndarray, " columns"]) -> Bands:
     """Return the bands of columns without order: the mean over those that vary, and the rest."""
     return Bands(varies[:, None] / max(int(varies.sum()), 1) ** 0.5, None)
+
+
+def mesh_bands(varies: Bool[np.ndarray, " columns"], mesh: Mesh) -> Bands:
+    """Return the bands of columns with neighbours: the mean over those that vary, and scales of smoothing for the rest.
+
+    A step of smoothing gives each column half of its own value and half of the mean of its neighbours that vary.
+    """
+    low, high = mesh.edges[varies[mesh.edges].all(axis=1)].T
+    count = len(varies)
+    near = coo_array(
+        (np.ones(2 * len(low)), (np.concatenate([low, high]), np.concatenate([high, low]))), (count, count)
+    )
+    neighbours = np.asarray(near.sum(axis=1)).ravel()
+    shared = np.where(neighbours > 0, 1 / np.maximum(neighbours, 1), 0)
+    walk = csr_array(diags_array(np.where(neighbours > 0, 0.0, 1.0)) + diags_array(shared) @ near)
+    return replace(column_bands(varies), walk=walk)
 
 
 def scanner_bands(columns: Columns, mean: Float[np.ndarray, " columns"], unit: Float[np.ndarray, " columns"]) -> Bands:
@@ -345,13 +388,13 @@ def fit_batches(moments: Moments, borrowing: Borrowing, parts: Sequence[slice], 
     # What all columns of a batch share is no noise: people are compared with their own batch.
     log_scale = np.zeros_like(location)
     shared = _first_band(raw - apart.taken, bands) + apart.taken if scale else log_scale
-    within = _standard_residuals(moments, per_sd, shared)
+    within = _standard_residuals(moments, per_sd, shared, bands)
     square_noise = _mean_energy((varies * (row**2 - 1) / 2**0.5 for row in within), bands)
     if scale:
         log_scale = _shrunk_scales(raw, moments.freedom, square_noise, bands, apart)
     del raw, shared, within, bands
     bands = borrowing.location()
-    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale), bands)
+    noise = _mean_energy(_standard_residuals(moments, per_sd, log_scale, bands), bands)
     variance = moments.leverage * _mean_square(log_scale, varies * (1 - apart.share))
     if bands.columns is None:
         beyond = apart.share * (location - _typical(location, varies))
@@ -474,11 +517,15 @@ def _noise(
 
 
 def _standard_residuals(
-    moments: Moments, per_sd: Float[np.ndarray, " columns"], log_scale: Float[np.ndarray, "levels columns"]
+    moments: Moments,
+    per_sd: Float[np.ndarray, " columns"],
+    log_scale: Float[np.ndarray, "levels columns"],
+    bands: Bands,
 ) -> Iterator[Float[np.ndarray, " columns"]]:
     """Yield the residuals of a few people in units of their own batch's deviation, one at a time to keep memory low."""
+    step = 1 if bands.walk is None else max(1, -(-len(moments.residuals) // _CALIBRATORS))
     for residual, levels, freedom in zip(
-        moments.residuals, moments.residual_levels, moments.residual_freedom, strict=True
+        moments.residuals[::step], moments.residual_levels[::step], moments.residual_freedom[::step], strict=True
     ):
         own = residual * per_sd
         own *= np.exp(-levels.astype(log_scale.dtype) @ log_scale)
@@ -486,13 +533,17 @@ def _standard_residuals(
         yield own
 
 
-def _mean_energy(rows: Iterable[Float[np.ndarray, " columns"]], bands: Bands) -> Float[np.ndarray, " bands"]:
-    """Average the energy in each band over people."""
-    total, people = np.zeros(bands.count), 0
-    for row in rows:
-        total += bands.energy(row[None])[0]
-        people += 1
+def _mean_energy(rows: Iterator[Float[np.ndarray, " columns"]], bands: Bands) -> Float[np.ndarray, " bands"]:
+    """Average the energy in each band over people; on a mesh, with its deviation over people beyond the span."""
+    total, squares, people = np.zeros(bands.count), np.zeros(bands.count), 0
+    for block in iter(lambda: list(islice(rows, 1 if bands.walk is None else _CALIBRATORS)), []):
+        for own in bands.energy(block[0][None] if len(block) == 1 else np.stack(block)):
+            total += own
+            squares += own**2
+        people += len(block)
     energy: np.ndarray = total / max(people, 1)
+    if bands.walk is not None:
+        energy[1:] += np.sqrt(np.maximum(squares / max(people, 1) - energy**2, 0))[1:]
     return energy
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medrep.models.chunks import ChunkSource, principal_components
+from medrep.models.chunks import ChunkSource, column_chunks, principal_components, read_chunk
 
 _FLOOR = 1e-3
 
@@ -130,11 +130,14 @@ class Marginals:
         """
         knots = FEWEST_KNOTS if draws is None else KNOTS
         probabilities = _probabilities(knots)
-        empty = ~np.isfinite(data).any(axis=0)
         real = np.zeros((knots, data.shape[1]))
-        # nanquantile goes column by column, a hundred times as slow.
-        quantile = np.quantile if np.isfinite(data).all() else np.nanquantile
-        real[:, ~empty] = quantile(data[:, ~empty] if empty.any() else data, probabilities, axis=0)
+        for part in column_chunks(*data.shape):
+            own = read_chunk(data, part, data.dtype)
+            finite = np.isfinite(own)
+            some = finite.any(axis=0)
+            # nanquantile goes column by column, a hundred times as slow.
+            quantile = np.quantile if finite.all() else np.nanquantile
+            real[:, part][:, some] = quantile(own[:, some], probabilities, axis=0)
         if draws is None:
             return cls(np.zeros((0, data.shape[1])), real, np.zeros(data.shape[1]))
         drawn = np.quantile(draws, probabilities, axis=0)

@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
+from medrep._files import release_pages
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.splits import split_participants
 from medrep.errors import CohortError, CovariateError, ModelError
 from medrep.models.base import FitContext
+from medrep.models.chunks import row_blocks_of
 from medrep.models.linear.design import Design
 from medrep.models.linear.model import LinearModel
 from medrep.models.scanner import ScannerHarmonizer
@@ -239,10 +241,13 @@ def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> La
     dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
 
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
-        some = frame.iloc[rows]
-        return network.encode(
-            standardise(layer, dataset.values[rows], some, known), condition_vector(schema, some, known)
-        )
+        found = []
+        for part in row_blocks_of(len(rows), dataset.columns.count):
+            some = frame.iloc[rows[part]]
+            h = standardise(layer, dataset.values[rows[part]], some, known)
+            found.append(network.encode(h, condition_vector(schema, some, known)))
+            release_pages(dataset.values)
+        return np.concatenate(found)
 
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
@@ -275,13 +280,13 @@ def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
     """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
-    names = given.dataset.schema.names
-    h = torch.as_tensor(standardise(linear, given.dataset.values, given.dataset.covariates, names))
-    context = torch.as_tensor(
-        condition_vector(given.dataset.schema, given.dataset.covariates, names), dtype=torch.float32
-    )
-    mean, log_variance = network.encoder(h, context)
-    return int((gaussian_kl(mean, log_variance).mean(dim=0) >= _COLLAPSED_NATS).sum())
+    names, found = given.dataset.schema.names, list[torch.Tensor]()
+    for part in row_blocks_of(len(given.dataset), given.dataset.columns.count):
+        some = given.dataset.covariates.iloc[part]
+        h = torch.as_tensor(standardise(linear, given.dataset.values[part], some, names))
+        context = torch.as_tensor(condition_vector(given.dataset.schema, some, names), dtype=torch.float32)
+        found.append(gaussian_kl(*network.encoder(h, context)))
+    return int((torch.cat(found).mean(dim=0) >= _COLLAPSED_NATS).sum())
 
 
 def _fit_marginals(given: _Given, parts: VaeParts) -> Marginals:

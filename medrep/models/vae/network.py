@@ -1,7 +1,9 @@
 """Network and parts of a conditional VAE: built, started at the closed-form optimum, trained, saved."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -118,12 +120,12 @@ def search(
             TrainingProblem(network, objective, fitted, chosen),
             settings.training,
             seed,
-            _training_run(work, name, {**fingerprint, "strength": strength}),
+            _training_run(work, name, {**fingerprint, "strength": strength}, settings.training.epochs),
         )
         rows += [(epoch, f"{name}/{part}", value) for epoch, part, value in state.rows]
         work.phase(f"{name}: independence of the latents")
         network.eval()
-        z = network.encode(*(t[single].cpu().numpy() for t in (task.residuals[0], task.contexts[0])))
+        z = task.encode(network, single)
         dependence, floor = judged_dependence(z, [part[single].cpu() for part in task.parts], seed)
         plans.append(Plan(strength, state.best_epoch, dependence, floor, rows))
         if dependence <= floor:
@@ -149,16 +151,16 @@ def train(
         TrainingProblem(network, objective, everybody, nobody),
         settings.training,
         seed,
-        _training_run(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}),
+        _training_run(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}, plan.epochs),
         until=plan.epochs,
     )
     network.to("cpu").eval()
     return [*plan.rows, *((epoch, f"final/{part}", value) for epoch, part, value in state.rows)]
 
 
-def _training_run(work: FitContext, name: str, fingerprint: Mapping[str, object]) -> TrainingRun:
+def _training_run(work: FitContext, name: str, fingerprint: Mapping[str, object], epochs: int) -> TrainingRun:
     folder = None if work.folder is None else work.folder / name.replace(" ", "-")
-    return TrainingRun(folder, work.resume, fingerprint, _Reporter(work, name))
+    return TrainingRun(folder, work.resume, fingerprint, _Reporter(work, name, epochs, [time.monotonic()]))
 
 
 def judged_dependence(
@@ -178,11 +180,20 @@ def judged_dependence(
 
 @dataclass(frozen=True)
 class _Reporter:
+    """Says how far a training is: its epochs at most, and when each that was seen had ended."""
+
     work: FitContext
     name: str
+    epochs: int
+    ends: list[float]
 
     def __call__(self, epoch: int, parts: Mapping[str, float]) -> None:
-        self.work.phase(f"{self.name}, epoch {epoch + 1}")
+        self.ends.append(time.monotonic())
+        left = (self.epochs - epoch) * (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
+        if epoch < self.epochs:
+            self.work.phase(
+                f"{self.name}, epoch {epoch + 1} of {self.epochs} at most, {timedelta(seconds=round(left))} left at most"
+            )
         if epoch > 1 and epoch % _SPOKEN_EVERY:
             return
         shown = {name.removeprefix("train/"): v for name, v in parts.items() if name.startswith("train/") and v != 0}

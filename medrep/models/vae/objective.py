@@ -4,6 +4,7 @@ Training shows the network people of whom only some covariates are known. So one
 is unknown to it, and a kept label cannot be written into the data - and people whose covariates nobody knows.
 """
 
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from medrep._files import release_pages
 from medrep.cohort.covariates import POOLED, Continuous, CovariateSchema, membership
 from medrep.cohort.dataset import Dataset
+from medrep.models.chunks import row_blocks_of
 from medrep.models.linear.model import LinearModel
 from medrep.models.vae.bodies import Autoencoder
 from medrep.models.vae.losses import (
@@ -73,7 +76,7 @@ def known_sets(schema: CovariateSchema, most: int) -> tuple[frozenset[str], ...]
     return tuple(dict.fromkeys(sets))[:most]
 
 
-_MOST_CELLS = 2e8
+_MOST_CELLS, _HELD_CELLS = 2e8, 2**25
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ class Task:
     """A network's training data: residuals and covariate vectors, one each for every set of covariates that is known.
 
     The first set has all known. `parts` are standardised covariates, `known` those of each set, `used` columns that vary.
+    Residuals of many people and columns are memory-mapped, and leave their file a few people at a time.
     """
 
-    residuals: list[Float[torch.Tensor, "people columns"]]
+    residuals: list[Float[torch.Tensor, "people columns"] | Float[np.ndarray, "people columns"]]
     contexts: list[Float[torch.Tensor, "people context"]]
     parts: list[Float[torch.Tensor, "people _"]]
     known: list[list[int]]
@@ -99,14 +103,38 @@ class Task:
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(array, dtype=torch.float32).to(device)
 
+        def residuals(known: frozenset[str]) -> torch.Tensor | np.ndarray:
+            if data.size <= _HELD_CELLS:
+                return tensor(standardise(linear, data, frame, known))
+            with tempfile.TemporaryFile() as scratch:
+                room = np.memmap(scratch, np.float32, mode="w+", shape=data.shape)
+            return standardise(linear, data, frame, known, room)
+
         return cls(
-            [tensor(standardise(linear, data, frame, known)) for known in sets],
+            [residuals(known) for known in sets],
             [tensor(condition_vector(schema, frame, known)) for known in sets],
             [tensor(part) for part in _covariate_parts(schema, frame)],
             [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
             dataset.whose,
         )
+
+    def rows(self, chosen: int, people: Int[Tensor, " some"]) -> Float[Tensor, "some columns"]:
+        """Return residuals of some people, for a set of covariates that is known, where the network is."""
+        held = self.residuals[chosen]
+        if isinstance(held, torch.Tensor):
+            return held[people]
+        found = torch.from_numpy(np.array(held[people.cpu().numpy()])).to(people.device)
+        release_pages(held)
+        return found
+
+    def encode(self, network: Autoencoder, people: Int[Tensor, " some"]) -> Float[np.ndarray, "some latents"]:
+        """Return the latents of people with all covariates known."""
+        found = [
+            network.encode(self.rows(0, people[part]).cpu().numpy(), self.contexts[0][people[part]].cpu().numpy())
+            for part in row_blocks_of(len(people), self.residuals[0].shape[1])
+        ]
+        return np.concatenate(found)
 
 
 def _covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
@@ -139,16 +167,16 @@ class VaeObjective:
         settings, chosen = self._settings, 0
         if self._network.training and float(torch.rand(())) < 0.5:
             chosen = int(torch.randint(len(self._task.residuals), ()))
-        h, context = self._task.residuals[chosen][people], self._task.contexts[chosen][people]
-        mean, log_variance = self._network.encoder(h, context)
-        z = self._network.prior.draw(mean, log_variance)
-        expected, log_scale = self._network.decoder(z, context)
-        if settings.noise > 0:
-            log_scale = torch.full_like(log_scale, settings.noise).log()
+        context = self._task.contexts[chosen][people]
         per_column = 1 / max(int(self._task.used.sum()), 1)
+        blocks = [slice(None)] if torch.is_grad_enabled() else row_blocks_of(len(people), len(self._task.used))
+        encoded = [self._network.encoder(self._task.rows(chosen, people[part]), context[part]) for part in blocks]
+        mean, log_variance = (torch.cat(own) if len(own) > 1 else own[0] for own in zip(*encoded, strict=True))
+        z = self._network.prior.draw(mean, log_variance)
+        missed = [self._missed(self._task.rows(chosen, people[part]), z[part], context[part]) for part in blocks]
         beta = settings.beta * settings.training.beta_share(epoch)
         parts = {
-            "reconstruction": gaussian_nll(h, expected, log_scale)[:, self._task.used].sum(dim=1).mean() * per_column,
+            "reconstruction": (torch.cat(missed) if len(missed) > 1 else missed[0]).mean() * per_column,
             "divergence": self._network.prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
         }
         total = parts["reconstruction"] + beta * parts["divergence"]
@@ -163,6 +191,18 @@ class VaeObjective:
                 parts["aggregate"] = moment_gap(z)
                 total = total + settings.aggregate * parts["aggregate"] * per_column * z.shape[1]
         return {**parts, TOTAL: total}
+
+    def _missed(
+        self,
+        h: Float[Tensor, "people columns"],
+        z: Float[Tensor, "people latents"],
+        context: Float[Tensor, "people context"],
+    ) -> Float[Tensor, " people"]:
+        """Return the negative log likelihood of each person's residual."""
+        expected, log_scale = self._network.decoder(z, context)
+        if self._settings.noise > 0:
+            log_scale = torch.full_like(log_scale, self._settings.noise).log()
+        return gaussian_nll(h, expected, log_scale)[:, self._task.used].sum(dim=1)
 
     def _dependence(
         self, z: Float[Tensor, "people latents"], parts: Sequence[Float[Tensor, "people _"]]

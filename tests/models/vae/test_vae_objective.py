@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from medrep.models.base import FitContext
 from medrep.models.chunks import ChunkSource
 from medrep.models.vae.bodies import Autoencoder, Body
 from medrep.models.vae.components import FactorModel
 from medrep.models.vae.losses import moment_gap
-from medrep.models.vae.network import start_at_optimum
+from medrep.models.vae.network import _Reporter, start_at_optimum
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector
 from medrep.models.vae.residuals import standardise
 from medrep.models.vae.settings import Independence, VaeSettings
@@ -183,6 +184,51 @@ def test_a_task_has_residuals_and_contexts_for_every_set():
         assert part.shape == (60, width)
         torch.testing.assert_close(part.mean(dim=0), torch.zeros(width), rtol=0, atol=1e-6)
         assert part.var(dim=0, correction=0).sum().item() == pytest.approx(1)
+
+
+def test_large_residuals_lie_in_a_file_and_are_the_same(monkeypatch):
+    frame = draw_people(60, 3, 0)
+    data = draw_data(frame, 4, 0)
+    linear = Case(frame, data).fit()
+    dataset, cpu = linear.dataset(data, frame), torch.device("cpu")
+    held = Task.of(linear, dataset, cpu)
+    monkeypatch.setattr("medrep.models.vae.objective._HELD_CELLS", 0)
+    mapped = Task.of(linear, dataset, cpu)
+    assert all(isinstance(own, np.memmap) for own in mapped.residuals)
+    some = torch.tensor([5, 0, 41])
+    for chosen in range(len(held.residuals)):
+        torch.testing.assert_close(mapped.rows(chosen, some), held.rows(chosen, some), rtol=0, atol=0)
+    made = Autoencoder(
+        4, 2, held.contexts[0].shape[1], Body("mlp", (5,), "film"), heteroscedastic=True, prior="gaussian"
+    )
+    monkeypatch.setattr("medrep.models.chunks._ROW_CELLS", 8)
+    np.testing.assert_allclose(
+        mapped.encode(made, some), made.encode(held.rows(0, some).numpy(), held.contexts[0][some].numpy()), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("cells", [6, 20, 100])
+def test_judges_are_seen_a_few_at_a_time_with_the_same_loss(monkeypatch, cells):
+    with torch.no_grad():
+        whole = judged(objective())
+        monkeypatch.setattr("medrep.models.chunks._ROW_CELLS", cells)
+        apart = judged(objective())
+    assert set(apart) == set(whole)
+    for name, value in whole.items():
+        torch.testing.assert_close(apart[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_how_far_a_training_is_is_said(monkeypatch):
+    said: list[str] = []
+    times = iter([60.0, 120.0, 240.0])
+    monkeypatch.setattr("medrep.models.vae.network.time.monotonic", lambda: next(times))
+    tell = _Reporter(FitContext(phase=said.append), "search 1", 3, [0.0])
+    for epoch in (1, 2, 3):
+        tell(epoch, {"train/loss": 1.0})
+    assert said == [
+        "search 1, epoch 2 of 3 at most, 0:02:00 left at most",
+        "search 1, epoch 3 of 3 at most, 0:01:00 left at most",
+    ]
 
 
 def test_the_closed_form_start_is_the_optimum():
