@@ -27,8 +27,15 @@ from sklearn.model_selection import GroupKFold
 
 from medrep.audit.data import design_basis, drawn_columns
 from medrep.audit.finding import Finding
-from medrep.audit.intervals import expanded_interval, participant_codes, permutation_p, sample_weights
-from medrep.audit.means import Sampling, mean_finding
+from medrep.audit.intervals import (
+    expanded_interval,
+    participant_codes,
+    permutation_p,
+    random_halves,
+    sample_weights,
+    studentised_interval,
+)
+from medrep.audit.means import Sampling, mean_finding, participant_means
 from medrep.cohort.covariates import Continuous
 from medrep.cohort.dataset import Dataset
 from medrep.models.linear.random_effects import changing_covariates, time_of
@@ -37,7 +44,7 @@ PERMUTATIONS = 999
 _MOST = 2000  # columns that a switch is measured in
 _AT_ONCE = 2000
 _FLAT = 1e-9
-_FOLDS = 5
+_FOLDS, _HALVES = 5, 8
 _PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 _ALIASED = 0.05  # of the change of batches is not told by time: less tells nothing of them
 
@@ -160,7 +167,7 @@ def change_kept(
 
     The correlation is over people; the slope is that of changes after on changes before, through the origin, so that 1 is
     every change as it was, 0 none, and a change that everybody had counts. A column that the export flattened counts 0 in both.
-    The intervals are percentiles over resampled people, expanded.
+    The intervals are the wider of two of resampled people, expanded: percentiles, and the bootstrap-t.
 
     Args:
         before: Raw visits, less the mean of each person's.
@@ -187,15 +194,19 @@ def change_kept(
         return [Finding(name, "exported", people, status="insufficient", note=few) for name in names]
     drawn = sample_weights(np.arange(people), sampling.draws, np.random.default_rng(sampling.seed))
     weights = np.concatenate([np.ones((1, people)), *drawn])
-    own, means = _agreement(x[:, used], y[:, used], weights)
+    own, means, errors = _agreement(x[:, used], y[:, used], weights)
     over = visits.time_name or "the order of visits"
     found = []
-    for name, columns, draws in zip(names, own, means, strict=True):
-        low, high = expanded_interval(draws[1:], people)
+    for name, columns, draws, spread in zip(names, own, means, errors, strict=True):
+        estimate, others = float(draws[0]), draws[1:]
+        ends = studentised_interval(estimate, float(spread[0]), others - others.mean() + estimate, spread[1:], people)
+        percentiles = expanded_interval(others, people)
+        low, high = min(percentiles[0], ends[0]), max(percentiles[1], ends[1])
         note = (
             f"change over {over} before and after, {used.sum()} columns; in the middle column {np.median(columns):.2f}"
         )
-        found.append(Finding(name, "exported", people, float(draws[0]), low, high, note=note))
+        high = min(high, 1.0) if name == "change_correlation" else high
+        found.append(Finding(name, "exported", people, estimate, low, high, note=note))
     return found
 
 
@@ -203,26 +214,42 @@ def _agreement(
     x: Float[np.ndarray, "people columns"],
     y: Float[np.ndarray, "people columns"],
     weights: Float[np.ndarray, "draws people"],
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return correlation and slope: of each column in the first draw, and their means over columns in every draw."""
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Return correlation and slope: of each column in the first draw, and means over columns in every draw with their errors.
+
+    Errors are those of the influence of each person on the mean over columns.
+    """
     count, total = x.shape[1], weights.sum(axis=1, keepdims=True)
     own, means = [np.zeros(count), np.zeros(count)], [np.zeros(len(weights)), np.zeros(len(weights))]
+    influence = [np.zeros(weights.shape), np.zeros(weights.shape)]
     for first in range(0, count, _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
         a, b = x[:, some], y[:, some]
-        sum_a, sum_b, aa, bb, ab = (weights @ part for part in (a, b, a**2, b**2, a * b))
-        square = np.maximum(aa - sum_a**2 / total, 0) * np.maximum(bb - sum_b**2 / total, 0)
-        together = ab - sum_a * sum_b / total
+        mean_a, mean_b, aa, bb, ab = (weights @ part / total for part in (a, b, a**2, b**2, a * b))
+        var_a, var_b = np.maximum(aa - mean_a**2, 0), np.maximum(bb - mean_b**2, 0)
         # Of a column that the export flattened rounding is left.
-        there = square > (_FLAT * aa) ** 2
-        found = (
-            np.divide(together, np.sqrt(square), out=np.zeros_like(ab), where=there),
-            np.divide(ab, aa, out=np.zeros_like(ab), where=aa > 0),
+        there = (var_a > _FLAT**2 * aa) & (var_b > _FLAT**2 * aa)
+        per_a, per_b, per_both = (
+            np.divide(1, part, out=np.zeros_like(ab), where=there) for part in (var_a, var_b, np.sqrt(var_a * var_b))
         )
-        for part, values in enumerate(found):
+        correlation = (ab - mean_a * mean_b) * per_both
+        per_square = np.divide(1, aa, out=np.zeros_like(ab), where=aa > 0)
+        slope = ab * per_square
+        for part, values in enumerate((correlation, slope)):
             own[part][some] = values[0]
             means[part] += values.sum(axis=1) / count
-    return own, means
+        half_a, half_b = correlation * per_a / 2, correlation * per_b / 2
+        influence[0] += (
+            per_both @ (a * b).T
+            + (2 * half_a * mean_a - mean_b * per_both) @ a.T
+            + (2 * half_b * mean_b - mean_a * per_both) @ b.T
+            - half_a @ (a**2).T
+            - half_b @ (b**2).T
+            + (mean_a * mean_b * per_both - half_a * mean_a**2 - half_b * mean_b**2).sum(axis=1, keepdims=True)
+        ) / count
+        influence[1] += (per_square @ (a * b).T - (slope * per_square) @ (a**2).T) / count
+    errors = [np.sqrt((weights * part**2).sum(axis=1)) / total[:, 0] for part in influence]
+    return own, means, errors
 
 
 def within_switch(
@@ -255,7 +282,7 @@ def within_switch(
     held = ", ".join(filter(None, (visits.time_name, *switch.others)))
     kept = f"; {held} held fixed" if held else ""
     about = replace(about, n=people, note=f"{people} participants changed {batch}{kept}")
-    return [_size(about, switch, sampling), _told_apart(about, switch, sampling)]
+    return [switch_size(about, switch, sampling), _told_apart(about, switch, sampling)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +347,7 @@ class Switch:
         return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
 
 
-def _size(about: Finding, switch: Switch, sampling: Sampling) -> Finding:
+def switch_size(about: Finding, switch: Switch, sampling: Sampling) -> Finding:
     """Return how large the differences between batches are; the interval is of people's influences on effects, resampled."""
     rng = np.random.default_rng(sampling.seed)
     table = switch.table[:, np.sort(rng.permutation(switch.table.shape[1])[:_MOST])]
@@ -335,6 +362,9 @@ def _size(about: Finding, switch: Switch, sampling: Sampling) -> Finding:
             products += own @ own.T / columns
             errors += influence @ influence.T / columns
             pulls += influence @ difference / columns
+    # Who is far out within makes deviations longer, and so everybody's differences smaller.
+    own = switch.visits.added(left**2)
+    pulls -= (own / own.sum(axis=0) - 1 / people) @ (apart**2).sum(axis=0) / (2 * columns)
     square = float(products.sum())
     # What is held fixed took a part of those whose signs turn, and none of what is observed.
     signs = rng.choice([-1.0, 1.0], (PERMUTATIONS, people)) / np.sqrt(np.maximum(1 - switch.lost, 0.5))
@@ -366,11 +396,28 @@ def _told_apart(about: Finding, switch: Switch, sampling: Sampling) -> Finding:
     which = np.eye(switch.levels.shape[1])
     aim = which[switch.codes[pairs[:, 1]]] - which[switch.codes[pairs[:, 0]]]
     who = switch.visits.person[pairs[:, 0]]
-    hits = np.empty(len(pairs))
-    folds = GroupKFold(min(_FOLDS, len(switch.changed)), shuffle=True, random_state=sampling.seed)
+    hits = _hits(differences, aim, who, sampling.seed)
+    halves = random_halves(who, _HALVES, np.random.default_rng(sampling.seed))
+    spread = np.std(
+        [participant_means(_hits(differences[h], aim[h], who[h], sampling.seed), who[h]).mean() for h in halves]
+    )
+    own = participant_means(hits, who)
+    taught = float(np.sqrt(max(spread**2 - own.var() / len(own), 0.0)))
+    found = replace(about, metric="within_switch_auc", note=f"chance 0.5; {about.note}")
+    return mean_finding(found, hits, who, sampling, values_are="shares", beside=taught)
+
+
+def _hits(
+    differences: Float[np.ndarray, "pairs columns"],
+    aim: Float[np.ndarray, "pairs levels"],
+    who: Int[np.ndarray, " pairs"],
+    seed: int,
+) -> Float[np.ndarray, " pairs"]:
+    """Return 1 where a reader taught by other people tells a pair rightly, 0 where wrongly, and 0.5 where it does not know."""
+    hits = np.empty(len(who))
+    folds = GroupKFold(min(_FOLDS, len(np.unique(who))), shuffle=True, random_state=seed)
     for train, test in folds.split(differences, groups=who):
         # A difference may be taken either way: without a constant both say the same.
         reader = RidgeCV(_PENALTIES, fit_intercept=False).fit(differences[train], aim[train])
         hits[test] = (np.sign((reader.predict(differences[test]) * aim[test]).sum(axis=1)) + 1) / 2
-    found = replace(about, metric="within_switch_auc", note=f"chance 0.5; {about.note}")
-    return mean_finding(found, hits, who, sampling, values_are="shares")
+    return hits
