@@ -41,6 +41,7 @@ from benchmarks import (
     visits,
     whole_heads,
     whole_tests,
+    within_people,
 )
 from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
@@ -76,6 +77,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "visits": visits.run,
     "whole_heads": whole_heads.run,
     "whole_tests": whole_tests.run,
+    "within_people": within_people.run,
 }
 
 

@@ -698,6 +698,13 @@ NOBODYS_AGE = re.sub(r"(sub-\d+)\t\d+", r"\1\tn/a", PEOPLE)
 WEAK = "metric: reconstruction_error, group: '*', estimate: {max: 100}"
 
 
+def several_visits(work: FitContext) -> int:
+    """Plant follow-ups into people who came twice."""
+    twice = work.folder() / "twice"
+    assert run("simulate", twice, "--n", 8, "--sites", 2, "--visits", 2, "--quiet") == OK
+    return run("simulate", work.folder() / "o", "--from", twice, "--visits", 2)
+
+
 def later_format(folder: Path) -> None:
     """Give a model folder a format of the future."""
     path = folder / "model.json"
@@ -981,6 +988,16 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     # Metrics
     "the textfile collector reads files that end in": lambda w: w.score(None, "--metrics", w.folder() / "a.txt"),
     "give a file in a folder that is there": lambda w: w.score(None, "--metrics", w.folder() / "no" / "a.prom"),
+    # Simulated visits
+    "visits that cannot be planned": lambda w: run("simulate", w.folder() / "o", "--visits", 0, "--dropout", 2),
+    "can be had of features": lambda w: run("simulate", w.folder() / "o", "--kind", "shape", "--visits", 2),
+    "follow-ups are planted into tables": lambda w: run(
+        "simulate", w.folder() / "o", "--from", w.people(5), "--visits", 2
+    ),
+    "participants with several visits already": several_visits,
+    "plant effects first, and then visits into what that wrote": lambda w: run(
+        "simulate", w.folder() / "o", "--from", w.cohort, "--effects", "site", "--visits", 2
+    ),
     # Output folders
     "already holds files": occupied,
     "holds files that medrep did not write": strangers_output,

@@ -23,6 +23,7 @@ from medrep.audit.predictors import split
 from medrep.audit.retention import variance_kept
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
+from medrep.audit.within_person import audit_within_people
 from medrep.cohort.parsing import parse_level, plain_number
 from medrep.errors import CohortError
 from medrep.models.base import Posterior
@@ -106,6 +107,10 @@ def run_suite(
         "latents": lambda: _latents(audit_data, latents, options),
         "counterfactuals": lambda: _counterfactuals(audit_data, options),
     }
+    if audit_data.dataset.people < len(audit_data.dataset):
+        steps["change within people"] = lambda: audit_within_people(
+            audit_data.tables, audit_data.dataset, audit_data.removed, Sampling(options.seed, options.min_n)
+        )
     found: list[Finding] = []
     # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.
     with threadpool_limits(limits=1, user_api="blas"):

@@ -34,9 +34,11 @@ from medrep.cli.arguments import (
     request_of,
     show_batch,
 )
+from medrep.errors import CohortError
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console
+    from medrep.simulate.visits import FollowUp
     from medrep.workflows.train import Trained
 
 
@@ -75,9 +77,23 @@ def add_simulate(commands: Commands) -> None:
     )
     parser.add_argument(
         "--effects",
-        default="site",
         metavar="A,B",
         help="with --from: effects to plant, of site, age, sex, diagnosis (default: site)",
+    )
+    parser.add_argument(
+        "--visits",
+        type=int,
+        metavar="N",
+        help="how often people come, some two years apart; half of them change site (with --from: further visits)",
+    )
+    parser.add_argument(
+        "--travellers", type=int, metavar="K", help="how many of the people are scanned at every site within weeks"
+    )
+    parser.add_argument(
+        "--dropout", type=float, metavar="P", help="share of people who leave before each further visit"
+    )
+    parser.add_argument(
+        "--dropout-by", choices=("age", "value"), help="decides who leaves: age, or the values, at the visit before"
     )
     parser.add_argument(
         "--set",
@@ -92,15 +108,34 @@ def add_simulate(commands: Commands) -> None:
 def _simulate(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort
 
+    follow_up = _follow_up(options)
     if options.source is None:
-        design = Design(options.kind or "features", options.n, options.sites, options.seed)
+        design = Design(options.kind or "features", options.n, options.sites, options.seed, follow_up)
         made = simulate_cohort(options.out, design, console, overwrite=options.overwrite)
     else:
-        effects = names(options.effects)
+        effects = names("site" if options.effects is None else options.effects)
         planting = Planting(effects, options.sites, options.seed, options.kind, options.overrides)
-        made = plant_effects(options.source, options.out, planting, console, overwrite=options.overwrite)
+        if follow_up is None:
+            made = plant_effects(options.source, options.out, planting, console, overwrite=options.overwrite)
+        elif options.effects is None:
+            from medrep.workflows.follow_up import plant_follow_up  # a linear model is fitted
+
+            made = plant_follow_up(
+                options.source, options.out, follow_up, planting, console, overwrite=options.overwrite
+            )
+        else:
+            raise CohortError("--effects and --visits: plant effects first, and then visits into what that wrote")
     console.summary(made.done, made.people, {"cohort": made.cohort, "truth": made.truth})
     return OK
+
+
+def _follow_up(options: argparse.Namespace) -> "FollowUp | None":
+    """Return the design of visits; None where nothing is said of any."""
+    from medrep.simulate.visits import FollowUp
+
+    said = ("visits", "travellers", "dropout", "dropout_by")
+    given = {name: getattr(options, name) for name in said if getattr(options, name) is not None}
+    return FollowUp(**given) if given else None
 
 
 def add_check(commands: Commands) -> None:

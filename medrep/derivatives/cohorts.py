@@ -14,6 +14,7 @@ from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap, Volume, write_image, write_label_map
+from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import MeshFormat, write_description, write_matrix, write_tsv
 from medrep.derivatives.meshes import mesh_beside, write_mesh
@@ -27,12 +28,28 @@ _MESH_CELLS = 96
 
 
 def write_feature_cohort(
-    folder: Path, participants: pd.DataFrame, features: pd.DataFrame, clean: pd.DataFrame, truth: Mapping[str, Any]
+    folder: Path,
+    participants: pd.DataFrame,
+    features: pd.DataFrame,
+    clean: pd.DataFrame,
+    truth: Mapping[str, Any],
+    persons: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
-    """Write participants.tsv and features.tsv, and the same without site effects as the truth."""
-    for place, table in ((folder, features), (folder / TRUTH, clean)):
-        ids = pd.DataFrame({"participant_id": table.index.astype(str)})
-        write_matrix(place / "features.tsv", ids, [str(name) for name in table.columns], table.to_numpy(float))
+    """Write participants.tsv and features.tsv, and the same without site effects as the truth.
+
+    Args:
+        folder: Where to.
+        participants: A row a person or visit.
+        features: Index: participant, or participant and session.
+        clean: The same without site effects.
+        truth: Of truth.json.
+        persons: Further tables of the truth by name, of people (``levels``, ``slopes``).
+    """
+    own = {folder / TRUTH / f"{name}.tsv": table for name, table in (persons or {}).items()}
+    for path, table in ({folder / "features.tsv": features, folder / TRUTH / "features.tsv": clean} | own).items():
+        keys = [table.index.get_level_values(level).astype(str) for level in range(table.index.nlevels)]
+        ids = pd.DataFrame(dict(zip(KEY_COLUMNS, keys, strict=False)))
+        write_matrix(path, ids, [str(name) for name in table.columns], table.to_numpy(float))
     _finish(folder, participants, truth, *_PLANTED)
 
 

@@ -46,6 +46,13 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "Change within people",
+        "Of people with several visits: changes after and before, with what a change of scanner may take left out of both (the"
+        " slope is 1 where every change is as it was, 0 where none is left); the difference that a change of scanner makes within"
+        " people, in within-person deviations, and how often a person's own visits tell it (chance 0.5).",
+        ("change_correlation", "change_slope", "within_switch", "within_switch_auc"),
+    ),
+    (
         "Latents",
         "What they carry, and what they tell of covariates above chance.",
         (

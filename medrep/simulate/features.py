@@ -9,10 +9,15 @@ from jaxtyping import Float
 
 from medrep.errors import CohortError
 from medrep.simulate.participants import age_terms, require_columns, stream
+from medrep.simulate.visits import Schedule, draw_own
 
 UNIT_MM = 0.15
 RANK = 6
 REFERENCE_SITE = "S0"
+STEADY = 0.75
+"""Share of a column's own variance that stays the same between a person's visits."""
+CHANGE_MM, CHANGE_SPREAD_MM, SLOPE_MM = -0.0075, 0.0045, 0.015
+"""A year within people: mean and spread over columns of what all have in common, and the deviation of people's own slopes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,21 @@ class SimulatedFeatures:
     participants: pd.DataFrame
     features: pd.DataFrame
     clean: pd.DataFrame
+    truth: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SimulatedVisits:
+    """A simulated table, rows by participant_id and session_id.
+
+    `clean` has the same visits had all been made at the reference site; `levels` and `slopes` what is a person's own, rows by
+    participant_id: in mm, and in mm a year beyond what all people have in common.
+    """
+
+    features: pd.DataFrame
+    clean: pd.DataFrame
+    levels: pd.DataFrame
+    slopes: pd.DataFrame
     truth: dict[str, Any]
 
 
@@ -93,6 +113,55 @@ def simulate_features(participants: pd.DataFrame, *, n_features: int = 60, seed:
     )
 
 
+def simulate_visits(
+    people: pd.DataFrame, schedule: Schedule, *, n_features: int = 60, seed: int = 0
+) -> SimulatedVisits:
+    """Draw features of people's visits, with and without the effect of their sites.
+
+    For visit j of person i, years_ij after the first one, at site s and feature k::
+
+        clean_ijk   = mean_ik + level_ik + (change_k + slope_ik) years_ij + noise_sd_k e_ijk
+        feature_ijk = clean_ijk + location_sk + (scale_sk - 1) noise_sd_k e_ijk
+
+    with the mean of `simulate_features` at the age of the first visit, so that people who differ in age differ otherwise than
+    people change. Levels have the variance of its residual but for a quarter of noise_sd squared, which is the visits' noise.
+
+    Args:
+        people: As of `simulate_features`, as they come first.
+        schedule: Their visits.
+        n_features: Number of columns.
+        seed: Any integer from 0.
+    """
+    first = simulate_features(people, n_features=n_features, seed=seed)
+    effects, columns = _draw_effects(n_features, seed), list(first.clean.columns)
+    ids = [str(person) for person in people["participant_id"]]
+    levels = np.stack([_draw_residual(person, effects, seed, np.sqrt(STEADY)) for person in ids])
+    mean = first.clean.to_numpy() - np.stack([_draw_residual(person, effects, seed) for person in ids])
+    change = CHANGE_MM + CHANGE_SPREAD_MM * stream(seed, "features", "change").standard_normal(n_features)
+    slopes, noise = draw_own(schedule, n_features, seed=seed)
+    slopes *= SLOPE_MM
+    noise_sd = np.sqrt(1 - STEADY) * effects.noise_sd
+    noise *= noise_sd
+    person, years = schedule.person, schedule.years[:, None]
+    clean = (mean + levels)[person] + (change + slopes[person]) * years + noise
+    sites = {name: _draw_site(name, n_features, seed) for name in sorted(set(schedule.table["site"]))}
+    location, scale = (np.array([sites[name][part] for name in schedule.table["site"]]) for part in (0, 1))
+    index, who = schedule.index, pd.Index(ids, name="participant_id")
+    visits = {
+        "formula": "mean(first age) + level + (change + slope) * years + location + scale * noise_sd * e",
+        "change": change.tolist(),
+        "slope_sd": SLOPE_MM,
+        "noise_sd": noise_sd.tolist(),
+    }
+    return SimulatedVisits(
+        pd.DataFrame(clean + location + (scale - 1) * noise, index, columns),
+        pd.DataFrame(clean, index, columns),
+        pd.DataFrame(levels, who, columns),
+        pd.DataFrame(slopes, who, columns),
+        {**first.truth, "visits": visits},
+    )
+
+
 def _draw_effects(n_features: int, seed: int) -> _Effects:
     rng = stream(seed, "features")
     focal = np.zeros(n_features)
@@ -107,10 +176,10 @@ def _draw_effects(n_features: int, seed: int) -> _Effects:
     )
 
 
-def _draw_residual(person: str, effects: _Effects, seed: int) -> Float[np.ndarray, " columns"]:
+def _draw_residual(person: str, effects: _Effects, seed: int, own: float = 1.0) -> Float[np.ndarray, " columns"]:
     rng = stream(seed, "features", "person", person)
     identity = rng.standard_normal(len(effects.loadings)) @ effects.loadings
-    return identity + effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
+    return identity + own * effects.noise_sd * rng.standard_normal(len(effects.noise_sd))
 
 
 def _draw_site(

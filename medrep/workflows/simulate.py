@@ -1,6 +1,6 @@
 """``simulate``: a cohort with known effects, generated or planted into a user's own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from medrep.config import read_config
 from medrep.derivatives.cohorts import TRUTH, write_feature_cohort, write_volume_cohort
 from medrep.errors import CohortError, CovariateError, listed
 from medrep.simulate import simulate_features, simulate_participants
-from medrep.simulate.brains import brain_truth, draw_brains, render_brain
+from medrep.simulate.brains import Brain, brain_truth, draw_brains, render_brain
 from medrep.simulate.displaced import draw_organs, organ_grid, organ_truth, render_organ
-from medrep.simulate.participants import CENTRE_YEARS
+from medrep.simulate.features import simulate_visits
+from medrep.simulate.participants import CENTRE_YEARS, stream
 from medrep.simulate.planted_effects import (
     CovariateEffect,
     SiteEffect,
@@ -35,11 +36,14 @@ from medrep.simulate.planted_effects import (
     draw_site_effects,
 )
 from medrep.simulate.shape_effects import apply_shape_effect, draw_shape_effect, pad_for_shape_effect
+from medrep.simulate.visits import FollowUp, Schedule, attended, plan_visits
 from medrep.workflows.cohorts import check_output
 
 BRAIN_SHAPE, BRAIN_SPACING = (40, 48, 40), 4.0
 TRUE_AGES = (30.0, 75.0)
 """Years at which everybody's organ is written beside, as the truth of counterfactuals."""
+AGING = (1.3, 0.4)
+"""Mean and deviation over people of how many years a brain ages within a year, where people come several times."""
 _KINDS = {"age": "continuous", "sex": "categorical", "diagnosis": "categorical"}
 
 
@@ -55,12 +59,16 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Design:
-    """Design of a generated cohort of ``features``, ``volume`` or ``shape``; the first site is untouched."""
+    """Design of a generated cohort of ``features``, ``volume`` or ``shape``; the first site is untouched.
+
+    With a ``follow_up`` people come several times.
+    """
 
     kind: str = "features"
     people: int = 100
     sites: int = 4
     seed: int = 0
+    follow_up: FollowUp | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,59 @@ def simulate_cohort(
 ) -> Simulated:
     """Generate a cohort: participants.tsv with features.tsv, T1w images or organs, and the truth."""
     design = design or Design()
-    people, sites = design.people, design.sites
+    people, sites, seed = design.people, design.sites, design.seed
     check_output(out, overwrite=overwrite)
-    participants = simulate_participants(people, n_sites=sites, seed=design.seed)
+    participants = simulate_participants(people, n_sites=sites, seed=seed)
+    if design.follow_up is None:
+        with output_folder(out) as partial:
+            _SIMULATED[design.kind](partial, participants, seed, listener)
+        return Simulated(f"generated ({design.kind})", f"{people} at {sites} sites", out, out / TRUTH)
+    by_value = design.follow_up.dropout_by == "value"
+    if design.kind not in _WITH_VISITS or (by_value and design.kind != "features"):
+        flag, kinds = ("--dropout-by value", "features") if by_value else ("visits", " and ".join(_WITH_VISITS))
+        raise CohortError(f"--kind {design.kind}: {flag} can be had of {kinds}")
+    schedule = plan_visits(participants, design.follow_up, seed=seed)
     with output_folder(out) as partial:
-        _SIMULATED[design.kind](partial, participants, design.seed, listener)
-    return Simulated(f"generated ({design.kind})", f"{people} at {sites} sites", out, out / TRUTH)
+        visits = _WITH_VISITS[design.kind](partial, participants, schedule, design.follow_up, seed, listener)
+    return Simulated(f"generated ({design.kind})", f"{visits} visits of {people} at {sites} sites", out, out / TRUTH)
+
+
+def _simulate_feature_visits(
+    folder: Path, people: pd.DataFrame, schedule: Schedule, follow_up: FollowUp, seed: int, listener: Listener
+) -> int:
+    del listener
+    made = simulate_visits(people, schedule, seed=seed)
+    there = attended(schedule, made.features.to_numpy(), follow_up, seed=seed)
+    own = {"levels": made.levels, "slopes": made.slopes}
+    kept = schedule.take(there)
+    write_feature_cohort(folder, kept.table, made.features[there], made.clean[there], made.truth, own)
+    return len(kept.table)
+
+
+def _simulate_brain_visits(
+    folder: Path, people: pd.DataFrame, schedule: Schedule, follow_up: FollowUp, seed: int, listener: Listener
+) -> int:
+    kept = schedule.take(attended(schedule, None, follow_up, seed=seed))
+    rates = {who: float(stream(seed, "rate", who).normal(*AGING)) for who in people["participant_id"]}
+    rate = kept.table["participant_id"].map(rates).to_numpy(float)
+    seen = kept.table.assign(age=kept.table["age"] + (rate - 1) * kept.years)
+    # A session at a time: of one table a person is one row.
+    drawn = [draw_brains(rows, seed=seed) for _, rows in seen.groupby("session_id", sort=False)]
+    order = np.concatenate([rows.index for _, rows in seen.groupby("session_id", sort=False)])
+    by_row = dict(zip(order.tolist(), (brain for brains in drawn for brain in brains), strict=True))
+    brains = [
+        replace(
+            by_row[row],
+            participant_id=f"{visit.participant_id}_{visit.session_id}",
+            noise_seed=int(stream(seed, "brain", str(visit.participant_id), str(visit.session_id)).integers(2**32)),
+        )
+        for row, visit in enumerate(kept.table.itertuples())
+    ]
+    _write_brains(folder, kept.table, brains, {"rates": rates}, seed, listener)
+    return len(brains)
+
+
+_WITH_VISITS = {"features": _simulate_feature_visits, "volume": _simulate_brain_visits}
 
 
 def _simulate_features(folder: Path, participants: pd.DataFrame, seed: int, listener: Listener) -> None:
@@ -102,16 +157,33 @@ def _simulate_features(folder: Path, participants: pd.DataFrame, seed: int, list
 
 
 def _simulate_brains(folder: Path, participants: pd.DataFrame, seed: int, listener: Listener) -> None:
-    brains = draw_brains(participants, seed=seed)
+    _write_brains(folder, participants, draw_brains(participants, seed=seed), {}, seed, listener)
+
+
+def _write_brains(
+    folder: Path,
+    participants: pd.DataFrame,
+    brains: Sequence[Brain],
+    truth: Mapping[str, Any],
+    seed: int,
+    listener: Listener,
+) -> None:
+    """Render brains, send each through its site's scanner, and write both; a row of the table each."""
     effects = draw_site_effects(sorted(set(participants["site"])), seed=seed)
-    truth = {**brain_truth(brains), "site": to_json(effects)}
+    truth = {**brain_truth(brains), **truth, "site": to_json(effects)}
+    session = "session_id" in participants
 
     def volumes() -> Iterator[tuple[str, Volume, Volume]]:
         for position, (brain, row) in enumerate(zip(brains, participants.itertuples(), strict=True)):
             data = render_brain(brain, BRAIN_SHAPE, BRAIN_SPACING)
             effect = effects[str(row.site)]
             scanned = apply_site_effect(data, (BRAIN_SPACING,) * 3, effect, seed=_own_seed(seed, position))
-            name = f"{row.participant_id}/anat/{row.participant_id}_T1w.nii.gz"
+            place, entities = str(row.participant_id), brain.participant_id
+            name = (
+                f"{place}/{row.session_id}/anat/{entities}_T1w.nii.gz"
+                if session
+                else f"{place}/anat/{entities}_T1w.nii.gz"
+            )
             yield name, Volume(scanned, _brain_affine()), Volume(data, _brain_affine())
 
     with listener.track("generate", len(participants)) as advance:
