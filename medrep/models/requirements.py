@@ -1,7 +1,9 @@
 """Memory, disk and processor time that training and export of volumes take, said before they are taken.
 
 Estimates of models that fit each column by itself, whose memory hangs on voxels and not on people: what is kept of a voxel, the
-bands in which batch effects are shrunk, and a few whole images. The constants were measured on whole heads at 1 mm.
+bands in which batch effects are shrunk, and a few whole images. The constants were measured on whole heads at 1 mm. Those of
+networks, whose memory hangs on the people of a step, were measured on heads at 2 mm; their time is that of a training which never
+stops early.
 """
 
 import os
@@ -19,6 +21,10 @@ _BANDS, _REPORT = 2.2e-8, 1e-6  # seconds a voxel of the grid and field, and a v
 _START, _IMPORTED = 3.0, 4.0  # seconds until the first image is read, and to write what is found; and to load MONAI
 _TRANSFORMED, _WRITTEN = 7.4e-8, 1.1e-7  # seconds a voxel that is changed, and that is packed
 _MOST, _SHARE = 4e9, 0.5
+_ACTIVATIONS, _DRAWN = 54, 250  # whole images in float32 for each person of a batch, and for the report
+_EPOCH, _BELOW = 7e-7, 5.2e-7  # seconds a voxel and person, of an epoch and of the layers below the network
+_SCANNER, _ANCHORED, _SHOWN = 1.1e-6, 3e-7, 3.3e-5  # the same of fitting and undoing a scanner; of the report, a voxel
+_NETWORK, _LOADED, _MOVED = 0.65e9, 9.0, 3.6e-7  # bytes and seconds of the program; seconds a voxel moved and written
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Requirements:
         model: Bytes of the model's folder.
         export_memory: Bytes of each process.
         export_seconds: Processor time of all people.
+        network: Whether a network is trained, which may stop early and has no use for a mask.
     """
 
     train_memory: float
@@ -40,12 +47,14 @@ class Requirements:
     model: float
     export_memory: float
     export_seconds: float
+    network: bool = False
 
     def lines(self, masked: bool) -> list[str]:
         """Return what is said of it, and what would make it less where it is much."""
         said = [
-            f"train takes about {_size(self.train_memory)} of memory, {_size(self.train_disk)} of disk beside OUT and"
-            f" {_time(self.train_seconds)} of processor time; the model {_size(self.model)}",
+            f"train takes about {_size(self.train_memory)} of memory, {_size(self.train_disk)} of disk"
+            f" {'beside OUT and in TMPDIR' if self.network else 'beside OUT'} and {'at most ' if self.network else ''}"
+            f"{_time(self.train_seconds)} of processor time; the model {_size(self.model)}",
             f"export takes about {_size(self.export_memory)} of memory a process and {_time(self.export_seconds)} of processor"
             " time in all",
         ]
@@ -54,7 +63,14 @@ class Requirements:
     def much(self, masked: bool) -> str:
         """Return what would make a training smaller that takes more memory than is usual."""
         taken, usual = _size(self.train_memory), _size(usual_memory())
-        return f"training takes about {taken} of memory, more than {usual}: {_cure(masked)}"
+        return f"training takes about {taken} of memory, more than {usual}: {self.cure(masked)}"
+
+    def cure(self, masked: bool) -> str:
+        """Return what would make a training smaller."""
+        coarser = "resample to larger voxels (--set 'input.spacing=[2, 2, 2]')"
+        if self.network:
+            return f"take fewer people a step (--set settings.training.batch=8), or {coarser}"
+        return coarser if masked else f"give a mask (--mask auto), or {coarser}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,38 @@ class ColumnFits:
         )
 
 
+@dataclass(frozen=True)
+class NetworkFit:
+    """Fits of a network and of the layers below it, as far as their size tells what they take.
+
+    Attributes:
+        kept: Numbers that are kept of each voxel.
+        batch: People of a step; 0 where no network is trained.
+        epochs: At most, in all.
+        scanned: People that a scanner's layer is told from; 0 without one.
+    """
+
+    kept: float
+    batch: float
+    epochs: int
+    scanned: int
+
+    def requirements(self, images: Images) -> Requirements:
+        """Estimate what training on images takes, and export of them."""
+        trained, scanned, model = self.batch > 0, self.scanned > 0, 4.0 * images.voxels * self.kept
+        below = images.people * (_BELOW + scanned * _ANCHORED) + self.scanned * _SCANNER
+        work = below + self.epochs * images.people * _EPOCH
+        return Requirements(
+            _NETWORK + model + 4 * images.voxels * max(self.batch * _ACTIVATIONS, _DRAWN),
+            4.0 * images.people * images.voxels * (1 + scanned + 3 * trained),
+            _LOADED + images.people * images.seconds + images.voxels * (work + _SHOWN),
+            model,
+            _NETWORK + _IMAGES * 4 * images.voxels + model,
+            _LOADED + images.people * (images.seconds + images.voxels * (_ANCHORED + _MOVED)),
+            network=True,
+        )
+
+
 def refuse_beyond(needed: Requirements | None, memory: float, masked: bool) -> None:
     """Refuse a training that takes more memory than it may.
 
@@ -130,8 +178,8 @@ def refuse_beyond(needed: Requirements | None, memory: float, masked: bool) -> N
     """
     if needed is not None and 0 < memory < needed.train_memory:
         raise ModelError(
-            f"training takes about {_size(needed.train_memory)} of memory, and --memory allows {_size(memory)}: {_cure(masked)},"
-            " or allow more"
+            f"training takes about {_size(needed.train_memory)} of memory, and --memory allows {_size(memory)}:"
+            f" {needed.cure(masked)}, or allow more"
         )
 
 
@@ -142,11 +190,6 @@ def usual_memory() -> float:
     except (ValueError, OSError):
         return _MOST
     return min(_SHARE * whole, _MOST)
-
-
-def _cure(masked: bool) -> str:
-    coarser = "resample to larger voxels (--set 'input.spacing=[2, 2, 2]')"
-    return coarser if masked else f"give a mask (--mask auto), or {coarser}"
 
 
 def _size(count: float) -> str:

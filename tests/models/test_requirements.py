@@ -71,8 +71,34 @@ def test_estimates_are_near_to_what_was_measured(mask):
     assert all(1 / 1.5 < one / other < 1.5 for one, other in zip(estimates, measured, strict=True)), estimates
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(60, 50_000), st.integers(1000, HEAD), st.sampled_from(["yes", "no", "auto"]))
+def test_the_memory_of_a_network_hangs_on_its_batch(people, voxels, scanner):
+    given_settings = {"body": "conv", "hidden": [4, 8, 16], "scanner": scanner, "training": {"batch": 16}}
+    once, twice = (
+        needed(count, voxels, voxels, model="conditional_vae", settings=given_settings)
+        for count in (people, 2 * people)
+    )
+    assert twice.train_memory <= 1.2 * once.train_memory  # batches are of nearly one size
+    assert twice.train_disk == 2 * once.train_disk
+    assert twice.train_seconds > once.train_seconds
+    smaller = {**given_settings, "training": {"batch": 8}}
+    less = needed(people, voxels, voxels, model="conditional_vae", settings=smaller)
+    assert "settings.training.batch=8" in less.much(masked=False)
+    assert "of disk beside OUT and in TMPDIR and at most " in less.lines(masked=False)[0]
+    assert less.train_memory < once.train_memory
+
+
+def test_a_network_without_judges_or_with_a_given_strength_takes_less_time():
+    chosen = {"body": "conv", "hidden": [4, 8, 16]}
+    whole = needed(200, BRAIN, BRAIN, model="conditional_vae", settings=chosen)
+    given_strength = needed(200, BRAIN, BRAIN, model="conditional_vae", settings={**chosen, "strength": 1.0})
+    nobody = needed(200, BRAIN, BRAIN, model="conditional_vae", settings={**chosen, "validation": 0.0})
+    assert nobody.train_seconds < given_strength.train_seconds < whole.train_seconds
+    assert nobody.train_memory < given_strength.train_memory == whole.train_memory
+
+
 def test_of_other_models_nothing_is_said():
-    assert needed(200, HEAD, HEAD, model="conditional_vae") is None
     assert needed(200, HEAD, HEAD, input={"kind": "features"}) is None
 
 

@@ -10,7 +10,7 @@ The first band is the span of what a batch plausibly does; the rest of the field
 span is the mean over columns and the rest is one band, which is ComBat's normal prior N(mean, variance) a level. For voxels the
 span is what a scanner does, an offset and a gain that vary slowly over the field of view, and the rest falls into shells of
 spatial frequency of the cosine transform, so that smooth effects keep their strength and voxel-wise noise does not. For columns
-with neighbours (vertices of a mesh) the span is the mean, and the rest falls into what 1, 4, 16 and 64 steps of a lazy random
+with neighbours (vertices of a mesh) the span is the mean, and the rest falls into what 1, 3, 10 and 32 steps of a random
 walk on the mesh smooth away, one after the other, and what they leave: not orthogonal, but their sum is the field. How much
 energy noise has in each band is measured on the training residuals, so correlation between columns is accounted for; on a mesh,
 whose smoothest bands hold few independent values, its deviation over people is added.

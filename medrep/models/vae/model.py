@@ -72,6 +72,7 @@ from medrep.models.base import (
 )
 from medrep.models.exceptions import Exceptions, Settling
 from medrep.models.linear.model import LinearModel
+from medrep.models.requirements import Images, NetworkFit, Requirements
 from medrep.models.vae.fit import fit_parts
 from medrep.models.vae.latents import Discriminants
 from medrep.models.vae.network import VaeParts
@@ -84,6 +85,8 @@ Latents = Float[np.ndarray, "people latents"]
 Data = Float[np.ndarray, "people columns"]
 
 _AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
+
+_STRENGTHS, _FEWEST_JUDGES = 4, 8  # strengths that are tried at most, and people without whom none is
 
 
 @persisted(keys=("settings", "schema", "names", "grid", "linear", "latents", "scanner", "seed"))
@@ -303,6 +306,27 @@ class ConditionalVae(Model):
     def effect_terms(cls, settings: VaeSettings) -> EffectTerms:
         """Return the terms of the linear layer; see `Model.effect_terms`."""
         return replace(LinearModel.effect_terms(settings.linear), section="settings.linear")
+
+    @classmethod
+    def requirements(
+        cls,
+        settings: VaeSettings,
+        schema: CovariateSchema,
+        frame: pd.DataFrame,  # noqa: ARG003
+        images: Images,
+    ) -> Requirements:
+        """Estimate from the size of a step and the epochs at most; see `Model.requirements`."""
+        training = settings.training
+        judged = settings.validation * images.people >= _FEWEST_JUDGES and settings.body != "linear"
+        stages = 1 if settings.strength >= 0 or settings.independence == "none" else _STRENGTHS
+        fitted = (1 - settings.validation) * images.people
+        batch = fitted / max(1, round(fitted / training.batch)) if judged else 0.0
+        levels = [len(schema.levels(name)) for name in schema.batches]
+        scanner = settings.scanner == "yes" or (settings.scanner == "auto" and len(levels) == 1)
+        scanned = min(images.people, sum(levels) * max(24, min(64, 2**24 // images.voxels))) if scanner else 0
+        effects = 2 + len(schema.names) * settings.linear.spline_degrees + 2 * sum(levels)
+        epochs = (stages + 1) * training.epochs if judged else 0
+        return NetworkFit(2.0 * settings.latents + effects, batch, epochs, scanned).requirements(images)
 
     def accelerated(self) -> "ConditionalVae":
         """Return the model with its network on CUDA where there is one."""
