@@ -153,7 +153,9 @@ harmonizationLearn(data, covariates)
 """
 _USAGE = """
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "mb": used.ru_maxrss / 1024}))
+# Not ru_maxrss, which begins with what the process held that started this one.
+most = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+print(json.dumps({"cpu": used.ru_utime + used.ru_stime, "mb": int(most) / 1024}))
 """
 
 
