@@ -22,7 +22,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.simulate.visits import FollowUp, plan_visits
 
-_PEOPLE, _COLUMNS, _SEEDS, _DRAWS = (40, 120), 10, 400, 300
+_PEOPLE, _COLUMNS, _SEEDS, _DRAWS = (40, 120), 10, 200, 300
 _DECLARED = (Covariate("age", "continuous"), Covariate("site", "categorical", role="batch"))
 _CASES = tuple(
     (people, visits, slope, errors)
@@ -121,11 +121,13 @@ def run(options: Options) -> Report:
         "change_slope",
         "change_correlation",
     ):
-        own = table[name].dropna()
+        # Deviations of lognormal noise are known too badly for an interval in their units: shown, and not asked.
+        asked = table["errors"].eq("normal") if name == "within_switch" else table["errors"].notna()
+        own, which = table.loc[asked, name].dropna(), "" if asked.all() else ", normal noise"
         lines.append(
             Line(
                 "within_people",
-                f"{name}: at least 93% of intervals hold the truth, within two standard errors",
+                f"{name}{which}: at least 93% of intervals hold the truth, within two standard errors",
                 f"{own.min():.3f} to {own.max():.3f}",
                 bool((own >= 0.93 - slack).all()),
             )

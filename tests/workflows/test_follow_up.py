@@ -159,3 +159,20 @@ def test_without_an_age_nothing_can_be_planted(once: Path, tmp_path: Path, capsy
     assert run("simulate", tmp_path / "out", "--from", cohort, "--visits", 2) == 1
     assert "covariates without a column" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_of_people_who_came_again_says_what_became_of_change(generated: Path, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow"
+    narrow.mkdir()
+    (narrow / "participants.tsv").write_bytes((generated / "participants.tsv").read_bytes())
+    table(generated / "features.tsv").iloc[:, :4].to_csv(narrow / "features.tsv", sep="\t")
+    simple = ("--set", "settings={spline_degrees: 1, components: 0}", "--tracking", "none")
+    assert run("train", narrow, tmp_path / "m", "--hold-out", 0.5, *simple) == 0
+    asked = ("--by", "sex", "--min-n", 12)
+    assert run("audit", narrow, tmp_path / "a", "--model", tmp_path / "m" / "model", *asked) == 0
+    found = pd.read_csv(tmp_path / "a" / "audit.tsv", sep="\t", index_col=["metric", "group"])
+    assert found.loc[("change_slope", "exported"), "estimate"] == pytest.approx(1, abs=0.1)
+    assert (
+        found.loc[("within_switch", "raw/site"), "estimate"] > found.loc[("within_switch", "exported/site"), "estimate"]
+    )
+    assert "Change within people" in (tmp_path / "a" / "report.html").read_text()
