@@ -126,6 +126,7 @@ class ScoreFactory(TaskFactory):
         unshrink: How the regression of predictions to the mean is undone.
         trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
         names: Columns of the cohort's table, in its order; none for files.
+        visits: How many one person has at most.
     """
 
     model: Path
@@ -133,6 +134,7 @@ class ScoreFactory(TaskFactory):
     unshrink: How
     trained: frozenset[str] | None = None
     names: tuple[str, ...] = ()
+    visits: int = 1
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -146,7 +148,7 @@ class ScoreFactory(TaskFactory):
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand: itself, its shift gate and its readouts, as far as it has them."""
         judge = saved_shift_detector(saved, self.rate, self.trained)
-        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink)
+        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink, visits=self.visits)
         return score_task(scorer, saved.input, self.names)
 
 
@@ -160,6 +162,7 @@ class TransformFactory(TaskFactory):
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at.
         visits: How many one person has at most.
+        years: How far people are moved along their own trajectories; None where ``target`` has values for everybody.
     """
 
     model: Path
@@ -167,6 +170,7 @@ class TransformFactory(TaskFactory):
     target: Mapping[str, str | float]
     label_free: bool = False
     visits: int = 1
+    years: float | None = None
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -179,7 +183,7 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits)
+        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits, self.years)
         return transform_task(transform, saved.input, self.to)
 
 

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, TextIO
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
 from medrep.cli.audit import add_audit, add_report
-from medrep.cli.models import add_check, add_demo, add_merge, add_sample, add_score, add_simulate, add_train
+from medrep.cli.models import (
+    add_check,
+    add_demo,
+    add_forecast,
+    add_merge,
+    add_sample,
+    add_score,
+    add_simulate,
+    add_train,
+)
 from medrep.cli.registry import add_promote, add_register
 from medrep.cli.transform import add_counterfactual, add_export
 from medrep.errors import EvidenceError, MedrepError, printable
@@ -31,7 +40,7 @@ __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", 
 
 _INTERRUPTED = 130
 _STORE = "MLFLOW_TRACKING_URI"
-_LISTS = ("--remove", "--keep", "--by", "--effects")
+_LISTS = ("--remove", "--keep", "--by", "--effects", "--years")
 """Switches that take names separated by commas, which people separate by blanks."""
 _EXIT_CODES = (
     "0 ok, 1 error, 2 usage, 3 finished with failed participants (listed), 4 a gate refused, 5 too little evidence"
@@ -44,6 +53,7 @@ _COMMANDS = (
     add_export,
     add_counterfactual,
     add_sample,
+    add_forecast,
     add_score,
     add_merge,
     add_audit,

@@ -18,6 +18,7 @@ from medrep.cli.arguments import (
     cohort_of,
     command,
     names,
+    number,
     pairs,
     show_batch,
 )
@@ -90,6 +91,12 @@ def add_counterfactual(commands: Commands) -> None:
     add_out(parser, resumes=True)
     add_model(parser)
     parser.add_argument(
+        "--years",
+        type=number,
+        metavar="N",
+        help="instead of --set: move each visit so many years along the person's own trajectory, e.g. +5",
+    )
+    parser.add_argument(
         "--set",
         dest="wanted",
         action="append",
@@ -112,6 +119,7 @@ def _counterfactual(options: argparse.Namespace, console: "Console") -> int:
     request = ExportRequest(
         remove=tuple(wanted),
         references=wanted,
+        years=options.years,
         unseen_site=options.unseen_site,
         extrapolate=options.extrapolate,
         only=options.participant_label,
