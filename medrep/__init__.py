@@ -42,6 +42,7 @@ _PUBLIC = {
     "VaeSettings": "medrep.models",
     "audit": "medrep.workflows.datasets",
     "export": "medrep.workflows.datasets",
+    "forecast": "medrep.workflows.datasets",
     "load": "medrep.workflows.datasets",
     "read_cohort": "medrep.workflows.datasets",
     "read_config": "medrep.config",

@@ -44,7 +44,7 @@ def run(*words: object) -> int:
 
 def test_every_command_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     commands = ("demo", "simulate", "check", "train", "export", "counterfactual", "sample", "score", "merge", "audit")
-    for command in (*commands, "report", "register", "promote"):
+    for command in (*commands, "forecast", "report", "register", "promote"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert "--log {text,json}" in capsys.readouterr().out, command

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from unittest.mock import patch
@@ -30,6 +31,8 @@ from medrep._files import mark_output
 from medrep.audit.finding import Finding
 from medrep.batch.journal import Journal
 from medrep.cli import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE, main
+from medrep.models.linear.random_effects import EffectErrors
+from medrep.models.saved import SavedModel
 from medrep.tracking.audits import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
@@ -219,10 +222,22 @@ class FitContext:
         """Score with the model."""
         return run("score", cohort or self.cohort, out or self.folder() / "o", "--model", self.model, *more)
 
-    def transformed(self, *wanted: str) -> int:
+    def transformed(self, *wanted: str, years: str = "") -> int:
         """Ask for a counterfactual."""
-        switches = (part for text in wanted for part in ("--set", text))
+        switches = [part for text in wanted for part in ("--set", text)] + (["--years", years] if years else [])
         return run("counterfactual", self.cohort, self.folder() / "o", "--model", self.model, *switches)
+
+    @cached_property
+    def followed(self) -> tuple[Path, Path]:
+        """A cohort of people who all came again, and a model of it."""
+        cohort, out = self.table(*came_again(lambda k, visit: "AB"[k // 2 % 2])), self.folder() / "trained"
+        assert run("train", cohort, out, "--quiet", *simple()) == OK
+        return cohort, out / "model"
+
+    def forecast(self, years: str, *more: str, model: Path | None = None) -> int:
+        """Forecast people who came again."""
+        cohort, own = self.followed
+        return run("forecast", cohort, self.folder() / "o", "--model", model or own, "--years", years, *more)
 
     def audit(self, *more: object, cohort: Path | None = None, model: Path | None = None) -> int:
         """Audit the model."""
@@ -668,17 +683,25 @@ def samples(work: FitContext, text: str, *, listed: bool = False) -> int:
     return run("check", cohort)
 
 
-def twice_on_two_sites(work: FitContext) -> int:
-    """Check people who all came again, a year later and to the other site."""
+def came_again(site: Callable[[int, int], str]) -> tuple[str, str]:
+    """Return tables of people who all came again a year later."""
     people = ["participant_id\tsession_id\tage\tsex\tsite"]
     features = [FEATURES.splitlines()[0].replace("\t", "\tsession_id\t", 1)]
     noise = np.random.default_rng(2).normal(size=(2, COUNT, 3)).round(3)
     for k in range(COUNT):
         for visit in range(2):
             name = f"sub-{k:02d}\tses-{visit}"
-            people.append(f"{name}\t{20 + k + visit}\t{'FM'[k % 2]}\t{'AB'[visit]}")
+            people.append(f"{name}\t{20 + k + visit}\t{'FM'[k % 2]}\t{site(k, visit)}")
             features.append("\t".join([name, *map(str, noise[visit, k])]))
-    return run("check", work.table("\n".join(people) + "\n", "\n".join(features) + "\n"))
+    return "\n".join(people) + "\n", "\n".join(features) + "\n"
+
+
+def unsure(work: FitContext) -> Path:
+    """Copy a model of people who came again without how well it knows its effects."""
+    saved = SavedModel.load(work.followed[1])
+    out = work.folder() / "model"
+    replace(saved, model=replace(saved.model, people=replace(saved.model.people, known=EffectErrors()))).save(out)  # type: ignore[attr-defined,type-var]
+    return out
 
 
 def wide_removal(work: FitContext) -> int:
@@ -935,7 +958,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     # Confounding
     "aliased covariates: their effects cannot be separated": lambda w: run("train", w.table(ALIASED), w.folder() / "o"),
     "cannot be told apart": lambda w: w.check(ALIASED),
-    "cannot be told apart within people": twice_on_two_sites,
+    "cannot be told apart within people": lambda w: w.check(*came_again(lambda k, visit: "AB"[visit])),
     # Configuration
     "no such configuration; give a file or a shipped one": lambda w: run("check", w.cohort, "--config", "lineal.yaml"),
     "write it as dotted.path=value": lambda w: w.settings("input.kind"),
@@ -973,6 +996,12 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "the model does not know": lambda w: w.export("--remove", "scanner"),
     "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
     "nothing to set; name one or more of": lambda w: w.transformed(),
+    "the model does not know people over time": lambda w: w.forecast("1", model=w.model),
+    "people would be beyond those of training": lambda w: w.forecast("5"),
+    "give numbers of 0 and more, e.g. --years 1,2,5": lambda w: w.forecast("-1"),
+    "--years says which": lambda w: w.forecast("1", "--set", "age=30"),
+    "the one moves each person along their own trajectory": lambda w: w.transformed("age=30", years="1"),
+    "intervals leave that out; train it again": lambda w: w.forecast("1", "--extrapolate", model=unsure(w)),
     "write it as NAME=VALUE": lambda w: w.transformed("age"),
     "model does not sample; train with --config vae_features.yaml": lambda w: run(
         "sample", w.folder() / "o", "--model", w.model, "--n", 3
@@ -1101,6 +1130,7 @@ CODES = {
     "repeated identical row(s) merged": OK,
     "its effect is estimated from few people": OK,
     "its people leave the range of training": OK,
+    "intervals leave that out; train it again": OK,
     "and the model takes them to add up": OK,
     "is read as": OK,
     "is like a code for a missing value": OK,

@@ -24,6 +24,7 @@ from medrep.cli.models import (
     add_counterfactual,
     add_demo,
     add_export,
+    add_forecast,
     add_merge,
     add_sample,
     add_score,
@@ -39,7 +40,7 @@ __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", 
 
 _INTERRUPTED = 130
 _STORE = "MLFLOW_TRACKING_URI"
-_LISTS = ("--remove", "--keep", "--by", "--effects")
+_LISTS = ("--remove", "--keep", "--by", "--effects", "--years")
 """Switches that take names separated by commas, which people separate by blanks."""
 _CODES = {EvidenceError: TOO_LITTLE, UnfinishedError: USAGE}
 _EXIT_CODES = (
@@ -53,6 +54,7 @@ _COMMANDS = (
     add_export,
     add_counterfactual,
     add_sample,
+    add_forecast,
     add_score,
     add_merge,
     add_audit,

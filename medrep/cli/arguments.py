@@ -306,6 +306,11 @@ def number(text: str) -> float:
     return value
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Return numbers separated by commas."""
+    return tuple(number(one) for one in names(text))
+
+
 def names(text: str) -> tuple[str, ...]:
     """Return names separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

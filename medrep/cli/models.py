@@ -29,6 +29,7 @@ from medrep.cli.arguments import (
     memory,
     names,
     number,
+    numbers,
     overrides,
     pairs,
     request_of,
@@ -261,6 +262,50 @@ def _sample(options: argparse.Namespace, console: "Console") -> int:
     return OK
 
 
+def add_forecast(commands: Commands) -> None:
+    """Add ``medrep forecast``."""
+    text = "say what further visits of people will measure, with intervals"
+    parser = command(commands, "forecast", text, _forecast)
+    add_cohort(parser)
+    add_out(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--years",
+        type=numbers,
+        required=True,
+        metavar="1,2,5",
+        help="how long after each person's last visit, separated by commas",
+    )
+    parser.add_argument(
+        "--set",
+        dest="wanted",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a covariate that is another one by then, e.g. site=S0 (default: all but the age as at the last visit)",
+    )
+    add_unseen_site(parser)
+    add_extrapolate(parser, "ages to come (and people far)")
+
+
+def _forecast(options: argparse.Namespace, console: "Console") -> int:
+    from medrep.workflows.forecast import ForecastRequest, forecast
+
+    request = ForecastRequest(
+        options.years,
+        pairs("--set", options.wanted),
+        options.unseen_site,
+        options.extrapolate,
+        options.participant_label,
+        options.exclude,
+        options.overwrite,
+    )
+    done = forecast(cohort_of(options), options.out, options.model, request, console)
+    told = f"{done.people} people, told from {done.visits} visits"
+    console.summary("forecast; a model's answer, not what will be", told, {"forecast": done.table})
+    return OK
+
+
 def add_score(commands: Commands) -> None:
     """Add ``medrep score``."""
     text = "say how well a model draws each person, and how unusual they are at their covariates"
@@ -403,6 +448,12 @@ def add_counterfactual(commands: Commands) -> None:
     add_cohort(parser)
     add_out(parser, resumes=True)
     add_model(parser)
+    parser.add_argument(
+        "--years",
+        type=number,
+        metavar="N",
+        help="instead of --set: move each visit so many years along the person's own trajectory, e.g. +5",
+    )
     parser.add_argument(
         "--set",
         dest="wanted",

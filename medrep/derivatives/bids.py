@@ -97,6 +97,7 @@ class Removal:
         certificates: What the model's guard leaves of each removed covariate in the latents.
         left: What the model leaves as it is (`left_alone`).
         not_removed: What the model does not remove, in words; empty where nothing is known of the kind.
+        own: Whether each person was moved along their own trajectory, by what ``references`` says.
     """
 
     model: str
@@ -111,6 +112,7 @@ class Removal:
     certificates: tuple[Certificate, ...] = ()
     left: dict[str, Any] = field(default_factory=dict)
     not_removed: str = ""
+    own: bool = False
 
     @property
     def desc(self) -> str:
@@ -122,6 +124,7 @@ class Removal:
         kept = ", ".join(self.kept) or "nothing else"
         if self.purpose == "counterfactual":
             values = ", ".join(f"{name}={value}" for name, value in self.references.items())
+            values += " along each person's own trajectory" if self.own else ""
             return {
                 "Description": f"What a model expects with {values}; {kept} as they are. A model's answer, not a causal fact.",
                 **self._shared(),

@@ -25,6 +25,7 @@ from medrep.models.shift import ShiftDetector, scanner_of
 STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
 OUTSIDE = "outside_training"
+GAIN = "gain_z"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
     "mm": "mean distance between the surface and the one that the model draws, mm",
@@ -115,6 +116,10 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         "shift_reason": {"Description": "the statistic that stands out most, in standard deviations"},
         "reconstruction_error": {"Description": _UNITS[unit], "Units": unit},
         "deviation": {"Description": "how unusual a person is at their covariates; about 1 for a typical one"},
+        GAIN: {
+            "Description": "how unusual the change since the person's visit before is, given that visit: root mean square over"
+            " columns of (z2 - r z1) / sqrt(1 - r^2); about 1 for a typical change, n/a at first visits"
+        },
         OUTSIDE: {
             "Description": "how far beyond the range of training a covariate lies; the farthest of several, 0 inside",
             "Units": "standard deviations of the covariate in training",
@@ -139,6 +144,7 @@ class Scorer:
         readouts: What predicts covariates from the data.
         unshrink: How their regression to the mean is undone.
         measure: Whether outcomes hold the statistics that a judge is calibrated with.
+        visits: How many one person has at most; 0 where nobody asks how they changed.
     """
 
     model: Model
@@ -147,6 +153,16 @@ class Scorer:
     readouts: tuple[Prediction, ...] = ()
     unshrink: How = "none"
     measure: bool = False
+    visits: int = 0
+
+    @property
+    def by_person(self) -> bool:
+        """True if visits of a person are scored together."""
+        return self.visits > 1 and self._gains
+
+    @property
+    def _gains(self) -> bool:
+        return self.visits > 0 and "forecast" in self.model.capabilities
 
     @property
     def measures(self) -> bool:
@@ -156,7 +172,7 @@ class Scorer:
     @property
     def block_size(self) -> int:
         """How many people go through the model together."""
-        return block_size(self.model.columns.count, self.most)
+        return block_size(self.model.columns.count, self.most, self.visits if self.by_person else 1)
 
     def results(
         self,
@@ -174,7 +190,8 @@ class Scorer:
             images: `STATISTICS` of each image, where ``measures`` asks for them.
         """
         block, standing, places = in_places(rows, people, self.block_size)
-        found = self.model.scores(self.model.dataset(block, sample_frame(standing)))
+        whose = standing.persons.astype(str).tolist() if self.by_person else None
+        found = self.model.scores(self.model.dataset(block, sample_frame(standing), whose))
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}
@@ -187,6 +204,8 @@ class Scorer:
         results = []
         for place, one in zip(places, people, strict=True):
             figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            if self._gains:
+                figures[GAIN] = float("nan") if found.gain is None else float(found.gain[place])
             for name, values in predicted.items():
                 figures[f"{PREDICTED}{name}"] = float(values[place])
                 figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])
@@ -216,7 +235,7 @@ class ScoreRows(Task):
         del kind
         self._scorer = replace(scorer, most=_MOST_ROWS)
         self._order = column_order(scorer.model.columns.names, names)
-        self.block_size = self._scorer.block_size
+        self.block_size, self.by_person = self._scorer.block_size, self._scorer.by_person
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Score a few rows; see `Task.work`."""
@@ -246,6 +265,7 @@ class ScoreFactory(TaskFactory):
         unshrink: How the regression of predictions to the mean is undone.
         trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
         names: Columns of the cohort's table, in its order; none for files.
+        visits: How many one person has at most.
     """
 
     model: Path
@@ -253,6 +273,7 @@ class ScoreFactory(TaskFactory):
     unshrink: How
     trained: frozenset[str] | None = None
     names: tuple[str, ...] = ()
+    visits: int = 1
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -269,5 +290,5 @@ class ScoreFactory(TaskFactory):
         if saved.shift is not None:
             known = known_rows(saved.provenance.rows, self.trained)
             judge = ShiftDetector(saved.shift, scanner_of(saved.model.schema), self.rate, known)
-        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink)
+        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink, visits=self.visits)
         return score_task(scorer, saved.input, self.names)

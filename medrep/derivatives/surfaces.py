@@ -114,7 +114,7 @@ class ScoreSurfaces(Task):
     def __init__(self, scorer: Scorer, kind: InputKind[SurfaceInput], names: Sequence[str]) -> None:
         del names
         self._scorer, self._wanted = scorer, kind.section
-        self.block_size = scorer.block_size
+        self.block_size, self.by_person = scorer.block_size, scorer.by_person
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Score a few people; see `Task.work`."""

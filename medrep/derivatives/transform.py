@@ -147,6 +147,8 @@ class Transform:
         label_free: Whether nobody's covariates are looked at; needs a model that is ``unlabelled``.
         unit: What moves the logarithms of each image's own units; None where these stay.
         visits: How many one person has at most.
+        years: How far each visit is moved along its person's own trajectory, in place of values that everybody gets; ``target``
+            names the covariate.
     """
 
     model: Model
@@ -154,11 +156,13 @@ class Transform:
     label_free: bool = False
     unit: Model | None = None
     visits: int = 1
+    years: float | None = None
 
     @property
     def by_person(self) -> bool:
         """True if visits of a person are moved together."""
-        return self.visits > 1 and self.model.by_person and not self.label_free
+        own = self.model.by_person or self.years is not None
+        return self.visits > 1 and own and not self.label_free
 
     def units(self, own: Float[np.ndarray, " units"], frame: pd.DataFrame) -> Float[np.ndarray, " units"] | None:
         """Return the logarithms of the units that a person gets; None where they stay.
@@ -176,6 +180,8 @@ class Transform:
         """Return the rows without the removed effects."""
         if self.label_free:
             return self.model.remove_unlabelled(dataset, list(self.target))
+        if self.years is not None:
+            return self.model.follow(dataset, self.years)
         return self.model.remove(dataset, self.target)
 
     def outside(self, frame: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -191,7 +197,7 @@ class Transform:
 
     def move_and_encode(self, dataset: Dataset) -> tuple[Float[np.ndarray, "people columns"], Posterior]:
         """Return both, with the deviations of latents where the model hands them out."""
-        if self.label_free:
+        if self.label_free or self.years is not None:
             return self.transform(dataset), (self.encode(dataset), None)
         return self.model.remove_and_encode(dataset, self.target)
 
@@ -321,6 +327,7 @@ class TransformFactory(TaskFactory):
         target: Removed covariate -> reference.
         label_free: Whether nobody's covariates are looked at.
         visits: How many one person has at most.
+        years: How far people are moved along their own trajectories; None where ``target`` has values for everybody.
     """
 
     model: Path
@@ -328,6 +335,7 @@ class TransformFactory(TaskFactory):
     target: Mapping[str, str | float]
     label_free: bool = False
     visits: int = 1
+    years: float | None = None
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -340,5 +348,5 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits)
+        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits, self.years)
         return transform_task(transform, saved.input, self.to)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.special import stdtrit
 
 from medrep._persisted import to_state
 from medrep._structuring import from_state
@@ -38,12 +39,37 @@ class Scores:
             over latents (over columns, where a model has no latents) in standard deviations of people of training.
         latents: As `Model.encode` returns them.
         latents_sd: How well each is known; None where the model does not say.
+        gain: How unusual the change since the person's visit before is: about 1 for a typical one, NaN at first visits; None
+            where the model does not know visits, or nobody has several.
     """
 
     reconstruction_error: Float[np.ndarray, " people"]
     deviation: Float[np.ndarray, " people"]
     latents: Float[np.ndarray, "people latents"]
     latents_sd: Float[np.ndarray, "people latents"] | None = None
+    gain: Float[np.ndarray, " people"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Expectation of further measurements of people: Student's distribution each, NaN where nothing is said.
+
+    Attributes:
+        estimate: Means, in data units.
+        sd: Standard deviations.
+        freedom: Degrees of freedom that these are known with; infinite where a model does not say.
+    """
+
+    estimate: Float[np.ndarray, "further columns"]
+    sd: Float[np.ndarray, "further columns"]
+    freedom: Float[np.ndarray, "further columns"]
+
+    def interval(
+        self, share: float
+    ) -> tuple[Float[np.ndarray, "further columns"], Float[np.ndarray, "further columns"]]:
+        """Return the ends of the interval that holds a share of what may be measured, the same share beyond either end."""
+        half = self.sd * stdtrit(self.freedom, (1 + share) / 2)
+        return self.estimate - half, self.estimate + half
 
 
 def root_mean_square(
@@ -53,7 +79,7 @@ def root_mean_square(
     return np.sqrt(np.divide(np.maximum(squares, 0), counts, out=np.full(len(squares), np.nan), where=counts > 0))
 
 
-Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects"]
+Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast"]
 """What not every model can:
 
 - ``joint``: removing what only columns together tell, not each of them alone;
@@ -61,7 +87,8 @@ Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "moti
 - ``unlabelled``: removal and latents of people none of whose covariates is known;
 - ``organs``: its columns are distances to the surface of an organ;
 - ``motion``: saying how points of an organ move;
-- ``effects``: what covariates do to an organ's surface, with intervals.
+- ``effects``: what covariates do to an organ's surface, with intervals;
+- ``forecast``: what further visits of a person will measure, and the person's own trajectory.
 """
 
 _REFUSALS: Mapping[Capability, str] = {
@@ -71,6 +98,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "organs": "a {kind} model does not model organs; train with --config additive_shape.yaml",
     "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
     "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
+    "forecast": "a {kind} model does not forecast; train with --config linear.yaml on a table of people who come again",
 }
 
 Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
@@ -408,6 +436,45 @@ class Model(ABC):
             ModelError: A model that does not ``sample``.
         """
         raise ModelError(self.refusal("sample"))
+
+    def forecast(
+        self,
+        dataset: Dataset,  # noqa: ARG002
+        to: pd.DataFrame,  # noqa: ARG002
+        whose: Sequence[str],  # noqa: ARG002
+    ) -> Forecast:
+        """Return what further measurements of people are expected to give, of all their visits that are here.
+
+        Args:
+            dataset: Visits of people, one or more each.
+            to: Covariates of the further measurements, in the schema's form.
+            whose: Participant of each, one of the dataset's.
+
+        Raises:
+            ModelError: A model that does not ``forecast``.
+        """
+        raise ModelError(self.refusal("forecast"))
+
+    def follow(
+        self,
+        dataset: Dataset,  # noqa: ARG002
+        years: float,  # noqa: ARG002
+    ) -> Float[np.ndarray, "visits columns"]:
+        """Move each visit along its person's own trajectory; with 0 years data come back as they are.
+
+        Args:
+            dataset: Visits of people, all of each person's that are known; NaN stays NaN.
+            years: How far, in the unit of the covariate that people were followed over.
+
+        Raises:
+            ModelError: A model that does not ``forecast``.
+        """
+        raise ModelError(self.refusal("forecast"))
+
+    @property
+    def followed(self) -> str:
+        """The covariate that people were followed over; empty where a model does not ``forecast``."""
+        return ""
 
     def carry(
         self,

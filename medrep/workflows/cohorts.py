@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from medrep._files import is_output, not_ours
@@ -17,7 +18,7 @@ from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
 from medrep.cohort.support import outside_training, refuse_far
-from medrep.errors import CohortError, MedrepError, ModelError, few, listed
+from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, few, listed
 from medrep.models import Model
 from medrep.models.left_alone import summed, unmeasured
 from medrep.models.saved import SavedModel, refuse_other_kind
@@ -225,6 +226,45 @@ def check_earlier(cohort: Cohort, saved: SavedModel, listener: Listener, transfo
         listener.warn(
             f"the model was trained on data that medrep had moved along {', '.join(lacking)}; nothing says so of these data"
         )
+
+
+def check_followed(saved: SavedModel, switch: str) -> None:
+    """Refuse a model that knows no trajectories of people.
+
+    Raises:
+        ModelError: Why, and what can.
+    """
+    if refused := saved.model.refusal("forecast"):
+        raise ModelError(f"{switch}: {refused}")
+
+
+def later(frame: pd.DataFrame, name: str, years: Sequence[float]) -> pd.DataFrame:
+    """Return covariates so many years later: every row once for each, those of a row side by side.
+
+    Args:
+        frame: Covariates.
+        name: The covariate that people were followed over.
+        years: How many.
+    """
+    repeated = frame.iloc[np.repeat(np.arange(len(frame)), len(years))]
+    return repeated.assign(**{name: repeated[name].astype(float) + np.tile(np.asarray(years, float), len(frame))})
+
+
+def refuse_beyond(schema: CovariateSchema, frame: pd.DataFrame, name: str) -> None:
+    """Refuse ages to come that nobody of training had.
+
+    Args:
+        schema: Of the model.
+        frame: Covariates to come.
+        name: The covariate that people were followed over.
+
+    Raises:
+        CovariateError: All of them.
+    """
+    beyond = [one.said for one in outside_training(schema, frame[[name]])]
+    if beyond:
+        cure = "choose fewer years, leave people out with --exclude, or pass --extrapolate to be told what the model guesses"
+        raise CovariateError(listed("people would be beyond those of training", beyond, cure))
 
 
 def note_unplaced(saved: SavedModel, listener: Listener) -> None:

@@ -26,12 +26,15 @@ from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import Silent
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.config import Config, parse_config, read_config
+from medrep.derivatives.bids import MISSING
 from medrep.errors import listed
 from medrep.models.prediction import How
 from medrep.models.saved import SavedModel
 from medrep.workflows.audit import AuditFindings, AuditRequest
 from medrep.workflows.audit import audit as audit_cohort
 from medrep.workflows.cohorts import Selection, load_trained, read_unseen
+from medrep.workflows.forecast import NUMBERS, ForecastRequest
+from medrep.workflows.forecast import forecast as forecast_cohort
 from medrep.workflows.score import ScoreRequest
 from medrep.workflows.score import score as score_cohort
 from medrep.workflows.train import (
@@ -225,6 +228,43 @@ def score(
         done = score_cohort(dataset.as_cohort(), folder, model, request, _LISTENER, options=_INLINE)
         _warn_of_failures(done)
         return pd.read_csv(folder / "scores.tsv", sep="\t", dtype=dict.fromkeys(KEY_COLUMNS, str))
+
+
+def forecast(
+    model: SavedModel,
+    dataset: Dataset,
+    years: Sequence[float | int],
+    *,
+    others: Mapping[str, str | float | int] | None = None,
+    unseen_site: Literal["error", "adapt"] = "error",
+    extrapolate: bool = False,
+    out: Path | str | None = None,
+) -> pd.DataFrame:
+    """Say what further visits of people will measure, with intervals, told from all of their visits that are here.
+
+    Args:
+        model: The model, trained on people who came again.
+        dataset: Visits of people, one or more each.
+        years: How long after each person's last visit.
+        others: Covariate -> value at that time, where it is not that of the last visit: ``{"site": "S0"}``.
+        unseen_site: What sites that training did not have do.
+        extrapolate: Whether ages to come that nobody of training had are taken, and people far outside its range.
+        out: Where what `medrep forecast` writes is to stay; nowhere by default.
+
+    Returns:
+        The table forecast.tsv: a row a person, number of years and feature.
+
+    Raises:
+        MedrepError: A model that does not forecast, or people who cannot be used, by name.
+    """
+    chosen = {name: str(value) for name, value in (others or {}).items()}
+    request = ForecastRequest(tuple(float(year) for year in years), chosen, unseen_site, extrapolate)
+    with _folder(out) as folder:
+        done = forecast_cohort(dataset.as_cohort(), folder, model, request, _LISTENER)
+        texts = dict.fromkeys(("participant_id", "from_session", "feature"), str)
+        return pd.read_csv(
+            done.table, sep="\t", dtype=texts, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, MISSING)
+        )
 
 
 def audit(

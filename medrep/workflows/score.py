@@ -106,9 +106,10 @@ def score(
 
     marks = _trained_rows(trained.address)
     names = cohort.source.features.names
+    visits = int(cohort.table.loc[frame.index, "participant_id"].astype(str).value_counts().max())
 
     def step(known: Model) -> Task:
-        return ScoreFactory(out, rate, unshrink, marks, names).step(replace(trained, model=known))
+        return ScoreFactory(out, rate, unshrink, marks, names, visits).step(replace(trained, model=known))
 
     about = {
         "Description": "scores of people by a model",
@@ -133,7 +134,7 @@ def score(
         },
         content=lambda adapted: content,
         step=step,
-        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names),
+        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits),
         out=out,
         overwrite=request.overwrite,
     )

@@ -45,12 +45,15 @@ from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
     check_earlier,
+    check_followed,
     inputs_of,
+    later,
     load_trained,
     note_unplaced,
     place_of,
     read_unlabelled,
     read_unseen,
+    refuse_beyond,
     refuse_forms,
     refuse_holes,
     refuse_input,
@@ -75,6 +78,7 @@ class ExportRequest:
         label_free: Whether people come without covariates: the model's guard erases without looking at labels.
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
+        years: For a counterfactual: how far each visit is moved along its person's own trajectory, in place of ``references``.
         mesh: What meshes of organs are written as; GIFTI if None.
         matrix: Whether edges between regions are written as a matrix a person, too.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
@@ -91,6 +95,7 @@ class ExportRequest:
     label_free: bool = False
     probe: bool = False
     purpose: Purpose = "removal"
+    years: float | None = None
     mesh: MeshFormat | None = None
     matrix: bool = False
     show: str = ""
@@ -145,7 +150,7 @@ def counterfactual(
         source: The cohort.
         out: Where to write.
         model: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``, or a model at hand.
-        request: Covariate -> value in ``references``; what is removed are these.
+        request: Covariate -> value in ``references``; what is removed are these. Or ``years``.
         listener: Who is told.
         options: Which part, and how.
 
@@ -154,15 +159,25 @@ def counterfactual(
 
     Raises:
         CovariateError: Unknown covariates or levels, or values beyond training.
+        ModelError: Years, of a model that does not ``forecast``.
     """
     trained = load_trained(model)
     schema, wanted = trained.model.schema, request.references
-    if not wanted:
+    if request.years is not None:
+        if wanted:
+            raise CovariateError(
+                f"--years {request.years:g} and --set {', '.join(wanted)}: the one moves each person along their own trajectory,"
+                " the other everybody to one value; give one of them, and then the other to what was written"
+            )
+        check_followed(trained, "--years")
+        wanted = {trained.model.followed: f"{request.years:+g}"}
+    elif not wanted:
         raise CovariateError(f"nothing to set; name one or more of {', '.join(schema.names)}, e.g. --set age=80")
-    target = schema.references(list(wanted), wanted)
-    if not request.extrapolate:
-        refuse_extrapolation(schema, target)
-    request = replace(request, remove=tuple(wanted), purpose="counterfactual")
+    else:
+        target = schema.references(list(wanted), wanted)
+        if not request.extrapolate:
+            refuse_extrapolation(schema, target)
+    request = replace(request, remove=tuple(wanted), references=wanted, purpose="counterfactual")
     refuse_input(out, inputs_of(source, model))
     return _transform(source, out, trained, request, options or BatchOptions(), listener)
 
@@ -179,9 +194,12 @@ def _transform(
     refuse_forms(wanted, request.mesh, matrix=request.matrix)
     schema = model.schema
     request = replace(request, remove=parted_names(schema, request.remove), keep=parted_names(schema, request.keep))
-    target = checked_target(schema, request.remove, request.keep, request.references)
-    if request.references and not request.extrapolate:
-        refuse_extrapolation(model.schema, {name: target[name] for name in request.references if name in target})
+    own = request.years is not None
+    references = {} if own else dict(request.references or {})
+    target = checked_target(schema, request.remove, request.keep, references)
+    target |= {model.followed: f"{request.years:+g}"} if own else {}
+    if references and not request.extrapolate:
+        refuse_extrapolation(model.schema, {name: target[name] for name in references if name in target})
     if request.label_free:
         _check_label_free(model, request)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
@@ -192,6 +210,8 @@ def _transform(
     check_earlier(cohort, trained, listener, request.remove)
     note_unplaced(trained, listener)
     refuse_holes(cohort)
+    if request.years is not None and not request.extrapolate:
+        refuse_beyond(schema, later(frame, model.followed, [request.years]), model.followed)
     if not request.label_free:
         refuse_unmeasured(model, cohort, frame, listener, target)
     _check_probe(request, cohort, options)
@@ -201,7 +221,7 @@ def _transform(
     people = len(visits)
 
     def described(adapted: tuple[Adaptation, ...]) -> Removal:
-        return described_removal(
+        done = described_removal(
             trained.named,
             trained,
             target,
@@ -210,12 +230,13 @@ def _transform(
             adapted=adapted,
             label_free=request.label_free,
         )
+        return replace(done, own=True, near=None) if own else done
 
     features = cohort.source.features
 
     def moves(folder: Path, done: Removal) -> TransformFactory:
         to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names, request.matrix)
-        return TransformFactory(folder, to, target, request.label_free, int(visits.max()))
+        return TransformFactory(folder, to, target, request.label_free, int(visits.max()), request.years)
 
     def step(known: Model) -> Task:
         return moves(out, described(())).step(replace(trained, model=known))
@@ -243,6 +264,7 @@ def _transform(
     chosen = chosen_participants(place, request.only, request.exclude)
     asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
     asked |= {"matrix": True} if request.matrix else {}  # jobs that were begun without the key go on
+    asked |= {"years": request.years} if own else {}
     work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
     whole = run_batch(work, trained, cohort, frame, options, listener)
     if whole is None or isinstance(whole, BatchResult):
@@ -359,7 +381,7 @@ def report_transformed(
         if len(delivered) < len(cohort):
             there = cohort.table.index[cohort.table.index.isin(delivered)]
             cohort, frame = cohort.select(there), frame.loc[there]
-        transform = Transform(model, asked["references"], asked["label_free"])
+        transform = Transform(model, asked["references"], asked["label_free"], years=asked.get("years"))
         about = {"command": asked["command"], "title": content["title"], **content["about"]}
         desc = "residualized" if asked["command"] == "export" else "counterfactual"
         exhibits = transform_report_data(

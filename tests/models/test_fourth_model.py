@@ -189,6 +189,8 @@ def test_the_estimator_takes_it(registered: None, cohort: Path) -> None:
             ("export", "COHORT", "OUT", "--remove", "site", "--label-free"),
             "--label-free: a batch_means model needs everybody's covariates; train with --config vae_features.yaml",
         ),
+        (("forecast", "COHORT", "OUT", "--years", "1"), "a batch_means model does not forecast; train with --config"),
+        (("counterfactual", "COHORT", "OUT", "--years", "1"), "--years: a batch_means model does not forecast"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(
@@ -213,6 +215,8 @@ def test_everything_beyond_answers_or_refuses(registered: None) -> None:
     for asked, said in (
         (lambda: model.sample(frame, seed=0), "does not sample"),
         (lambda: model.remove_unlabelled(person, []), "needs everybody's covariates"),
+        (lambda: model.forecast(person, frame, ["sub-1"]), "does not forecast"),
+        (lambda: model.follow(person, 1.0), "does not forecast"),
         (lambda: model.encode_unlabelled(person), "needs everybody's covariates"),
         (lambda: model.carry(person, points, []), "does not say how points move"),
         (lambda: model.surface_displacement(contrast, points, points), "does not say how points move"),

@@ -183,9 +183,8 @@ def test_the_page_is_right(cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     shutil.copytree(cohort, "my_visits")
     page = (DOCS / "visits.md").read_text(encoding="utf-8")
-    commands, code = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
-    assert commands is not None
-    assert code is not None
-    for line in commands[1].splitlines():
+    commands, (code,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
+    assert len(commands) == 2
+    for line in "".join(commands).splitlines():
         assert run_line(line) == 0, line
-    exec(compile(code[1], "visits.md", "exec"), {})  # noqa: S102
+    exec(compile(code, "visits.md", "exec"), {})  # noqa: S102

@@ -32,6 +32,7 @@ from medrep.models.linear.design import Design
 from medrep.models.linear.least_squares import FLAT, Solver
 from medrep.models.linear.random_effects import (
     LEAST_VARIANCE,
+    EffectErrors,
     Persons,
     RandomEffects,
     changing_covariates,
@@ -115,6 +116,7 @@ class Visits:
         changing: As of `RandomEffects`; the design has their distances from people's means between effects and batches.
         unit: As of `RandomEffects`.
         prior: How often columns have each cell of the grid.
+        along: As of `RandomEffects`.
     """
 
     solver: Solver
@@ -125,6 +127,7 @@ class Visits:
     changing: tuple[str, ...] = ()
     unit: float = 1.0
     prior: Float[np.ndarray, " cells"] = field(default_factory=lambda: np.ones(1))
+    along: str = ""
     _cells: dict[Ratios, "_Cell"] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -162,7 +165,7 @@ class Visits:
         persons = Persons.of(frame, whose, time, unit)
         slopes = bool(time) and int((persons.member.sum(axis=1) > 2).sum()) >= _FEWEST_SLOPES
         contrasts = _slopes_between_and_within(design, frame, changing, solver.full.shape[1])
-        return cls(solver, persons.member, persons.time * slopes, contrasts, slopes, changing, unit)
+        return cls(solver, persons.member, persons.time * slopes, contrasts, slopes, changing, unit, along=time)
 
     @cached_property
     def usual(self) -> "_Cell":
@@ -179,12 +182,32 @@ class Visits:
         """Return what is kept of people with several visits, from what `fit` found."""
         first = coefficients.shape[0] - self.solver.levels.shape[1] - len(self.changing)
         change, told = coefficients[first : first + len(self.changing)], self.contrasts @ coefficients
-        return RandomEffects(self.changing, self.slope_time, self.unit, change, level, slope, told, errors)
+        return RandomEffects(
+            self.changing, self.slope_time, self.unit, change, level, slope, told, errors, along=self.along
+        )
+
+    def effect_errors(self, sd: np.ndarray, level: np.ndarray, slope: np.ndarray) -> EffectErrors:
+        """Return how well coefficients are known, each column's at the pair of ratios of the grid that is nearest to its own.
+
+        Args:
+            sd: Residual deviation of each column.
+            level: Its ratio of levels.
+            slope: Its ratio of slopes.
+        """
+        levels, slopes = (np.log(np.array(grid)[:, None] + _LEVELS[1] / 2) for grid in (_LEVELS, _SLOPES))
+        pairs = np.abs(levels - np.log(level + _LEVELS[1] / 2)).argmin(axis=0) * len(_SLOPES)
+        pairs += np.abs(slopes - np.log(slope + _LEVELS[1] / 2)).argmin(axis=0)
+        used, which = np.unique(pairs, return_inverse=True)
+        cells = [
+            self.cell(Ratios(_LEVELS[pair // len(_SLOPES)], _SLOPES[pair % len(_SLOPES)])) for pair in used.tolist()
+        ]
+        covariance, variances = ([getattr(cell, name) for cell in cells] for name in ("_covariance", "variances"))
+        return EffectErrors(np.array(covariance), np.array(variances), np.ravel(which), np.array(sd, float))
 
     @property
     def slope_time(self) -> str:
         """The covariate that people's slopes are of; empty if they have none."""
-        return time_of(self.changing) if self.slopes else ""
+        return self.along if self.slopes else ""
 
     @cached_property
     def counts(self) -> Float[np.ndarray, " people"]:
@@ -411,6 +434,17 @@ class _Cell:
         wanted = self.visits.contrasts
         return np.sqrt(np.einsum("ij,jk,ik->i", wanted, self._covariance, wanted))
 
+    @property
+    def variances(self) -> Float[np.ndarray, "3 3"]:
+        """Covariance of the variances of noise, levels and slopes, with sd 1: 2 over sums of squared traces, person by person."""
+        counts, spans = self.visits.counts, self.visits.spans
+        levels, slopes = 1 / (1 + self.ratios.level * counts) ** 2, 1 / (1 + self.ratios.slope * spans) ** 2
+        information = np.diag([(counts - 1 - (spans > 0) + levels + slopes * (spans > 0)).sum(), 0.0, 0.0])
+        for k, (sizes, own) in enumerate(((counts, levels), (spans, slopes)), 1):
+            information[0, k] = information[k, 0] = (sizes * own).sum()
+            information[k, k] = (sizes**2 * own).sum()
+        return 2 * np.linalg.pinv(information, rcond=1e-12) * len(self.visits.time) / self.freedom
+
     def effects(self, count: int) -> Float[np.ndarray, "effects effects"]:
         """Return the covariance of the first coefficients over the residual variance."""
         return self._covariance[:count, :count]
@@ -429,17 +463,15 @@ class _Cell:
         inverse = count.T @ (level[:, None] ** 2 * count) + 2 * time.T @ ((level * slope)[:, None] * time)
         inverse += time_squares.T @ (slope[:, None] ** 2 * time_squares) + np.diag(levels.T @ (1 - 2 * own))
         both = np.diag(levels.T @ sizes)
-        grams = []
+        grams = np.zeros((levels.shape[1], projected.shape[1] ** 2))
         sums = [np.zeros((len(level), levels.shape[1], projected.shape[1])) for _ in range(2)]
         for k, member in enumerate(levels.T):
             masked = member[:, None] * projected
-            grams.append((projected.T @ masked).ravel())
+            grams[k] = (projected.T @ masked).ravel()
             sums[0][:, k], sums[1][:, k] = visits.member @ masked, visits.timed @ masked
         both = both - np.einsum("iap,i,ibp->ab", sums[0], level, sums[0], optimize=True)
         both -= np.einsum("iap,i,ibp->ab", sums[1], slope, sums[1], optimize=True)
-        shared = (
-            inverse - 2 * both + np.array(grams).reshape(len(grams), -1) @ np.array(grams).reshape(len(grams), -1).T
-        )
+        shared = inverse - 2 * both + grams @ grams.T
         return left, shared, levels.T @ left
 
     @property

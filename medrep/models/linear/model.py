@@ -46,7 +46,7 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -59,7 +59,16 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError, listed
-from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.models.base import (
+    Adaptation,
+    Capability,
+    EffectTerms,
+    FitContext,
+    Forecast,
+    Model,
+    Scores,
+    root_mean_square,
+)
 from medrep.models.chunks import (
     ChunkSource,
     map_chunks,
@@ -90,9 +99,10 @@ from medrep.models.linear.batch_effects import (
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from medrep.models.linear.fit import LARGE, calibrator_count, fit_moments
 from medrep.models.linear.mixed import Visits
-from medrep.models.linear.random_effects import Persons, RandomEffects
+from medrep.models.linear.random_effects import OwnEffects, Persons, RandomEffects
 from medrep.models.linear.scales import LevelSums
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.linear.trajectories import Future, Pairs
 from medrep.models.requirements import ColumnFits, Images, Requirements
 
 SCORE_BANDS = 2
@@ -173,7 +183,9 @@ class LinearModel(Model):
         people = RandomEffects()
         if visits is not None:
             people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
-            people = people if settings.has_gain(columns) else people.scaled(level)
+            if not settings.has_gain(columns):
+                known = visits.effect_errors(moments.sd, moments.level, moments.slope)
+                people = replace(people.scaled(level), known=known if columns.names else people.known)
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
             coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
@@ -211,14 +223,31 @@ class LinearModel(Model):
         out: Float[np.ndarray, "people columns"] | None = None,
     ) -> Float[np.ndarray, "people columns"]:
         """Move covariates of each person; see `Model.transform`."""
+        return self._moved(dataset, dataset.covariates.assign(**to), out)
+
+    def follow(self, dataset: Dataset, years: float) -> Float[np.ndarray, "visits columns"]:
+        """Move visits along people's own trajectories; see `Model.follow`."""
+        self._check_forecast()
+        there = dataset.covariates[self.followed].astype(float) + years
+        return self._moved(dataset, dataset.covariates.assign(**{self.followed: there}), years=years)
+
+    def _moved(
+        self,
+        dataset: Dataset,
+        there: pd.DataFrame,
+        out: "Float[np.ndarray, 'people columns'] | None" = None,
+        years: "float | None" = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return data at other covariates; with years, people's own change and slope over these are added."""
         data, frame = dataset.values, dataset.covariates
         self.check_columns(dataset)
         transformed = np.empty(data.shape, data.dtype) if out is None else out
-        there = frame.assign(**to)
         here_x, there_x = self.design.effects(frame), self.design.effects(there)
         here_b, there_b = self.design.batches(frame), self.design.batches(there)
-        persons = self._persons(dataset)
-        here_t, there_t = (self.people.distances(one, dataset.whose) for one in (frame, there))
+        persons = self._persons(dataset) if years is None else self._whose(dataset)
+        here_t, there_t = (
+            self.people.distances(one, dataset.whose) for one in (frame, there if years is None else frame)
+        )
         shift = self._score_shift(dataset, here_b, there_b)
         settle = self.settling(frame, there)
 
@@ -241,6 +270,8 @@ class LinearModel(Model):
                 after *= mean
             else:
                 told = mean if stays is None else np.where(stays, np.nan, mean)
+                if years is not None:
+                    change += self._drift(years, self.people.told(told, before, persons, part), persons, part)
                 after = self.people.moved(told, before, after, persons, part)
             change += after
             chunk += change
@@ -281,7 +312,38 @@ class LinearModel(Model):
             counts += count
             projected += product
         left = squares - (projected**2).sum(axis=1)
-        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected)
+        gain = self._gain(dataset) if self.people and dataset.people < len(dataset) and not self.gain else None
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected, gain=gain)
+
+    def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
+        """Return what further measurements are expected to give; see `Model.forecast`, and `trajectories` for how."""
+        self._check_forecast()
+        self.check_columns(dataset)
+        frame, people = dataset.covariates, self.people
+        future = Future.of(people, self.design, (frame, dataset.whose.tolist()), to, whose)
+        members, there = self.support.of(frame), self.support.of(to)
+        found = np.empty((3, len(to), self.columns.count))
+
+        def expect(part: slice) -> None:
+            chunk = read_chunk(dataset.values, part)
+            coefficients = np.concatenate(
+                [self.coefficients[:, part], people.change[:, part], self.batches.location[:, part]]
+            )
+            scale, noise = (
+                self.scale(rows.batches, self.batches.log_scale[:, part]) for rows in (future.visits, future.further)
+            )
+            exempt = self.exempt(chunk, members, part)
+            told = chunk if exempt is None else np.where(exempt, np.nan, chunk)
+            residual = told[future.rows] - future.visits.whole @ coefficients
+            expected, sd, freedom = future.expected(residual, scale, noise, self.sd[part], part)
+            found[:, :, part] = future.further.whole @ coefficients + expected, sd, freedom
+            masses = self.masses.within(chunk, part)
+            marks = [None if masses is None else masses[future.last]]
+            marks += [self.support.marked(there, part, code) for code in (NEVER, FEW)]
+            found[:, :, part][:, either([*marks, np.broadcast_to(self.sd[part] == 0, sd.shape)])] = np.nan
+
+        deque(map_chunks(len(frame) + len(future.rows), self.columns.count, expect), maxlen=0)
+        return Forecast(*found)
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["LinearModel", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
@@ -331,6 +393,29 @@ class LinearModel(Model):
         return bool(self.people) and self.settings.scale and not self.gain
 
     @property
+    def capabilities(self) -> frozenset[Capability]:
+        """``forecast`` of tables, where people were followed over time; see `Model.capabilities`."""
+        able = self.people.along and self.columns.names and self.columns.grid is None and not self.gain
+        return frozenset({"forecast"}) if able else frozenset()
+
+    def refusal(self, capability: Capability) -> str:
+        """Return why the model cannot do something; see `Model.refusal`."""
+        if capability != "forecast" or capability in self.capabilities:
+            return super().refusal(capability)
+        if not self.columns.names or self.columns.grid is not None:
+            return "forecasts are of feature tables; this model was trained on points of a grid"
+        if self.gain:
+            return "a model with settings.gain does not forecast; train with --set settings.gain=no"
+        lacking = "no number changes within them" if self.people else "nobody had several visits"
+        cure = "train on a cohort in which people come again, with their age at each visit"
+        return f"the model does not know people over time: {lacking}; {cure}"
+
+    @property
+    def followed(self) -> str:
+        """See `Model.followed`."""
+        return self.people.along if "forecast" in self.capabilities else ""
+
+    @property
     def exceptions(self) -> Exceptions:
         """Point masses, levels that nobody with a column has, and columns without a fit; see `Model.exceptions`."""
         return Exceptions(self.masses, self.support, np.flatnonzero(self.sd == 0))
@@ -370,9 +455,44 @@ class LinearModel(Model):
 
         A gain multiplies people as it does their visits.
         """
-        if not self.by_person:
-            return None
+        return self._whose(dataset) if self.by_person else None
+
+    def _whose(self, dataset: Dataset) -> Persons:
         return Persons.of(dataset.covariates, dataset.whose, self.people.time, self.people.unit)
+
+    def _drift(self, years: float, own: OwnEffects, persons: Persons, part: slice) -> Float[np.ndarray, "visits block"]:
+        """Return how much more visits change over some years than people of other ages differ: on average, and of each person."""
+        found = np.zeros((len(persons.time), len(self.sd[part])))
+        if self.followed in self.people.changing:
+            found += years * self.people.change[self.people.changing.index(self.followed), part]
+        if own.slope is not None:
+            found += years / self.people.unit * (persons.member.T @ own.slope)
+        return found
+
+    def _check_forecast(self) -> None:
+        if refused := self.refusal("forecast"):
+            raise ModelError(refused)
+
+    def _gain(self, dataset: Dataset) -> Float[np.ndarray, " visits"]:
+        """Return how unusual each change since the visit before is: the root mean square of gains over columns."""
+        data, frame = dataset.values, dataset.covariates
+        effects, levels, members = self.design.effects(frame), self.design.batches(frame), self.support.of(frame)
+        pairs = Pairs.of(self.people, frame, dataset.whose.tolist())
+        squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
+
+        def square(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            chunk, scale = read_chunk(data, part), self.scale(levels, self.batches.log_scale[:, part])
+            exempt = self.exempt(chunk, members, part)
+            residual = chunk - self.mean(effects, levels, scale, part)
+            residual = residual if exempt is None else np.where(exempt, np.nan, residual)
+            gains = pairs.gains(self.people, residual, scale, self.sd[part], part)
+            known = np.isfinite(gains)
+            return (np.where(known, gains, 0) ** 2).sum(axis=1), known.sum(axis=1)
+
+        for _, (found, count) in map_chunks(len(frame), self.columns.count, square):
+            squares[pairs.after] += found
+            counts[pairs.after] += count
+        return root_mean_square(squares, counts)
 
     @property
     def spread(self) -> Float[np.ndarray, " columns"]:
@@ -520,8 +640,10 @@ class LinearModel(Model):
             location=np.insert(self.score_batches.location, row, 0.0, axis=0),
             log_scale=np.insert(self.score_batches.log_scale, row, 0.0, axis=0),
         )
-        design = replace(self.design, schema=schema)
-        return replace(self, schema=schema, design=design, batches=batches, score_batches=scores)
+        design, people = replace(self.design, schema=schema), self.people
+        first = len(self.coefficients) + len(people.changing)
+        people = replace(people, known=people.known.with_row(first + row)) if people.known else people
+        return replace(self, schema=schema, design=design, batches=batches, score_batches=scores, people=people)
 
     def check_columns(self, dataset: Dataset) -> None:
         """Refuse data that are no floats, or have other columns than the model's.

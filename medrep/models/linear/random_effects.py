@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.sparse import csr_array
 
+from medrep._persisted import stored
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.dictionary import meaning
 from medrep.errors import CovariateError
@@ -22,12 +23,83 @@ _INSEPARABLE = 0.95  # share of the change in time that goes with changes of a b
 
 
 @dataclass(frozen=True)
+class EffectErrors:
+    """How well effects are known, of columns by how alike visits of one person are in them.
+
+    Attributes:
+        covariance: (X'V^-1X)^-1 for a few pairs of ratios, a row a coefficient: effects, changes within people, batches.
+        variances: Covariance of the variances of noise, levels and slopes for these, with sd 1.
+        which: The pair of each column.
+        sd: Residual deviation of each column that it is in units of.
+    """
+
+    covariance: Float[np.ndarray, "pairs fitted fitted"] = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    variances: Float[np.ndarray, "pairs parts parts"] = field(default_factory=lambda: np.zeros((0, 3, 3)))
+    which: Int[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    sd: Float[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0))
+
+    def __bool__(self) -> bool:
+        return bool(len(self.covariance))
+
+    def with_row(self, at: int) -> "EffectErrors":
+        """Return the same with a further coefficient, of which nothing is said."""
+        wider = np.insert(np.insert(self.covariance, at, 0.0, axis=1), at, 0.0, axis=2)
+        return replace(self, covariance=wider) if self else self
+
+    def variance(self, rows: Float[np.ndarray, "fitted some block"], part: slice) -> Float[np.ndarray, "some block"]:
+        """Return the variance of some sums of coefficients, in data units squared.
+
+        Args:
+            rows: What each coefficient counts in each of them, column by column.
+            part: Which columns.
+        """
+        return self._forms(self.covariance, rows, part) * self.sd[part] ** 2
+
+    def freedom(
+        self, shares: Float[np.ndarray, "3 some block"], variance: Float[np.ndarray, "some block"], part: slice
+    ) -> Float[np.ndarray, "some block"]:
+        """Return the degrees of freedom that variances are known with: 2 over the squared relative error (Satterthwaite 1946).
+
+        Args:
+            shares: How often each variance counts the variances of noise, levels and slopes.
+            variance: The variances, in data units squared.
+            part: Which columns.
+        """
+        squares = self._forms(self.variances, shares, part) * self.sd[part] ** 4
+        return np.divide(2 * variance**2, squares, out=np.full(variance.shape, np.inf), where=squares > 0)
+
+    def _forms(self, matrices: np.ndarray, rows: np.ndarray, part: slice) -> Float[np.ndarray, "some block"]:
+        found, which = np.zeros(rows.shape[1:]), self.which[part]
+        for pair in np.unique(which):
+            own = which == pair
+            some = rows[:, :, own]
+            found[:, own] = (some * np.tensordot(matrices[pair], some, axes=1)).sum(axis=0)
+        return np.maximum(found, 0)
+
+
+class OwnEffects(NamedTuple):
+    """Levels and slopes of people, as far as their visits tell.
+
+    Attributes:
+        level: Expected levels, in data units.
+        slope: Expected slopes, for a change by ``unit``; None where people have none.
+        left: Variances of level and slope that are left, and their covariance between them, over sd squared.
+        told: Sums of each person's weights (1 / delta^2), of these times time, and times its square.
+    """
+
+    level: Float[np.ndarray, "people block"]
+    slope: "Float[np.ndarray, 'people block'] | None"
+    left: Float[np.ndarray, "3 people block"]
+    told: Float[np.ndarray, "3 people block"]
+
+
+@dataclass(frozen=True)
 class RandomEffects:
     """Levels and slopes of people with several visits.
 
     Attributes:
         changing: Continuous covariates that change within people.
-        time: Of these, the one that slopes are of; empty if people have none.
+        time: The one that slopes are of, ``along`` or nothing; empty if people have none.
         unit: Its spread within people.
         change: What a unit of each adds, in data units, to a visit that lies that far from the mean of the person's visits:
             how much more people change than differ.
@@ -35,6 +107,9 @@ class RandomEffects:
         slope: That of their slopes, for a change by ``unit``.
         effects: What a unit of each adds between people and within them, in data units.
         errors: Standard errors of these.
+        known: How well coefficients are known; models saved before it was kept do not say.
+        along: The covariate that people were followed over (`time_of`); empty if none changes. Where everybody came at the same
+            ages it is none of ``changing``: what it does within people is what it does between them.
     """
 
     changing: tuple[str, ...] = ()
@@ -45,6 +120,11 @@ class RandomEffects:
     slope: Float[np.ndarray, " columns"] = field(default_factory=lambda: np.zeros(0))
     effects: Float[np.ndarray, "told columns"] = field(default_factory=lambda: np.zeros((0, 0)))
     errors: Float[np.ndarray, "told columns"] = field(default_factory=lambda: np.zeros((0, 0)))
+    known: EffectErrors = field(
+        default_factory=EffectErrors,
+        metadata=stored(omitted=lambda people: not people.known, sizes={"columns": "columns"}),
+    )
+    along: str = field(default="", metadata=stored(omitted=lambda people: not people.along))
 
     def __bool__(self) -> bool:
         return bool(len(self.level))
@@ -95,6 +175,42 @@ class RandomEffects:
             rows.append(pd.DataFrame(table))
         return pd.concat(rows, ignore_index=True)
 
+    def told(
+        self,
+        residual: Float[np.ndarray, "visits block"],
+        scale: Float[np.ndarray, "visits block"],
+        persons: "Persons",
+        part: slice,
+    ) -> OwnEffects:
+        """Return what is expected of each person's level and slope, of all visits that are here, and what is left unknown.
+
+        Args:
+            residual: Data less what covariates and batches are expected to give; NaN tells nothing.
+            scale: delta of each.
+            persons: Whose the visits are.
+            part: Which columns.
+        """
+        told = np.isfinite(residual)
+        weight = np.where(told, 1 / scale**2, 0)
+        weighed = weight * np.where(told, residual, 0)
+        member, time = persons.member, persons.time[:, None]
+        level = self.level[part]
+        total, sums = member @ weight, member @ weighed
+        if not self.time:
+            none = np.zeros_like(total)
+            left = np.stack([level / (1 + level * total), none, none])
+            return OwnEffects(level * sums / (1 + level * total), None, left, np.stack([total, none, none]))
+        slope = self.slope[part]
+        timed, squares, products = member @ (time * weight), member @ (time**2 * weight), member @ (time * weighed)
+        own, other = 1 + level * total, 1 + slope * squares
+        both = own * other - level * slope * timed**2
+        return OwnEffects(
+            level * (sums * other - slope * timed * products) / both,
+            slope * (products * own - level * timed * sums) / both,
+            np.stack([level * other, -level * slope * timed, slope * own]) / both,
+            np.stack([total, timed, squares]),
+        )
+
     def moved(
         self,
         residual: Float[np.ndarray, "visits block"],
@@ -116,27 +232,16 @@ class RandomEffects:
             persons: Whose the visits are.
             part: Which columns.
         """
-        told = np.isfinite(residual)
-        weight, other = (np.where(told, 1 / own**2, 0) for own in (scale, to))
-        weighed = weight * np.where(told, residual, 0)
-        member, time = persons.member, persons.time[:, None]
-        level = self.level[part]
-        total, sums = member @ weight, member @ weighed
-        own, change = 1 + level * total, _matching(level * total, level * (member @ other))
-        if not self.time:
-            found = member.T @ (level * sums / own)
-            further = member.T @ (change * (level * sums / own))
-        else:
+        own = self.told(residual, scale, persons, part)
+        total, _, squares = own.told
+        other = np.where(np.isfinite(residual), 1 / to**2, 0)
+        member, time, level = persons.member, persons.time[:, None], self.level[part]
+        further = member.T @ (_matching(level * total, level * (member @ other)) * own.level)
+        if own.slope is not None:
             slope = self.slope[part]
-            timed, squares = member @ (time * weight), member @ (time**2 * weight)
-            products, beside = member @ (time * weighed), 1 + slope * squares
-            both = own * beside - level * slope * timed**2
-            levels = level * (sums * beside - slope * timed * products) / both
-            slopes = slope * (products * own - level * timed * sums) / both
             turn = _matching(slope * squares, slope * (member @ (time**2 * other)))
-            found = member.T @ levels + time * (member.T @ slopes)
-            further = member.T @ (change * levels) + time * (member.T @ (turn * slopes))
-        added: np.ndarray = (to / scale - 1) * (residual - found) + further
+            further = further + time * (member.T @ (turn * own.slope))
+        added: np.ndarray = (to / scale - 1) * (residual - persons.at_visits(own)) + further
         return added
 
 
@@ -174,6 +279,13 @@ class Persons(NamedTuple):
         member = csr_array((np.ones(len(frame)), (numbers, np.arange(len(frame)))), (len(people), len(frame)))
         times = distances(frame, [time], whose)[:, 0] / unit if time else np.zeros(len(frame))
         return cls(member, times)
+
+    def at_visits(self, own: OwnEffects) -> Float[np.ndarray, "visits block"]:
+        """Return level and slope of each visit's person, at its time."""
+        found: np.ndarray = self.member.T @ own.level
+        if own.slope is not None:
+            found += self.time[:, None] * (self.member.T @ own.slope)
+        return found
 
 
 def distances(frame: pd.DataFrame, names: Sequence[str], whose: Shaped[np.ndarray, " visits"]) -> np.ndarray:

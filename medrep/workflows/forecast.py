@@ -1,0 +1,232 @@
+"""``forecast``: what further visits of people will measure, with intervals, told from all visits that they have had."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from medrep import __version__
+from medrep._files import output_folder, write_json
+from medrep.cohort.cohort import Cohort
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.features import in_columns
+from medrep.cohort.files import Place
+from medrep.cohort.kinds import SILENT, Listener
+from medrep.derivatives.bids import MISSING, rows_text
+from medrep.errors import CovariateError, ModelError
+from medrep.models import Adaptation, Model
+from medrep.models.base import Forecast
+from medrep.models.left_alone import left_alone
+from medrep.models.linear.scales import adapted_model
+from medrep.models.linear.trajectories import last_visits
+from medrep.models.saved import SavedModel
+from medrep.workflows.cohorts import (
+    Selection,
+    check_earlier,
+    check_followed,
+    check_output,
+    inputs_of,
+    later,
+    load_trained,
+    read_unseen,
+    refuse_beyond,
+    refuse_holes,
+)
+
+SHARES = (50, 80, 95)
+"""Per cent of what may be measured that intervals hold."""
+_IDS = ("participant_id", "from_session", "years", "feature")
+NUMBERS = ("estimate", "sd", *(f"{end}_{share}" for share in SHARES for end in ("low", "high")))
+_CELLS, _MOST = 2**19, 256  # numbers that are worked on together, and people
+
+
+@dataclass(frozen=True)
+class ForecastRequest:
+    """Options of the command.
+
+    Attributes:
+        years: How long after each person's last visit; 0 is that day again.
+        others: Covariate -> value at that time, where it is not that of the last visit: ``site``.
+        unseen_site: What sites that training did not have do.
+        extrapolate: Whether people far outside the range of training are taken, and ages to come that nobody of training had.
+        only: Participants; all if empty.
+        exclude: Participants to leave out.
+        overwrite: Whether OUT may be replaced.
+    """
+
+    years: tuple[float, ...]
+    others: Mapping[str, str] = field(default_factory=dict)
+    unseen_site: Literal["error", "adapt"] = "error"
+    extrapolate: bool = False
+    only: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Forecasted:
+    """Result of the command.
+
+    Attributes:
+        people: Of how many people.
+        visits: Told from how many visits.
+        table: forecast.tsv.
+    """
+
+    people: int
+    visits: int
+    table: Path
+
+
+def forecast(
+    source: Place | Cohort,
+    out: Path,
+    model: Path | SavedModel,
+    request: ForecastRequest,
+    listener: Listener = SILENT,
+) -> Forecasted:
+    """Write forecast.tsv of a table's people, and forecast.json.
+
+    Args:
+        source: The cohort: one visit a person, or more.
+        out: Where to write.
+        model: What `train` wrote to OUT/model, or ``models:/NAME@ALIAS``, or a model at hand.
+        request: What to forecast.
+        listener: Who is told.
+
+    Raises:
+        CovariateError: Years that are none, covariates or levels that the model does not know, or ages beyond training.
+        ModelError: A model that does not ``forecast``, or of images.
+        MedrepError: Anything about the input that cannot be used, by name.
+    """
+    check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
+    trained = load_trained(model)
+    check_followed(trained, trained.named)
+    if not trained.input.tabular or trained.input.form:
+        raise ModelError(f"forecasts are of feature tables; the model was trained on {trained.input.kind} data")
+    followed, schema = trained.model.followed, trained.model.schema
+    years = _checked_years(request.years)
+    others = _checked_others(schema, request.others, followed)
+    who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
+    cohort, frame = read_unseen(source, trained, who, listener)
+    check_earlier(cohort, trained, listener)
+    refuse_holes(cohort)
+    last = frame.iloc[last_visits(frame[followed].to_numpy(float), _whose(cohort, frame))]
+    to = later(last, followed, years).assign(**others)
+    if not request.extrapolate:
+        said = [f"{key} in {year:g}" for key in last.index for year in years]
+        refuse_beyond(schema, to.set_axis(said), followed)
+    known, adapted = adapted_model(trained.model, cohort, frame, listener)
+    with output_folder(out) as partial, listener.track("forecast", len(last)) as advance:
+        vague = False
+        with (partial / "forecast.tsv").open("wb") as file:
+            file.write(("\t".join((*_IDS, *NUMBERS)) + "\n").encode())
+            for some in _blocks(len(last), known.columns.count * len(years)):
+                further = to.iloc[some.start * len(years) : some.stop * len(years)]
+                found = _expected(known, cohort, frame, last.index[some], further)
+                vague |= bool(np.isinf(found.freedom).any())
+                file.write(_rows(found, cohort.table.loc[last.index[some]], years, cohort.source.features.names, known))
+                advance(some.stop - some.start)
+        write_json(partial / "forecast.json", _about(trained, years, others, adapted, vague))
+    if vague:
+        listener.warn(
+            "the model does not say how well its effects are known (an earlier medrep wrote it): intervals leave that out;"
+            " train it again"
+        )
+    return Forecasted(len(last), len(frame), out / "forecast.tsv")
+
+
+def _checked_years(years: Sequence[float]) -> tuple[float, ...]:
+    wrong = [f"{year:g}" for year in years if not (np.isfinite(year) and year >= 0)]
+    if wrong or not years:
+        raise CovariateError(
+            f"--years {', '.join(wrong) or 'without a number'}: give numbers of 0 and more, e.g. --years 1,2,5"
+        )
+    return tuple(dict.fromkeys(float(year) for year in years))
+
+
+def _checked_others(schema: CovariateSchema, others: Mapping[str, str], followed: str) -> dict[str, str | float]:
+    if followed in others:
+        raise CovariateError(
+            f"--set {followed}={others[followed]}: --years says which {followed}; set other covariates"
+        )
+    return schema.references(list(others), others) if others else {}
+
+
+def _whose(cohort: Cohort, frame: pd.DataFrame) -> list[str]:
+    return cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+
+
+def _blocks(people: int, cells: int) -> Iterator[slice]:
+    """Yield people a few at a time; the more of them the fewer cells each has."""
+    size = max(1, min(_MOST, _CELLS // max(cells, 1)))
+    yield from (slice(start, min(start + size, people)) for start in range(0, people, size))
+
+
+def _expected(model: Model, cohort: Cohort, frame: pd.DataFrame, last: pd.Index, further: pd.DataFrame) -> Forecast:
+    """Return the forecast of a few people, of whom the last visits are named, in the order of `further`."""
+    whose = np.array(_whose(cohort, frame), object)
+    names = cohort.table.loc[last, "participant_id"].astype(str)
+    visits = frame.iloc[np.flatnonzero(pd.Index(whose).isin(names))]
+    values = in_columns(cohort.source.features.rows(visits.index), model.columns.names).values
+    dataset = model.dataset(values, visits, _whose(cohort, visits))
+    return model.forecast(dataset, further, np.repeat(names.to_numpy(object), len(further) // len(last)).tolist())
+
+
+def _rows(found: Forecast, last: pd.DataFrame, years: Sequence[float], names: Sequence[str], model: Model) -> bytes:
+    """Return lines: person, session, years and feature, then the numbers; features in the order of their table."""
+    place = {name: k for k, name in enumerate(model.columns.names)}
+    order = [place[name] for name in names]
+    ends = [end[:, order] for share in SHARES for end in found.interval(share / 100)]
+    numbers = np.stack([found.estimate[:, order], found.sd[:, order], *ends], axis=-1)
+    lines = rows_text(numbers.reshape(-1, len(NUMBERS))).decode().splitlines()
+    sessions = last["session_id"].astype(str) if "session_id" in last else [MISSING] * len(last)
+    ids = (
+        f"{who}\t{session}\t{year:g}\t{name}\t"
+        for who, session in zip(last["participant_id"].astype(str), sessions, strict=True)
+        for year in years
+        for name in names
+    )
+    return "".join(f"{one}{line}\n" for one, line in zip(ids, lines, strict=True)).encode()
+
+
+def _about(
+    saved: SavedModel,
+    years: Sequence[float],
+    others: Mapping[str, str | float],
+    adapted: Sequence[Adaptation],
+    vague: bool,
+) -> dict[str, Any]:
+    """Return what stands beside the table: what was asked of which model, and what the columns are."""
+    followed = saved.model.followed
+    intervals = {
+        f"{end}_{share}": {"Description": f"{side} end of the interval that holds {share} % of what may be measured"}
+        for share in SHARES
+        for end, side in (("low", "lower"), ("high", "upper"))
+    }
+    return {
+        "Description": "What a further visit is expected to measure, told from all visits of the person. A model's answer.",
+        "Model": saved.named,
+        "ModelKind": saved.model.kind,
+        "ModelDigest": saved.provenance.digest,
+        "MedrepVersion": __version__,
+        "Along": followed,
+        "Years": list(years),
+        "Set": dict(others),
+        "AdaptedLevels": [asdict(one) for one in adapted],
+        "EffectsKnown": not vague,
+        **left_alone(saved.model),
+        "from_session": {"Description": "the person's last visit, which years count from"},
+        "years": {"Description": f"how long after it, in the unit of {followed}"},
+        "feature": {"Description": "column of the table of features"},
+        "estimate": {
+            "Description": "mean of what a further visit is expected to measure, n/a where the model says nothing"
+        },
+        "sd": {
+            "Description": "its standard deviation: the person, the noise of a visit, and what is unknown of effects"
+        },
+        **intervals,
+    }
