@@ -35,7 +35,7 @@ from medrep.cli.arguments import (
     request_of,
     show_batch,
 )
-from medrep.errors import CohortError
+from medrep.errors import CohortError, MedrepError
 
 if TYPE_CHECKING:
     from medrep.cli.console import Console
@@ -291,15 +291,7 @@ def add_forecast(commands: Commands) -> None:
 def _forecast(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.forecast import ForecastRequest, forecast
 
-    request = ForecastRequest(
-        options.years,
-        pairs("--set", options.wanted),
-        options.unseen_site,
-        options.extrapolate,
-        options.participant_label,
-        options.exclude,
-        options.overwrite,
-    )
+    request = request_of(ForecastRequest, options, {"others": pairs("--set", options.wanted)})
     done = forecast(cohort_of(options), options.out, options.model, request, console)
     told = f"{done.people} people, told from {done.visits} visits"
     console.summary("forecast; a model's answer, not what will be", told, {"forecast": done.table})
@@ -379,7 +371,11 @@ def _merge(options: argparse.Namespace, console: "Console") -> int:
     from medrep.batch.store import read_job
     from medrep.workflows.transform import merge
 
-    if read_job(options.out).identity["command"] == TRAIN:
+    try:
+        command = read_job(options.out).identity["command"]
+    except MedrepError:  # what is wrong is said where parts are joined
+        command = ""
+    if command == TRAIN:
         from medrep.workflows.parts import merge_training
 
         with console.alive("read the cohort"):
