@@ -45,7 +45,7 @@ _LEVELS = (0.0, *np.geomspace(0.05, 100, 11).tolist())
 _SLOPES = (0.0, *np.geomspace(0.05, 20, 6).tolist())
 _FINE = np.exp(np.linspace(-0.4, 0.4, 5)), np.exp(np.linspace(-0.6, 0.6, 5))
 _ROUNDS, _EVENLY = 30, 0.02  # of expectation-maximisation, and the share of the prior that is spread evenly
-_FEWEST_SLOPES = 10  # people of three visits and more, for slopes of their own
+_FEWEST = 10  # people who came again, for change within people; or three times and more, for slopes of their own
 _FILLS, _MOSTLY = 4, 0.5  # rounds of filling missing values in, of columns of which more than this is known
 _SAMPLE, _RUN = 1024, 64  # columns that the prior is found from, and how many of them side by side
 
@@ -153,8 +153,11 @@ class Visits:
             return None
         changing = changing_covariates(design.schema, frame, whose)
         time = time_of(changing)
+        if int((pd.Series(whose).value_counts() > 1).sum()) < _FEWEST:
+            changing = ()  # few people do not tell how everybody changes, which is taken for how people differ
+        else:
+            refuse_inseparable(design, frame, whose, time)
         away = distances(frame, changing, whose)
-        refuse_inseparable(design, frame, whose, time)
         solver = Solver.of(design, frame, away)
         while solver is None and changing:  # what changes within people is told by something else: one is left out
             changing, away = changing[:-1], away[:, :-1]
@@ -163,7 +166,7 @@ class Visits:
             return None
         unit = float(np.sqrt((distances(frame, [time], whose) ** 2).mean())) if time else 1.0
         persons = Persons.of(frame, whose, time, unit)
-        slopes = bool(time) and int((persons.member.sum(axis=1) > 2).sum()) >= _FEWEST_SLOPES
+        slopes = bool(time) and int((persons.member.sum(axis=1) > 2).sum()) >= _FEWEST
         contrasts = _slopes_between_and_within(design, frame, changing, solver.full.shape[1])
         return cls(solver, persons.member, persons.time * slopes, contrasts, slopes, changing, unit, along=time)
 

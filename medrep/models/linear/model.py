@@ -499,6 +499,15 @@ class LinearModel(Model):
         """Deviation of visits of different people in a batch of the pooled scale; ``sd`` where each visit is a person."""
         return self.sd * np.sqrt(1 + self.people.level) if self.people else self.sd
 
+    def pooled(self) -> "LinearModel":
+        """Return the same for visits each of which is a person: what people differ by is a part of their noise."""
+        if not self.people:
+            return self
+        levels = self.batches.log_scale
+        relative = np.log(self._relative(np.exp(levels), slice(0, len(self.sd))))
+        batches = replace(self.batches, log_scale=relative)
+        return replace(self, sd=self.spread, batches=batches, people=RandomEffects())
+
     def _relative(self, scale: Float[np.ndarray, "people block"], part: slice) -> Float[np.ndarray, "people block"]:
         """Return the deviation of visits of different people over ``spread``, where ``scale`` is that within people."""
         if not self.people or self.gain:

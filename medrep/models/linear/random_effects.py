@@ -362,6 +362,6 @@ def refuse_inseparable(design: Design, frame: pd.DataFrame, whose: Shaped[np.nda
     if lost:
         cure = (
             "add people who stay, or who change soon or at another time; or take one visit a person (--session-label); or let"
-            " visits count as people with --set settings.visits=independent"
+            " visits count as people with --set settings.visits=independent (of a network settings.linear.visits)"
         )
         raise CovariateError(f"cannot be told apart within people: {'; '.join(lost)}; {cure}")

@@ -102,9 +102,10 @@ class _Given(NamedTuple):
     seed: int
 
     def fit_linear(self, work: FitContext | None = None) -> tuple[LinearModel, pd.DataFrame]:
-        """Fit the linear layer to these people, whose visits count as people here."""
-        plain = replace(self.settings.linear, components=0, visits="independent")
-        return LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
+        """Fit the linear layer to these people; the layers above take each of their visits for a person."""
+        plain = replace(self.settings.linear, components=0)
+        model, history = LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
+        return model.pooled(), history
 
 
 class _Below(NamedTuple):

@@ -172,9 +172,10 @@ class LatentLayer:
             gain="no",
             components=0,
             borrow="columns",
+            visits=linear.settings.visits,
         )
-        latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None))
-        effects, _ = LinearModel.fit(latents, settings)
+        latents = Dataset(z, frame, linear.schema, Columns(names, len(names), None), participants)
+        effects = LinearModel.fit(latents, settings)[0].pooled()
         chunks = _covariate_blocks(linear.schema, linear.design.knots, frame)
         icc = 0.0
         if participants is not None and len(set(participants)) < len(z):

@@ -251,6 +251,28 @@ def test_everybody_who_changes_site_with_time_is_refused_by_name() -> None:
     LinearModel.fit(planted.dataset(), INDEPENDENT)
 
 
+def test_few_people_who_came_again_do_not_tell_change() -> None:
+    planted = Planted(8, people=40, visits=(1, 1))
+    again = planted.frame.iloc[:3].assign(age=planted.frame["age"].iloc[:3] + 2, site="S3")
+    again.index = pd.Index(["w0", "w1", "w2"], name="key")
+    planted.frame = pd.concat([planted.frame, again])
+    rows = np.concatenate([planted.values, planted.values[:3] + 0.1])
+    model, _ = LinearModel.fit(planted.dataset(rows), AUTO)
+    assert model.people
+    assert model.people.changing == ()
+    assert np.isfinite(model.remove(planted.dataset(rows), {"site": "S0"})).all()
+
+
+def test_pooled_visits_are_those_of_people_with_the_same_locations(planted: Planted, model: LinearModel) -> None:
+    pooled = model.pooled()
+    assert not pooled.people
+    np.testing.assert_array_equal(pooled.batches.location, model.batches.location)
+    dataset = planted.dataset()
+    alone = Dataset(dataset.values, dataset.covariates, dataset.schema, dataset.columns)
+    np.testing.assert_allclose(pooled.scores(alone).deviation, model.scores(alone).deviation, rtol=1e-9)
+    assert pooled.pooled() is pooled
+
+
 def test_visits_on_one_day_have_no_time() -> None:
     planted = Planted(5)
     planted.frame["age"] = planted.frame.groupby("who")["age"].transform("first")
