@@ -169,14 +169,22 @@ class VaeObjective:
             chosen = int(torch.randint(len(self._task.residuals), ()))
         context = self._task.contexts[chosen][people]
         per_column = 1 / max(int(self._task.used.sum()), 1)
-        blocks = [slice(None)] if torch.is_grad_enabled() else row_blocks_of(len(people), len(self._task.used))
-        encoded = [self._network.encoder(self._task.rows(chosen, people[part]), context[part]) for part in blocks]
-        mean, log_variance = (torch.cat(own) if len(own) > 1 else own[0] for own in zip(*encoded, strict=True))
-        z = self._network.prior.draw(mean, log_variance)
-        missed = [self._missed(self._task.rows(chosen, people[part]), z[part], context[part]) for part in blocks]
+        blocks = [] if torch.is_grad_enabled() else row_blocks_of(len(people), len(self._task.used))
+        if len(blocks) < 2:  # without slices, through which gradients would be summed in another order
+            h = self._task.rows(chosen, people)
+            mean, log_variance = self._network.encoder(h, context)
+            z = self._network.prior.draw(mean, log_variance)
+            missed = self._missed(h, z, context)
+        else:
+            encoded = [self._network.encoder(self._task.rows(chosen, people[part]), context[part]) for part in blocks]
+            mean, log_variance = (torch.cat(own) for own in zip(*encoded, strict=True))
+            z = self._network.prior.draw(mean, log_variance)
+            missed = torch.cat(
+                [self._missed(self._task.rows(chosen, people[part]), z[part], context[part]) for part in blocks]
+            )
         beta = settings.beta * settings.training.beta_share(epoch)
         parts = {
-            "reconstruction": (torch.cat(missed) if len(missed) > 1 else missed[0]).mean() * per_column,
+            "reconstruction": missed.mean() * per_column,
             "divergence": self._network.prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
         }
         total = parts["reconstruction"] + beta * parts["divergence"]
