@@ -98,6 +98,7 @@ class ChunkFitter:
         cells: Levels and combinations of levels that a column can lack, those of batches first.
         member: Who is in which.
         ground: The value of background, if there is one.
+        calibrators: Positions of the people whose residuals are kept.
         visits: Whose the rows are, where some people have several.
     """
 
@@ -107,6 +108,7 @@ class ChunkFitter:
     cells: tuple[Cell, ...]
     member: Bool[np.ndarray, "people cells"]
     ground: float | None
+    calibrators: Int[np.ndarray, " some"]
     visits: Visits | None = None
 
     @classmethod
@@ -116,6 +118,7 @@ class ChunkFitter:
         design: Design,
         frame: pd.DataFrame,
         ground: float | None,
+        calibrators: Int[np.ndarray, " some"],
         visits: Visits | None = None,
     ) -> "ChunkFitter":
         """Prepare for people, and a value of background if there is one."""
@@ -125,7 +128,7 @@ class ChunkFitter:
         member = (
             np.stack([in_cell(frame, cell) for cell in cells], axis=1) if cells else np.zeros((len(frame), 0), bool)
         )
-        return cls(solver, design, frame, cells, member, ground, visits)
+        return cls(solver, design, frame, cells, member, ground, calibrators, visits)
 
     def fit(self, chunk: Float[np.ndarray, "people block"], sampled: Float[np.ndarray, "some block"]) -> ChunkFit:
         """Fit a block of columns; its sample is sorted in place."""
@@ -148,9 +151,11 @@ class ChunkFitter:
             else:
                 fit = visits.fit(inside)
                 level[complete], slope[complete], errors[:, complete] = fit.level, fit.slope, fit.errors
-                found = (*fit[:4], fit.standard)
+                found = (*fit[:4], fit.residual)
             coefficients[:, complete], sd[complete], total[complete], ratio[:, complete] = found[:4]
             residual[:, complete] = found[4]
+            if visits is not None:
+                residual[np.ix_(self.calibrators, complete)] = fit.standard(self.calibrators)
         values = chunk if complete.all() else np.where(finite, chunk, np.nan)
         low, high = _ends(values, complete)
         flat = high - low <= FLAT * np.maximum(np.abs(low), np.abs(high))
@@ -178,7 +183,8 @@ class ChunkFitter:
                 mostly = ragged[found[5] & (known[:, ragged].mean(axis=0) > _MOSTLY) & ~massive[ragged]]
                 fit = visits.fill(values[:, mostly], known[:, mostly], coefficients[:, mostly])
                 coefficients[:, mostly], sd[mostly] = fit.coefficients, fit.sd
-                ratio[:, mostly], residual[:, mostly] = fit.ratio, fit.standard
+                ratio[:, mostly], residual[:, mostly] = fit.ratio, fit.residual
+                residual[np.ix_(self.calibrators, mostly)] = fit.standard(self.calibrators)
                 level[mostly], slope[mostly], errors[:, mostly] = fit.level, fit.slope, fit.errors
                 rest = np.setdiff1d(ragged, mostly)
                 level[rest], slope[rest] = visits.usual.ratios
@@ -379,7 +385,7 @@ def fit_moments(
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
     level, slope = np.zeros((2, width), kept)
     errors = np.zeros((0 if visits is None else len(visits.contrasts), width), kept)
-    fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns), visits)
+    fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns), chosen, visits)
     sample = sample_of(frame.index, width)
     lists: list[Exceptions] = []
 

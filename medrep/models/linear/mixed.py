@@ -65,7 +65,7 @@ class VisitFit(NamedTuple):
         level: Variance of people's levels over sd squared.
         slope: That of slopes, with time in units of its spread.
         errors: Standard errors of the contrasts asked for.
-        kept: P_jj: what residuals have of the residual variance.
+        cells: Which columns are fitted at which ratios.
     """
 
     coefficients: np.ndarray
@@ -76,12 +76,14 @@ class VisitFit(NamedTuple):
     level: np.ndarray
     slope: np.ndarray
     errors: np.ndarray
-    kept: np.ndarray
+    cells: "tuple[tuple[_Cell, Int[np.ndarray, ' some']], ...]"
 
-    @property
-    def standard(self) -> Float[np.ndarray, "visits block"]:
-        """Residuals that have the residual variance, where some of it is left."""
-        return self.residual / np.sqrt(np.maximum(self.kept, LEAST_VARIANCE))
+    def standard(self, visits: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some block"]:
+        """Return residuals of some visits that have the residual variance, where some of it is left."""
+        found = self.residual[visits]
+        for cell, there in self.cells:
+            found[:, there] /= np.sqrt(np.maximum(cell.left[visits], LEAST_VARIANCE))[:, None]
+        return found
 
 
 class _Sums(NamedTuple):
@@ -290,9 +292,11 @@ class Visits:
         varies = np.flatnonzero(np.sqrt((rest**2).mean(axis=0)) > least)
         explained = (coefficients * (np.atleast_2d(np.cov(self.solver.full.T, bias=True)) @ coefficients)).sum(axis=0)
         levels = self.solver.levels
+        total = explained + (rest**2).mean(axis=0)
         sd, level, slope = np.zeros((3, width))
         ratio, errors = np.ones((levels.shape[1], width)), np.zeros((len(self.contrasts), width))
-        residual, kept = np.zeros_like(rest), np.ones_like(rest)
+        change, used = np.zeros((self.design.shape[1], width)), np.zeros((2, width))
+        cells: list[tuple[_Cell, np.ndarray]] = []
         sums = self._sums(rest[:, varies])
         best = np.argmax(self._likelihood(sums, self.coarse) + np.log(self.prior)[:, None], axis=0)
         for number in np.unique(best):
@@ -308,20 +312,22 @@ class Visits:
                 cell, those = self.cell(fine[k]), np.flatnonzero(chosen == k)
                 there = columns[those]
                 half, variance = self._solved(cell, some.of(those))
-                change = cell.root.T @ half
                 if known is not None:
                     variance *= cell.freedom / np.maximum(cell.freedom - (~known[:, there]).sum(axis=0), 1)
-                sd[there] = np.sqrt(variance)
-                coefficients[:, there] += self.solver.contrasts @ change
-                left = rest[:, there] - self.design @ change
-                residual[:, there] = self._within(cell.ratios, left)
-                squares = levels.T @ residual[:, there] ** 2 / variance
-                if known is not None:
-                    squares *= levels.sum(axis=0)[:, None] / np.maximum(levels.T @ known[:, there], 1)
-                ratio[:, there] = cell.level_ratios(squares, self.solver.parts)
-                errors[:, there], kept[:, there] = cell.errors[:, None] * sd[there], cell.left[:, None]
-        total = explained + (rest**2).mean(axis=0)
-        return VisitFit(coefficients, sd, total, ratio, residual, level, slope, errors, kept)
+                change[:, there], sd[there] = cell.root.T @ half, np.sqrt(variance)
+                used[:, there] = np.array(cell.ratios)[:, None]
+                errors[:, there] = cell.errors[:, None] * sd[there]
+                cells.append((cell, there))
+        coefficients += self.solver.contrasts @ change
+        rest -= self.design @ change
+        residual = self._within(used[0], used[1], rest)
+        residual[:, sd == 0] = 0
+        squares = levels.T @ residual**2
+        if known is not None:
+            squares *= levels.sum(axis=0)[:, None] / np.maximum(levels.T @ known, 1)
+        for cell, there in cells:
+            ratio[:, there] = cell.level_ratios(squares[:, there] / sd[there] ** 2, self.solver.parts)
+        return VisitFit(coefficients, sd, total, ratio, residual, level, slope, errors, tuple(cells))
 
     def fill(
         self,
@@ -381,13 +387,15 @@ class Visits:
         left = sums.squares - per_level @ sums.level_squares - squares
         return half, np.maximum(left - (half**2).sum(axis=0), 0) / cell.freedom
 
-    def _within(self, ratios: Ratios, rest: Float[np.ndarray, "visits _"]) -> Float[np.ndarray, "visits _"]:
-        """Return V^-1 times a matrix: residuals without what is expected of the person."""
-        level = (ratios.level / (1 + ratios.level * self.counts))[:, None]
-        left: np.ndarray = rest - self.member.T @ (level * (self.member @ rest))
-        if ratios.slope:
-            slope = (ratios.slope / (1 + ratios.slope * self.spans))[:, None]
-            left -= self.timed.T @ (slope * (self.timed @ rest))
+    def _within(
+        self, level: float | np.ndarray, slope: float | np.ndarray, rest: Float[np.ndarray, "visits _"]
+    ) -> Float[np.ndarray, "visits _"]:
+        """Return V^-1 times a matrix: residuals without what is expected of the person; ratios of all columns, or of each."""
+        per_level = level / (1 + np.multiply.outer(self.counts, np.atleast_1d(level)))
+        left: np.ndarray = rest - self.member.T @ (per_level * (self.member @ rest))
+        if np.any(slope):
+            per_slope = slope / (1 + np.multiply.outer(self.spans, np.atleast_1d(slope)))
+            left -= self.timed.T @ (per_slope * (self.timed @ rest))
         return left
 
 
@@ -416,7 +424,7 @@ class _Cell:
     @classmethod
     def of(cls, visits: Visits, ratios: Ratios) -> "_Cell":
         design = visits.design
-        gram = design.T @ visits._within(ratios, design)
+        gram = design.T @ visits._within(*ratios, design)
         lower = np.linalg.cholesky((gram + gram.T) / 2)
         root = solve_triangular(lower, np.eye(len(lower)), lower=True)
         determinant = np.log1p(ratios.level * visits.counts).sum() + np.log1p(ratios.slope * visits.spans).sum()
@@ -457,7 +465,7 @@ class _Cell:
         visits, levels = self.visits, self.visits.solver.levels
         level = self.ratios.level / (1 + self.ratios.level * visits.counts)
         slope = self.ratios.slope / (1 + self.ratios.slope * visits.spans)
-        projected = visits._within(self.ratios, visits.design) @ self.root.T
+        projected = visits._within(*self.ratios, visits.design) @ self.root.T
         own = visits.member.T @ level + visits.time**2 * (visits.member.T @ slope)
         sizes = (projected**2).sum(axis=1)
         left = 1 - own - sizes

@@ -513,8 +513,10 @@ class LinearModel(Model):
         if not self.people or self.gain:
             return scale
         level = self.people.level[part]
-        relative: np.ndarray = np.sqrt((level + scale**2) / (level + 1))
-        return relative.astype(scale.dtype)
+        relative: np.ndarray = scale * scale
+        relative += level
+        relative /= level + 1
+        return np.sqrt(relative, out=relative)
 
     def _with_components(self, dataset: Dataset) -> "LinearModel":
         source = self.residuals(dataset)
