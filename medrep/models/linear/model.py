@@ -86,12 +86,12 @@ from medrep.models.exceptions import (
     Settling,
     either,
 )
+from medrep.models.linear.bands import column_bands
 from medrep.models.linear.batch_effects import (
     BatchEffects,
     Borrowing,
     NewLevel,
     centre_scales,
-    column_bands,
     fit_batches,
     linear_history,
     shrink_new_level,
