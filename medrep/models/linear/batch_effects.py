@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from medrep.models.exceptions import ColumnSupport
 from medrep.models.linear.bands import Bands, shrink
 from medrep.models.linear.design import Design
 from medrep.models.linear.fit import Moments
@@ -57,6 +58,27 @@ class BatchEffects:
     log_scale: Float[np.ndarray, "levels columns"]
     location_noise: Float[np.ndarray, " bands"]
     log_scale_noise: Float[np.ndarray, " bands"]
+
+    def with_level(
+        self, row: int, location: Float[np.ndarray, " columns"], log_scale: Float[np.ndarray, " columns"]
+    ) -> "BatchEffects":
+        """Return the same with a further level at a row."""
+        return replace(
+            self,
+            location=np.insert(self.location, row, location, axis=0),
+            log_scale=np.insert(self.log_scale, row, log_scale, axis=0),
+        )
+
+    def without_unsupported(self, support: ColumnSupport, design: Design) -> "BatchEffects":
+        """Return the same without what neighbouring columns say of levels that have no effect of their own in a column."""
+        location, log_scale = self.location.copy(), self.log_scale.copy()
+        for cell, codes in zip(support.cells, support.codes, strict=True):
+            name, level = cell[0]
+            if name in design.schema.batches:
+                row = design.batch_slices()[name].start + design.schema.levels(name).index(level)
+                location[row, support.columns[codes > 0]] = 0
+                log_scale[row, support.columns[codes > 0]] = 0
+        return replace(self, location=location, log_scale=log_scale)
 
 
 def fit_batches(moments: Moments, borrowing: Borrowing, parts: Sequence[slice], *, scale: bool) -> BatchEffects:
