@@ -12,7 +12,7 @@ from multiprocessing.forkserver import ensure_running
 from signal import Signals
 
 from medrep.batch.pool import Finished, Pool, WorkerCrashed, work
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.samples import Sample
 from medrep.derivatives.tasks import TaskFactory
 from medrep.errors import MedrepError, ModelError
 

@@ -19,7 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from medrep.batch.progress import ALONE, DEATHS, SINGLE, TOGETHER, Progress, RetryState
-from medrep.cohort.kinds.base import Sample, Samples
+from medrep.cohort.samples import Sample, Samples
 from medrep.derivatives.tasks import Result, RowResults, Task, TaskFactory
 from medrep.errors import MedrepError, mask
 

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from medrep.batch.local_pool import ENVIRONMENT
 from medrep.batch.pool import Finished, Pool, WorkerCrashed, attempt
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.samples import Sample
 from medrep.derivatives.tasks import Result, TaskFactory
 from medrep.errors import MedrepError, ModelError, lacking
 

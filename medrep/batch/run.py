@@ -19,7 +19,7 @@ from medrep.batch.store import COMPLETE, Job, Part, fingerprints, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.cohort.kinds.base import Samples
+from medrep.cohort.samples import Samples
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
 from medrep.derivatives.tasks import TABLES, PreflightFactory, Task, TaskFactory

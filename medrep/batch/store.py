@@ -18,7 +18,7 @@ from medrep import __version__
 from medrep._files import STATE, is_output, not_ours, write_json
 from medrep._texts import read_json
 from medrep.cohort.bids import image_files
-from medrep.cohort.kinds.base import Samples
+from medrep.cohort.samples import Samples
 from medrep.cohort.support import Outside, outside_json
 from medrep.derivatives.bids import write_tsv
 from medrep.errors import ConfigError, MedrepError, listed

@@ -18,8 +18,9 @@ from medrep.cohort.dictionary import certain_pairs
 from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ImageInput
-from medrep.cohort.kinds import SILENT, Found, InputKind, Listener, Source
+from medrep.cohort.kinds import SILENT, Found, InputKind, Listener
 from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
+from medrep.cohort.samples import Source
 from medrep.cohort.sessions import chosen_visits, with_runs, with_sessions
 from medrep.cohort.sidecars import Earlier, earlier_work
 from medrep.cohort.table_files import is_table

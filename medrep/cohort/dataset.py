@@ -18,9 +18,10 @@ from medrep.cohort.covariates import Covariate, CovariateSchema, declared_covari
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns, Grid
 from medrep.cohort.inputs import FeaturesInput
-from medrep.cohort.kinds import InputKind, Source
+from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.samples import Source
 from medrep.errors import CohortError, CovariateError, listed
 
 Rows: TypeAlias = slice | Int[np.ndarray, " some"] | Bool[np.ndarray, " rows"]

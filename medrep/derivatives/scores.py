@@ -13,7 +13,7 @@ from medrep._files import atomic_file, write_json
 from medrep.cohort.features import column_order
 from medrep.cohort.image_quality import STATISTICS
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Sample, sample_frame, sample_rows
+from medrep.cohort.samples import Sample, sample_frame, sample_rows
 from medrep.cohort.splits import known_rows
 from medrep.derivatives.bids import write_latents
 from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_places, load_accelerated, preloaded

@@ -14,9 +14,9 @@ from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import write_label_map
+from medrep.cohort.samples import Sample, sample_files, sample_frame
 from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar

@@ -16,8 +16,8 @@ from jaxtyping import Float, Shaped
 
 from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, Samples, sample_files
 from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
+from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.cohort.surface_files import StoredValues, SurfaceFile
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer

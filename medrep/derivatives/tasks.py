@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, Samples, sample_files
+from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.derivatives.bids import line
 from medrep.models.saved import SavedModel, load_input
 

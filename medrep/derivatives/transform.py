@@ -15,9 +15,9 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.features import column_order
 from medrep.cohort.inputs import ConnectivityInput
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.base import Sample, Samples
 from medrep.cohort.kinds.connectivity import MATRIX, EdgeForm, edge_form, regions_of
 from medrep.cohort.participants import label
+from medrep.cohort.samples import Sample, Samples
 from medrep.cohort.support import outside_json, outside_training
 from medrep.derivatives.bids import OUTSIDE, Destination, Removal, line, parsed, rows_text, write_latents, write_lines
 from medrep.derivatives.tasks import (

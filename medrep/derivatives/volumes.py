@@ -14,9 +14,9 @@ from medrep.cohort.bids import runs
 from medrep.cohort.image_quality import image_statistics
 from medrep.cohort.inputs import VolumeInput
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.kinds.base import Sample, sample_files, sample_frame
 from medrep.cohort.loaders import load_alike, load_volumes
 from medrep.cohort.nifti import Volume, read_image, write_image
+from medrep.cohort.samples import Sample, sample_files, sample_frame
 from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer

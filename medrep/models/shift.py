@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from medrep._persisted import persisted
 from medrep._structuring import from_json
 from medrep.cohort.covariates import CovariateSchema
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.samples import Sample
 from medrep.cohort.splits import TrainingRows
 from medrep.errors import EvidenceError, ModelError, listed
 

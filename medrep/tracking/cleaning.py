@@ -20,9 +20,8 @@ from medrep._texts import read_json
 from medrep.cohort.bids import hemispheres
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.kinds import Source
-from medrep.cohort.kinds.base import Sample
 from medrep.cohort.kinds.connectivity import EdgeForm
+from medrep.cohort.samples import Sample, Source
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed

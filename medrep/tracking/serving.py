@@ -23,9 +23,9 @@ from medrep.cohort.bids import hemispheres
 from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
-from medrep.cohort.kinds import Source, imported
-from medrep.cohort.kinds.base import Sample, no_table
+from medrep.cohort.kinds import imported
 from medrep.cohort.kinds.connectivity import EdgeForm
+from medrep.cohort.samples import Sample, Source, no_table
 from medrep.cohort.support import outside_training, refuse_far
 from medrep.derivatives.scores import Scorer, score_task
 from medrep.derivatives.tasks import Result

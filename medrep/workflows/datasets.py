@@ -33,18 +33,11 @@ from medrep.models.saved import SavedModel
 from medrep.workflows.audit import AuditFindings, AuditRequest
 from medrep.workflows.audit import audit as audit_cohort
 from medrep.workflows.cohorts import Selection, load_trained, read_unseen
+from medrep.workflows.fitting import calibrated, described, fit, fit_readouts, fit_schema, warn_of_slips
 from medrep.workflows.forecast import NUMBERS, ForecastRequest
 from medrep.workflows.forecast import forecast as forecast_cohort
 from medrep.workflows.score import ScoreRequest
 from medrep.workflows.score import score as score_cohort
-from medrep.workflows.train import (
-    calibrated,
-    described,
-    fit,
-    fit_readouts,
-    fit_schema,
-    warn_of_slips,
-)
 from medrep.workflows.transform import ExportRequest
 from medrep.workflows.transform import export as export_cohort
 

@@ -1,4 +1,4 @@
-"""``train``: cohort + configuration -> a model folder; what MLflow is told of it, and the calibration of its shift gate."""
+"""``train``: cohort + configuration -> a model folder, and what MLflow is told of it."""
 
 import shutil
 import tempfile
@@ -12,35 +12,28 @@ import pandas as pd
 import yaml
 
 from medrep import __version__
-from medrep._files import output_folder, release_pages, write_text
-from medrep.audit.confounding import sample_columns
+from medrep._files import output_folder, write_text
 from medrep.cohort.cohort import Cohort, read_cohort, read_matrix, with_changes
 from medrep.cohort.columns import CovariateTable, read_covariates
-from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
+from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
 from medrep.cohort.grid import Columns
 from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.parsing import shown
 from medrep.cohort.participants import KEY_COLUMNS, count_participants
-from medrep.cohort.plausibility import feature_slips, refuse_codes, repeated_scans, same_data, transformed_before
-from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace, split_participants
-from medrep.cohort.support import Support
+from medrep.cohort.splits import split_participants
 from medrep.config import Config
 from medrep.derivatives.bids import write_tsv
-from medrep.derivatives.scores import Scorer, score_task
 from medrep.errors import CohortError
-from medrep.models import MODELS, FitContext, LinearModel, LinearSettings, Model
 from medrep.models.left_alone import left_alone, notes_on
-from medrep.models.linear.scales import measured_units
-from medrep.models.prediction import FEW, Prediction
 from medrep.models.requirements import Images, refuse_beyond, usual_memory
-from medrep.models.saved import Provenance, SavedModel, digest
-from medrep.models.shift import ANYBODY, MIN_N, ShiftGate, scanner_of
+from medrep.models.saved import SavedModel, digest
 from medrep.tracking.store import Store, find_store
-from medrep.training.schedule import process_group, rank
-from medrep.workflows.check import knows_visits, requirements, warn_of_interactions
+from medrep.training.schedule import rank
+from medrep.workflows.check import requirements
 from medrep.workflows.cohorts import check_output, input_paths, place_of, refuse_unknown, report_subject
+from medrep.workflows.fitting import calibrated, described, fit, fit_readouts, fit_schema, warn_of_slips
 
 TRAINED, HELD_OUT = "train", "held-out"
 # Not report.html: its notes name participants.
@@ -98,23 +91,6 @@ class Trained:
     out: Path
     config: Config
     store: Store | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A model as it was fitted, before anything is written.
-
-    Attributes:
-        model: The model.
-        history: What was found.
-        marks: Fingerprint of each row's data, index: key.
-        rows: Keyed digests of the rows.
-    """
-
-    model: Model
-    history: pd.DataFrame
-    marks: pd.Series
-    rows: TrainingRows
 
 
 def train(
@@ -295,134 +271,6 @@ def refuse_much(training: Training, columns: Columns, memory: float, listener: L
         listener.warn(needed.much(columns.mask is not None))
 
 
-def warn_of_slips(cohort: Cohort, covariates: CovariateTable, config: Config, listener: Listener) -> None:
-    """Warn of what is doubtful in a cohort before anything is fitted, and refuse codes in the place of values.
-
-    Raises:
-        CovariateError: Codes such as 999, of everybody.
-    """
-    doubts = refuse_codes(covariates.frame, covariates.declared)
-    for line in (*doubts, *transformed_before(cohort.earlier, covariates.declared)):
-        listener.warn(line)
-    for line in [] if knows_visits(config) else repeated_scans(cohort.table):
-        listener.warn(line)
-
-
-def fit_schema(
-    cohort: Cohort, known: pd.DataFrame, declared: Sequence[Covariate], listener: Listener
-) -> tuple[pd.DataFrame, CovariateSchema]:
-    """Fit the schema to the people of training.
-
-    Args:
-        cohort: Those people.
-        known: Checked covariates, of them and perhaps of others.
-        declared: What the covariates are.
-        listener: Who is told of slips in features.
-
-    Returns:
-        Their covariates in the schema's form, and the schema.
-
-    Raises:
-        CovariateError: Covariates that cannot be used.
-    """
-    known = known.loc[cohort.table.index]
-    schema = CovariateSchema.fit(known, declared)
-    frame = schema.transfer(known)
-    for line in feature_slips(cohort.source.features, frame, schema):
-        listener.warn(line)
-    return frame, schema
-
-
-def fit(
-    dataset: Dataset,
-    config: Config,
-    listener: Listener = SILENT,
-    *,
-    state: Path | None = None,
-    resume: bool = False,
-    tabular: bool = True,
-) -> Fitted:
-    """Fit the configured model to people, and keep what tells their rows again.
-
-    Args:
-        dataset: The people of training.
-        config: What to fit.
-        listener: Who is told.
-        state: Where an interrupted training keeps its state; None: nowhere.
-        resume: Whether to go on from there.
-        tabular: Whether rows are of a table; of images, copies are told.
-
-    Raises:
-        MedrepError: Covariates that cannot be told apart, or settings that do not fit the data.
-    """
-    data = dataset.values
-    picked = sample_columns(dataset.columns.count)
-    # Images lie on the disk: all is taken of a row while it is at hand.
-    some, taken = np.empty((len(data), len(picked)), data.dtype), []
-    for place, row in enumerate(data):
-        some[place] = row[picked]
-        taken.append((row_fingerprint(row), row_trace(row)))
-        release_pages(data)
-    warn_of_interactions(some, dataset.covariates, dataset.schema, config, listener, dataset.whose.tolist())
-    marks = pd.Series([mark for mark, _ in taken], index=dataset.keys)
-    for line in [] if tabular else same_data(marks.to_dict()):
-        listener.warn(line)
-    with process_group(), listener.track("fit", dataset.columns.count, "columns") as advance:
-        work = FitContext(advance, listener.say, state, resume, listener.phase)
-        model, history = MODELS[config.model].fit(dataset, config.settings, seed=config.seed, work=work)
-    rows = TrainingRows.of([trace for _, trace in taken], cohort_fingerprint(marks), config.seed)
-    return Fitted(model, history, marks, rows)
-
-
-def described(
-    fitted: Fitted,
-    dataset: Dataset,
-    cohort: Cohort,
-    readouts: tuple[Prediction, ...],
-    shift: ShiftGate | None,
-    *,
-    units: pd.DataFrame | None = None,
-) -> SavedModel:
-    """Return a fitted model with all that is saved with it.
-
-    Args:
-        fitted: The model.
-        dataset: What it was fitted to.
-        cohort: The same people as they were read.
-        readouts: What predicts covariates.
-        shift: Its shift gate.
-        units: What `measured_units` says of these people, where that is known; else they are measured.
-    """
-    transformed = tuple(sorted({name for one in cohort.earlier for name in one.covariates}))
-    whose = dataset.whose.tolist()
-    provenance = Provenance(dataset.people, cohort_fingerprint(fitted.marks), fitted.rows, transformed)
-    support = Support.fit(dataset.schema, dataset.covariates, whose)
-    units = measured_units(cohort.input, cohort.source.files) if units is None else units
-    unit = None if units is None else _unit_model(dataset, units)
-    return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift, unit)
-
-
-def _unit_model(dataset: Dataset, units: pd.DataFrame) -> LinearModel:
-    """Return what moves the logarithms of each image's own units, as if they were further columns."""
-    names = tuple(f"log_unit_{number + 1}" for number in range(units.shape[1]))
-    values = units.loc[dataset.keys].to_numpy()
-    further = replace(dataset, values=values, columns=Columns(names, len(names), None), origin=None)
-    return LinearModel.fit(further, LinearSettings(), seed=0, work=FitContext())[0]
-
-
-def fit_readouts(dataset: Dataset, config: Config, listener: Listener = SILENT) -> tuple[Prediction, ...]:
-    """Fit what predicts covariates from the data, and say how well."""
-    return tuple(_readout(name, dataset, config, listener) for name in config.predict)
-
-
-def _readout(name: str, dataset: Dataset, config: Config, listener: Listener) -> Prediction:
-    known = dataset.covariates[name].to_numpy(float)
-    readout = Prediction.fit(name, dataset.values, known, seed=config.seed, participants=dataset.whose.tolist())
-    few = f"; fewer than {FEW} people, so that its correction is uncertain" if dataset.people < FEW else ""
-    listener.say(f"predict {name}: people left out of the fit, mean error {readout.mae:.3g}, R2 {readout.r2:.2f}{few}")
-    return readout
-
-
 def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float, listener: Listener) -> pd.Index:
     """Return the keys of people who are kept from training."""
     if not share:
@@ -463,49 +311,6 @@ def _show_effects(listener: Listener, effects: pd.DataFrame) -> None:
     ]
     headings = ("covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
     listener.table("What covariates do to the organ", headings, rows)
-
-
-def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, listener: Listener) -> ShiftGate | None:
-    """Return the shift gate of a model; None, with a word, where too few people were held out.
-
-    Args:
-        model: The model.
-        cohort: The people who were held out, with what training measured in its ``input``.
-        frame: Their checked covariates.
-        listener: Who is told.
-    """
-    frame = _known(model.schema, frame)
-    # Scans of one person are alike, and several would make everybody else's p too small: the first counts.
-    frame = frame[~cohort.table.loc[frame.index, "participant_id"].astype(str).duplicated().to_numpy()]
-    if len(frame) < MIN_N:
-        if len(frame):
-            listener.say(f"  {len(frame)} people held out: {MIN_N} are needed to tell scans that are unlike them")
-        return None
-    cohort = cohort.select(frame.index)
-    scorer = Scorer(model, measure=True)
-    step = score_task(scorer, cohort.input, cohort.source.features.names)
-    people = list(cohort.source.samples(model.schema.transfer(frame)))
-    rows: dict[str, np.ndarray] = {}
-    with listener.track("calibrate", len(people)) as advance:
-        for start in range(0, len(people), step.block_size):
-            some = people[start : start + step.block_size]
-            rows |= {one.key: one.arrays["statistics"] for one in step.work(some) if not one.error}
-            advance(len(some))
-    if len(rows) < MIN_N:
-        return None
-    statistics = pd.DataFrame.from_dict(rows, orient="index", columns=scorer.statistics(cohort.input))
-    scanner = scanner_of(model.schema)
-    labels = frame[scanner].astype(str) if scanner else pd.Series(ANYBODY, index=frame.index)
-    return ShiftGate.fit(statistics, labels.loc[statistics.index])
-
-
-def _known(schema: CovariateSchema, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the people all of whose levels training had: rare ones may have been held out whole."""
-    known = pd.Series(True, index=frame.index)
-    for fitted in schema.fitted:
-        if isinstance(fitted, Categorical):
-            known &= frame[fitted.declared.name].isin(fitted.levels)
-    return frame[known]
 
 
 def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = SILENT) -> None:

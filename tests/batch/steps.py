@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.samples import Sample
 from medrep.derivatives.tasks import Result, Task, TaskFactory
 from medrep.errors import CohortError, ModelError
 

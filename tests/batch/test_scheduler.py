@@ -16,7 +16,7 @@ from medrep.batch.progress import (
     RetryState,
     read_history,
 )
-from medrep.cohort.kinds.base import Sample
+from medrep.cohort.samples import Sample
 from medrep.derivatives.tasks import Result
 from tests.batch.steps import people
 

@@ -14,9 +14,10 @@ from medrep.cli import main
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.inputs import ImageInput
 from medrep.cohort.kinds import INPUTS, KINDS, saved_input
-from medrep.cohort.kinds.base import Found, InputKind, Sample, Source, no_table
+from medrep.cohort.kinds.base import Found, InputKind
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.samples import Sample, Source, no_table
 from medrep.derivatives.bids import Destination, parsed, write_tsv
 from medrep.derivatives.tasks import Result, Task
 from medrep.derivatives.transform import Transform, TransformRows

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import VolumeInput
-from medrep.cohort.kinds import INPUTS, SILENT, Source, build_input, saved_input
-from medrep.cohort.kinds.base import Samples
+from medrep.cohort.kinds import INPUTS, SILENT, build_input, saved_input
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.kinds.volume import VolumeKind
+from medrep.cohort.samples import Samples, Source
 from medrep.errors import CohortError, ConfigError
 
 SHARED = ["kind", "suffix", "desc", "entities", "spacing", "shape", "intensity", "missing"]

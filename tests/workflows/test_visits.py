@@ -13,7 +13,7 @@ import medrep as mr
 from medrep.batch.store import Part
 from medrep.cli import main
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.kinds.base import Samples, Source
+from medrep.cohort.samples import Samples, Source
 from tests.documents import DOCS, run_line
 from tests.models.linear.test_visits import Planted
 

@@ -8,16 +8,7 @@ from typing import Any
 
 from medrep._structuring import build_section, unknown_key
 from medrep.cohort.inputs import persisted_section
-from medrep.cohort.kinds.base import (
-    SILENT,
-    Checked,
-    Found,
-    InputKind,
-    Listener,
-    Silent,
-    Source,
-    imported,
-)
+from medrep.cohort.kinds.base import SILENT, Checked, Found, InputKind, Listener, Silent, imported
 from medrep.errors import ConfigError, listed
 
 KINDS = {
@@ -57,7 +48,6 @@ __all__ = [
     "InputKind",
     "Listener",
     "Silent",
-    "Source",
     "build_input",
     "imported",
     "saved_input",

@@ -22,10 +22,11 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable, claimed, match_keys, read_features
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.inputs import BETWEEN, ConnectivityInput, FeaturesInput
-from medrep.cohort.kinds.base import Found, Source, find_files, no_table
+from medrep.cohort.kinds.base import Found, find_files
 from medrep.cohort.kinds.features import TableKind
 from medrep.cohort.parsing import MISSING_WORDS, plain_number
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.samples import Source, no_table
 from medrep.cohort.tables import Tables, read_tables
 from medrep.errors import CohortError, listed
 

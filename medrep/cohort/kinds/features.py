@@ -22,7 +22,8 @@ from medrep.cohort.features import (
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
-from medrep.cohort.kinds.base import Blocks, Checked, Found, InputKind, Listener, Matrix, Room, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Found, InputKind, Listener, Matrix, Room
+from medrep.cohort.samples import Source
 from medrep.cohort.table_layout import matching_names
 from medrep.cohort.tables import Tables, read_tables
 from medrep.errors import CohortError, listed

@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room
 from medrep.cohort.kinds.volume import FileKind
+from medrep.cohort.samples import Source
 
 
 @dataclass(frozen=True)

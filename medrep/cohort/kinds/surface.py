@@ -13,10 +13,11 @@ from jaxtyping import Float, Float32, Shaped
 from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres, runs
 from medrep.cohort.grid import Columns, Mesh
 from medrep.cohort.inputs import ImageInput, Missing
-from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, Source
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room
 from medrep.cohort.kinds.volume import FileKind
 from medrep.cohort.neighbours import find_neighbours
 from medrep.cohort.plausibility import same_data
+from medrep.cohort.samples import Source
 from medrep.cohort.splits import row_fingerprint
 from medrep.cohort.surface_files import SurfaceFile, read_surface
 from medrep.errors import CohortError, listed

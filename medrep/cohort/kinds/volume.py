@@ -15,19 +15,9 @@ from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns
 from medrep.cohort.image_quality import STATISTICS, check_intensities, looked_at, mean_level, thinned
 from medrep.cohort.inputs import AUTO, BIDS, SAMPLED, ImageInput, VolumeInput
-from medrep.cohort.kinds.base import (
-    Blocks,
-    Checked,
-    Found,
-    InputKind,
-    Listener,
-    Matrix,
-    Room,
-    Source,
-    find_files,
-    no_table,
-)
+from medrep.cohort.kinds.base import Blocks, Checked, Found, InputKind, Listener, Matrix, Room, find_files
 from medrep.cohort.plausibility import same_data
+from medrep.cohort.samples import Source, no_table
 from medrep.cohort.splits import row_fingerprint
 from medrep.errors import CohortError
 

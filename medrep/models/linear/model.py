@@ -86,12 +86,12 @@ from medrep.models.exceptions import (
     Settling,
     either,
 )
+from medrep.models.linear.bands import column_bands
 from medrep.models.linear.batch_effects import (
     BatchEffects,
     Borrowing,
     NewLevel,
     centre_scales,
-    column_bands,
     fit_batches,
     linear_history,
     shrink_new_level,
@@ -99,10 +99,10 @@ from medrep.models.linear.batch_effects import (
 from medrep.models.linear.design import Design, effect_covariance, effect_variance
 from medrep.models.linear.fit import LARGE, calibrator_count, fit_moments
 from medrep.models.linear.mixed import Visits
-from medrep.models.linear.random_effects import OwnEffects, Persons, RandomEffects
-from medrep.models.linear.scales import LevelSums
+from medrep.models.linear.random_effects import Persons, RandomEffects
+from medrep.models.linear.scales import LevelSums, level_scale
 from medrep.models.linear.settings import LinearSettings
-from medrep.models.linear.trajectories import Future, Pairs
+from medrep.models.linear.trajectories import Future, Pairs, forecast_refusal
 from medrep.models.requirements import ColumnFits, Images, Requirements
 
 SCORE_BANDS = 2
@@ -197,7 +197,7 @@ class LinearModel(Model):
             design,
             coefficients,
             moments.sd * level,
-            batches,
+            batches.without_unsupported(moments.support, design),
             empty,
             _no_scores(len(moments.freedom), 0),
             seed,
@@ -208,7 +208,6 @@ class LinearModel(Model):
             else visits.usual.effects(own),
             people,
         )
-        model = model._without_unsupported()
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
@@ -271,7 +270,7 @@ class LinearModel(Model):
             else:
                 told = mean if stays is None else np.where(stays, np.nan, mean)
                 if years is not None:
-                    change += self._drift(years, self.people.told(told, before, persons, part), persons, part)
+                    change += self.people.drift(years, self.people.told(told, before, persons, part), persons, part)
                 after = self.people.moved(told, before, after, persons, part)
             change += after
             chunk += change
@@ -395,20 +394,12 @@ class LinearModel(Model):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """``forecast`` of tables, where people were followed over time; see `Model.capabilities`."""
-        able = self.people.along and self.columns.names and self.columns.grid is None and not self.gain
-        return frozenset({"forecast"}) if able else frozenset()
+        return frozenset() if forecast_refusal(self.people, self.columns, gain=self.gain) else frozenset({"forecast"})
 
     def refusal(self, capability: Capability) -> str:
         """Return why the model cannot do something; see `Model.refusal`."""
-        if capability != "forecast" or capability in self.capabilities:
-            return super().refusal(capability)
-        if not self.columns.names or self.columns.grid is not None:
-            return "forecasts are of feature tables; this model was trained on points of a grid"
-        if self.gain:
-            return "a model with settings.gain does not forecast; train with --set settings.gain=no"
-        lacking = "no number changes within them" if self.people else "nobody had several visits"
-        cure = "train on a cohort in which people come again, with their age at each visit"
-        return f"the model does not know people over time: {lacking}; {cure}"
+        refused = forecast_refusal(self.people, self.columns, gain=self.gain) if capability == "forecast" else ""
+        return refused or super().refusal(capability)
 
     @property
     def followed(self) -> str:
@@ -460,15 +451,6 @@ class LinearModel(Model):
     def _whose(self, dataset: Dataset) -> Persons:
         return Persons.of(dataset.covariates, dataset.whose, self.people.time, self.people.unit)
 
-    def _drift(self, years: float, own: OwnEffects, persons: Persons, part: slice) -> Float[np.ndarray, "visits block"]:
-        """Return how much more visits change over some years than people of other ages differ: on average, and of each person."""
-        found = np.zeros((len(persons.time), len(self.sd[part])))
-        if self.followed in self.people.changing:
-            found += years * self.people.change[self.people.changing.index(self.followed), part]
-        if own.slope is not None:
-            found += years / self.people.unit * (persons.member.T @ own.slope)
-        return found
-
     def _check_forecast(self) -> None:
         if refused := self.refusal("forecast"):
             raise ModelError(refused)
@@ -478,21 +460,14 @@ class LinearModel(Model):
         data, frame = dataset.values, dataset.covariates
         effects, levels, members = self.design.effects(frame), self.design.batches(frame), self.support.of(frame)
         pairs = Pairs.of(self.people, frame, dataset.whose.tolist())
-        squares, counts = np.zeros(len(frame)), np.zeros(len(frame))
 
-        def square(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        def residual(part: slice) -> tuple[np.ndarray, np.ndarray]:
             chunk, scale = read_chunk(data, part), self.scale(levels, self.batches.log_scale[:, part])
             exempt = self.exempt(chunk, members, part)
-            residual = chunk - self.mean(effects, levels, scale, part)
-            residual = residual if exempt is None else np.where(exempt, np.nan, residual)
-            gains = pairs.gains(self.people, residual, scale, self.sd[part], part)
-            known = np.isfinite(gains)
-            return (np.where(known, gains, 0) ** 2).sum(axis=1), known.sum(axis=1)
+            found = chunk - self.mean(effects, levels, scale, part)
+            return found if exempt is None else np.where(exempt, np.nan, found), scale
 
-        for _, (found, count) in map_chunks(len(frame), self.columns.count, square):
-            squares[pairs.after] += found
-            counts[pairs.after] += count
-        return root_mean_square(squares, counts)
+        return pairs.unusual(self.people, residual, self.sd, len(frame))
 
     @property
     def spread(self) -> Float[np.ndarray, " columns"]:
@@ -580,17 +555,6 @@ class LinearModel(Model):
         members = (self.support.of(here) | self.support.of(there)) & ~home[:, None]
         return Settling(self.masses, self.support, members, self.columns.grid is not None)
 
-    def _without_unsupported(self) -> "LinearModel":
-        """Return the model without what neighbouring columns say of levels that have no effect of their own in a column."""
-        location, log_scale = self.batches.location.copy(), self.batches.log_scale.copy()
-        for cell, codes in zip(self.support.cells, self.support.codes, strict=True):
-            name, level = cell[0]
-            if name in self.schema.batches:
-                row = self.design.batch_slices()[name].start + self.schema.levels(name).index(level)
-                location[row, self.support.columns[codes > 0]] = 0
-                log_scale[row, self.support.columns[codes > 0]] = 0
-        return replace(self, batches=replace(self.batches, location=location, log_scale=log_scale))
-
     def _location_error(self, noise: float, frame: pd.DataFrame) -> tuple[float, float | None]:
         """Return the standard error of a location from its people's noise and the effects' errors, and that of the effects."""
         if not len(self.effect_covariance):  # models saved before it was kept
@@ -629,28 +593,14 @@ class LinearModel(Model):
         self, levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"]
     ) -> Float[np.ndarray, "people block"]:
         """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
-        scale: np.ndarray | None = None
-        for part in self.design.batch_slices().values():
-            own = levels[:, part]
-            factor, pooled = own @ np.exp(log_scale[part]), 1 - own.sum(axis=1)
-            if pooled.any():
-                factor += pooled[:, None]
-            scale = factor if scale is None else np.multiply(scale, factor, out=scale)
-        return np.ones((len(levels), log_scale.shape[1])) if scale is None else scale
+        return level_scale(levels, log_scale, self.design.batch_slices().values())
 
     def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
         row = self.design.batch_slices()[name].stop
         schema = self.schema.with_level(name, level)
-        batches = replace(
-            self.batches,
-            location=np.insert(self.batches.location, row, location, axis=0),
-            log_scale=np.insert(self.batches.log_scale, row, log_scale, axis=0),
-        )
-        scores = replace(
-            self.score_batches,
-            location=np.insert(self.score_batches.location, row, 0.0, axis=0),
-            log_scale=np.insert(self.score_batches.log_scale, row, 0.0, axis=0),
-        )
+        batches = self.batches.with_level(row, location, log_scale)
+        nothing = np.zeros(len(self.components))
+        scores = self.score_batches.with_level(row, nothing, nothing)
         design, people = replace(self.design, schema=schema), self.people
         first = len(self.coefficients) + len(people.changing)
         people = replace(people, known=people.known.with_row(first + row)) if people.known else people

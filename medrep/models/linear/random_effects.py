@@ -211,6 +211,24 @@ class RandomEffects:
             np.stack([total, timed, squares]),
         )
 
+    def drift(
+        self, years: float, own: OwnEffects, persons: "Persons", part: slice
+    ) -> Float[np.ndarray, "visits block"]:
+        """Return how much more visits change over some years than people of other ages differ: on average, and of each person.
+
+        Args:
+            years: How far ``along`` goes.
+            own: What is told of each person (`told`).
+            persons: Whose the visits are.
+            part: Which columns.
+        """
+        found = np.zeros((len(persons.time), len(self.level[part])))
+        if self.along in self.changing:
+            found += years * self.change[self.changing.index(self.along), part]
+        if own.slope is not None:
+            found += years / self.unit * (persons.member.T @ own.slope)
+        return found
+
     def moved(
         self,
         residual: Float[np.ndarray, "visits block"],

@@ -4,7 +4,7 @@ The pooled deviation of a column is the geometric mean of its levels' deviations
 batch covariate average to 0: one noisy site among many does not become everybody's measure, as it would in a root mean square.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -238,6 +238,26 @@ def pooled_level(
         mean = (weights[part] * log_scale[part]).sum(axis=0) / np.where(total > 0, total, 1)
         level[part] = mean
     return level
+
+
+def level_scale(
+    levels: Float[np.ndarray, "people levels"], log_scale: Float[np.ndarray, "levels block"], parts: Iterable[slice]
+) -> Float[np.ndarray, "people block"]:
+    """Return delta for each person: the product over batch covariates, 1 where the membership is pooled.
+
+    Args:
+        levels: Membership of each person.
+        log_scale: Of each level.
+        parts: Which levels belong to which batch covariate.
+    """
+    scale: np.ndarray | None = None
+    for part in parts:
+        own = levels[:, part]
+        factor, pooled = own @ np.exp(log_scale[part]), 1 - own.sum(axis=1)
+        if pooled.any():
+            factor += pooled[:, None]
+        scale = factor if scale is None else np.multiply(scale, factor, out=scale)
+    return np.ones((len(levels), log_scale.shape[1])) if scale is None else scale
 
 
 def weight_steps(

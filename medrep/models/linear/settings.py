@@ -10,7 +10,8 @@ from scipy.sparse import csr_array
 from medrep._persisted import stored
 from medrep.cohort.grid import Columns, Grid, Mesh
 from medrep.errors import ModelError
-from medrep.models.linear.batch_effects import Bands, Borrowing, column_bands, mesh_bands, scanner_bands
+from medrep.models.linear.bands import Bands, column_bands, mesh_bands, scanner_bands
+from medrep.models.linear.batch_effects import Borrowing
 
 
 @dataclass(frozen=True)

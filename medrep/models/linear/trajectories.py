@@ -15,7 +15,7 @@ The gain of a visit is told from it and the one before alone, as if these were t
 of it, and r the correlation of the two at their distance in time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,8 +24,30 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
+from medrep.cohort.grid import Columns
+from medrep.models.base import root_mean_square
+from medrep.models.chunks import map_chunks
 from medrep.models.linear.design import Design
 from medrep.models.linear.random_effects import Persons, RandomEffects
+
+
+def forecast_refusal(people: RandomEffects, columns: Columns, *, gain: bool) -> str:
+    """Return why a model does not forecast; empty where it does.
+
+    Args:
+        people: What it knows of people with several visits.
+        columns: What it was trained on.
+        gain: Whether a batch's scale multiplies covariate effects too.
+    """
+    if not columns.names or columns.grid is not None:
+        return "forecasts are of feature tables; this model was trained on points of a grid"
+    if gain:
+        return "a model with settings.gain does not forecast; train with --set settings.gain=no"
+    if people.along:
+        return ""
+    lacking = "no number changes within them" if people else "nobody had several visits"
+    cure = "train on a cohort in which people come again, with their age at each visit"
+    return f"the model does not know people over time: {lacking}; {cure}"
 
 
 class Rows(NamedTuple):
@@ -224,3 +246,30 @@ class Pairs:
             r = (level - apart) / (first * second)
             found: np.ndarray = (z2 - r * z1) / np.sqrt(1 - r**2)
         return found
+
+    def unusual(
+        self,
+        people: RandomEffects,
+        residual: Callable[[slice], tuple[np.ndarray, np.ndarray]],
+        sd: Float[np.ndarray, " columns"],
+        visits: int,
+    ) -> Float[np.ndarray, " visits"]:
+        """Return how unusual each change since the visit before is: the root mean square of gains over columns.
+
+        Args:
+            people: What is known of people with several visits.
+            residual: Returns, of a block of columns, what `gains` takes as ``residual`` and ``scale``.
+            sd: Residual deviation of each column.
+            visits: How many there are.
+        """
+        squares, counts = np.zeros(visits), np.zeros(visits)
+
+        def square(part: slice) -> tuple[np.ndarray, np.ndarray]:
+            gains = self.gains(people, *residual(part), sd[part], part)
+            known = np.isfinite(gains)
+            return (np.where(known, gains, 0) ** 2).sum(axis=1), known.sum(axis=1)
+
+        for _, (found, count) in map_chunks(visits, len(sd), square):
+            squares[self.after] += found
+            counts[self.after] += count
+        return root_mean_square(squares, counts)

@@ -3,11 +3,11 @@ import pandas as pd
 import pytest
 
 from medrep.cohort.covariates import CovariateSchema
+from medrep.models.linear.bands import column_bands
 from medrep.models.linear.batch_effects import (
     BatchEffects,
     Borrowing,
     NewLevel,
-    column_bands,
     fit_batches,
     shrink_new_level,
 )

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.covariates import POOLED
-from medrep.models.linear.batch_effects import Borrowing, centre_scales, column_bands, fit_batches
+from medrep.models.linear.bands import column_bands
+from medrep.models.linear.batch_effects import Borrowing, centre_scales, fit_batches
 from medrep.models.linear.design import Design
 from medrep.models.linear.fit import Moments, fit_moments
 from medrep.models.linear.scales import Apart, log_scales, pooled_level, told_scales, weight_steps

@@ -14,7 +14,7 @@ from medrep.cohort.grid import Columns, Mesh
 from medrep.cohort.neighbours import icosphere
 from medrep.errors import ModelError
 from medrep.models import LinearModel, LinearSettings, restore_model
-from medrep.models.linear.batch_effects import mesh_bands, shrink
+from medrep.models.linear.bands import mesh_bands, shrink
 
 FACES = icosphere(2)
 EDGES = np.unique(np.sort(np.concatenate([FACES[:, :2], FACES[:, 1:], FACES[:, ::2]]), axis=1), axis=0).astype(np.int32)

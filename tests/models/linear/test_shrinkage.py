@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medrep.cohort.grid import Columns, Grid, Mask
-from medrep.models.linear.batch_effects import Bands, column_bands, scanner_bands, shrink
+from medrep.models.linear.bands import Bands, column_bands, scanner_bands, shrink
 
 GRID = Grid((12, 10, 8), (2.0, 2.0, 3.0))
 
@@ -156,8 +156,8 @@ def test_many_columns_are_shrunk_as_few_are(monkeypatch, masked, flat, seed):
         return bands.energy(fields), *shrink(fields, noise, bands), bands.weigh(fields, noise.clip(0, 1))
 
     few = shrunk()
-    monkeypatch.setattr("medrep.models.linear.batch_effects.LARGE", 10)
-    monkeypatch.setattr("medrep.models.linear.batch_effects._BLOCK", 100)
+    monkeypatch.setattr("medrep.models.linear.bands.LARGE", 10)
+    monkeypatch.setattr("medrep.models.linear.bands._BLOCK", 100)
     try:
         many = shrunk()
     finally:
