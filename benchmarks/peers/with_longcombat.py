@@ -30,7 +30,8 @@ class Peer:
         reference: str | None = None,  # noqa: ARG002
         seed: int = 0,  # noqa: ARG002
     ) -> None:
-        self._harmonise = _long_combat if method == "longcombat" else _mixed
+        self._method = method
+        self._extras: dict[str, np.ndarray] = {}
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:
         """Do nothing: neither is applied to people it was not fitted on."""
@@ -39,7 +40,14 @@ class Peer:
         """Return the people's features without the estimated site effects."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return self._harmonise(features, table)
+            if self._method == "longcombat":
+                return _long_combat(features, table)
+            cleaned, self._extras["slopes"] = _mixed(features, table)
+            return cleaned
+
+    def extras(self, features: np.ndarray, table: pd.DataFrame) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """Return what a mixed model expects of the slope a year of each visit's person, beside everybody's; 0 without slopes."""
+        return self._extras
 
 
 def _long_combat(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
@@ -65,7 +73,8 @@ def _long_combat(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     ].to_numpy()
 
 
-def _mixed(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+def _mixed(features: np.ndarray, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return features without site effects, and slopes of each visit's person."""
     age = table["age"].to_numpy(float)
     away = age - table.groupby("participant")["age"].transform("mean").to_numpy()
     member = pd.get_dummies(table["site"]).to_numpy(float)
@@ -80,12 +89,23 @@ def _mixed(features: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         fixed += [away]
         random += [away / away.std()] if table.groupby("participant").size().max() > 2 else []
     design = np.column_stack([*fixed, sites])
-    cleaned = np.empty(features.shape)
+    cleaned, slopes = np.empty(features.shape), np.zeros(features.shape)
     for k, column in enumerate(features.T):
         model = sm.MixedLM(column, design, groups=table["participant"], exog_re=np.column_stack(random))
         try:
-            effects = model.fit(reml=True, method=["lbfgs", "powell"]).fe_params[-sites.shape[1] :]
+            fit = model.fit(reml=True, method=["lbfgs", "powell"])
+            effects = fit.fe_params[-sites.shape[1] :]
         except np.linalg.LinAlgError:  # a covariance on the border of what can be
             effects = sm.OLS(column, design).fit().params[-sites.shape[1] :]
+        else:
+            slopes[:, k] = _own_slopes(fit, table) / away.std() if len(random) > 1 else 0.0
         cleaned[:, k] = column - sites @ effects
-    return cleaned
+    return cleaned, slopes
+
+
+def _own_slopes(fit: sm.regression.mixed_linear_model.MixedLMResults, table: pd.DataFrame) -> np.ndarray:
+    try:
+        own = {who: effects.iloc[-1] for who, effects in fit.random_effects.items()}
+    except ValueError:  # nothing is expected of people where their covariance is singular
+        return np.zeros(len(table))
+    return table["participant"].map(own).to_numpy(float)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from medrep.audit.finding import Finding
 from medrep.audit.means import Sampling
-from medrep.audit.within_person import Switch, Visits, audit_within_people, switch_size
+from medrep.audit.visits import Visits
+from medrep.audit.within_person import Switch, audit_within_people, switch_size
 from medrep.cohort.covariates import POOLED
 from medrep.cohort.dataset import Dataset
 from medrep.models import LinearModel, LinearSettings
@@ -107,6 +108,32 @@ def test_of_the_size_of_a_switch_its_estimate_is_right() -> None:
     one = found["within_switch", "raw/site"]
     assert one.ci_low < apart < one.ci_high
     assert found["within_switch", "exported/site"].ci_low < 0.3
+
+
+@pytest.mark.parametrize("far", [10.0, 30.0, 100.0])
+def test_who_is_far_out_within_hardly_makes_the_unit(far: float) -> None:
+    """Of 120 people one at one site is far out: squares would make differences smaller by a tenth of how far."""
+    planted = Planted(5, people=120, spread=0.0, slope=0.0)
+    dataset = planted.dataset()
+    frame = planted.frame
+    sites, counts = frame.groupby("who")["site"].nunique(), frame.groupby("who").size()
+    stays = frame["who"].to_numpy() == sites.index[(sites == 1) & (counts == counts.max())][0]
+    values = planted.noise + 1.5 * frame["site"].isin(["S1", "S3"]).to_numpy()[:, None]
+    before = within_switch(values, dataset, QUICK)
+    values[stays] = values[stays].mean(axis=0) + far * (values[stays] - values[stays].mean(axis=0))
+    after = within_switch(values, dataset, QUICK)
+    assert after.estimate > before.estimate / (1 + far / 40)
+    assert after.ci_low < after.estimate < after.ci_high
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=3, deadline=None)
+def test_units_of_columns_do_not_count(planted: Planted, seed: int) -> None:
+    dataset = planted.dataset()
+    units = np.exp(np.random.default_rng(seed).normal(0, 3, dataset.values.shape[1]))
+    one, other = (within_switch(values, dataset, QUICK) for values in (dataset.values, dataset.values * units))
+    for end in ("estimate", "ci_low", "ci_high", "p"):
+        assert getattr(one, end) == pytest.approx(getattr(other, end), rel=1e-6)
 
 
 def test_rows_in_another_order_say_the_same(planted: Planted) -> None:
