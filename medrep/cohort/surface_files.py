@@ -18,7 +18,7 @@ from typing import Any
 from xml.parsers import expat
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from medrep.cohort.bids import SURFACE_ENDINGS
 from medrep.errors import CohortError
@@ -131,6 +131,45 @@ def read_surface(path: Path) -> SurfaceFile:
     except Exception as error:  # nibabel and expat let through whatever a damaged file trips over
         said = " ".join(str(error).split())[:120] or type(error).__name__
         raise CohortError(f"{path}: the data are cut off or damaged ({said}); fetch it again") from None
+
+
+def rewritten(file: SurfaceFile, change: Float[np.ndarray, " values"], maps: slice) -> bytes:
+    """Return a file's bytes with a change added to some of its maps; a value whose change is 0 stays bit for bit.
+
+    Args:
+        file: As it was read.
+        change: What is added to each value of each of these maps.
+        maps: Which.
+    """
+    pieces, end, first = list[bytes](), 0, 0
+    for stored in file.arrays:
+        own = range(first, first := first + stored.data.shape[1])
+        data = stored.data.copy()
+        for place, number in enumerate(own):
+            if number in range(maps.start, maps.stop):
+                column = data[:, place]
+                with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
+                    data[:, place] = np.where(change == 0, column, column + change)
+        changed = data.tobytes() != stored.data.tobytes()
+        text = file.content[stored.start : stored.stop]
+        pieces += [file.content[end : stored.start], _encoded(stored, data, text) if changed else text]
+        end = stored.stop
+    return b"".join([*pieces, file.content[end:]])
+
+
+def _encoded(stored: StoredValues, data: Shaped[np.ndarray, "values maps"], text: bytes) -> bytes:
+    """Return values in the encoding and byte order of an array, with the white space around it."""
+    if not stored.encoding:
+        return data.tobytes()  # a row of CIFTI's matrix is a value's maps
+    if stored.encoding == "ASCII":
+        new, old = data[:, 0], stored.data[:, 0]
+        words = iter(
+            np.where((new == old) | np.isnan(old), "", new.astype(new.dtype.newbyteorder("=")).astype(str)).tolist()
+        )
+        return re.sub(rb"\S+", lambda found: next(words).encode() or found[0], text)
+    raw = data.tobytes()
+    body = base64.b64encode(raw if stored.encoding == "Base64Binary" else zlib.compress(raw))
+    return text[: len(text) - len(text.lstrip())] + body + text[len(text.rstrip()) :]
 
 
 class _Arrays:

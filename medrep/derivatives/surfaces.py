@@ -3,22 +3,19 @@
 A file that is written is the one that was read, byte for byte, but for the values of the map (of a mean, of all maps) that moved.
 """
 
-import base64
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
 from medrep.cohort.samples import Sample, Samples, sample_files
-from medrep.cohort.surface_files import StoredValues, SurfaceFile
+from medrep.cohort.surface_files import rewritten
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, block_size
@@ -129,45 +126,6 @@ class ScoreSurfaces(Task):
         if good:
             results |= {one.key: one for one in self._scorer.results(np.stack(rows), good)}
         return [results[one.key] for one in people]
-
-
-def rewritten(file: SurfaceFile, change: Float[np.ndarray, " values"], maps: slice) -> bytes:
-    """Return a file's bytes with a change added to some of its maps; a value whose change is 0 stays bit for bit.
-
-    Args:
-        file: As it was read.
-        change: What is added to each value of each of these maps.
-        maps: Which.
-    """
-    pieces, end, first = list[bytes](), 0, 0
-    for stored in file.arrays:
-        own = range(first, first := first + stored.data.shape[1])
-        data = stored.data.copy()
-        for place, number in enumerate(own):
-            if number in range(maps.start, maps.stop):
-                column = data[:, place]
-                with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
-                    data[:, place] = np.where(change == 0, column, column + change)
-        changed = data.tobytes() != stored.data.tobytes()
-        text = file.content[stored.start : stored.stop]
-        pieces += [file.content[end : stored.start], _encoded(stored, data, text) if changed else text]
-        end = stored.stop
-    return b"".join([*pieces, file.content[end:]])
-
-
-def _encoded(stored: StoredValues, data: Shaped[np.ndarray, "values maps"], text: bytes) -> bytes:
-    """Return values in the encoding and byte order of an array, with the white space around it."""
-    if not stored.encoding:
-        return data.tobytes()  # a row of CIFTI's matrix is a value's maps
-    if stored.encoding == "ASCII":
-        new, old = data[:, 0], stored.data[:, 0]
-        words = iter(
-            np.where((new == old) | np.isnan(old), "", new.astype(new.dtype.newbyteorder("=")).astype(str)).tolist()
-        )
-        return re.sub(rb"\S+", lambda found: next(words).encode() or found[0], text)
-    raw = data.tobytes()
-    body = base64.b64encode(raw if stored.encoding == "Base64Binary" else zlib.compress(raw))
-    return text[: len(text) - len(text.lstrip())] + body + text[len(text.rstrip()) :]
 
 
 def _shortened(content: Mapping[str, Any], left: Mapping[str, Any]) -> dict[str, Any]:

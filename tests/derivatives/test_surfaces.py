@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medrep.cohort.kinds.surface import SurfaceInput, read_person
+from medrep.cohort.surface_files import rewritten
 from medrep.derivatives.bids import described_name, sidecar
-from medrep.derivatives.surfaces import rewritten
 from tests.surface_cohorts import write_cifti, write_gifti
 
 ENCODINGS = ("GIFTI_ENCODING_ASCII", "GIFTI_ENCODING_B64BIN", "GIFTI_ENCODING_B64GZ")
