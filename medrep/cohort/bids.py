@@ -16,7 +16,8 @@ from medrep.errors import CohortError, listed
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".mgz", "_relmat.dense.tsv", "_relmat.tsv", "_relmat.npy")
 SURFACE_ENDINGS = (".shape.gii", ".func.gii", ".dscalar.nii", ".pscalar.nii", ".dtseries.nii", ".ptseries.nii")
-_HEMISPHERE = re.compile(r"(?<=_hemi-)[LR](?=_.*\.gii$)")
+POINT_ENDINGS = (".surf.gii", ".ply", "_landmarks.tsv")
+_HEMISPHERE = re.compile(r"(?<=_hemi-)[LR](?=_.*\.(?:gii|ply)$)")
 ABSENT = "none"
 """Value of an entity that asks for images without it."""
 FIRST, ALL, MEAN = "first", "all", "mean"
@@ -38,7 +39,7 @@ class BidsName:
 
 def parse_name(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> BidsName | None:
     """Split ``sub-01_ses-2_desc-x_T1w.nii.gz`` into entities and suffix; None where it is no image of BIDS form."""
-    form = next((ending[ending.find(".") :] for ending in endings if name.endswith(ending)), None)
+    form = form_of(name, endings) or None
     stem = None if form is None else name.removesuffix(form)
     if stem is None:
         return None
@@ -49,8 +50,13 @@ def parse_name(name: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> BidsName 
     return BidsName({match[1]: match[2] for match in matches if match}, suffix)
 
 
+def form_of(name: str, endings: tuple[str, ...]) -> str:
+    """Return the format of a file of one of these endings, from its dot on; empty for another."""
+    return next((ending[ending.find(".") :] for ending in endings if name.endswith(ending)), "")
+
+
 def hemispheres(path: Path) -> tuple[Path, ...]:
-    """Return the files of a person's image: those of hemi-L and hemi-R for one of them in GIFTI, else the file itself."""
+    """Return the files of a person's image: those of hemi-L and hemi-R for one of them in GIFTI or PLY, else the file itself."""
     pair = tuple(path.with_name(_HEMISPHERE.sub(side, path.name)) for side in "LR")
     return pair if pair[0] != pair[1] else (path,)
 
@@ -153,7 +159,7 @@ def find_runs(root: Path, who: tuple[str, str], wanted: ImageInput) -> list[str]
         who: Participant id and session id (empty where there are no sessions).
         wanted: The ``input`` section.
     """
-    endings = (*SURFACE_ENDINGS, *IMAGE_ENDINGS)
+    endings = (*SURFACE_ENDINGS, *POINT_ENDINGS, *IMAGE_ENDINGS)
     there = _holdings(root, os.path.realpath(root), label(who[0], "sub"), label(who[1], "ses"), endings)
     found = {
         name.entities["run"] for _, name in there.images if "run" in name.entities and _matches(name, there, wanted)

@@ -100,6 +100,26 @@ class ShapeInput(ImageInput):
 
 
 @dataclass(frozen=True)
+class PointsInput(ImageInput):
+    """Kind ``points``: landmarks, a point set or a mesh a row of participants.tsv; point k of one person is point k of all.
+
+    The files ``hemi-L`` and ``hemi-R`` of one name belong together and are aligned as one; ``entities: {hemi: L}`` takes one.
+
+    Attributes:
+        missing: What missing coordinates do: ``error``, or ``keep`` (left out of the fit and left missing on export).
+        align: How people are brought to lie alike: ``none`` where they share a space, ``centre``, ``rigid``, or ``similarity``,
+            which takes size away, too. What the alignment takes away is no effect of a covariate, and everybody gets it back.
+        consensus: Coordinates of the mean shape that people are aligned to, point by point (of many points of 300 of them);
+            filled in by training.
+    """
+
+    suffix: str = "landmarks"
+    missing: Missing = "error"
+    align: Literal["none", "centre", "rigid", "similarity"] = "rigid"
+    consensus: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class ConnectivityInput(ImageInput):
     """Kind ``connectivity``: edges between regions, of a 4-D NIfTI image, of a matrix (``suffix: relmat``) or of features.tsv.
 

@@ -13,8 +13,10 @@ from typing import Any
 from medrep._texts import read_json
 from medrep.cohort.bids import (
     IMAGE_ENDINGS,
+    POINT_ENDINGS,
     SURFACE_ENDINGS,
     BidsName,
+    form_of,
     parse_name,
     refuse_outside,
     same_value,
@@ -89,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 _MARK = b'"MedrepVersion"'
-_ENDINGS = (*SURFACE_ENDINGS, *IMAGE_ENDINGS)
+_ENDINGS = (*SURFACE_ENDINGS, *POINT_ENDINGS, *IMAGE_ENDINGS)
 _REMOVAL = re.compile(r"Effects of (.+) removed; .* kept\.")
 _COUNTERFACTUAL = re.compile(r"What a model expects with (.+); .* as (?:they are|it is)\.")
 
@@ -164,8 +166,8 @@ def refuse_again(earlier: Sequence[Earlier], transformed: Sequence[str], known: 
 
 
 def _sidecar(image: Path) -> Path:
-    stem = next((image.name.removesuffix(ending) for ending in _ENDINGS if image.name.endswith(ending)), image.stem)
-    return image.with_name(f"{stem}.json")
+    form = form_of(image.name, _ENDINGS) or image.suffix
+    return image.with_name(f"{image.name.removesuffix(form)}.json")
 
 
 def _of(path: Path, root: Path) -> Earlier | None:

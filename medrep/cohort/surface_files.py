@@ -237,6 +237,27 @@ def _gifti(path: Path, content: bytes) -> SurfaceFile:
     return SurfaceFile(path, content, tuple(stored), tuple(maps), ((side, count),), names, ((side, count),))
 
 
+def read_pointset(path: Path, content: bytes) -> SurfaceFile:
+    """Return the points of a GIFTI mesh as one array of values, x, y and z of each point after one another.
+
+    Raises:
+        CohortError: None or several sets of points, or points that are no rows of three float32 or float64.
+    """
+    found = [one for one in _Arrays(content).found if one[0].get("Intent", "").endswith("_POINTSET")]
+    if len(found) != 1:
+        raise CohortError(f"{path}: holds {len(found)} sets of points (NIFTI_INTENT_POINTSET); one is needed")
+    about, start, stop = found[0]
+    form, count = about.get("DataType", ""), int(about["Dim0"])
+    order = about.get("ArrayIndexingOrder", "RowMajorOrder")
+    if form not in _TYPES or about.get("Dim1") != "3" or order != "RowMajorOrder" or not 0 < count <= _MOST_VALUES:
+        told = f"{count} x {about.get('Dim1', '1')} {form or 'numbers'} in {order}"
+        raise CohortError(f"{path}: its points are {told}; convert them to rows of x, y, z in float32")
+    sign, encoding = {"LittleEndian": "<", "BigEndian": ">"}[about["Endian"]], about.get("Encoding", "")
+    values = _decoded(content[start:stop], encoding, np.dtype(sign + _TYPES[form]), 3 * count)
+    stored = StoredValues(values[:, None], start, stop, encoding)
+    return SurfaceFile(path, content, (stored,), ("points",), (("point", 3 * count),), ())
+
+
 def _decoded(text: bytes, encoding: str, dtype: np.dtype[Any], count: int) -> Float[np.ndarray, " values"]:
     if encoding == "ASCII":
         values = np.array(text.split()).astype(np.float64).astype(dtype)

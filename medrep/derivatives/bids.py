@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from medrep import __version__
 from medrep._files import atomic_file, write_json, write_text
-from medrep.cohort.bids import SURFACE_ENDINGS
+from medrep.cohort.bids import POINT_ENDINGS, SURFACE_ENDINGS, form_of
 from medrep.erasure import Certificate
 from medrep.errors import mask
 from medrep.models import Adaptation
@@ -262,10 +262,13 @@ def write_description(folder: Path, name: str, sources: Sequence[str], content: 
     write_json(folder / "dataset_description.json", description)
 
 
+_KEPT_ENDINGS = (*SURFACE_ENDINGS, *POINT_ENDINGS)
+
+
 def described_name(relative: str, desc: str) -> PurePosixPath:
-    """Return the path of a derivative: the same place, ``desc-...`` before the suffix; .nii.gz, but surfaces end as they did."""
+    """Return the path of a derivative: the same place, ``desc-...`` before the suffix; .nii.gz, or as surfaces and points end."""
     path = PurePosixPath(relative)
-    own = next((ending for ending in SURFACE_ENDINGS if path.name.endswith(ending)), "")
+    own = form_of(path.name, _KEPT_ENDINGS)
     stem = path.name.removesuffix(own or ".gz")
     for ending in () if own else (".nii", ".mgz", ".mgh", ".hdr", ".img"):
         stem = stem.removesuffix(ending)
@@ -276,6 +279,6 @@ def described_name(relative: str, desc: str) -> PurePosixPath:
 
 def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
-    own = next((ending for ending in SURFACE_ENDINGS if image.name.endswith(ending)), "")
+    own = form_of(image.name, _KEPT_ENDINGS)
     stem = image.name.removesuffix(own) if own else image.name.removesuffix(".gz").removesuffix(".nii")
     return image.with_name(f"{stem}.json")

@@ -1,31 +1,25 @@
-"""Removal from surfaces and their scores, a person at a time: both hemispheres are written or neither.
+"""Removal from surfaces and their scores: a file that is written is the one that was read, but for the values that moved."""
 
-A file that is written is the one that was read, byte for byte, but for the values of the map (of a mean, of all maps) that moved.
-"""
-
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from medrep._files import atomic_file, write_json
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
-from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.cohort.surface_files import rewritten
-from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.bids import Destination
+from medrep.derivatives.person_files import Loaded, ScoreFiles, TransformFiles
 from medrep.derivatives.scores import Scorer
-from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
 
-_MOST_LISTED = 20  # of a surface's columns in a sidecar; of more, how many there are
 
+class TransformSurfaces(TransformFiles):
+    """Writes a person's files, each with a sidecar: both hemispheres or neither, byte for byte but for the map that moved.
 
-class TransformSurfaces(Task):
-    """Writes a person's files, each with a sidecar.
+    Of a mean all maps, and all runs, move alike.
 
     Args:
         transform: The model and what to do with it.
@@ -34,73 +28,25 @@ class TransformSurfaces(Task):
     """
 
     def __init__(self, transform: Transform, kind: InputKind[SurfaceInput], to: Destination) -> None:
-        self._transform, self._wanted, self._to = transform, kind.section, to
-        self.by_person = transform.by_person
-        self.block_size = block_size(transform.model.columns.count, 1, transform.visits if self.by_person else 1)
+        super().__init__(transform, to, kind.section.missing)
+        self._wanted = kind.section
 
-    def work(self, people: Sequence[Sample]) -> list[Result]:
-        """Move a few people; see `Task.work`."""
-        model, own = self._transform.model, Samples.of(people)
-        results: dict[str, Result] = {}
-        found: dict[int, PersonSurface] = {}
-        loaded = load_surfaces(sample_files(own), self._wanted, model.columns.names)
-        for place, (key, surface, error) in enumerate(loaded):
-            if surface is None:
-                results[key] = Result(key, error, "read")
-            else:
-                found[place] = surface
-        if found:
-            there = own.take(list(found))
-            rows = np.stack([surface.row for surface in found.values()]).astype(np.float64)
-            visits = model.dataset(rows, there.covariates, there.persons.astype(str).tolist())
-            changes = np.where(np.isnan(rows), 0.0, self._transform.transform(visits) - rows)
-            latents = self._transform.encode(visits)
-            for place, (key, surface) in enumerate(zip(there.keys, found.values(), strict=True)):
-                results[key] = self._moved(key, surface, changes[place], latents[place], there.covariates.iloc[[place]])
-        return [results[key] for key in own.keys]
+    def load(self, files: pd.Series, names: tuple[str, ...]) -> Loaded[PersonSurface]:
+        """Read people's surfaces."""
+        return load_surfaces(files, self._wanted, names)
 
-    def _moved(
-        self,
-        key: str,
-        surface: PersonSurface,
-        change: Float[np.ndarray, " columns"],
-        latents: Float[np.ndarray, " latents"],
-        frame: pd.DataFrame,
-    ) -> Result:
-        lost = np.flatnonzero(np.isnan(change))
-        if len(lost) and self._wanted.missing == "error":
-            told = f"{len(lost)} values without an effect to remove, {surface.names[lost[0]]} for one"
-            cure = "nobody of the level had them in training; leave the person out with --exclude"
-            return Result(key, f"{told}: {cure}", "transform")
-        outside = self._transform.outside(frame)
-        written = [self._write(run, change, outside) for run in surface.runs or (surface,)]
-        return Result(key, arrays={"latents": latents}, files=tuple(file for some in written for file in some))
-
-    def _write(
-        self, surface: PersonSurface, change: Float[np.ndarray, " columns"], outside: Mapping[str, Any]
-    ) -> tuple[str, ...]:
-        ends = np.cumsum([len(file.names) for file in surface.files])
-        sources = [file.path.relative_to(self._to.root).as_posix() for file in surface.files]
-        places = [described_name(source, self._to.done.desc) for source in sources]
-        try:
-            with ExitStack() as stack:  # everything is there before anything gets its name
-                for place, file, maps, own in zip(
-                    places, surface.files, surface.maps, np.split(change, ends[:-1]), strict=True
-                ):
-                    partial = stack.enter_context(atomic_file(self._to.folder / place))
-                    partial.write_bytes(rewritten(file, own, maps))
-            said = {**_shortened(self._to.done.to_json(), self._to.done.left), **outside}
-            for place, source in zip(places, sources, strict=True):
-                write_json(self._to.folder / sidecar(place), {**said, "Sources": [source]})
-        except BaseException:
-            for place in places:
-                (self._to.folder / place).unlink(missing_ok=True)
-            raise
-        return tuple(str(file) for place in places for file in (place, sidecar(place)))
+    def copies(self, person: PersonSurface, change: Float[np.ndarray, " columns"]) -> list[list[tuple[Path, bytes]]]:
+        """Return the files of each run with the change added to their values."""
+        found = []
+        for run in person.runs or (person,):
+            ends = np.cumsum([len(file.names) for file in run.files])
+            own = zip(run.files, run.maps, np.split(change, ends[:-1]), strict=True)
+            found.append([(file.path, rewritten(file, part, maps)) for file, maps, part in own])
+        return found
 
 
-class ScoreSurfaces(Task):
-    """Scores surfaces; several go through the model together.
+class ScoreSurfaces(ScoreFiles):
+    """Scores surfaces.
 
     Args:
         scorer: What is asked.
@@ -110,30 +56,9 @@ class ScoreSurfaces(Task):
 
     def __init__(self, scorer: Scorer, kind: InputKind[SurfaceInput], names: Sequence[str]) -> None:
         del names
-        self._scorer, self._wanted = scorer, kind.section
-        self.block_size, self.by_person = scorer.block_size, scorer.by_person
+        super().__init__(scorer)
+        self._wanted = kind.section
 
-    def work(self, people: Sequence[Sample]) -> list[Result]:
-        """Score a few people; see `Task.work`."""
-        rows: list[np.ndarray] = []
-        results: dict[str, Result] = {}
-        for key, surface, error in load_surfaces(sample_files(people), self._wanted, self._scorer.model.columns.names):
-            if surface is None:
-                results[key] = Result(key, error, "read")
-            else:
-                rows.append(np.asarray(surface.row, np.float64))
-        good = [one for one in people if one.key not in results]
-        if good:
-            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good)}
-        return [results[one.key] for one in people]
-
-
-def _shortened(content: Mapping[str, Any], left: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a sidecar says, with the number of columns where it would list many: a medial wall has thousands."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: short(entry) for key, entry in value.items()}
-        return len(value) if isinstance(value, list) and len(value) > _MOST_LISTED else value
-
-    return {key: short(value) if key in left else value for key, value in content.items()}
+    def load(self, files: pd.Series, names: tuple[str, ...]) -> Loaded[PersonSurface]:
+        """Read people's surfaces."""
+        return load_surfaces(files, self._wanted, names)

@@ -28,6 +28,7 @@ ORGANS = ["labels", "align", "centre", "size"]
 EDGES = ["atlas", "atlas_sha256", "measure", "confounds", "confounds_file", "low_pass", "high_pass", "t_r"]
 KEYS = [*SHARED, *ORGANS, *EDGES]
 SURFACES = ["map", "mesh"]  # kept of surfaces alone, which came later
+POINTS = ["consensus"]
 LATER = {
     "features": ("a*",),
     "drop": ("b",),
@@ -61,9 +62,9 @@ def table(people: int, columns: int) -> FeatureTable:
 @pytest.mark.parametrize("kind", INPUTS)
 def test_every_kind_is_kept_with_the_keys_that_all_have_had(kind: str) -> None:
     found = INPUTS[kind]()
-    assert list(found.to_json()) == KEYS + (SURFACES if kind == "surface" else [])
+    assert list(found.to_json()) == KEYS + {"surface": SURFACES, "points": POINTS}.get(kind, [])
     kept = {key: found.to_json()[key] for key in KEYS}
-    assert kept | {"kind": "features", "suffix": "T1w"} == FeaturesKind().to_json()
+    assert kept | {"kind": "features", "suffix": "T1w", "align": "none"} == FeaturesKind().to_json()
     assert saved_input(json.loads(json.dumps(found.to_json())), "model.json") == found
 
 
@@ -115,7 +116,7 @@ def test_sections_hold_the_fields_of_their_kind_only() -> None:
     assert own["features"] == {"missing", "features", "drop"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
-    assert set().union(*own.values()) == {*KEYS, *SURFACES, *LATER} - {"kind"}
+    assert set().union(*own.values()) == {*KEYS, *SURFACES, *POINTS, *LATER} - {"kind"}
 
 
 @pytest.mark.parametrize("key", LATER)

@@ -17,7 +17,7 @@ from medrep.cli import SOME_FAILED
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.files import CohortFiles
 from medrep.config import read_config
-from medrep.derivatives import surfaces
+from medrep.derivatives import person_files
 from medrep.errors import CohortError, MedrepError
 from medrep.tracking.cleaning import OUTPUT_ROOT
 from medrep.tracking.serving import ALLOWED_ROOT, ServedModel
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_leaves_neither_hemisphere(
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(surfaces, "write_json", full)
+    monkeypatch.setattr(person_files, "write_json", full)
     out = tmp_path / "out"
     with pytest.raises(OSError, match="No space left"):
         export(cohort, out, model, only=("0001",))

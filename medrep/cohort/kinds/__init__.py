@@ -16,6 +16,7 @@ KINDS = {
     "volume": "medrep.cohort.kinds.volume:VolumeKind",
     "shape": "medrep.cohort.kinds.label_map:LabelMapKind",
     "connectivity": "medrep.cohort.kinds.connectivity:ConnectivityKind",
+    "points": "medrep.cohort.kinds.points:PointsKind",
     "surface": "medrep.cohort.kinds.surface:SurfaceKind",
 }
 
