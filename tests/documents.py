@@ -8,6 +8,7 @@ from pathlib import Path
 from medrep.cli import main
 from tests.bold_cohorts import save_atlas, write_bold_cohort
 from tests.conftest import ROOT
+from tests.point_cohorts import write_points_cohort
 from tests.shortened import whole
 from tests.surface_cohorts import write_surface_cohort
 
@@ -70,6 +71,9 @@ def make_cohort(folder: Path, kind: str, people: int) -> None:
         return
     if kind == "surface":
         write_surface_cohort(folder / "my_surfaces", people=people)
+        return
+    if kind == "points":
+        write_points_cohort(folder / "my_landmarks", people=people)
         return
     name, sites = {"features": ("my_table", "4"), "volume": ("my_bids", "4"), "shape": ("my_shapes", "1")}[kind]
     words = ["simulate", str(folder / name), "--kind", kind, "--n", str(people), "--sites", sites, "--quiet"]

@@ -29,7 +29,7 @@ PAGES = sorted(
     key=lambda path: (FIRST.index(path.name) if path.name in FIRST else len(FIRST), path.as_posix()),
 )
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-PEOPLE = {"features": 200, "volume": 16, "shape": 8, "connectivity": 24, "surface": 24}
+PEOPLE = {"features": 200, "volume": 16, "shape": 8, "connectivity": 24, "surface": 24, "points": 40}
 SETTINGS = {
     "linear.md": (medrep.models.linear.model, {"": LinearSettings}),
     "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "training.": Schedule}),

@@ -36,6 +36,7 @@ from medrep.models.saved import SavedModel
 from medrep.tracking.audits import read_signing_key, write_signature
 from tests.bold_cohorts import atlas_labels, draw_bold, save, save_atlas
 from tests.conftest import ROOT
+from tests.point_cohorts import landmarks_path, write_landmarks
 from tests.surface_cohorts import cifti_path, gifti_path, parcels, write_cifti, write_gifti, write_person
 from tests.tracking.registering import CLEAN, not_known, without_digests, write_audit
 
@@ -449,6 +450,22 @@ def two_maps(path: Path) -> None:
 def walled(path: Path) -> None:
     """Write a medial wall of NaN."""
     write_gifti(path, np.array([np.nan, *range(19)], np.float32))
+
+
+def landmarks(
+    work: FitContext, change: Callable[[np.ndarray], np.ndarray], *, train: bool = False, runs: str = ""
+) -> int:
+    """Check or train five people's landmarks; those of the last one are changed; with runs each has two."""
+    made, rng = work.people(5), np.random.default_rng(0)
+    shape = rng.normal(size=(8, 3)) * 10
+    for k in range(5):
+        own = shape + rng.normal(size=shape.shape)
+        path = landmarks_path(made, f"sub-{k:02d}")
+        for name in [path.name.replace("_land", f"_run-{run}_land") for run in (1, 2)] if runs else [path.name]:
+            write_landmarks(path.with_name(name), change(own) if k == 4 else own)
+    chosen = f"input={{kind: points, entities: {{{f'run: {runs}' if runs else ''}}}}}"
+    words = ("train", made, work.folder() / "o") if train else ("check", made)
+    return run(*words, "--set", chosen, *only_age(), *simple())
 
 
 def grayordinates(work: FitContext, data: np.ndarray, columns: cifti2.ParcelsAxis | None = None) -> int:
@@ -921,6 +938,9 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "a CIFTI matrix of": lambda w: grayordinates(w, np.ones((40, 40), np.float32), parcels(40)),
     "several parcels are named": lambda w: grayordinates(w, np.ones((1, 40), np.float32), named_alike(40)),
     "the model; give surfaces as in training": never_measured,
+    "points that cannot be used": lambda w: landmarks(w, lambda points: points[:-1], train=True),
+    "people whose points look mirrored": lambda w: landmarks(w, lambda points: points * [-1, 1, 1]),
+    "have no mean; choose --run first or all": lambda w: landmarks(w, lambda points: points, runs="mean"),
     "values without an effect to remove": never_measured,
     # Feature tables
     "people of participants.tsv without a row in features.tsv": lambda w: w.check(PEOPLE, lines(FEATURES, COUNT)),
@@ -1142,6 +1162,7 @@ CODES = {
     "interrupted; nothing half-written is left": 130,
     "parts that are to be read": USAGE,
     "--retry-failed tries them again": SOME_FAILED,
+    "people whose points look mirrored": OK,
     "the model; give surfaces as in training": SOME_FAILED,
     "values without an effect to remove": SOME_FAILED,
     "maps or time points of a file is taken": OK,
