@@ -6,7 +6,7 @@ A file that is written is the one that was read, byte for byte, but for the valu
 import base64
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,6 +20,7 @@ from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfac
 from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.cohort.surface_files import StoredValues, SurfaceFile
 from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
@@ -100,6 +101,38 @@ class TransformSurfaces(Task):
                 (self._to.folder / place).unlink(missing_ok=True)
             raise
         return tuple(str(file) for place in places for file in (place, sidecar(place)))
+
+
+class ForecastSurfaces(ImageForecaster[SurfaceInput, PersonSurface]):
+    """Writes a file of what is expected, and one of its standard deviation, for each that a person has."""
+
+    def read(self, files: pd.Series) -> Iterator[tuple[str, PersonSurface | None, str]]:
+        """Read surfaces; see `ImageForecaster.read`."""
+        return load_surfaces(files, self.wanted, self.model.columns.names)
+
+    def row(self, visit: PersonSurface) -> Float[np.ndarray, " columns"]:
+        """Return the values, hemisphere by hemisphere."""
+        return np.asarray(visit.row, np.float64)
+
+    def write(
+        self,
+        last: PersonSurface,
+        estimate: Float[np.ndarray, " columns"],
+        sd: Float[np.ndarray, " columns"],
+        years: float,
+    ) -> Written:
+        """Write two files a hemisphere; see `ImageForecaster.write`."""
+        own = (last.runs or (last,))[0]
+        ends, files = np.cumsum([len(file.names) for file in own.files]), list[str]()
+        for more, values, about in (("", estimate, {}), ("sd", sd, {"Description": SD})):
+            with np.errstate(invalid="ignore"):
+                change = np.nan_to_num(values - np.asarray(own.row, np.float64), nan=0.0)
+            for file, maps, one in zip(own.files, own.maps, np.split(change, ends[:-1]), strict=True):
+                place = self.name(file.path, years, more)
+                with atomic_file(self.to.folder / place) as partial:
+                    partial.write_bytes(rewritten(file, one, maps))
+                files += [str(place), self.describe(place, file.path, years, **about)]
+        return Written(tuple(files), files[0], files[len(files) // 2])
 
 
 class ScoreSurfaces(Task):
