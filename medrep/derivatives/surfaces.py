@@ -158,8 +158,9 @@ class ScoreSurfaces(Task):
                 results[key] = Result(key, error, "read")
             else:
                 rows.append(np.asarray(surface.row, np.float64))
-        good = [one for one in people if one.key not in results]
-        if good:
+        own = Samples.of(people)
+        good = own.take([place for place, key in enumerate(own.keys) if key not in results])
+        if len(good):
             results |= {one.key: one for one in self._scorer.results(np.stack(rows), good)}
         return [results[one.key] for one in people]
 

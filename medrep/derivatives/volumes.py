@@ -179,7 +179,8 @@ class ScoreVolumes(Task):
                 rows.append(loaded.row(self._columns))
                 if self._scorer.measures:
                     images.append(image_statistics(loaded.placed.values))
-        good = [one for one in people if one.key not in results]
-        if good:
+        own = Samples.of(people)
+        good = own.take([place for place, key in enumerate(own.keys) if key not in results])
+        if len(good):
             results |= {one.key: one for one in self._scorer.results(np.stack(rows), good, images=images)}
         return [results[one.key] for one in people]
