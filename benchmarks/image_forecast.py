@@ -157,4 +157,6 @@ def run(options: Options) -> Report:
             said = f"{own['error_forecast']:.3f}, {own['error_last']:.3f}, {own['error_population']:.3f}"
             below = own["error_forecast"] < min(own["error_last"], own["error_population"])
             lines.append(Line(NAME, f"error below last scan and population drift, {of}", said, bool(below)))
-    return Report({NAME: Table(table, tuple(table), "Forecasts of planted volumes (a row a model and seed)")}, tuple(lines))
+    return Report(
+        {NAME: Table(table, tuple(table), "Forecasts of planted volumes (a row a model and seed)")}, tuple(lines)
+    )

@@ -79,8 +79,11 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
             parts = replace(parts, marginals=_fit_marginals(given, parts))
         if dataset.people < len(dataset) and settings.prior == "gaussian" and settings.linear.visits == "auto":
             work.phase("fit people's own trajectories")
-            left = partial(parts.left, dataset.schema)
-            parts = replace(parts, trajectories=Trajectories.fit(dataset, z, left, settings.linear))
+            told = 1 - np.exp(network.encoder.log_variance.detach().double().cpu().numpy())
+            own = Trajectories.fit(
+                dataset, z, partial(parts.left, dataset.schema), settings.linear, np.clip(told, 0, 1)
+            )
+            parts = replace(parts, trajectories=own)
     found = [
         ("latents", "forecast", float(forecast)),
         ("latents", "active", float(active)),

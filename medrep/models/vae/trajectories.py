@@ -43,7 +43,12 @@ class Trajectories:
 
     @classmethod
     def fit(
-        cls, dataset: Dataset, z: Latents, left: Callable[[Dataset, Latents], Data], settings: LinearSettings
+        cls,
+        dataset: Dataset,
+        z: Latents,
+        left: Callable[[Dataset, Latents], Data],
+        settings: LinearSettings,
+        told: Float[np.ndarray, " latents"],
     ) -> "Trajectories | None":
         """Learn from training people; None where nobody was followed over time.
 
@@ -52,6 +57,7 @@ class Trajectories:
             z: Latents of each.
             left: Returns what the decoder leaves of some of them.
             settings: Of the linear layer.
+            told: Share of each latent that data tell: 1 less its variance for one person.
         """
         own = replace(settings, gain="no", components=0, covariance=False)
         names = tuple(f"z{k + 1}" for k in range(z.shape[1]))
@@ -68,6 +74,7 @@ class Trajectories:
                 rest[rows] = left(some, z[rows])
                 release_pages(rest)
             of_rest, _ = LinearModel.fit(dataset.with_values(rest), own)
+        of_rest = _widened(of_rest, len(dataset), float(told.sum()))
         return cls(latents, of_rest) if "forecast" in of_rest.capabilities else None
 
     def of_latents(self, z: Latents, dataset: Dataset) -> Dataset:
@@ -87,3 +94,15 @@ class Trajectories:
         latents, _ = self.latents.adapt([self.of_latents(z, own) for own, z, _ in people])
         rest, _ = self.rest.adapt([self.of_rest(left, own) for own, _, left in people])
         return Trajectories(latents, rest)
+
+
+def _widened(rest: LinearModel, visits: int, latents: float) -> LinearModel:
+    """Return the model of remainders with deviations of new people: training's lack what columns gave to their loadings.
+
+    Of as many parameters as there are loadings a column, turns of the latents are none.
+    """
+    freedom = visits - len(rest.coefficients) - len(rest.batches.location)
+    taken = latents - latents * max(latents - 1, 0) / (2 * max(rest.columns.count, 1))
+    factor = float(np.sqrt(max(freedom, 1) / max(freedom - taken, freedom / 2, 1)))
+    known = replace(rest.people.known, sd=rest.people.known.sd * factor)
+    return replace(rest, sd=rest.sd * factor, people=replace(rest.people, known=known))
