@@ -279,6 +279,6 @@ def described_name(relative: str, desc: str) -> PurePosixPath:
 
 def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
-    own = form_of(image.name, _KEPT_ENDINGS)
+    own = form_of(image.name, (*_KEPT_ENDINGS, ".tsv"))
     stem = image.name.removesuffix(own) if own else image.name.removesuffix(".gz").removesuffix(".nii")
     return image.with_name(f"{stem}.json")

@@ -1,28 +1,29 @@
 """Removal from organs, written as a label map in the input's own grid and a mesh in world millimetres, and their scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int32
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from medrep._files import write_json
 from medrep._persisted import to_json
-from medrep.cohort.grid import grid_lattice
+from medrep.cohort.grid import Lattice, grid_lattice
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.meshing import mesh_lattice
-from medrep.cohort.nifti import write_label_map
-from medrep.cohort.samples import Sample, sample_files, sample_frame
-from medrep.cohort.shapes import PlacedShape, load_shapes, shape_grid
+from medrep.cohort.nifti import Volume, write_image, write_label_map
+from medrep.cohort.samples import Sample, Samples, sample_files
+from medrep.cohort.shapes import LoadedShape, PlacedShape, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.meshes import mesh_beside, write_mesh
 from medrep.derivatives.scores import Scorer
-from medrep.derivatives.tasks import Result, Task
+from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models.shape.mean_shape import LevelFunction
@@ -39,43 +40,123 @@ class TransformShapes(Task):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
         self._transform, self._wanted, self._to = transform, wanted, to
         self._lattice, self._centre = grid_lattice(shape_grid(wanted)), np.asarray(wanted.centre)
-        self.block_size = 1
+        self.by_person = transform.by_person
+        self.block_size = block_size(transform.model.columns.count, 1, transform.visits if self.by_person else 1)
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Move a few people; see `Task.work`."""
-        frame, results = sample_frame(people), []
-        for loaded in load_shapes(sample_files(people), self._wanted):
+        own, results = Samples.of(people), dict[str, Result]()
+        for person in dict.fromkeys(own.persons.tolist()):
+            some = own.take(np.flatnonzero(own.persons == person))
+            results |= {one.key: one for one in self._move(some)}
+        return [results[key] for key in own.keys]
+
+    def _move(self, visits: Samples) -> Iterator[Result]:
+        """Move the visits of one person, or one visit."""
+        good = list[tuple[PlacedShape, LoadedShape]]()
+        for loaded in load_shapes(sample_files(visits), self._wanted):
+            if loaded.placed is None:
+                yield Result(loaded.key, loaded.error, "read")
+            else:
+                good.append((loaded.placed, loaded))
+        if not good:
+            return
+        frame = visits.covariates.loc[[loaded.key for _, loaded in good]]
+        whose = ["own"] * len(good) if self.by_person else None
+        try:
+            rows, (latents, deviations) = self._transform.move_and_encode(
+                self._transform.model.dataset(np.stack([placed.row for placed, _ in good]), frame, whose)
+            )
+        except (CohortError, ModelError) as error:
+            yield from (Result(loaded.key, str(error), "move") for _, loaded in good)
+            return
+        for place, (placed, loaded) in enumerate(good):
+            arrays = {"latents": latents[place]}
+            if deviations is not None and deviations.shape[1]:
+                arrays["latents_sd"] = deviations[place]
             try:
-                if loaded.placed is None:
-                    raise CohortError(loaded.error)
-                arrays, files = self._write(loaded.placed, loaded.path, frame.loc[[loaded.key]])
-                results.append(Result(loaded.key, arrays=arrays, files=files))
+                yield Result(
+                    loaded.key,
+                    arrays=arrays,
+                    files=self._write(placed, loaded.path, rows[place], frame.iloc[[place]]),
+                )
             except (CohortError, ModelError) as error:
-                results.append(Result(loaded.key, str(error), "read" if loaded.placed is None else "move"))
-        return results
+                yield Result(loaded.key, str(error), "move")
 
     def _write(
-        self, placed: PlacedShape, path: Path, frame: pd.DataFrame
-    ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Write one person's files; return latents and the files' names."""
-        (row,), (latents, deviations) = self._transform.move_and_encode(
-            self._transform.model.dataset(placed.row[None], frame)
-        )
-        level = LevelFunction.through(self._lattice, row)
-        labels = _relabelled(placed, row, level, self._centre)
-        surface = _meshed(level, placed, self._centre)
+        self, placed: PlacedShape, path: Path, row: Float[np.ndarray, " points"], frame: pd.DataFrame
+    ) -> tuple[str, ...]:
+        """Write one person's files; return their names."""
         source = path.relative_to(self._to.root).as_posix()
         place = described_name(source, self._to.done.desc)
         mesh = mesh_beside(place, self._to.mesh)
-        write_label_map(self._to.folder / place, replace(placed.labels, data=labels))
-        write_mesh(self._to.folder / mesh, surface)
-        facts = {**self._transform.outside(frame), **_facts(placed, labels, surface)}
-        content = {**self._to.done.to_json(), **facts, "Sources": [source]}
+        facts = _write_organ(
+            placed, row, self._lattice, self._centre, (self._to.folder / place, self._to.folder / mesh)
+        )
+        content = {**self._to.done.to_json(), **self._transform.outside(frame), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
-        arrays = {"latents": latents[0]}
-        if deviations is not None and deviations.shape[1]:
-            arrays["latents_sd"] = deviations[0]
-        return arrays, (str(place), str(mesh), str(sidecar(place)))
+        return (str(place), str(mesh), str(sidecar(place)))
+
+
+class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
+    """Writes the organ that is expected as a label map and a mesh, and the standard deviation of its surface's distance, mm."""
+
+    def read(self, files: pd.Series) -> Iterator[tuple[str, LoadedShape | None, str]]:
+        """Read label maps; see `ImageForecaster.read`."""
+        for loaded in load_shapes(files, self.wanted):
+            yield loaded.key, None if loaded.error else loaded, loaded.error
+
+    def row(self, visit: LoadedShape) -> Float[np.ndarray, " columns"]:
+        """Return the distances on the grid of all organs."""
+        return _placed(visit).row
+
+    def write(
+        self,
+        last: LoadedShape,
+        estimate: Float[np.ndarray, " columns"],
+        sd: Float[np.ndarray, " columns"],
+        years: float,
+    ) -> Written:
+        """Write a label map, a mesh and an image of deviations; see `ImageForecaster.write`."""
+        placed, lattice, centre = _placed(last), grid_lattice(shape_grid(self.wanted)), np.asarray(self.wanted.centre)
+        place = self.name(last.path, years)
+        mesh = mesh_beside(place, self.to.mesh)
+        facts = _write_organ(placed, estimate, lattice, centre, (self.to.folder / place, self.to.folder / mesh))
+        files = [str(place), str(mesh), self.describe(place, last.path, years, **facts)]
+        stem, _, _ = self.name(last.path, years, "sd").name.rpartition("_")
+        beside = place.with_name(f"{stem}_distance.nii.gz")
+        index = (placed.voxels(centre) - lattice.origin) / lattice.spacing
+        spread = map_coordinates(sd.reshape(lattice.shape), index.T, order=1, mode="nearest")
+        labels = placed.labels
+        shown = (spread / placed.alignment.scale).reshape(labels.data.shape).astype(np.float32)
+        write_image(self.to.folder / beside, Volume(shown, labels.affine))
+        files += [
+            str(beside),
+            self.describe(beside, last.path, years, Description=f"{SD} Of the distance, mm.", Units="mm"),
+        ]
+        return Written(tuple(files), str(place), str(beside))
+
+
+def _placed(loaded: LoadedShape) -> PlacedShape:
+    if loaded.placed is None:
+        raise CohortError(loaded.error)
+    return loaded.placed
+
+
+def _write_organ(
+    placed: PlacedShape,
+    row: Float[np.ndarray, " points"],
+    lattice: Lattice,
+    centre: Float[np.ndarray, "3"],
+    to: tuple[Path, Path],
+) -> dict[str, object]:
+    """Write a moved organ as label map and mesh; return its facts."""
+    level = LevelFunction.through(lattice, row)
+    labels = _relabelled(placed, row, level, centre)
+    surface = _meshed(level, placed, centre)
+    write_label_map(to[0], replace(placed.labels, data=labels))
+    write_mesh(to[1], surface)
+    return _facts(placed, labels, surface)
 
 
 class ScoreShapes(Task):
@@ -91,7 +172,7 @@ class ScoreShapes(Task):
         del names
         if scorer.model.columns.grid != shape_grid(kind.section):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._scorer, self._wanted = replace(scorer, most=1), kind.section
+        self._scorer, self._wanted = replace(scorer, most=1, visits=min(scorer.visits, 1)), kind.section
         self.block_size = 1
 
     def work(self, people: Sequence[Sample]) -> list[Result]:

@@ -1,16 +1,18 @@
 """Removal from surfaces and their scores: a file that is written is the one that was read, but for the values that moved."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep._files import atomic_file
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
 from medrep.cohort.surface_files import rewritten
 from medrep.derivatives.bids import Destination
+from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.person_files import Loaded, ScoreFiles, TransformFiles
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.transform import Transform
@@ -37,12 +39,44 @@ class TransformSurfaces(TransformFiles):
 
     def copies(self, person: PersonSurface, change: Float[np.ndarray, " columns"]) -> list[list[tuple[Path, bytes]]]:
         """Return the files of each run with the change added to their values."""
-        found = []
-        for run in person.runs or (person,):
-            ends = np.cumsum([len(file.names) for file in run.files])
-            own = zip(run.files, run.maps, np.split(change, ends[:-1]), strict=True)
-            found.append([(file.path, rewritten(file, part, maps)) for file, maps, part in own])
-        return found
+        return [_copies(run, change) for run in person.runs or (person,)]
+
+
+def _copies(own: PersonSurface, change: Float[np.ndarray, " columns"]) -> list[tuple[Path, bytes]]:
+    ends = np.cumsum([len(file.names) for file in own.files])
+    parts = zip(own.files, own.maps, np.split(change, ends[:-1]), strict=True)
+    return [(file.path, rewritten(file, part, maps)) for file, maps, part in parts]
+
+
+class ForecastSurfaces(ImageForecaster[SurfaceInput, PersonSurface]):
+    """Writes a file of what is expected, and one of its standard deviation, for each that a person has."""
+
+    def read(self, files: pd.Series) -> Iterator[tuple[str, PersonSurface | None, str]]:
+        """Read surfaces; see `ImageForecaster.read`."""
+        return load_surfaces(files, self.wanted, self.model.columns.names)
+
+    def row(self, visit: PersonSurface) -> Float[np.ndarray, " columns"]:
+        """Return the values, hemisphere by hemisphere."""
+        return np.asarray(visit.row, np.float64)
+
+    def write(
+        self,
+        last: PersonSurface,
+        estimate: Float[np.ndarray, " columns"],
+        sd: Float[np.ndarray, " columns"],
+        years: float,
+    ) -> Written:
+        """Write two files a hemisphere; see `ImageForecaster.write`."""
+        own, files = (last.runs or (last,))[0], list[str]()
+        for more, values, about in (("", estimate, {}), ("sd", sd, {"Description": SD})):
+            with np.errstate(invalid="ignore"):
+                change = np.nan_to_num(values - np.asarray(own.row, np.float64), nan=0.0)
+            for path, content in _copies(own, change):
+                place = self.name(path, years, more)
+                with atomic_file(self.to.folder / place) as partial:
+                    partial.write_bytes(content)
+                files += [str(place), self.describe(place, path, years, **about)]
+        return Written(tuple(files), files[0], files[len(files) // 2])
 
 
 class ScoreSurfaces(ScoreFiles):

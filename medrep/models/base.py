@@ -98,7 +98,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "organs": "a {kind} model does not model organs; train with --config additive_shape.yaml",
     "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
     "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
-    "forecast": "a {kind} model does not forecast; train with --config linear.yaml on a table of people who come again",
+    "forecast": "a {kind} model does not forecast; train with --config linear.yaml on people who come again",
 }
 
 Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]

@@ -1,7 +1,11 @@
-"""``forecast``: what further visits of people will measure, with intervals, told from all visits that they have had."""
+"""``forecast``: what further visits of people will measure, with intervals, told from all visits that they have had.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+Of tables it is a table; of images an image of what is expected and one of its standard deviation, for each person and number
+of years, and the table says which.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +18,12 @@ from medrep.cohort.cohort import Cohort
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns
 from medrep.cohort.files import Place
-from medrep.cohort.kinds import SILENT, Listener
-from medrep.derivatives.bids import MISSING, rows_text
-from medrep.errors import CovariateError, ModelError
+from medrep.cohort.kinds import SILENT, Listener, imported
+from medrep.cohort.kinds.connectivity import EdgeForm
+from medrep.cohort.samples import sample_files
+from medrep.derivatives.bids import MISSING, Failure, rows_text, write_description, write_failures, write_tsv
+from medrep.derivatives.forecasts import ForecastTo, image_forecaster
+from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.models import Adaptation, Model
 from medrep.models.base import Forecast
 from medrep.models.left_alone import left_alone
@@ -31,6 +38,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     later,
     load_trained,
+    note_unplaced,
     read_unseen,
     refuse_beyond,
     refuse_holes,
@@ -74,11 +82,13 @@ class Forecasted:
         people: Of how many people.
         visits: Told from how many visits.
         table: forecast.tsv.
+        failures: Those of whom images could not be read or written; they stand in failures.tsv.
     """
 
     people: int
     visits: int
     table: Path
+    failures: tuple[Failure, ...] = ()
 
 
 def forecast(
@@ -88,7 +98,7 @@ def forecast(
     request: ForecastRequest,
     listener: Listener = SILENT,
 ) -> Forecasted:
-    """Write forecast.tsv of a table's people, and forecast.json.
+    """Write forecast.tsv and forecast.json, and images where the model is of images.
 
     Args:
         source: The cohort: one visit a person, or more.
@@ -99,20 +109,20 @@ def forecast(
 
     Raises:
         CovariateError: Years that are none, covariates or levels that the model does not know, or ages beyond training.
-        ModelError: A model that does not ``forecast``, or of images.
+        ModelError: A model that does not ``forecast``, or of edges that are forecast together (``measure: tangent``).
         MedrepError: Anything about the input that cannot be used, by name.
     """
     check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
     trained = load_trained(model)
     check_followed(trained, trained.named)
-    if not trained.input.tabular or trained.input.form:
-        raise ModelError(f"forecasts are of feature tables; the model was trained on {trained.input.kind} data")
     followed, schema = trained.model.followed, trained.model.schema
     years = _checked_years(request.years)
     others = _checked_others(schema, request.others, followed)
-    who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
+    tabular = trained.input.tabular
+    who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=not tabular)
     cohort, frame = read_unseen(source, trained, who, listener)
     check_earlier(cohort, trained, listener)
+    note_unplaced(trained, listener)
     refuse_holes(cohort)
     last = frame.iloc[last_visits(frame[followed].to_numpy(float), _whose(cohort, frame))]
     to = later(last, followed, years).assign(**others)
@@ -120,23 +130,105 @@ def forecast(
         said = [f"{key} in {year:g}" for key in last.index for year in years]
         refuse_beyond(schema, to.set_axis(said), followed)
     known, adapted = adapted_model(trained.model, cohort, frame, listener)
+    asked = _Asked(replace(trained, model=known), cohort, frame, last.index, to, years)
+    about = _about(trained, years, others, adapted)
     with output_folder(out) as partial, listener.track("forecast", len(last)) as advance:
+        failures: tuple[Failure, ...] = ()
         vague = False
-        with (partial / "forecast.tsv").open("wb") as file:
-            file.write(("\t".join((*_IDS, *NUMBERS)) + "\n").encode())
-            for some in _blocks(len(last), known.columns.count * len(years)):
-                further = to.iloc[some.start * len(years) : some.stop * len(years)]
-                found = _expected(known, cohort, frame, last.index[some], further)
-                vague |= bool(np.isinf(found.freedom).any())
-                file.write(_rows(found, cohort.table.loc[last.index[some]], years, cohort.source.features.names, known))
-                advance(some.stop - some.start)
-        write_json(partial / "forecast.json", _about(trained, years, others, adapted, vague))
+        if tabular:
+            vague = _write_table(partial, asked, about, advance)
+        else:
+            failures = _write_images(partial, asked, about, advance)
     if vague:
         listener.warn(
             "the model does not say how well its effects are known (an earlier medrep wrote it): intervals leave that out;"
             " train it again"
         )
-    return Forecasted(len(last), len(frame), out / "forecast.tsv")
+    for failure in failures:
+        listener.warn(f"{failure.participant}: {failure.error}")
+    return Forecasted(len(last) - len(failures), len(frame), out / "forecast.tsv", failures)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The visits, and the further ones.
+
+    Attributes:
+        saved: The model, which knows all sites.
+        cohort: The people.
+        frame: Covariates of their visits.
+        last: Keys of their last visits.
+        to: Covariates of further visits: those of a person side by side.
+        years: How long after the last visit they are.
+    """
+
+    saved: SavedModel
+    cohort: Cohort
+    frame: pd.DataFrame
+    last: pd.Index
+    to: pd.DataFrame
+    years: tuple[float, ...]
+
+
+def _write_table(folder: Path, asked: _Asked, about: dict[str, Any], advance: Callable[[int], None]) -> bool:
+    """Write the table of people whose data are one; return whether the model does not say how well it knows effects."""
+    known, cohort, years = asked.saved.model, asked.cohort, asked.years
+    names, vague = cohort.source.features.names, False
+    form = imported(asked.saved.input.form)(asked.saved.input.section, names) if asked.saved.input.form else None
+    if form is not None and form.section.measure == "tangent":
+        raise ModelError(
+            "a matrix has no interval an edge: forecasts are not of measure tangent; train with correlation"
+        )
+    with (folder / "forecast.tsv").open("wb") as file:
+        file.write(("\t".join((*_IDS, *NUMBERS)) + "\n").encode())
+        for some in _blocks(len(asked.last), known.columns.count * len(years)):
+            further = asked.to.iloc[some.start * len(years) : some.stop * len(years)]
+            found = _expected(known, cohort, asked.frame, asked.last[some], further)
+            vague |= bool(np.isinf(found.freedom).any())
+            file.write(_rows(found, cohort.table.loc[asked.last[some]], years, names, known, form))
+            advance(some.stop - some.start)
+    write_json(folder / "forecast.json", {**about, "EffectsKnown": not vague, **_ABOUT_TABLE})
+    return vague
+
+
+def _write_images(
+    folder: Path, asked: _Asked, about: dict[str, Any], advance: Callable[[int], None]
+) -> tuple[Failure, ...]:
+    """Write images of people, a person at a time; return who could not be delivered.
+
+    Raises:
+        CohortError: Nobody could.
+    """
+    model, cohort, years = asked.saved.model.accelerated(), asked.cohort, asked.years
+    to = ForecastTo(folder, cohort.root, years, about)
+    forecaster = image_forecaster(model, asked.saved.input, to)
+    samples, whose = cohort.source.samples(asked.frame), np.array(_whose(cohort, asked.frame), object)
+    files, rows, failures = sample_files(samples), list[tuple[str, ...]](), list[Failure]()
+    for place, key in enumerate(asked.last):
+        who = str(cohort.table.loc[key, "participant_id"])
+        own = np.flatnonzero(whose == who)
+        keys = asked.frame.index[own]
+        try:
+            problems = [f"{one}: {samples.problems[one]}" for one in keys if one in samples.problems]
+            if problems:
+                raise CohortError(listed("visits without a usable file", problems, "mend them, or leave them out"))
+            further = asked.to.iloc[place * len(years) : (place + 1) * len(years)]
+            written = forecaster.work(files.iloc[own], asked.frame.iloc[own], str(key), further)
+            session = str(cohort.table.loc[key].get("session_id", MISSING))
+            rows += [
+                (who, session, f"{year:g}", one.estimate, one.sd) for year, one in zip(years, written, strict=True)
+            ]
+        except (CohortError, ModelError) as error:
+            failures.append(Failure(who, str(key), "forecast", str(error)))
+        advance(1)
+    if not rows:
+        told = [f"{one.participant}: {one.error}" for one in failures]
+        raise CohortError(listed("people who cannot be forecast", told, "mend the images, or leave the people out"))
+    write_tsv(folder / "forecast.tsv", pd.DataFrame(rows, columns=[*_IDS[:3], "estimate", "sd"], dtype="string"))
+    write_failures(folder / "failures.tsv", failures)
+    write_json(folder / "forecast.json", {**about, **_ABOUT_IMAGES})
+    write_description(folder, f"{cohort.root.resolve().name} forecast", [cohort.root.name], about)
+    return tuple(failures)
 
 
 def _checked_years(years: Sequence[float]) -> tuple[float, ...]:
@@ -176,12 +268,24 @@ def _expected(model: Model, cohort: Cohort, frame: pd.DataFrame, last: pd.Index,
     return model.forecast(dataset, further, np.repeat(names.to_numpy(object), len(further) // len(last)).tolist())
 
 
-def _rows(found: Forecast, last: pd.DataFrame, years: Sequence[float], names: Sequence[str], model: Model) -> bytes:
+def _rows(
+    found: Forecast,
+    last: pd.DataFrame,
+    years: Sequence[float],
+    names: Sequence[str],
+    model: Model,
+    form: "EdgeForm | None",
+) -> bytes:
     """Return lines: person, session, years and feature, then the numbers; features in the order of their table."""
     place = {name: k for k, name in enumerate(model.columns.names)}
     order = [place[name] for name in names]
-    ends = [end[:, order] for share in SHARES for end in found.interval(share / 100)]
-    numbers = np.stack([found.estimate[:, order], found.sd[:, order], *ends], axis=-1)
+    values = [found.estimate, *(end for share in SHARES for end in found.interval(share / 100))]
+    estimate, *ends = (own[:, order] for own in values)
+    sd = found.sd[:, order]
+    if form is not None:  # each edge is a monotonous function of the model's column
+        sd = sd * (1 - np.tanh(estimate) ** 2)
+        estimate, *ends = (form.released(own) for own in (estimate, *ends))
+    numbers = np.stack([estimate, sd, *ends], axis=-1)
     lines = rows_text(numbers.reshape(-1, len(NUMBERS))).decode().splitlines()
     sessions = last["session_id"].astype(str) if "session_id" in last else [MISSING] * len(last)
     ids = (
@@ -198,35 +302,43 @@ def _about(
     years: Sequence[float],
     others: Mapping[str, str | float],
     adapted: Sequence[Adaptation],
-    vague: bool,
 ) -> dict[str, Any]:
-    """Return what stands beside the table: what was asked of which model, and what the columns are."""
-    followed = saved.model.followed
-    intervals = {
-        f"{end}_{share}": {"Description": f"{side} end of the interval that holds {share} % of what may be measured"}
-        for share in SHARES
-        for end, side in (("low", "lower"), ("high", "upper"))
-    }
+    """Return what stands beside the table: what was asked of which model."""
     return {
         "Description": "What a further visit is expected to measure, told from all visits of the person. A model's answer.",
         "Model": saved.named,
         "ModelKind": saved.model.kind,
         "ModelDigest": saved.provenance.digest,
         "MedrepVersion": __version__,
-        "Along": followed,
+        "Along": saved.model.followed,
         "Years": list(years),
         "Set": dict(others),
         "AdaptedLevels": [asdict(one) for one in adapted],
-        "EffectsKnown": not vague,
         **left_alone(saved.model),
-        "from_session": {"Description": "the person's last visit, which years count from"},
-        "years": {"Description": f"how long after it, in the unit of {followed}"},
-        "feature": {"Description": "column of the table of features"},
-        "estimate": {
-            "Description": "mean of what a further visit is expected to measure, n/a where the model says nothing"
-        },
-        "sd": {
-            "Description": "its standard deviation: the person, the noise of a visit, and what is unknown of effects"
-        },
-        **intervals,
     }
+
+
+_FROM = {
+    "from_session": {"Description": "the person's last visit, which years count from"},
+    "years": {"Description": "how long after it, in the unit of Along"},
+}
+_ABOUT_TABLE = {
+    **_FROM,
+    "feature": {"Description": "column of the table of features"},
+    "estimate": {
+        "Description": "mean of what a further visit is expected to measure, n/a where the model says nothing"
+    },
+    "sd": {"Description": "its standard deviation: the person, the noise of a visit, and what is unknown of effects"},
+    **{
+        f"{end}_{share}": {"Description": f"{side} end of the interval that holds {share} % of what may be measured"}
+        for share in SHARES
+        for end, side in (("low", "lower"), ("high", "upper"))
+    },
+}
+_ABOUT_IMAGES = {
+    **_FROM,
+    "estimate": {
+        "Description": "image of what a further visit is expected to measure, as the last one where the model says nothing"
+    },
+    "sd": {"Description": "image of its standard deviation, 0 where the model says nothing"},
+}

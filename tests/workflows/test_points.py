@@ -11,7 +11,16 @@ import pytest
 import medrep as mr
 from medrep.cohort.point_files import read_points
 from medrep.cohort.procrustes import consensus_of, superimposed
-from tests.point_cohorts import PEOPLE, POINTS, landmarks_path, write_gifti_mesh, write_landmarks, write_points_cohort
+from medrep.derivatives.bids import write_tsv
+from tests.point_cohorts import (
+    PEOPLE,
+    POINTS,
+    landmarks_path,
+    turned,
+    write_gifti_mesh,
+    write_landmarks,
+    write_points_cohort,
+)
 from tests.workflows.conftest import run
 
 KIND = ("--set", "input.kind=points")
@@ -152,3 +161,33 @@ def test_meshes_of_both_hemispheres_are_one_person(trained: tuple[Path, Path, np
     assert (
         run("export", tmp_path / "o", tmp_path / "again", "--model", tmp_path / "m" / "model", "--remove", "site") == 1
     )
+
+
+def test_people_who_come_again_are_forecast_where_they_lay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    root, people = tmp_path / "cohort", 30
+    shape = rng.normal(size=(POINTS, 3)) * 20
+    growth = 0.01 * (shape - shape.mean(axis=0))  # a year
+    rows = []
+    for number in range(people):
+        own = shape + rng.normal(size=shape.shape) * 2
+        start, pace = rng.uniform(20, 40), 1 + rng.normal() * 0.5
+        for visit in range(3):
+            who, session, age = f"sub-{number:02d}", f"ses-{visit + 1}", start + 2 * visit
+            points = own + (pace * 2 * visit + start - 30) * growth + rng.normal(size=shape.shape) * 0.1
+            write_landmarks(root / who / session / "anat" / f"{who}_{session}_landmarks.tsv", turned(points, rng))
+            rows.append((who, session, age))
+    write_tsv(root / "participants.tsv", pd.DataFrame(rows, columns=["participant_id", "session_id", "age"]))
+    simple = ("--set", "covariates={age: {kind: continuous}}", "--set", "settings.spline_degrees=1")
+    assert run("train", root, tmp_path / "m", "--quiet", *KIND, *simple) == 0
+    words = ("--model", tmp_path / "m" / "model", "--years", "4", "--extrapolate", "--quiet")
+    assert run("forecast", root, tmp_path / "f", *words) == 0
+    folder = tmp_path / "f" / "sub-00" / "ses-3" / "anat"
+    last = read_points(root / "sub-00" / "ses-3" / "anat" / "sub-00_ses-3_landmarks.tsv").points
+    there = read_points(folder / "sub-00_ses-3_desc-forecast4_landmarks.tsv").points
+    sizes = [np.sqrt(((one - one.mean(axis=0)) ** 2).sum()) for one in (last, there)]
+    assert 1.01 < sizes[1] / sizes[0] < 1.1
+    assert np.abs(there.mean(axis=0) - last.mean(axis=0)).max() < 0.5
+    spread = pd.read_csv(folder / "sub-00_ses-3_desc-forecast4sd_landmarks.tsv", sep="\t")
+    assert (spread[["x", "y", "z"]].to_numpy() > 0).all()
+    assert (folder / "sub-00_ses-3_desc-forecast4sd_landmarks.json").is_file()

@@ -142,6 +142,8 @@ class InputKind(ABC, Generic[SectionT]):
         transform: What writes people without some effects, as ``module:name``: takes a mover, the kind and a `Destination`; a
         `Task`.
         scorer: What scores people, as ``module:name``: takes a scorer, the kind and the table's columns; a `Task`.
+        forecaster: What writes forecasts of files, as ``module:name``: takes a model, the kind and a `ForecastTo`; an
+        `ImageForecaster`. Empty where a table holds the data.
         form: The form in which rows of a table are given and written, where it is not that of a model's columns, as
             ``module:name``: takes the section and names of columns, returns an `EdgeForm` or None.
         units: What returns the logarithms of what each person's values are in units of, as ``module:name``: takes the section
@@ -165,6 +167,7 @@ class InputKind(ABC, Generic[SectionT]):
     has_surface: ClassVar[bool] = False
     transform: ClassVar[str]
     scorer: ClassVar[str]
+    forecaster: ClassVar[str] = ""
     form: ClassVar[str] = ""
     units: ClassVar[str] = ""
     has_matrix: ClassVar[bool] = False

@@ -27,6 +27,7 @@ class LabelMapKind(FileKind[ShapeInput]):
     has_surface: ClassVar[bool] = True
     transform: ClassVar[str] = "medrep.derivatives.shapes:TransformShapes"
     scorer: ClassVar[str] = "medrep.derivatives.shapes:ScoreShapes"
+    forecaster: ClassVar[str] = "medrep.derivatives.shapes:ForecastShapes"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
 

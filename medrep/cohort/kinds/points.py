@@ -154,6 +154,7 @@ class PointsKind(FileKind[PointsInput]):
     endings: ClassVar[tuple[str, ...]] = POINT_ENDINGS
     transform: ClassVar[str] = "medrep.derivatives.points:TransformPoints"
     scorer: ClassVar[str] = "medrep.derivatives.points:ScorePoints"
+    forecaster: ClassVar[str] = "medrep.derivatives.points:ForecastPoints"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar", "path_right", "sidecar_right")
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
 

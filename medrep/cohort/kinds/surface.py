@@ -197,6 +197,7 @@ class SurfaceKind(FileKind[SurfaceInput]):
     endings: ClassVar[tuple[str, ...]] = SURFACE_ENDINGS
     transform: ClassVar[str] = "medrep.derivatives.surfaces:TransformSurfaces"
     scorer: ClassVar[str] = "medrep.derivatives.surfaces:ScoreSurfaces"
+    forecaster: ClassVar[str] = "medrep.derivatives.surfaces:ForecastSurfaces"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar", "path_right", "sidecar_right")
     better_configs: ClassVar[str] = "linear_latents.yaml or vae_features.yaml"
 

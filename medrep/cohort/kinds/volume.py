@@ -69,6 +69,7 @@ class VolumeKind(FileKind[VolumeInput]):
     in_world: ClassVar[bool] = True
     transform: ClassVar[str] = "medrep.derivatives.volumes:TransformVolumes"
     scorer: ClassVar[str] = "medrep.derivatives.volumes:ScoreVolumes"
+    forecaster: ClassVar[str] = "medrep.derivatives.volumes:ForecastVolumes"
     units: ClassVar[str] = "medrep.cohort.loaders:log_units"
     written: ClassVar[tuple[str, ...]] = ("path", "sidecar")
     statistics: ClassVar[tuple[str, ...]] = STATISTICS

@@ -199,15 +199,13 @@ class Visits:
             level: Its ratio of levels.
             slope: Its ratio of slopes.
         """
-        levels, slopes = (np.log(np.array(grid)[:, None] + _LEVELS[1] / 2) for grid in (_LEVELS, _SLOPES))
-        pairs = np.abs(levels - np.log(level + _LEVELS[1] / 2)).argmin(axis=0) * len(_SLOPES)
-        pairs += np.abs(slopes - np.log(slope + _LEVELS[1] / 2)).argmin(axis=0)
+        pairs = _nearest(_LEVELS, level) * len(_SLOPES) + _nearest(_SLOPES, slope)
         used, which = np.unique(pairs, return_inverse=True)
         cells = [
             self.cell(Ratios(_LEVELS[pair // len(_SLOPES)], _SLOPES[pair % len(_SLOPES)])) for pair in used.tolist()
         ]
         covariance, variances = ([getattr(cell, name) for cell in cells] for name in ("_covariance", "variances"))
-        return EffectErrors(np.array(covariance), np.array(variances), np.ravel(which), np.array(sd, float))
+        return EffectErrors(np.array(covariance), np.array(variances), np.ravel(which), np.array(sd))
 
     @property
     def slope_time(self) -> str:
@@ -512,6 +510,13 @@ class _Cell:
             beyond = np.linalg.pinv(shared[part, part], rcond=1e-8) @ (squares - expected[:, None])[part]
             ratio[part] = np.where(told[part][:, None], np.maximum(1 + beyond, LEAST_VARIANCE), 1.0)
         return ratio
+
+
+def _nearest(grid: Sequence[float], ratios: Float[np.ndarray, " columns"]) -> Int[np.ndarray, " columns"]:
+    """Return which value of an ascending grid is nearest, by logarithm."""
+    steps = np.log(np.array(grid) + _LEVELS[1] / 2)
+    found: np.ndarray = np.searchsorted((steps[1:] + steps[:-1]) / 2, np.log(ratios + _LEVELS[1] / 2))
+    return found
 
 
 def _around(ratios: Ratios) -> tuple[Ratios, ...]:

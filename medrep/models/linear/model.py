@@ -102,7 +102,7 @@ from medrep.models.linear.mixed import Visits
 from medrep.models.linear.random_effects import Persons, RandomEffects
 from medrep.models.linear.scales import LevelSums, level_scale
 from medrep.models.linear.settings import LinearSettings
-from medrep.models.linear.trajectories import Future, Pairs, forecast_refusal
+from medrep.models.linear.trajectories import Future, Pairs, Rows, forecast_refusal
 from medrep.models.requirements import ColumnFits, Images, Requirements
 
 SCORE_BANDS = 2
@@ -183,9 +183,10 @@ class LinearModel(Model):
         people = RandomEffects()
         if visits is not None:
             people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
-            if not settings.has_gain(columns):
-                known = visits.effect_errors(moments.sd, moments.level, moments.slope)
-                people = replace(people.scaled(level), known=known if columns.names else people.known)
+            gain = settings.has_gain(columns)
+            known = visits.effect_errors(moments.sd * level if gain else moments.sd, moments.level, moments.slope)
+            people = replace(people, change=people.change * level) if gain else people.scaled(level)
+            people = replace(people, known=known)
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
             coefficients = np.concatenate([coefficients[:1], coefficients[1:] * level])
@@ -255,11 +256,12 @@ class LinearModel(Model):
             stays = settle.stays(chunk, part)
             own = None if stays is None else chunk[stays]
             before, after = (self.scale(levels, self.batches.log_scale[:, part]) for levels in (here_b, there_b))
+            own_unit = before if self.gain else 1.0
             mean = self.mean(here_x, here_b, before, part)
             change = self.mean(there_x, there_b, after, part) - mean
             if persons is not None and self.people.changing:
-                mean += here_t @ self.people.change[:, part]
-                change += (there_t - here_t) @ self.people.change[:, part]
+                mean += own_unit * (here_t @ self.people.change[:, part])
+                change += own_unit * ((there_t - here_t) @ self.people.change[:, part])
             if shift is not None:
                 change += self.sd[part] * after * (shift @ self.components[:, part])
             np.subtract(chunk, mean, out=mean)
@@ -270,7 +272,8 @@ class LinearModel(Model):
             else:
                 told = mean if stays is None else np.where(stays, np.nan, mean)
                 if years is not None:
-                    change += self.people.drift(years, self.people.told(told, before, persons, part), persons, part)
+                    own_told = self.people.told(told / own_unit, before / own_unit, persons, part)
+                    change += own_unit * self.people.drift(years, own_told, persons, part)
                 after = self.people.moved(told, before, after, persons, part)
             change += after
             chunk += change
@@ -311,7 +314,7 @@ class LinearModel(Model):
             counts += count
             projected += product
         left = squares - (projected**2).sum(axis=1)
-        gain = self._gain(dataset) if self.people and dataset.people < len(dataset) and not self.gain else None
+        gain = self._gain(dataset) if self.people and dataset.people < len(dataset) else None
         return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), projected, gain=gain)
 
     def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
@@ -325,24 +328,36 @@ class LinearModel(Model):
 
         def expect(part: slice) -> None:
             chunk = read_chunk(dataset.values, part)
-            coefficients = np.concatenate(
-                [self.coefficients[:, part], people.change[:, part], self.batches.location[:, part]]
-            )
             scale, noise = (
                 self.scale(rows.batches, self.batches.log_scale[:, part]) for rows in (future.visits, future.further)
             )
             exempt = self.exempt(chunk, members, part)
             told = chunk if exempt is None else np.where(exempt, np.nan, chunk)
-            residual = told[future.rows] - future.visits.whole @ coefficients
+            residual = told[future.rows] - self._expected(future.visits, scale, part)
+            unit: np.ndarray | float = 1.0
+            if self.gain:
+                residual /= scale
+                unit, scale, noise = noise, np.ones_like(scale), np.ones_like(noise)
             expected, sd, freedom = future.expected(residual, scale, noise, self.sd[part], part)
-            found[:, :, part] = future.further.whole @ coefficients + expected, sd, freedom
+            found[:, :, part] = self._expected(future.further, unit, part) + unit * expected, unit * sd, freedom
             masses = self.masses.within(chunk, part)
             marks = [None if masses is None else masses[future.last]]
             marks += [self.support.marked(there, part, code) for code in (NEVER, FEW)]
             found[:, :, part][:, either([*marks, np.broadcast_to(self.sd[part] == 0, sd.shape)])] = np.nan
+            release_pages(self.coefficients)
 
         deque(map_chunks(len(frame) + len(future.rows), self.columns.count, expect), maxlen=0)
         return Forecast(*found)
+
+    def _expected(self, rows: Rows, scale: "np.ndarray | float", part: slice) -> Float[np.ndarray, "rows block"]:
+        """Return what effects, changes within people and batches are expected to give."""
+        coefficients, location = self.coefficients[:, part], self.batches.location[:, part]
+        changed = self.people.change[:, part]
+        if not self.gain:
+            whole: np.ndarray = rows.whole @ np.concatenate([coefficients, changed, location])
+            return whole
+        mean: np.ndarray = rows.effects[:, 1:] @ coefficients[1:] + rows.away @ changed
+        return mean * scale + rows.effects[:, :1] @ coefficients[:1] + rows.batches @ location
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["LinearModel", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. Component scores of a new level are taken as the pooled ones."""
@@ -393,12 +408,12 @@ class LinearModel(Model):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """``forecast`` of tables, where people were followed over time; see `Model.capabilities`."""
-        return frozenset() if forecast_refusal(self.people, self.columns, gain=self.gain) else frozenset({"forecast"})
+        """``forecast``, where people were followed over time; see `Model.capabilities`."""
+        return frozenset() if forecast_refusal(self.people) else frozenset({"forecast"})
 
     def refusal(self, capability: Capability) -> str:
         """Return why the model cannot do something; see `Model.refusal`."""
-        refused = forecast_refusal(self.people, self.columns, gain=self.gain) if capability == "forecast" else ""
+        refused = forecast_refusal(self.people) if capability == "forecast" else ""
         return refused or super().refusal(capability)
 
     @property
@@ -465,7 +480,8 @@ class LinearModel(Model):
             chunk, scale = read_chunk(data, part), self.scale(levels, self.batches.log_scale[:, part])
             exempt = self.exempt(chunk, members, part)
             found = chunk - self.mean(effects, levels, scale, part)
-            return found if exempt is None else np.where(exempt, np.nan, found), scale
+            found = found if exempt is None else np.where(exempt, np.nan, found)
+            return (found / scale, np.ones_like(scale)) if self.gain else (found, scale)
 
         return pairs.unusual(self.people, residual, self.sd, len(frame))
 

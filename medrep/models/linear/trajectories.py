@@ -11,6 +11,8 @@ with an error, by the information on the variances of noise, levels and slopes, 
 of freedom of Satterthwaite (1946). The further measurement is one of the person's visits, as the last ones of training were:
 times and distances are taken from the mean of all of them.
 
+Where a batch's scale is a gain, it multiplies people and effects as it does noise: everything is told in units of the batch.
+
 The gain of a visit is told from it and the one before alone, as if these were the person's two: z2 is what the one before leaves
 of it, and r the correlation of the two at their distance in time.
 """
@@ -24,25 +26,14 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
-from medrep.cohort.grid import Columns
 from medrep.models.base import root_mean_square
 from medrep.models.chunks import map_chunks
 from medrep.models.linear.design import Design
 from medrep.models.linear.random_effects import Persons, RandomEffects
 
 
-def forecast_refusal(people: RandomEffects, columns: Columns, *, gain: bool) -> str:
-    """Return why a model does not forecast; empty where it does.
-
-    Args:
-        people: What it knows of people with several visits.
-        columns: What it was trained on.
-        gain: Whether a batch's scale multiplies covariate effects too.
-    """
-    if not columns.names or columns.grid is not None:
-        return "forecasts are of feature tables; this model was trained on points of a grid"
-    if gain:
-        return "a model with settings.gain does not forecast; train with --set settings.gain=no"
+def forecast_refusal(people: RandomEffects) -> str:
+    """Return why a model that knows this of people does not forecast; empty where it does."""
     if people.along:
         return ""
     lacking = "no number changes within them" if people else "nobody had several visits"

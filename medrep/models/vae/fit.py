@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from medrep._files import release_pages
 from medrep.cohort.dataset import Dataset
@@ -30,6 +30,7 @@ from medrep.models.vae.network import Plan, VaeParts, build_network, search, sta
 from medrep.models.vae.objective import Task, condition_vector
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.settings import VaeSettings
+from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
 
 _COLLAPSED_NATS = 0.01
@@ -64,7 +65,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
         network, plan, rows = _fit_network(given, below, blind, judges, latents, work)
         work.phase("fit what is handed out of the latents")
-        layer = _fit_latents(given, linear, network)
+        layer, z = _fit_latents(given, linear, network)
         active = _active(given, linear, network)
         if active < forecast:
             work.say(
@@ -76,6 +77,13 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         work.phase("fit the marginals of samples")
         if dataset.columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))
+        if dataset.people < len(dataset) and settings.prior == "gaussian" and settings.linear.visits == "auto":
+            work.phase("fit people's own trajectories")
+            told = 1 - np.exp(network.encoder.log_variance.detach().double().cpu().numpy())
+            own = Trajectories.fit(
+                dataset, z, partial(parts.left, dataset.schema), settings.linear, np.clip(told, 0, 1)
+            )
+            parts = replace(parts, trajectories=own)
     found = [
         ("latents", "forecast", float(forecast)),
         ("latents", "active", float(active)),
@@ -171,9 +179,9 @@ def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | N
         for place, row in enumerate(fitted):
             some[place] = values[row]
         try:
-            return _fit_below(
-                given._replace(dataset=Dataset(some, others, given.dataset.schema, given.dataset.columns))
-            )[0]
+            whose = given.dataset.whose[fitted].tolist()
+            people = Dataset(some, others, given.dataset.schema, given.dataset.columns, tuple(map(str, whose)))
+            return _fit_below(given._replace(dataset=people))[0]
         except CovariateError:
             return None  # without the judges covariates cannot be told apart
 
@@ -237,8 +245,14 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
         return np.zeros(len(frame), dtype=np.int64)
 
 
-def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> LatentLayer:
-    """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible."""
+def _fit_latents(
+    given: _Given, linear: LinearModel, network: Autoencoder
+) -> tuple[LatentLayer, Float[np.ndarray, "people latents"]]:
+    """Fit the latents' statistics, on people each of whom the linear layer has not seen where cross-fitting is possible.
+
+    Returns:
+        They, and the latents of these people.
+    """
     dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
 
     def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
@@ -261,7 +275,7 @@ def _fit_latents(given: _Given, linear: LinearModel, network: Autoencoder) -> La
         except (CovariateError, ModelError):
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), schema.names)
-    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants)
+    return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants), z
 
 
 def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:

@@ -60,11 +60,13 @@ from medrep.cohort.covariates import POOLED, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate, Guard
+from medrep.errors import ModelError
 from medrep.models.base import (
     Adaptation,
     Capability,
     EffectTerms,
     FitContext,
+    Forecast,
     Model,
     Posterior,
     Scores,
@@ -72,8 +74,11 @@ from medrep.models.base import (
 )
 from medrep.models.exceptions import Exceptions, Settling
 from medrep.models.linear.model import LinearModel
+from medrep.models.linear.random_effects import RandomEffects
+from medrep.models.linear.trajectories import forecast_refusal
 from medrep.models.requirements import Images, NetworkFit, Requirements
 from medrep.models.vae.fit import fit_parts
+from medrep.models.vae.following import Following
 from medrep.models.vae.latents import Discriminants
 from medrep.models.vae.network import VaeParts
 from medrep.models.vae.objective import condition_vector
@@ -217,7 +222,37 @@ class ConditionalVae(Model):
         missed = np.where(used, h - parts.network.decode(z, context)[0], 0.0)
         error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
         of_latents = parts.latents.effects
-        return Scores(error, of_latents.scores(of_latents.dataset(z, frame)).deviation, self._freed(z, frame))
+        deviation = of_latents.scores(of_latents.dataset(z, frame)).deviation
+        gain = None
+        if (over := parts.trajectories) is not None and dataset.people < len(dataset):
+            gain = over.latents.scores(over.of_latents(z, dataset)).gain
+        return Scores(error, deviation, self._freed(z, frame), gain=gain)
+
+    def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
+        """Return what further measurements are expected to give; see `Model.forecast`."""
+        return self._following(dataset).forecast(to, whose)
+
+    def follow(self, dataset: Dataset, years: float) -> Data:
+        """Move visits along people's own trajectories; see `Model.follow`."""
+        return self._following(dataset).follow(years)
+
+    def _following(self, dataset: Dataset) -> Following:
+        self.parts.linear.check_columns(dataset)
+        if self.parts.trajectories is None:
+            raise ModelError(self.refusal("forecast"))
+        frame = dataset.covariates
+        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.schema.names)
+        return Following.of(self.parts, self.trained_schema, dataset, z)
+
+    @property
+    def followed(self) -> str:
+        """See `Model.followed`."""
+        return "" if self.parts.trajectories is None else self.parts.trajectories.latents.followed
+
+    def refusal(self, capability: Capability) -> str:
+        """Return why the model cannot do something; see `Model.refusal`."""
+        untold = capability == "forecast" and self.parts.trajectories is None
+        return forecast_refusal(RandomEffects()) if untold else super().refusal(capability)
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Data:
         """Draw new people, one for each row of covariates.
@@ -288,13 +323,20 @@ class ConditionalVae(Model):
         effects, _ = of_latents.adapt(
             [of_latents.dataset(z, own.covariates) for z, own in zip(codes, anchored, strict=True)]
         )
-        latents = replace(self.parts.latents, effects=effects)
-        return replace(wider, parts=replace(wider.parts, latents=latents)), (*notes, *scanner_notes)
+        latents, own = replace(self.parts.latents, effects=effects), self.parts.trajectories
+        wider = replace(wider, parts=replace(wider.parts, latents=latents))
+        if own is not None:
+            known = own.adapt(
+                [(some, z, wider.parts.left(self.trained_schema, some, z)) for some, z in zip(rows, codes, strict=True)]
+            )
+            wider = replace(wider, parts=replace(wider.parts, trajectories=known))
+        return wider, (*notes, *scanner_notes)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """It samples, moves columns together, and needs no labels where no scanner is undone by its name."""
         can: frozenset[Capability] = frozenset({"joint", "sample"})
+        can = can if self.parts.trajectories is None else can | {"forecast"}
         return can if self.parts.scanner.harmoniser is not None else can | {"unlabelled"}
 
     @property

@@ -13,9 +13,11 @@ from jaxtyping import Float, Int
 from medrep._persisted import Arrays, Read, converted, persisted, stored
 from medrep._structuring import check_arrays
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models.base import FitContext
+from medrep.models.chunks import row_blocks_of
 from medrep.models.linear.model import LinearModel
 from medrep.models.vae.bodies import Autoencoder, Body
 from medrep.models.vae.components import FactorModel, Marginals
@@ -24,7 +26,10 @@ from medrep.models.vae.losses import concatenated_distance_covariance
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
 from medrep.models.vae.settings import VaeSettings
+from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import TOTAL, TrainingProblem, TrainingRun, fit_loop, placed
+
+Data = Float[np.ndarray, "people columns"]
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0)
 _PERMUTATIONS = 60
@@ -247,6 +252,44 @@ class VaeParts:
     effect_covariance: Float[np.ndarray, "effects effects"] = field(
         metadata=converted("effects.covariance", Float[np.ndarray, "_ _"], np.asarray, _with_parts_of_interactions)
     )
+    trajectories: Trajectories | None = field(
+        default=None, metadata=stored(omitted=lambda parts: parts.trajectories is None)
+    )
+
+    def decoded(
+        self, schema: CovariateSchema, z: Float[np.ndarray, "people latents"], frame: pd.DataFrame, like: Data
+    ) -> Data:
+        """Return what the decoder draws of latents, in data units, as each row's scanner would have made it.
+
+        Args:
+            schema: Of training.
+            z: The latents.
+            frame: Covariates of each.
+            like: Data of the same people, for where content lies.
+        """
+        found = np.empty(like.shape, like.dtype)
+        for rows in row_blocks_of(len(z), like.shape[1]):
+            own, nobody = frame.iloc[rows], np.zeros(like[rows].shape, like.dtype)
+            mean, _ = self.network.decode(z[rows], condition_vector(schema, own, schema.names))
+            drawn = unstandardise(self.linear, mean, own, schema.names, nobody, np.empty_like(nobody), drawn=True)
+            found[rows] = self.scanner.render(drawn, own, like[rows])
+        return found
+
+    def left(self, schema: CovariateSchema, dataset: Dataset, z: Float[np.ndarray, "people latents"]) -> Data:
+        """Return what the decoder leaves of visits; of cells that are no measurement NaN, of voxels 0.
+
+        Args:
+            schema: Of training.
+            dataset: The visits, as scanned.
+            z: Latents of each.
+        """
+        own, everything = np.asarray(dataset.values), slice(0, self.linear.columns.count)
+        rest = own - self.decoded(schema, z, dataset.covariates, own)
+        rest[:, self.linear.sd == 0] = 0
+        exempt = self.linear.exempt(own, self.linear.support.of(dataset.covariates), everything)
+        if exempt is not None:
+            rest[exempt] = np.nan if self.linear.columns.grid is None else 0
+        return rest
 
     def draw(
         self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
