@@ -45,6 +45,10 @@ _NUDGE = 1e-4  # fine cells; a value nearer to zero gets this one, since a level
 _WIDENINGS = 5  # of the band, 1.5 times each; then every point is evaluated
 
 
+class BorderError(ModelError):
+    """A zero level that leaves the box."""
+
+
 @dataclass(frozen=True, eq=False)
 class Meshed:
     """A surface and what it cost.
@@ -99,8 +103,8 @@ def mesh_field(
         dense: Evaluate every lattice point.
 
     Raises:
-        ModelError: One line: an unusable box or slope, a field that is not finite, no zero level, or one that touches
-            the border of the box, which would cut the organ.
+        BorderError: A zero level that touches the border of the box, which would cut the organ.
+        ModelError: One line: an unusable box or slope, a field that is not finite, or no zero level.
     """
     lengths = np.asarray(high, dtype=np.float64) - low
     if not (np.isfinite(lengths).all() and lengths.min() > 0 and cells >= 1 and coarse >= 1 and 0 < slope < np.inf):
@@ -198,7 +202,7 @@ class _Lattice:
             sides += [f"{end} side of axis {axis}" for end, touched in ends.items() if touched]
             spans.append(slice(first - 1, last + 2))
         if sides:
-            raise ModelError(f"{box}: the zero level touches the border ({', '.join(sides)}); give a larger box")
+            raise BorderError(f"{box}: the zero level touches the border ({', '.join(sides)}); give a larger box")
         values, inside = self.values[tuple(spans)], self.inside[tuple(spans)]
         filled = np.where(np.isnan(values), np.where(inside, -_FAR, _FAR), values).astype(np.float32)
         vertices, faces, _, _ = marching_cubes(filled, 0.0, allow_degenerate=False)

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Float32, Float64
 
 from medrep._persisted import persisted
-from medrep.cohort.grid import Grid, grid_lattice
+from medrep.cohort.grid import Grid, Lattice, grid_lattice
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.nifti import LabelMap, form_notes, read_labels
 from medrep.cohort.surfaces import (
@@ -128,6 +128,8 @@ def second_moments(surface: Surface) -> Float64[np.ndarray, "3 3"]:
 
 MARGIN = 0.5
 """Room around the organs of training, a share of their mean size (root mean square distance of the surface from its centre)."""
+FARTHEST = 1.5
+"""How far beyond the grid an organ may lie for which it grows, a share of their size; who lies farther is not in one space."""
 EXACT = 0.4
 """Distances are exact up to this share of the size; beyond it they are interpolated between every fourth point."""
 _FINEST = 25.0  # grid points over the size, unless input.spacing says otherwise
@@ -143,18 +145,25 @@ class PlacedShape:
         alignment: World -> aligned millimetres.
         labels: The label map as read.
         organ: The organ in it.
+        wanted: The ``input`` section with the grid: the model's, or a larger one around it.
     """
 
     row: Float32[np.ndarray, " points"]
     alignment: Alignment
     labels: LabelMap
     organ: Organ
+    wanted: ShapeInput
 
-    def voxels(self, centre: Float[np.ndarray, "3"]) -> Float[np.ndarray, "voxels 3"]:
+    @property
+    def lattice(self) -> Lattice:
+        """The grid."""
+        return grid_lattice(shape_grid(self.wanted))
+
+    def voxels(self) -> Float[np.ndarray, "voxels 3"]:
         """Return where the label map's voxels are in the coordinates of the grid, mm, in C order."""
         index = np.indices(self.labels.data.shape).reshape(3, -1).T
         world = index @ self.labels.affine[:3, :3].T + self.labels.affine[:3, 3]
-        return self.alignment.apply(world) - centre
+        return self.alignment.apply(world) - np.asarray(self.wanted.centre)
 
 
 @dataclass(frozen=True)
@@ -242,12 +251,19 @@ def shape_grid(wanted: ShapeInput) -> Grid:
     return Grid((x, y, z), (a, b, c))
 
 
-def load_shapes(files: pd.Series, wanted: ShapeInput) -> Iterator[LoadedShape]:
+def larger_grid(wanted: ShapeInput, room: float) -> ShapeInput:
+    """Return a section whose grid has some millimetres more on every side; the points that there were stay where they are."""
+    nodes = [2 * int(np.ceil(room / edge)) for edge in wanted.spacing]
+    return replace(wanted, shape=tuple(count + more for count, more in zip(wanted.shape, nodes, strict=True)))
+
+
+def load_shapes(files: pd.Series, wanted: ShapeInput, *, grow: bool = False) -> Iterator[LoadedShape]:
     """Read organs one after another, in the order of ``files``.
 
     Args:
         files: Index: key; values: paths of label maps.
         wanted: A measured ``input`` section.
+        grow: Whether the grid grows for an organ that lies not far beyond it; else that is an error.
 
     Yields:
         One entry a file. A file that cannot be used is an entry with an error, never an exception.
@@ -255,10 +271,25 @@ def load_shapes(files: pd.Series, wanted: ShapeInput) -> Iterator[LoadedShape]:
     points = grid_lattice(shape_grid(wanted)).nodes()
     for key, path in files.items():
         try:
-            placed = place_shape(Path(str(path)), wanted, points)
+            placed = place_shape(Path(str(path)), wanted, points, grow=grow)
             yield LoadedShape(str(key), Path(str(path)), placed, "")
         except CohortError as error:
             yield LoadedShape(str(key), Path(str(path)), None, str(error))
+
+
+def load_alike(files: pd.Series, wanted: ShapeInput, *, grow: bool) -> list[LoadedShape]:
+    """Read the organs of one person's visits on one grid, which grows for all of them where one lies beyond it.
+
+    Args:
+        files: Index: key; values: paths of label maps.
+        wanted: A measured ``input`` section.
+        grow: Whether the grid may grow.
+    """
+    found = list(load_shapes(files, wanted, grow=grow))
+    shapes = {one.placed.wanted.shape for one in found if one.placed is not None}
+    if len(shapes) < 2:
+        return found
+    return list(load_shapes(files, replace(wanted, shape=tuple(max(axis) for axis in zip(*shapes, strict=True)))))
 
 
 def fill_shapes(
@@ -298,13 +329,16 @@ def refuse_unusable(problems: Sequence[str]) -> None:
         raise CohortError(listed("label maps that cannot be used", list(problems), cure))
 
 
-def place_shape(path: Path, wanted: ShapeInput, points: Float[np.ndarray, "points 3"]) -> PlacedShape:
+def place_shape(
+    path: Path, wanted: ShapeInput, points: Float[np.ndarray, "points 3"], *, grow: bool = False
+) -> PlacedShape:
     """Read one label map and measure its signed distance on the grid.
 
     Args:
         path: The file.
         wanted: A measured ``input`` section.
         points: the points of its grid, mm.
+        grow: Whether the grid grows for an organ that lies not far beyond it.
 
     Raises:
         CohortError: One line: an unusable file, or an organ that does not lie within the grid.
@@ -318,12 +352,15 @@ def place_shape(path: Path, wanted: ShapeInput, points: Float[np.ndarray, "point
     aligned = surface.transformed(transform @ alignment.matrix)
     room = points[-1] - 2 * np.asarray(wanted.spacing)
     over = np.abs(aligned.vertices).max(axis=0) - room
-    if (over > 0).any():
+    if grow and 0 < over.max() <= FARTHEST * wanted.size:
+        wanted = larger_grid(wanted, float(over.max()))
+        points = grid_lattice(shape_grid(wanted)).nodes()
+    elif (over > 0).any():
         raise CohortError(
             f"{path}: the organ lies up to {over.max():.1f} mm beyond the model's grid; bring images to one space"
             " first, or train with --set input.align=centre (or rigid)"
         )
-    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ)
+    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ, wanted)
 
 
 def distances_on(

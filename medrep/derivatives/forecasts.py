@@ -70,6 +70,10 @@ class ImageForecaster(ABC, Generic[SectionT, VisitT]):
     def row(self, visit: VisitT) -> Float[np.ndarray, " columns"]:
         """Return a visit in the columns of the model."""
 
+    def fitting(self, last: VisitT) -> Model:  # noqa: ARG002
+        """Return the model for the grid that a person's visits are on."""
+        return self.model
+
     @abstractmethod
     def write(
         self, last: VisitT, estimate: Float[np.ndarray, " columns"], sd: Float[np.ndarray, " columns"], years: float
@@ -109,7 +113,8 @@ class ImageForecaster(ABC, Generic[SectionT, VisitT]):
             raise CohortError(listed("visits that cannot be read", wrong, "mend the files, or leave the visits out"))
         rows = np.stack([self.row(visits[str(key)]) for key in frame.index])
         whose = ["own"] * len(frame)
-        found = self.model.forecast(self.model.dataset(rows, frame, whose), further, whose[:1] * len(further))
+        model = self.fitting(visits[last])
+        found = model.forecast(model.dataset(rows, frame, whose), further, whose[:1] * len(further))
         own = rows[[str(key) for key in frame.index].index(last)]
         told = []
         for years, estimate, sd in zip(self.to.years, found.estimate, found.sd, strict=True):

@@ -11,13 +11,13 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from medrep._files import write_json
 from medrep._persisted import to_json
-from medrep.cohort.grid import Lattice, grid_lattice
+from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds import InputKind
-from medrep.cohort.meshing import mesh_lattice
+from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import Volume, write_image, write_label_map
 from medrep.cohort.samples import Sample, Samples, sample_files
-from medrep.cohort.shapes import LoadedShape, PlacedShape, load_shapes, shape_grid
+from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, load_shapes, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
@@ -26,9 +26,12 @@ from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
+from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction
 
 _MESH_CELLS = 128
+_ROOMS = (0.0, 0.5, 1.5)
+"""Room around the grid in which a person is moved, shares of the organs' size: more where the moved organ leaves the grid."""
 
 
 class TransformShapes(Task):
@@ -39,7 +42,6 @@ class TransformShapes(Task):
         if transform.model.columns.grid != shape_grid(wanted):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
         self._transform, self._wanted, self._to = transform, wanted, to
-        self._lattice, self._centre = grid_lattice(shape_grid(wanted)), np.asarray(wanted.centre)
         self.by_person = transform.by_person
         self.block_size = block_size(transform.model.columns.count, 1, transform.visits if self.by_person else 1)
 
@@ -53,35 +55,43 @@ class TransformShapes(Task):
 
     def _move(self, visits: Samples) -> Iterator[Result]:
         """Move the visits of one person, or one visit."""
-        good = list[tuple[PlacedShape, LoadedShape]]()
-        for loaded in load_shapes(sample_files(visits), self._wanted):
+        for room in _ROOMS:
+            results, cut = self._moved(visits, room * self._wanted.size)
+            if not (cut and _can_grow(self._transform.model)):
+                break
+        yield from results
+
+    def _moved(self, visits: Samples, room: float) -> tuple[list[Result], bool]:
+        """Move visits on a grid with some millimetres more around; return also whether the grid cut somebody."""
+        results, good, cut = list[Result](), list[tuple[PlacedShape, LoadedShape]](), False
+        wanted, grow = larger_grid(self._wanted, room), _can_grow(self._transform.model)
+        for loaded in load_alike(sample_files(visits), wanted, grow=grow):
             if loaded.placed is None:
-                yield Result(loaded.key, loaded.error, "read")
+                results.append(Result(loaded.key, loaded.error, "read"))
             else:
                 good.append((loaded.placed, loaded))
         if not good:
-            return
+            return results, False
         frame = visits.covariates.loc[[loaded.key for _, loaded in good]]
         whose = ["own"] * len(good) if self.by_person else None
+        model = _on_own_grid(self._transform.model, good[0][0])
         try:
-            rows, (latents, deviations) = self._transform.move_and_encode(
-                self._transform.model.dataset(np.stack([placed.row for placed, _ in good]), frame, whose)
+            rows, (latents, deviations) = replace(self._transform, model=model).move_and_encode(
+                model.dataset(np.stack([placed.row for placed, _ in good]), frame, whose)
             )
         except (CohortError, ModelError) as error:
-            yield from (Result(loaded.key, str(error), "move") for _, loaded in good)
-            return
+            return [*results, *(Result(loaded.key, str(error), "move") for _, loaded in good)], False
         for place, (placed, loaded) in enumerate(good):
             arrays = {"latents": latents[place]}
             if deviations is not None and deviations.shape[1]:
                 arrays["latents_sd"] = deviations[place]
             try:
-                yield Result(
-                    loaded.key,
-                    arrays=arrays,
-                    files=self._write(placed, loaded.path, rows[place], frame.iloc[[place]]),
-                )
+                files = self._write(placed, loaded.path, rows[place], frame.iloc[[place]])
+                results.append(Result(loaded.key, arrays=arrays, files=files))
             except (CohortError, ModelError) as error:
-                yield Result(loaded.key, str(error), "move")
+                cut |= isinstance(error, BorderError)
+                results.append(Result(loaded.key, str(error), "move"))
+        return results, cut
 
     def _write(
         self, placed: PlacedShape, path: Path, row: Float[np.ndarray, " points"], frame: pd.DataFrame
@@ -90,9 +100,7 @@ class TransformShapes(Task):
         source = path.relative_to(self._to.root).as_posix()
         place = described_name(source, self._to.done.desc)
         mesh = mesh_beside(place, self._to.mesh)
-        facts = _write_organ(
-            placed, row, self._lattice, self._centre, (self._to.folder / place, self._to.folder / mesh)
-        )
+        facts = _write_organ(placed, row, (self._to.folder / place, self._to.folder / mesh))
         content = {**self._to.done.to_json(), **self._transform.outside(frame), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
         return (str(place), str(mesh), str(sidecar(place)))
@@ -103,8 +111,12 @@ class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
 
     def read(self, files: pd.Series) -> Iterator[tuple[str, LoadedShape | None, str]]:
         """Read label maps; see `ImageForecaster.read`."""
-        for loaded in load_shapes(files, self.wanted):
+        for loaded in load_alike(files, self.wanted, grow=_can_grow(self.model)):
             yield loaded.key, None if loaded.error else loaded, loaded.error
+
+    def fitting(self, last: LoadedShape) -> Model:
+        """Return the model for the grid of the person's visits, which may have grown."""
+        return _on_own_grid(self.model, _placed(last))
 
     def row(self, visit: LoadedShape) -> Float[np.ndarray, " columns"]:
         """Return the distances on the grid of all organs."""
@@ -118,14 +130,15 @@ class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
         years: float,
     ) -> Written:
         """Write a label map, a mesh and an image of deviations; see `ImageForecaster.write`."""
-        placed, lattice, centre = _placed(last), grid_lattice(shape_grid(self.wanted)), np.asarray(self.wanted.centre)
+        placed = _placed(last)
+        lattice = placed.lattice
         place = self.name(last.path, years)
         mesh = mesh_beside(place, self.to.mesh)
-        facts = _write_organ(placed, estimate, lattice, centre, (self.to.folder / place, self.to.folder / mesh))
+        facts = _write_organ(placed, estimate, (self.to.folder / place, self.to.folder / mesh))
         files = [str(place), str(mesh), self.describe(place, last.path, years, **facts)]
         stem, _, _ = self.name(last.path, years, "sd").name.rpartition("_")
         beside = place.with_name(f"{stem}_distance.nii.gz")
-        index = (placed.voxels(centre) - lattice.origin) / lattice.spacing
+        index = (placed.voxels() - lattice.origin) / lattice.spacing
         spread = map_coordinates(sd.reshape(lattice.shape), index.T, order=1, mode="nearest")
         labels = placed.labels
         shown = (spread / placed.alignment.scale).reshape(labels.data.shape).astype(np.float32)
@@ -137,6 +150,17 @@ class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
         return Written(tuple(files), str(place), str(beside))
 
 
+def _can_grow(model: Model) -> bool:
+    """Return whether people may lie beyond the grid that a model was trained on."""
+    return "organs" in model.capabilities
+
+
+def _on_own_grid(model: Model, placed: PlacedShape) -> Model:
+    """Return the model for the grid that a person is on."""
+    grid = shape_grid(placed.wanted)
+    return model if grid == model.columns.grid else model.on_grid(Columns((), grid.size, grid))
+
+
 def _placed(loaded: LoadedShape) -> PlacedShape:
     if loaded.placed is None:
         raise CohortError(loaded.error)
@@ -146,14 +170,12 @@ def _placed(loaded: LoadedShape) -> PlacedShape:
 def _write_organ(
     placed: PlacedShape,
     row: Float[np.ndarray, " points"],
-    lattice: Lattice,
-    centre: Float[np.ndarray, "3"],
     to: tuple[Path, Path],
 ) -> dict[str, object]:
     """Write a moved organ as label map and mesh; return its facts."""
-    level = LevelFunction.through(lattice, row)
-    labels = _relabelled(placed, row, level, centre)
-    surface = _meshed(level, placed, centre)
+    level = LevelFunction.through(placed.lattice, row)
+    labels = _relabelled(placed, row, level)
+    surface = _meshed(level, placed)
     write_label_map(to[0], replace(placed.labels, data=labels))
     write_mesh(to[1], surface)
     return _facts(placed, labels, surface)
@@ -178,14 +200,16 @@ class ScoreShapes(Task):
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Score a few organs; see `Task.work`."""
         results = []
-        for one, loaded in zip(people, load_shapes(sample_files(people), self._wanted), strict=True):
+        found = load_shapes(sample_files(people), self._wanted, grow=_can_grow(self._scorer.model))
+        for one, loaded in zip(people, found, strict=True):
             if loaded.placed is None:
                 results.append(Result(loaded.key, loaded.error, "read"))
                 continue
             affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
             volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
             try:
-                results += self._scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
+                scorer = replace(self._scorer, model=_on_own_grid(self._scorer.model, loaded.placed))
+                results += scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
             except (CohortError, ModelError) as error:
                 results.append(Result(loaded.key, str(error), "score"))
         return results
@@ -195,13 +219,12 @@ def _relabelled(
     placed: PlacedShape,
     row: Float[np.ndarray, " points"],
     level: LevelFunction,
-    centre: Float[np.ndarray, "3"],
 ) -> Int32[np.ndarray, "x y z"]:
     """Return the moved organ in the person's own grid; other regions stay where the organ does not come to lie."""
     labels, before = placed.labels.data, placed.organ.mask
     if np.array_equal(row, placed.row):
         return labels
-    inside = (level.values(placed.voxels(centre)) < 0).reshape(labels.shape)
+    inside = (level.values(placed.voxels()) < 0).reshape(labels.shape)
     if not inside.any():
         raise ModelError("nothing is left of the organ in the image's own grid at these covariates")
     # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
@@ -209,10 +232,10 @@ def _relabelled(
     return np.where(inside, labels[tuple(nearest)], np.where(before, 0, labels)).astype(np.int32)
 
 
-def _meshed(level: LevelFunction, placed: PlacedShape, centre: Float[np.ndarray, "3"]) -> Surface:
+def _meshed(level: LevelFunction, placed: PlacedShape) -> Surface:
     """Return the moved organ's surface in world millimetres."""
     aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
-    return Surface(placed.alignment.back(aligned.vertices + centre), aligned.faces)
+    return Surface(placed.alignment.back(aligned.vertices + np.asarray(placed.wanted.centre)), aligned.faces)
 
 
 def _facts(placed: PlacedShape, labels: Int32[np.ndarray, "x y z"], surface: Surface) -> dict[str, object]:

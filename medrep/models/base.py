@@ -437,6 +437,19 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("sample"))
 
+    def on_grid(self, columns: Columns) -> "Model":
+        """Return the model for rows on another grid with the same spacing and middle; most know the points of their own only.
+
+        Args:
+            columns: The other grid.
+
+        Raises:
+            ModelError: A model that learned its columns one by one.
+        """
+        if columns == self.columns:
+            return self
+        raise ModelError(f"a {self.kind} model knows the points of its own grid only")
+
     def forecast(
         self,
         dataset: Dataset,  # noqa: ARG002

@@ -124,7 +124,7 @@ def test_voxel_world_and_grid_agree_for_any_affine(
     section = measured(pd.Series([path], index=["sub-0"]), spacing=(1.0, 1.0, 1.0), align="centre")
     placed = place_shape(path, section, grid_lattice(shape_grid(section)).nodes())
     index = np.indices((36, 36, 36)).reshape(3, -1).T
-    voxels = placed.voxels(np.asarray(section.centre)) + np.asarray(section.centre)
+    voxels = placed.voxels() + np.asarray(section.centre)
     back = (placed.alignment.back(voxels) - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     np.testing.assert_allclose(back, index, atol=1e-4)
 

@@ -164,6 +164,31 @@ def test_an_organ_elsewhere_is_refused_with_the_setting_that_mends_it(
     assert "input.align=centre" in capsys.readouterr().err
 
 
+def test_an_organ_a_little_beyond_the_grid_is_moved_on_a_larger_one(
+    organs: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(organs, tmp_path / "c")
+    people = pd.read_csv(organs / "participants.tsv", sep="\t")
+    who, age = people["participant_id"].iloc[0], people["age"].iloc[0]
+    section = json.loads((trained / "model" / "model.json").read_text())["input"]
+    image = nib.load(organ(tmp_path / "c", who))
+    affine = image.affine.copy()
+    affine[:3, 3] += [0.9 * section["size"], 0, 0]  # half of the size is the margin
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), organ(tmp_path / "c", who))
+    asked = ("--model", trained / "model", "--participant-label", who, "--quiet")
+    assert run("counterfactual", tmp_path / "c", tmp_path / "same", "--set", f"age={age}", *asked) == 0
+    np.testing.assert_array_equal(mask(organ(tmp_path / "same", who, "counterfactual")), mask(organ(organs, who)))
+    assert run("counterfactual", tmp_path / "c", tmp_path / "o", "--set", "age=45", *asked) == 0
+    moved = organ(tmp_path / "o", who, "counterfactual")
+    points, faces = (one.data for one in nib.load(moved.with_name(moved.name.replace(".nii.gz", ".surf.gii"))).darrays)
+    end = section["centre"][0] + (section["shape"][0] - 1) / 2 * section["spacing"][0]
+    assert points[:, 0].max() > end
+    voxels = np.argwhere(mask(moved)) @ affine[:3, :3].T + affine[:3, 3]
+    np.testing.assert_allclose(trimesh.Trimesh(points, faces).center_mass, voxels.mean(axis=0), atol=0.7)
+    assert run("score", tmp_path / "c", tmp_path / "s", *asked) == 0
+    assert (pd.read_csv(tmp_path / "s" / "scores.tsv", sep="\t")["reconstruction_error"] > 0).all()
+
+
 def test_drawn_people_are_a_cohort_that_can_be_read_again(trained: Path, tmp_path: Path) -> None:
     assert run("sample", tmp_path / "drawn", "--model", trained / "model", "--n", 8, "--quiet") == 0
     people = pd.read_csv(tmp_path / "drawn" / "participants.tsv", sep="\t")["participant_id"].tolist()

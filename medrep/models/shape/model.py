@@ -42,7 +42,7 @@ from jaxtyping import Float
 from medrep._persisted import converted, persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grid import Columns, Grid, Lattice, grid_lattice
 from medrep.errors import ModelError
 from medrep.models.base import (
     Adaptation,
@@ -57,6 +57,7 @@ from medrep.models.base import (
 from medrep.models.linear.design import Contrast
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
+from medrep.models.shape.mean_shape import LevelFunction, Observations
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error
@@ -163,7 +164,7 @@ class AdditiveShape(Model):
         transformed = np.empty(data.shape, data.dtype) if out is None else out
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
-        nodes = self.population.template.lattice.nodes()
+        nodes = self._lattice.nodes()
         for row in range(len(data)):
             if home[row]:
                 transformed[row] = data[row]
@@ -197,14 +198,11 @@ class AdditiveShape(Model):
             row: Signed distance on the grid, mm.
             frame: One row of covariates.
         """
-        return Subject.register(
-            self.population,
-            row,
-            self.mean(frame),
-            self._precision,
-            self.settings.careful_points,
-            identity=self.settings.identity,
-        )
+        population, settings = self.population, self.settings
+        own = LevelFunction.through(self._lattice, row)
+        observed = Observations.of(own, row, population.size, settings.careful_points, np.random.default_rng(7))
+        mean, identity = self.mean(frame), settings.identity
+        return Subject.register(population, own, observed, mean, self._precision, identity=identity)
 
     def _people(self, dataset: Dataset) -> Iterator[Subject]:
         """Register everybody, one after the other."""
@@ -223,7 +221,7 @@ class AdditiveShape(Model):
     def reconstruct(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the level, mm, that the model alone gives each person on the grid."""
         self._check(dataset.values)
-        nodes = self.population.template.lattice.nodes()
+        nodes = self._lattice.nodes()
         levels = [subject.decoded(nodes, subject.mean) for subject in self._people(dataset)]
         return np.stack(levels).astype(dataset.values.dtype)
 
@@ -239,7 +237,7 @@ class AdditiveShape(Model):
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new organs, one for each row of covariates: levels on the grid, mm."""
         rng = np.random.default_rng(seed)
-        nodes = self.population.template.lattice.nodes()
+        nodes = self._lattice.nodes()
         root = np.linalg.cholesky(self.population.covariance)
         rows = []
         for row in range(len(frame)):
@@ -280,7 +278,7 @@ class AdditiveShape(Model):
         data = dataset.values
         self._check(data)
         there = self.schema.transformed(dataset.covariates, target)
-        nodes = self.population.template.lattice.nodes()
+        nodes = self._lattice.nodes()
         transformed = np.zeros(data.shape)
         z = np.zeros((len(data), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
@@ -348,6 +346,14 @@ class AdditiveShape(Model):
     def _check_motion(self) -> None:
         if "motion" not in self.capabilities:
             raise ModelError(self.refusal("motion"))
+
+    def on_grid(self, columns: Columns) -> "AdditiveShape":
+        """Return the model for levels on another grid around the same middle; see `Model.on_grid`."""
+        return replace(self, columns=columns)
+
+    @property
+    def _lattice(self) -> Lattice:
+        return grid_lattice(self.settings.check(self.columns))
 
     def _check(self, data: np.ndarray) -> None:
         if data.shape[1] != self.columns.count:

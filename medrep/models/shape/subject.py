@@ -77,19 +77,17 @@ class Subject:
     def register(
         cls,
         population: Population,
-        row: Float[np.ndarray, " nodes"],
+        own: LevelFunction,
+        observations: Observations,
         mean: Coefficients,
         precision: Float[np.ndarray, "coefficients coefficients"],
-        points: int,
         *,
         identity: bool = True,
     ) -> "Subject":
-        """Register a person by the signed distance on the template's lattice, mm, looking at so many points.
+        """Register a person by their signed distance, mm, and what is looked at of it.
 
         `mean` is what their covariates do, `precision` the inverse of the population's covariance.
         """
-        own = LevelFunction.through(population.template.lattice, row)
-        observations = Observations.of(own, row, population.size, points, np.random.default_rng(7))
         posterior = register(observations, population.mean_shape(mean), precision, population.noise)
         return cls(population, own, mean, posterior, identity)
 
