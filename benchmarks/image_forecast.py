@@ -84,15 +84,13 @@ class World:
         return frame, values.astype(np.float32)
 
 
-def fitted(frame: pd.DataFrame, values: np.ndarray) -> dict[str, Model]:
-    """Train every model on the same visits."""
+def fitted(frame: pd.DataFrame, values: np.ndarray) -> tuple[LinearModel, dict[str, Model]]:
+    """Train the linear model and every VAE on the same visits."""
     schema = CovariateSchema.fit(frame, DECLARED)
     columns = Columns((), values.shape[1], Grid(SHAPE, (EDGE,) * 3))
     dataset = Dataset(values, schema.transfer(frame), schema, columns, [f"p{who}" for who in frame["who"]])
-    found: dict[str, Model] = {"linear": LinearModel.fit(dataset, LinearSettings(components=0))[0]}
-    for name, settings in BODIES.items():
-        found[name] = ConditionalVae.fit(dataset, settings, seed=0)[0]
-    return found
+    linear, _ = LinearModel.fit(dataset, LinearSettings(components=0))
+    return linear, {name: ConditionalVae.fit(dataset, settings, seed=0)[0] for name, settings in BODIES.items()}
 
 
 def only_latents(model: Model) -> Model:
@@ -109,10 +107,9 @@ def only_latents(model: Model) -> Model:
 def measure(seed: int) -> list[dict[str, float | str]]:
     """Return coverage and errors with one seed."""
     world = World(seed)
-    models = fitted(*world.people(world.rng.integers(1, 4, PEOPLE)))
-    linear = models["linear"]
-    assert isinstance(linear, LinearModel)
-    models |= {f"{name}, latents": only_latents(models[name]) for name in BODIES}
+    linear, networks = fitted(*world.people(world.rng.integers(1, 4, PEOPLE)))
+    models = {"linear": linear, **networks}
+    models |= {f"{name}, latents": only_latents(own) for name, own in networks.items()}
     found: list[dict[str, float | str]] = []
     for earlier in (1, 2):
         new, theirs = world.people(np.full(NEW, earlier), further=True)
