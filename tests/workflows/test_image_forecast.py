@@ -11,13 +11,25 @@ import pytest
 
 import medrep as mr
 from medrep.cli import main
-from tests.workflows.test_visits import run
+from tests.models.linear.test_visits import Planted
+from tests.surface_cohorts import write_gifti
+from tests.workflows.test_visits import features, run, write
 
 Make = Callable[[np.random.Generator, float], np.ndarray]
+Write = Callable[[Path, np.ndarray], None]
 YEARS = ("1", "2.5")
 
 
-def grown(cohort: Path, ending: str, make: Make) -> Path:
+def write_volume(path: Path, data: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])), f"{path}.nii.gz")
+
+
+def write_hemispheres(path: Path, data: np.ndarray) -> None:
+    for side, values in zip("LR", np.split(data, 2), strict=True):
+        write_gifti(path.with_name(path.name.replace("hemi", f"hemi-{side}") + ".shape.gii"), values)
+
+
+def grown(cohort: Path, ending: str, make: Make, write: Write = write_volume) -> Path:
     """Write a cohort of people with three visits, who change at a pace of their own, and an image of each visit."""
     rng, rows = np.random.default_rng(8), []
     for who in range(24):
@@ -28,8 +40,7 @@ def grown(cohort: Path, ending: str, make: Make) -> Path:
             place.mkdir(parents=True)
             years = age + 2 * visit
             rows.append((*names, f"{years:.2f}", "FM"[who % 2], f"S{(who + visit) % 2}"))
-            data = make(rng, size + pace * 2 * visit)
-            nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])), place / f"{'_'.join(names)}_{ending}.nii.gz")
+            write(place / f"{'_'.join(names)}_{ending}", make(rng, size + pace * 2 * visit))
     table = pd.DataFrame(rows, columns=["participant_id", "session_id", "age", "sex", "site"])
     table.to_csv(cohort / "participants.tsv", sep="\t", index=False)
     return cohort
@@ -44,6 +55,10 @@ def organ(rng: np.random.Generator, size: float) -> np.ndarray:
     stretch = 1 + rng.normal(0, 0.01, 3)
     away = (np.indices((20, 20, 20)).T - 9.5) / stretch
     return (5.5 + size > np.linalg.norm(away, axis=-1).T).astype(np.uint8)
+
+
+def sheet(rng: np.random.Generator, size: float) -> np.ndarray:
+    return (2.5 + 0.2 * size + rng.normal(0, 0.05, 24)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +198,61 @@ def test_organs_are_forecast_as_label_maps_and_meshes(tmp_path: Path) -> None:
         place = f"sub-05/ses-{session}/anat/sub-05_ses-{session}_desc-"
         before = image(cohort / f"{place}organ_mask.nii.gz")
         assert (image(moved / f"{place}counterfactual_mask.nii.gz") > 0).sum() > before.sum()
+
+
+def test_surfaces_are_forecast_in_files_as_they_came(tmp_path: Path) -> None:
+    cohort, out = grown(tmp_path / "sheets", "hemi_thickness", sheet, write_hemispheres), tmp_path / "out"
+    trained = tmp_path / "trained"
+    assert run("train", cohort, trained, "--set", "input.kind=surface", "--tracking", "none") == 0
+    assert run("forecast", cohort, out, "--model", trained / "model", "--years", "2", "--extrapolate") == 0
+    model = mr.load(trained)
+    people = mr.read_cohort(cohort, model)
+    last = people.covariates[[str(key).endswith("ses-2") for key in people.keys]].iloc[[0]]
+    found = model.model.forecast(people, last.assign(age=last["age"] + 2), [people.whose[0]])
+    table = pd.read_csv(out / "forecast.tsv", sep="\t")
+    for name, values in (("estimate", found.estimate), ("sd", found.sd)):
+        place = table[name].iloc[0]
+        assert "hemi-L" in place
+        both = [nib.load(out / place.replace("hemi-L", f"hemi-{side}")).darrays[0].data for side in "LR"]
+        np.testing.assert_allclose(np.concatenate(both), values[0], rtol=1e-5)
+    assert len({*table["estimate"], *table["sd"]}) == 48
+    assert run("counterfactual", cohort, tmp_path / "moved", "--model", trained / "model", "--years", "0") == 0
+    for file in (tmp_path / "moved").rglob("*.shape.gii"):
+        came = cohort / file.relative_to(tmp_path / "moved").parent / file.name.replace("_desc-counterfactual", "")
+        assert file.read_bytes() == came.read_bytes()
+
+
+def test_edges_are_forecast_in_the_form_in_which_they_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = Planted(4, people=60, columns=6, slope=0.5)
+    planted.values = np.tanh(planted.values / 20)
+    cohort, out = write(tmp_path / "cohort", planted, np.arange(len(planted.values))), tmp_path / "out"
+    names = {f"c{k}": edge for k, edge in enumerate(("a-b", "a-c", "a-d", "b-c", "b-d", "c-d"))}
+    features(cohort).rename(columns=names).to_csv(cohort / "features.tsv", sep="\t")
+    edges = ("--set", "input={kind: connectivity, edges: r}", "--tracking", "none")
+    assert run("train", cohort, tmp_path / "trained", *edges) == 0
+    asked = ("--model", tmp_path / "trained" / "model", "--years", "2", "--extrapolate")
+    assert run("forecast", cohort, out, *asked) == 0
+    table = pd.read_csv(out / "forecast.tsv", sep="\t")
+    ends = [table[f"low_{share}"] for share in (95, 80, 50)] + [table["estimate"]]
+    ends += [table[f"high_{share}"] for share in (50, 80, 95)]
+    assert (np.diff(np.stack(ends), axis=0) > 0).all()
+    assert table[["low_95", "high_95"]].abs().max().max() < 1
+    model = mr.load(tmp_path / "trained")
+    people = mr.read_cohort(cohort, model)
+    last = people.covariates.iloc[[np.flatnonzero(people.whose == people.whose[0])[-1]]]
+    found = model.model.forecast(people, last.assign(age=last["age"] + 2), [people.whose[0]])
+    low, high = found.interval(0.5)
+    np.testing.assert_allclose(table["estimate"].head(6), np.tanh(found.estimate[0]), rtol=1e-8)
+    np.testing.assert_allclose(table["high_50"].head(6), np.tanh(high[0]), rtol=1e-8)
+    np.testing.assert_allclose(
+        (high - low)[0] * table["sd"].head(6) / found.sd[0], (table["high_50"] - table["low_50"]).head(6), rtol=0.05
+    )
+    assert run("counterfactual", cohort, tmp_path / "moved", *asked[:2], "--years", "2", "--extrapolate") == 0
+    np.testing.assert_allclose(features(tmp_path / "moved"), np.tanh(model.model.follow(people, 2.0)), rtol=1e-8)
+    capsys.readouterr()
+    tangent = ("--set", "input={kind: connectivity, edges: r, measure: tangent, shrinkage: 0.5}", "--tracking", "none")
+    assert run("train", cohort, tmp_path / "tangent", *tangent) == 0
+    assert run("forecast", cohort, tmp_path / "no", "--model", tmp_path / "tangent" / "model", *asked[2:]) == 1
+    assert "forecasts are not of measure tangent" in " ".join(capsys.readouterr().err.split())
