@@ -37,8 +37,8 @@ tell anything. Point masses (`point_masses.py`) stay, there too: who has one may
 the layers above leave alone; levels without a believed scanner are theirs.
 
 People with several visits have levels, and where ten of them come three times, slopes over age of their own in z and in what the
-decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's visits. A
-removal takes each visit by itself.
+decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's
+visits. A removal takes each visit by itself.
 
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
 model; works for people whose covariates are unknown (`remove_unlabelled`). **Limitations**: on features, removal towards the
