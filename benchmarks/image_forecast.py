@@ -9,6 +9,8 @@ forecast two years on from one and from two earlier visits.
 the forecast; of the last scan carried forward (`last`); of that moved as the population is (`population`: by what the fitted
 linear model says age does). `moved`: the last scan moved along the person's own trajectory (`follow`), which keeps all of
 its detail, noise too. `latents`: the VAE whose latents alone have people's own slopes.
+
+Tables: the people of ``forecast`` (200, 20 columns), whose columns change each by itself, or in four shapes as well.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from benchmarks import forecast
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
@@ -28,7 +31,7 @@ from medrep.models.base import Model
 from medrep.training.schedule import Schedule
 
 NAME = "image_forecast"
-SEEDS, FIRST = 3, 100
+SEEDS, TABLES, FIRST = 3, 20, 100
 PEOPLE, NEW, SITES, STEP = 90, 40, 3, 2.0
 SHAPE, EDGE = (12, 16, 12), 8.0
 SHAPES, LEVEL, SLOPE, DETAIL, NOISE = 6, 2.0, 0.5, 1.0, 1.0
@@ -84,15 +87,13 @@ class World:
         return frame, values.astype(np.float32)
 
 
-def fitted(frame: pd.DataFrame, values: np.ndarray) -> dict[str, Model]:
-    """Train every model on the same visits."""
+def fitted(frame: pd.DataFrame, values: np.ndarray) -> tuple[LinearModel, dict[str, Model]]:
+    """Train the linear model and every VAE on the same visits."""
     schema = CovariateSchema.fit(frame, DECLARED)
     columns = Columns((), values.shape[1], Grid(SHAPE, (EDGE,) * 3))
     dataset = Dataset(values, schema.transfer(frame), schema, columns, [f"p{who}" for who in frame["who"]])
-    found: dict[str, Model] = {"linear": LinearModel.fit(dataset, LinearSettings(components=0))[0]}
-    for name, settings in BODIES.items():
-        found[name] = ConditionalVae.fit(dataset, settings, seed=0)[0]
-    return found
+    linear, _ = LinearModel.fit(dataset, LinearSettings(components=0))
+    return linear, {name: ConditionalVae.fit(dataset, settings, seed=0)[0] for name, settings in BODIES.items()}
 
 
 def only_latents(model: Model) -> Model:
@@ -109,10 +110,9 @@ def only_latents(model: Model) -> Model:
 def measure(seed: int) -> list[dict[str, float | str]]:
     """Return coverage and errors with one seed."""
     world = World(seed)
-    models = fitted(*world.people(world.rng.integers(1, 4, PEOPLE)))
-    linear = models["linear"]
-    assert isinstance(linear, LinearModel)
-    models |= {f"{name}, latents": only_latents(models[name]) for name in BODIES}
+    linear, networks = fitted(*world.people(world.rng.integers(1, 4, PEOPLE)))
+    models = {"linear": linear, **networks}
+    models |= {f"{name}, latents": only_latents(own) for name, own in networks.items()}
     found: list[dict[str, float | str]] = []
     for earlier in (1, 2):
         new, theirs = world.people(np.full(NEW, earlier), further=True)
@@ -132,6 +132,43 @@ def measure(seed: int) -> list[dict[str, float | str]]:
                 row[f"coverage_{share}"] = 100 * float(((low < truth) & (truth < high)).mean())
             errors = {"forecast": rms(told.estimate - truth), "moved": rms(moved - truth), **shared}
             found.append(row | {f"error_{key}": value for key, value in errors.items()})
+    return found
+
+
+def tables(seed: int, shared: int) -> list[dict[str, float | str]]:
+    """Return coverage and errors of a table whose columns change together in so many shapes, with one seed."""
+    world = forecast.World(seed)
+    shapes = world.rng.normal(0, 1, (shared, forecast.COLUMNS))
+
+    def people(counts: np.ndarray, *, further: bool = False) -> tuple[pd.DataFrame, np.ndarray]:
+        frame, values = world.people(counts, further=further)
+        who, age = frame["who"].to_numpy(), frame["age"].to_numpy()[:, None]
+        away = age - frame.groupby("who")["age"].mean().to_numpy()[who, None]
+        own = world.rng.normal(0, 1, (len(counts), shared))[who]
+        own += away * world.rng.normal(0, 0.4, (len(counts), shared))[who]
+        return frame, values + own @ shapes
+
+    frame, values = people(world.rng.integers(1, 4, forecast.PEOPLE))
+    schema = CovariateSchema.fit(frame, DECLARED)
+    columns = Columns(tuple(f"x{k}" for k in range(forecast.COLUMNS)), forecast.COLUMNS, None)
+    dataset = Dataset(values, schema.transfer(frame), schema, columns, [f"p{who}" for who in frame["who"]])
+    models: dict[str, Model] = {
+        "linear": LinearModel.fit(dataset, LinearSettings(components=0))[0],
+        "closed form": ConditionalVae.fit(dataset, VaeSettings(body="linear"))[0],
+    }
+    found: list[dict[str, float | str]] = []
+    for earlier in (1, 2):
+        new, theirs = people(np.full(forecast.NEW, earlier), further=True)
+        to, past = new["new"].to_numpy(), ~new["new"].to_numpy()
+        whose, covariates, truth = np.array([f"q{own}" for own in new["who"]]), schema.transfer(new), theirs[to]
+        for name, model in models.items():
+            visits = model.dataset(theirs[past], covariates[past], whose[past].tolist())
+            told = model.forecast(visits, covariates[to], whose[to].tolist())
+            row: dict[str, float | str] = {"model": name, "seed": float(seed), "earlier": float(earlier)}
+            for share in (95, 50):
+                low, high = told.interval(share / 100)
+                row[f"coverage_{share}"] = 100 * float(((low < truth) & (truth < high)).mean())
+            found.append(row | {"shapes": float(shared), "error_forecast": rms(told.estimate - truth)})
     return found
 
 

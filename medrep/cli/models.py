@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from medrep.cli.arguments import (
     ERROR,
     OK,
+    SOME_FAILED,
     Commands,
     add_batch,
     add_cohort,
@@ -294,8 +295,12 @@ def _forecast(options: argparse.Namespace, console: "Console") -> int:
     request = request_of(ForecastRequest, options, {"others": pairs("--set", options.wanted)})
     done = forecast(cohort_of(options), options.out, options.model, request, console)
     told = f"{done.people} people, told from {done.visits} visits"
-    console.summary("forecast; a model's answer, not what will be", told, {"forecast": done.table})
-    return OK
+    results = {"forecast": done.table}
+    if done.failures:
+        told += f"; {len(done.failures)} failed"
+        results["failures"] = done.table.with_name("failures.tsv")
+    console.summary("forecast; a model's answer, not what will be", told, results)
+    return SOME_FAILED if done.failures else OK
 
 
 def add_score(commands: Commands) -> None:

@@ -205,7 +205,8 @@ class Visits:
             self.cell(Ratios(_LEVELS[pair // len(_SLOPES)], _SLOPES[pair % len(_SLOPES)])) for pair in used.tolist()
         ]
         covariance, variances = ([getattr(cell, name) for cell in cells] for name in ("_covariance", "variances"))
-        return EffectErrors(np.array(covariance), np.array(variances), np.ravel(which), np.array(sd))
+        small = np.int16 if sd.dtype == np.float32 else np.int64
+        return EffectErrors(np.array(covariance), np.array(variances), np.ravel(which).astype(small), np.array(sd))
 
     @property
     def slope_time(self) -> str:

@@ -36,6 +36,10 @@ A column that the linear layer leaves as it is (mostly one value) gets its media
 tell anything. Point masses (`point_masses.py`) stay, there too: who has one may tell a covariate. What the scanner layer moves,
 the layers above leave alone; levels without a believed scanner are theirs.
 
+People with several visits have levels, and where ten of them come three times, slopes over age of their own in z and in what the
+decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's
+visits. A removal takes each visit by itself.
+
 Advantages: removes covariance as well as location and scale; latents, removal, counterfactuals and samples from one
 model; works for people whose covariates are unknown (`remove_unlabelled`). **Limitations**: on features, removal towards the
 pooled batch gives back what the decoder models, about as many directions as latents, not the person's own noise; the
@@ -343,6 +347,11 @@ class ConditionalVae(Model):
     def exceptions(self) -> Exceptions:
         """Those of the linear layer; see `Model.exceptions`."""
         return self.parts.linear.exceptions
+
+    @classmethod
+    def knows_visits(cls, settings: VaeSettings) -> bool:
+        """Return whether the layers about the network tell visits from people; see `Model.knows_visits`."""
+        return LinearModel.knows_visits(settings.linear)
 
     @classmethod
     def effect_terms(cls, settings: VaeSettings) -> EffectTerms:

@@ -128,6 +128,12 @@ class Task:
         release_pages(held)
         return found
 
+    def one_each(self, people: Int[Tensor, " some"]) -> "Int[Tensor, ' single'] | None":
+        """Return one visit of each person among some, by positions in these; None where nobody is there twice."""
+        names = self.whose[people.cpu().numpy()]
+        _, first = np.unique(names, return_index=True)
+        return None if len(first) == len(names) else torch.as_tensor(np.sort(first), device=people.device)
+
     def encode(self, network: Autoencoder, people: Int[Tensor, " some"]) -> Float[np.ndarray, "some latents"]:
         """Return the latents of people with all covariates known."""
         found = [
@@ -188,6 +194,9 @@ class VaeObjective:
             "divergence": self._network.prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
         }
         total = parts["reconstruction"] + beta * parts["divergence"]
+        single = self._task.one_each(people)
+        if single is not None:  # visits of a person are alike, whatever depends on what
+            people, mean, log_variance, z = people[single], mean[single], log_variance[single], z[single]
         if len(people) >= _FEWEST:
             centre = self._network.prior.expected(mean, log_variance)
             parts["dependence"] = self._dependence(

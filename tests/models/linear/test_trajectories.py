@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns, Grid, Mask
 from medrep.errors import ModelError
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.linear.random_effects import EffectErrors
@@ -296,7 +297,6 @@ def test_who_cannot_forecast_says_why(planted: Planted) -> None:
             "nobody had several visits; train on a cohort in which people come",
         ),
         (LinearModel.fit(dataset, INDEPENDENT)[0], "nobody had several visits"),
-        (LinearModel.fit(dataset, LinearSettings(gain="yes", components=0))[0], "settings.gain=no"),
     ):
         assert "forecast" not in fitted.capabilities
         assert fitted.followed == ""
@@ -311,3 +311,81 @@ def test_who_cannot_forecast_says_why(planted: Planted) -> None:
     )
     still, _ = LinearModel.fit(same_day, AUTO)
     assert "no number changes within them" in still.refusal("forecast")
+
+
+@pytest.fixture(scope="module")
+def gained(planted: Planted) -> tuple[Dataset, LinearModel]:
+    """Return visits whose scanners multiply all of a person, and the model of them."""
+    site = planted.frame["site"].str[1:].astype(int).to_numpy()
+    scale = np.exp(np.linspace(-0.4, 0.4, 4))[site, None]
+    dataset = planted.dataset(scale * (planted.person + planted.noise) + planted.location[site])
+    return dataset, LinearModel.fit(dataset, LinearSettings(gain="yes", components=0))[0]
+
+
+@pytest.mark.parametrize("site", ["", "S2"])
+def test_a_gain_multiplies_people_and_their_future(
+    planted: Planted, gained: tuple[Dataset, LinearModel], site: str
+) -> None:
+    """Against the conditional normal distribution in units of each batch."""
+    dataset, model = gained
+    who, people = with_visits(planted, 3), model.people
+    person = dataset.take(np.flatnonzero(planted.frame["who"] == who))
+    to = later(person, 1.5, **({"site": site} if site else {}))
+    found = model.forecast(person, to, [who])
+    both = pd.concat([person.covariates, to])
+    age = both["age"].to_numpy(float)
+    away = age - age.mean()
+    effects, levels = model.design.effects(both), model.design.batches(both)
+    for v in range(model.columns.count):
+        scale, location = np.exp(levels @ model.batches.log_scale[:, v]), levels @ model.batches.location[:, v]
+        own = effects[:, 1:] @ model.coefficients[1:, v] + away * people.change[0, v]
+        told = (person.values[:, v] - model.coefficients[0, v] - location[:-1]) / scale[:-1] - own[:-1]
+        time = away / people.unit
+        whole = people.level[v] + people.slope[v] * np.outer(time, time) + np.eye(len(age))
+        weights = np.linalg.solve(whole[:-1, :-1], whole[:-1, -1])
+        expected = model.coefficients[0, v] + location[-1] + scale[-1] * (own[-1] + weights @ told)
+        assert found.estimate[0, v] == pytest.approx(expected)
+        left = (whole[-1, -1] - weights @ whole[:-1, -1]) * (scale[-1] * model.sd[v]) ** 2
+        assert found.sd[0, v] ** 2 > left
+        assert found.sd[0, v] ** 2 == pytest.approx(left, rel=0.5)
+
+
+def test_people_move_in_units_of_their_scanner(planted: Planted, gained: tuple[Dataset, LinearModel]) -> None:
+    dataset, model = gained
+    np.testing.assert_array_equal(model.follow(dataset, 0.0), dataset.values)
+    moved = model.follow(dataset, 2.0) - dataset.values
+    scale = np.exp(model.design.batches(dataset.covariates) @ model.batches.log_scale)
+    own = pd.DataFrame(moved / scale).groupby(planted.frame["who"].to_numpy())
+    effects = model.design.effects(dataset.covariates.assign(age=dataset.covariates["age"] + 2))
+    aged = (effects - model.design.effects(dataset.covariates)) @ model.coefficients
+    beside = pd.DataFrame(moved / scale - aged).groupby(planted.frame["who"].to_numpy())
+    assert own.ngroups == planted.frame["who"].nunique()
+    np.testing.assert_allclose(beside.transform("mean"), moved / scale - aged, atol=1e-8)
+    gain = model.scores(dataset).gain
+    assert gain is not None
+    assert np.sqrt(np.nanmean(gain**2)) == pytest.approx(1, abs=0.1)
+
+
+def test_voxels_are_forecast_with_and_without_a_mask(planted: Planted) -> None:
+    """Twelve voxels inside a mask, and the same among background."""
+    grid = Grid((4, 4, 4), (8.0, 8.0, 8.0))
+    places = np.arange(20, 32)
+    whole = np.zeros((len(planted.values), grid.size), np.float32)
+    whole[:, places] = planted.values
+    base = planted.dataset()
+    inside = replace(
+        base,
+        values=whole[:, places],
+        columns=Columns.of_grid(grid, Mask.of(np.isin(np.arange(grid.size), places), 0.0)),
+    )
+    around = replace(base, values=whole, columns=Columns.of_grid(grid))
+    asked = LinearSettings(components=0, borrow="columns")
+    masked, unmasked = (LinearModel.fit(one, asked)[0] for one in (inside, around))
+    last = base.covariates.groupby(planted.frame["who"].to_numpy()).tail(1)
+    to, names = last.assign(age=last["age"] + 1), planted.frame["who"].loc[last.index].tolist()
+    one, two = masked.forecast(inside, to, names), unmasked.forecast(around, to, names)
+    np.testing.assert_allclose(one.estimate, two.estimate[:, places], rtol=1e-5)
+    np.testing.assert_allclose(one.sd, two.sd[:, places], rtol=1e-5)
+    assert np.isnan(np.delete(two.estimate, places, axis=1)).all()
+    np.testing.assert_array_equal(unmasked.follow(around, 0.0), whole)
+    np.testing.assert_array_equal(np.delete(unmasked.follow(around, 3.0), places, axis=1), 0)

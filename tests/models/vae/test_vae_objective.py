@@ -259,3 +259,22 @@ def test_the_closed_form_start_is_the_optimum():
                 parameter.add_(step)
                 assert bound() > start
                 parameter.sub_(step)
+
+
+@pytest.mark.parametrize("independence", [kind for kind in get_args(Independence) if kind != "none"])
+def test_dependence_is_that_of_one_visit_of_each_person(independence):
+    """Twice everybody is nobody more."""
+    settings, (age, sex, site) = replace(SETTINGS, independence=independence), covariates()
+    told = torch.cat([site, age, 2 * sex], dim=1)
+    made = network(body="linear")
+    torch.nn.init.eye_(made.encoder.linear.weight)
+
+    def cost(rows: torch.Tensor, whose: np.ndarray) -> float:
+        parts = [part[rows] for part in (age, sex, site)]
+        own = Task([told[rows]], [torch.zeros(len(rows), 2)], parts, [[0, 1, 2]], torch.ones(6) > 0, whose)
+        return float(judged(VaeObjective(made, own, settings, 1.0), torch.arange(len(rows)))["dependence"].detach())
+
+    once, twice = torch.arange(PEOPLE), torch.arange(PEOPLE).repeat(2)
+    alone = cost(once, np.arange(PEOPLE))
+    assert cost(twice, twice.numpy()) == pytest.approx(alone, rel=1e-5)
+    assert cost(twice, np.arange(2 * PEOPLE)) != pytest.approx(alone, rel=1e-3)
