@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -190,7 +190,7 @@ def audit(
         refuse_trained(cohort, data, rows)
         listener.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
         people = cohort.table["participant_id"].astype(str).tolist()
-        dataset = fitted.dataset(data, frame, people)
+        dataset = replace(fitted.dataset(data, frame, people), groups=cohort.groups)
         material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people)
         result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
@@ -212,6 +212,7 @@ def audit(
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],
             "training_known": rows is not None,
+            **({"group": cohort.input.group} if cohort.input.group else {}),
         },
         "certificates": [asdict(one) for one in certificates],
         "seed": request.seed,

@@ -165,7 +165,7 @@ def _read(source: Place | Cohort, saved: SavedModel, who: Selection) -> Cohort:
             tolerant=who.tolerant,
         )
     refuse_other_kind(saved.input, source.input)
-    return replace(source, input=saved.input)
+    return replace(source, input=saved.input.changed(group=source.input.group or saved.input.group))
 
 
 def refuse_forms(wanted: InputKind[Any], mesh: str | None, *, matrix: bool = False) -> None:

@@ -116,7 +116,9 @@ def _read(
         values, columns = cohorts.read_matrix(whole, scratch, _LISTENER, like=like, where=where)
     whose = cohort.table["participant_id"].astype(str).tolist()
     sessions = cohort.table["session_id"].astype(str).tolist() if "session_id" in cohort.table else None
-    return Dataset(values, frame, schema, columns, whose, sessions, origin)
+    told = like is None or cohort.input.group in cohort.table  # whom a model meets need not say
+    groups = cohort.groups if told else None
+    return Dataset(values, frame, schema, columns, whose, sessions, origin, groups)
 
 
 def train(

@@ -212,7 +212,7 @@ def complete(
 
     cohort, config, state = training.cohort, training.config, state_folder(out)
     whose = cohort.table["participant_id"].astype(str).tolist()
-    dataset = Dataset(data, training.frame, training.schema, columns, whose)
+    dataset = Dataset(data, training.frame, training.schema, columns, whose, groups=cohort.groups)
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     fitted = fit(dataset, config, listener, state=state, resume=resume, tabular=cohort.input.tabular)
@@ -278,7 +278,9 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
     if not 0 < share < 1:
         raise CohortError(f"--hold-out {share:g}: give a share between 0 and 1, for instance 0.3")
     batches = [covariate.name for covariate in config.covariates if covariate.role == "batch"]
-    table = cohort.table[["participant_id"]].assign(**{name: frame[name].astype(str) for name in batches[:1]})
+    units = cohort.groups
+    table = cohort.table[["participant_id"]] if units is None else pd.DataFrame({"participant_id": units}, frame.index)
+    table = table.assign(**{name: frame[name].astype(str) for name in batches[:1]})
     stratify = batches[0] if batches else None
     part = split_participants(table, (1 - share, share), stratify=stratify, seed=config.seed)
     listener.say(

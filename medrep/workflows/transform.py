@@ -298,7 +298,8 @@ def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listene
     there = all((folder / path.name).is_file() for path in files.tables if path.is_file())
     if not (whole.unchanged and there):
         asked = with_changes(trained.input, files).to_json()
-        section = FeaturesInput(features=tuple(asked.get("features", ())), drop=tuple(asked.get("drop", ())))
+        features, drop = (tuple(asked.get(name, ())) for name in ("features", "drop"))
+        section = FeaturesInput(features=features, drop=drop, group=trained.input.group)
         for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):
             listener.warn(line)
     return {"tables": folder}

@@ -182,9 +182,9 @@ class LinearModel(Model):
         coefficients = moments.coefficients[:own]
         people = RandomEffects()
         if visits is not None:
-            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
+            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.group, moments.errors)
             if not settings.has_gain(columns):
-                known = visits.effect_errors(moments.sd, moments.level, moments.slope)
+                known = visits.effect_errors(moments.sd, moments.level - moments.group, moments.slope)
                 people = replace(people.scaled(level), known=known if columns.names else people.known)
         if settings.has_gain(columns):
             # A batch's scale multiplies the effects too, so they are told at the pool's.
@@ -208,12 +208,18 @@ class LinearModel(Model):
             else visits.usual.effects(own),
             people,
         )
+        if visits is not None and visits.strangers:
+            # Relatives are told apart by nothing but noise: each is moved as a person by itself.
+            of_effects = model.effect_covariance / (1 + visits.usual.ratios.level)
+            model = replace(model.pooled(), effect_covariance=of_effects)
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
             model = model._with_components(dataset)
         history = linear_history(design, moments, model.batches, frame)
-        return model, pd.concat([history, people.history()], ignore_index=True) if people else history
+        if people:
+            history = pd.concat([history, people.history(of_groups=visits is not None and visits.strangers)])
+        return model, history.reset_index(drop=True)
 
     def transform(
         self,

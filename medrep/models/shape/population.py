@@ -158,7 +158,7 @@ def fit_population(
         )
     rng = np.random.default_rng([seed, 43])
     draws = resampled_effects(
-        effects, equations, apart, population.outputs, settings.bootstrap, rng, dataset.participants
+        effects, equations, apart, population.outputs, settings.bootstrap, rng, dataset.groups or dataset.participants
     )[:, 1:]
     return Learning(population, rest, spread, draws, tuple(errors))
 
