@@ -997,7 +997,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
     "nothing to set; name one or more of": lambda w: w.transformed(),
     "the model does not know people over time": lambda w: w.forecast("1", model=w.model),
-    "people would be beyond those of training": lambda w: w.forecast("5"),
+    "people would be far beyond those of training": lambda w: w.forecast("60"),
     "give numbers of 0 and more, e.g. --years 1,2,5": lambda w: w.forecast("-1"),
     "--years says which": lambda w: w.forecast("1", "--set", "age=30"),
     "the one moves each person along their own trajectory": lambda w: w.transformed("age=30", years="1"),

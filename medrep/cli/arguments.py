@@ -201,7 +201,8 @@ def show_batch(console: "Console", result: "BatchResult | None", out: Path) -> i
         failed = [f"{failure.participant}: {failure.error}" for failure in result.failures]
         console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
     console.count(result.delivered, result.failed)
-    console.summary(result.done, f"{result.delivered} delivered, {result.failed} failed", result.results)
+    delivered = f"{result.delivered} visits of {result.people} people" if result.people else str(result.delivered)
+    console.summary(result.done, f"{delivered} delivered, {result.failed} failed", result.results)
     return SOME_FAILED if result.whole and result.failed else OK
 
 

@@ -108,7 +108,9 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         gates=[asdict(one) for one in found.expected.judged],
         paths=paths,
     )
-    console.summary(f"audited a {found.kind} model", f"{len(found.people)} whom the model never saw", paths)
+    console.summary(
+        f"audited a {found.kind} model", f"{found.audited.removesuffix(' people')} whom the model never saw", paths
+    )
     return OK
 
 

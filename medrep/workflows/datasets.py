@@ -243,7 +243,7 @@ def forecast(
         years: How long after each person's last visit.
         others: Covariate -> value at that time, where it is not that of the last visit: ``{"site": "S0"}``.
         unseen_site: What sites that training did not have do.
-        extrapolate: Whether ages to come that nobody of training had are taken, and people far outside its range.
+        extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         out: Where what `medrep forecast` writes is to stay; nowhere by default.
 
     Returns:

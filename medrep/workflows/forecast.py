@@ -15,7 +15,8 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.derivatives.bids import MISSING, rows_text
+from medrep.cohort.support import outside_json
+from medrep.derivatives.bids import MISSING, OUTSIDE, rows_text
 from medrep.errors import CovariateError, ModelError
 from medrep.models import Adaptation, Model
 from medrep.models.base import Forecast
@@ -25,6 +26,7 @@ from medrep.models.linear.trajectories import last_visits
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
+    check_beyond,
     check_earlier,
     check_followed,
     check_output,
@@ -32,7 +34,6 @@ from medrep.workflows.cohorts import (
     later,
     load_trained,
     read_unseen,
-    refuse_beyond,
     refuse_holes,
 )
 
@@ -51,7 +52,7 @@ class ForecastRequest:
         years: How long after each person's last visit; 0 is that day again.
         others: Covariate -> value at that time, where it is not that of the last visit: ``site``.
         unseen_site: What sites that training did not have do.
-        extrapolate: Whether people far outside the range of training are taken, and ages to come that nobody of training had.
+        extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -98,7 +99,7 @@ def forecast(
         listener: Who is told.
 
     Raises:
-        CovariateError: Years that are none, covariates or levels that the model does not know, or ages beyond training.
+        CovariateError: Years that are none, covariates or levels that the model does not know, or ages far beyond training.
         ModelError: A model that does not ``forecast``, or of images.
         MedrepError: Anything about the input that cannot be used, by name.
     """
@@ -116,9 +117,8 @@ def forecast(
     refuse_holes(cohort)
     last = frame.iloc[last_visits(frame[followed].to_numpy(float), _whose(cohort, frame))]
     to = later(last, followed, years).assign(**others)
-    if not request.extrapolate:
-        said = [f"{key} in {year:g}" for key in last.index for year in years]
-        refuse_beyond(schema, to.set_axis(said), followed)
+    said = to.set_axis([f"{key} in {year:g}" for key in last.index for year in years])
+    beyond = outside_json(check_beyond(schema, said, followed, listener, extrapolate=request.extrapolate))
     known, adapted = adapted_model(trained.model, cohort, frame, listener)
     with output_folder(out) as partial, listener.track("forecast", len(last)) as advance:
         vague = False
@@ -130,7 +130,8 @@ def forecast(
                 vague |= bool(np.isinf(found.freedom).any())
                 file.write(_rows(found, cohort.table.loc[last.index[some]], years, cohort.source.features.names, known))
                 advance(some.stop - some.start)
-        write_json(partial / "forecast.json", _about(trained, years, others, adapted, vague))
+        about = _about(trained, years, others, adapted, vague)
+        write_json(partial / "forecast.json", about | ({OUTSIDE: beyond} if beyond else {}))
     if vague:
         listener.warn(
             "the model does not say how well its effects are known (an earlier medrep wrote it): intervals leave that out;"

@@ -77,7 +77,7 @@ class Trained:
         history: Tidy: metric, name, value; what changes over epochs has an epoch too.
         trained_on: Of how many people, in words, as scans and people where some have several.
         rows: How many rows or images it was fitted on.
-        held_out: How many were kept from it.
+        held_out: How many people were kept from it.
         out: What was written.
         config: What was fitted.
         store: Where the run is to be logged; None: nowhere.
@@ -250,7 +250,8 @@ def complete(
     trained_on = (
         count_participants(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
     )
-    return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config)
+    kept = int(training.others.table["participant_id"].nunique())
+    return Trained(saved, history, str(trained_on), len(cohort), kept, out, config)
 
 
 def refuse_much(training: Training, columns: Columns, memory: float, listener: Listener) -> None:
@@ -333,7 +334,7 @@ def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = S
         from medrep.tracking.download import DIGEST
         from medrep.tracking.runs import log_training  # MLflow takes seconds to import
 
-        cohort = {"people": trained.rows, "columns": trained.saved.model.columns.count}
+        cohort = {"people": trained.saved.provenance.people, "columns": trained.saved.model.columns.count}
         tags = {
             "medrep.version": __version__,
             "medrep.model": config.model,
