@@ -129,7 +129,7 @@ class Dataset:
         columns = Columns(names, len(names), grid)
         whole = cls(values, table, schema, columns, participants, sessions)
         if groups is not None:
-            whole = replace(whole, groups=_tied(whole.whose.tolist(), groups, keys))
+            whole = replace(whole, groups=tied_rows(whole.whose.tolist(), groups, keys))
         origin = Origin(whole.as_cohort(), FeaturesKind())
         return replace(whole.select(read.frame.index), covariates=schema.transfer(read.frame), origin=origin)
 
@@ -240,7 +240,17 @@ def _taken(names: Sequence[str] | None, rows: Rows) -> tuple[str, ...] | None:
     return None if names is None else tuple(np.array(names, object)[rows].tolist())
 
 
-def _tied(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index) -> tuple[str, ...]:
+def tied_rows(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index) -> tuple[str, ...]:
+    """Return whom each row belongs with (`tied_units`).
+
+    Args:
+        whose: Person of each row.
+        groups: Group of each; None or a missing word for people without relatives here.
+        keys: Names of rows, for messages.
+
+    Raises:
+        CohortError: People in several groups; all of them.
+    """
     cells = [cell_text(cell) for cell in groups]
     return tied_units(pd.DataFrame({"participant_id": list(whose), GROUPS: cells}, index=keys), GROUPS)
 

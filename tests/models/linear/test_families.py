@@ -4,10 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medrep.audit.data import AuditData
+from medrep.audit.holdout_split import HoldoutSplit
+from medrep.audit.predictors import split
 from medrep.cohort.dataset import Dataset
+from medrep.errors import EstimatorError
+from medrep.estimators import CovariateRemover
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.linear.design import Design
 from medrep.models.linear.mixed import Ratios, Visits
+from medrep.models.vae.fit import _folds
 from tests.models.linear.test_visits import Planted
 
 PLAIN = LinearSettings(components=0, spline_degrees=1)
@@ -128,3 +134,34 @@ def test_sites_are_told_better_where_families_are_known() -> None:
             location = fitted.batches.location - fitted.batches.location.mean(axis=0)
             found.append(float(np.abs(location - planted.location).mean()))
     assert np.mean(errors[True]) < 0.9 * np.mean(errors[False])
+
+
+def test_an_audit_never_parts_relatives(dataset: Dataset) -> None:
+    model, _ = LinearModel.fit(dataset, PLAIN)
+    data = AuditData(model, dataset, dataset.covariates, {"site": "S0"})
+    assert data.question("site").participants.tolist() == dataset.units.tolist()
+    train, test = split(dataset, 0)
+    assert not set(dataset.units[train]) & set(dataset.units[test])
+    probed = HoldoutSplit.of(dataset.covariates["sex"], dataset.units, 0, continuous=False)
+    assert not set(dataset.units[probed.train]) & set(dataset.units[probed.test])
+    fold = _folds(dataset.units.tolist(), 3, 0)
+    assert all(not set(dataset.units[one]) & set(dataset.units[~one]) for one in fold)
+
+
+def test_the_estimator_knows_whom_people_belong_with(dataset: Dataset) -> None:
+    covariates = dataset.covariates.assign(site=dataset.covariates["site"].astype(str))
+    features = pd.DataFrame(dataset.values, covariates.index, dataset.columns.names)
+    declared = {"age": "continuous", "sex": "categorical", "site": "batch"}
+    remover = CovariateRemover(covariates=declared, settings={"components": 0, "spline_degrees": 1})
+    groups = [unit if k % 9 else None for k, unit in enumerate(dataset.units)]
+    remover.fit(features, covariates=covariates, participants=dataset.whose, groups=dataset.units)
+    wanted = LinearModel.fit(dataset, PLAIN)[0]
+    np.testing.assert_allclose(remover.model_.people.group, wanted.people.group)
+    strangers = CovariateRemover(covariates=declared, settings={"components": 0, "spline_degrees": 1})
+    strangers.fit(features, covariates=covariates, participants=dataset.whose)
+    assert not len(strangers.model_.people.group)
+    assert len(remover.fit(features, covariates=covariates, groups=groups).transform(features, covariates)) == len(
+        features
+    )
+    with pytest.raises(EstimatorError, match="groups names 2 rows"):
+        remover.fit(features, covariates=covariates, groups=["F1", "F2"])
