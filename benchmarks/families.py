@@ -3,8 +3,9 @@
 60 families of two to four people, most of one site, with a level of their own; people come once, or one to three times and then
 have levels, too. ``location``: error of what is taken for a site's location. ``family`` and ``person``: variance of levels over
 the residual variance, 1 where it is that planted. ``between`` and ``within``: how often 95 % intervals of ``within_effects.tsv``
-hold what age does, siblings being of about one age. Audit: families share site, which does nothing; how often its test of
-leakage finds it all the same, and how often the interval of a mean holds the truth.
+hold what age does, siblings being of about one age. Sessions: people come one to three times, and each time are scanned one to
+three times, scans of a session being alike; told by a column that names the session of each. Audit: families share site, which
+does nothing; how often its test of leakage finds it all the same, and how often the interval of a mean holds the truth.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from medrep.models.linear.mixed import Visits
 NAME = "families"
 SEEDS, COVERED, AUDITED = range(900, 920), range(1000, 1200), range(2000, 2200)
 FAMILIES, COLUMNS, SITES = 60, 3, 4
-SHARED, OWN, NOISE = 0.7, 0.7, 0.35  # deviations
+SHARED, OWN, NOISE, DAY = 0.7, 0.7, 0.35, 0.5  # deviations: of families, people, scans and sessions
 BETWEEN, WITHIN = -0.02, -0.03  # of a year
 SETTINGS = LinearSettings(components=0, spline_degrees=1)
 DECLARED = (
@@ -42,10 +43,13 @@ class World:
     """Visits of relatives with known effects.
 
     Attributes:
+        told: Column that ``--group`` names.
         table: family, participant, age, sex and site of each visit.
         location: Of each site.
         data: Visits x columns.
     """
+
+    told = "family"
 
     def __init__(self, seed: int, *, visits: int) -> None:
         rng = np.random.default_rng(seed)
@@ -79,7 +83,7 @@ class World:
         frame = self.table[[one.name for one in DECLARED]].set_axis(keys)
         schema = CovariateSchema.fit(frame, DECLARED)
         columns = Columns(tuple(f"x{k}" for k in range(COLUMNS)), COLUMNS, None)
-        groups = tuple(self.table["family"]) if told else None
+        groups = tuple(self.table[self.told]) if told else None
         return Dataset(
             self.data, schema.transfer(frame), schema, columns, tuple(self.table["participant"]), groups=groups
         )
@@ -88,6 +92,48 @@ class World:
         """Return the mean error of locations, sites counting by their visits."""
         share = np.bincount(self.site, minlength=SITES) / len(self.site)
         return float(np.abs((found - share @ found) - (self.location - share @ self.location)).mean())
+
+
+class Scans(World):
+    """Scans of people's sessions, which are alike; people are strangers."""
+
+    told = "session"
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        rows = []
+        for person in range(2 * FAMILIES):
+            first, age, changes = int(rng.integers(SITES)), rng.uniform(20, 70), rng.random() < 0.5
+            for visit in range(int(rng.integers(1, 4))):
+                site = f"S{(first + 1) % SITES if changes and visit else first}"
+                named = f"p{person:03d}", f"p{person:03d}_{visit}"
+                rows += [(*named, age + 2 * visit, "FM"[person % 2], site)] * int(rng.integers(1, 4))
+        self.table = pd.DataFrame(rows, columns=["participant", "session", "age", "sex", "site"])
+        who, session = (pd.factorize(self.table[name])[0] for name in ("participant", "session"))
+        age = self.table["age"].to_numpy()[:, None]
+        mean = self.table.groupby("participant")["age"].transform("mean").to_numpy()[:, None]
+        self.location = rng.normal(0, 0.4, (SITES, COLUMNS))
+        levels = (
+            rng.normal(0, OWN, (who.max() + 1, COLUMNS))[who]
+            + rng.normal(0, DAY, (session.max() + 1, COLUMNS))[session]
+        )
+        effects = BETWEEN * mean + WITHIN * (age - mean) + 0.3 * (self.table["sex"] == "M").to_numpy()[:, None]
+        self.data = levels + effects + self.location[self.site] + rng.normal(0, NOISE, (len(self.table), COLUMNS))
+
+
+def scanned(seed: int, *, slow: bool) -> dict[str, float]:
+    """Return errors of locations and coverage of effects where people were scanned several times a session."""
+    world, found = Scans(seed), dict[str, float]()
+    for name, told in (("medrep", True), ("strangers", False)):
+        model, _ = LinearModel.fit(world.dataset(told=told), SETTINGS)
+        found[f"{name}: location"] = world.location_error(model.batches.location)
+        found |= _coverage(name, model)
+        if told:
+            found[f"{name}: noise"] = float((model.sd**2).mean()) / (NOISE**2 + DAY**2)
+            found[f"{name}: person"] = float(model.people.level.mean()) / (OWN**2 / (NOISE**2 + DAY**2))
+    return found | (
+        {"mixedlm: location": world.location_error(_mixed(world, "participant", "session")[0])} if slow else {}
+    )
 
 
 def measure(seed: int, visits: int) -> dict[str, float]:
@@ -108,30 +154,30 @@ def measure(seed: int, visits: int) -> dict[str, float]:
             )
             found[f"{name}: family"] = float(family.mean()) / (SHARED**2 / noise)
             found |= {f"{name}: person": person / own} if own else {}
-    slow = _mixed(world, visits)
+    slow = _mixed(world, "family", "participant" if visits > 1 else "")
     found["mixedlm: location"] = world.location_error(slow[0])
     found["mixedlm: family"] = slow[1] / (SHARED**2 / noise)
     return found | ({"mixedlm: person": slow[2] / own} if own else {})
 
 
-def _mixed(world: World, visits: int) -> tuple[np.ndarray, float, float]:
-    """Return locations and mean ratios of variances of statsmodels' MixedLM, a column at a time."""
+def _mixed(world: World, outer: str, inner: str) -> tuple[np.ndarray, float, float]:
+    """Return locations and mean ratios of variances of statsmodels' MixedLM, a column at a time; of levels of two columns."""
     import statsmodels.formula.api as smf
 
     table, location, ratios = world.table.copy(), np.zeros((SITES, COLUMNS)), []
     formula = "y ~ age + sex + C(site)"
-    if visits > 1:
+    if inner:
         table["mean"] = table.groupby("participant")["age"].transform("mean")
         table["away"] = table["age"] - table["mean"]
         formula = "y ~ mean + away + sex + C(site)"
-    people = {"re_formula": "1", "vc_formula": {"who": "0 + C(participant)"}} if visits > 1 else {}
+    people = {"re_formula": "1", "vc_formula": {"inner": f"0 + C({inner})"}} if inner else {}
     for column in range(COLUMNS):
         table["y"] = world.data[:, column]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = smf.mixedlm(formula, table, groups="family", **people).fit()
+            fit = smf.mixedlm(formula, table, groups=outer, **people).fit()
         location[1:, column] = [fit.params[f"C(site)[T.S{k}]"] for k in range(1, SITES)]
-        ratios.append((fit.cov_re.iloc[0, 0] / fit.scale, fit.vcomp[0] / fit.scale if visits > 1 else 0.0))
+        ratios.append((fit.cov_re.iloc[0, 0] / fit.scale, fit.vcomp[0] / fit.scale if inner else 0.0))
     family, person = np.mean(ratios, axis=0)
     return location, float(family), float(person)
 
@@ -140,12 +186,17 @@ def covered(seed: int) -> dict[str, float]:
     """Return how often intervals of effects between and within people hold what was planted, in one cohort."""
     world, found = World(seed, visits=3), dict[str, float]()
     for name, told in (("medrep", True), ("strangers", False)):
-        table = LinearModel.fit(world.dataset(told=told), SETTINGS)[0].within_effects()
-        if table is None:
-            raise RuntimeError("effects within people are not known")
-        for what, truth in (("between", BETWEEN), ("within", WITHIN)):
-            inside = (table[f"{what}_low"] <= truth) & (truth <= table[f"{what}_high"])
-            found[f"{name}: {what}"] = float(inside.mean())
+        found |= _coverage(name, LinearModel.fit(world.dataset(told=told), SETTINGS)[0])
+    return found
+
+
+def _coverage(name: str, model: LinearModel) -> dict[str, float]:
+    if (table := model.within_effects()) is None:
+        raise RuntimeError("effects within people are not known")
+    found = {}
+    for what, truth in (("between", BETWEEN), ("within", WITHIN)):
+        inside = (table[f"{what}_low"] <= truth) & (truth <= table[f"{what}_high"])
+        found[f"{name}: {what}"] = float(inside.mean())
     return found
 
 
@@ -182,6 +233,10 @@ def run(options: Options) -> Report:
         say(f"{NAME}: {case}, {many} seeds")
         for seed in seeds[:many]:
             rows += [{"case": case, "seed": seed, "figure": name, "value": one} for name, one in step(seed).items()]
+    say(f"{NAME}: sessions, {many} seeds")
+    for number, seed in enumerate(COVERED[:many]):
+        told = scanned(seed, slow=number < few)
+        rows += [{"case": "sessions", "seed": seed, "figure": name, "value": one} for name, one in told.items()]
     found = pd.DataFrame(rows)
     found[["contender", "figure"]] = found["figure"].str.split(": ", n=1, expand=True)
     means = found.groupby(["case", "figure", "contender"], sort=False)["value"].mean().unstack().reset_index()
@@ -190,6 +245,7 @@ def run(options: Options) -> Report:
     def line(asked: str, value: float, low: float, high: float) -> Line:
         return Line(NAME, asked, f"{value:.3f}", low <= value <= high)
 
+    sessions = of.loc[("sessions", "location")]
     once, again = of.loc[("once", "location")], of.loc[("again", "location")]
     lines = (
         line("once: location <= 1.05 of the mixed model's", once["medrep"] / once["mixedlm"], 0, 1.05),
@@ -200,6 +256,9 @@ def run(options: Options) -> Report:
         line("again: variance of people, 1 +- .15", of.loc[("again", "person"), "medrep"], 0.85, 1.15),
         line("intervals between people hold 93 to 97 %", of.loc[("again", "between"), "medrep"], 0.93, 0.97),
         line("intervals within people hold 93 to 97 %", of.loc[("again", "within"), "medrep"], 0.93, 0.97),
+        line("sessions: location <= .9 of strangers'", sessions["medrep"] / sessions["strangers"], 0, 0.9),
+        line("sessions: variance of a scan, 1 +- .1", of.loc[("sessions", "noise"), "medrep"], 0.9, 1.1),
+        line("sessions: intervals within people hold 93 to 97 %", of.loc[("sessions", "within"), "medrep"], 0.93, 0.97),
         line("false alarms of an audit, .02 to .09", of.loc[("audit", "false alarm"), "medrep"], 0.02, 0.09),
         line("intervals of means hold 92 to 98 %", of.loc[("audit", "mean"), "medrep"], 0.92, 0.98),
     )

@@ -17,7 +17,7 @@ from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import Covariate, CovariateSchema, declared_covariates
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns, Grid
-from medrep.cohort.grouping import tied_units
+from medrep.cohort.grouping import independent_units, tied_rows
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.features import FeaturesKind
@@ -66,7 +66,7 @@ class Dataset:
         columns: What the columns of values are.
         participants: Whose each row is; None: each row is a person.
         sessions: Which visit each row is; None where there are none.
-        groups: Whom each row belongs with (`tied_units`), where relatives are told; None: people are strangers.
+        groups: Group of each row (`tied_rows`), of people or of scans of one person; None: people are strangers.
         origin: Where the people come from; None where nobody says, as of people who were moved.
     """
 
@@ -100,7 +100,7 @@ class Dataset:
             grid: Where the columns lie in space, if they do.
             participants: Whose each row of ``features`` is; by default each row is a person.
             sessions: Which visit each row is.
-            groups: Group of each row, such as the family; ``n/a`` or nothing for people without relatives here.
+            groups: Group of each row, such as the family; ``n/a`` or None for people without relatives here.
 
         Returns:
             The people in the order of ``features``, without those whom a covariate's policy ``drop`` leaves out.
@@ -129,7 +129,7 @@ class Dataset:
         columns = Columns(names, len(names), grid)
         whole = cls(values, table, schema, columns, participants, sessions)
         if groups is not None:
-            whole = replace(whole, groups=tied_rows(whole.whose.tolist(), groups, keys))
+            whole = replace(whole, groups=row_groups(whole.whose.tolist(), groups, keys))
         origin = Origin(whole.as_cohort(), FeaturesKind())
         return replace(whole.select(read.frame.index), covariates=schema.transfer(read.frame), origin=origin)
 
@@ -149,7 +149,9 @@ class Dataset:
     @property
     def units(self) -> Shaped[np.ndarray, " rows"]:
         """Whom each row is drawn, split, folded and exchanged together with, text: its group, or else its participant."""
-        return self.whose if self.groups is None else np.array(self.groups, object)
+        return (
+            self.whose if self.groups is None else np.array(independent_units(self.groups, self.whose.tolist()), object)
+        )
 
     @property
     def people(self) -> int:
@@ -240,8 +242,8 @@ def _taken(names: Sequence[str] | None, rows: Rows) -> tuple[str, ...] | None:
     return None if names is None else tuple(np.array(names, object)[rows].tolist())
 
 
-def tied_rows(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index) -> tuple[str, ...]:
-    """Return whom each row belongs with (`tied_units`).
+def row_groups(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index) -> tuple[str, ...]:
+    """Return the group of each row (`tied_rows`).
 
     Args:
         whose: Person of each row.
@@ -252,7 +254,7 @@ def tied_rows(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index
         CohortError: People in several groups; all of them.
     """
     cells = [cell_text(cell) for cell in groups]
-    return tied_units(pd.DataFrame({"participant_id": list(whose), GROUPS: cells}, index=keys), GROUPS)
+    return tied_rows(pd.DataFrame({"participant_id": list(whose), GROUPS: cells}, index=keys), GROUPS)
 
 
 def _declarations(declared: Mapping[str, Any] | Sequence[Covariate]) -> Sequence[Covariate]:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.columns import cell_text
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.dataset import Dataset, tied_rows
+from medrep.cohort.dataset import Dataset, row_groups
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.features import FeaturesKind
@@ -138,7 +138,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         target = schema.references(plan.removed, self.references)
         dataset = Dataset(data, known, schema, Columns(self._layout.features, data.shape[1], None), whose)
         if tied is not None:
-            dataset = replace(dataset, groups=tied_rows(dataset.whose.tolist(), tied, frame.index))
+            dataset = replace(dataset, groups=row_groups(dataset.whose.tolist(), tied, frame.index))
         model, self.history_ = MODELS[self.model].fit(dataset, plan.settings, seed=plan.seed)
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         rows = TrainingRows.of(map(row_trace, data), fingerprint, plan.seed)

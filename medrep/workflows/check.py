@@ -24,7 +24,7 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
 from medrep.cohort.grid import Columns
-from medrep.cohort.grouping import count_groups
+from medrep.cohort.grouping import are_sessions, count_groups
 from medrep.cohort.image_quality import thinned
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_participants
@@ -104,11 +104,11 @@ def check(
         if schema is not None:
             frame = schema.transfer(covariates.frame)
             rows = cohort.select(frame.index)
-            units = _attempt(problems, lambda: rows.groups)
+            groups = _attempt(problems, lambda: rows.groups)
             whose = rows.table["participant_id"].astype(str).tolist()
-            if units is not None:
-                _relatives(listener, rows.input.group, units, whose)
-            described = Dataset(np.zeros((len(frame), 0)), frame, schema, Columns((), 0, None), whose, groups=units)
+            if groups is not None:
+                _relatives(listener, rows.input.group, groups, whose)
+            described = Dataset(np.zeros((len(frame), 0)), frame, schema, Columns((), 0, None), whose, groups=groups)
             pairs = _confounding(listener, described, config, problems)
             _point_masses(listener, cohort, schema, frame)
             for line in feature_slips(cohort.source.features, frame, schema):
@@ -181,7 +181,15 @@ def _confounding(listener: Listener, dataset: Dataset, config: Config, problems:
 
 
 def _relatives(listener: Listener, group: str, units: Sequence[str], participants: Sequence[str]) -> None:
-    """Show how many people belong with how many others."""
+    """Show how many people belong with how many others, or how many scans were made in one session."""
+    if are_sessions(units, participants):
+        scans = _counted(pd.Series(units).value_counts())
+        listener.table(
+            f"Scans that belong to one session ({group})",
+            ("", ""),
+            [(f"sessions of {size} scan{'s' * (size > 1)}", str(number)) for size, number in scans],
+        )
+        return
     sizes = count_groups(units, participants)
     rows = [
         (f"groups of {size} people" if size > 1 else "people by themselves", str(number))
@@ -255,11 +263,10 @@ def _interactions(
         return ()
     data = np.stack([samples[str(key)] for key in rows])
     try:
-        own = cohort.groups
-    except CohortError:
-        own = None  # said already
-    table = cohort.table["participant_id"].astype(str) if own is None else pd.Series(own, cohort.table.index)
-    whose = table.loc[rows].tolist()
+        units = cohort.tied
+    except CohortError:  # which is said already
+        units = cohort.table["participant_id"].astype(str).tolist()
+    whose = pd.Series(list(units), cohort.table.index).loc[rows].tolist()
     return warn_of_interactions(data, schema.transfer(frame.loc[rows]), schema, config, listener, whose)
 
 

@@ -185,11 +185,7 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, listener: List
     """
     frame = _known(model.schema, frame)
     # Scans of one person, and of relatives, are alike, and several would make everybody else's p too small: the first counts.
-    alike = (
-        cohort.table["participant_id"].astype(str)
-        if (own := cohort.groups) is None
-        else pd.Series(own, cohort.table.index)
-    )
+    alike = pd.Series(list(cohort.tied), cohort.table.index)
     frame = frame[~alike.loc[frame.index].duplicated().to_numpy()]
     if len(frame) < MIN_N:
         if len(frame):

@@ -279,8 +279,7 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
     if not 0 < share < 1:
         raise CohortError(f"--hold-out {share:g}: give a share between 0 and 1, for instance 0.3")
     batches = [covariate.name for covariate in config.covariates if covariate.role == "batch"]
-    units = cohort.groups
-    table = cohort.table[["participant_id"]] if units is None else pd.DataFrame({"participant_id": units}, frame.index)
+    table = pd.DataFrame({"participant_id": list(cohort.tied)}, cohort.table.index)
     table = table.assign(**{name: frame[name].astype(str) for name in batches[:1]})
     stratify = batches[0] if batches else None
     part = split_participants(table, (1 - share, share), stratify=stratify, seed=config.seed)

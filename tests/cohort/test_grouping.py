@@ -9,7 +9,7 @@ import pytest
 import medrep as mr
 from medrep.cli import main
 from medrep.cohort.cohort import read_cohort
-from medrep.cohort.grouping import count_groups, tied_units
+from medrep.cohort.grouping import are_sessions, count_groups, independent_units, tied_rows
 from medrep.cohort.kinds.features import FeaturesKind
 from medrep.config import read_config
 from medrep.errors import CohortError
@@ -23,7 +23,7 @@ def table(*rows: tuple[str, str]) -> pd.DataFrame:
 
 def test_relatives_share_a_unit_and_who_has_none_is_one() -> None:
     people = table(("a", "F1"), ("b", "F1"), ("c", "n/a"), ("d", ""), ("a", "n/a"))
-    units = tied_units(people, "family")
+    units = tied_rows(people, "family")
     assert units == ("family=F1", "family=F1", "c", "d", "family=F1")
     assert count_groups(units, people["participant_id"].tolist()).tolist() == [2, 1, 1]
 
@@ -31,15 +31,24 @@ def test_relatives_share_a_unit_and_who_has_none_is_one() -> None:
 def test_everybody_in_two_groups_is_named() -> None:
     people = table(("a", "F1"), ("a", "F2"), ("b", "F3"), ("b", "F4"), ("c", "F1"))
     with pytest.raises(CohortError, match="people in several groups of family") as refused:
-        tied_units(people, "family")
+        tied_rows(people, "family")
     assert "a: 'F1' (row 0), 'F2' (row 1)" in str(refused.value)
     assert "b: 'F3' (row 2), 'F4' (row 3)" in str(refused.value)
     assert "c" not in str(refused.value).partition(":")[2].split(";")[0].replace("row", "")
 
 
+def test_sessions_that_nobody_shares_are_groups_within_people() -> None:
+    scans = table(("a", "a1"), ("a", "a1"), ("a", "a2"), ("b", "b1"), ("b", "n/a"))
+    groups = tied_rows(scans, "family")
+    assert groups == ("family=a1", "family=a1", "family=a2", "family=b1", "row 4 by itself")
+    whose = scans["participant_id"].tolist()
+    assert are_sessions(groups, whose)
+    assert list(independent_units(groups, whose)) == whose
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(CohortError, match=r"--group litter .*columns are: participant_id, family"):
-        tied_units(table(("a", "F1")), "litter")
+        tied_rows(table(("a", "F1")), "litter")
 
 
 @pytest.fixture(scope="module")

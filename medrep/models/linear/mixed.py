@@ -31,7 +31,7 @@ from scipy.linalg import solve_triangular
 from scipy.sparse import csr_array
 
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grouping import count_groups
+from medrep.cohort.grouping import are_sessions, count_groups
 from medrep.models.linear.design import Design
 from medrep.models.linear.least_squares import FLAT, Solver
 from medrep.models.linear.random_effects import (
@@ -134,6 +134,7 @@ class Visits:
         along: As of `RandomEffects`.
         groups: Group x person: 1 where a person belongs to it; None where people are strangers.
         strangers: Whether nobody comes again, so that what are called people here are groups of them.
+        runs: Whether what are called people here are sessions, of several scans each, and what are called groups people.
     """
 
     solver: Solver
@@ -147,6 +148,7 @@ class Visits:
     along: str = ""
     groups: csr_array | None = None
     strangers: bool = False
+    runs: bool = False
     _cells: dict[Ratios, "_Cell"] = field(default_factory=dict, repr=False)
     _designs: dict[float, np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -176,7 +178,10 @@ class Visits:
             design: The design.
             groups: Whom each belongs with; groups of which fewer than ten hold several people tell nothing.
         """
-        if groups is not None and int((count_groups(groups, whose.tolist()) > 1).sum()) < _FEWEST:
+        sessions = None
+        if groups is not None and are_sessions(groups, whose.tolist()):
+            sessions, groups = np.array(groups, object), None
+        elif groups is not None and int((count_groups(groups, whose.tolist()) > 1).sum()) < _FEWEST:
             groups = None
         if len(set(whose)) == len(frame):
             return None if groups is None else cls._of_strangers(frame, np.array(groups, object), design)
@@ -198,6 +203,21 @@ class Visits:
         slopes = bool(time) and int((persons.member.sum(axis=1) > 2).sum()) >= _FEWEST
         contrasts = _slopes_between_and_within(design, frame, changing, solver.full.shape[1])
         member = persons.member
+        if sessions is not None and _tell_sessions(sessions, whose):
+            inner = Persons.of(frame, sessions, "", 1.0)
+            of_people = _grouped(inner.member, whose.tolist())
+            return cls(
+                solver,
+                inner.member,
+                inner.time,
+                contrasts,
+                slopes=False,
+                changing=changing,
+                unit=unit,
+                along=time,
+                groups=of_people,
+                runs=True,
+            )
         return cls(
             solver,
             member,
@@ -251,6 +271,24 @@ class Visits:
             along=self.along,
             group=np.zeros(0, level.dtype) if self.groups is None else group,
         )
+
+    def history(self, people: RandomEffects) -> pd.DataFrame:
+        """Return what part of the variance each level has, as `RandomEffects.history` of people who come again.
+
+        Args:
+            people: From `effects`.
+        """
+        if not (self.strangers or self.runs):
+            return people.history()
+        whole, own = 1 + people.level, people.group
+        shares = {"level": own, "session": people.level - own} if self.runs else {"group": people.level}
+        rows = [("person_share", name, float((part / whole).mean())) for name, part in shares.items()]
+        return pd.DataFrame(rows, columns=["metric", "name", "value"])
+
+    def of_people(self, people: RandomEffects) -> RandomEffects:
+        """Return what is a person's own where scans of a session share a level: to a scan that is a part of its noise."""
+        level = people.group / (1 + people.level - people.group)
+        return replace(people, level=level, slope=np.zeros_like(level), group=np.zeros(0, level.dtype))
 
     def effect_errors(self, sd: np.ndarray, level: np.ndarray, slope: np.ndarray) -> EffectErrors:
         """Return how well coefficients are known, each column's at the pair of ratios of the grid that is nearest to its own.
@@ -561,12 +599,18 @@ class _Cell:
         """Covariance of the variances of noise, levels and slopes, with sd 1: 2 over sums of squared traces, person by person."""
         counts, spans = self.visits.counts, self.visits.spans
         level = self.ratios.level + self.ratios.group  # as of people of whom no relatives are here
+        unit = 1.0
+        if self.visits.runs and self.visits.groups is not None:  # as of scans whose session is a part of their noise
+            counts, spans = self.visits.groups @ counts, np.zeros(self.visits.groups.shape[0])
+            unit = 1 + self.ratios.level
+            level = self.ratios.group / unit
         levels, slopes = 1 / (1 + level * counts) ** 2, 1 / (1 + self.ratios.slope * spans) ** 2
         information = np.diag([(counts - 1 - (spans > 0) + levels + slopes * (spans > 0)).sum(), 0.0, 0.0])
         for k, (sizes, own) in enumerate(((counts, levels), (spans, slopes)), 1):
             information[0, k] = information[k, 0] = (sizes * own).sum()
             information[k, k] = (sizes**2 * own).sum()
-        return 2 * np.linalg.pinv(information, rcond=1e-12) * len(self.visits.time) / self.freedom
+        known: np.ndarray = np.linalg.pinv(information, rcond=1e-12) * len(self.visits.time) / self.freedom
+        return 2 * known * unit**2
 
     def effects(self, count: int) -> Float[np.ndarray, "effects effects"]:
         """Return the covariance of the first coefficients over the residual variance."""
@@ -643,6 +687,13 @@ def _around(ratios: Ratios) -> tuple[Ratios, ...]:
     """Return the ratios about a cell of the grid."""
     parts = (own * fine if own else np.zeros(1) for own, fine in zip(ratios, _FINE, strict=True))
     return tuple(Ratios(*map(float, one)) for one in product(*parts))
+
+
+def _tell_sessions(sessions: Shaped[np.ndarray, " scans"], whose: Shaped[np.ndarray, " scans"]) -> bool:
+    """Return whether levels of sessions are told from noise, and people's from them."""
+    several = int((pd.Series(sessions).value_counts() > 1).sum())
+    again = int((pd.Series(sessions).groupby(np.asarray(whose, str)).nunique() > 1).sum())
+    return several >= _FEWEST and again >= _FEWEST
 
 
 def _grouped(member: csr_array, groups: Sequence[str]) -> csr_array:

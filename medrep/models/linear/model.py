@@ -208,18 +208,14 @@ class LinearModel(Model):
             else visits.usual.effects(own),
             people,
         )
-        if visits is not None and visits.strangers:
-            # Relatives are told apart by nothing but noise: each is moved as a person by itself.
-            of_effects = model.effect_covariance / (1 + visits.usual.ratios.level)
-            model = replace(model.pooled(), effect_covariance=of_effects)
+        if visits is not None:
+            model = _moved_by_person(model, visits)
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
             model = model._with_components(dataset)
         history = linear_history(design, moments, model.batches, frame)
-        if people:
-            history = pd.concat([history, people.history(of_groups=visits is not None and visits.strangers)])
-        return model, history.reset_index(drop=True)
+        return model, history if visits is None else pd.concat([history, visits.history(people)], ignore_index=True)
 
     def transform(
         self,
@@ -631,6 +627,21 @@ class LinearModel(Model):
             ]
             cure = "give them in its order, for instance features[list(model.columns.names)]"
             raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
+
+
+def _moved_by_person(model: LinearModel, visits: Visits) -> LinearModel:
+    """Return a model of people, each of whom is moved, scored and forecast by what is known of themselves.
+
+    What relatives share is a part of what a person differs by, and what scans of a session share a part of their noise.
+    """
+    people, of_effects = model.people, model.effect_covariance / (1 + visits.usual.ratios.level)
+    if visits.strangers:
+        return replace(model.pooled(), effect_covariance=of_effects)
+    if visits.runs:
+        sessions = replace(people, level=people.level - people.group)
+        pooled = replace(model, people=sessions).pooled()
+        return replace(pooled, people=visits.of_people(people), effect_covariance=of_effects)
+    return model
 
 
 def _whole(_part: slice, chunk: np.ndarray) -> np.ndarray:

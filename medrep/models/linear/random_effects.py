@@ -110,7 +110,7 @@ class RandomEffects:
         known: How well coefficients are known; models saved before it was kept do not say.
         along: The covariate that people were followed over (`time_of`); empty if none changes. Where everybody came at the same
             ages it is none of ``changing``: what it does within people is what it does between them.
-        group: The part of ``level`` that people of a group (`tied_units`) share; empty where people are strangers.
+        group: The part of ``level`` that people of a group (`tied_rows`) share; empty where people are strangers.
     """
 
     changing: tuple[str, ...] = ()
@@ -151,13 +151,9 @@ class RandomEffects:
         """Return how far each visit lies from the mean of the person's visits that are here."""
         return distances(frame, self.changing, whose)
 
-    def history(self, *, of_groups: bool = False) -> pd.DataFrame:
-        """Return what is said of it beside the shares of covariates: metric, name, value.
-
-        Args:
-            of_groups: Whether what are people here are groups of people who did not come again.
-        """
-        shares = {"group" if of_groups else "level": self.level, **({"slope": self.slope} if self.time else {})}
+    def history(self) -> pd.DataFrame:
+        """Return what is said of it beside the shares of covariates: metric, name, value."""
+        shares = {"level": self.level, **({"slope": self.slope} if self.time else {})}
         rows = [("person_share", name, float((own / (1 + own)).mean())) for name, own in shares.items()]
         if len(self.group):
             rows.append(("person_share", "group", float((self.group / (1 + self.level)).mean())))

@@ -165,3 +165,31 @@ def test_the_estimator_knows_whom_people_belong_with(dataset: Dataset) -> None:
     )
     with pytest.raises(EstimatorError, match="groups names 2 rows"):
         remover.fit(features, covariates=covariates, groups=["F1", "F2"])
+
+
+def test_scans_of_a_session_are_told_from_people() -> None:
+    """Two scans a visit: noise is of a day and of a scan, and people stay together."""
+    planted = Planted(8, people=100, level=4.0, slope=0.0, spread=0.0)
+    rng, visits = np.random.default_rng(1), planted.dataset()
+    rows = np.repeat(np.arange(len(visits)), 2)
+    values = visits.values[rows] + rng.normal(0, 0.7, (len(rows), visits.values.shape[1]))
+    frame = visits.covariates.iloc[rows].set_axis(pd.Index([f"s{k:04d}" for k in range(len(rows))], name="key"))
+    scans = Dataset(
+        values,
+        frame,
+        visits.schema,
+        visits.columns,
+        tuple(visits.whose[rows]),
+        groups=tuple(visits.keys[rows].astype(str)),
+    )
+    assert scans.units.tolist() == scans.whose.tolist()
+    model, history = LinearModel.fit(scans, PLAIN)
+    np.testing.assert_allclose((model.sd**2).mean(), 1 + 0.49, rtol=0.1)
+    np.testing.assert_allclose(model.people.level.mean(), 4 / 1.49, rtol=0.25)
+    assert set(history[history["metric"] == "person_share"]["name"]) == {"level", "session"}
+    assert "forecast" in model.capabilities
+    later = frame.iloc[[0]].assign(age=frame["age"].iloc[0] + 2)
+    told = model.forecast(scans, later, [str(scans.whose[0])])
+    assert np.isfinite(told.freedom).all()
+    back = LinearModel.restore(*model.state())
+    np.testing.assert_array_equal(back.remove(scans, {"site": "S0"}), model.remove(scans, {"site": "S0"}))
