@@ -62,10 +62,11 @@ class Sine(nn.Module):
     def __init__(self, inputs: int, outputs: int, net: Net, scale: float) -> None:
         super().__init__()
         sizes = [inputs, *[net.width] * net.layers]
-        self.hidden = nn.ModuleList(nn.Linear(one, other) for one, other in pairwise(sizes))
+        layers = [nn.Linear(one, other) for one, other in pairwise(sizes)]
+        self.hidden = nn.ModuleList(layers)
         self.last = nn.Linear(net.width, outputs)
         with torch.no_grad():
-            for number, layer in enumerate(self.hidden):
+            for number, layer in enumerate(layers):
                 bound = 1 / layer.in_features if number == 0 else (6 / layer.in_features) ** 0.5 / 30
                 layer.weight.uniform_(-bound, bound)
             self.last.weight.uniform_(-scale, scale)
@@ -180,7 +181,7 @@ def train(organs: Organs, covariates: np.ndarray, net: Net, seed: int) -> Neural
         drawn = [pools[k].draw(net.points, generator) for k in some.tolist()]
         loss = losses(model, drawn, values[some], model.codes(some), min(1.0, 4 * share))
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward([loss])
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * share))
@@ -199,7 +200,7 @@ def code_of(model: NeuralAdditive, organs: Organs, k: int, covariates: np.ndarra
     own = torch.as_tensor(covariates[None], dtype=torch.float32)
     for _ in range(net.steps):
         optimiser.zero_grad()
-        losses(model, [pool.draw(4 * net.points, generator)], own, z, 1.0).backward()
+        torch.autograd.backward([losses(model, [pool.draw(4 * net.points, generator)], own, z, 1.0)])
         optimiser.step()
     return z.detach()
 

@@ -36,11 +36,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             "table": ("features", 200, 3, 5),
             "scans": ("volume", 16, 4, 0),
             "organs": ("shape", 8, 1, 0),
+            "visits": ("features", 60, 3, 2),
         }
         if name in generated:
             kind, people, sites, seed = generated[name]
             size = ("--n", people, "--sites", sites, "--seed", seed)
-            return ("simulate", folder / name, "--kind", kind, *size)
+            again = ("--visits", 3) if name == "visits" else ()
+            return ("simulate", folder / name, "--kind", kind, *size, *again)
         if name == "table_model":
             return ("train", made("table"), folder / name, "--hold-out", 0.5, "--set", "settings.components=6")
         if name == "straight_model":
@@ -52,8 +54,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if name == "straight_audit":
             model = made("straight_model") / "model"
             return ("audit", made("table"), folder / name, "--model", model, "--by", "sex")
-        if name == "scans_model":
-            return ("train", made("scans"), folder / name, "--set", "input.kind=volume")
+        if name in {"scans_model", "visits_model"}:
+            kind = "volume" if name == "scans_model" else "features"
+            return ("train", made(name.partition("_")[0]), folder / name, "--set", f"input.kind={kind}")
         if name == "organs_model":
             return ("train", made("organs"), folder / name, "--config", "additive_shape.yaml", *SHAPE)
         cohort, _, what = name.partition("_")

@@ -802,6 +802,9 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "people with several visits, where the features name none": lambda w: own_tables(
         w, WITH_IDS, covariates="id,visit,age\n" + "".join(f"{who},{k},{30 + k}\n" for who in "ABC" for k in (1, 2))
     ),
+    "(input.group): there is no such column": lambda w: run("check", w.cohort, "--group", "litter"),
+    "people in several groups of": lambda w: run("check", w.followed[0], "--group", "session_id"),
+    "is it a site?": lambda w: run("check", w.cohort, "--group", "site"),
     "no such visit; there are": lambda w: own_tables(w, WITH_IDS, "--session-label", "9"),
     # Columns and values
     "covariates without a column": lambda w: w.check(PEOPLE.replace("\tage\t", "\tage_at_scan\t")),
@@ -1017,7 +1020,8 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "both in --remove and in --keep": lambda w: w.export("--remove", "site", "--keep", "site"),
     "nothing to set; name one or more of": lambda w: w.transformed(),
     "the model does not know people over time": lambda w: w.forecast("1", model=w.model),
-    "people would be beyond those of training": lambda w: w.forecast("5"),
+    "people would be far beyond those of training": lambda w: w.forecast("60"),
+    "a little beyond the people of training": lambda w: w.forecast("5"),
     "give numbers of 0 and more, e.g. --years 1,2,5": lambda w: w.forecast("-1"),
     "--years says which": lambda w: w.forecast("1", "--set", "age=30"),
     "the one moves each person along their own trajectory": lambda w: w.transformed("age=30", years="1"),
@@ -1151,6 +1155,8 @@ CODES = {
     "its effect is estimated from few people": OK,
     "its people leave the range of training": OK,
     "intervals leave that out; train it again": OK,
+    "a little beyond the people of training": OK,
+    "is it a site?": OK,
     "and the model takes them to add up": OK,
     "is read as": OK,
     "is like a code for a missing value": OK,

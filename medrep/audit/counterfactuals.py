@@ -71,7 +71,7 @@ def audit_counterfactuals(
         than of real people who are there) and ``cf_minimality`` (distance moved over the distance between people); and
         ``cf_minimality`` of ``moved/kept``, how much the reading of a kept covariate changes.
     """
-    data, frame, who = dataset.values, dataset.covariates, dataset.whose
+    data, frame, who = dataset.values, dataset.covariates, dataset.units
     train, transformed = split(dataset, seed)
     transformed = np.sort(np.random.default_rng(seed).permutation(transformed)[:most_people])
     readings = fit_readings(dataset, train, transformed, seed)
@@ -376,7 +376,7 @@ def counterfactual_fairness(
             mean_finding(
                 Finding("counterfactual_fairness", name, 0, note=note),
                 mean,
-                dataset.whose,
+                dataset.units,
                 Sampling(seed, min_n, draws),
             )
         )

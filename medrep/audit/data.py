@@ -166,8 +166,8 @@ class AuditData:
 
     @cached_property
     def participants(self) -> Shaped[np.ndarray, " people"]:
-        """Participant of each row; sessions share one."""
-        return self.dataset.whose
+        """Whom each row is resampled and exchanged with: its participant, or the group of relatives where one is told."""
+        return self.dataset.units
 
     @cached_property
     def exported(self) -> Float[np.ndarray, "people columns"]:

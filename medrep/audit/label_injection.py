@@ -60,7 +60,7 @@ def audit_label_injection(
     """
     if not kept:
         return []
-    raw, frame, schema, participants = dataset.values, dataset.covariates, dataset.schema, dataset.whose
+    raw, frame, schema, participants = dataset.values, dataset.covariates, dataset.schema, dataset.units
     covariates = [schema[name] for name in kept]
     given = shuffle_kept(frame, kept, participants, np.random.default_rng(seed))
     as_given = export(given)

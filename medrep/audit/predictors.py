@@ -242,7 +242,7 @@ def fit_readings(
         test: Rows of other participants, to judge the readers.
         seed: Of folds, resampling and the columns drawn.
     """
-    data, frame, participants = dataset.values, dataset.covariates, dataset.whose
+    data, frame, participants = dataset.values, dataset.covariates, dataset.units
     components, readings = Components.fit(data[train], seed), {}
     for covariate in dataset.schema.fitted:
         name, number = covariate.declared.name, isinstance(covariate, Continuous)
@@ -263,7 +263,7 @@ def split(dataset: Dataset, seed: int) -> tuple[Int[np.ndarray, " train"], Int[n
     levels = [c.declared.name for c in dataset.schema.fitted if not isinstance(c, Continuous)]
     frame = dataset.covariates
     together = frame[levels].astype(str).apply("\x1f".join, axis=1).to_numpy(str) if levels else np.zeros(len(frame))
-    part = stratified_group_split(dataset.whose.astype(str), together, 2, np.random.default_rng(seed))
+    part = stratified_group_split(dataset.units.astype(str), together, 2, np.random.default_rng(seed))
     return np.flatnonzero(part == 0), np.flatnonzero(part == 1)
 
 

@@ -146,7 +146,7 @@ def audit_utility(
     """
     name = str(outcome.name)
     known = np.flatnonzero(outcome.notna().to_numpy())
-    rows = known[first_rows(dataset.whose[known])]
+    rows = known[first_rows(dataset.units[known])]
     if continuous:
         return _of_number(tables, outcome, rows, dataset, seed, min_n, draws)
     labels = outcome.iloc[rows].astype(str)

@@ -19,6 +19,7 @@ from medrep.batch.store import COMPLETE, Job, Part, fingerprints, open_job
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.files import CohortFiles
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.participants import labels
 from medrep.cohort.samples import Samples
 from medrep.cohort.support import outside_training
 from medrep.derivatives.bids import Failure
@@ -87,6 +88,7 @@ class BatchResult:
         results: What -> where it lies.
         failed: How many could not be delivered.
         whole: Whether all parts are done.
+        people: Of how many people the delivered visits are, where somebody has several; else 0.
     """
 
     done: str
@@ -95,6 +97,7 @@ class BatchResult:
     results: Mapping[str, Path]
     failures: tuple[Failure, ...] = ()
     whole: bool = True
+    people: int = 0
 
 
 def run_batch(
@@ -200,7 +203,10 @@ def batch_result(out: Path, whole: Merged, done: str, results: Mapping[str, Path
     """
     failed = len(whole.failures)
     places = {**results, "failures": out / "failures.tsv"} if failed else results
-    return BatchResult(done, len(whole.table) - failed, failed, places, whole.failures)
+    delivered = whole.delivered
+    people = len(set(labels(delivered["participant_id"].astype(str).tolist(), "sub")))
+    several = people if people < len(delivered) else 0
+    return BatchResult(done, len(delivered), failed, places, whole.failures, people=several)
 
 
 def _part_result(job: Job, mine: Samples, prints: Mapping[str, str], part: Part) -> BatchResult:

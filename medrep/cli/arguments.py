@@ -98,10 +98,11 @@ def add_cohort(parser: argparse.ArgumentParser) -> None:
 
 def cohort_of(options: argparse.Namespace) -> CohortFiles:
     """Return where the cohort of `add_cohort` lies, with what was said about its files."""
+    bids = {"suffix": "bids_suffix", "desc": "bids_desc"}
     changes = {
         name: tuple(given) if isinstance(given, list) else given
-        for name, dest in {"features": "features", "drop": "drop", "suffix": "bids_suffix", "desc": "bids_desc"}.items()
-        if (given := getattr(options, dest)) is not None
+        for name, dest in {"features": "features", "drop": "drop", "group": "group", **bids}.items()
+        if (given := getattr(options, dest, None)) is not None
     }
     entities = {name: given for name in ("space", "run") if (given := getattr(options, f"bids_{name}")) is not None}
     return CohortFiles(
@@ -200,7 +201,8 @@ def show_batch(console: "Console", result: "BatchResult | None", out: Path) -> i
         failed = [f"{failure.participant}: {failure.error}" for failure in result.failures]
         console.say(listed("failed", failed, f"see {out / 'failures.tsv'}; --retry-failed tries them again"))
     console.count(result.delivered, result.failed)
-    console.summary(result.done, f"{result.delivered} delivered, {result.failed} failed", result.results)
+    delivered = f"{result.delivered} visits of {result.people} people" if result.people else str(result.delivered)
+    console.summary(result.done, f"{delivered} delivered, {result.failed} failed", result.results)
     return SOME_FAILED if result.whole and result.failed else OK
 
 
@@ -217,11 +219,22 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override by dotted path with a YAML value, e.g. covariates.site=null",
     )
+    add_group(parser)
     parser.add_argument(
         "--mask",
         metavar="auto|bids|FILE",
         help="which voxels of volumes are fitted and changed: all that are not background in most people (auto), those of each "
         "person's own desc-brain_mask (bids), or of one mask image; as --set input.mask=... (default: what the config says)",
+    )
+
+
+def add_group(parser: argparse.ArgumentParser) -> None:
+    """Add the column of relatives."""
+    parser.add_argument(
+        "--group",
+        metavar="COLUMN",
+        help="column that names whom each person belongs with, such as family_id: relatives are split, resampled and exchanged "
+        "together (default: what the config or the model says)",
     )
 
 

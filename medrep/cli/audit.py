@@ -13,6 +13,7 @@ from medrep.cli.arguments import (
     Commands,
     add_cohort,
     add_extrapolate,
+    add_group,
     add_json,
     add_model,
     add_out,
@@ -43,6 +44,7 @@ def add_audit(commands: Commands) -> None:
     add_cohort(parser)
     add_out(parser)
     add_model(parser)
+    add_group(parser)
     parser.add_argument(
         "--by",
         default="",
@@ -106,7 +108,9 @@ def _audit(options: argparse.Namespace, console: "Console") -> int:
         gates=[asdict(one) for one in found.expected.judged],
         paths=paths,
     )
-    console.summary(f"audited a {found.kind} model", f"{len(found.people)} whom the model never saw", paths)
+    console.summary(
+        f"audited a {found.kind} model", f"{found.audited.removesuffix(' people')} whom the model never saw", paths
+    )
     return OK
 
 

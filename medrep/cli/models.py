@@ -286,7 +286,7 @@ def add_forecast(commands: Commands) -> None:
         help="a covariate that is another one by then, e.g. site=S0 (default: all but the age as at the last visit)",
     )
     add_unseen_site(parser)
-    add_extrapolate(parser, "ages to come (and people far)")
+    add_extrapolate(parser, "ages to come (and people) far")
 
 
 def _forecast(options: argparse.Namespace, console: "Console") -> int:

@@ -17,6 +17,7 @@ from medrep.cohort.covariates import Covariate
 from medrep.cohort.dictionary import certain_pairs
 from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.grid import Columns
+from medrep.cohort.grouping import independent_units, tied_rows
 from medrep.cohort.inputs import ImageInput
 from medrep.cohort.kinds import SILENT, Found, InputKind, Listener
 from medrep.cohort.participants import Participants, chosen_rows, keys, labels, read_participants
@@ -60,6 +61,20 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """Group of each row (`tied_rows`), where ``input.group`` names a column; None where people are strangers.
+
+        Raises:
+            CohortError: No such column, or people in several groups.
+        """
+        return tied_rows(self.table, self.input.group) if self.input.group else None
+
+    @property
+    def tied(self) -> Sequence[str]:
+        """Whom each row is drawn, split, folded and exchanged together with; raises as `groups` does."""
+        return independent_units(self.groups, self.table["participant_id"].astype(str).tolist())
 
     def select(self, wanted: pd.Index) -> "Cohort":
         """Return the cohort of the wanted keys, in that order."""

@@ -17,6 +17,7 @@ from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import Covariate, CovariateSchema, declared_covariates
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.grid import Columns, Grid
+from medrep.cohort.grouping import independent_units, tied_rows
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.features import FeaturesKind
@@ -33,6 +34,8 @@ Declared: TypeAlias = CovariateSchema | Mapping[str, Any] | Sequence[Covariate]
 
 IN_MEMORY = Path("in memory")
 """The root of people who come from no folder."""
+GROUPS = "groups"
+"""Column of their table that says whom each belongs with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Dataset:
         columns: What the columns of values are.
         participants: Whose each row is; None: each row is a person.
         sessions: Which visit each row is; None where there are none.
+        groups: Group of each row (`tied_rows`), of people or of scans of one person; None: people are strangers.
         origin: Where the people come from; None where nobody says, as of people who were moved.
     """
 
@@ -73,6 +77,7 @@ class Dataset:
     participants: Sequence[str] | None = None
     sessions: Sequence[str] | None = None
     origin: Origin | None = None
+    groups: Sequence[str] | None = None
 
     @classmethod
     def from_frames(
@@ -84,6 +89,7 @@ class Dataset:
         grid: Grid | None = None,
         participants: Sequence[str] | None = None,
         sessions: Sequence[str] | None = None,
+        groups: Sequence[str | None] | None = None,
     ) -> "Dataset":
         """Check two tables and hold them together.
 
@@ -94,6 +100,7 @@ class Dataset:
             grid: Where the columns lie in space, if they do.
             participants: Whose each row of ``features`` is; by default each row is a person.
             sessions: Which visit each row is.
+            groups: Group of each row, such as the family; ``n/a`` or None for people without relatives here.
 
         Returns:
             The people in the order of ``features``, without those whom a covariate's policy ``drop`` leaves out.
@@ -102,7 +109,7 @@ class Dataset:
             CohortError: Rows that do not belong together, or cells that are no numbers: all of them.
             CovariateError: Covariates that cannot be declared, read or told apart.
         """
-        whose = {"participants": participants, "sessions": sessions}
+        whose = {"participants": participants, "sessions": sessions, "groups": groups}
         strange = [
             f"{name} has {len(given)} entries"
             for name, given in whose.items()
@@ -121,6 +128,8 @@ class Dataset:
         names = tuple(str(name) for name in features.columns)
         columns = Columns(names, len(names), grid)
         whole = cls(values, table, schema, columns, participants, sessions)
+        if groups is not None:
+            whole = replace(whole, groups=row_groups(whole.whose.tolist(), groups, keys))
         origin = Origin(whole.as_cohort(), FeaturesKind())
         return replace(whole.select(read.frame.index), covariates=schema.transfer(read.frame), origin=origin)
 
@@ -138,6 +147,13 @@ class Dataset:
         return np.array([str(who) for who in (self.keys if self.participants is None else self.participants)], object)
 
     @property
+    def units(self) -> Shaped[np.ndarray, " rows"]:
+        """Whom each row is drawn, split, folded and exchanged together with, text: its group, or else its participant."""
+        return (
+            self.whose if self.groups is None else np.array(independent_units(self.groups, self.whose.tolist()), object)
+        )
+
+    @property
     def people(self) -> int:
         """Number of participants."""
         return len(self) if self.participants is None else len(set(self.participants))
@@ -150,6 +166,7 @@ class Dataset:
             covariates=self.covariates.iloc[rows],
             participants=_taken(self.participants, rows),
             sessions=_taken(self.sessions, rows),
+            groups=_taken(self.groups, rows),
         )
 
     def select(self, keys: Sequence[str] | pd.Index) -> "Dataset":
@@ -203,10 +220,12 @@ class Dataset:
         missing: Literal["error", "keep"] = "keep" if np.isnan(values).any() else "error"
         ids = table[[column for column in KEY_COLUMNS if column in table]]
         source = Source.of_table(FeatureTable(ids, values, self.columns.names, self.columns.grid))
-        return Cohort(IN_MEMORY, table, {}, source, (), FeaturesKind(FeaturesInput(missing)))
+        section = FeaturesInput(missing, group="" if self.groups is None else GROUPS)
+        return Cohort(IN_MEMORY, table, {}, source, (), FeaturesKind(section))
 
     def _table(self) -> pd.DataFrame:
         ids = {"participant_id": self.whose} | ({} if self.sessions is None else {"session_id": list(self.sessions)})
+        ids |= {} if self.groups is None else {GROUPS: list(self.groups)}
         text = {
             column: [cell_text(cell) for cell in self.covariates[column]]
             for column in self.covariates
@@ -221,6 +240,21 @@ class Dataset:
 
 def _taken(names: Sequence[str] | None, rows: Rows) -> tuple[str, ...] | None:
     return None if names is None else tuple(np.array(names, object)[rows].tolist())
+
+
+def row_groups(whose: Sequence[str], groups: Sequence[str | None], keys: pd.Index) -> tuple[str, ...]:
+    """Return the group of each row (`tied_rows`).
+
+    Args:
+        whose: Person of each row.
+        groups: Group of each; None or a missing word for people without relatives here.
+        keys: Names of rows, for messages.
+
+    Raises:
+        CohortError: People in several groups; all of them.
+    """
+    cells = [cell_text(cell) for cell in groups]
+    return tied_rows(pd.DataFrame({"participant_id": list(whose), GROUPS: cells}, index=keys), GROUPS)
 
 
 def _declarations(declared: Mapping[str, Any] | Sequence[Covariate]) -> Sequence[Covariate]:

@@ -25,11 +25,13 @@ class FeaturesInput:
         missing: What NaN cells do: ``error``, or ``keep`` (left out of the fit and left NaN on export).
         features: Which columns of numbers are features, with ``*`` for anything (``lh_*_thickness``); all if empty.
         drop: Columns that are no features, likewise.
+        group: Column of the table of participants that names whom each belongs with (a family); empty: people are strangers.
     """
 
     missing: Missing = "error"
     features: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class ImageInput:
         entities: Further BIDS entities the file name must have, for instance ``{acq: mprage, run: "1"}``; ``none`` for images
             without it. Of several runs ``run: first`` takes the lowest, ``all`` each as a row of its own, ``mean`` their mean,
             whose change each run then gets.
+        group: As of features.
     """
 
     suffix: str = "T1w"
     desc: str = ""
     entities: dict[str, str] = field(default_factory=dict)
+    group: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ _LATER: Mapping[str, Any] = {
     "harmonize_unit": False,
     "landmarks": (),
     "mask": "",
+    "group": "",
 }
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 

@@ -87,7 +87,7 @@ def read_rows(path: Path, files: CohortFiles, section: FeaturesInput, declared: 
     """Read one file of features: whose each row is, and which columns are features of which visit."""
     if not is_table(path):
         raise CohortError(f"{path}: not a table; give .csv, .tsv, .txt, .xlsx or .parquet, or .gz of text")
-    covariates = {meaning(one.column or one.name) for one in declared}
+    covariates = {meaning(one.column or one.name) for one in declared} | {meaning(section.group)} - {""}
     told: list[str] = []
 
     file = read_table(path, lambda header: _aside(header, files, section, covariates))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from medrep.cohort.columns import cell_text
 from medrep.cohort.covariates import Covariate, CovariateSchema
-from medrep.cohort.dataset import Dataset
+from medrep.cohort.dataset import Dataset, row_groups
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import FeaturesInput
 from medrep.cohort.kinds.features import FeaturesKind
@@ -102,6 +103,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         y: Any = None,  # noqa: ARG002
         covariates: Any = None,
         participants: Any = None,
+        groups: Any = None,
     ) -> "CovariateRemover":
         """Fit the model on these people.
 
@@ -110,6 +112,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             y: Not looked at.
             covariates: The people's covariates, where they are no columns of X.
             participants: Whose each row is, where people have several; by default each row is a person.
+            groups: Whom each person belongs with, such as the family; None, or None for somebody, where that is nobody here.
 
         Raises:
             EstimatorError: Parameters or data that cannot be used, all of them by name.
@@ -128,13 +131,14 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if not plan.covariates:
             return self
         refuse_codes(frame, plan.covariates)
-        whose = None if participants is None else [str(who) for who in participants]
-        if whose is not None and len(whose) != len(data):
-            raise EstimatorError(f"participants names {len(whose)} rows, X has {len(data)}; name one a row")
+        whose = _named("participants", participants, len(data))
+        tied = _named("groups", groups, len(data))
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)
         dataset = Dataset(data, known, schema, Columns(self._layout.features, data.shape[1], None), whose)
+        if tied is not None:
+            dataset = replace(dataset, groups=row_groups(dataset.whose.tolist(), tied, frame.index))
         model, self.history_ = MODELS[self.model].fit(dataset, plan.settings, seed=plan.seed)
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         rows = TrainingRows.of(map(row_trace, data), fingerprint, plan.seed)
@@ -166,9 +170,11 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self._refuse_unmeasured(model, people, self._target)
         return model.remove(people, self._target)
 
-    def fit_transform(self, X: Any, y: Any = None, covariates: Any = None, participants: Any = None) -> Any:
+    def fit_transform(
+        self, X: Any, y: Any = None, covariates: Any = None, participants: Any = None, groups: Any = None
+    ) -> Any:
         """Fit on these people and return them transformed; see `fit` and `transform`."""
-        return self.fit(X, y, covariates, participants).transform(X, covariates)
+        return self.fit(X, y, covariates, participants, groups).transform(X, covariates)
 
     def counterfactual(
         self, X: Any, covariates: Any = None, *, extrapolate: bool = False, **values: str | float | int
@@ -358,6 +364,14 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
                 "output is 'latents', but the model keeps none of a person; give settings that keep some"
             )
         return self
+
+
+def _named(what: str, given: Any, rows: int) -> list[str] | None:
+    """Return a name for each row, as text; None where none is given. Raises EstimatorError for other rows than X has."""
+    found = None if given is None else [cell_text(one) for one in given]
+    if found is not None and len(found) != rows:
+        raise EstimatorError(f"{what} names {len(found)} rows, X has {rows}; name one a row")
+    return found
 
 
 def _unnamed(count: int) -> list[str]:

@@ -20,6 +20,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import grid_lattice
 from medrep.models import Model
 from medrep.models.linear.design import Contrast, contrasts
+from medrep.report.data_forecast import fan_report_data
 from medrep.report.data_store import (
     ReportData,
     as_bytes,
@@ -264,6 +265,7 @@ def training_report_data(
         found["effects"] = _average_effects(model, dataset, spread)
     if person is not None:
         found["person"] = shown_person(model, dataset.select([person]), spread)
+        found["fan"] = fan_report_data(model, dataset, person)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 

@@ -16,6 +16,7 @@ from medrep.cohort.parsing import shown
 from medrep.derivatives.bids import described_name
 from medrep.derivatives.transform import Transform
 from medrep.models.linear.random_effects import changing_covariates, time_of
+from medrep.report.data_forecast import fan_report_data
 from medrep.report.data_store import ReportData, as_bytes, cohort_summary, evenly, known_mean, known_spread, stepped
 from medrep.report.data_training import shown_person
 
@@ -188,6 +189,10 @@ def transform_report_data(
     if person is not None and len(frame.columns):
         row = cohort.input.row(cohort.source, person, model.columns)
         found["person"] = shown_person(model, model.dataset(row[None], frame.loc[[person]]), _spread(mover, cohort))
+        if cohort.input.tabular:
+            rows = in_columns(cohort.source.features.rows(frame.index), model.columns.names).values
+            whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+            found["fan"] = fan_report_data(model, model.dataset(rows, frame, whose), person)
     return {name: exhibit for name, exhibit in found.items() if exhibit is not None}
 
 

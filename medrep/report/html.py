@@ -352,7 +352,7 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
         return file.getvalue()
 
 
-_VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js"}
+_VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js", "fan": "fan.js"}
 _LIBRARIES = {"mesh": ("three.min.js",)}
 _SAID = {
     "volume": "Three planes of the picture as the model expects it at the chosen covariates; what differs from the person as"
@@ -360,7 +360,14 @@ _SAID = {
     "mesh": "The organ as the model expects it at the chosen covariates; in colour, how far its surface has moved outward. Drag"
     " to turn it.",
     "features": "What changes at the chosen covariates, in standard deviations of the cohort: the features that change most.",
+    "fan": "Visits of a person, and what a further one is expected to measure on the scanner of the last: told from all of the"
+    " person's visits here, with bands that hold 50, 80 and 95 % of such measurements. The features that are expected to change"
+    " most; people without a name are others who were followed longest.",
 }
+_CAUTION = (
+    "Hatched parts of a slider lie outside what training people had: there the model guesses. A counterfactual is the model's"
+    " answer near its support, not a causal fact."
+)
 
 
 def slider(exhibit: ReportData, heading: str) -> Section:
@@ -371,10 +378,7 @@ def slider(exhibit: ReportData, heading: str) -> Section:
     packed = compress(b"".join(array.tobytes() for array in exhibit.arrays.values()), compresslevel=6, mtime=0)
     content = (
         paragraph(_SAID[kind])
-        + paragraph(
-            "Hatched parts of a slider lie outside what training people had: there the model guesses. A counterfactual is"
-            " the model's answer near its support, not a causal fact."
-        )
+        + paragraph("" if kind == "fan" else _CAUTION)
         + f'<div class="slider" data-kind="{escape(kind)}"><div class="controls"></div>'
         '<p class="said" aria-live="polite"></p><div class="views"></div>'
         f'<script type="application/json" class="about">{about}</script>'
@@ -384,9 +388,18 @@ def slider(exhibit: ReportData, heading: str) -> Section:
     return Section(heading, content, (*_LIBRARIES.get(kind, ()), "slider.js", _VIEWS[kind]))
 
 
+_FAN = "What a further visit would measure"
+
+
 def slider_section(out: Path) -> Section:
     """Return the person whom the reader can move."""
     exhibit = read_report_data(out, "person")
     if exhibit is None:
         return Section("Move a person", "")
     return slider(exhibit, f"Move a person: {exhibit.content['person']}")
+
+
+def fan_section(out: Path) -> Section:
+    """Return what further visits of people are expected to measure."""
+    exhibit = read_report_data(out, "fan")
+    return Section(_FAN, "") if exhibit is None else slider(exhibit, _FAN)

@@ -22,6 +22,7 @@ from medrep.report.html import (
     curve,
     details,
     facts,
+    fan_section,
     histograms,
     intervals,
     listing,
@@ -196,6 +197,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
         _history_section(out),
         effects_section(out),
         slider_section(out),
+        fan_section(out),
         *sheet_sections(about["model"]),
         Section("Configuration", details("config.yaml", code(config))),
     ]

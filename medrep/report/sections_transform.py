@@ -10,12 +10,14 @@ import pandas as pd
 
 from medrep.audit.confounding import correlation, correlation_ratio
 from medrep.cohort.parsing import shown
+from medrep.cohort.participants import count_participants
 from medrep.report.data_store import read_report_data
 from medrep.report.html import (
     ChartRow,
     Section,
     Track,
     diverging,
+    fan_section,
     grey,
     intervals,
     paragraph,
@@ -108,6 +110,7 @@ def transform_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
         before_after_section(out),
         visits_section(out),
         slider_section(out),
+        fan_section(out),
         _leakage_section(out),
         certificate_section(about.get("Certificates", [])),
         cohort_section(out, "Cohort"),
@@ -126,7 +129,7 @@ def _transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
         "Model": f"{about['ModelKind']} ({about['Model']})"
         if about["Model"].startswith("models:/")
         else about["ModelKind"],
-        "People written": len(_rows(out / "participants.tsv")),
+        "People written": count_participants(_rows(out / "participants.tsv")).removesuffix(" people"),
         "Failed": len(_rows(failed)) if failed.is_file() else "nobody",
         "Moved": ", ".join(f"{name} to {shown(value)}" for name, value in targets.items()),
         "Kept": ", ".join(about.get("Kept", [])) or "nothing else",

@@ -6,8 +6,9 @@ is replaced, and no link is followed, since nothing is written where something l
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
@@ -21,11 +22,11 @@ from medrep.cohort.bids import hemispheres
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
 from medrep.cohort.kinds.connectivity import EdgeForm
-from medrep.cohort.samples import Sample, Source
+from medrep.cohort.samples import Samples, Source
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
 from medrep.derivatives.bids import Destination, parsed
-from medrep.derivatives.tasks import Result
+from medrep.derivatives.tasks import Result, Task
 from medrep.derivatives.transform import (
     Purpose,
     Transform,
@@ -83,18 +84,29 @@ def cleaned_rows(
     data: Float[np.ndarray, "people columns"],
     frame: pd.DataFrame,
     form: EdgeForm | None = None,
+    whose: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
 
-    ``form`` is that in which rows are answered, where it is not the model's.
+    ``form`` is that in which rows are answered, where it is not the model's; ``whose`` names each row's person.
     """
     names = tuple(model.columns.names)
-    step = TransformRows(Transform(model, cleaning.target), names, form)
+    step = TransformRows(Transform(model, cleaning.target, visits=most_visits(whose)), names, form)
     table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
-    people = list(Source.of_table(table).samples(frame))
-    blocks = (people[start : start + step.block_size] for start in range(0, len(people), step.block_size))
-    rows = [parsed(one.lines["features"]) for block in blocks for one in step.work(block)]
-    return pd.DataFrame(np.stack(rows), index=frame.index, columns=list(names))
+    people = worked(Source.of_table(table).samples(frame), step, whose)
+    blocks = [people[block.start : block.stop] for block in people.blocks(step.block_size)]
+    rows = {one.key: parsed(one.lines["features"]) for block in blocks for one in step.work(block)}
+    return pd.DataFrame(np.stack([rows[str(key)] for key in frame.index]), index=frame.index, columns=list(names))
+
+
+def most_visits(whose: Sequence[str] | None) -> int:
+    """Return how many rows one person has at most; 1 where each row is a person."""
+    return 1 if whose is None else max(Counter(whose).values(), default=1)
+
+
+def worked(people: Samples, step: Task, whose: Sequence[str] | None) -> Samples:
+    """Return samples in the order in which a step works on them: those of a person together where it asks for that."""
+    return people.together(whose, step.block_size) if step.by_person and whose is not None else people
 
 
 def cleaned_images(
@@ -104,30 +116,38 @@ def cleaned_images(
     files: pd.Series,
     sent: pd.Series,
     root: Path,
+    whose: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Write images below ``root`` with the effects taken out, as `medrep export` writes them.
 
     Returns ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``), below the folder that
-    MEDREP_OUTPUT_ROOT names. Raises CohortError for no such folder, images that were cleaned before, or images that cannot be
-    used; nothing is written then.
+    MEDREP_OUTPUT_ROOT names; where a person's are moved together, they lie side by side in the folder of the first. Raises
+    CohortError for no such folder, images that were cleaned before or stand there twice for one person, or images that cannot
+    be used; nothing is written then.
     """
     output = _output_root()
     refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.transformed)
     name, purpose = f"model sha256:{saved.provenance.digest}", cleaning.purpose
     done = described_removal(name, saved, cleaning.target, people=len(frame), purpose=purpose)
     made = PurePosixPath(f"{done.desc}-{uuid4().hex}")
-    results: list[Result] = []
-    people = list(Source.of_files(files).samples(frame))
+    transform = Transform(saved.model, cleaning.target, unit=saved.unit, visits=most_visits(whose))
+    people = Source.of_files(files).samples(frame)
+    together = list(zip(whose or (), files, strict=True)) if transform.by_person else []
+    if twice := [str(key) for key, one in zip(frame.index, together, strict=bool(together)) if together.count(one) > 1]:
+        raise CohortError(listed("images that stand there twice for one participant", twice, "send each visit once"))
+    places = pd.Series(range(len(people))).groupby(list(whose) if together and whose else list(people.keys), sort=False)
+    results: dict[str, tuple[str, Result]] = {}
     with atomic_folder(output / made) as partial:
-        for one in people:
+        for _, own in places:
+            some = people.take(own.tolist())
             # Two rows may name one file, or files whose results would have one name.
-            to = Destination(partial / _own(one), root, done)
-            results += transform_task(Transform(saved.model, cleaning.target, unit=saved.unit), saved.input, to).work(
-                [one]
-            )
-        refuse_failed(results, files, sent)
+            folder = f"row-{own.iloc[0] + 1}"
+            step = transform_task(transform, saved.input, Destination(partial / folder, root, done))
+            some = replace(some, persons=np.zeros(len(some), int)) if together else some
+            results |= {one.key: (folder, one) for one in step.work(some)}
+        refuse_failed([results[key][1] for key in people.keys], files, sent)
     written = [
-        [str(made / _own(one) / file) for file in result.files] for one, result in zip(people, results, strict=True)
+        [str(made / folder / file) for file in one.files] for folder, one in (results[key] for key in people.keys)
     ]
     return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written[: len(written[0])]))
 
@@ -143,10 +163,6 @@ def _as_sent(error: str, file: Path, sent: str) -> str:
     for part in hemispheres(file):
         error = error.replace(str(part), sent if part == file else str(Path(sent).with_name(part.name)))
     return error
-
-
-def _own(one: Sample) -> str:
-    return f"row-{one.place + 1}"
 
 
 def _output_root() -> Path:

@@ -4,7 +4,8 @@ What is larger is answered with 413 before anything is unpacked or computed, so 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from math import prod
@@ -25,9 +26,10 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
 from medrep.cohort.kinds import imported
 from medrep.cohort.kinds.connectivity import EdgeForm
-from medrep.cohort.samples import Sample, Source, no_table
+from medrep.cohort.participants import KEY_COLUMNS, labels
+from medrep.cohort.samples import Source, no_table
 from medrep.cohort.support import outside_training, refuse_far
-from medrep.derivatives.scores import Scorer, score_task
+from medrep.derivatives.scores import GAIN, Scorer, score_task
 from medrep.derivatives.tasks import Result
 from medrep.errors import CohortError, ConfigError, CovariateError, MedrepError, ModelError, listed
 from medrep.models import Model
@@ -37,8 +39,10 @@ from medrep.tracking.cleaning import (
     Cleaning,
     cleaned_images,
     cleaned_rows,
+    most_visits,
     read_cleaning,
     refuse_failed,
+    worked,
 )
 
 MAX_VOXELS, MAX_BYTES = "MEDREP_MAX_VOXELS", "MEDREP_MAX_REQUEST_BYTES"
@@ -116,7 +120,8 @@ def guard_requests() -> None:
 
 
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
-PATH = "path"
+PATH, PARTICIPANT = "path", KEY_COLUMNS[0]
+_FIGURES = ("reconstruction_error", "deviation")
 OUTPUTS = ("scores", "latents", "removed", "counterfactual")
 _CLEANED = {"removal": "removed", "counterfactual": "counterfactual"}
 
@@ -159,8 +164,10 @@ class ServedModel:
 
         Args:
             request: One row a person: the model's covariates, and either ``path`` (a NIfTI file under the folder that
-                MEDREP_ALLOWED_ROOT names) or the model's feature columns. Further columns are not looked at.
-            output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...), ``latents``, ``removed`` (people
+                MEDREP_ALLOWED_ROOT names) or the model's feature columns. Rows of one ``participant_id`` are visits of one
+                person, as in a cohort; without it each row is a person. Further columns are not looked at.
+            output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...; ``gain_z`` before these where visits
+                are told and the model forecasts), ``latents``, ``removed`` (people
                 without the effects of ``remove``) or ``counterfactual`` (people with what ``set`` sets): the feature columns, or
                 for images the paths of what was written (see `cleaned_images`). Empty: what the other parameters ask for, or
                 else scores.
@@ -192,22 +199,34 @@ class ServedModel:
         frame = _covariates(rows, self.model.schema)
         if not extrapolate:
             refuse_far(outside_training(self.model.schema, frame), "send the parameter extrapolate: true for a guess")
-        found = self._images(rows, frame, cleaning) if PATH in rows.columns else self._rows(rows, frame, cleaning)
+        whose = _participants(rows)
+        answer = self._images if PATH in rows.columns else self._rows
+        found = answer(rows, frame, cleaning, whose)
         if output == "latents":
-            found = found.drop(columns=["reconstruction_error", "deviation"])
+            found = found[[name for name in found if name not in (*_FIGURES, GAIN)]]
         return found.set_axis(request.index)
 
-    def _rows(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
+    def _rows(
+        self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None, whose: Sequence[str] | None
+    ) -> pd.DataFrame:
         data = self._features(rows)
         if not self.saved.input.keeps_missing:
             cells = unmeasured(self.model, self.model.dataset(data, frame), cleaning.target if cleaning else None)
             if cells:
                 raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
         if cleaning:
-            return cleaned_rows(self.model, cleaning, data, frame, self._form)
-        scorer = Scorer(self.model)
-        blocks = _blocks(frame, scorer.block_size, Source.of_table(no_table(frame.index)))
-        scored = [one for some in blocks for one in scorer.results(data[[v.place for v in some]], some)]
+            return cleaned_rows(self.model, cleaning, data, frame, self._form, whose)
+        scorer = Scorer(self.model, visits=0 if whose is None else most_visits(whose))
+        people = Source.of_table(no_table(frame.index)).samples(frame)
+        if scorer.by_person and whose is not None:
+            people = people.together(whose, scorer.block_size)
+        at = pd.Index(frame.index.astype(str))
+        scored = [
+            one
+            for block in people.blocks(scorer.block_size)
+            for some in [people[block.start : block.stop]]
+            for one in scorer.results(data[at.get_indexer(pd.Index(some.keys))], some)
+        ]
         return _table(scored, rows.index)
 
     def _features(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
@@ -232,27 +251,28 @@ class ServedModel:
         form: EdgeForm | None = imported(kind.form)(kind.section, self.model.columns.names) if kind.form else None
         return form
 
-    def _images(self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None) -> pd.DataFrame:
+    def _images(
+        self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None, whose: Sequence[str] | None
+    ) -> pd.DataFrame:
         if self.saved.input.tabular:
             raise CohortError(f"column {PATH!r} is of no use: the model reads columns of features")
         root = _allowed_root()
         files = _allowed(rows[PATH], root)
         refuse_many_voxels(zip(map(str, rows.index), rows[PATH], files, strict=True))
         if cleaning:
-            return cleaned_images(self.saved, cleaning, frame, files, rows[PATH], root)
-        step = score_task(Scorer(self.model), self.saved.input)
-        scored = [one for some in _blocks(frame, step.block_size, Source.of_files(files)) for one in step.work(some)]
+            return cleaned_images(self.saved, cleaning, frame, files, rows[PATH], root, whose)
+        step = score_task(Scorer(self.model, visits=0 if whose is None else most_visits(whose)), self.saved.input)
+        people = worked(Source.of_files(files).samples(frame), step, whose)
+        blocks = (people[block.start : block.stop] for block in people.blocks(step.block_size))
+        scored = [one for some in blocks for one in step.work(some)]
         refuse_failed(scored, files, rows[PATH])
         return _table(scored, rows.index)
 
 
-def _blocks(frame: pd.DataFrame, size: int, source: Source) -> Iterator[list[Sample]]:
-    everybody = list(source.samples(frame))
-    yield from (everybody[start : start + size] for start in range(0, len(everybody), size))
-
-
 def _table(scored: Sequence[Result], index: pd.Index) -> pd.DataFrame:
-    names = ["reconstruction_error", "deviation"]
+    by_key = {one.key: one for one in scored}
+    scored = [by_key[str(key)] for key in index]
+    names = [*_FIGURES, *([GAIN] if all(GAIN in one.figures for one in scored) else [])]
     figures = pd.DataFrame([[one.figures[name] for name in names] for one in scored], index=index, columns=names)
     latents = np.stack([one.arrays["latents"] for one in scored])
     return figures.join(pd.DataFrame(latents, index=index, columns=[f"z{k + 1}" for k in range(latents.shape[1])]))
@@ -266,6 +286,25 @@ def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     if lost:
         raise CovariateError(listed("people without a covariate", lost, "fill it in, or leave them out"))
     return schema.transfer(frame)
+
+
+def _participants(rows: pd.DataFrame) -> list[str] | None:
+    """Return whose each row is; None where the request does not say. A row without a name is a person by itself.
+
+    Raises CohortError for rows that stand for the same visit.
+    """
+    if PARTICIPANT not in rows.columns:
+        return None
+    who, visits = (
+        labels([_text(cell) for cell in rows[name]], prefix) if name in rows.columns else [""] * len(rows)
+        for name, prefix in zip(KEY_COLUMNS, ("sub", "ses"), strict=True)
+    )
+    named = [(one, visit) if one and visit else None for one, visit in zip(who, visits, strict=True)]
+    counts = Counter(named)
+    twice = [f"{key}: {one[0]} {one[1]}" for key, one in zip(rows.index, named, strict=True) if one and counts[one] > 1]
+    if twice:
+        raise CohortError(listed("rows that stand for the same visit", twice, "send each visit once"))
+    return [one or str(key) for one, key in zip(who, rows.index, strict=True)]
 
 
 def _text(cell: object) -> str:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort, read_matrix
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
-from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.participants import KEY_COLUMNS, count_participants
 from medrep.cohort.splits import TrainingRows, cohort_fingerprint, known_rows, row_fingerprint
 from medrep.config import SHIPPED
 from medrep.derivatives.bids import write_tsv
@@ -102,6 +102,7 @@ class AuditFindings:
         expected: What the gates that `promote` asks by default would make of it.
         kind: Of the model.
         out: What was written.
+        audited: Of how many people, in words, as scans and people where some have several.
     """
 
     findings: pd.DataFrame
@@ -110,6 +111,7 @@ class AuditFindings:
     expected: Decision
     kind: str
     out: Path
+    audited: str
 
 
 def audit(
@@ -188,9 +190,10 @@ def audit(
             raise CohortError("the people's data are not of the grid or the columns that the model was fitted on")
         marks = [row_fingerprint(row) for row in data]
         refuse_trained(cohort, data, rows)
-        listener.say(f"audit {len(cohort)} people whom the model never saw ({', '.join(removed)} removed)")
+        counted = count_participants(cohort.table)
+        listener.say(f"audit {counted} whom the model never saw ({', '.join(removed)} removed)")
         people = cohort.table["participant_id"].astype(str).tolist()
-        dataset = fitted.dataset(data, frame, people)
+        dataset = replace(fitted.dataset(data, frame, people), groups=cohort.groups)
         material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people)
         result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
@@ -212,6 +215,7 @@ def audit(
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],
             "training_known": rows is not None,
+            **({"group": cohort.input.group} if cohort.input.group else {}),
         },
         "certificates": [asdict(one) for one in certificates],
         "seed": request.seed,
@@ -231,7 +235,7 @@ def audit(
             write_signature(partial, seal_of(about), key)
         write_report(partial)
     expected = read_gates(SHIPPED / GATES).judge(result.findings)
-    return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out)
+    return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out, counted)
 
 
 def _check_numbers(request: AuditRequest) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from medrep.audit.confounding import (
     Interaction,
@@ -21,13 +21,16 @@ from medrep.cohort import kinds
 from medrep.cohort.cohort import Cohort, read_cohort
 from medrep.cohort.columns import CovariateTable, read_covariates
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.files import Place
+from medrep.cohort.grid import Columns
+from medrep.cohort.grouping import are_sessions, count_groups
 from medrep.cohort.image_quality import thinned
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import count_participants
 from medrep.cohort.plausibility import doubtful_values, feature_slips, refusal, repeated_scans, transformed_before
 from medrep.config import Config
-from medrep.errors import CovariateError, MedrepError
+from medrep.errors import CohortError, CovariateError, MedrepError
 from medrep.models import MODELS
 from medrep.models.base import EffectTerms
 from medrep.models.left_alone import image_notes, table_notes
@@ -39,6 +42,7 @@ from medrep.workflows.cohorts import place_of
 
 _Result = TypeVar("_Result")
 _LOOKED_AT, _AXES = 16, 3
+_FEW_GROUPS = 20
 _USUAL_LEVEL = 4.0  # variance of people's levels over that of their visits: twice the deviation
 
 
@@ -98,9 +102,14 @@ def check(
             listener.warn(line)
         schema = _attempt(problems, lambda: CovariateSchema.fit(covariates.frame, covariates.declared))
         if schema is not None:
-            whose = cohort.table.loc[covariates.frame.index, "participant_id"].astype(str).tolist()
             frame = schema.transfer(covariates.frame)
-            pairs = _confounding(listener, schema, frame, config, problems, whose)
+            rows = cohort.select(frame.index)
+            groups = _attempt(problems, lambda: rows.groups)
+            whose = rows.table["participant_id"].astype(str).tolist()
+            if groups is not None:
+                _relatives(listener, rows.input.group, groups, whose)
+            described = Dataset(np.zeros((len(frame), 0)), frame, schema, Columns((), 0, None), whose, groups=groups)
+            pairs = _confounding(listener, described, config, problems)
             _point_masses(listener, cohort, schema, frame)
             for line in feature_slips(cohort.source.features, frame, schema):
                 listener.warn(line)
@@ -147,15 +156,9 @@ def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
     return read_covariates(cohort.table, config.covariates, cohort.units, cohort.levels)
 
 
-def _confounding(
-    listener: Listener,
-    schema: CovariateSchema,
-    frame: pd.DataFrame,
-    config: Config,
-    problems: list[str],
-    participants: Sequence[str],
-) -> pd.DataFrame:
-    table = confounding(frame, schema, participants)
+def _confounding(listener: Listener, dataset: Dataset, config: Config, problems: list[str]) -> pd.DataFrame:
+    schema, frame = dataset.schema, dataset.covariates
+    table = confounding(frame, schema, dataset.units.tolist())
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
     ]
@@ -163,28 +166,50 @@ def _confounding(
         listener.table(
             "Which covariates tell which (0 nothing, 1 everything)", ("pair", "measure", "estimate", "verdict"), rows
         )
-    for line in small_levels(schema, frame=frame, participants=participants):
+    for line in small_levels(schema, frame=frame, participants=dataset.whose.tolist()):
         listener.warn(f"{line}; its effect is estimated from few people")
     own = effect_terms(config)
     degrees, interactions = (1, ()) if own is None else (own.degrees, own.interactions)
     try:
         design = Design.fit(schema, frame, degrees, interactions)
         design.check_aliases(frame)
-        if knows_visits(config) and len(set(participants)) < len(frame):
-            _visits(listener, design, frame, np.array(participants, object))
+        if knows_visits(config) and dataset.people < len(frame):
+            _visits(listener, design, dataset)
     except CovariateError as error:
         problems.append(str(error))
     return table
 
 
-def _visits(
-    listener: Listener, design: Design, frame: pd.DataFrame, participants: Shaped[np.ndarray, " visits"]
-) -> None:
+def _relatives(listener: Listener, group: str, units: Sequence[str], participants: Sequence[str]) -> None:
+    """Show how many people belong with how many others, or how many scans were made in one session."""
+    if are_sessions(units, participants):
+        scans = _counted(pd.Series(units).value_counts())
+        listener.table(
+            f"Scans that belong to one session ({group})",
+            ("", ""),
+            [(f"sessions of {size} scan{'s' * (size > 1)}", str(number)) for size, number in scans],
+        )
+        return
+    sizes = count_groups(units, participants)
+    rows = [
+        (f"groups of {size} people" if size > 1 else "people by themselves", str(number))
+        for size, number in _counted(sizes)
+    ]
+    rows.append(("largest group", f"{sizes.index[0]}: {sizes.iloc[0]} people"))
+    listener.table(f"Who belongs together ({group})", ("", ""), rows)
+    if len(sizes) < _FEW_GROUPS:
+        listener.warn(
+            f"{group} has {len(sizes)} groups: with fewer than {_FEW_GROUPS} neither a split nor an interval holds; is it a site?"
+        )
+
+
+def _visits(listener: Listener, design: Design, dataset: Dataset) -> None:
     """Show how often and how long people came, who changed batches, and how well that tells batches apart.
 
     Raises:
         CovariateError: Batches that cannot be told from time.
     """
+    frame, participants = dataset.covariates, dataset.whose
     counts = pd.Series(participants).value_counts()
     several = counts.index[counts > 1]
     rows = [(f"people with {count} visit{'s' * (count > 1)}", str(number)) for count, number in _counted(counts)]
@@ -196,7 +221,7 @@ def _visits(
         rows.append((f"people who changed {one.batch}", f"{one.changed} of {one.several}"))
         rows.append((f"change in {time or 'time'} that goes with {one.batch}", f"{100 * one.share:.0f} %"))
     listener.table("Several visits", ("", ""), rows)
-    visits = Visits.planned(frame, participants, design)
+    visits = Visits.planned(frame, participants, design, dataset.groups)
     if visits is None or not design.schema.batches:
         return
     errors = np.sqrt(visits.cell(Ratios(_USUAL_LEVEL, 0.0)).leverage)
@@ -237,7 +262,11 @@ def _interactions(
     if not width or not rows:
         return ()
     data = np.stack([samples[str(key)] for key in rows])
-    whose = cohort.table.loc[rows, "participant_id"].astype(str).tolist()
+    try:
+        units = cohort.tied
+    except CohortError:  # which is said already
+        units = cohort.table["participant_id"].astype(str).tolist()
+    whose = pd.Series(list(units), cohort.table.index).loc[rows].tolist()
     return warn_of_interactions(data, schema.transfer(frame.loc[rows]), schema, config, listener, whose)
 
 

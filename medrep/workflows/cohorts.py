@@ -17,7 +17,7 @@ from medrep.cohort.files import CohortFiles, Place, cohort_files
 from medrep.cohort.kinds import SILENT, InputKind, Listener
 from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
-from medrep.cohort.support import outside_training, refuse_far
+from medrep.cohort.support import Outside, outside_training, refuse_far
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, few, listed
 from medrep.models import Model
 from medrep.models.left_alone import summed, unmeasured
@@ -165,7 +165,7 @@ def _read(source: Place | Cohort, saved: SavedModel, who: Selection) -> Cohort:
             tolerant=who.tolerant,
         )
     refuse_other_kind(saved.input, source.input)
-    return replace(source, input=saved.input)
+    return replace(source, input=saved.input.changed(group=source.input.group or saved.input.group))
 
 
 def refuse_forms(wanted: InputKind[Any], mesh: str | None, *, matrix: bool = False) -> None:
@@ -250,21 +250,34 @@ def later(frame: pd.DataFrame, name: str, years: Sequence[float]) -> pd.DataFram
     return repeated.assign(**{name: repeated[name].astype(float) + np.tile(np.asarray(years, float), len(frame))})
 
 
-def refuse_beyond(schema: CovariateSchema, frame: pd.DataFrame, name: str) -> None:
-    """Refuse ages to come that nobody of training had.
+def check_beyond(
+    schema: CovariateSchema, frame: pd.DataFrame, name: str, listener: Listener, *, extrapolate: bool
+) -> list[Outside]:
+    """Say who will be beyond the people of training, and refuse those who will be far beyond: by a fifth of their range.
 
     Args:
         schema: Of the model.
         frame: Covariates to come.
         name: The covariate that people were followed over.
+        listener: Who is told.
+        extrapolate: Whether people far beyond are taken.
+
+    Returns:
+        Everybody who will be beyond.
 
     Raises:
-        CovariateError: All of them.
+        CovariateError: Everybody who will be far beyond.
     """
-    beyond = [one.said for one in outside_training(schema, frame[[name]])]
-    if beyond:
+    found = outside_training(schema, frame[[name]])
+    far, near = ([one.said for one in found if one.far is wanted] for wanted in (True, False))
+    if far and not extrapolate:
         cure = "choose fewer years, leave people out with --exclude, or pass --extrapolate to be told what the model guesses"
-        raise CovariateError(listed("people would be beyond those of training", beyond, cure))
+        raise CovariateError(listed("people would be far beyond those of training", far, cure))
+    if near:
+        listener.notes([f"a little beyond the people of training: {few(near, between='; ')}"])
+    if far:
+        listener.warn(listed("extrapolated: people far beyond those of training", far))
+    return found
 
 
 def note_unplaced(saved: SavedModel, listener: Listener) -> None:

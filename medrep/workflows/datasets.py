@@ -116,7 +116,9 @@ def _read(
         values, columns = cohorts.read_matrix(whole, scratch, _LISTENER, like=like, where=where)
     whose = cohort.table["participant_id"].astype(str).tolist()
     sessions = cohort.table["session_id"].astype(str).tolist() if "session_id" in cohort.table else None
-    return Dataset(values, frame, schema, columns, whose, sessions, origin)
+    told = like is None or cohort.input.group in cohort.table  # whom a model meets need not say
+    groups = cohort.groups if told else None
+    return Dataset(values, frame, schema, columns, whose, sessions, origin, groups)
 
 
 def train(
@@ -241,7 +243,7 @@ def forecast(
         years: How long after each person's last visit.
         others: Covariate -> value at that time, where it is not that of the last visit: ``{"site": "S0"}``.
         unseen_site: What sites that training did not have do.
-        extrapolate: Whether ages to come that nobody of training had are taken, and people far outside its range.
+        extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         out: Where what `medrep forecast` writes is to stay; nowhere by default.
 
     Returns:

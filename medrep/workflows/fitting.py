@@ -114,7 +114,7 @@ def fit(
         some[place] = row[picked]
         taken.append((row_fingerprint(row), row_trace(row)))
         release_pages(data)
-    warn_of_interactions(some, dataset.covariates, dataset.schema, config, listener, dataset.whose.tolist())
+    warn_of_interactions(some, dataset.covariates, dataset.schema, config, listener, dataset.units.tolist())
     marks = pd.Series([mark for mark, _ in taken], index=dataset.keys)
     for line in [] if tabular else same_data(marks.to_dict()):
         listener.warn(line)
@@ -168,7 +168,7 @@ def fit_readouts(dataset: Dataset, config: Config, listener: Listener = SILENT) 
 
 def _readout(name: str, dataset: Dataset, config: Config, listener: Listener) -> Prediction:
     known = dataset.covariates[name].to_numpy(float)
-    readout = Prediction.fit(name, dataset.values, known, seed=config.seed, participants=dataset.whose.tolist())
+    readout = Prediction.fit(name, dataset.values, known, seed=config.seed, participants=dataset.units.tolist())
     few = f"; fewer than {FEW} people, so that its correction is uncertain" if dataset.people < FEW else ""
     listener.say(f"predict {name}: people left out of the fit, mean error {readout.mae:.3g}, R2 {readout.r2:.2f}{few}")
     return readout
@@ -184,8 +184,9 @@ def calibrated(model: Model, cohort: Cohort, frame: pd.DataFrame, listener: List
         listener: Who is told.
     """
     frame = _known(model.schema, frame)
-    # Scans of one person are alike, and several would make everybody else's p too small: the first counts.
-    frame = frame[~cohort.table.loc[frame.index, "participant_id"].astype(str).duplicated().to_numpy()]
+    # Scans of one person, and of relatives, are alike, and several would make everybody else's p too small: the first counts.
+    alike = pd.Series(list(cohort.tied), cohort.table.index)
+    frame = frame[~alike.loc[frame.index].duplicated().to_numpy()]
     if len(frame) < MIN_N:
         if len(frame):
             listener.say(f"  {len(frame)} people held out: {MIN_N} are needed to tell scans that are unlike them")

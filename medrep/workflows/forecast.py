@@ -21,7 +21,8 @@ from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener, imported
 from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.samples import sample_files
-from medrep.derivatives.bids import MISSING, Failure, rows_text, write_description, write_failures, write_tsv
+from medrep.cohort.support import outside_json
+from medrep.derivatives.bids import MISSING, OUTSIDE, Failure, rows_text, write_description, write_failures, write_tsv
 from medrep.derivatives.forecasts import ForecastTo, image_forecaster
 from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.models import Adaptation, Model
@@ -32,6 +33,7 @@ from medrep.models.linear.trajectories import last_visits
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
+    check_beyond,
     check_earlier,
     check_followed,
     check_output,
@@ -40,7 +42,6 @@ from medrep.workflows.cohorts import (
     load_trained,
     note_unplaced,
     read_unseen,
-    refuse_beyond,
     refuse_holes,
 )
 
@@ -59,7 +60,7 @@ class ForecastRequest:
         years: How long after each person's last visit; 0 is that day again.
         others: Covariate -> value at that time, where it is not that of the last visit: ``site``.
         unseen_site: What sites that training did not have do.
-        extrapolate: Whether people far outside the range of training are taken, and ages to come that nobody of training had.
+        extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
@@ -108,7 +109,7 @@ def forecast(
         listener: Who is told.
 
     Raises:
-        CovariateError: Years that are none, covariates or levels that the model does not know, or ages beyond training.
+        CovariateError: Years that are none, covariates or levels that the model does not know, or ages far beyond training.
         ModelError: A model that does not ``forecast``, or of edges that are forecast together (``measure: tangent``).
         MedrepError: Anything about the input that cannot be used, by name.
     """
@@ -126,12 +127,11 @@ def forecast(
     refuse_holes(cohort)
     last = frame.iloc[last_visits(frame[followed].to_numpy(float), _whose(cohort, frame))]
     to = later(last, followed, years).assign(**others)
-    if not request.extrapolate:
-        said = [f"{key} in {year:g}" for key in last.index for year in years]
-        refuse_beyond(schema, to.set_axis(said), followed)
+    said = to.set_axis([f"{key} in {year:g}" for key in last.index for year in years])
+    beyond = outside_json(check_beyond(schema, said, followed, listener, extrapolate=request.extrapolate))
     known, adapted = adapted_model(trained.model, cohort, frame, listener)
     asked = _Asked(replace(trained, model=known), cohort, frame, last.index, to, years)
-    about = _about(trained, years, others, adapted)
+    about = _about(trained, years, others, adapted) | ({OUTSIDE: beyond} if beyond else {})
     with output_folder(out) as partial, listener.track("forecast", len(last)) as advance:
         failures: tuple[Failure, ...] = ()
         vague = False

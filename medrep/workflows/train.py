@@ -77,7 +77,7 @@ class Trained:
         history: Tidy: metric, name, value; what changes over epochs has an epoch too.
         trained_on: Of how many people, in words, as scans and people where some have several.
         rows: How many rows or images it was fitted on.
-        held_out: How many were kept from it.
+        held_out: How many people were kept from it.
         out: What was written.
         config: What was fitted.
         store: Where the run is to be logged; None: nowhere.
@@ -212,7 +212,7 @@ def complete(
 
     cohort, config, state = training.cohort, training.config, state_folder(out)
     whose = cohort.table["participant_id"].astype(str).tolist()
-    dataset = Dataset(data, training.frame, training.schema, columns, whose)
+    dataset = Dataset(data, training.frame, training.schema, columns, whose, groups=cohort.groups)
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     fitted = fit(dataset, config, listener, state=state, resume=resume, tabular=cohort.input.tabular)
@@ -250,7 +250,8 @@ def complete(
     trained_on = (
         count_participants(cohort.table) if len(cohort) > cohort.table["participant_id"].nunique() else len(cohort)
     )
-    return Trained(saved, history, str(trained_on), len(cohort), len(held_out), out, config)
+    kept = int(training.others.table["participant_id"].nunique())
+    return Trained(saved, history, str(trained_on), len(cohort), kept, out, config)
 
 
 def refuse_much(training: Training, columns: Columns, memory: float, listener: Listener) -> None:
@@ -278,7 +279,8 @@ def _held_out(cohort: Cohort, frame: pd.DataFrame, config: Config, share: float,
     if not 0 < share < 1:
         raise CohortError(f"--hold-out {share:g}: give a share between 0 and 1, for instance 0.3")
     batches = [covariate.name for covariate in config.covariates if covariate.role == "batch"]
-    table = cohort.table[["participant_id"]].assign(**{name: frame[name].astype(str) for name in batches[:1]})
+    table = pd.DataFrame({"participant_id": list(cohort.tied)}, cohort.table.index)
+    table = table.assign(**{name: frame[name].astype(str) for name in batches[:1]})
     stratify = batches[0] if batches else None
     part = split_participants(table, (1 - share, share), stratify=stratify, seed=config.seed)
     listener.say(
@@ -331,7 +333,7 @@ def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = S
         from medrep.tracking.download import DIGEST
         from medrep.tracking.runs import log_training  # MLflow takes seconds to import
 
-        cohort = {"people": trained.rows, "columns": trained.saved.model.columns.count}
+        cohort = {"people": trained.saved.provenance.people, "columns": trained.saved.model.columns.count}
         tags = {
             "medrep.version": __version__,
             "medrep.model": config.model,

@@ -44,6 +44,7 @@ from medrep.models import Adaptation, Model
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
+    check_beyond,
     check_earlier,
     check_followed,
     inputs_of,
@@ -53,7 +54,6 @@ from medrep.workflows.cohorts import (
     place_of,
     read_unlabelled,
     read_unseen,
-    refuse_beyond,
     refuse_forms,
     refuse_holes,
     refuse_input,
@@ -210,8 +210,9 @@ def _transform(
     check_earlier(cohort, trained, listener, request.remove)
     note_unplaced(trained, listener)
     refuse_holes(cohort)
-    if request.years is not None and not request.extrapolate:
-        refuse_beyond(schema, later(frame, model.followed, [request.years]), model.followed)
+    if request.years is not None:
+        there = later(frame, model.followed, [request.years])
+        check_beyond(schema, there, model.followed, listener, extrapolate=request.extrapolate)
     if not request.label_free:
         refuse_unmeasured(model, cohort, frame, listener, target)
     _check_probe(request, cohort, options)
@@ -298,7 +299,8 @@ def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listene
     there = all((folder / path.name).is_file() for path in files.tables if path.is_file())
     if not (whole.unchanged and there):
         asked = with_changes(trained.input, files).to_json()
-        section = FeaturesInput(features=tuple(asked.get("features", ())), drop=tuple(asked.get("drop", ())))
+        features, drop = (tuple(asked.get(name, ())) for name in ("features", "drop"))
+        section = FeaturesInput(features=features, drop=drop, group=trained.input.group)
         for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):
             listener.warn(line)
     return {"tables": folder}

@@ -37,6 +37,7 @@ LATER = {
     "harmonize_unit": True,
     "landmarks": (1.0, 2.0),
     "mask": "auto",
+    "group": "family_id",
 }
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
@@ -113,7 +114,7 @@ def test_all_that_is_wrong_is_told_in_its_order() -> None:
 
 def test_sections_hold_the_fields_of_their_kind_only() -> None:
     own = {kind: {entry.name for entry in fields(INPUTS[kind].section_type)} for kind in INPUTS}
-    assert own["features"] == {"missing", "features", "drop"}
+    assert own["features"] == {"missing", "features", "drop", "group"}
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
     assert set().union(*own.values()) == {*KEYS, *SURFACES, *POINTS, *LATER} - {"kind"}

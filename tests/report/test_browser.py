@@ -19,7 +19,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 # No display and no graphics card: Chromium draws WebGL in software.
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-PAGES = ("table_model", "table_clean", "table_audit", "scans_clean", "organs_model", "compared")
+PAGES = ("table_model", "table_clean", "table_audit", "scans_clean", "organs_model", "visits_clean", "compared")
 MOVABLE = {
     "table_model": ".slider table",
     "scans_clean": ".slider .views canvas",
@@ -154,6 +154,24 @@ def test_a_mesh_turns_by_mouse_and_keyboard(browser: object, pages: dict[str, Pa
     found.page.wait_for_timeout(400)
     pictures.append(mesh.screenshot())
     assert len(set(pictures)) == 3
+    found.page.context.close()
+
+
+def test_the_fan_follows_its_slider(browser: object, pages: dict[str, Path]) -> None:
+    found = opened(browser, pages["visits_clean"])
+    fan = found.page.locator(".slider[data-kind=fan]")
+    said, before = fan.locator(".said").inner_text(), fan.locator("svg").inner_html()
+    assert "after the last visit" in said
+    years = fan.locator("input[type=range]")
+    years.focus()
+    for _ in range(6):
+        found.page.keyboard.press("ArrowLeft")
+    assert fan.locator(".said").inner_text() != said
+    assert fan.locator("svg").inner_html() != before
+    fan.locator("select").first.select_option(index=2)
+    assert fan.locator("path.visit").count() >= 1
+    fan.get_by_role("button", name="Back to the start").click()
+    assert fan.locator("svg").inner_html() == before
     found.page.context.close()
 
 

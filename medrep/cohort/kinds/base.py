@@ -190,6 +190,11 @@ class InputKind(ABC, Generic[SectionT]):
         return bool(self.to_json()["missing"] == "keep")
 
     @property
+    def group(self) -> str:
+        """Column of the table of participants that names whom each belongs with; empty where people are strangers."""
+        return str(self.to_json().get("group", ""))
+
+    @property
     def suffix(self) -> str:
         """BIDS suffix of a person's image."""
         return str(self.to_json()["suffix"])

@@ -265,7 +265,7 @@ class ConnectivityKind(TableKind[ConnectivityInput]):
         self, files: CohortFiles, declared: Sequence[Covariate], *, only: Sequence[str], exclude: Sequence[str]
     ) -> Tables:
         """Read edges and covariates of table files; see `InputKind.tables`."""
-        found = read_tables(files, FeaturesInput(), declared, only=only, exclude=exclude)
+        found = read_tables(files, FeaturesInput(group=self.section.group), declared, only=only, exclude=exclude)
         features, notes = self._of_table(found.features, files.root.name)
         return replace(found, features=features, notes=(*found.notes, *notes))
 

@@ -84,6 +84,7 @@ class ChunkFit(NamedTuple):
     exceptions: Exceptions
     level: np.ndarray
     slope: np.ndarray
+    group: np.ndarray
     errors: np.ndarray
 
 
@@ -136,7 +137,10 @@ class ChunkFitter:
         coefficients, residual = np.zeros((self.solver.full.shape[1], width)), np.zeros(chunk.shape)
         sd, total, ratio = np.zeros(width), np.zeros(width), np.ones((self.solver.levels.shape[1], width))
         visits = self.visits
-        (level, slope), errors = np.zeros((2, width)), np.zeros((0 if visits is None else len(visits.contrasts), width))
+        (level, slope, group), errors = (
+            np.zeros((3, width)),
+            np.zeros((0 if visits is None else len(visits.contrasts), width)),
+        )
         finite = np.isfinite(chunk)
         complete = finite.all(axis=0)
         if not complete.all():
@@ -150,7 +154,8 @@ class ChunkFitter:
                 found = reweighted(self.solver, inside, solve(self.solver, inside))
             else:
                 fit = visits.fit(inside)
-                level[complete], slope[complete], errors[:, complete] = fit.level, fit.slope, fit.errors
+                level[complete], slope[complete], group[complete] = fit.level, fit.slope, fit.group
+                errors[:, complete] = fit.errors
                 found = (*fit[:4], fit.residual)
             coefficients[:, complete], sd[complete], total[complete], ratio[:, complete] = found[:4]
             residual[:, complete] = found[4]
@@ -185,15 +190,17 @@ class ChunkFitter:
                 coefficients[:, mostly], sd[mostly] = fit.coefficients, fit.sd
                 ratio[:, mostly], residual[:, mostly] = fit.ratio, fit.residual
                 residual[np.ix_(self.calibrators, mostly)] = fit.standard(self.calibrators)
-                level[mostly], slope[mostly], errors[:, mostly] = fit.level, fit.slope, fit.errors
+                level[mostly], slope[mostly], group[mostly] = fit.level, fit.slope, fit.group
+                errors[:, mostly] = fit.errors
                 rest = np.setdiff1d(ragged, mostly)
-                level[rest], slope[rest] = visits.usual.ratios
-                sd[rest] /= np.sqrt(1 + visits.usual.ratios.level)
+                usual = visits.usual.ratios
+                level[rest], slope[rest], group[rest] = usual.level + usual.group, usual.slope, usual.group
+                sd[rest] /= np.sqrt(1 + usual.level + usual.group)
         stuck &= _atomic(values, sampled)
         stuck |= massive & (unfitted | (sd == 0)) & ~flat
         unfitted &= ~massive
         coefficients[1:, stuck], sd[stuck], ratio[:, stuck] = 0, 0, 1
-        level[stuck | flat | unfitted], slope[stuck | flat | unfitted] = 0, 0
+        level[stuck | flat | unfitted], slope[stuck | flat | unfitted], group[stuck | flat | unfitted] = 0, 0, 0
         # Rounding noise of a constant column is no effect.
         coefficients[0, flat] = np.where(np.isfinite(low[flat]), low[flat], 0)
         coefficients[1:, flat], sd[flat], total[flat], ratio[:, flat], residual[:, flat] = 0, 0, 0, 1, 0
@@ -205,7 +212,7 @@ class ChunkFitter:
         missing = np.flatnonzero(unfitted | (flat & ~complete & (finite.sum(axis=0) <= rank)))
         coefficients[:, missing] = 0
         exceptions = Exceptions(0, missing, np.flatnonzero(stuck), kept, lacking, codes[:, lacking])
-        return ChunkFit(coefficients, sd, total, ratio, residual, exceptions, level, slope, errors)
+        return ChunkFit(coefficients, sd, total, ratio, residual, exceptions, level, slope, group, errors)
 
     def _masses(self, values: np.ndarray, ordered: np.ndarray, flat: np.ndarray) -> PointMasses:
         within = values if self.ground is None else np.where(values == self.ground, np.nan, values)
@@ -322,6 +329,7 @@ class Moments:
         support: Levels that have no effect of their own in some columns.
         level: Variance of people's levels over sd squared, where people have several visits; else 0.
         slope: That of their slopes.
+        group: The part of ``level`` that is their groups'.
         errors: Standard errors of `Visits.contrasts`.
     """
 
@@ -340,6 +348,7 @@ class Moments:
     support: ColumnSupport
     level: Float[np.ndarray, " columns"]
     slope: Float[np.ndarray, " columns"]
+    group: Float[np.ndarray, " columns"]
     errors: Float[np.ndarray, "told columns"]
 
 
@@ -383,7 +392,7 @@ def fit_moments(
     coefficients, ratio = np.zeros((rows, width), kept), np.ones((levels, width), kept)
     sd, total = np.zeros(width, kept), np.zeros(width, kept)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
-    level, slope = np.zeros((2, width), kept)
+    level, slope, group = np.zeros((3, width), kept)
     errors = np.zeros((0 if visits is None else len(visits.contrasts), width), kept)
     fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns), chosen, visits)
     sample = sample_of(frame.index, width)
@@ -394,7 +403,7 @@ def fit_moments(
         # Sorting in the data's own type is three times as fast for float32.
         fit = fitter.fit(chunk, chunk[sample].astype(data.dtype))
         coefficients[:, part], sd[part], total[part], ratio[:, part] = fit.coefficients, fit.sd, fit.total, fit.ratio
-        level[part], slope[part], errors[:, part] = fit.level, fit.slope, fit.errors
+        level[part], slope[part], group[part], errors[:, part] = fit.level, fit.slope, fit.group, fit.errors
         residuals[:, part] = fit.residual[chosen]
         masses = fit.exceptions.masses
         masses = PointMasses(masses.values.astype(kept, copy=False), masses.shares.astype(kept, copy=False))
@@ -419,6 +428,7 @@ def fit_moments(
         _joined_support(lists, fitter.cells),
         level,
         slope,
+        group,
         errors,
     )
 

@@ -182,9 +182,10 @@ class LinearModel(Model):
         coefficients = moments.coefficients[:own]
         people = RandomEffects()
         if visits is not None:
-            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.errors)
+            people = visits.effects(moments.coefficients, moments.level, moments.slope, moments.group, moments.errors)
             gain = settings.has_gain(columns)
-            known = visits.effect_errors(moments.sd * level if gain else moments.sd, moments.level, moments.slope)
+            alone = moments.level - moments.group
+            known = visits.effect_errors(moments.sd * level if gain else moments.sd, alone, moments.slope)
             people = replace(people, change=people.change * level) if gain else people.scaled(level)
             people = replace(people, known=known)
         if settings.has_gain(columns):
@@ -209,12 +210,14 @@ class LinearModel(Model):
             else visits.usual.effects(own),
             people,
         )
+        if visits is not None:
+            model = _moved_by_person(model, visits)
         if settings.components:
             if work is not None:
                 work.phase("find the leading components")
             model = model._with_components(dataset)
         history = linear_history(design, moments, model.batches, frame)
-        return model, pd.concat([history, people.history()], ignore_index=True) if people else history
+        return model, history if visits is None else pd.concat([history, visits.history(people)], ignore_index=True)
 
     def transform(
         self,
@@ -641,6 +644,21 @@ class LinearModel(Model):
             ]
             cure = "give them in its order, for instance features[list(model.columns.names)]"
             raise ModelError(listed("columns that are not those the model was fitted on", others, cure))
+
+
+def _moved_by_person(model: LinearModel, visits: Visits) -> LinearModel:
+    """Return a model of people, each of whom is moved, scored and forecast by what is known of themselves.
+
+    What relatives share is a part of what a person differs by, and what scans of a session share a part of their noise.
+    """
+    people, of_effects = model.people, model.effect_covariance / (1 + visits.usual.ratios.level)
+    if visits.strangers:
+        return replace(model.pooled(), effect_covariance=of_effects)
+    if visits.runs:
+        sessions = replace(people, level=people.level - people.group)
+        pooled = replace(model, people=sessions).pooled()
+        return replace(pooled, people=visits.of_people(people), effect_covariance=of_effects)
+    return model
 
 
 def _whole(_part: slice, chunk: np.ndarray) -> np.ndarray:

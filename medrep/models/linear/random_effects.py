@@ -110,6 +110,7 @@ class RandomEffects:
         known: How well coefficients are known; models saved before it was kept do not say.
         along: The covariate that people were followed over (`time_of`); empty if none changes. Where everybody came at the same
             ages it is none of ``changing``: what it does within people is what it does between them.
+        group: The part of ``level`` that people of a group (`tied_rows`) share; empty where people are strangers.
     """
 
     changing: tuple[str, ...] = ()
@@ -125,13 +126,19 @@ class RandomEffects:
         metadata=stored(omitted=lambda people: not people.known, sizes={"columns": "columns"}),
     )
     along: str = field(default="", metadata=stored(omitted=lambda people: not people.along))
+    group: Float[np.ndarray, " grouped"] = field(
+        default_factory=lambda: np.zeros(0), metadata=stored(omitted=lambda people: not len(people.group))
+    )
 
     def __bool__(self) -> bool:
         return bool(len(self.level))
 
     def scaled(self, factor: Float[np.ndarray, " columns"]) -> "RandomEffects":
         """Return the same where ``sd`` is multiplied by a factor, and nobody's own variance changes."""
-        return replace(self, level=self.level / factor**2, slope=self.slope / factor**2) if self else self
+        if not self:
+            return self
+        group = self.group / factor**2 if len(self.group) else self.group
+        return replace(self, level=self.level / factor**2, slope=self.slope / factor**2, group=group)
 
     def within_scale(self, log_scale: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " columns"]:
         """Return the log scale within people of a batch in which visits of different people have another one."""
@@ -148,6 +155,8 @@ class RandomEffects:
         """Return what is said of it beside the shares of covariates: metric, name, value."""
         shares = {"level": self.level, **({"slope": self.slope} if self.time else {})}
         rows = [("person_share", name, float((own / (1 + own)).mean())) for name, own in shares.items()]
+        if len(self.group):
+            rows.append(("person_share", "group", float((self.group / (1 + self.level)).mean())))
         return pd.DataFrame(rows, columns=["metric", "name", "value"])
 
     def table(self, names: Sequence[str]) -> pd.DataFrame:

@@ -157,9 +157,8 @@ def fit_population(
             noise=max(error, _LEAST_NOISE * population.size),
         )
     rng = np.random.default_rng([seed, 43])
-    draws = resampled_effects(
-        effects, equations, apart, population.outputs, settings.bootstrap, rng, dataset.participants
-    )[:, 1:]
+    whose = dataset.participants if dataset.groups is None else dataset.units.tolist()
+    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, whose)[:, 1:]
     return Learning(population, rest, spread, draws, tuple(errors))
 
 

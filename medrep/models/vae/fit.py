@@ -237,7 +237,7 @@ def _judges(given: _Given) -> Int[np.ndarray, " people"]:
     frame, share = given.dataset.covariates, given.settings.validation
     if share * given.dataset.people < _FEWEST_JUDGES:
         return np.zeros(len(frame), dtype=np.int64)
-    table = frame.assign(participant_id=given.dataset.whose.tolist())
+    table = frame.assign(participant_id=given.dataset.units.tolist())
     stratify = given.dataset.schema.batches[0] if given.dataset.schema.batches else None
     try:
         return split_participants(table, (1 - share, share), stratify=stratify, seed=given.seed)
@@ -268,7 +268,7 @@ def _fit_latents(
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
     for fold in _folds(
-        dataset.whose.tolist(), given.settings.folds if given.dataset.columns.grid is None else 0, given.seed
+        dataset.units.tolist(), given.settings.folds if given.dataset.columns.grid is None else 0, given.seed
     ):
         try:
             others, _ = given._replace(dataset=dataset.take(~fold)).fit_linear()

@@ -32,7 +32,7 @@ function control(axis, changed) {
   const name = axis.name + (axis.unit ? ` (${axis.unit})` : "");
   if (axis.low === null) {
     const select = element("select", { onchange: () => changed(select.selectedIndex) },
-      ...axis.values.map((value, k) => element("option", { selected: k === axis.own }, value + (k === axis.own ? " - own" : ""))));
+      ...axis.values.map((value, k) => element("option", { selected: k === axis.own }, value + (k === axis.own && !axis.plain ? " - own" : ""))));
     return { node: element("label", {}, `${name} `, select), set: (k) => { select.selectedIndex = k; } };
   }
   const first = axis.values[0], last = axis.values[axis.values.length - 1];
@@ -41,14 +41,14 @@ function control(axis, changed) {
     value: axis.own, "aria-label": name, oninput: () => { tell(); changed(Number(range.value)); } });
   const tell = () => {
     const value = axis.values[range.value];
-    text.textContent = shown(value) + (Number(range.value) === axis.own ? " (own)" : "");
+    text.textContent = shown(value) + (Number(range.value) === axis.own && !axis.plain ? " (own)" : "");
     range.setAttribute("aria-valuetext", `${shown(value)} ${axis.unit}`);
   };
   const track = element("div", { className: "track", "aria-hidden": "true" });
   for (const [left, right] of [[first, axis.low], [axis.high, last]]) {
     const part = element("i"); part.style.left = at(left); part.style.right = `calc(100% - ${at(right)})`; track.append(part);
   }
-  const own = element("b"); own.style.left = at(axis.values[axis.own]); track.append(own);
+  const own = element("b"); own.style.left = at(axis.values[axis.own]); if (!axis.plain) track.append(own);
   tell();
   return { node: element("div", {}, element("label", {}, `${name}: `, text, range), track),
     set: (k) => { range.value = k; tell(); } };
@@ -71,13 +71,13 @@ async function startSlider(root) {
   const said = root.querySelector(".said"), views = root.querySelector(".views"), controls = root.querySelector(".controls");
   const view = VIEWS[about.kind](about, arrays, views, controls);
   const draw = () => {
-    view(places.reduce((whole, place, k) => whole * about.axes[k].values.length + place, 0));
-    const [moved, outside] = told(about.axes, places);
+    const own = view(places.reduce((whole, place, k) => whole * about.axes[k].values.length + place, 0));
+    const [moved, outside] = own || told(about.axes, places);
     said.replaceChildren(moved, ...(outside ? [" ", element("span", { className: "outside" }, outside)] : []));
   };
   const made = about.axes.map((axis, k) => control(axis, (place) => { places[k] = place; draw(); }));
   const back = element("button", { type: "button", onclick: () => {
-    about.axes.forEach((axis, k) => { places[k] = axis.own; made[k].set(axis.own); }); draw(); } }, "Back to the person");
+    about.axes.forEach((axis, k) => { places[k] = axis.own; made[k].set(axis.own); }); draw(); } }, about.back || "Back to the person");
   controls.prepend(...made.map((one) => one.node));
   controls.append(element("div", {}, back));
   draw();

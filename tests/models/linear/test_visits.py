@@ -117,7 +117,7 @@ def test_estimates_are_those_of_generalised_least_squares(planted: Planted) -> N
     member, time = visits.member.toarray(), visits.time
     whole = np.eye(len(time)) + 3.0 * member.T @ member + 0.4 * (member.T @ member) * np.outer(time, time)
     inverse, x = np.linalg.inv(whole), visits.design
-    np.testing.assert_allclose(visits._within(*ratios, x), inverse @ x, atol=1e-10)
+    np.testing.assert_allclose(visits._within(x, *ratios), inverse @ x, atol=1e-10)
     gram = np.linalg.inv(x.T @ inverse @ x)
     maker = inverse - inverse @ x @ gram @ x.T @ inverse
     np.testing.assert_allclose(cell.left, np.diag(maker), atol=1e-10)
