@@ -48,6 +48,7 @@ from medrep.models.base import (
     Adaptation,
     Capability,
     FitContext,
+    Forecast,
     Level,
     Model,
     Points,
@@ -57,10 +58,14 @@ from medrep.models.base import (
 from medrep.models.linear.design import Contrast
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
+from medrep.models.shape.mean_shape import LevelFunction
+from medrep.models.shape.paths import Paths
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error
 
+PATHS = 64
+"""Directions in which people are followed, at most: those that shapes tell best."""
 _FEW = 20
 
 
@@ -91,6 +96,7 @@ class AdditiveShape(Model):
         resampled: Effects learned from resampled people, for intervals.
         latent_basis: What the coefficients of an identity are multiplied with to get z.
         seed: Of every draw in training.
+        paths: What is known of people over time; None where too few came again.
     """
 
     schema: CovariateSchema
@@ -103,6 +109,7 @@ class AdditiveShape(Model):
     resampled: Float[np.ndarray, "draws columns coefficients"]
     latent_basis: Float[np.ndarray, "coefficients latents"]
     seed: int = 0
+    paths: Paths | None = field(default=None, metadata=stored(omitted=lambda model: model.paths is None))
 
     kind = "additive_shape"
     settings_type = ShapeSettings
@@ -113,7 +120,9 @@ class AdditiveShape(Model):
         " Jiao et al. 2024, ICLR (NAISR).",
     )
     withheld: ClassVar[Mapping[Capability, str]] = {
-        "motion": "settings.field is distance: such a model does not say how points move"
+        "motion": "settings.field is distance: such a model does not say how points move",
+        "forecast": "the model does not know people over time: too few people came again, or no number changes within them; train"
+        " on a cohort in which ten people and more come again, with their age at each visit",
     }
 
     @classmethod
@@ -149,7 +158,11 @@ class AdditiveShape(Model):
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
-        return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed), table
+        paths = None
+        if cls.knows_visits(settings):
+            known = best_known(learned.rest, learned.spread, PATHS)
+            paths = Paths.fit(learned.changing, known, learned.spread, dataset, seed)
+        return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed, paths), table
 
     def transform(
         self,
@@ -234,7 +247,48 @@ class AdditiveShape(Model):
         known = [self.latents(subject) for subject in people]
         errors = np.array([reconstruction_error(subject) for subject in people])
         z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
-        return Scores(errors, np.array([deviation(*own) for own in known]), z, sd)
+        gain = None if self.paths is None else self.paths.gain(_codes(people), dataset)
+        return Scores(errors, np.array([deviation(*own) for own in known]), z, sd, gain)
+
+    def follow(self, dataset: Dataset, years: float) -> Float[np.ndarray, "visits columns"]:
+        """Pull each visit back along its person's own path; see `Model.follow`."""
+        paths, data, frame = self._known_paths(), dataset.values, dataset.covariates
+        self._check(data)
+        followed = np.array(data)
+        if years == 0:
+            return followed
+        people, nodes = list(self._people(dataset)), self.population.template.lattice.nodes()
+        changes = paths.change(_codes(people), dataset, years)
+        means = self.means(frame.assign(**{paths.followed: frame[paths.followed].astype(float) + years}))
+        for row, subject in enumerate(people):
+            followed[row] += subject.change(nodes, means[row], changes[row])
+        return followed
+
+    def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
+        """Return signed distances of the person's last visit, moved to where all visits lead; see `Model.forecast`.
+
+        The deviation is that of the level at a node, mm: of the field across it, and the noise of a visit.
+        """
+        paths, data = self._known_paths(), dataset.values
+        self._check(data)
+        people, lattice = list(self._people(dataset)), self.population.template.lattice
+        further, means, nodes = paths.forecast(_codes(people), dataset, to, whose), self.means(to), lattice.nodes()
+        found = np.empty((3, len(to), self.columns.count))
+        for k, last in enumerate(further.last):
+            found[0, k] = data[last] + people[last].change(nodes, means[k], further.change[k])
+            level = LevelFunction.through(lattice, found[0, k])
+            found[1:, k] = paths.uncertainty(self.population, level, further.sd[k], further.freedom[k])
+        return Forecast(*found)
+
+    @property
+    def followed(self) -> str:
+        """See `Model.followed`."""
+        return "" if self.paths is None else self.paths.followed
+
+    @classmethod
+    def knows_visits(cls, settings: ShapeSettings) -> bool:
+        """Return whether people have paths of their own; see `Model.knows_visits`."""
+        return settings.visits == "auto" and settings.identity
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new organs, one for each row of covariates: levels on the grid, mm."""
@@ -271,6 +325,8 @@ class AdditiveShape(Model):
         can: set[Capability] = {"joint", "sample", "organs"}
         if self.population.moves == "displacement":
             can |= {"motion", "effects"} if self.settings.conditioned else {"motion"}
+        if self.paths is not None:
+            can |= {"forecast"}
         return frozenset(can)
 
     def remove_and_encode(
@@ -345,6 +401,11 @@ class AdditiveShape(Model):
         frame = pd.DataFrame({name: [value] for name, value in {**home, **values}.items()})
         return self.effect_columns.of(frame)[0]
 
+    def _known_paths(self) -> Paths:
+        if self.paths is None:
+            raise ModelError(self.refusal("forecast"))
+        return self.paths
+
     def _check_motion(self) -> None:
         if "motion" not in self.capabilities:
             raise ModelError(self.refusal("motion"))
@@ -368,3 +429,7 @@ class AdditiveShape(Model):
             effect_columns=columns,
             resampled=resampled,
         )
+
+
+def _codes(people: Sequence[Subject]) -> Float[np.ndarray, "people coefficients"]:
+    return np.array([subject.posterior.mean for subject in people])

@@ -20,12 +20,21 @@ _CLOSE = 1e-4
 
 
 def carried(
-    points: Points, modes: SmoothBasis, identity: Coefficients, own: Coefficients, transformed: Coefficients
+    points: Points,
+    modes: SmoothBasis,
+    identity: Coefficients,
+    own: Coefficients,
+    transformed: Coefficients,
+    further: "Coefficients | None" = None,
 ) -> Points:
-    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*."""
-    if np.array_equal(own, transformed):
+    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*.
+
+    `further` are those by which h itself changes; nothing by default.
+    """
+    moved = identity if further is None else identity + further
+    if np.array_equal(own, transformed) and np.array_equal(moved, identity):
         return points.copy()
-    mean_shape = points + modes.field(points, identity.reshape(-1, points.shape[1]))
+    mean_shape = points + modes.field(points, moved.reshape(-1, points.shape[1]))
     before = pull_back(mean_shape, modes, own, transformed)
     return _solved(before, points + (before - mean_shape), modes, identity)
 
@@ -102,15 +111,16 @@ class Subject:
         """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
         return self.population.decoded(points, mean, self.rest)
 
-    def change(self, points: Points, mean: Coefficients) -> Levels:
+    def change(self, points: Points, mean: Coefficients, further: "Coefficients | None" = None) -> Levels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
-        `mean` is what those do; the person's own change nothing.
+        `mean` is what those do, and `further` how the person's own field changes; their own and no change change nothing.
         """
         population = self.population
         if population.moves == "distance":
-            return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
-        came_from = carried(points, population.modes, self.rest, self.mean, mean)
+            whole = mean - self.mean + (0.0 if further is None else further)
+            return population.modes.field(points, whole.reshape(population.modes.count, 1))[:, 0]
+        came_from = carried(points, population.modes, self.rest, self.mean, mean, further)
         return self.own.values(came_from) - self.own.values(points)
 
     def carry(self, points: Points, mean: Coefficients) -> Points:
