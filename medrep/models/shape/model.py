@@ -30,7 +30,9 @@ alignment took out are no effect any more; topology is the template's for decode
 near its support, not a causal fact.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -38,6 +40,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from medrep._persisted import converted, persisted, stored
 from medrep.cohort.covariates import CovariateSchema
@@ -59,10 +62,10 @@ from medrep.models.linear.design import Contrast
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.models.shape.paths import Paths
+from medrep.models.shape.paths import Paths, can_follow, rows_of_people
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error
+from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error, visit_codes
 
 PATHS = 64
 """Directions in which people are followed, at most: those that shapes tell best."""
@@ -158,11 +161,13 @@ class AdditiveShape(Model):
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
-        paths = None
-        if cls.knows_visits(settings):
+        model = cls(schema, columns, settings, population, effects, learned.resampled, basis, seed)
+        if cls.knows_visits(settings) and can_follow(dataset):
+            work.phase("follow people over time")
             known = best_known(learned.rest, learned.spread, PATHS)
-            paths = Paths.fit(learned.changing, known, learned.spread, dataset, seed)
-        return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed, paths), table
+            codes = model._codes(dataset, settings.points)
+            model = replace(model, paths=Paths.fit(codes, known, learned.spread, dataset, seed))
+        return model, table
 
     def transform(
         self,
@@ -203,19 +208,20 @@ class AdditiveShape(Model):
         spread = np.einsum("ij,ij->j", self.latent_basis, subject.posterior.covariance() @ self.latent_basis)
         return subject.rest @ self.latent_basis, np.sqrt(spread)
 
-    def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Subject:
+    def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame, points: int | None = None) -> Subject:
         """Register one person.
 
         Args:
             row: Signed distance on the grid, mm.
             frame: One row of covariates.
+            points: How many are looked at; those of encoding by default.
         """
         return Subject.register(
             self.population,
             row,
             self.mean(frame),
             self._precision,
-            self.settings.careful_points,
+            self.settings.careful_points if points is None else points,
             identity=self.settings.identity,
         )
 
@@ -223,6 +229,20 @@ class AdditiveShape(Model):
         """Register everybody, one after the other."""
         for row, values in enumerate(dataset.values):
             yield self.subject(values, dataset.covariates.iloc[[row]])
+
+    def _codes(self, dataset: Dataset, points: int) -> Float[np.ndarray, "visits coefficients"]:
+        """Return `visit_codes` of everybody, looking at so many points."""
+        codes = np.zeros((len(dataset), len(self._precision)))
+
+        def register(row: int) -> Subject:
+            return self.subject(dataset.values[row], dataset.covariates.iloc[[row]], points)
+
+        def follow(rows: np.ndarray) -> None:
+            codes[rows] = visit_codes([register(row) for row in rows], self._precision)
+
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.settings.threads) as pool:
+            deque(pool.map(follow, rows_of_people(dataset)), maxlen=0)
+        return codes
 
     def mean(self, frame: pd.DataFrame) -> Float[np.ndarray, " coefficients"]:
         """Return what the covariates of one row do: coefficients of a field, zero at the reference."""
@@ -247,7 +267,7 @@ class AdditiveShape(Model):
         known = [self.latents(subject) for subject in people]
         errors = np.array([reconstruction_error(subject) for subject in people])
         z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
-        gain = None if self.paths is None else self.paths.gain(_codes(people), dataset)
+        gain = None if self.paths is None else self.paths.gain(self._known_codes(people, dataset), dataset)
         return Scores(errors, np.array([deviation(*own) for own in known]), z, sd, gain)
 
     def follow(self, dataset: Dataset, years: float) -> Float[np.ndarray, "visits columns"]:
@@ -258,7 +278,7 @@ class AdditiveShape(Model):
         if years == 0:
             return followed
         people, nodes = list(self._people(dataset)), self.population.template.lattice.nodes()
-        changes = paths.change(_codes(people), dataset, years)
+        changes = paths.change(self._known_codes(people, dataset), dataset, years)
         means = self.means(frame.assign(**{paths.followed: frame[paths.followed].astype(float) + years}))
         for row, subject in enumerate(people):
             followed[row] += subject.change(nodes, means[row], changes[row])
@@ -272,12 +292,13 @@ class AdditiveShape(Model):
         paths, data = self._known_paths(), dataset.values
         self._check(data)
         people, lattice = list(self._people(dataset)), self.population.template.lattice
-        further, means, nodes = paths.forecast(_codes(people), dataset, to, whose), self.means(to), lattice.nodes()
+        further = paths.forecast(self._known_codes(people, dataset), dataset, to, whose)
+        means, nodes = self.means(to), lattice.nodes()
         found = np.empty((3, len(to), self.columns.count))
         for k, last in enumerate(further.last):
             found[0, k] = data[last] + people[last].change(nodes, means[k], further.change[k])
             level = LevelFunction.through(lattice, found[0, k])
-            found[1:, k] = paths.uncertainty(self.population, level, further.sd[k], further.freedom[k])
+            found[1:, k] = paths.uncertainty(people[last], level, further.sd[k], further.freedom[k])
         return Forecast(*found)
 
     @property
@@ -401,6 +422,12 @@ class AdditiveShape(Model):
         frame = pd.DataFrame({name: [value] for name, value in {**home, **values}.items()})
         return self.effect_columns.of(frame)[0]
 
+    def _known_codes(self, people: Sequence[Subject], dataset: Dataset) -> Float[np.ndarray, "visits coefficients"]:
+        codes = np.zeros((len(people), len(self._precision)))
+        for rows in rows_of_people(dataset):
+            codes[rows] = visit_codes([people[row] for row in rows], self._precision)
+        return codes
+
     def _known_paths(self) -> Paths:
         if self.paths is None:
             raise ModelError(self.refusal("forecast"))
@@ -429,7 +456,3 @@ class AdditiveShape(Model):
             effect_columns=columns,
             resampled=resampled,
         )
-
-
-def _codes(people: Sequence[Subject]) -> Float[np.ndarray, "people coefficients"]:
-    return np.array([subject.posterior.mean for subject in people])

@@ -1,11 +1,11 @@
 """People over time: paths of what is a person's own through the space of fields, told from all their visits.
 
-The codes of visits, coefficients of their identities, are turned into a few numbers of unit noise: of the directions that shapes
-tell best those first along which people change most beside the noise of a visit, as a generalised eigenproblem of both tells
-(change within people against what a line through a person's visits leaves). One by one these are columns of a table, and the
-linear model of tables knows people over time (`models/linear/trajectories.py`): a level and a slope for each person, how everybody
-changes beyond what covariates are expected to do, and what is unknown of all that. A change of the numbers is a change of the
-field h that is expected of it; what they do not tell of a field stays as it was.
+The codes of visits (`visit_codes`), coefficients of fields, are turned into a few numbers of unit noise: of the directions that
+shapes tell best those first along which people change most beside the noise of a visit, as a generalised eigenproblem of both
+tells (change within people against what a line through a person's visits leaves). One by one these are columns of a table, and
+the linear model of tables knows people over time (`models/linear/trajectories.py`): a level and a slope for each person, how
+everybody changes beyond what covariates are expected to do, and what is unknown of all that. A change of the numbers is a change
+of the field that is expected of it; what they do not tell of a field stays as it was.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from medrep.models.linear.random_effects import changing_covariates, distances, 
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.linear.trajectories import last_visits
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.models.shape.population import Population
 from medrep.models.shape.repeated import FEWEST
+from medrep.models.shape.subject import Subject
 
 _TILE = 4096
 _LEAST = 0.1  # degrees of freedom of noise within people, a visit
-_APART = 0.3  # how much of the correlation of noise is not believed
+_APART = 0.5  # how much of the correlation of noise is not believed
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,10 @@ class Paths:
         dataset: Dataset,
         seed: int,
     ) -> "Paths | None":
-        """Learn from training people's visits; None where too few came again, or no number changes within them.
+        """Learn from training people's visits, who can be followed (`can_follow`); None where nothing is told of them.
 
         Args:
-            codes: Coefficients of identities.
+            codes: Those of visits (`visit_codes`).
             known: Directions that shapes tell best, of unit variance (`best_known`).
             spread: Covariance of identities.
             dataset: Whose the visits are, and their covariates.
@@ -84,9 +84,6 @@ class Paths:
         """
         frame, whose = dataset.covariates, dataset.whose
         time = time_of(changing_covariates(dataset.schema, frame, whose))
-        counts = pd.Series(whose).value_counts()
-        if not time or int((counts > 1).sum()) < FEWEST:
-            return None
         turn = _by_change(codes @ known, distances(frame, [time], whose)[:, 0], whose)
         basis, fields = known @ turn, np.linalg.inv(turn) @ known.T @ spread
         own = frame[[time]]
@@ -122,7 +119,9 @@ class Paths:
         visits, time = self._visits(codes, dataset), dataset.covariates[self.followed].to_numpy(float)
         found = self.linear.forecast(visits, to[[self.followed]], whose)
         names = pd.factorize(visits.whose)[1]
-        last = last_visits(time, visits.whose.tolist())[pd.Index(names).get_indexer(pd.Index(np.asarray(whose, object)))]
+        last = last_visits(time, visits.whose.tolist())[
+            pd.Index(names).get_indexer(pd.Index(np.asarray(whose, object)))
+        ]
         ahead = to[self.followed].to_numpy(float) - time[last]
         # Paths are straight lines.
         change = ahead[:, None] * self.change(codes, dataset, 1.0)[last]
@@ -130,7 +129,7 @@ class Paths:
 
     def uncertainty(
         self,
-        population: Population,
+        subject: Subject,
         level: LevelFunction,
         sd: Float[np.ndarray, " paths"],
         freedom: Float[np.ndarray, " paths"],
@@ -138,34 +137,50 @@ class Paths:
         """Return the deviation of an expected level at each node, mm, and its degrees of freedom (Satterthwaite 1946).
 
         Args:
-            population: Whose modes fields are made of, and the noise of a level.
+            subject: The person's last visit.
             level: The level.
             sd: Deviation of each path.
             freedom: Degrees of freedom of each.
         """
-        modes, outputs = population.modes, population.outputs
+        population = subject.population
+        modes, outputs, displaces = population.modes, population.outputs, population.moves == "displacement"
         fields = self.fields.reshape(len(sd), modes.count, outputs).transpose(1, 0, 2).reshape(modes.count, -1)
         nodes = level.lattice.nodes()
         found = np.empty((2, len(nodes)))
         for start in range(0, len(nodes), _TILE):
             tile = slice(start, start + _TILE)
-            moved = modes.field(nodes[tile], fields).reshape(-1, len(sd), outputs)
-            if population.moves == "displacement":
-                across = np.einsum("npd,nd->np", moved, level.slopes(nodes[tile])[1])
-            else:
-                across = moved[:, :, 0]
+            points, own = nodes[tile], subject.rest.reshape(modes.count, outputs)
+            places = points + modes.field(points, own) if displaces else points
+            moved = modes.field(places, fields).reshape(-1, len(sd), outputs)
+            across = np.einsum("npd,nd->np", moved, level.slopes(points)[1]) if displaces else moved[:, :, 0]
             parts = (across * sd) ** 2
             whole = parts.sum(axis=1) + population.noise**2
             found[0, tile] = np.sqrt(whole)
             found[1, tile] = whole**2 / np.maximum((parts**2 / freedom).sum(axis=1), 1e-300)
         return found[0], found[1]
 
-    def gain(self, codes: Float[np.ndarray, "visits coefficients"], dataset: Dataset) -> "Float[np.ndarray, ' visits'] | None":
+    def gain(
+        self, codes: Float[np.ndarray, "visits coefficients"], dataset: Dataset
+    ) -> "Float[np.ndarray, ' visits'] | None":
         """Return how unusual the change since the visit before is; see `Scores.gain`."""
         return self.linear.scores(self._visits(codes, dataset)).gain
 
     def _visits(self, codes: Float[np.ndarray, "visits coefficients"], dataset: Dataset) -> Dataset:
         return self.linear.dataset(codes @ self.basis, dataset.covariates[[self.followed]], dataset.whose.tolist())
+
+
+def can_follow(dataset: Dataset) -> bool:
+    """Return whether people can be followed: enough came again, and a number changes within them."""
+    whose = dataset.whose
+    several = int((pd.Series(whose).value_counts() > 1).sum())
+    return several >= FEWEST and bool(time_of(changing_covariates(dataset.schema, dataset.covariates, whose)))
+
+
+def rows_of_people(dataset: Dataset) -> list[Int[np.ndarray, " visits"]]:
+    """Return the positions of each person's visits."""
+    person = pd.factorize(dataset.whose)[0]
+    order = np.argsort(person, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(person[order])) + 1)
 
 
 def _by_change(

@@ -91,14 +91,12 @@ class Population:
 class Learning:
     """Result of the learning of a population.
 
-    `rest` is everybody's own, coefficients of identities, `changing` the same with how people change beyond what covariates do,
-    `spread` their covariance as these people show it (the population's is shrunk), `resampled` effects learned from resampled
-    people, and `errors` the registration error of each round, mm.
+    `rest` is everybody's own, coefficients of identities, `spread` their covariance as these people show it (the population's is
+    shrunk), `resampled` effects learned from resampled people, and `errors` the registration error of each round, mm.
     """
 
     population: Population
     rest: Float[np.ndarray, "people coefficients"]
-    changing: Float[np.ndarray, "people coefficients"]
     spread: Float[np.ndarray, "coefficients coefficients"]
     resampled: Float[np.ndarray, "draws columns coefficients"]
     errors: tuple[float, ...]
@@ -167,8 +165,7 @@ def fit_population(
     whose = None if dataset.participants is None else dataset.whose[visits.order].tolist()
     draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, whose)
     population = replace(population, effects=population.effects[:kept])
-    changing = rest + visits.away @ effects.rows[1 + kept :]
-    return Learning(population, rest, changing, spread, draws[:, 1 : 1 + kept], tuple(errors))
+    return Learning(population, rest, spread, draws[:, 1 : 1 + kept], tuple(errors))
 
 
 def best_known(

@@ -1,10 +1,10 @@
 """Several visits of one person in the learning of a population: how much they tell together of what is expected of everybody.
 
-The fields of a person's n visits have the covariance C ((1 - r) I + r 1 1'), r being how much of what makes people differ stays from
-visit to visit. Turned by an orthonormal matrix whose first row is even, they are one row of covariance (1 - r + n r) C, the
+The fields of a person's n visits have the covariance C ((1 - r) I + r 1 1'), r being how much of what makes people differ stays
+from visit to visit. Turned by an orthonormal matrix whose first row is even, they are one row of covariance (1 - r + n r) C, the
 person's level, and n - 1 of covariance (1 - r) C, which tell how people change: each a row of the regression with columns turned
-alike (`effects.py`). What a surface tells is taken to be known as well at all visits of a person, as on their mean. People of one
-visit are what they are without any of this.
+alike (`effects.py`). A surface is taken to tell as much at each visit of a person as in the mean over visits: else what it does
+not tell of the level would pass for change. People of one visit are what they are without any of this.
 
 A covariate that changes within people enters twice, as it is and as its distance from the person's mean (Mundlak 1978), shrunk by
 a strength of its own: where people change as people of other ages differ, change tells of that difference.
@@ -49,7 +49,7 @@ class Visits:
     def of(cls, dataset: Dataset) -> "Visits":
         """Bring together visits of one person."""
         whose, frame = dataset.whose, dataset.covariates
-        person, names = pd.factorize(whose)
+        person = pd.factorize(whose)[0]
         order = np.argsort(person, kind="stable")
         away = np.zeros((len(frame), 0))
         if int((np.bincount(person) > 1).sum()) >= FEWEST:

@@ -2,10 +2,15 @@
 
 With v(p) = p + h(p) the way from a person to what is expected of them, and t(v) = v + g(v) from there to the template, the
 point p of the organ moved to covariates with g* was q with t(v(q)) = t*(v(p)). Where the two effects are the same q is p,
-whatever the model is worth.
+whatever the model is worth. Where the person changes besides by a field d, which acts where h has put a point, as covariates do,
+q has t(v(q)) = t*(v(p) + d(v(p))).
+
+How a person's visits differ is told by a second registration: with h that of the person, the mean over visits, a field d of each
+visit that is believed to be small. Two registrations by themselves differ by what a surface does not tell, six times as much.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +20,8 @@ from medrep.models.shape.population import Population
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
+WITHIN = 0.01
+"""Variance of a person's visits over that of people."""
 _STEPS = 20
 _CLOSE = 1e-4
 
@@ -29,13 +36,17 @@ def carried(
 ) -> Points:
     """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*.
 
-    `further` are those by which h itself changes; nothing by default.
+    `further` are those of the person's own change d, at v; nothing by default.
     """
-    moved = identity if further is None else identity + further
-    if np.array_equal(own, transformed) and np.array_equal(moved, identity):
+    shape = (-1, points.shape[1])
+    changed = further is not None and bool(further.any())
+    if np.array_equal(own, transformed) and not changed:
         return points.copy()
-    mean_shape = points + modes.field(points, moved.reshape(-1, points.shape[1]))
-    before = pull_back(mean_shape, modes, own, transformed)
+    mean_shape = points + modes.field(points, identity.reshape(shape))
+    goal = (
+        mean_shape + modes.field(mean_shape, further.reshape(shape)) if changed and further is not None else mean_shape
+    )
+    before = pull_back(goal, modes, own, transformed)
     return _solved(before, points + (before - mean_shape), modes, identity)
 
 
@@ -80,6 +91,7 @@ class Subject:
     own: LevelFunction
     mean: Coefficients
     posterior: Posterior
+    observations: Observations
     identity: bool = True
 
     @classmethod
@@ -100,7 +112,17 @@ class Subject:
         own = LevelFunction.through(population.template.lattice, row)
         observations = Observations.of(own, row, population.size, points, np.random.default_rng(7))
         posterior = register(observations, population.mean_shape(mean), precision, population.noise)
-        return cls(population, own, mean, posterior, identity)
+        return cls(population, own, mean, posterior, observations, identity)
+
+    def changed(self, usual: Coefficients, precision: Float[np.ndarray, "coefficients coefficients"]) -> Coefficients:
+        """Return d of a visit of a person whose h is ``usual``; `precision` is the inverse of the population's covariance."""
+        population, observations, mean = self.population, self.observations, self.mean
+        if population.moves == "distance":
+            mean = mean + usual
+        else:
+            field = population.modes.field(observations.points, usual.reshape(population.modes.count, -1))
+            observations = replace(observations, points=observations.points + field)
+        return register(observations, population.mean_shape(mean), precision / WITHIN, population.noise).mean
 
     @property
     def rest(self) -> Coefficients:
@@ -114,7 +136,7 @@ class Subject:
     def change(self, points: Points, mean: Coefficients, further: "Coefficients | None" = None) -> Levels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
-        `mean` is what those do, and `further` how the person's own field changes; their own and no change change nothing.
+        `mean` is what those do, and `further` the person's own change d; their own covariates and no change change nothing.
         """
         population = self.population
         if population.moves == "distance":
@@ -160,3 +182,19 @@ def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"
 def _distances(level: LevelFunction, points: Points) -> Levels:
     value, slope = level.slopes(points)
     return np.abs(value) / np.maximum(np.linalg.norm(slope, axis=1), 0.5)
+
+
+def visit_codes(
+    visits: Sequence[Subject], precision: Float[np.ndarray, "coefficients coefficients"]
+) -> Float[np.ndarray, "visits coefficients"]:
+    """Return h of a person, the mean over their visits, and what each visit has beyond it, as one field.
+
+    Args:
+        visits: All of one person's.
+        precision: The inverse of the population's covariance.
+    """
+    codes = np.array([one.posterior.mean for one in visits])
+    if len(visits) == 1:
+        return codes
+    usual = codes.mean(axis=0)
+    return usual + np.array([one.changed(usual, precision) for one in visits])
