@@ -23,11 +23,18 @@ Gauss-Newton steps with all uncertainty at hand, and learning is rounds of regis
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
+**People who come again.** Visits of one person differ by fields d that act where h has put a point, as covariates do, and are
+told by a second registration, beside the person's mean h. In the directions in which people change most beside noise each has
+a level and a slope, and all change as nothing else tells, by the mixed model of tables (`shape/paths.py`). A visit goes along
+its person's path by the pull-back with t(q, c, d) = t(p, c*, d*). What covariates do is told from a person's visits together
+(`shape/repeated.py`). Of people of one visit nothing of this is there.
+
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
 the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
-near its support, not a causal fact.
+alignment took out are no effect any more; topology is the template's for decoded organs; paths of people are straight lines
+beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the model's answer near its support, not
+a causal fact.
 """
 
 from collections import deque
@@ -59,6 +66,7 @@ from medrep.models.base import (
     Scores,
 )
 from medrep.models.linear.design import Contrast
+from medrep.models.linear.random_effects import changing_covariates, refuse_inseparable, time_of
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.mean_shape import LevelFunction
@@ -151,6 +159,10 @@ class AdditiveShape(Model):
                 f"  warning: {dataset.people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
                 " show it; compare with --set settings.modes=24"
             )
+        followed = cls.knows_visits(settings) and can_follow(dataset)
+        if effects is not None and followed:
+            changing = changing_covariates(schema, frame, dataset.whose)
+            refuse_inseparable(effects.design, frame, dataset.whose, time_of(changing))
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
         work.phase("fit template and effects")
@@ -162,7 +174,7 @@ class AdditiveShape(Model):
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
         model = cls(schema, columns, settings, population, effects, learned.resampled, basis, seed)
-        if cls.knows_visits(settings) and can_follow(dataset):
+        if followed:
             work.phase("follow people over time")
             known = best_known(learned.rest, learned.spread, PATHS)
             codes = model._codes(dataset, settings.points)
