@@ -23,14 +23,23 @@ Gauss-Newton steps with all uncertainty at hand, and learning is rounds of regis
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
+**People who come again.** Visits of one person differ by fields d that act where h has put a point, as covariates do, and are
+told by a second registration, beside the person's mean h. In the directions in which people change most beside noise each has
+a level and a slope, and all change as nothing else tells, by the mixed model of tables (`shape/paths.py`). A visit goes along
+its person's path by the pull-back with t(q, c, d) = t(p, c*, d*). What covariates do is told from a person's visits together
+(`shape/repeated.py`). Of people of one visit nothing of this is there.
+
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
 the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
-near its support, not a causal fact.
+alignment took out are no effect any more; topology is the template's for decoded organs; paths of people are straight lines
+beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the model's answer near its support, not
+a causal fact.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -38,6 +47,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from medrep._persisted import converted, persisted, stored
 from medrep.cohort.covariates import CovariateSchema
@@ -48,6 +58,7 @@ from medrep.models.base import (
     Adaptation,
     Capability,
     FitContext,
+    Forecast,
     Level,
     Model,
     Points,
@@ -55,13 +66,17 @@ from medrep.models.base import (
     Scores,
 )
 from medrep.models.linear.design import Contrast
+from medrep.models.linear.random_effects import changing_covariates, refuse_inseparable, time_of
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.mean_shape import LevelFunction, Observations
+from medrep.models.shape.paths import Paths, can_follow, rows_of_people
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error
+from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error, visit_codes
 
+PATHS = 64
+"""Directions in which people are followed, at most: those that shapes tell best."""
 _FEW = 20
 
 
@@ -92,6 +107,7 @@ class AdditiveShape(Model):
         resampled: Effects learned from resampled people, for intervals.
         latent_basis: What the coefficients of an identity are multiplied with to get z.
         seed: Of every draw in training.
+        paths: What is known of people over time; None where too few came again.
     """
 
     schema: CovariateSchema
@@ -104,6 +120,7 @@ class AdditiveShape(Model):
     resampled: Float[np.ndarray, "draws columns coefficients"]
     latent_basis: Float[np.ndarray, "coefficients latents"]
     seed: int = 0
+    paths: Paths | None = field(default=None, metadata=stored(omitted=lambda model: model.paths is None))
 
     kind = "additive_shape"
     settings_type = ShapeSettings
@@ -114,7 +131,9 @@ class AdditiveShape(Model):
         " Jiao et al. 2024, ICLR (NAISR).",
     )
     withheld: ClassVar[Mapping[Capability, str]] = {
-        "motion": "settings.field is distance: such a model does not say how points move"
+        "motion": "settings.field is distance: such a model does not say how points move",
+        "forecast": "the model does not know people over time: too few people came again, or no number changes within them; train"
+        " on a cohort in which ten people and more come again, with their age at each visit",
     }
 
     @classmethod
@@ -140,6 +159,10 @@ class AdditiveShape(Model):
                 f"  warning: {dataset.people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
                 " show it; compare with --set settings.modes=24"
             )
+        followed = cls.knows_visits(settings) and can_follow(dataset)
+        if effects is not None and followed:
+            changing = changing_covariates(schema, frame, dataset.whose)
+            refuse_inseparable(effects.design, frame, dataset.whose, time_of(changing))
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()
         work.phase("fit template and effects")
@@ -150,7 +173,13 @@ class AdditiveShape(Model):
         history += [("shape", "modes", float(population.modes.count), 0)]
         table = pd.DataFrame(history, columns=["metric", "name", "value", "epoch"])
         basis = best_known(learned.rest, learned.spread, settings.latents if settings.identity else 0)
-        return cls(schema, columns, settings, population, effects, learned.resampled, basis, seed), table
+        model = cls(schema, columns, settings, population, effects, learned.resampled, basis, seed)
+        if followed:
+            work.phase("follow people over time")
+            known = best_known(learned.rest, learned.spread, PATHS)
+            codes = model._codes(dataset, settings.points)
+            model = replace(model, paths=Paths.fit(codes, known, learned.spread, dataset, seed))
+        return model, table
 
     def transform(
         self,
@@ -191,16 +220,17 @@ class AdditiveShape(Model):
         spread = np.einsum("ij,ij->j", self.latent_basis, subject.posterior.covariance() @ self.latent_basis)
         return subject.rest @ self.latent_basis, np.sqrt(spread)
 
-    def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame) -> Subject:
+    def subject(self, row: Float[np.ndarray, " columns"], frame: pd.DataFrame, points: int | None = None) -> Subject:
         """Register one person.
 
         Args:
             row: Signed distance on the grid, mm.
             frame: One row of covariates.
+            points: How many are looked at; those of encoding by default.
         """
         population, settings = self.population, self.settings
-        own = LevelFunction.through(self._lattice, row)
-        observed = Observations.of(own, row, population.size, settings.careful_points, np.random.default_rng(7))
+        own, count = LevelFunction.through(self._lattice, row), points or settings.careful_points
+        observed = Observations.of(own, row, population.size, count, np.random.default_rng(7))
         mean, identity = self.mean(frame), settings.identity
         return Subject.register(population, own, observed, mean, self._precision, identity=identity)
 
@@ -208,6 +238,20 @@ class AdditiveShape(Model):
         """Register everybody, one after the other."""
         for row, values in enumerate(dataset.values):
             yield self.subject(values, dataset.covariates.iloc[[row]])
+
+    def _codes(self, dataset: Dataset, points: int) -> Float[np.ndarray, "visits coefficients"]:
+        """Return `visit_codes` of everybody, looking at so many points."""
+        codes = np.zeros((len(dataset), len(self._precision)))
+
+        def register(row: int) -> Subject:
+            return self.subject(dataset.values[row], dataset.covariates.iloc[[row]], points)
+
+        def follow(rows: np.ndarray) -> None:
+            codes[rows] = visit_codes([register(row) for row in rows], self._precision)
+
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.settings.threads) as pool:
+            deque(pool.map(follow, rows_of_people(dataset)), maxlen=0)
+        return codes
 
     def mean(self, frame: pd.DataFrame) -> Float[np.ndarray, " coefficients"]:
         """Return what the covariates of one row do: coefficients of a field, zero at the reference."""
@@ -232,7 +276,49 @@ class AdditiveShape(Model):
         known = [self.latents(subject) for subject in people]
         errors = np.array([reconstruction_error(subject) for subject in people])
         z, sd = (np.array(part).reshape(len(people), -1) for part in zip(*known, strict=True))
-        return Scores(errors, np.array([deviation(*own) for own in known]), z, sd)
+        gain = None if self.paths is None else self.paths.gain(self._known_codes(people, dataset), dataset)
+        return Scores(errors, np.array([deviation(*own) for own in known]), z, sd, gain)
+
+    def follow(self, dataset: Dataset, years: float) -> Float[np.ndarray, "visits columns"]:
+        """Pull each visit back along its person's own path; see `Model.follow`."""
+        paths, data, frame = self._known_paths(), dataset.values, dataset.covariates
+        self._check(data)
+        followed = np.array(data)
+        if years == 0:
+            return followed
+        people, nodes = list(self._people(dataset)), self._lattice.nodes()
+        changes = paths.change(self._known_codes(people, dataset), dataset, years)
+        means = self.means(frame.assign(**{paths.followed: frame[paths.followed].astype(float) + years}))
+        for row, subject in enumerate(people):
+            followed[row] += subject.change(nodes, means[row], changes[row])
+        return followed
+
+    def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
+        """Return signed distances of the person's last visit, moved to where all visits lead; see `Model.forecast`.
+
+        The deviation is that of the level at a node, mm: of the field across it, and the noise of a visit.
+        """
+        paths, data = self._known_paths(), dataset.values
+        self._check(data)
+        people, lattice = list(self._people(dataset)), self._lattice
+        further = paths.forecast(self._known_codes(people, dataset), dataset, to, whose)
+        means, nodes = self.means(to), lattice.nodes()
+        found = np.empty((3, len(to), self.columns.count))
+        for k, last in enumerate(further.last):
+            found[0, k] = data[last] + people[last].change(nodes, means[k], further.change[k])
+            level = LevelFunction.through(lattice, found[0, k])
+            found[1:, k] = paths.uncertainty(people[last], level, further.sd[k], further.freedom[k])
+        return Forecast(*found)
+
+    @property
+    def followed(self) -> str:
+        """See `Model.followed`."""
+        return "" if self.paths is None else self.paths.followed
+
+    @classmethod
+    def knows_visits(cls, settings: ShapeSettings) -> bool:
+        """Return whether people have paths of their own; see `Model.knows_visits`."""
+        return settings.visits == "auto" and settings.identity
 
     def sample(self, frame: pd.DataFrame, *, seed: int) -> Float[np.ndarray, "people columns"]:
         """Draw new organs, one for each row of covariates: levels on the grid, mm."""
@@ -269,6 +355,8 @@ class AdditiveShape(Model):
         can: set[Capability] = {"joint", "sample", "organs"}
         if self.population.moves == "displacement":
             can |= {"motion", "effects"} if self.settings.conditioned else {"motion"}
+        if self.paths is not None:
+            can |= {"forecast"}
         return frozenset(can)
 
     def remove_and_encode(
@@ -342,6 +430,17 @@ class AdditiveShape(Model):
         home = self.schema.references(self.schema.names)
         frame = pd.DataFrame({name: [value] for name, value in {**home, **values}.items()})
         return self.effect_columns.of(frame)[0]
+
+    def _known_codes(self, people: Sequence[Subject], dataset: Dataset) -> Float[np.ndarray, "visits coefficients"]:
+        codes = np.zeros((len(people), len(self._precision)))
+        for rows in rows_of_people(dataset):
+            codes[rows] = visit_codes([people[row] for row in rows], self._precision)
+        return codes
+
+    def _known_paths(self) -> Paths:
+        if self.paths is None:
+            raise ModelError(self.refusal("forecast"))
+        return self.paths
 
     def _check_motion(self) -> None:
         if "motion" not in self.capabilities:

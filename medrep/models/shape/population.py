@@ -32,6 +32,7 @@ from medrep.models.shape.mean_shape import (
     SmoothBasis,
     register,
 )
+from medrep.models.shape.repeated import FIRST_ALIKE, Visits, told_together
 from medrep.models.shape.settings import ShapeSettings
 
 Coefficients = Float[np.ndarray, " coefficients"]
@@ -134,32 +135,38 @@ def fit_population(
     round.
     """
     data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
-    population = _start_population(data, lattice, columns.shape[1], settings)
+    visits = Visits.of(dataset if settings.visits == "auto" else replace(dataset, participants=None))
+    design, kept = np.concatenate([columns, visits.away], axis=1), columns.shape[1]
+    groups = [*groups, *(Group(slice(k, k + 1)) for k in range(kept, design.shape[1]))]
+    population = _start_population(data, lattice, design.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
-    X = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
+    X = np.concatenate([np.ones((len(design), 1)), design], axis=1)
     apart = [replace(g, columns=slice(g.columns.start + 1, g.columns.stop + 1)) for g in groups]
     errors: list[float] = []
-    prior = None
+    prior, alike = None, FIRST_ALIKE
     for number in range(1, settings.rounds + 1):
         equations = Equations(np.insert(population.effects, 0, 0.0, axis=0))
-        codes, unknown, error = _registered(population, data, X, equations, settings, seed)
+        codes, unknown, error = _registered(population, data, X, equations, settings, seed, (visits, alike))
         errors.append(error)
         say(f"round {number} of {settings.rounds}: {error:.3f} mm between template and people")
         effects = fit_effects(equations, apart, population.outputs, prior)
         mean, rows, prior = effects.rows[0], effects.rows[1:], effects.prior
-        rest = codes - mean - columns @ (rows - population.effects)
+        rest = codes - mean - design @ (rows - population.effects)
+        alike = visits.alike(rest, population.precision())
         spread = (rest.T @ rest + unknown) / len(rest)
         population = replace(
             population,
             template=LevelFunction.through(lattice, population.mean_shape(mean).values(lattice.nodes())),
             effects=rows,
-            covariance=_shrunk(spread, len(rest), settings.shrinkage),
+            covariance=_shrunk(spread, len(visits.counts), settings.shrinkage),
             noise=max(error, _LEAST_NOISE * population.size),
         )
     rng = np.random.default_rng([seed, 43])
-    whose = dataset.participants if dataset.groups is None else dataset.units.tolist()
-    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, whose)[:, 1:]
-    return Learning(population, rest, spread, draws, tuple(errors))
+    told = dataset.participants is not None or dataset.groups is not None
+    whose = dataset.units[visits.order].tolist() if told else None
+    draws = resampled_effects(effects, equations, apart, population.outputs, settings.bootstrap, rng, whose)
+    population = replace(population, effects=population.effects[:kept])
+    return Learning(population, rest, spread, draws[:, 1 : 1 + kept], tuple(errors))
 
 
 def best_known(
@@ -185,9 +192,14 @@ def _registered(
     equations: Equations,
     settings: ShapeSettings,
     seed: int,
+    known: tuple[Visits, float],
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Count everybody into the equations; return identities, the sum of their covariances, and the root mean square error, mm."""
+    """Count everybody into the equations; return identities, the sum of their covariances, and the root mean square error, mm.
+
+    `known` are whose the rows are, and how alike those of one person.
+    """
     precision, lattice = population.precision(), population.template.lattice
+    visits, alike = known
 
     def one(subject: int) -> Posterior:
         rng = np.random.default_rng([seed, 41, subject])
@@ -197,15 +209,25 @@ def _registered(
         return register(observations, mean_shape, precision, population.noise)
 
     codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
-    squares = 0.0
+    squares, met = 0.0, list[Posterior]()
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
-        for subject, posterior in enumerate(pool.map(one, range(len(data)))):
-            codes[subject] = posterior.mean
+        for place, posterior in enumerate(pool.map(one, visits.order.tolist())):
+            codes[visits.order[place]] = posterior.mean
             covariance = posterior.covariance()
             unknown += covariance
             squares += posterior.error**2
-            told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
-            equations.add(columns[subject], told)
+            met.append(posterior)
+            if len(met) < visits.counts[visits.person[place]]:
+                continue
+            own = columns[visits.order[place + 1 - len(met) : place + 1]]
+            if len(met) == 1:
+                told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
+                equations.add(own[0], told)
+            else:
+                turn, rows = told_together(met, precision, alike)
+                for row, told in zip(turn @ own, rows, strict=True):
+                    equations.add(row, told)
+            met = []
     return codes, unknown, float(np.sqrt(squares / len(data)))
 
 

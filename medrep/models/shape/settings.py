@@ -1,8 +1,10 @@
 """Settings of the additive shape model."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from medrep._persisted import stored
 from medrep.cohort.grid import Columns, Grid
 from medrep.errors import ModelError, listed
 
@@ -27,6 +29,7 @@ class ShapeSettings:
         shrinkage: People that the smooth prior counts for in the covariance of identities.
         threads: People registered at a time.
         bootstrap: Resamplings of people for the intervals of effect maps.
+        visits: ``auto``: people with several visits are known by them; ``independent``: each visit is taken for a person.
     """
 
     field: Literal["displacement", "distance"] = "displacement"
@@ -42,6 +45,9 @@ class ShapeSettings:
     shrinkage: float = 30.0
     threads: int = 2
     bootstrap: int = 200
+    visits: Literal["auto", "independent"] = dataclasses.field(
+        default="auto", metadata=stored(omitted=lambda settings: settings.visits == "auto")
+    )
 
     def check(self, columns: Columns) -> Grid:
         """Refuse settings that cannot be, or data without a grid; return the grid.

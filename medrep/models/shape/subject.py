@@ -2,10 +2,15 @@
 
 With v(p) = p + h(p) the way from a person to what is expected of them, and t(v) = v + g(v) from there to the template, the
 point p of the organ moved to covariates with g* was q with t(v(q)) = t*(v(p)). Where the two effects are the same q is p,
-whatever the model is worth.
+whatever the model is worth. Where the person changes besides by a field d, which acts where h has put a point, as covariates do,
+q has t(v(q)) = t*(v(p) + d(v(p))).
+
+How a person's visits differ is told by a second registration: with h that of the person, the mean over visits, a field d of each
+visit that is believed to be small. Two registrations by themselves differ by what a surface does not tell, six times as much.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -15,18 +20,33 @@ from medrep.models.shape.population import Population
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
+WITHIN = 0.01
+"""Variance of a person's visits over that of people."""
 _STEPS = 20
 _CLOSE = 1e-4
 
 
 def carried(
-    points: Points, modes: SmoothBasis, identity: Coefficients, own: Coefficients, transformed: Coefficients
+    points: Points,
+    modes: SmoothBasis,
+    identity: Coefficients,
+    own: Coefficients,
+    transformed: Coefficients,
+    further: "Coefficients | None" = None,
 ) -> Points:
-    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*."""
-    if np.array_equal(own, transformed):
+    """Return where points of a moved organ were in the person's own, mm, with coefficients of h, g (`own`) and g*.
+
+    `further` are those of the person's own change d, at v; nothing by default.
+    """
+    shape = (-1, points.shape[1])
+    changed = further is not None and bool(further.any())
+    if np.array_equal(own, transformed) and not changed:
         return points.copy()
-    mean_shape = points + modes.field(points, identity.reshape(-1, points.shape[1]))
-    before = pull_back(mean_shape, modes, own, transformed)
+    mean_shape = points + modes.field(points, identity.reshape(shape))
+    goal = (
+        mean_shape + modes.field(mean_shape, further.reshape(shape)) if changed and further is not None else mean_shape
+    )
+    before = pull_back(goal, modes, own, transformed)
     return _solved(before, points + (before - mean_shape), modes, identity)
 
 
@@ -71,6 +91,7 @@ class Subject:
     own: LevelFunction
     mean: Coefficients
     posterior: Posterior
+    observations: Observations
     identity: bool = True
 
     @classmethod
@@ -89,7 +110,17 @@ class Subject:
         `mean` is what their covariates do, `precision` the inverse of the population's covariance.
         """
         posterior = register(observations, population.mean_shape(mean), precision, population.noise)
-        return cls(population, own, mean, posterior, identity)
+        return cls(population, own, mean, posterior, observations, identity)
+
+    def changed(self, usual: Coefficients, precision: Float[np.ndarray, "coefficients coefficients"]) -> Coefficients:
+        """Return d of a visit of a person whose h is ``usual``; `precision` is the inverse of the population's covariance."""
+        population, observations, mean = self.population, self.observations, self.mean
+        if population.moves == "distance":
+            mean = mean + usual
+        else:
+            field = population.modes.field(observations.points, usual.reshape(population.modes.count, -1))
+            observations = replace(observations, points=observations.points + field)
+        return register(observations, population.mean_shape(mean), precision / WITHIN, population.noise).mean
 
     @property
     def rest(self) -> Coefficients:
@@ -100,15 +131,16 @@ class Subject:
         """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
         return self.population.decoded(points, mean, self.rest)
 
-    def change(self, points: Points, mean: Coefficients) -> Levels:
+    def change(self, points: Points, mean: Coefficients, further: "Coefficients | None" = None) -> Levels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
-        `mean` is what those do; the person's own change nothing.
+        `mean` is what those do, and `further` the person's own change d; their own covariates and no change change nothing.
         """
         population = self.population
         if population.moves == "distance":
-            return population.modes.field(points, (mean - self.mean).reshape(population.modes.count, 1))[:, 0]
-        came_from = carried(points, population.modes, self.rest, self.mean, mean)
+            whole = mean - self.mean + (0.0 if further is None else further)
+            return population.modes.field(points, whole.reshape(population.modes.count, 1))[:, 0]
+        came_from = carried(points, population.modes, self.rest, self.mean, mean, further)
         return self.own.values(came_from) - self.own.values(points)
 
     def carry(self, points: Points, mean: Coefficients) -> Points:
@@ -148,3 +180,19 @@ def deviation(z: Float[np.ndarray, " latents"], sd: Float[np.ndarray, " latents"
 def _distances(level: LevelFunction, points: Points) -> Levels:
     value, slope = level.slopes(points)
     return np.abs(value) / np.maximum(np.linalg.norm(slope, axis=1), 0.5)
+
+
+def visit_codes(
+    visits: Sequence[Subject], precision: Float[np.ndarray, "coefficients coefficients"]
+) -> Float[np.ndarray, "visits coefficients"]:
+    """Return h of a person, the mean over their visits, and what each visit has beyond it, as one field.
+
+    Args:
+        visits: All of one person's.
+        precision: The inverse of the population's covariance.
+    """
+    codes = np.array([one.posterior.mean for one in visits])
+    if len(visits) == 1:
+        return codes
+    usual = codes.mean(axis=0)
+    return usual + np.array([one.changed(usual, precision) for one in visits])
