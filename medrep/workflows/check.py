@@ -221,7 +221,7 @@ def _visits(listener: Listener, design: Design, dataset: Dataset) -> None:
         rows.append((f"people who changed {one.batch}", f"{one.changed} of {one.several}"))
         rows.append((f"change in {time or 'time'} that goes with {one.batch}", f"{100 * one.share:.0f} %"))
     listener.table("Several visits", ("", ""), rows)
-    visits = Visits.planned(frame, participants, design, dataset.groups)
+    visits = Visits.planned(frame, participants, design)
     if visits is None or not design.schema.batches:
         return
     errors = np.sqrt(visits.cell(Ratios(_USUAL_LEVEL, 0.0)).leverage)

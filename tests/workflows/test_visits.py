@@ -182,9 +182,12 @@ def test_blocks_hold_whole_persons() -> None:
 def test_the_page_is_right(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(cohort, "my_visits")
+    people = pd.read_csv("my_visits/participants.tsv", sep="\t")
+    families = pd.factorize(people["participant_id"])[0] // 2
+    people.assign(family_id=families).to_csv("my_visits/participants.tsv", sep="\t", index=False)
     page = (DOCS / "visits.md").read_text(encoding="utf-8")
     commands, (code,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
-    assert len(commands) == 2
+    assert len(commands) == 3
     for line in "".join(commands).splitlines():
         assert run_line(line) == 0, line
     exec(compile(code, "visits.md", "exec"), {})  # noqa: S102
