@@ -158,7 +158,8 @@ def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
 
 def _confounding(listener: Listener, dataset: Dataset, config: Config, problems: list[str]) -> pd.DataFrame:
     schema, frame = dataset.schema, dataset.covariates
-    table = confounding(frame, schema, dataset.units.tolist())
+    units = dataset.units.tolist()
+    table = confounding(frame, schema, units if len(set(units)) >= _FEW_GROUPS else dataset.whose.tolist())
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
     ]
