@@ -18,16 +18,18 @@ from benchmarks.data import data_folder, fcon1000
 from benchmarks.report import Line, Options, Report, Table, say
 from medrep.cohort.cohort import read_cohort
 from medrep.cohort.kinds import SILENT
+from medrep.cohort.participants import keys
 from medrep.config import Config, read_config
 from medrep.report.data_store import write_report_data
 from medrep.report.data_training import training_report_data
+from medrep.simulate.visits import FollowUp
 from medrep.workflows.cohorts import load_trained
 from medrep.workflows.report import report
 from medrep.workflows.simulate import Design, Planting, plant_effects, simulate_cohort
 from medrep.workflows.train import train
 from medrep.workflows.transform import ExportRequest, export, report_transformed
 
-PEOPLE, SITES = 10_000, 20
+PEOPLE, AGAIN, SITES = 10_000, 3_000, 20
 ORGANS = 60
 MOST_SECONDS, MOST_BYTES = 60.0, 15_000_000
 
@@ -38,6 +40,7 @@ def run(options: Options) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         for name, make, config, removed in (
             ("10,000 people", _generated("features", PEOPLE, SITES), read_config("linear.yaml"), "site"),
+            ("people who come again", _again, read_config("linear.yaml"), "site"),
             ("fcon1000", _fcon1000, read_config("linear.yaml"), "site"),
             ("generated scans", _generated("volume", 60, 4), read_config("linear.yaml", ["input.kind=volume"]), "site"),
             ("hippocampi", _hippocampi, read_config("additive_shape.yaml"), "age"),
@@ -61,6 +64,10 @@ def run(options: Options) -> Report:
 
 def _generated(kind: str, people: int, sites: int) -> Callable[[Path], object]:
     return lambda folder: simulate_cohort(folder, Design(kind, people, sites)).cohort
+
+
+def _again(folder: Path) -> None:
+    simulate_cohort(folder, Design("features", AGAIN, SITES, follow_up=FollowUp(3)))
 
 
 def _fcon1000(folder: Path) -> None:
@@ -92,9 +99,10 @@ def _measured(
     make(cohort)
     train(cohort, trained, config)
     export(cohort, transformed, trained / "model", ExportRequest((removed,)))
-    keys = pd.read_csv(transformed / "participants.tsv", sep="\t", dtype=str)["participant_id"]
+    people = pd.read_csv(transformed / "participants.tsv", sep="\t", dtype=str)
+    whom = keys(people)
     found = [
-        ("export", _seconds(lambda: report_transformed(transformed, pd.Index(keys), SILENT, "")), transformed),
+        ("export", _seconds(lambda: report_transformed(transformed, pd.Index(whom), SILENT, "")), transformed),
         ("rebuilt", _seconds(lambda: report([trained])), trained),
     ]
     if config.input.tabular:
@@ -102,7 +110,7 @@ def _measured(
     return [
         {
             "cohort": name,
-            "people": len(keys),
+            "people": people["participant_id"].nunique(),
             "page": page,
             "seconds": seconds,
             "bytes": (out / "report.html").stat().st_size,
@@ -118,9 +126,9 @@ def _trained(cohort: Path, trained: Path) -> None:
     people = read_cohort(cohort, saved.input)
     frame = people.table[list(model.schema.names)].copy()
     frame["age"] = frame["age"].astype(float)
-    data = people.source.features.values
+    data, whose = people.source.features.values, people.table["participant_id"].tolist()
     write_report_data(
-        trained, training_report_data(model, model.dataset(data, frame), "cohort", (), str(frame.index[0]))
+        trained, training_report_data(model, model.dataset(data, frame, whose), "cohort", (), str(frame.index[0]))
     )
     report([trained])
 

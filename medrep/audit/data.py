@@ -166,7 +166,7 @@ class AuditData:
 
     @cached_property
     def participants(self) -> Shaped[np.ndarray, " people"]:
-        """Whom each row is resampled and exchanged with: its participant, or the group of relatives where one is told."""
+        """Participant that each row is resampled and exchanged with, or the group of relatives where one is told."""
         return self.dataset.units
 
     @cached_property

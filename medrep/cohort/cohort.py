@@ -73,7 +73,7 @@ class Cohort:
 
     @property
     def tied(self) -> Sequence[str]:
-        """Whom each row is drawn, split, folded and exchanged together with; raises as `groups` does."""
+        """Unit that each row is drawn, split, folded and exchanged with (`independent_units`); raises as `groups` does."""
         return independent_units(self.groups, self.table["participant_id"].astype(str).tolist())
 
     def select(self, wanted: pd.Index) -> "Cohort":

@@ -148,7 +148,7 @@ class Dataset:
 
     @property
     def units(self) -> Shaped[np.ndarray, " rows"]:
-        """Whom each row is drawn, split, folded and exchanged together with, text: its group, or else its participant."""
+        """Unit that each row is drawn, split, folded and exchanged with, text: its group of people, or else its participant."""
         return (
             self.whose if self.groups is None else np.array(independent_units(self.groups, self.whose.tolist()), object)
         )

@@ -16,6 +16,7 @@ from medrep.report.data_store import ReportData, known_mean, known_spread
 SHARES = (0.5, 0.8, 0.95)
 """Of what may be measured that the bands hold."""
 _PEOPLE, _FEATURES, _YEARS = 8, 8, 25
+_VAGUE = 1000.0  # times how much people differ: such an interval says nothing
 _LEAST = 0.1  # of training's range of ages: how far is shown of people who were followed for less
 
 
@@ -116,5 +117,6 @@ def _fans(
             found = np.zeros((len(last), len(features), len(years), 1 + len(SHARES)))
         found[:, :, place, 0] = told.estimate[:, features]
         for k, share in enumerate(SHARES, 1):
-            found[:, :, place, k] = (told.interval(share)[1] - told.estimate)[:, features]
+            half = (told.interval(share)[1] - told.estimate)[:, features]
+            found[:, :, place, k] = np.where(half > _VAGUE * spread[features], np.inf, half)
     return found, features

@@ -158,7 +158,8 @@ def _covariates(cohort: Cohort, config: Config) -> CovariateTable:
 
 def _confounding(listener: Listener, dataset: Dataset, config: Config, problems: list[str]) -> pd.DataFrame:
     schema, frame = dataset.schema, dataset.covariates
-    table = confounding(frame, schema, dataset.units.tolist())
+    units = dataset.units.tolist()
+    table = confounding(frame, schema, units if len(set(units)) >= _FEW_GROUPS else dataset.whose.tolist())
     rows = [
         (f"{r.first} - {r.second}", str(r.measure), f"{r.estimate:.2f}", str(r.verdict)) for r in table.itertuples()
     ]
@@ -221,7 +222,7 @@ def _visits(listener: Listener, design: Design, dataset: Dataset) -> None:
         rows.append((f"people who changed {one.batch}", f"{one.changed} of {one.several}"))
         rows.append((f"change in {time or 'time'} that goes with {one.batch}", f"{100 * one.share:.0f} %"))
     listener.table("Several visits", ("", ""), rows)
-    visits = Visits.planned(frame, participants, design, dataset.groups)
+    visits = Visits.planned(frame, participants, design)
     if visits is None or not design.schema.batches:
         return
     errors = np.sqrt(visits.cell(Ratios(_USUAL_LEVEL, 0.0)).leverage)

@@ -271,7 +271,8 @@ def _transform(
     if whole is None or isinstance(whole, BatchResult):
         return whole
     if request.probe:
-        whose = cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
+        those = cohort.select(frame.index)
+        whose = those.tied if wanted.group in those.table else those.table["participant_id"].astype(str).tolist()
         _probe(out, model.schema, frame, whole, request, listener, whose)
     columnwise = request.purpose == "removal" and not_removed(model, request.remove)
     if columnwise and set(request.remove) - set(model.schema.batches):

@@ -84,5 +84,5 @@ def test_ids_are_read_with_and_without_their_prefixes(served: ServedModel, reque
 
 def test_a_visit_that_is_sent_twice_is_named(served: ServedModel, request_rows: pd.DataFrame) -> None:
     twice = pd.concat([request_rows.head(4), request_rows.head(1)])
-    with pytest.raises(CohortError, match=r"(?s)rows that stand for the same visit.*row 1: .*; row 5: "):
+    with pytest.raises(CohortError, match=r"(?s)rows that stand for the same visit.*row 1: .*row 5: "):
         served.answer(twice, remove="site")

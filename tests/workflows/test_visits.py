@@ -72,6 +72,26 @@ def test_a_person_moves_as_one(cohort: Path, trained: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(features(alone).to_numpy(), written.loc[[one]].to_numpy(), rtol=1e-9, atol=1e-12)
 
 
+def test_summaries_count_people_and_visits(
+    cohort: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    visits = len(features(cohort))
+    command = ["export", cohort, tmp_path / "out", "--model", trained / "model", "--remove", "site"]
+    assert main([str(one) for one in command]) == 0
+    assert f"{visits} visits of {PEOPLE} people delivered, 0 failed" in " ".join("".join(capsys.readouterr()).split())
+    facts = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"<dt>People written</dt><dd>{PEOPLE} people, {visits} scans</dd>" in facts
+    done = ["train", cohort, tmp_path / "trained", "--tracking", "none", "--hold-out", "0.3"]
+    assert main([str(one) for one in done]) == 0
+    people = pd.read_csv(tmp_path / "trained" / "people.tsv", sep="\t")
+    parts = people.groupby("part")["participant_id"].nunique()
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert (
+        f"{parts['train']} people, {(people['part'] == 'train').sum()} scans trained on, {parts['held-out']} held out"
+        in said
+    )
+
+
 @pytest.mark.parametrize("parts", [2, 7])
 def test_parts_give_the_same_bytes(cohort: Path, trained: Path, tmp_path: Path, parts: int) -> None:
     asked = ("--model", trained / "model", "--remove", "site")
@@ -182,9 +202,12 @@ def test_blocks_hold_whole_persons() -> None:
 def test_the_page_is_right(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(cohort, "my_visits")
+    people = pd.read_csv("my_visits/participants.tsv", sep="\t")
+    families = pd.factorize(people["participant_id"])[0] // 2
+    people.assign(family_id=families).to_csv("my_visits/participants.tsv", sep="\t", index=False)
     page = (DOCS / "visits.md").read_text(encoding="utf-8")
     commands, (code,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("bash", "python"))
-    assert len(commands) == 2
+    assert len(commands) == 3
     for line in "".join(commands).splitlines():
         assert run_line(line) == 0, line
     exec(compile(code, "visits.md", "exec"), {})  # noqa: S102

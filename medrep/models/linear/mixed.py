@@ -132,8 +132,8 @@ class Visits:
         unit: As of `RandomEffects`.
         prior: How often columns have each cell of the grid.
         along: As of `RandomEffects`.
-        groups: Group x person: 1 where a person belongs to it; None where people are strangers.
-        strangers: Whether nobody comes again, so that what are called people here are groups of them.
+        groups: Group x person: 1 where a person belongs to it; None where people are unrelated.
+        unrelated: Whether nobody comes again, so that what are called people here are groups of them.
         runs: Whether what are called people here are sessions, of several scans each, and what are called groups people.
     """
 
@@ -147,7 +147,7 @@ class Visits:
     prior: Float[np.ndarray, " cells"] = field(default_factory=lambda: np.ones(1))
     along: str = ""
     groups: csr_array | None = None
-    strangers: bool = False
+    unrelated: bool = False
     runs: bool = False
     _cells: dict[Ratios, "_Cell"] = field(default_factory=dict, repr=False)
     _designs: dict[float, np.ndarray] = field(default_factory=dict, repr=False)
@@ -184,7 +184,7 @@ class Visits:
         elif groups is not None and int((count_groups(groups, whose.tolist()) > 1).sum()) < _FEWEST:
             groups = None
         if len(set(whose)) == len(frame):
-            return None if groups is None else cls._of_strangers(frame, np.array(groups, object), design)
+            return None if groups is None else cls._of_unrelated(frame, np.array(groups, object), design)
         changing = changing_covariates(design.schema, frame, whose)
         time = time_of(changing)
         if int((pd.Series(whose).value_counts() > 1).sum()) < _FEWEST:
@@ -231,7 +231,7 @@ class Visits:
         )
 
     @classmethod
-    def _of_strangers(
+    def _of_unrelated(
         cls, frame: pd.DataFrame, groups: Shaped[np.ndarray, " people"], design: Design
     ) -> "Visits | None":
         """Prepare for groups of people none of whom comes again: each group has a level."""
@@ -240,7 +240,7 @@ class Visits:
             return None
         persons = Persons.of(frame, groups, "", 1.0)
         return cls(
-            solver, persons.member, persons.time, np.zeros((0, solver.full.shape[1])), slopes=False, strangers=True
+            solver, persons.member, persons.time, np.zeros((0, solver.full.shape[1])), slopes=False, unrelated=True
         )
 
     @cached_property
@@ -278,7 +278,7 @@ class Visits:
         Args:
             people: From `effects`.
         """
-        if not (self.strangers or self.runs):
+        if not (self.unrelated or self.runs):
             return people.history()
         whole, own = 1 + people.level, people.group
         shares = {"level": own, "session": people.level - own} if self.runs else {"group": people.level}

@@ -652,7 +652,7 @@ def _moved_by_person(model: LinearModel, visits: Visits) -> LinearModel:
     What relatives share is a part of what a person differs by, and what scans of a session share a part of their noise.
     """
     people, of_effects = model.people, model.effect_covariance / (1 + visits.usual.ratios.level)
-    if visits.strangers:
+    if visits.unrelated:
         return replace(model.pooled(), effect_covariance=of_effects)
     if visits.runs:
         sessions = replace(people, level=people.level - people.group)

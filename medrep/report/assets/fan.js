@@ -20,7 +20,7 @@ VIEWS.fan = (about, { fans }, views) => {
     const ys = [...seen.map(([, value]) => value), ...every.flatMap((k) => [at(k, 0) - at(k, 3), at(k, 0) + at(k, 3)])].filter(Number.isFinite);
     const [low, high] = [Math.min(...ys), Math.max(...ys)], span = (high - low) || 1, first = times[0], end = last + years[years.length - 1];
     const x = (time) => (2 + 96 * (time - first) / ((end - first) || 1)).toFixed(2);
-    const y = (value) => (96 - 92 * (value - low) / span).toFixed(2);
+    const y = (value) => Math.max(-100, Math.min(200, 96 - 92 * (value - low) / span)).toFixed(2);
     const line = (points) => points.map(([time, value], k) => `${k ? "L" : "M"}${x(time)},${y(value)}`).join("");
     const band = (part) => {
       const edge = (side) => shownYears.map((k) => [last + years[k], at(k, 0) + side * at(k, part)]);
@@ -32,7 +32,8 @@ VIEWS.fan = (about, { fans }, views) => {
     svg.replaceChildren(...(known ? [3, 2, 1].map(band) : []),
       ...(known ? [drawn("mean", line(shownYears.map((k) => [last + years[k], at(k, 0)])))] : []),
       ...steps, ...seen.map((one) => drawn("visit", `${line([one])}h0`)), drawn("now", `M${x(now)},0V100`));
-    const unit = about.unit ? ` ${about.unit}` : "", ends = (part) => `${shown(at(year, 0) - at(year, part))} to ${shown(at(year, 0) + at(year, part))}`;
+    const unit = about.unit ? ` ${about.unit}` : "", ends = (part) => Number.isFinite(at(year, part))
+      ? `${shown(at(year, 0) - at(year, part))} to ${shown(at(year, 0) + at(year, part))}` : "anywhere";
     const said = known ? `${features[feature]}, ${shown(years[year])}${unit} after the last visit (${about.time} ${shown(now)}): ` +
       `${shown(at(year, 0))} expected; 50 % of visits ${ends(1)}, 80 % ${ends(2)}, 95 % ${ends(3)}.` : `${features[feature]}: nothing can be said of this person.`;
     caption.textContent = `${features[feature]}: ${shown(low)} to ${shown(high)}, ${about.time} ${shown(first)} to ${shown(end)} from left to right; ` +
