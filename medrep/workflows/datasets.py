@@ -247,7 +247,8 @@ def forecast(
         out: Where what `medrep forecast` writes is to stay; nowhere by default.
 
     Returns:
-        The table forecast.tsv: a row a person, number of years and feature.
+        The table forecast.tsv: a row a person, number of years and feature; of images a row a person and number of years, with
+        the files below ``out``.
 
     Raises:
         MedrepError: A model that does not forecast, or people who cannot be used, by name.

@@ -256,3 +256,26 @@ def test_edges_are_forecast_in_the_form_in_which_they_are_given(
     assert run("train", cohort, tmp_path / "tangent", *tangent) == 0
     assert run("forecast", cohort, tmp_path / "no", "--model", tmp_path / "tangent" / "model", *asked[2:]) == 1
     assert "forecasts are not of measure tangent" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_conditional_vae_forecasts_tables_from_a_folder(tmp_path: Path) -> None:
+    planted = Planted(4, people=60, columns=6, slope=0.5)
+    cohort = write(tmp_path / "cohort", planted, np.arange(len(planted.values)))
+    trained = tmp_path / "trained"
+    assert run("train", cohort, trained, "--config", "linear_latents.yaml", "--tracking", "none") == 0
+    asked = ("--model", trained / "model", "--years", "2", "--extrapolate")
+    assert run("forecast", cohort, tmp_path / "out", *asked) == 0
+    assert json.loads((tmp_path / "out/forecast.json").read_text())["EffectsKnown"]
+    table = pd.read_csv(tmp_path / "out/forecast.tsv", sep="\t")
+    ends = [table[f"low_{share}"] for share in (95, 80, 50)] + [table["estimate"]]
+    ends += [table[f"high_{share}"] for share in (50, 80, 95)]
+    assert (np.diff(np.stack(ends), axis=0) > 0).all()
+    assert run("counterfactual", cohort, tmp_path / "moved", *asked) == 0
+    model = mr.load(trained)
+    people = mr.read_cohort(cohort, model)
+    np.testing.assert_allclose(features(tmp_path / "moved"), model.model.follow(people, 2.0), rtol=1e-5)
+    assert run("counterfactual", cohort, tmp_path / "still", "--model", trained / "model", "--years", "0") == 0
+    assert (tmp_path / "still/features.tsv").read_bytes() == (cohort / "features.tsv").read_bytes()
+    assert run("score", cohort, tmp_path / "scored", "--model", trained / "model") == 0
+    gain = pd.read_csv(tmp_path / "scored/scores.tsv", sep="\t")["gain_z"]
+    np.testing.assert_allclose(gain, model.model.scores(people).gain, rtol=1e-4)

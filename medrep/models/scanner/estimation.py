@@ -206,19 +206,6 @@ class Group:
         return np.stack([image.effects for image in self.images])
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """How a level differs from the anchor.
-
-    Attributes:
-        difference: Of the features, the level's less the anchor's, at the same covariates.
-        people: So many people, none of them seen twice, would tell as much: its variance is that between people over it.
-    """
-
-    difference: Float[np.ndarray, " features"]
-    people: float
-
-
 class Comparison:
     """The anchor's side of the comparison: all its people while fitting, or the few that were kept (even none).
 
@@ -249,20 +236,11 @@ class Comparison:
         rows = [self._features(rendering.invert(i.values(), i.box), i.box) for i in images]
         return np.stack(rows) if rows else np.zeros((0, len(self.places)))
 
-    def step(
-        self,
-        now: Scanner,
-        own: Group,
-        evidence: Evidence,
-        *,
-        first: bool,
-        pointwise: bool,
-        contrast: "Contrast | None" = None,
-    ) -> Estimate:
+    def step(self, now: Scanner, own: Group, evidence: Evidence, *, first: bool, pointwise: bool) -> Estimate:
         """Move a scanner's parameters once, from what it is believed to be.
 
         In the first step, before blur and noise are known, tails are not trusted. If `pointwise`, shading alone is fitted, for a
-        scanner of few people. A `contrast` says how its people differ from the anchor's where some were seen on both.
+        scanner of few people.
         """
         target, mean = evidence.features, own.features.mean(axis=0)
         if not first and now.spreads:
@@ -270,8 +248,6 @@ class Comparison:
             target = target + (np.stack(simulated) - self.untouched).mean(axis=0)
         adjusted = (evidence.effects - own.effects.mean(axis=0)) @ evidence.slopes
         people = 1 / (1 / len(own.images) + 1 / evidence.people)
-        if contrast is not None:
-            adjusted, people = evidence.features + contrast.difference - mean, contrast.people
         prior = _prior(len(now.shading), len(now.curve), bends=not (first or pointwise), slope=not pointwise)
         kept = np.ones(len(mean), dtype=bool)
         if first:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Shaped
+import pandas as pd
+from jaxtyping import Float, Float16, Float32
 
 from medrep._persisted import Read, persisted, persisted_as, stored
 from medrep.cohort.covariates import POOLED
@@ -45,7 +46,6 @@ from medrep.models.scanner.forward import (
     find_images,
     most_people,
 )
-from medrep.models.scanner.pairs import contrasts
 from medrep.models.scanner.restoration import (
     BUCKETS,
     FEATURES,
@@ -263,7 +263,7 @@ def fit_levels(
 
     See `ScannerHarmonizer.fit` for the arguments and errors.
     """
-    own, levels = dataset.covariates[covariate], dataset.schema.levels(covariate)
+    data, own, levels = dataset.values, dataset.covariates[covariate], dataset.schema.levels(covariate)
     if dataset.columns.grid is None:
         raise ModelError("scanners are fitted to images on a grid")
     grid = dataset.columns.grid
@@ -271,7 +271,7 @@ def fit_levels(
     if unknown:
         raise CovariateError(listed(f"people of levels other than {', '.join(levels)}", unknown, "leave them out"))
     counts = {level: int((own == level).sum()) for level in levels}
-    groups, notes = _find_groups(dataset, covariate, effects, seed)
+    groups, notes = _find_groups(data, own, levels, grid, effects, seed)
     everybody = [image for images in groups.values() for image in images]
     window = common_window([image.size for image in everybody] or [(1, 1, 1)])
     if reference is None:
@@ -285,7 +285,7 @@ def fit_levels(
     axes = (grid.shape, grid.spacing)
     frame = Frame.fit(groups[reference], everybody, *axes) if groups[reference] else Frame.plain(*axes)
     comparison = Comparison(frame, window, groups[reference], np.random.default_rng(seed))
-    scanners, evidence = _fit_scanners(comparison, groups, reference, effects.shape[1], dataset.whose)
+    scanners, evidence = _fit_scanners(comparison, groups, reference, effects.shape[1])
     comparison = Comparison(frame, window, groups[reference], np.random.default_rng([seed, 1]))
     ways_back = {}
     for level in levels:
@@ -305,16 +305,9 @@ def fit_levels(
 
 
 def _find_groups(
-    dataset: Dataset, covariate: str, effects: np.ndarray, seed: int
+    data: np.ndarray, own: pd.Series, levels: Sequence[str], grid: Grid, effects: np.ndarray, seed: int
 ) -> tuple[dict[str, list[Image]], list[str]]:
-    """Return the people of each level who are looked at, in an order that is their keys' and not the table's.
-
-    Of many, those who were seen on several levels come first.
-    """
-    data, own, levels = dataset.values, dataset.covariates[covariate], dataset.schema.levels(covariate)
-    grid, travelled = dataset.columns.grid, own.groupby(dataset.whose).transform("nunique").to_numpy() > 1
-    if grid is None:
-        raise ModelError("scanners are fitted to images on a grid")
+    """Return the people of each level who are looked at, in an order that is their keys' and not the table's."""
     order = sorted(range(len(own)), key=lambda row: str(own.index[row]))
     most, level_of = most_people(grid), own.tolist()
     groups: dict[str, list[Image]] = {}
@@ -322,9 +315,8 @@ def _find_groups(
     for level in levels:
         rows = [row for row in order if level_of[row] == level]
         if len(rows) > most:
-            chosen = np.random.default_rng([seed, 2]).permutation(len(rows))
-            chosen = chosen[np.argsort(~travelled[np.array(rows)[chosen]], kind="stable")]
-            rows = [rows[k] for k in np.sort(chosen[:most])]
+            chosen = np.random.default_rng([seed, 2]).permutation(len(rows))[:most]
+            rows = [rows[k] for k in np.sort(chosen)]
         groups[level] = find_images(data, rows, grid, effects[rows])
         if flat := len(rows) - len(groups[level]):
             notes.append(f"{level}: images of one value, left out and left as they are: {flat}")
@@ -347,7 +339,6 @@ def _fit_scanners(
     groups: Mapping[str, Sequence[Image]],
     reference: str,
     effects: int,
-    whose: Shaped[np.ndarray, " rows"],
 ) -> tuple[dict[str, Scanner], Evidence]:
     scanners = {level: Scanner.identity(comparison.frame) for level in groups}
     evidence = comparison.evidence(effects)
@@ -355,18 +346,10 @@ def _fit_scanners(
     for step in range(STEPS):
         own = {level: Group(groups[level], comparison.inverted(scanners[level], groups[level])) for level in others}
         if others:
-            anchored = Group(groups[reference], comparison.untouched)
-            evidence = people_within(evidence, [anchored, *own.values()])
-            paired = contrasts({reference: anchored, **own}, reference, whose)
+            evidence = people_within(evidence, [Group(groups[reference], comparison.untouched), *own.values()])
         for level in others:
-            estimate = comparison.step(
-                scanners[level],
-                own[level],
-                evidence,
-                first=step == 0,
-                pointwise=len(groups[level]) < LEAST_PEOPLE,
-                contrast=paired.get(level),
-            )
+            pointwise = len(groups[level]) < LEAST_PEOPLE
+            estimate = comparison.step(scanners[level], own[level], evidence, first=step == 0, pointwise=pointwise)
             scanners[level] = estimate.scanner
     return scanners, evidence
 

@@ -17,7 +17,7 @@ Generative process, for person i at level b of a batch covariate, u the image as
 
 Inference: the priors and the anchor's identity fix the scale; shading and curve by indirect inference on intensity quantiles,
 adjusted for covariates (`inference`); blur and noise from power spectra (`point_spread`); R_b on the anchor's own people sent
-through F_b (`restoration`). Where people were seen on several scanners, differences within them tell as well (`pairs`). With T_b = (f, r)^-1 the way back is z = R_b(T_b(x)), and moving from b to b* is
+through F_b (`restoration`). With T_b = (f, r)^-1 the way back is z = R_b(T_b(x)), and moving from b to b* is
 
     x' = F_b*(z) + (s_b* / s_b) (x - F_b(z)),    s_b: deviation of x - F_b(z) over training people, 0 for the anchor
 
