@@ -30,11 +30,12 @@ from medrep.models.base import Forecast
 from medrep.simulate.shape_effects import SHAPE_EFFECT, apply_shape_effect, label_at, pad_for_shape_effect
 
 NAME = "follow_up_organs"
-SEEDS, TRAIN, TEST = 2, 50, 24
+SEEDS, TRAIN, TEST = 2, 40, 20
+CELLS = 48  # of meshes that volumes are taken of
 YEARS, OWN = (0.0, 4.0, 8.0), 1.0
 YOUNGEST, OLDEST = 50.0, 72.0
 EXTREMES = (30.0, 88.0)
-SETTINGS = ShapeSettings(threads=2, bootstrap=0, rounds=3, points=800, careful_points=1200, modes=100)
+SETTINGS = ShapeSettings(threads=2, bootstrap=0, rounds=3, points=500, careful_points=1000, modes=80)
 OURS, ONE = "own path, two visits", "own path, one visit"
 CARRIED, EVERYBODY = "carried forward", "everybody's effect"
 
@@ -110,9 +111,9 @@ def measure(masks: list[LabelMap], seed: int) -> list[dict[str, object]]:
     for k, (now, then) in enumerate(zip(last, goal, strict=True)):
         volumes = [organs.surfaces[row].volume for row in (first[k], now, then)]
         years = table["age"][then] - table["age"][now]
+        drawn = mesh_row(second.values[k], organs.section, cells=CELLS).volume
         for name, levels in made.items():
-            volume = mesh_row(levels[k], organs.section, cells=48).volume
-            drawn = mesh_row(second.values[k], organs.section, cells=48).volume
+            volume = drawn if name == CARRIED else mesh_row(levels[k], organs.section, cells=CELLS).volume
             rows.append(
                 {
                     "seed": seed,
