@@ -157,7 +157,7 @@ class Paths:
             moved = modes.field(places, fields).reshape(-1, len(sd), outputs)
             across = np.einsum("npd,nd->np", moved, level.slopes(points)[1]) if displaces else moved[:, :, 0]
             parts = (across * sd) ** 2
-            whole = parts.sum(axis=1) + population.noise**2
+            whole = parts.sum(axis=1) + 2 * population.noise**2  # of the last visit, which goes on, and of the next
             found[0, tile] = np.sqrt(whole)
             found[1, tile] = whole**2 / np.maximum((parts**2 / freedom).sum(axis=1), 1e-300)
         index = np.indices(lattice.shape).reshape(lattice.dims, -1) / _EVERY
