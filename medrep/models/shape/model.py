@@ -288,9 +288,9 @@ class AdditiveShape(Model):
             return followed
         people, nodes = list(self._people(dataset)), self._lattice.nodes()
         changes = paths.change(self._known_codes(people, dataset), dataset, years)
-        means = self.means(frame.assign(**{paths.followed: frame[paths.followed].astype(float) + years}))
+        there = frame.assign(**{paths.followed: frame[paths.followed].astype(float) + years})
         for row, subject in enumerate(people):
-            followed[row] += subject.change(nodes, means[row], changes[row])
+            followed[row] += subject.change(nodes, self.mean(there.iloc[[row]]), changes[row])
         return followed
 
     def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
@@ -302,10 +302,10 @@ class AdditiveShape(Model):
         self._check(data)
         people, lattice = list(self._people(dataset)), self._lattice
         further = paths.forecast(self._known_codes(people, dataset), dataset, to, whose)
-        means, nodes = self.means(to), lattice.nodes()
+        nodes = lattice.nodes()
         found = np.empty((3, len(to), self.columns.count))
         for k, last in enumerate(further.last):
-            found[0, k] = data[last] + people[last].change(nodes, means[k], further.change[k])
+            found[0, k] = data[last] + people[last].change(nodes, self.mean(to.iloc[[k]]), further.change[k])
             level = LevelFunction.through(lattice, found[0, k])
             found[1:, k] = paths.uncertainty(people[last], level, further.sd[k], further.freedom[k])
         return Forecast(*found)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from scipy.linalg import eigh
+from scipy.ndimage import map_coordinates
 from scipy.sparse import csr_array
 
 from medrep.cohort.covariates import CovariateSchema
@@ -28,7 +29,7 @@ from medrep.models.shape.mean_shape import LevelFunction
 from medrep.models.shape.repeated import FEWEST
 from medrep.models.shape.subject import Subject
 
-_TILE = 4096
+_TILE, _EVERY = 4096, 2  # points at a time; how many nodes apart deviations are computed, which are smooth
 _LEAST = 0.1  # degrees of freedom of noise within people, a visit
 _APART = 0.5  # how much of the correlation of noise is not believed
 
@@ -52,7 +53,7 @@ class Further:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """What is known of people over time.
+    """Paths of people over time, and how fields follow from them.
 
     Attributes:
         basis: What the coefficients of an identity are multiplied with to get its place on the paths.
@@ -145,19 +146,23 @@ class Paths:
         population = subject.population
         modes, outputs, displaces = population.modes, population.outputs, population.moves == "displacement"
         fields = self.fields.reshape(len(sd), modes.count, outputs).transpose(1, 0, 2).reshape(modes.count, -1)
-        nodes = level.lattice.nodes()
+        lattice, own = level.lattice, subject.rest.reshape(modes.count, outputs)
+        some = lattice.nodes().reshape(*lattice.shape, lattice.dims)[(slice(None, None, _EVERY),) * lattice.dims]
+        nodes = some.reshape(-1, lattice.dims)
         found = np.empty((2, len(nodes)))
         for start in range(0, len(nodes), _TILE):
             tile = slice(start, start + _TILE)
-            points, own = nodes[tile], subject.rest.reshape(modes.count, outputs)
+            points = nodes[tile]
             places = points + modes.field(points, own) if displaces else points
             moved = modes.field(places, fields).reshape(-1, len(sd), outputs)
             across = np.einsum("npd,nd->np", moved, level.slopes(points)[1]) if displaces else moved[:, :, 0]
             parts = (across * sd) ** 2
-            whole = parts.sum(axis=1) + population.noise**2
+            whole = parts.sum(axis=1) + 2 * population.noise**2  # of the last visit, which goes on, and of the next
             found[0, tile] = np.sqrt(whole)
             found[1, tile] = whole**2 / np.maximum((parts**2 / freedom).sum(axis=1), 1e-300)
-        return found[0], found[1]
+        index = np.indices(lattice.shape).reshape(lattice.dims, -1) / _EVERY
+        spread, known = (map_coordinates(one.reshape(some.shape[:-1]), index, order=1, mode="nearest") for one in found)
+        return spread, known
 
     def gain(
         self, codes: Float[np.ndarray, "visits coefficients"], dataset: Dataset
