@@ -178,7 +178,6 @@ class Scorer:
         self,
         rows: Float[np.ndarray, "people columns"],
         people: Sequence[Sample],
-        further: Mapping[str, float] | None = None,
         images: Sequence[Float[np.ndarray, " statistics"]] = (),
     ) -> list[Result]:
         """Return what the model says of rows in memory.
@@ -186,7 +185,6 @@ class Scorer:
         Args:
             rows: In the model's columns and units.
             people: At most one for each place of a block of ``block_size``.
-            further: Figures that are known already.
             images: `STATISTICS` of each image, where ``measures`` asks for them.
         """
         block, standing, places = in_places(rows, people, self.block_size)
@@ -214,7 +212,7 @@ class Scorer:
                 arrays["latents_sd"] = found.latents_sd[place]
             if self.measure:
                 arrays["statistics"] = statistics.to_numpy(float)[place]
-            results.append(Result(one.key, figures=said[place] | figures | dict(further or {}), arrays=arrays))
+            results.append(Result(one.key, figures=said[place] | figures, arrays=arrays))
         return results
 
     def statistics(self, kind: InputKind[Any]) -> list[str]:

@@ -17,7 +17,7 @@ from medrep.cohort.kinds import InputKind
 from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import Volume, write_image, write_label_map
 from medrep.cohort.samples import Sample, Samples, sample_files
-from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, load_shapes, shape_grid
+from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, described_name, sidecar
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
@@ -182,7 +182,7 @@ def _write_organ(
 
 
 class ScoreShapes(Task):
-    """Scores organs, one at a time: each takes seconds.
+    """Scores organs, a person at a time: each takes seconds.
 
     Args:
         scorer: What is asked.
@@ -194,25 +194,41 @@ class ScoreShapes(Task):
         del names
         if scorer.model.columns.grid != shape_grid(kind.section):
             raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
-        self._scorer, self._wanted = replace(scorer, most=1, visits=min(scorer.visits, 1)), kind.section
-        self.block_size = 1
+        self._scorer, self._wanted = replace(scorer, most=1), kind.section
+        self.by_person, self.block_size = self._scorer.by_person, self._scorer.block_size
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Score a few organs; see `Task.work`."""
-        results = []
-        found = load_shapes(sample_files(people), self._wanted, grow=_can_grow(self._scorer.model))
-        for one, loaded in zip(people, found, strict=True):
-            if loaded.placed is None:
-                results.append(Result(loaded.key, loaded.error, "read"))
-                continue
-            affine, voxels = loaded.placed.labels.affine, int(loaded.placed.organ.mask.sum())
-            volume = round(voxels * abs(float(np.linalg.det(affine[:3, :3]))), 3)
-            try:
-                scorer = replace(self._scorer, model=_on_own_grid(self._scorer.model, loaded.placed))
-                results += scorer.results(loaded.placed.row[None], [one], {"volume_mm3": volume})
-            except (CohortError, ModelError) as error:
-                results.append(Result(loaded.key, str(error), "score"))
-        return results
+        own, results = Samples.of(people), dict[str, Result]()
+        whose = own.persons.tolist() if self.by_person else own.keys
+        for person in dict.fromkeys(whose):
+            some = own.take([place for place, who in enumerate(whose) if who == person])
+            results |= {one.key: one for one in self._score(some)}
+        return [results[key] for key in own.keys]
+
+    def _score(self, visits: Samples) -> list[Result]:
+        """Score the visits of one person, or one visit."""
+        found = load_alike(sample_files(visits), self._wanted, grow=_can_grow(self._scorer.model))
+        results = [Result(one.key, one.error, "read") for one in found if one.placed is None]
+        good = [one.placed for one in found if one.placed is not None]
+        if not good:
+            return results
+        some = visits.take([place for place, one in enumerate(found) if one.placed is not None])
+        asked = replace(self._scorer, model=_on_own_grid(self._scorer.model, good[0]))
+        asked = replace(asked, visits=len(good)) if self.by_person else asked
+        try:
+            scored = asked.results(np.stack([placed.row for placed in good]), some)
+        except (CohortError, ModelError) as error:
+            return [*results, *(Result(key, str(error), "score") for key in some.keys)]
+        volumes = [{"volume_mm3": _volume(placed)} for placed in good]
+        told = zip(scored, volumes, strict=True)
+        return [*results, *(replace(one, figures={**one.figures, **volume}) for one, volume in told)]
+
+
+def _volume(placed: PlacedShape) -> float:
+    """Return the volume of the organ's voxels, mm3."""
+    edges = abs(float(np.linalg.det(placed.labels.affine[:3, :3])))
+    return round(int(placed.organ.mask.sum()) * edges, 3)
 
 
 def _relabelled(
