@@ -18,6 +18,11 @@ class ShapeSettings:
             comparison.
         conditioned: Whether covariates have fields; ``false`` leaves all to the identity, for comparison.
         identity: Whether people have a field of their own; ``false`` for comparison.
+        effects: How effects are learned: ``surface`` regresses where people's surfaces lie, as much as people who were left out
+            bear out; ``likelihood`` solves the likelihood of codes with shrinkage by empirical Bayes, as models before did, and
+            as fields without motion and joint ones still do.
+        placement: Where a moved organ comes to lie, with ``surface``: ``still``, so that as much of the surface as the noise
+            allows stays; ``mean``, so that the mean position stays; ``kept`` counts how people lie as an effect, too.
         spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
         modes: Smooth modes of a field at most.
         latents: Numbers that are handed out of what a person is, those that shapes tell best.
@@ -33,6 +38,8 @@ class ShapeSettings:
     composition: Literal["additive", "joint"] = "additive"
     conditioned: bool = True
     identity: bool = True
+    effects: Literal["surface", "likelihood"] = "surface"
+    placement: Literal["still", "mean", "kept"] = "still"
     spline_degrees: int = 3
     modes: int = 120
     latents: int = 64
@@ -42,6 +49,11 @@ class ShapeSettings:
     shrinkage: float = 30.0
     threads: int = 2
     bootstrap: int = 200
+
+    @property
+    def by_surface(self) -> bool:
+        """Whether effects are regressed on surfaces."""
+        return self.effects == "surface" and self.field == "displacement" and self.composition == "additive"
 
     def check(self, columns: Columns) -> Grid:
         """Refuse settings that cannot be, or data without a grid; return the grid.
