@@ -8,14 +8,16 @@ few people: directions in which the prior of registration speaks look as if they
 **How much is believed** is asked of people who were left out. A smooth covariate has three forms: a line, one pattern on a bent
 curve (the leading one of all its columns), and a pattern for each column; others have one. Held-out displacements along the
 normal are regressed on held-out predictions of all forms, with weights of zero or more that add up to one at most for a
-covariate. No effect is the weight zero. Levels of a batch are shrunk by how much levels differ beyond chance.
+covariate. No effect is the weight zero. What such weights w in all leave out of an effect that is there is taken in once more
+(twicing: w becomes w (2 - w)), since a shrunken effect changes volumes too little. Levels of a batch are shrunk by how much
+levels differ beyond chance.
 
 **Where a moved organ comes to lie**: as much of the surface as the noise allows stays (`still`). A rigid motion is added to the
 effect of each covariate, the one that minimises sum_s chi_s^2 / (1 + chi_s^2 / c), chi_s the motion of point s along its normal
 in standard errors, starting from the least sum of chi_s.
 
 **Volumes tell volume.** Registration loses some of the change. Each covariate's pattern gets a motion along the normal, where the
-pattern is, so that the volume of the moved template follows people's log volumes.
+pattern is, so that the volume of the moved template follows people's log volumes, as far as that is more than its error.
 
 With x = w + d(w), J its derivative and n the normal, the volume is 1/dims of the integral of x det(J) J^-T n over the surface.
 """
@@ -38,6 +40,7 @@ Motions = Float[np.ndarray, "columns points dims"]
 Columns = Float[np.ndarray, "people columns"]
 
 _FOLDS = 10
+_STEP = 0.02  # mm
 _ALIGNMENTS = 4
 _SEARCHES, _SOFT = 80, 25
 _CHI = 4.0  # squared motion, in standard errors and for each column, at which a point no longer counts as staying
@@ -166,7 +169,7 @@ class _Fit:
         design = np.column_stack([np.ones(len(columns)), columns])
         inverse = np.linalg.pinv(design.T @ design + np.diag([0.0, *ridge]), hermitian=True)
         found = np.einsum("cn,npd->cpd", inverse @ design.T, shifts, optimize=True)
-        return cls(found[1:], inverse[1:, 1:], found[0], max(len(columns) - np.linalg.matrix_rank(design), 1))
+        return cls(found[1:], inverse[1:, 1:], found[0], max(len(columns) - int(np.linalg.matrix_rank(design)), 1))
 
     def spread(self, columns: Columns, shifts: Shifts, normals: Points) -> Float[np.ndarray, " points"]:
         """Return what people differ by at each point along the normal, mm."""
@@ -202,7 +205,7 @@ def _forms(
     groups: Sequence[Group],
     ridge: Float[np.ndarray, " columns"],
     normals: Points,
-) -> list[list[Motions]]:
+) -> list[list[Float[np.ndarray, "_ points dims"]]]:
     """Return for each group what its columns do in each form."""
     fit = _Fit.of(columns, shifts, ridge)
     found = []
@@ -266,7 +269,8 @@ def _believed(
             continue
         own_share = share[start : start + len(kinds)]
         start += len(kinds)
-        weights.append(own_share / max(1.0, own_share.sum()))
+        own_share = own_share / max(1.0, own_share.sum())
+        weights.append(own_share * (2 - own_share.sum()))
     return weights
 
 
@@ -332,17 +336,23 @@ class _Surface:
         if not used:
             return motions
         base, per = self.bent(motions), self.bent(outward)
-        amounts = np.zeros(len(motions))
+        amounts, errors = np.zeros(len(motions)), np.zeros(len(motions))
+        others = [k for k in range(len(motions)) if k not in used]
         for _ in range(2):
             now = self.logs(columns, motions, outward, base, per, amounts)
             slopes = []
             for column in used:
                 more = amounts.copy()
-                more[column] += 0.02
-                slopes.append((self.logs(columns, motions, outward, base, per, more) - now) / 0.02)
-            others = [k for k in range(len(motions)) if k not in used]
+                more[column] += _STEP
+                slopes.append((self.logs(columns, motions, outward, base, per, more) - now) / _STEP)
             design = np.column_stack([*slopes, columns[:, others], np.ones(len(columns))])
-            amounts[used] += np.linalg.lstsq(design, log_volumes - now, rcond=1e-6)[0][: len(used)]
+            inverse = np.linalg.pinv(design.T @ design, rcond=1e-6, hermitian=True)
+            solved = inverse @ design.T @ (log_volumes - now)
+            amounts[used] += solved[: len(used)]
+            rest = log_volumes - now - design @ solved
+            errors[used] = np.diag(inverse)[: len(used)] * (rest @ rest) / max(len(rest) - design.shape[1], 1)
+        # What a volume says beyond the pattern counts as far as it is more than its own error.
+        amounts *= np.maximum(1 - errors / np.maximum(amounts**2, 1e-12), 0)
         return motions + amounts[:, None, None] * outward
 
     def bent(self, motions: Motions) -> Float[np.ndarray, "columns points dims dims"]:
