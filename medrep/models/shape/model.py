@@ -20,13 +20,16 @@ that lies.
 Fields are smooth by construction (`shape/modes.py`) and linear in their coefficients, so a person is encoded by a handful of
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
+Effects are regressed on where the template's surface lies in people (`shape/surface_effects.py`). How somebody as a whole lies is
+no effect; where a moved organ comes to lie follows a rule (`placement`): as much of the surface as the noise allows stays.
+
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
-the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs. A counterfactual is the model's answer
+the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; a size that the alignment took out
+is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs. A counterfactual is the model's answer
 near its support, not a causal fact.
 """
 

@@ -187,7 +187,7 @@ def _ridge(columns: Columns, shifts: Shifts, groups: Sequence[Group]) -> Float[n
     for group in groups:
         if not group.exchangeable:
             continue
-        others = np.delete(columns, np.r_[group.columns], axis=1)
+        others = np.delete(columns, np.arange(group.columns.start, group.columns.stop), axis=1)
         fit = _Fit.of(others, shifts, np.zeros(others.shape[1]))
         rest = shifts - fit.mean - np.einsum("nc,cpd->npd", others, fit.motions, optimize=True)
         noise = (rest**2).sum() / fit.freedom
@@ -212,7 +212,7 @@ def _forms(
     for group in groups:
         full = fit.motions[group.columns]
         if group.smooth and len(full) > 1:
-            bent = np.r_[group.columns][1:]
+            bent = np.arange(group.columns.start + 1, group.columns.stop)
             straight = np.zeros_like(full)
             straight[0] = _Fit.of(np.delete(columns, bent, axis=1), shifts, np.delete(ridge, bent)).motions[
                 group.columns.start
@@ -227,7 +227,8 @@ def _one_pattern(motions: Motions, covariance: Float[np.ndarray, "columns column
     """Return the leading pattern of columns along the normal, and what each column has of it."""
     values, vectors = np.linalg.eigh(covariance)
     whiten = (vectors / np.sqrt(np.maximum(values, 1e-12 * values[-1]))).T
-    curve = np.linalg.svd(whiten @ _along(motions, normals), full_matrices=False)[0][:, :1]
+    curves, _, _ = np.linalg.svd(whiten @ _along(motions, normals), full_matrices=False)
+    curve = curves[:, :1]
     return np.einsum("ce,epd->cpd", np.linalg.pinv(whiten) @ curve @ curve.T @ whiten, motions)
 
 
@@ -257,10 +258,10 @@ def _believed(
                 rest = rest - predicted[0]
             else:
                 features += [one.ravel() for one in predicted]
-        told.append(np.array(features).reshape(len(features), -1).T)
+        told.append(np.stack(features, axis=1) if features else np.zeros((rest.size, 0)))
         seen.append(rest.ravel())
     everything = np.concatenate(told)
-    triangle = np.linalg.qr(np.column_stack([everything, np.concatenate(seen)]), mode="r")
+    triangle = np.asarray(np.linalg.qr(np.column_stack([everything, np.concatenate(seen)]), mode="r"))
     share = nnls(triangle[:, :-1], triangle[:, -1])[0] if everything.shape[1] else np.zeros(0)
     weights, start = [], 0
     for group, kinds in zip(groups, forms, strict=True):
