@@ -29,8 +29,8 @@ organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: t
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
 the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; a size that the alignment took out
-is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs. A counterfactual is the model's answer
-near its support, not a causal fact.
+is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs.
+A counterfactual is the model's answer near its support, not a causal fact.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -305,7 +305,10 @@ def _still(
         else:
             weight = 1 / (1 + chi / max(_CHI * len(motions), float(np.quantile(chi, 0.25)))) ** 2
         weight = weight / noise**2
-        added = -np.linalg.solve((ways * weight) @ ways.T, (ways * weight) @ across.T).T
+        square = (ways * weight) @ ways.T
+        # A ball can be turned without a trace.
+        square[np.diag_indices_from(square)] += 1e-6 * np.trace(square)
+        added = -np.linalg.solve(square, (ways * weight) @ across.T).T
     return motions + np.einsum("cr,rpd->cpd", added, rigid)
 
 
