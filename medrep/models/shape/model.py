@@ -139,8 +139,8 @@ class AdditiveShape(Model):
         )
         if effects is not None and dataset.people < _FEW:
             work.say(
-                f"  warning: {dataset.people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
-                " show it; compare with --set settings.modes=24"
+                f"  warning: {dataset.people} people are few: effects are rough, and believed as far as they tell people who are"
+                " left out"
             )
         X = np.zeros((len(frame), 0)) if effects is None else effects.of(frame)
         groups = [] if effects is None else effects.groups()

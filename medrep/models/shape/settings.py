@@ -52,7 +52,7 @@ class ShapeSettings:
 
     @property
     def by_surface(self) -> bool:
-        """Whether effects are regressed on surfaces."""
+        """True where effects are regressed on surfaces."""
         return self.effects == "surface" and self.field == "displacement" and self.composition == "additive"
 
     def check(self, columns: Columns) -> Grid:

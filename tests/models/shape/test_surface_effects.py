@@ -77,7 +77,9 @@ def test_a_local_effect_is_found_and_the_rest_stays_however_people_lie(ball: np.
     assert np.abs((mean.motions[0] * ball / RADIUS).sum(axis=1)[still]).mean() > np.abs(moved[still]).mean() + 0.02
 
 
-def test_where_covariates_do_nothing_less_is_believed_than_regression_finds(ball: np.ndarray, basis: SmoothBasis) -> None:
+def test_where_covariates_do_nothing_less_is_believed_than_regression_finds(
+    ball: np.ndarray, basis: SmoothBasis
+) -> None:
     columns = designed(np.random.default_rng(2))
     seen = cohort(ball, columns, np.zeros_like(ball))
     full = np.linalg.lstsq(np.column_stack([np.ones(PEOPLE), columns]), seen.aligned().places.reshape(PEOPLE, -1))[0]
@@ -126,7 +128,7 @@ def test_fields_bring_moved_points_back(ball: np.ndarray, basis: SmoothBasis) ->
     for amount in (-1.0, 1.5):
         moved = ball + amount * motions[0]
         back = moved + basis.field(moved, amount * rows[0].reshape(basis.count, 3))
-        assert np.abs(back - ball).mean() < 0.1 * np.abs(moved - ball).mean()
+        assert np.abs(back - ball).max() < 0.25 * np.abs(moved - ball).max()
 
 
 def test_effects_of_resampled_people_spread_about_as_much_as_those_of_new_people(
