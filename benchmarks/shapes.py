@@ -180,14 +180,11 @@ def trial(
     def planted(people: np.ndarray, ages: np.ndarray) -> list[LabelMap]:
         made = []
         for k, age in zip(people, ages, strict=True):
-            own = {"age": float(age), "sex": str(table["sex"][k])}
-            made.append(
-                _piece(
-                    apply_shape_effect(padded[k], SHAPE_EFFECT, **own)
-                    if effect == "front"
-                    else apply_bulge(padded[k], **own)
-                )
-            )
+            years, sex = float(age), str(table["sex"][k])
+            if effect == EFFECTS[0]:
+                made.append(_piece(apply_shape_effect(padded[k], SHAPE_EFFECT, age=years, sex=sex)))
+            else:
+                made.append(_piece(apply_bulge(padded[k], age=years, sex=sex)))
         return made
 
     everybody = np.concatenate([train, test])
