@@ -254,11 +254,10 @@ def _by_surface(
     """Register everybody to the organ at the reference, and learn from where its surface lies in them."""
     data, modes, lattice = dataset.values, population.modes, population.template.lattice
     points, normals = population.template.surface(_SURFACE_POINTS)
-    through = FieldsThrough.of(points, modes)
     expected = columns @ population.effects
     precision = np.linalg.inv(population.covariance + np.cov(expected.T, bias=True))
     if settings.placement != "kept":
-        precision = _free(precision, through.coefficients(rigid_motions(points)).T)
+        precision = _free(precision, FieldsThrough.of(points, modes).coefficients(rigid_motions(points)).T)
     codes, unknown, squares = np.zeros_like(expected), np.zeros_like(precision), 0.0
     places, volumes = np.zeros((len(data), *points.shape)), np.zeros(len(data))
     for subject, posterior in enumerate(
@@ -276,7 +275,7 @@ def _by_surface(
     seen = Seen(points, normals, places, np.log(volumes))
     who = np.unique(dataset.whose, return_inverse=True)[1]
     learned = surface_effects(seen, columns, groups, modes, settings.placement, who)
-    rows, mean = pulled_back(learned, points, modes, columns, groups), -through.coefficients(learned.mean)
+    mean, rows = pulled_back(learned, points, modes, columns, groups)
     rng = np.random.default_rng([seed, 43])
     drawn = [_drawn(who, rng) for _ in range(settings.bootstrap)]
     draws = rows - resampled_changes(seen, columns, groups, modes, settings.placement, who, drawn)

@@ -45,6 +45,7 @@ _ALIGNMENTS = 4
 _SEARCHES, _SOFT = 80, 25
 _CHI = 4.0  # squared motion, in standard errors and for each column, at which a point no longer counts as staying
 _RIDGE = 1e-3  # mm2: how well fields must go through motions
+_EXACT = 1e-6  # mm2, the same where motions are smooth already
 _FEW = 250  # points that are looked at in resampling
 _SAMPLES = 24  # people at whose covariates a field is made to agree
 
@@ -412,18 +413,25 @@ class FieldsThrough:
 
 def pulled_back(
     effects: SurfaceEffects, points: Points, basis: SmoothBasis, columns: Columns, groups: Sequence[Group]
-) -> Float[np.ndarray, "columns coefficients"]:
-    """Return coefficients of fields that bring points of moved organs back: g(w + d) = -d at people's covariates."""
-    dims = points.shape[1]
-    rows = np.zeros((columns.shape[1], basis.count * dims))
-    home = points + effects.mean
+) -> tuple[Float[np.ndarray, " coefficients"], Float[np.ndarray, "columns coefficients"]]:
+    """Return coefficients of fields that bring moved points back: that of the mean, and those of the columns of the design.
+
+    g(w + d) = -d at people's covariates, with d made smooth before, for columns where the mean has moved w.
+    """
+    through = FieldsThrough.of(points, basis)
+
+    def smooth(motion: Points) -> Points:
+        return basis.field(points, through.coefficients(motion).reshape(basis.count, -1))
+
+    rows = np.zeros((columns.shape[1], basis.count * points.shape[1]))
+    motions, mean = np.stack([smooth(own) for own in effects.motions]), smooth(effects.mean)
     for group in groups:
         parts = [group.columns] if not group.exchangeable else [
             slice(k, k + 1) for k in range(group.columns.start, group.columns.stop)
         ]  # fmt: skip
         for part in parts:
-            rows[part] = _pulled(effects.motions[part], home, basis, columns[:, part])
-    return rows
+            rows[part] = _pulled(motions[part], points + mean, basis, columns[:, part])
+    return _pulled(mean[None], points, basis, np.ones((1, 1)))[0], rows
 
 
 def _pulled(
@@ -445,6 +453,6 @@ def _pulled(
     size = count * basis.count
     # The ridge counts as in `FieldsThrough`, in units of what the columns are.
     weight = (some**2).sum(axis=0) + 1e-9
-    whole = square.reshape(size, size) + np.diag(np.repeat(weight, basis.count) * _RIDGE * len(home))
+    whole = square.reshape(size, size) + np.diag(np.repeat(weight, basis.count) * _EXACT * len(home))
     found = np.linalg.solve(whole, target.reshape(size, dims))
     return found.reshape(count, basis.count * dims)

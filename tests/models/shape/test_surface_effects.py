@@ -124,7 +124,8 @@ def test_fields_bring_moved_points_back(ball: np.ndarray, basis: SmoothBasis) ->
     smooth = FieldsThrough.of(ball, basis).coefficients(0.3 * top(ball))
     motions = np.zeros((3, *ball.shape))
     motions[0] = basis.field(ball, smooth.reshape(basis.count, 3))
-    rows = pulled_back(SurfaceEffects(motions, np.zeros_like(ball), ()), ball, basis, columns, [AGE, SEX])
+    mean, rows = pulled_back(SurfaceEffects(motions, np.zeros_like(ball), ()), ball, basis, columns, [AGE, SEX])
+    assert not mean.any()
     for amount in (-1.0, 1.5):
         moved = ball + amount * motions[0]
         back = moved + basis.field(moved, amount * rows[0].reshape(basis.count, 3))
