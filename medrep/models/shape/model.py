@@ -21,7 +21,7 @@ Fields are smooth by construction (`shape/modes.py`) and linear in their coeffic
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
 Effects are regressed on where the template's surface lies in people (`shape/surface_effects.py`). How somebody as a whole lies is
-no effect; where a moved organ comes to lie follows a rule (`placement`): as much of the surface as the noise allows stays.
+no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`).
 
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.

@@ -39,6 +39,7 @@ from medrep.models.shape.mean_shape import (
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.surface_effects import (
     FieldsThrough,
+    Placement,
     Seen,
     pulled_back,
     resampled_changes,
@@ -49,6 +50,7 @@ from medrep.models.shape.surface_effects import (
 Coefficients = Float[np.ndarray, " coefficients"]
 
 _SURFACE_POINTS = 1000
+_ALIGNED, _STRAYED = 0.01, 0.15  # shares of the organ's size
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
 
@@ -256,7 +258,8 @@ def _by_surface(
     points, normals = population.template.surface(_SURFACE_POINTS)
     expected = columns @ population.effects
     precision = np.linalg.inv(population.covariance + np.cov(expected.T, bias=True))
-    if settings.placement != "kept":
+    placement = settings.placement if settings.placement != "auto" else _placement(population, data)
+    if placement != "kept":
         precision = _free(precision, FieldsThrough.of(points, modes).coefficients(rigid_motions(points)).T)
     codes, unknown, squares = np.zeros_like(expected), np.zeros_like(precision), 0.0
     places, volumes = np.zeros((len(data), *points.shape)), np.zeros(len(data))
@@ -274,11 +277,11 @@ def _by_surface(
     error = float(np.sqrt(squares / len(data)))
     seen = Seen(points, normals, places, np.log(volumes))
     who = np.unique(dataset.whose, return_inverse=True)[1]
-    learned = surface_effects(seen, columns, groups, modes, settings.placement, who)
+    learned = surface_effects(seen, columns, groups, modes, placement, who)
     mean, rows = pulled_back(learned, points, modes, columns, groups)
     rng = np.random.default_rng([seed, 43])
     drawn = [_drawn(who, rng) for _ in range(settings.bootstrap)]
-    draws = rows - resampled_changes(seen, columns, groups, modes, settings.placement, who, drawn)
+    draws = rows - resampled_changes(seen, columns, groups, modes, placement, who, drawn)
     rest = codes - mean - columns @ rows
     spread = (rest.T @ rest + unknown) / len(rest)
     found = replace(
@@ -289,6 +292,18 @@ def _by_surface(
         noise=max(error, _LEAST_NOISE * population.size),
     )
     return Learning(found, rest, spread, draws, (error,))
+
+
+def _placement(population: Population, data: np.ndarray) -> Placement:
+    """Tell by how far people's centres, of their surfaces' areas, lie apart whether position means something."""
+    lattice = population.template.lattice
+    nodes, step = lattice.nodes(), max(lattice.spacing)
+    centres = np.zeros((len(data), lattice.dims))
+    for subject, row in enumerate(data):
+        shell = np.clip(1 - np.abs(np.asarray(row, np.float64)) / step, 0, 1)
+        centres[subject] = shell @ nodes / shell.sum()
+    apart = float(np.sqrt(((centres - centres.mean(axis=0)) ** 2).sum(axis=1).mean())) / population.size
+    return "kept" if _ALIGNED < apart < _STRAYED else "still"
 
 
 def _free(precision: np.ndarray, motions: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ class ShapeSettings:
             bear out; ``likelihood`` solves the likelihood of codes with shrinkage by empirical Bayes, as models before did, and
             as fields without motion and joint ones still do.
         placement: Where a moved organ comes to lie, with ``surface``: ``still``, so that as much of the surface as the noise
-            allows stays; ``mean``, so that the mean position stays; ``kept`` counts how people lie as an effect, too.
+            allows stays; ``mean``, so that the mean position stays; ``kept`` counts how people lie as an effect, too. ``auto``
+            is ``kept`` where people's centres differ by 1 to 15 % of the organ's size, as in images that share a space; centres
+            that are nearer to one another are an alignment's, and others noise: ``still``.
         spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
         modes: Smooth modes of a field at most.
         latents: Numbers that are handed out of what a person is, those that shapes tell best.
@@ -39,7 +41,7 @@ class ShapeSettings:
     conditioned: bool = True
     identity: bool = True
     effects: Literal["surface", "likelihood"] = "surface"
-    placement: Literal["still", "mean", "kept"] = "still"
+    placement: Literal["auto", "still", "mean", "kept"] = "auto"
     spline_degrees: int = 3
     modes: int = 120
     latents: int = 64
