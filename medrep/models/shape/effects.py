@@ -26,7 +26,7 @@ from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
 from medrep._persisted import stored
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.models.linear.design import Design
 
 _ROUNDS = 12
@@ -38,10 +38,12 @@ class Group:
     """Columns of the design that belong together.
 
     Exchangeable ones, as the levels of a batch, are independent and of one strength; else they have a covariance of their own.
+    Smooth ones are the line of a continuous covariate's effect and what bends it.
     """
 
     columns: slice
     exchangeable: bool = False
+    smooth: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,8 +288,11 @@ class EffectColumns:
         """Return which columns belong to a covariate, to a batch, or to a joint field."""
         if any(len(names) > 1 for names in self.slices()):
             return [Group(slice(0, self.width))]
-        batches = self.design.schema.batches
-        return [Group(part, exchangeable=names[0] in batches) for names, part in self.slices().items()]
+        schema = self.design.schema
+        return [
+            Group(part, names[0] in schema.batches, isinstance(schema[names[0]], Continuous))
+            for names, part in self.slices().items()
+        ]
 
     @property
     def width(self) -> int:

@@ -77,6 +77,14 @@ class LevelFunction:
             points = points - (level / np.maximum((slope**2).sum(axis=1), 0.25))[:, None] * slope
         return points
 
+    def surface(self, most: int) -> tuple[Points, Points]:
+        """Return at most so many points of the zero level, mm, spread evenly, and the outward normals there."""
+        nodes = self.lattice.nodes()
+        close = nodes[np.abs(self.values(nodes)) < max(self.lattice.spacing)]
+        points = self.onto_surface(close[np.unique(np.linspace(0, len(close) - 1, most).astype(int))])
+        slope = self.slopes(points)[1]
+        return points, slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
+
 
 SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))
 """Deviation and length of each scale, as shares of the organ's size."""
@@ -178,6 +186,32 @@ class SmoothBasis:
         own = own[kept]
         starts = np.searchsorted(kept, np.arange(len(index) + 1) * index.shape[1])
         return lambda weight: csr_array((weight.ravel()[kept], own, starts), shape=(len(index), len(self.nodes)))
+
+
+_SOLVES = 20
+_CLOSE = 1e-4
+
+
+def solve_back(
+    goal: Points, start: Points, modes: SmoothBasis, coefficients: Float[np.ndarray, " coefficients"]
+) -> Points:
+    """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
+    dims = goal.shape[1]
+    field_of, found = coefficients.reshape(-1, dims), start.copy()
+    open_ = np.arange(len(goal))
+    for _ in range(_SOLVES):
+        field, slopes = modes.field_slopes(found[open_], field_of)
+        gap = goal[open_] - found[open_] - field
+        still = np.abs(gap).max(axis=1) > _CLOSE
+        open_, gap, slopes = open_[still], gap[still], slopes[still]
+        if not len(open_):
+            break
+        # A fold of the field has no way back: there the step is that of a rigid shift.
+        jacobian = np.eye(dims) + slopes
+        bad = np.linalg.det(jacobian) < 0.1
+        jacobian[bad] = np.eye(dims)
+        found[open_] += np.linalg.solve(jacobian, gap[:, :, None])[:, :, 0]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

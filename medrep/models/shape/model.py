@@ -20,6 +20,9 @@ that lies.
 Fields are smooth by construction (`shape/modes.py`) and linear in their coefficients, so a person is encoded by a handful of
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
+Effects are regressed on where the template's surface lies in people (`shape/surface_effects.py`). How somebody as a whole lies is
+no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`).
+
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
@@ -31,10 +34,10 @@ its person's path by the pull-back with t(q, c, d) = t(p, c*, d*). What covariat
 
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
-the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; positions and sizes that the
-alignment took out are no effect any more; topology is the template's for decoded organs; paths of people are straight lines
-beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the model's answer near its support, not
-a causal fact.
+the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; a size that the alignment took out
+is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs;
+paths of people are straight lines beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the
+model's answer near its support, not a causal fact.
 """
 
 from collections import deque
@@ -156,8 +159,8 @@ class AdditiveShape(Model):
         )
         if effects is not None and dataset.people < _FEW:
             work.say(
-                f"  warning: {dataset.people} people are few: effects may be shrunk to almost nothing, and their intervals do not"
-                " show it; compare with --set settings.modes=24"
+                f"  warning: {dataset.people} people are few: effects are rough, and believed as far as they tell people who are"
+                " left out"
             )
         followed = cls.knows_visits(settings) and can_follow(dataset)
         if effects is not None and followed:

@@ -6,9 +6,13 @@ by rounds of expectation (everybody's h_i and its covariance, Laplace) and maxim
 covariates (`effects.py`), C as the mean of what is left and of what is not known, shrunk towards the smooth prior. What everybody
 shares goes into the template: T(p) becomes T(p + mean field), so that at the reference and without identity the organ is the
 template's zero level.
+
+The last round registers everybody to the organ at the reference, with covariates among what people differ by and free to lie
+anywhere, and learns the effects from where surfaces lie (`surface_effects.py`), unless settings say otherwise or people come
+again: then how they change tells the effects (`repeated.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -31,12 +35,24 @@ from medrep.models.shape.mean_shape import (
     Posterior,
     SmoothBasis,
     register,
+    solve_back,
 )
 from medrep.models.shape.repeated import FIRST_ALIKE, Visits, told_together
 from medrep.models.shape.settings import ShapeSettings
+from medrep.models.shape.surface_effects import (
+    FieldsThrough,
+    Placement,
+    Seen,
+    pulled_back,
+    resampled_changes,
+    rigid_motions,
+    surface_effects,
+)
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
+_SURFACE_POINTS = 1000
+_ALIGNED, _STRAYED = 0.01, 0.15  # shares of the organ's size
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
 
@@ -141,10 +157,14 @@ def fit_population(
     population = _start_population(data, lattice, design.shape[1], settings)
     # What everybody shares is a column of ones, which goes into the template.
     X = np.concatenate([np.ones((len(design), 1)), design], axis=1)
+    # Where people come again, how they change tells effects, and visits are weighed together.
+    by_surface = settings.by_surface and kept > 0 and design.shape[1] == kept
     apart = [replace(g, columns=slice(g.columns.start + 1, g.columns.stop + 1)) for g in groups]
     errors: list[float] = []
     prior, alike = None, FIRST_ALIKE
     for number in range(1, settings.rounds + 1):
+        if by_surface and number == settings.rounds:
+            break
         equations = Equations(np.insert(population.effects, 0, 0.0, axis=0))
         codes, unknown, error = _registered(population, data, X, equations, settings, seed, (visits, alike))
         errors.append(error)
@@ -161,6 +181,10 @@ def fit_population(
             covariance=_shrunk(spread, len(visits.counts), settings.shrinkage),
             noise=max(error, _LEAST_NOISE * population.size),
         )
+    if by_surface:
+        learned = _by_surface(population, dataset, columns, groups, settings, seed)
+        say(f"round {settings.rounds} of {settings.rounds}: {learned.errors[0]:.3f} mm between template and people")
+        return replace(learned, errors=(*errors, *learned.errors))
     rng = np.random.default_rng([seed, 43])
     told = dataset.participants is not None or dataset.groups is not None
     whose = dataset.units[visits.order].tolist() if told else None
@@ -198,37 +222,125 @@ def _registered(
 
     `known` are whose the rows are, and how alike those of one person.
     """
-    precision, lattice = population.precision(), population.template.lattice
-    visits, alike = known
+    precision, (visits, alike) = population.precision(), known
+    codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
+    squares, met = 0.0, list[Posterior]()
+    order = visits.order.tolist()
+    for place, posterior in enumerate(
+        _posteriors(population, data, columns @ equations.rows, precision, settings, seed, order)
+    ):
+        codes[order[place]] = posterior.mean
+        covariance = posterior.covariance()
+        unknown += covariance
+        squares += posterior.error**2
+        met.append(posterior)
+        if len(met) < visits.counts[visits.person[place]]:
+            continue
+        own = columns[order[place + 1 - len(met) : place + 1]]
+        if len(met) == 1:
+            told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
+            equations.add(own[0], told)
+        else:
+            turn, rows = told_together(met, precision, alike)
+            for row, told in zip(turn @ own, rows, strict=True):
+                equations.add(row, told)
+        met = []
+    return codes, unknown, float(np.sqrt(squares / len(data)))
+
+
+def _posteriors(
+    population: Population,
+    data: np.ndarray,
+    means: np.ndarray,
+    precision: np.ndarray,
+    settings: ShapeSettings,
+    seed: int,
+    order: Sequence[int],
+) -> Iterator[Posterior]:
+    """Register everybody in an order to what is expected of them, coefficients of fields."""
+    lattice = population.template.lattice
 
     def one(subject: int) -> Posterior:
         rng = np.random.default_rng([seed, 41, subject])
         own = LevelFunction.through(lattice, data[subject])
         observations = Observations.of(own, data[subject], population.size, settings.points, rng)
-        mean_shape = population.mean_shape(columns[subject] @ equations.rows)
-        return register(observations, mean_shape, precision, population.noise)
+        return register(observations, population.mean_shape(means[subject]), precision, population.noise)
 
-    codes, unknown = np.zeros((len(data), len(precision))), np.zeros_like(precision)
-    squares, met = 0.0, list[Posterior]()
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(settings.threads) as pool:
-        for place, posterior in enumerate(pool.map(one, visits.order.tolist())):
-            codes[visits.order[place]] = posterior.mean
-            covariance = posterior.covariance()
-            unknown += covariance
-            squares += posterior.error**2
-            met.append(posterior)
-            if len(met) < visits.counts[visits.person[place]]:
-                continue
-            own = columns[visits.order[place + 1 - len(met) : place + 1]]
-            if len(met) == 1:
-                told = Told(precision @ posterior.mean, precision - precision @ covariance @ precision)
-                equations.add(own[0], told)
-            else:
-                turn, rows = told_together(met, precision, alike)
-                for row, told in zip(turn @ own, rows, strict=True):
-                    equations.add(row, told)
-            met = []
-    return codes, unknown, float(np.sqrt(squares / len(data)))
+        yield from pool.map(one, order)
+
+
+def _by_surface(
+    population: Population,
+    dataset: Dataset,
+    columns: Float[np.ndarray, "people columns"],
+    groups: list[Group],
+    settings: ShapeSettings,
+    seed: int,
+) -> Learning:
+    """Register everybody to the organ at the reference, and learn from where its surface lies in them."""
+    data, modes, lattice = dataset.values, population.modes, population.template.lattice
+    points, normals = population.template.surface(_SURFACE_POINTS)
+    expected = columns @ population.effects
+    precision = np.linalg.inv(population.covariance + np.cov(expected.T, bias=True))
+    placement = settings.placement if settings.placement != "auto" else _placement(population, data)
+    if placement != "kept":
+        precision = _free(precision, FieldsThrough.of(points, modes).coefficients(rigid_motions(points)).T)
+    codes, unknown, squares = np.zeros_like(expected), np.zeros_like(precision), 0.0
+    places, volumes = np.zeros((len(data), *points.shape)), np.zeros(len(data))
+    for subject, posterior in enumerate(
+        _posteriors(population, data, np.zeros_like(expected), precision, settings, seed, range(len(data)))
+    ):
+        codes[subject] = posterior.mean
+        unknown += posterior.covariance()
+        squares += posterior.error**2
+        before = points - modes.field(points, posterior.mean.reshape(modes.count, -1))
+        lying = solve_back(points, before, modes, posterior.mean)
+        places[subject] = LevelFunction.through(lattice, data[subject]).onto_surface(lying)
+        # Distances between voxels tell which part of a voxel is inside.
+        volumes[subject] = np.clip(0.5 - data[subject] / max(lattice.spacing), 0, 1).sum()
+    error = float(np.sqrt(squares / len(data)))
+    seen = Seen(points, normals, places, np.log(volumes))
+    who = np.unique(dataset.whose, return_inverse=True)[1]
+    learned = surface_effects(seen, columns, groups, modes, placement, who)
+    mean, rows = pulled_back(learned, points, modes, columns, groups)
+    rng = np.random.default_rng([seed, 43])
+    drawn = [_drawn(who, rng) for _ in range(settings.bootstrap)]
+    draws = rows - resampled_changes(seen, columns, groups, modes, placement, who, drawn)
+    rest = codes - mean - columns @ rows
+    spread = (rest.T @ rest + unknown) / len(rest)
+    found = replace(
+        population,
+        template=LevelFunction.through(lattice, population.mean_shape(mean).values(lattice.nodes())),
+        effects=rows,
+        covariance=_shrunk(spread, len(rest), settings.shrinkage),
+        noise=max(error, _LEAST_NOISE * population.size),
+    )
+    return Learning(found, rest, spread, draws, (error,))
+
+
+def _placement(population: Population, data: np.ndarray) -> Placement:
+    """Tell by how far people's centres, of their surfaces' areas, lie apart whether position means something."""
+    lattice = population.template.lattice
+    nodes, step = lattice.nodes(), max(lattice.spacing)
+    centres = np.zeros((len(data), lattice.dims))
+    for subject, row in enumerate(data):
+        shell = np.clip(1 - np.abs(np.asarray(row, np.float64)) / step, 0, 1)
+        centres[subject] = shell @ nodes / shell.sum()
+    apart = float(np.sqrt(((centres - centres.mean(axis=0)) ** 2).sum(axis=1).mean())) / population.size
+    return "kept" if _ALIGNED < apart < _STRAYED else "still"
+
+
+def _free(precision: np.ndarray, motions: np.ndarray) -> np.ndarray:
+    """Let fields be any sum of some motions, columns of coefficients, as if these cost nothing."""
+    pulled = precision @ motions
+    return precision - pulled @ np.linalg.solve(motions.T @ pulled, pulled.T)
+
+
+def _drawn(who: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw persons again, with all their rows."""
+    count = int(who.max()) + 1
+    return np.concatenate([np.flatnonzero(who == person) for person in rng.integers(0, count, count)])
 
 
 def _shrunk(spread: np.ndarray, people: int, shrinkage: float) -> np.ndarray:

@@ -20,6 +20,13 @@ class ShapeSettings:
             comparison.
         conditioned: Whether covariates have fields; ``false`` leaves all to the identity, for comparison.
         identity: Whether people have a field of their own; ``false`` for comparison.
+        effects: How effects are learned: ``surface`` regresses where people's surfaces lie, as much as people who were left out
+            bear out; ``likelihood`` solves the likelihood of codes with shrinkage by empirical Bayes, as models before did, and
+            as fields without motion and joint ones still do.
+        placement: Where a moved organ comes to lie, with ``surface``: ``still``, so that as much of the surface as the noise
+            allows stays; ``mean``, so that the mean position stays; ``kept`` counts how people lie as an effect, too. ``auto``
+            is ``kept`` where people's centres differ by 1 to 15 % of the organ's size, as in images that share a space; centres
+            that are nearer to one another are an alignment's, and others noise: ``still``.
         spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
         modes: Smooth modes of a field at most.
         latents: Numbers that are handed out of what a person is, those that shapes tell best.
@@ -36,6 +43,8 @@ class ShapeSettings:
     composition: Literal["additive", "joint"] = "additive"
     conditioned: bool = True
     identity: bool = True
+    effects: Literal["surface", "likelihood"] = "surface"
+    placement: Literal["auto", "still", "mean", "kept"] = "auto"
     spline_degrees: int = 3
     modes: int = 120
     latents: int = 64
@@ -48,6 +57,11 @@ class ShapeSettings:
     visits: Literal["auto", "independent"] = dataclasses.field(
         default="auto", metadata=stored(omitted=lambda settings: settings.visits == "auto")
     )
+
+    @property
+    def by_surface(self) -> bool:
+        """True where effects are regressed on surfaces."""
+        return self.effects == "surface" and self.field == "displacement" and self.composition == "additive"
 
     def check(self, columns: Columns) -> Grid:
         """Refuse settings that cannot be, or data without a grid; return the grid.

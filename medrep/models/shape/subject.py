@@ -15,15 +15,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from medrep.models.shape.mean_shape import LevelFunction, Levels, Observations, Points, Posterior, SmoothBasis, register
+from medrep.models.shape.mean_shape import (
+    LevelFunction,
+    Levels,
+    Observations,
+    Points,
+    Posterior,
+    SmoothBasis,
+    register,
+    solve_back,
+)
 from medrep.models.shape.population import Population
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
 WITHIN = 0.01
 """Variance of a person's visits over that of people."""
-_STEPS = 20
-_CLOSE = 1e-4
 
 
 def carried(
@@ -47,7 +54,7 @@ def carried(
         mean_shape + modes.field(mean_shape, further.reshape(shape)) if changed and further is not None else mean_shape
     )
     before = pull_back(goal, modes, own, transformed)
-    return _solved(before, points + (before - mean_shape), modes, identity)
+    return solve_back(before, points + (before - mean_shape), modes, identity)
 
 
 def pull_back(points: Points, modes: SmoothBasis, own: Coefficients, transformed: Coefficients) -> Points:
@@ -56,27 +63,7 @@ def pull_back(points: Points, modes: SmoothBasis, own: Coefficients, transformed
         return points.copy()
     shape = (-1, points.shape[1])
     change = modes.field(points, (transformed - own).reshape(shape))
-    return _solved(points + modes.field(points, transformed.reshape(shape)), points + change, modes, own)
-
-
-def _solved(goal: Points, start: Points, modes: SmoothBasis, coefficients: Coefficients) -> Points:
-    """Return q with q + d(q) = goal, mm, by damped Newton steps from a start."""
-    dims = goal.shape[1]
-    field_of, found = coefficients.reshape(-1, dims), start.copy()
-    open_ = np.arange(len(goal))
-    for _ in range(_STEPS):
-        field, slopes = modes.field_slopes(found[open_], field_of)
-        gap = goal[open_] - found[open_] - field
-        still = np.abs(gap).max(axis=1) > _CLOSE
-        open_, gap, slopes = open_[still], gap[still], slopes[still]
-        if not len(open_):
-            break
-        # A fold of the field has no way back: there the step is that of a rigid shift.
-        jacobian = np.eye(dims) + slopes
-        bad = np.linalg.det(jacobian) < 0.1
-        jacobian[bad] = np.eye(dims)
-        found[open_] += np.linalg.solve(jacobian, gap[:, :, None])[:, :, 0]
-    return found
+    return solve_back(points + modes.field(points, transformed.reshape(shape)), points + change, modes, own)
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,9 +184,11 @@ def test_a_new_site_is_estimated_from_its_own_people(starmen: Starmen) -> None:
     schema = CovariateSchema.fit(frame, declared)
     known = schema.transfer(frame)
     settings = replace(SETTINGS, rounds=1, modes=20)
-    model, _ = AdditiveShape.fit(Dataset(starmen.data, known, schema, starmen.columns), settings, seed=0)
+    # A scanner that sees everybody larger.
+    data = starmen.data - np.where(sites == "B", 0.8, 0.0).astype(np.float32)[:, None]
+    model, _ = AdditiveShape.fit(Dataset(data, known, schema, starmen.columns), settings, seed=0)
     strange = schema.transfer(frame.iloc[:5].assign(site="C"), unseen="adapt")
-    wider, notes = model.adapt([model.dataset(starmen.data[:5], strange)])
+    wider, notes = model.adapt([model.dataset(starmen.data[:5] - np.float32(1.5), strange)])
     assert [(note.level, note.people) for note in notes] == [("C", 5)]
     assert 0 < notes[0].location_kept < 1
     assert wider.schema.levels("site") == ("A", "B", "C")
