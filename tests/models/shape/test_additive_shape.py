@@ -216,3 +216,20 @@ def test_settings_and_data_that_cannot_be_are_refused(starmen: Starmen) -> None:
     )
     with pytest.raises(ModelError, match="does not say how points move"):
         model.surface_displacement(Contrast("arms", 0.0, 0.5), np.zeros((1, 2)), np.ones((1, 2)))
+
+
+def test_position_is_an_effect_where_people_share_a_space_and_noise_where_they_lie_anywhere(starmen: Starmen) -> None:
+    few = slice(0, 20)
+    rng = np.random.default_rng(0)
+    side = round(starmen.columns.count**0.5)
+    anywhere = np.stack(
+        [np.roll(row.reshape(side, side), rng.integers(-6, 7, 2), (0, 1)).ravel() for row in starmen.data[few]]
+    )
+
+    def effects(data: np.ndarray, placement: str) -> np.ndarray:
+        settings = replace(SETTINGS, rounds=1, modes=12, bootstrap=0, placement=placement)  # type: ignore[arg-type]
+        dataset = Dataset(data, starmen.frame.iloc[few], starmen.schema, starmen.columns)
+        return AdditiveShape.fit(dataset, settings, seed=0)[0].population.effects
+
+    np.testing.assert_array_equal(effects(starmen.data[few], "auto"), effects(starmen.data[few], "kept"))
+    np.testing.assert_array_equal(effects(anywhere, "auto"), effects(anywhere, "still"))
