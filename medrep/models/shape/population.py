@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
@@ -301,7 +302,7 @@ def _by_surface(
         volumes[subject] = np.clip(0.5 - data[subject] / max(lattice.spacing), 0, 1).sum()
     error = float(np.sqrt(squares / len(data)))
     seen = Seen(points, normals, places, np.log(volumes))
-    who = np.unique(dataset.whose, return_inverse=True)[1]
+    who = pd.factorize(dataset.units)[0]
     learned = surface_effects(seen, columns, groups, modes, placement, who)
     mean, rows = pulled_back(learned, points, modes, columns, groups)
     rng = np.random.default_rng([seed, 43])
