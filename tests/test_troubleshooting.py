@@ -468,6 +468,22 @@ def landmarks(
     return run(*words, "--set", chosen, *only_age(), *simple())
 
 
+def forecast_of_landmarks(work: FitContext) -> int:
+    """Train on landmarks of people who came again, and forecast where a visit of one of them is cut off."""
+    made, out, rng, rows = work.folder(), work.folder(), np.random.default_rng(0), ["participant_id\tsession_id\tage"]
+    shape = rng.normal(size=(5, 2)) * 10
+    for k in range(12):
+        for visit in (1, 2):
+            path = made / f"sub-{k:02d}" / f"ses-{visit}" / "anat" / f"sub-{k:02d}_ses-{visit}_landmarks.tsv"
+            write_landmarks(path, shape * (1 + 0.01 * visit) + rng.normal(size=shape.shape))
+            rows.append(f"sub-{k:02d}\tses-{visit}\t{30 + k + 2 * visit}")
+    (made / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    chosen = ("--set", "input.kind=points", *only_age(), *simple())
+    assert run("train", made, out / "m", "--quiet", *chosen) == OK
+    path.write_text("x\ty\n1\n", encoding="utf-8")
+    return run("forecast", made, out / "o", "--model", out / "m" / "model", "--years", "1")
+
+
 def grayordinates(work: FitContext, data: np.ndarray, columns: cifti2.ParcelsAxis | None = None) -> int:
     """Check one person's CIFTI file."""
     made = work.people(1)
@@ -1023,6 +1039,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "people would be far beyond those of training": lambda w: w.forecast("60"),
     "a little beyond the people of training": lambda w: w.forecast("5"),
     "give numbers of 0 and more, e.g. --years 1,2,5": lambda w: w.forecast("-1"),
+    "visits that cannot be read": forecast_of_landmarks,
     "--years says which": lambda w: w.forecast("1", "--set", "age=30"),
     "the one moves each person along their own trajectory": lambda w: w.transformed("age=30", years="1"),
     "intervals leave that out; train it again": lambda w: w.forecast("1", "--extrapolate", model=unsure(w)),
@@ -1169,6 +1186,7 @@ CODES = {
     "parts that are to be read": USAGE,
     "--retry-failed tries them again": SOME_FAILED,
     "people whose points look mirrored": OK,
+    "visits that cannot be read": SOME_FAILED,
     "the model; give surfaces as in training": SOME_FAILED,
     "values without an effect to remove": SOME_FAILED,
     "maps or time points of a file is taken": OK,
