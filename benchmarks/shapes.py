@@ -66,8 +66,8 @@ def run(options: Options) -> Report:
         say(f"shapes: seed {seed}, counterfactuals")
         for effect in EFFECTS:
             methods = METHODS | ({"neural additive": neural_additive} if options.slow else {})
-            rows = counterfactuals(masks, train, test, seed, effect, methods)
-            transformed += [{"seed": seed} | row for row in rows]
+            people_moved = counterfactuals(masks, train, test, seed, effect, methods)
+            transformed += [{"seed": seed} | row for row in people_moved]
     tables = {"shapes_reconstruction": pd.DataFrame(reconstructed), "shapes_counterfactual": pd.DataFrame(transformed)}
     tables["shapes_cost"] = pd.DataFrame(costs)
     shown = {
