@@ -9,8 +9,8 @@ counterfactual is decoded with the same z at other covariates. Covariates run fr
 those of the paper (surface 300, normals 100, off the surface 1000, gradient of length one 100, prior of z with a ramp), with
 points in a band on both sides of the surface too, and a learning rate that falls.
 
-Published: width 256, seven layers, codes of 256, 3100 epochs on a graphics card. `Net` is by default what forty minutes of one
-core train: width 96, four layers, codes of 64.
+Published: width 256, seven layers, codes of 256, 3100 epochs on a graphics card. `Net` is by default small enough for forty
+minutes of one core: width 96, four layers, codes of 64.
 """
 
 from __future__ import annotations

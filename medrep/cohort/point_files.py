@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medrep.cohort.bids import POINT_ENDINGS
-from medrep.cohort.surface_files import read_pointset, rewritten
+from medrep.cohort.surface_files import read_content, read_pointset, rewritten
 from medrep.errors import CohortError
 
 _MOST_POINTS = 2**23
@@ -60,14 +60,7 @@ def read_points(path: Path) -> PointFile:
     Raises:
         CohortError: One line: what is wrong with the file and what to do about it.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise CohortError(f"{path}: no such file; for one hemisphere alone set input.entities to {{hemi: L}}") from None
-    except OSError as error:
-        raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
-    if not content:
-        raise CohortError(f"{path}: the file is empty (0 bytes); fetch or convert it again")
+    content = read_content(path)
     reader = next((own for ending, own in _READERS.items() if path.name.endswith(ending)), None)
     if reader is None:
         raise CohortError(f"{path}: not a file of points that is read ({', '.join(POINT_ENDINGS)})")

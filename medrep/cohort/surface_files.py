@@ -106,11 +106,11 @@ class SurfaceFile:
         )
 
 
-def read_surface(path: Path) -> SurfaceFile:
-    """Read a file.
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a person's file.
 
     Raises:
-        CohortError: One line: what is wrong with the file and what to do about it.
+        CohortError: One line: a file that is not there, cannot be opened or is empty.
     """
     try:
         content = path.read_bytes()
@@ -120,6 +120,16 @@ def read_surface(path: Path) -> SurfaceFile:
         raise CohortError(f"{path}: cannot be opened ({error.strerror})") from None
     if not content:
         raise CohortError(f"{path}: the file is empty (0 bytes); fetch or convert it again")
+    return content
+
+
+def read_surface(path: Path) -> SurfaceFile:
+    """Read a file.
+
+    Raises:
+        CohortError: One line: what is wrong with the file and what to do about it.
+    """
+    content = read_content(path)
     if not path.name.endswith(SURFACE_ENDINGS):
         raise CohortError(f"{path}: not a surface that is read ({', '.join(SURFACE_ENDINGS)})")
     try:

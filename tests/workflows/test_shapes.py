@@ -189,6 +189,28 @@ def test_an_organ_a_little_beyond_the_grid_is_moved_on_a_larger_one(
     assert (pd.read_csv(tmp_path / "s" / "scores.tsv", sep="\t")["reconstruction_error"] > 0).all()
 
 
+def test_an_organ_that_leaves_the_grid_when_it_is_moved_is_moved_on_a_larger_one(
+    organs: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(organs, tmp_path / "c")
+    people = pd.read_csv(organs / "participants.tsv", sep="\t").sort_values("age")
+    who, section = (
+        people["participant_id"].iloc[-1],
+        json.loads((trained / "model" / "model.json").read_text())["input"],
+    )
+    image = nib.load(organ(tmp_path / "c", who))
+    affine = image.affine.copy()
+    highest = (np.argwhere(mask(organ(tmp_path / "c", who)) > 0) @ affine[:3, :3].T + affine[:3, 3])[:, 1].max() + 0.5
+    room = section["centre"][1] + ((section["shape"][1] - 1) / 2 - 2) * section["spacing"][1]
+    affine[1, 3] += room - highest - 0.05  # it just fits as it is, and grows towards youth
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), organ(tmp_path / "c", who))
+    asked = ("--model", trained / "model", "--participant-label", who, "--quiet", "--set", "age=20", "--extrapolate")
+    assert run("counterfactual", tmp_path / "c", tmp_path / "o", *asked) == 0
+    moved = organ(tmp_path / "o", who, "counterfactual")
+    points = nib.load(moved.with_name(moved.name.replace(".nii.gz", ".surf.gii"))).darrays[0].data
+    assert points[:, 1].max() > room
+
+
 def test_drawn_people_are_a_cohort_that_can_be_read_again(trained: Path, tmp_path: Path) -> None:
     assert run("sample", tmp_path / "drawn", "--model", trained / "model", "--n", 8, "--quiet") == 0
     people = pd.read_csv(tmp_path / "drawn" / "participants.tsv", sep="\t")["participant_id"].tolist()

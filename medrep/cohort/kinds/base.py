@@ -34,6 +34,7 @@ from medrep.errors import CohortError
 
 SectionT = TypeVar("SectionT")
 KindT = TypeVar("KindT", bound="InputKind[Any]")
+PersonT = TypeVar("PersonT", bound=Any)
 Room: TypeAlias = Callable[[int, int], np.ndarray]
 Matrix: TypeAlias = tuple[Shaped[np.ndarray, "people columns"], Columns]
 Blocks: TypeAlias = Iterator[tuple[pd.Index, Shaped[np.ndarray, "people columns"]]]
@@ -358,6 +359,35 @@ def imported(named: str) -> Any:
     """Return what is named as ``module:name``, imported now: kinds name what lies in layers above, and what takes seconds."""
     module, _, name = named.partition(":")
     return getattr(import_module(module), name)
+
+
+def load_people(
+    files: pd.Series,
+    read: Callable[[Path], PersonT],
+    names: tuple[str, ...],
+    unlike: Callable[[PersonT], str],
+) -> Iterator[tuple[str, PersonT | None, str]]:
+    """Read people's files one after another.
+
+    Args:
+        files: Index: key; values: paths.
+        read: Returns what a file holds, with the ``names`` of its columns; raises CohortError with one line.
+        names: Columns of a model that they must have; any if empty.
+        unlike: Says of people with other columns what is wrong.
+
+    Yields:
+        Key, what was read and an empty text; or key, None and one line of what is wrong. Never an exception.
+    """
+    for key, path in files.items():
+        try:
+            found = read(Path(str(path)))
+        except CohortError as error:
+            yield str(key), None, str(error)
+            continue
+        if names and found.names != names:
+            yield str(key), None, f"{path}: {unlike(found)}"
+        else:
+            yield str(key), found, ""
 
 
 def find_files(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Shaped
 from medrep.cohort.bids import POINT_ENDINGS, hemispheres, runs
 from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import PointsInput
-from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, load_people
 from medrep.cohort.kinds.volume import FileKind
 from medrep.cohort.plausibility import same_data
 from medrep.cohort.point_files import PointFile, Points, read_points
@@ -97,20 +97,15 @@ def load_points(
         wanted: The ``input`` section.
         names: Columns of a model that they must have; any if empty.
 
-    Yields:
+    Returns:
         Key, points and an empty text; or key, None and one line of what is wrong. Never an exception.
     """
-    for key, path in files.items():
-        try:
-            found = read_person(Path(str(path)), wanted)
-        except CohortError as error:
-            yield str(key), None, str(error)
-            continue
-        if names and found.names != names:
-            told = f"{path}: has {len(found.points)} points, other ones than the model; give points as in training"
-            yield str(key), None, told
-        else:
-            yield str(key), found, ""
+    return load_people(
+        files,
+        lambda path: read_person(path, wanted),
+        names,
+        lambda found: f"has {len(found.points)} points, other ones than the model; give points as in training",
+    )
 
 
 def _names(files: Sequence[PointFile]) -> tuple[str, ...]:

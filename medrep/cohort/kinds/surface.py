@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Shaped
 from medrep.cohort.bids import SURFACE_ENDINGS, hemispheres, runs
 from medrep.cohort.grid import Columns, Mesh
 from medrep.cohort.inputs import ImageInput, Missing
-from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room
+from medrep.cohort.kinds.base import Blocks, Checked, Listener, Matrix, Room, load_people
 from medrep.cohort.kinds.volume import FileKind
 from medrep.cohort.neighbours import find_neighbours
 from medrep.cohort.plausibility import same_data
@@ -117,24 +117,15 @@ def load_surfaces(
         wanted: The ``input`` section.
         names: Columns of a model that they must have; any if empty.
 
-    Yields:
+    Returns:
         Key, surface and an empty text; or key, None and one line of what is wrong. Never an exception.
     """
-    for key, path in files.items():
-        try:
-            found = read_person(Path(str(path)), wanted)
-        except CohortError as error:
-            yield str(key), None, str(error)
-            continue
-        if names and found.names != names:
-            told = (
-                "other vertices or parcels than"
-                if len(names) == len(found.names)
-                else f"not the {len(names)} values of"
-            )
-            yield str(key), None, f"{path}: has {_counted(found.parts)}, {told} the model; give surfaces as in training"
-        else:
-            yield str(key), found, ""
+
+    def unlike(found: PersonSurface) -> str:
+        told = "other vertices or parcels than" if len(names) == len(found.names) else f"not the {len(names)} values of"
+        return f"has {_counted(found.parts)}, {told} the model; give surfaces as in training"
+
+    return load_people(files, lambda path: read_person(path, wanted), names, unlike)
 
 
 def _counted(parts: Sequence[tuple[str, int]]) -> str:
