@@ -397,9 +397,9 @@ def _convert(value: Any, hint: Any, exact: bool) -> Any:
 def _convert_mapping(value: Any, arguments: tuple[Any, ...], exact: bool) -> Any:
     if not isinstance(value, dict):
         return REFUSED
-    if not exact:
+    if not exact and arguments[1] is str:
         return {str(key): str(one) for key, one in value.items()}
-    found = {key: _convert(one, arguments[1], exact) for key, one in value.items()}
+    found = {key if exact else str(key): _convert(one, arguments[1], exact) for key, one in value.items()}
     return REFUSED if REFUSED in found.values() else found
 
 

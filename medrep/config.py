@@ -113,6 +113,8 @@ def parse_config(
         problems.append(
             f"input.mask: not of kind {wanted.kind} with model {kind}; only of volumes with the linear model"
         )
+    if wanted is not None:
+        problems += _structure_problems(wanted, kind)
     given = content.get("settings") or {}
     if wanted is not None and wanted.on_grid:
         given = _with_defaults(given, MODELS[kind].grid_config)
@@ -134,6 +136,23 @@ def parse_config(
         blame = "" if all(blames) else f"{source}: "
         raise ConfigError(listed(f"{blame}not a valid configuration", told))
     return Config(kind, wanted, declared, settings, seed, tuple(predict))
+
+
+def _structure_problems(wanted: InputKind[Any], kind: str) -> list[str]:
+    """Return why structures cannot be looked at together as a configuration says."""
+    section = wanted.to_json()
+    if not section.get("structures"):
+        return []
+    problems = []
+    if section.get("labels"):
+        problems.append(
+            "input.labels: of one organ; input.structures has the labels of each structure: give one of both"
+        )
+    if wanted.kind != "shape" or not MODELS[kind].structures:
+        problems.append(
+            f"input.structures: not of kind {wanted.kind} with model {kind}; only of shapes with model additive_shape"
+        )
+    return problems
 
 
 def _with_defaults(given: Any, grid_config: str) -> Any:

@@ -109,7 +109,7 @@ class Mesh:
 def _count(read: Read) -> int:
     if read["mask"] is not None:
         return len(read["mask"].places)
-    return len(read["names"]) if read["grid"] is None else read["grid"].size
+    return len(read["names"]) if read["grid"] is None else read["grid"].size * max(1, len(read["structures"]))
 
 
 def _refuse_other_mask(columns: "Columns") -> None:
@@ -135,6 +135,7 @@ class Columns:
         grid: Where the columns lie in space, if they do.
         mask: Which voxels of the grid are columns; None: all.
         mesh: Which columns are neighbours, where they have no grid and it is known. Columns of other neighbours are the same.
+        structures: Names of structures that each have the whole grid, one after another; empty: what has one is not named.
     """
 
     names: tuple[str, ...]
@@ -144,11 +145,13 @@ class Columns:
     mesh: Mesh | None = field(
         default=None, compare=False, metadata=stored(omitted=lambda columns: columns.mesh is None)
     )
+    structures: tuple[str, ...] = field(default=(), metadata=stored(omitted=lambda columns: not columns.structures))
 
     @classmethod
-    def of_grid(cls, grid: Grid, mask: Mask | None = None) -> "Columns":
-        """Return the voxels of a grid, or those inside a mask."""
-        return cls((), grid.size if mask is None else len(mask.places), grid, mask)
+    def of_grid(cls, grid: Grid, mask: Mask | None = None, structures: Sequence[str] = ()) -> "Columns":
+        """Return the voxels of a grid, or those inside a mask, or the whole grid for each of some structures."""
+        count = grid.size * max(1, len(structures)) if mask is None else len(mask.places)
+        return cls((), count, grid, mask, structures=tuple(structures))
 
     @cached_property
     def reach(self) -> tuple[slice, slice, slice]:

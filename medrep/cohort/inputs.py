@@ -3,9 +3,12 @@
 What each kind does with its section is in `medrep.cohort.kinds`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from medrep._persisted import persisted
 
 Missing = Literal["error", "keep"]
 AUTO, BIDS = "auto", "bids"
@@ -81,6 +84,26 @@ class VolumeInput(ImageInput):
     mask: str = ""
 
 
+def _refuse_no_structures(section: "ShapeInput") -> None:
+    named = section.structures
+    wrong = [str(name) for name in named if not _NAME.fullmatch(str(name))]
+    if wrong:
+        raise ValueError(
+            f"structures: {', '.join(wrong)}: names are letters and digits, as they stand in names of files"
+        )
+    empty = [name for name, numbers in named.items() if not numbers or min(numbers) < 1]
+    if empty:
+        raise ValueError(f"structures: {', '.join(empty)}: give region numbers above 0, for instance {{left: [17]}}")
+    every = [number for numbers in named.values() for number in numbers]
+    twice = sorted({number for number in every if every.count(number) > 1})
+    if twice:
+        raise ValueError(f"structures: {', '.join(map(str, twice))}: a region is part of one structure only")
+
+
+_NAME = re.compile("[A-Za-z0-9]+")
+
+
+@persisted(check=_refuse_no_structures)
 @dataclass(frozen=True)
 class ShapeInput(ImageInput):
     """Kind ``shape``: one NIfTI label map a row of participants.tsv; its organ's signed distance.
@@ -89,18 +112,28 @@ class ShapeInput(ImageInput):
         spacing: Edges of the grid's cells, aligned mm; filled in by training where it is empty.
         shape: Points of the grid along each axis; filled in by training where it is empty.
         labels: Region numbers that are the organ together; empty: every number above 0.
+        structures: Structures that are looked at together and kept apart, in place of ``labels``: name -> region numbers, for
+            instance ``{left: [17], right: [53]}``. Alignment is one motion for all of a person, so that they lie to one another
+            as they did.
         align: How organs are brought to lie alike: ``none`` where the images share a space, ``centre``, ``rigid``, or
             ``similarity``, which takes size away, too. What the alignment takes away is no effect of a covariate any more.
         centre: Middle of the grid, aligned mm; filled in by training.
-        size: Mean root mean square distance of the organ's surface from its centre, mm; filled in by training.
+        size: Mean root mean square distance of the organ's surface from its centre (of structures, of each from its own), mm;
+            filled in by training.
     """
 
     spacing: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    structures: dict[str, tuple[int, ...]] = field(default_factory=dict, kw_only=True)
     align: Literal["none", "centre", "rigid", "similarity"] = "none"
     centre: tuple[float, ...] = ()
     size: float = 0.0
+
+    @property
+    def regions(self) -> dict[str, tuple[int, ...]]:
+        """Region numbers by structure; of one organ alone by no name."""
+        return self.structures or {"": self.labels}
 
 
 @dataclass(frozen=True)
@@ -167,6 +200,7 @@ _LATER: Mapping[str, Any] = {
     "landmarks": (),
     "mask": "",
     "group": "",
+    "structures": {},
 }
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 

@@ -4,7 +4,7 @@ The grid lies around ``centre`` in aligned millimetres; what the cohort's grid, 
 once and stays in the ``input`` section of the model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
@@ -15,13 +15,14 @@ import pandas as pd
 from jaxtyping import Float, Float32, Float64
 
 from medrep._persisted import persisted
-from medrep.cohort.grid import Grid, Lattice, grid_lattice
+from medrep.cohort.grid import Columns, Grid, Lattice, grid_lattice
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.nifti import LabelMap, form_notes, read_labels
 from medrep.cohort.surfaces import (
     Organ,
     Surface,
     extract_surface,
+    joined_surface,
     organ_mask,
     signed_distance,
 )
@@ -138,21 +139,26 @@ _STRIDE = 4
 
 @dataclass(frozen=True, eq=False)
 class PlacedShape:
-    """A person's organ where all organs lie alike.
+    """A person's organ, or structures, where all organs lie alike.
 
     Attributes:
-        row: Signed distance on the grid, mm of the aligned organ, negative inside.
-        alignment: World -> aligned millimetres.
+        row: Signed distance on the grid, mm of the aligned organ, negative inside; of structures one after another.
+        alignment: World -> aligned millimetres, one for all structures.
         labels: The label map as read.
-        organ: The organ in it.
+        organs: The organ in it, or each structure.
         wanted: The ``input`` section with the grid: the model's, or a larger one around it.
     """
 
     row: Float32[np.ndarray, " points"]
     alignment: Alignment
     labels: LabelMap
-    organ: Organ
+    organs: tuple[Organ, ...]
     wanted: ShapeInput
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was mended in the label map, a sentence each."""
+        return tuple(note for organ in self.organs for note in organ.notes)
 
     @property
     def lattice(self) -> Lattice:
@@ -188,6 +194,7 @@ class MeasuredShapes:
     """Measures of a cohort's organs.
 
     Attributes:
+        having: How many people have each structure, and its mean size, mm.
         measured: The ``input`` section with spacing, shape, centre and size filled in; None if no organ could be used.
         notes: What was mended in the label maps.
         problems: Every label map that cannot be used.
@@ -196,6 +203,7 @@ class MeasuredShapes:
     measured: ShapeInput | None
     notes: tuple[str, ...]
     problems: tuple[str, ...]
+    having: Mapping[str, tuple[int, float]]
 
 
 def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int], None]) -> MeasuredShapes:
@@ -208,24 +216,29 @@ def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int]
     """
     corners, sizes, edges, problems, notes = [], [], [], [], []
     apart: dict[str, tuple[float, float]] = {}
+    having: dict[str, list[float]] = {name: [] for name in wanted.regions}
     for key, path in files.items():
         try:
             labels = read_labels(Path(str(path)))
-            organ = organ_mask(labels, wanted.labels, Path(str(path)))
-            surface = extract_surface(organ.mask, organ.affine)
-            size = float(np.sqrt(np.trace(second_moments(surface))))
-            aligned = surface.transformed(align_surface(surface, wanted.align, size=size).matrix)
+            found = find_organs(labels, wanted, Path(str(path)))
+            surfaces = {name: extract_surface(one.mask, one.affine) for name, one in found.organs.items()}
+            for name, surface in surfaces.items():
+                having[name].append(organ_size([surface]))
+            organs = found.all()
+            surface, size = joined_surface(list(surfaces.values())), organ_size(list(surfaces.values()))
+            aligned = surface.transformed(_aligned(list(surfaces.values()), wanted.align, size).matrix)
             corners.append(np.stack([aligned.vertices.min(axis=0), aligned.vertices.max(axis=0)]))
             sizes.append(size)
             edges.append(labels.shortest_edge)
             apart[str(key)] = (labels.forms_apart, labels.shortest_edge)
-            notes += [f"{key}: {note}" for note in organ.notes]
+            notes += [f"{key}: {note}" for organ in organs for note in organ.notes]
         except CohortError as error:
             problems.append(f"{key}: {error}")
         advance(1)
     notes += form_notes(apart)
+    known = {name: (len(own), float(np.mean(own or [0.0]))) for name, own in having.items()}
     if not sizes:
-        return MeasuredShapes(None, tuple(notes), tuple(problems))
+        return MeasuredShapes(None, tuple(notes), tuple(problems), known)
     size = float(np.mean(sizes))
     boxes = np.stack(corners)
     if wanted.align == "similarity":
@@ -235,7 +248,74 @@ def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int]
     shape = wanted.shape or tuple(int(n) for n in np.ceil((high - low) / np.asarray(spacing)) + 1)
     centre = tuple(float(x) for x in (low + high) / 2)
     measured = replace(wanted, spacing=tuple(spacing), shape=shape, centre=centre, size=size)
-    return MeasuredShapes(measured, tuple(notes), tuple(problems))
+    return MeasuredShapes(measured, tuple(notes), tuple(problems), known)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundOrgans:
+    """Organs of a label map by structure, and why others are not there, a line each."""
+
+    organs: Mapping[str, Organ]
+    problems: tuple[str, ...]
+
+    def all(self) -> tuple[Organ, ...]:
+        """Return all organs.
+
+        Raises:
+            CohortError: Those that are not there, one line.
+        """
+        if self.problems:
+            raise CohortError("; ".join(self.problems))
+        return tuple(self.organs.values())
+
+
+def find_organs(labels: LabelMap, wanted: ShapeInput, path: Path) -> FoundOrgans:
+    """Take the organ, or each structure, out of a label map.
+
+    A cavity of one structure that another fills stays.
+
+    Args:
+        labels: The map.
+        wanted: Says which.
+        path: The map's file, for messages.
+    """
+    organs: dict[str, Organ] = {}
+    problems = []
+    for name, numbers in wanted.regions.items():
+        try:
+            organs[name] = organ_mask(labels, numbers, path, name)
+        except CohortError as error:
+            problems.append(str(error))
+    own = {name: one.mask & np.isin(labels.data, wanted.regions[name]) for name, one in organs.items()}
+    for name, organ in organs.items() if len(organs) > 1 else ():
+        others = np.any([there for other, there in own.items() if other != name], axis=0)
+        organs[name] = replace(organ, mask=organ.mask & ~others)
+    return FoundOrgans(organs, tuple(problems))
+
+
+def organ_size(surfaces: Sequence[Surface]) -> float:
+    """Return the root mean square distance of surfaces from their centres, mm: of structures, of each from its own."""
+    areas = np.array([one.area for one in surfaces])
+    squares = np.array([np.trace(second_moments(one)) for one in surfaces])
+    return float(np.sqrt(areas / areas.sum() @ squares))
+
+
+def _aligned(surfaces: Sequence[Surface], how: How, size: float) -> Alignment:
+    """Return the one motion that brings all structures of a person to where those of others lie; `size` is the cohort's, mm."""
+    whole = joined_surface(surfaces)
+    if how != "similarity" or len(surfaces) == 1:
+        return align_surface(whole, how, size=size)
+    own = float(np.sqrt(np.trace(second_moments(whole))))
+    return align_surface(whole, how, size=size * own / organ_size(surfaces))
+
+
+def shape_columns(wanted: ShapeInput) -> Columns:
+    """Return the columns of a measured ``input`` section: the points of its grid, of each structure.
+
+    Raises:
+        CohortError: As `shape_grid`.
+    """
+    return Columns.of_grid(shape_grid(wanted), structures=tuple(wanted.structures))
 
 
 def shape_grid(wanted: ShapeInput) -> Grid:
@@ -306,7 +386,7 @@ def fill_shapes(
     Raises:
         CohortError: Every label map that cannot be used.
     """
-    rows = matrix(len(files), shape_grid(wanted).size)
+    rows = matrix(len(files), shape_columns(wanted).count)
     problems: list[str] = []
     for position, loaded in enumerate(load_shapes(files, wanted)):
         if loaded.placed is None:
@@ -344,14 +424,14 @@ def place_shape(
         CohortError: One line: an unusable file, or an organ that does not lie within the grid.
     """
     labels = read_labels(path)
-    organ = organ_mask(labels, wanted.labels, path)
-    surface = extract_surface(organ.mask, organ.affine)
-    alignment = align_surface(surface, wanted.align, size=wanted.size)
+    organs = find_organs(labels, wanted, path).all()
+    surfaces = [extract_surface(organ.mask, organ.affine) for organ in organs]
+    alignment = _aligned(surfaces, wanted.align, wanted.size)
     transform = np.eye(4)
     transform[:3, 3] = -np.asarray(wanted.centre)
-    aligned = surface.transformed(transform @ alignment.matrix)
+    aligned = [surface.transformed(transform @ alignment.matrix) for surface in surfaces]
     room = points[-1] - 2 * np.asarray(wanted.spacing)
-    over = np.abs(aligned.vertices).max(axis=0) - room
+    over = np.max([np.abs(one.vertices).max(axis=0) for one in aligned], axis=0) - room
     if grow and 0 < over.max() <= FARTHEST * wanted.size:
         wanted = larger_grid(wanted, float(over.max()))
         points = grid_lattice(shape_grid(wanted)).nodes()
@@ -360,7 +440,8 @@ def place_shape(
             f"{path}: the organ lies up to {over.max():.1f} mm beyond the model's grid; bring images to one space"
             " first, or train with --set input.align=centre (or rigid)"
         )
-    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ, wanted)
+    row = np.concatenate([distances_on(one, wanted, points) for one in aligned])
+    return PlacedShape(row, alignment, labels, organs, wanted)
 
 
 def distances_on(

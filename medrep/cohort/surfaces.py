@@ -99,13 +99,14 @@ class Organ:
     notes: tuple[str, ...] = ()
 
 
-def organ_mask(labels: LabelMap, wanted: tuple[int, ...], path: Path) -> Organ:
+def organ_mask(labels: LabelMap, wanted: tuple[int, ...], path: Path, structure: str = "") -> Organ:
     """Take one organ out of a label map.
 
     Args:
         labels: The map.
         wanted: Region numbers that are the organ together; empty: every number above 0.
         path: The map's file, for messages.
+        structure: The organ's name, for messages; empty where there is one organ.
 
     Returns:
         The organ; specks are dropped, cavities filled and absent numbers noted.
@@ -113,13 +114,14 @@ def organ_mask(labels: LabelMap, wanted: tuple[int, ...], path: Path) -> Organ:
     Raises:
         CohortError: One line: nothing of the organ is there, or it is too small, in several pieces, or cut by the border.
     """
+    where = f"{path}: structure {structure}" if structure else str(path)
     present = [int(label) for label in np.unique(labels.data) if label > 0]
     if not present:
-        raise CohortError(f"{path}: the mask is empty, no voxel has a label above 0; segment the organ again")
+        raise CohortError(f"{where}: the mask is empty, no voxel has a label above 0; segment the organ again")
     found = [label for label in wanted if label in present]
     if wanted and not found:
         raise CohortError(
-            f"{path}: none of the labels {_shown(wanted)} is there; it has {_shown(present)}: choose among those"
+            f"{where}: none of the labels {_shown(wanted)} is there; it has {_shown(present)}: choose among those"
         )
     absent = [label for label in wanted if label not in present]
     notes = [f"label {label} is absent" for label in absent]
@@ -129,24 +131,25 @@ def organ_mask(labels: LabelMap, wanted: tuple[int, ...], path: Path) -> Organ:
     others = sorted((int(size) for size in np.delete(sizes, largest)), reverse=True)
     if others and others[0] >= _SECOND_ORGAN * sizes[largest]:
         raise CohortError(
-            f"{path}: {len(sizes)} separate pieces of {_shown([int(sizes[largest]), *others])} voxels;"
+            f"{where}: {len(sizes)} separate pieces of {_shown([int(sizes[largest]), *others])} voxels;"
             " one organ is needed: choose its label, or mend the map"
         )
     if sizes[largest] < FEWEST_VOXELS:
         raise CohortError(
-            f"{path}: {sizes[largest]} voxels are too few for a shape ({FEWEST_VOXELS} are needed);"
+            f"{where}: {sizes[largest]} voxels are too few for a shape ({FEWEST_VOXELS} are needed);"
             " check the labels, or segment on a finer grid"
         )
     if others:
         plural = "s" * (len(others) > 1)
         notes.append(f"dropped {len(others)} piece{plural} of {_shown(others)} voxel{'s' * (others != [1])}")
     piece = parts == largest + 1
-    _refuse_cut(piece, path)
+    _refuse_cut(piece, where)
     mask = np.asarray(ndimage.binary_fill_holes(piece), dtype=bool)
     filled = int(np.count_nonzero(mask) - np.count_nonzero(piece))
     if filled:
         notes.append(f"filled enclosed cavities of {filled} voxel{'s' * (filled > 1)}")
-    return Organ(mask, labels.affine, tuple(notes))
+    named = tuple(f"{structure}: {note}" if structure else note for note in notes)
+    return Organ(mask, labels.affine, named)
 
 
 def extract_surface(
@@ -202,6 +205,13 @@ def signed_distance(points: Float[np.ndarray, "points 3"], surface: Surface) -> 
     return np.copysign(np.linalg.norm(places - nearest, axis=1), signed)
 
 
+def joined_surface(surfaces: Sequence[Surface]) -> Surface:
+    """Return the surfaces of several structures as one."""
+    starts = np.cumsum([0, *(len(one.vertices) for one in surfaces)])
+    faces = [one.faces + start for one, start in zip(surfaces, starts, strict=False)]
+    return Surface(np.concatenate([one.vertices for one in surfaces]), np.concatenate(faces))
+
+
 def sample_surface(
     surface: Surface, count: int, seed: int
 ) -> tuple[Float64[np.ndarray, "count 3"], Float64[np.ndarray, "count 3"]]:
@@ -215,7 +225,7 @@ def sample_surface(
     return points, surface.face_vectors[chosen] / areas[chosen, None]
 
 
-def _refuse_cut(piece: Bool[np.ndarray, "x y z"], path: Path) -> None:
+def _refuse_cut(piece: Bool[np.ndarray, "x y z"], where: str) -> None:
     sides = [
         f"the {side} of axis {axis}"
         for axis in range(3)
@@ -224,7 +234,7 @@ def _refuse_cut(piece: Bool[np.ndarray, "x y z"], path: Path) -> None:
     ]
     if sides:
         raise CohortError(
-            f"{path}: the organ touches the image border at {', '.join(sides)}; crop the image wider,"
+            f"{where}: the organ touches the image border at {', '.join(sides)}; crop the image wider,"
             " or pad it with 0 if nothing was cut off"
         )
 

@@ -277,6 +277,15 @@ def described_name(relative: str, desc: str) -> PurePosixPath:
     return path.with_name("_".join([*kept, f"desc-{desc}", suffix]) + (own or ".nii.gz"))
 
 
+def of_structure(image: _Place, structure: str) -> _Place:
+    """Return the path of what is written of one structure: ``label-...`` before ``desc-...``; the image's own without a name."""
+    if not structure:
+        return image
+    entities = [entity for entity in image.name.split("_") if not entity.startswith("label-")]
+    before = next((place for place, entity in enumerate(entities) if entity.startswith("desc-")), len(entities) - 1)
+    return image.with_name("_".join([*entities[:before], f"label-{structure}", *entities[before:]]))
+
+
 def sidecar(image: _Place) -> _Place:
     """Return the JSON beside an image."""
     own = form_of(image.name, (*_KEPT_ENDINGS, ".tsv"))

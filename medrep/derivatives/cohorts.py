@@ -12,15 +12,16 @@ from jaxtyping import Float
 from medrep._files import write_json
 from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.nifti import LabelMap, Volume, write_image, write_label_map
 from medrep.cohort.participants import KEY_COLUMNS
 from medrep.cohort.surfaces import Surface
-from medrep.derivatives.bids import MeshFormat, write_description, write_matrix, write_tsv
+from medrep.derivatives.bids import MeshFormat, of_structure, write_description, write_matrix, write_tsv
 from medrep.derivatives.meshes import mesh_beside, write_mesh
 from medrep.errors import ModelError
 from medrep.models import Model
-from medrep.models.shape.mean_shape import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction, clear_level
 
 TRUTH = Path("derivatives") / "truth"
 _PLANTED = ("cohort with planted effects", "the same people without the planted site effects")
@@ -123,19 +124,23 @@ class Drawn:
 
 
 def write_shape_samples(
-    folder: Path, drawn: Drawn, centre: tuple[float, ...], mesh: MeshFormat, advance: Callable[[int], None]
+    folder: Path, drawn: Drawn, wanted: ShapeInput, mesh: MeshFormat, advance: Callable[[int], None]
 ) -> None:
-    """Write a label map and a mesh with ``desc-sampled`` for each participant; `centre` is the grid's, in mm."""
-    grid = drawn.model.columns.grid
+    """Write a label map and meshes with ``desc-sampled`` for each participant; a structure has its first region's number."""
+    grid, centre = drawn.model.columns.grid, np.asarray(wanted.centre)
     if grid is None:
         raise ModelError("a shape model needs a grid")
+    numbers = np.array([own[0] for own in wanted.structures.values()] or [1])
     for who, row in drawn.rows():
         place = folder / who / "anat" / f"{who}_desc-sampled_{drawn.suffix}.nii.gz"
-        write_label_map(place, LabelMap((row < 0).astype(np.int32).reshape(grid.shape), grid.affine(centre)))
+        levels = row.reshape(len(numbers), -1)
+        labels = np.where(levels.min(axis=0) < 0, numbers[levels.argmin(axis=0)], 0).astype(np.int32)
+        write_label_map(place, LabelMap(labels.reshape(grid.shape), grid.affine(wanted.centre)))
         level = LevelFunction.through(grid_lattice(grid), row)
-        aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
-        surface = Surface(aligned.vertices + np.asarray(centre), aligned.faces)
-        write_mesh(mesh_beside(place, mesh), surface)
+        for structure, name in enumerate(wanted.regions):
+            aligned = mesh_lattice(clear_level(level, structure), level.lattice, _MESH_CELLS)
+            surface = Surface(aligned.vertices + centre, aligned.faces)
+            write_mesh(mesh_beside(of_structure(place, name), mesh), surface)
         write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(drawn.content))
         advance(1)
     drawn.write_tables(folder)

@@ -1,5 +1,6 @@
 """Effects of covariates on an organ, as meshes, maps, a table and a figure."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,27 +30,34 @@ _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (9
 def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) -> pd.DataFrame:
     """Write template.surf.gii, for each contrast a mesh and maps on it, effects.tsv and effects.png; `centre` is the grid's, mm.
 
-    The table has covariate, before, after, mean_mm with its interval, volumes, and the share of the surface whose interval
-    leaves out zero.
+    Of several structures there is a mesh and maps of each. The table has covariate, before, after, mean_mm with its interval,
+    volumes, and the share of the surface whose interval leaves out zero.
     """
-    write_mesh(folder / "template.surf.gii", _shifted(_organ(model, {}), centre))
+    structures = model.columns.structures or ("",)
     rows, drawn = [], []
-    for contrast in contrasts(model.schema):
-        surface = _organ(model, {contrast.covariate: contrast.before})
-        after = _organ(model, {contrast.covariate: contrast.after})
+    for structure in structures:
+        write_mesh(folder / f"{_named('template', structure)}.surf.gii", _shifted(_organ(model, {}, structure), centre))
+    for contrast, structure in product(contrasts(model.schema), structures):
+        surface = _organ(model, {contrast.covariate: contrast.before}, structure)
+        after = _organ(model, {contrast.covariate: contrast.after}, structure)
         normals, areas = _vertex_normals(surface)
         motion = model.surface_displacement(contrast, surface.vertices, normals)
         low, high = motion.interval()
-        name = f"{contrast.covariate}-{_plain(contrast.before)}to{_plain(contrast.after)}"
+        name = _named(f"{contrast.covariate}-{_plain(contrast.before)}to{_plain(contrast.after)}", structure)
         write_mesh(folder / f"{name}.surf.gii", _shifted(surface, centre))
         maps = {"mm": motion.millimetres, "ci_low": low, "ci_high": high}
         write_shape_map(folder / f"{name}.shape.gii", maps)
-        rows.append(_row(contrast, motion, areas, surface.volume, after.volume))
-        drawn.append((surface, motion))
+        own: dict[str, object] = {"structure": structure} if structure else {}
+        rows.append(own | _row(contrast, motion, areas, surface.volume, after.volume))
+        drawn.append((surface, motion, structure))
     table = pd.DataFrame(rows)
     write_tsv(folder / "effects.tsv", table)
     _draw(folder / "effects.png", drawn)
     return table
+
+
+def _named(name: str, structure: str) -> str:
+    return f"{name}_label-{structure}" if structure else name
 
 
 def _row(
@@ -72,11 +80,11 @@ def _row(
     }
 
 
-def _organ(model: Model, values: dict[str, float | str]) -> Surface:
+def _organ(model: Model, values: dict[str, float | str], structure: str) -> Surface:
     """Return the organ at some values, the other covariates at their reference, in the coordinates of the grid."""
     if model.columns.grid is None:
         raise ModelError("a shape model needs a grid")
-    return mesh_lattice(model.expected_level(values), grid_lattice(model.columns.grid), _CELLS)
+    return mesh_lattice(model.expected_level(values, structure), grid_lattice(model.columns.grid), _CELLS)
 
 
 def _shifted(surface: Surface, centre: Float[np.ndarray, "3"]) -> Surface:
@@ -92,10 +100,10 @@ def _vertex_normals(surface: Surface) -> tuple[Float[np.ndarray, "vertices 3"], 
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12), areas
 
 
-def _draw(path: Path, drawn: list[tuple[Surface, SurfaceDisplacement]]) -> None:
+def _draw(path: Path, drawn: list[tuple[Surface, SurfaceDisplacement, str]]) -> None:
     figure = Figure(figsize=(3 * len(_VIEWS) + 1, 2.8 * len(drawn) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for line, (surface, motion) in enumerate(drawn):
+    for line, (surface, motion, structure) in enumerate(drawn):
         most = max(float(np.abs(motion.millimetres).max()), 1e-3)
         colours = ScalarMappable(Normalize(-most, most), "RdBu_r")
         shade = colours.to_rgba(motion.millimetres[surface.faces].mean(axis=1))
@@ -108,7 +116,8 @@ def _draw(path: Path, drawn: list[tuple[Surface, SurfaceDisplacement]]) -> None:
             axis.set_box_aspect(high - low)
             axis.view_init(up, around)
             axis.set_axis_off()
-            axis.set_title(f"{motion.contrast.name}\n{view}" if column == 0 else view, fontsize=9)
+            shown = f"{motion.contrast.name} {structure}".rstrip()
+            axis.set_title(f"{shown}\n{view}" if column == 0 else view, fontsize=9)
             axes.append(axis)
         figure.colorbar(colours, ax=axes, shrink=0.7, label="mm outward")
     with atomic_file(path) as partial:

@@ -26,6 +26,7 @@ STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
 OUTSIDE = "outside_training"
 GAIN = "gain_z"
+VOLUME = "volume_mm3"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
     "mm": "mean distance between the surface and the one that the model draws, mm",
@@ -91,6 +92,8 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
             "tweedie": "corrected by Tweedie's formula",
         }
         return {"Description": f"told from the data alone; regression to the mean {corrected[unshrink]}"}
+    if name.startswith(VOLUME) and name != VOLUME:
+        return {"Description": f"volume of the structure {name.removeprefix(volume_column('') + '_')}", "Units": "mm3"}
     if name.endswith(GAP):
         return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
     about: dict[str, dict[str, object]] = {
@@ -124,9 +127,14 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
             "Description": "how far beyond the range of training a covariate lies; the farthest of several, 0 inside",
             "Units": "standard deviations of the covariate in training",
         },
-        "volume_mm3": {"Description": "volume of the organ", "Units": "mm3"},
+        VOLUME: {"Description": "volume of the organ", "Units": "mm3"},
     }
     return about[name]
+
+
+def volume_column(structure: str) -> str:
+    """Return the name of the column of an organ's volume, or of a structure's."""
+    return f"{VOLUME}_{structure}" if structure else VOLUME
 
 
 _MOST_ROWS, _MOST_IMAGES = 256, 16

@@ -1,8 +1,8 @@
 """Removal from organs, written as a label map in the input's own grid and a mesh in world millimetres, and their scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
@@ -11,23 +11,22 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from medrep._files import write_json
 from medrep._persisted import to_json
-from medrep.cohort.grid import Columns
 from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import Volume, write_image, write_label_map
 from medrep.cohort.samples import Sample, Samples, sample_files
-from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, shape_grid
+from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, shape_columns
 from medrep.cohort.surfaces import Surface
-from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.bids import Destination, MeshFormat, described_name, of_structure, sidecar
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.meshes import mesh_beside, write_mesh
-from medrep.derivatives.scores import Scorer
+from medrep.derivatives.scores import Scorer, volume_column
 from medrep.derivatives.tasks import Result, Task, block_size
 from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models import Model
-from medrep.models.shape.mean_shape import LevelFunction
+from medrep.models.shape.mean_shape import LevelFunction, clear_level
 
 _MESH_CELLS = 128
 _ROOMS = (0.0, 0.5, 1.5)
@@ -39,8 +38,7 @@ class TransformShapes(Task):
 
     def __init__(self, transform: Transform, kind: InputKind[ShapeInput], to: Destination) -> None:
         wanted = kind.section
-        if transform.model.columns.grid != shape_grid(wanted):
-            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        _refuse_other_grid(transform.model, wanted)
         self._transform, self._wanted, self._to = transform, wanted, to
         self.by_person = transform.by_person
         self.block_size = block_size(transform.model.columns.count, 1, transform.visits if self.by_person else 1)
@@ -99,11 +97,10 @@ class TransformShapes(Task):
         """Write one person's files; return their names."""
         source = path.relative_to(self._to.root).as_posix()
         place = described_name(source, self._to.done.desc)
-        mesh = mesh_beside(place, self._to.mesh)
-        facts = _write_organ(placed, row, (self._to.folder / place, self._to.folder / mesh))
+        meshes, facts = _write_organ(placed, row, self._to.folder, place, self._to.mesh)
         content = {**self._to.done.to_json(), **self._transform.outside(frame), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
-        return (str(place), str(mesh), str(sidecar(place)))
+        return (str(place), *meshes, str(sidecar(place)))
 
 
 class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
@@ -133,14 +130,17 @@ class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
         placed = _placed(last)
         lattice = placed.lattice
         place = self.name(last.path, years)
-        mesh = mesh_beside(place, self.to.mesh)
-        facts = _write_organ(placed, estimate, (self.to.folder / place, self.to.folder / mesh))
-        files = [str(place), str(mesh), self.describe(place, last.path, years, **facts)]
+        meshes, facts = _write_organ(placed, estimate, self.to.folder, place, self.to.mesh)
+        files = [str(place), *meshes, self.describe(place, last.path, years, **facts)]
         stem, _, _ = self.name(last.path, years, "sd").name.rpartition("_")
         beside = place.with_name(f"{stem}_distance.nii.gz")
         index = (placed.voxels() - lattice.origin) / lattice.spacing
-        spread = map_coordinates(sd.reshape(lattice.shape), index.T, order=1, mode="nearest")
-        labels = placed.labels
+        several, labels = sd.reshape(-1, *lattice.shape), placed.labels
+        spread = map_coordinates(several[0], index.T, order=1, mode="nearest")
+        if len(several) > 1:  # that of the nearest structure
+            levels = LevelFunction.through(lattice, estimate).everywhere(placed.voxels()).reshape(len(several), -1)
+            all_of_them = [map_coordinates(one, index.T, order=1, mode="nearest") for one in several]
+            spread = np.take_along_axis(np.stack(all_of_them), levels.argmin(axis=0)[None], axis=0)[0]
         shown = (spread / placed.alignment.scale).reshape(labels.data.shape).astype(np.float32)
         write_image(self.to.folder / beside, Volume(shown, labels.affine))
         files += [
@@ -157,8 +157,13 @@ def _can_grow(model: Model) -> bool:
 
 def _on_own_grid(model: Model, placed: PlacedShape) -> Model:
     """Return the model for the grid that a person is on."""
-    grid = shape_grid(placed.wanted)
-    return model if grid == model.columns.grid else model.on_grid(Columns((), grid.size, grid))
+    columns = shape_columns(placed.wanted)
+    return model if columns == model.columns else model.on_grid(columns)
+
+
+def _refuse_other_grid(model: Model, wanted: ShapeInput) -> None:
+    if model.columns != shape_columns(wanted):
+        raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
 
 
 def _placed(loaded: LoadedShape) -> PlacedShape:
@@ -168,17 +173,18 @@ def _placed(loaded: LoadedShape) -> PlacedShape:
 
 
 def _write_organ(
-    placed: PlacedShape,
-    row: Float[np.ndarray, " points"],
-    to: tuple[Path, Path],
-) -> dict[str, object]:
-    """Write a moved organ as label map and mesh; return its facts."""
+    placed: PlacedShape, row: Float[np.ndarray, " levels"], folder: Path, place: PurePath, mesh: MeshFormat
+) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Write a moved organ as label map, and as a mesh of each structure; return the meshes' names, and its facts."""
     level = LevelFunction.through(placed.lattice, row)
     labels = _relabelled(placed, row, level)
-    surface = _meshed(level, placed)
-    write_label_map(to[0], replace(placed.labels, data=labels))
-    write_mesh(to[1], surface)
-    return _facts(placed, labels, surface)
+    names = list(placed.wanted.regions)
+    surfaces = {name: _meshed(level, structure, placed) for structure, name in enumerate(names)}
+    write_label_map(folder / place, replace(placed.labels, data=labels))
+    meshes = [mesh_beside(of_structure(place, name), mesh) for name in names]
+    for path, surface in zip(meshes, surfaces.values(), strict=True):
+        write_mesh(folder / path, surface)
+    return tuple(map(str, meshes)), _facts(placed, labels, surfaces)
 
 
 class ScoreShapes(Task):
@@ -192,8 +198,7 @@ class ScoreShapes(Task):
 
     def __init__(self, scorer: Scorer, kind: InputKind[ShapeInput], names: Sequence[str]) -> None:
         del names
-        if scorer.model.columns.grid != shape_grid(kind.section):
-            raise ModelError("the model was not trained on shapes of this grid; set input.kind as in training")
+        _refuse_other_grid(scorer.model, kind.section)
         self._scorer, self._wanted = replace(scorer, most=1), kind.section
         self.by_person, self.block_size = self._scorer.by_person, self._scorer.block_size
 
@@ -220,46 +225,63 @@ class ScoreShapes(Task):
             scored = asked.results(np.stack([placed.row for placed in good]), some)
         except (CohortError, ModelError) as error:
             return [*results, *(Result(key, str(error), "score") for key in some.keys)]
-        volumes = [{"volume_mm3": _volume(placed)} for placed in good]
+        volumes = [_volumes(placed) for placed in good]
         told = zip(scored, volumes, strict=True)
         return [*results, *(replace(one, figures={**one.figures, **volume}) for one, volume in told)]
 
 
-def _volume(placed: PlacedShape) -> float:
-    """Return the volume of the organ's voxels, mm3."""
+def _volumes(placed: PlacedShape) -> dict[str, float]:
+    """Return the volume of the organ's voxels, mm3, and of each structure's."""
     edges = abs(float(np.linalg.det(placed.labels.affine[:3, :3])))
-    return round(int(placed.organ.mask.sum()) * edges, 3)
+    counts = [int(organ.mask.sum()) for organ in placed.organs]
+    own = {
+        volume_column(name): round(count * edges, 3)
+        for name, count in zip(placed.wanted.structures, counts, strict=False)
+    }
+    return {volume_column(""): round(sum(counts) * edges, 3), **own}
 
 
 def _relabelled(
     placed: PlacedShape,
-    row: Float[np.ndarray, " points"],
+    row: Float[np.ndarray, " levels"],
     level: LevelFunction,
 ) -> Int32[np.ndarray, "x y z"]:
     """Return the moved organ in the person's own grid; other regions stay where the organ does not come to lie."""
-    labels, before = placed.labels.data, placed.organ.mask
+    labels, names = placed.labels.data, list(placed.wanted.regions)
     if np.array_equal(row, placed.row):
         return labels
-    inside = (level.values(placed.voxels()) < 0).reshape(labels.shape)
-    if not inside.any():
-        raise ModelError("nothing is left of the organ in the image's own grid at these covariates")
-    # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
-    nearest = distance_transform_edt(~(before & (labels > 0)), return_distances=False, return_indices=True)
-    return np.where(inside, labels[tuple(nearest)], np.where(before, 0, labels)).astype(np.int32)
+    levels = level.everywhere(placed.voxels()).reshape(len(names), -1)
+    deepest = levels.argmin(axis=0)
+    moved = np.where(np.any([organ.mask for organ in placed.organs], axis=0), 0, labels)
+    for structure, (name, organ) in enumerate(zip(names, placed.organs, strict=True)):
+        inside = ((levels[structure] < 0) & (deepest == structure)).reshape(labels.shape)
+        if not inside.any():
+            what = f"structure {name}" if name else "the organ"
+            raise ModelError(f"nothing is left of {what} in the image's own grid at these covariates")
+        # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
+        nearest = distance_transform_edt(~(organ.mask & (labels > 0)), return_distances=False, return_indices=True)
+        moved = np.where(inside, labels[tuple(nearest)], moved)
+    return moved.astype(np.int32)
 
 
-def _meshed(level: LevelFunction, placed: PlacedShape) -> Surface:
+def _meshed(level: LevelFunction, structure: int, placed: PlacedShape) -> Surface:
     """Return the moved organ's surface in world millimetres."""
-    aligned = mesh_lattice(level.values, level.lattice, _MESH_CELLS)
+    aligned = mesh_lattice(clear_level(level, structure), level.lattice, _MESH_CELLS)
     return Surface(placed.alignment.back(aligned.vertices + np.asarray(placed.wanted.centre)), aligned.faces)
 
 
-def _facts(placed: PlacedShape, labels: Int32[np.ndarray, "x y z"], surface: Surface) -> dict[str, object]:
-    organ = np.isin(labels, np.unique(placed.labels.data[placed.organ.mask & (placed.labels.data > 0)]))
+def _facts(
+    placed: PlacedShape, labels: Int32[np.ndarray, "x y z"], surfaces: Mapping[str, Surface]
+) -> dict[str, object]:
+    masks = [organ.mask & (placed.labels.data > 0) for organ in placed.organs]
+    organ = np.isin(labels, np.unique(placed.labels.data[np.any(masks, axis=0)]))
     sides = [bool(organ.take(index, axis=axis).any()) for axis in range(3) for index in (0, -1)]
+    volumes = {name: surface.volume for name, surface in surfaces.items()}
+    apart = {name: round(volumes[name], 3) for name in placed.wanted.structures}
     return {
-        "VolumeMm3": round(surface.volume, 3),
+        "VolumeMm3": round(sum(volumes.values()), 3),
+        **({"StructureVolumesMm3": apart} if apart else {}),
         "CutByImageBorder": any(sides),
         "Alignment": to_json(placed.alignment),
-        "Notes": list(placed.organ.notes),
+        "Notes": list(placed.notes),
     }

@@ -181,6 +181,7 @@ class Model(ABC):
         error_unit: Of reconstruction errors.
         tables: Whether it is fitted to feature tables; images, all are.
         masks: Whether it is fitted to the voxels of a mask; all are to whole grids.
+        structures: Whether it is fitted to several structures at once; those that move organs are.
         sources: Works it builds on, for those who cite it.
         grid_config: The shipped configuration whose settings fit data on a grid, where those of tables do not; empty if they do.
         withheld: Capabilities that others of its kind have, and why it has them not (`refusal`).
@@ -195,6 +196,7 @@ class Model(ABC):
     error_unit: str
     tables: ClassVar[bool] = True
     masks: ClassVar[bool] = False
+    structures: ClassVar[bool] = False
     sources: ClassVar[tuple[str, ...]] = ()
     grid_config: ClassVar[str] = ""
     withheld: ClassVar[Mapping[Capability, str]] = {}
@@ -507,11 +509,12 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("motion"))
 
-    def expected_level(self, values: Mapping[str, str | float]) -> Level:  # noqa: ARG002
+    def expected_level(self, values: Mapping[str, str | float], structure: str = "") -> Level:  # noqa: ARG002
         """Return the organ that is expected at some covariates, the others at their reference, in the coordinates of the grid.
 
         Args:
             values: Covariate -> value.
+            structure: Which of ``columns.structures``, clear of the others; empty where there is one organ.
 
         Raises:
             ModelError: A model without ``organs``.

@@ -225,10 +225,13 @@ def _organ(model: Model, person: Dataset, axes: Sequence[Axis]) -> ReportData | 
     if "motion" not in model.capabilities or model.columns.grid is None:
         return None
     from medrep.cohort.meshing import mesh_lattice  # scikit-image, which only organs need
-    from medrep.models.shape.mean_shape import LevelFunction  # half a second, which only organs need
+    from medrep.cohort.surfaces import joined_surface
+    from medrep.models.shape.mean_shape import LevelFunction, clear_level  # half a second, which only organs need
 
-    lattice = grid_lattice(model.columns.grid)
-    surface = mesh_lattice(LevelFunction.through(lattice, person.values[0]).values, lattice, _MESH_CELLS)
+    level = LevelFunction.through(grid_lattice(model.columns.grid), person.values[0])
+    surface = joined_surface(
+        [mesh_lattice(clear_level(level, one), level.lattice, _MESH_CELLS) for one in range(level.count)]
+    )
     transformed = model.carry(person, surface.vertices, combinations(axes)) - surface.vertices
     step = stepped(transformed, 32767)
     content = {**_shared("mesh", axes), "step": step, "vertices": len(surface.vertices)}

@@ -71,7 +71,7 @@ def sample(out: Path, model_folder: Path, request: SampleRequest, listener: List
         if "organs" in model.capabilities:
             from medrep.derivatives.cohorts import write_shape_samples  # libigl, which only shapes need
 
-            write_shape_samples(partial, people, wanted.centre, request.mesh or "gifti", advance)
+            write_shape_samples(partial, people, wanted.section, request.mesh or "gifti", advance)
         else:
             write_samples(partial, people, advance)
     return len(frame)

@@ -302,8 +302,10 @@ def _show_shares(listener: Listener, history: pd.DataFrame) -> None:
 
 
 def _show_effects(listener: Listener, effects: pd.DataFrame) -> None:
+    apart = ["structure"] if "structure" in effects else []
     rows = [
         (
+            *(str(row[name]) for name in apart),
             f"{row['covariate']} {shown(row['before'])} -> {shown(row['after'])}",
             f"{row['mean_mm']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f})",
             f"{row['volume_change_percent']:+.1f} %",
@@ -311,7 +313,7 @@ def _show_effects(listener: Listener, effects: pd.DataFrame) -> None:
         )
         for row in effects.to_dict("records")
     ]
-    headings = ("covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
+    headings = (*apart, "covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
     listener.table("What covariates do to the organ", headings, rows)
 
 

@@ -43,22 +43,20 @@ class LabelMapKind(FileKind[ShapeInput]):
 
     def common_columns(self, source: Source, room: Callable[[int, int], np.ndarray], listener: Listener) -> Columns:
         """Return the points of the section's grid; see `InputKind.common_columns`."""
-        from medrep.cohort.shapes import shape_grid
+        from medrep.cohort.shapes import shape_columns
 
         del source, room, listener
-        grid = shape_grid(self.section)
-        return Columns((), grid.size, grid)
+        return shape_columns(self.section)
 
     def matrix(
         self, source: Source, room: Room, listener: Listener, *, like: Columns | None = None, workers: int = 0
     ) -> Matrix:
         """Measure everybody's distances on the grid of the section; see `InputKind.matrix`."""
-        from medrep.cohort.shapes import fill_shapes, shape_grid
+        from medrep.cohort.shapes import fill_shapes, shape_columns
 
         del like, workers
-        grid = shape_grid(self.section)
         with listener.track("measure distances", len(source.files)) as advance:
-            return fill_shapes(source.files, self.section, room, advance), Columns((), grid.size, grid)
+            return fill_shapes(source.files, self.section, room, advance), shape_columns(self.section)
 
     def adapting(self, source: Source, like: Columns, listener: Listener) -> Blocks:
         """Yield one organ after another; see `InputKind.adapting`."""
@@ -97,9 +95,12 @@ class LabelMapKind(FileKind[ShapeInput]):
         if found.measured is None:
             return Checked(found.problems)
         edges, shape = found.measured.spacing, found.measured.shape
+        organs = f"{len(source.files) - len(found.problems)} organs of {found.measured.size:.1f} mm"
+        if self.section.structures:
+            organs = " and ".join(f"{people} {name} of {size:.1f} mm" for name, (people, size) in found.having.items())
         return Checked(
             found.problems,
-            f"{len(source.files) - len(found.problems)} organs of {found.measured.size:.1f} mm (root mean square distance of"
+            f"{organs} (root mean square distance of"
             f" the surface from its centre), to be looked at on {' x '.join(map(str, shape))} points {edges[0]:.3g} mm apart",
         )
 
@@ -110,6 +111,7 @@ class LabelMapKind(FileKind[ShapeInput]):
         found = []
         for path in files:
             data = read_labels(path).data
-            chosen = np.isin(data, self.section.labels) if self.section.labels else data > 0
+            regions = [number for numbers in self.section.regions.values() for number in numbers]
+            chosen = np.isin(data, regions) if regions else data > 0
             found.append(chosen.astype(np.float32))
         return found, None

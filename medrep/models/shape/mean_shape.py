@@ -42,48 +42,112 @@ Levels = Float[np.ndarray, " points"]
 _TILE = 16384
 
 
-@persisted(sizes={"nodes": lambda read: grid_lattice(read["columns"].grid).size})
+Structures = Int[np.ndarray, " points"]
+"""Which structure, by number, each of some points belongs to."""
+
+
+@persisted(sizes={"levels": lambda read: read["columns"].count})
 @dataclass(frozen=True, eq=False)
 class LevelFunction:
-    """A cubic spline through values on a lattice, one coefficient a node."""
+    """A cubic spline through values on a lattice, one coefficient a node; of several structures one after another."""
 
     lattice: Lattice = field(metadata=given(lambda read: grid_lattice(read["columns"].grid)))
-    coefficients: Float[np.ndarray, " nodes"] = field(metadata=stored(""))
+    coefficients: Float[np.ndarray, " levels"] = field(metadata=stored(""))
 
     @classmethod
-    def through(cls, lattice: Lattice, values: Float[np.ndarray, " nodes"]) -> "LevelFunction":
+    def through(cls, lattice: Lattice, values: Float[np.ndarray, " levels"]) -> "LevelFunction":
         """Return the spline that takes the values, mm, at the inner nodes."""
-        filtered = spline_filter(np.asarray(values, np.float64).reshape(lattice.shape), order=3, mode="mirror")
-        return cls(lattice, filtered.ravel())
+        boxes = np.asarray(values, np.float64).reshape(-1, *lattice.shape)
+        filtered = [spline_filter(box, order=3, mode="mirror").ravel() for box in boxes]
+        return cls(lattice, np.concatenate(filtered))
 
-    def values(self, points: Points) -> Levels:
-        """Return the level at points, mm."""
+    @property
+    def count(self) -> int:
+        """Number of structures."""
+        return len(self.coefficients) // self.lattice.size
+
+    @cached_property
+    def parts(self) -> "tuple[LevelFunction, ...]":
+        """The level function of each structure."""
+        return tuple(LevelFunction(self.lattice, own) for own in self.coefficients.reshape(self.count, -1))
+
+    def values(self, points: Points, structures: Structures | None = None) -> Levels:
+        """Return the level at points, mm; of several structures that of each point's own."""
         out = np.empty(len(points))
         for start in range(0, len(points), _TILE):
-            index, weight = self.lattice.weights(points[start : start + _TILE])
-            out[start : start + _TILE] = np.einsum("pt,pt->p", weight, self.coefficients[index])
+            tile = slice(start, start + _TILE)
+            index, weight = self.lattice.weights(points[tile])
+            out[tile] = np.einsum("pt,pt->p", weight, self.coefficients[self._own(index, structures, tile)])
         return out
 
-    def slopes(self, points: Points) -> tuple[Levels, Points]:
-        """Return level, mm, and gradient at points."""
+    def everywhere(self, points: Points) -> Float[np.ndarray, " levels"]:
+        """Return the level of every structure at every point, mm, one structure after another."""
+        out = np.empty((self.count, len(points)))
+        for start in range(0, len(points), _TILE):
+            tile = slice(start, start + _TILE)
+            index, weight = self.lattice.weights(points[tile])
+            for level, part in zip(out, self.parts, strict=True):
+                level[tile] = np.einsum("pt,pt->p", weight, part.coefficients[index])
+        return out.ravel()
+
+    def slopes(self, points: Points, structures: Structures | None = None) -> tuple[Levels, Points]:
+        """Return level, mm, and gradient at points; of several structures those of each point's own."""
         index, weight, gradient = self.lattice.slopes(points)
-        coefficients = self.coefficients[index]
+        coefficients = self.coefficients[self._own(index, structures, slice(None))]
         return np.einsum("pt,pt->p", weight, coefficients), np.einsum("pdt,pt->pd", gradient, coefficients)
 
-    def onto_surface(self, points: Points) -> Points:
+    def onto_surface(self, points: Points, structures: Structures | None = None) -> Points:
         """Move points near the zero level onto it, along the gradient, mm."""
         for _ in range(3):
-            level, slope = self.slopes(points)
+            level, slope = self.slopes(points, structures)
             points = points - (level / np.maximum((slope**2).sum(axis=1), 0.25))[:, None] * slope
         return points
 
-    def surface(self, most: int) -> tuple[Points, Points]:
-        """Return at most so many points of the zero level, mm, spread evenly, and the outward normals there."""
+    def surface(self, most: int) -> "TemplateSurface":
+        """Return at most so many points of the zero level of each structure, spread evenly."""
         nodes = self.lattice.nodes()
-        close = nodes[np.abs(self.values(nodes)) < max(self.lattice.spacing)]
-        points = self.onto_surface(close[np.unique(np.linspace(0, len(close) - 1, most).astype(int))])
-        slope = self.slopes(points)[1]
-        return points, slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
+        found = []
+        for part in self.parts:
+            close = nodes[np.abs(part.values(nodes)) < max(self.lattice.spacing)]
+            found.append(part.onto_surface(close[np.unique(np.linspace(0, len(close) - 1, most).astype(int))]))
+        slope = np.concatenate([part.slopes(points)[1] for part, points in zip(self.parts, found, strict=True)])
+        normals = slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
+        return TemplateSurface(
+            np.concatenate(found), normals, np.repeat(np.arange(self.count), [len(p) for p in found])
+        )
+
+    def _own(self, index: np.ndarray, structures: Structures | None, tile: slice) -> np.ndarray:
+        return index if structures is None else index + structures[tile, None] * self.lattice.size
+
+
+@dataclass(frozen=True, eq=False)
+class TemplateSurface:
+    """Points of surfaces, mm, outward normals there, and which structure each belongs to."""
+
+    points: Points
+    normals: Points
+    structures: Structures
+
+
+def without_overlap(levels: Float[np.ndarray, "structures points"]) -> Float[np.ndarray, "structures points"]:
+    """Return levels, mm, of structures that share no point: what lies in two belongs to the one in which it lies deeper.
+
+    Half of the difference of two levels is about the distance to where they are alike.
+    """
+    if len(levels) == 1:
+        return levels
+    found = levels.copy()
+    for own, level in enumerate(levels):
+        others = np.delete(levels, own, axis=0).min(axis=0)
+        np.maximum(level, (level - others) / 2, out=found[own])
+    return found
+
+
+def clear_level(level: LevelFunction, structure: int) -> Callable[[Points], Levels]:
+    """Return the level of one structure, clear of the others (`without_overlap`)."""
+    if level.count == 1:
+        return level.values
+    return lambda points: without_overlap(level.everywhere(points).reshape(level.count, -1))[structure]
 
 
 SCALES = ((0.15, np.inf), (0.08, 2.0), (0.055, 1.0), (0.04, 0.5), (0.03, 0.28))
@@ -226,28 +290,28 @@ class MeanShape:
     effect: Float[np.ndarray, "modes outputs"]
     displaces: bool
 
-    def values(self, points: Points) -> Levels:
-        """Return the level at points, mm."""
+    def values(self, points: Points) -> Float[np.ndarray, " levels"]:
+        """Return the level of every structure at every point, mm."""
         field = self.modes.field(points, self.effect)
         if self.displaces:
-            return self.template.values(points + field)
+            return self.template.everywhere(points + field)
         return self.template.values(points) + field[:, 0]
 
-    def seen(self, points: Points, identity: Field) -> Levels:
-        """Return the level at points, mm, of somebody whose own field is ``identity`` there."""
+    def seen(self, points: Points, identity: Field) -> Float[np.ndarray, " levels"]:
+        """Return `values` of somebody whose own field is ``identity`` there."""
         if self.displaces:
             return self.values(points + identity)
         return self.values(points) + identity[:, 0]
 
-    def slopes(self, points: Points, identity: Field) -> tuple[Levels, Field]:
-        """Return what `seen` returns, and how it answers to the own field."""
+    def slopes(self, points: Points, identity: Field, structures: Structures | None = None) -> tuple[Levels, Field]:
+        """Return the level at points of each one's own structure, mm, and how it answers to the own field."""
         if not self.displaces:
             return self.seen(points, identity), np.ones((len(points), 1))
         own = points + identity
         if not self.effect.any():
-            return self.template.slopes(own)
+            return self.template.slopes(own, structures)
         field, bend = self.modes.field_slopes(own, self.effect)
-        level, slope = self.template.slopes(own + field)
+        level, slope = self.template.slopes(own + field, structures)
         return level, slope + np.einsum("pi,pij->pj", slope, bend)
 
 
@@ -265,27 +329,44 @@ FAR = 0.4
 class Observations:
     """Some points, mm, and the person's signed distance there, mm, clipped to the band.
 
-    The sum of their weights is the number of patches of surface.
+    The sum of their weights is the number of patches of surface. `structures` is None where there is one.
     """
 
     points: Points
     distances: Levels
     weights: Levels
     band: float
+    structures: Structures | None = None
 
     @classmethod
     def of(
         cls,
         own: LevelFunction,
-        row: Float[np.ndarray, " nodes"],
+        row: Float[np.ndarray, " levels"],
         size: float,
         count: int,
         rng: np.random.Generator,
     ) -> "Observations":
-        """Draw at most `count` points on a person's surface, and as many around it.
+        """Draw at most `count` points on a person's surface, and as many around it, evenly from all structures.
 
         `own` is the spline through the signed distance, `row` the distance at its nodes, and `size` the organ's, all in mm.
         """
+        rows = np.asarray(row).reshape(own.count, -1)
+        some = [cls._of_one(*one, size, count // own.count, rng) for one in zip(own.parts, rows, strict=True)]
+        if len(some) == 1:
+            return some[0]
+        return cls(
+            np.concatenate([one.points for one in some]),
+            np.concatenate([one.distances for one in some]),
+            np.concatenate([one.weights for one in some]),
+            some[0].band,
+            np.repeat(np.arange(len(some)), [len(one.points) for one in some]),
+        )
+
+    @classmethod
+    def _of_one(
+        cls, own: LevelFunction, row: Float[np.ndarray, " nodes"], size: float, count: int, rng: np.random.Generator
+    ) -> "Observations":
         band, lattice = BAND * size, own.lattice
         distance, nodes = np.abs(np.asarray(row, np.float64)), lattice.nodes()
         close, near = distance < max(lattice.spacing), distance < band
@@ -377,7 +458,7 @@ class _Search:
     def at(self, a: Float[np.ndarray, " coefficients"]) -> "_Point":
         points, band = self.observations.points, self.observations.band
         field = self.basis @ a.reshape(self.basis.shape[1], -1)
-        level, slope = self.mean_shape.slopes(points, field)
+        level, slope = self.mean_shape.slopes(points, field, self.observations.structures)
         residual = np.clip(level, -band, band) - self.observations.distances
         # Beyond the band on both sides nothing can be said about where the surface is.
         seen = (np.abs(level) < band) | (np.abs(self.observations.distances) < band)

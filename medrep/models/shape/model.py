@@ -72,7 +72,7 @@ from medrep.models.linear.design import Contrast
 from medrep.models.linear.random_effects import changing_covariates, refuse_inseparable, time_of
 from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
-from medrep.models.shape.mean_shape import LevelFunction, Observations
+from medrep.models.shape.mean_shape import LevelFunction, Observations, without_overlap
 from medrep.models.shape.paths import Paths, can_follow, rows_of_people
 from medrep.models.shape.population import Population, best_known, fit_population
 from medrep.models.shape.settings import ShapeSettings
@@ -87,6 +87,14 @@ def _refuse_beyond(model: "AdditiveShape") -> None:
     modes = model.population.modes
     if not (modes.nodes < modes.lattice.size).all():
         raise ModelError("weights that do not belong to this model: modes.nodes lie beyond the lattice")
+
+
+@dataclass(frozen=True)
+class _Places:
+    """How columns are persisted: the grid, and the structures that each have it."""
+
+    grid: Grid | None = field(metadata=stored(""))
+    structures: tuple[str, ...] = field(default=(), metadata=stored(omitted=lambda places: not places.structures))
 
 
 @persisted(
@@ -115,7 +123,12 @@ class AdditiveShape(Model):
 
     schema: CovariateSchema
     columns: Columns = field(
-        metadata=converted("grid", Grid, lambda columns: columns.grid, lambda grid, read: Columns((), grid.size, grid))
+        metadata=converted(
+            "grid",
+            _Places,
+            lambda columns: _Places(columns.grid, columns.structures),
+            lambda places, read: Columns.of_grid(places.grid, structures=places.structures),
+        )
     )
     settings: ShapeSettings
     population: Population = field(metadata=stored("", sizes={"columns": "columns"}))
@@ -129,6 +142,7 @@ class AdditiveShape(Model):
     settings_type = ShapeSettings
     error_unit = "mm"
     tables = False
+    structures = True
     sources = (
         "Signed distance as a function: Park et al. 2019, CVPR (DeepSDF). Additive displacement of a template by covariates:"
         " Jiao et al. 2024, ICLR (NAISR).",
@@ -386,9 +400,13 @@ class AdditiveShape(Model):
         (own,) = self._people(subject)
         return np.stack([own.carry(points, self.mean(subject.transformed(target).covariates)) for target in targets])
 
-    def expected_level(self, values: Mapping[str, str | float]) -> Level:
+    def expected_level(self, values: Mapping[str, str | float], structure: str = "") -> Level:
         """Return the template's level moved to some covariates; see `Model.expected_level`."""
-        return self.population.mean_shape(self._columns_at(values) @ self.population.effects).values
+        organ = self.population.mean_shape(self._columns_at(values) @ self.population.effects)
+        if not structure:
+            return organ.values
+        own = self.columns.structures.index(structure)
+        return lambda points: without_overlap(organ.values(points).reshape(-1, len(points)))[own]
 
     def surface_displacement(self, contrast: Contrast, points: Points, normals: Points) -> SurfaceDisplacement:
         """Return how points move along the normal, with draws from resampled people; see `Model.surface_displacement`."""

@@ -134,15 +134,18 @@ class Paths:
         level: LevelFunction,
         sd: Float[np.ndarray, " paths"],
         freedom: Float[np.ndarray, " paths"],
-    ) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    ) -> tuple[Float[np.ndarray, " levels"], Float[np.ndarray, " levels"]]:
         """Return the deviation of an expected level at each node, mm, and its degrees of freedom (Satterthwaite 1946).
 
         Args:
             subject: The person's last visit.
-            level: The level.
+            level: The level; of several structures, one after another.
             sd: Deviation of each path.
             freedom: Degrees of freedom of each.
         """
+        if level.count > 1:
+            several = [self.uncertainty(subject, part, sd, freedom) for part in level.parts]
+            return np.concatenate([one[0] for one in several]), np.concatenate([one[1] for one in several])
         population = subject.population
         modes, outputs, displaces = population.modes, population.outputs, population.moves == "displacement"
         fields = self.fields.reshape(len(sd), modes.count, outputs).transpose(1, 0, 2).reshape(modes.count, -1)

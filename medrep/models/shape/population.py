@@ -52,7 +52,8 @@ from medrep.models.shape.surface_effects import (
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
-_SURFACE_POINTS = 1000
+_SURFACE_POINTS = 1000  # of each structure
+_FINEST = 0.5  # of the largest structure's size
 _ALIGNED, _STRAYED = 0.01, 0.15  # shares of the organ's size
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
@@ -98,8 +99,8 @@ class Population:
         """Return the organ at some covariates, without identity; ``effect`` are the coefficients of what they do."""
         return MeanShape(self.template, self.modes, effect.reshape(self.modes.count, -1), self.moves == "displacement")
 
-    def decoded(self, points: Points, effect: Coefficients, identity: Coefficients) -> Levels:
-        """Return the level at points, mm, of the organ with an identity at some covariates, both as coefficients of fields."""
+    def decoded(self, points: Points, effect: Coefficients, identity: Coefficients) -> Float[np.ndarray, " levels"]:
+        """Return the level of every structure at points, mm, with an identity at some covariates, both coefficients of fields."""
         field = self.modes.field(points, identity.reshape(self.modes.count, -1))
         return self.mean_shape(effect).seen(points, field)
 
@@ -120,19 +121,31 @@ class Learning:
 
 
 def _start_population(
-    data: Float[np.ndarray, "people nodes"], lattice: Lattice, columns: int, settings: ShapeSettings
+    data: Float[np.ndarray, "people levels"],
+    lattice: Lattice,
+    columns: int,
+    settings: ShapeSettings,
+    structures: tuple[str, ...],
 ) -> Population:
     """Return what is believed before the first round: the mean signed distance, and smooth fields."""
     mean = np.zeros(data.shape[1])
     for row in data:
         mean += np.asarray(row, np.float64) / len(data)
-    nodes = lattice.nodes()
-    surface = nodes[np.abs(mean) < max(lattice.spacing)]
-    if not len(surface) or mean.min() > 0:
-        raise ModelError("the people's organs do not overlap; set input.align to centre or rigid")
-    size = float(np.sqrt(((surface - surface.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    nodes, sizes = lattice.nodes(), []
+    named = [f"structures {name}" for name in structures] or ["organs"]
+    for name, own in zip(named, mean.reshape(len(named), -1), strict=True):
+        surface = nodes[np.abs(own) < max(lattice.spacing)]
+        if not len(surface) or own.min() > 0:
+            raise ModelError(f"the people's {name} do not overlap; set input.align to centre or rigid")
+        sizes.append(float(np.sqrt(((surface - surface.mean(axis=0)) ** 2).sum(axis=1).mean())))
+    # Fields are fine enough for the smallest structure, down to half of the largest: lattices grow with the cube.
+    size = max(min(sizes), _FINEST * max(sizes))
     template = LevelFunction.through(lattice, mean)
-    modes = SmoothBasis.around(nodes[0], nodes[-1], template.values, size, settings.modes)
+
+    def distance(points: Points) -> Levels:
+        return np.abs(template.everywhere(points).reshape(template.count, -1)).min(axis=0)
+
+    modes = SmoothBasis.around(nodes[0], nodes[-1], distance, size, settings.modes * template.count)
     moves: Moves = settings.field
     width = modes.count * (lattice.dims if moves == "displacement" else 1)
     return Population(template, modes, moves, np.zeros((columns, width)), np.eye(width), _FIRST_NOISE * size, size)
@@ -155,7 +168,7 @@ def fit_population(
     visits = Visits.of(dataset if settings.visits == "auto" else replace(dataset, participants=None))
     design, kept = np.concatenate([columns, visits.away], axis=1), columns.shape[1]
     groups = [*groups, *(Group(slice(k, k + 1)) for k in range(kept, design.shape[1]))]
-    population = _start_population(data, lattice, design.shape[1], settings)
+    population = _start_population(data, lattice, design.shape[1], settings, dataset.columns.structures)
     # What everybody shares is a column of ones, which goes into the template.
     X = np.concatenate([np.ones((len(design), 1)), design], axis=1)
     # Where people come again, how they change tells effects, and visits are weighed together.
@@ -281,14 +294,15 @@ def _by_surface(
 ) -> Learning:
     """Register everybody to the organ at the reference, and learn from where its surface lies in them."""
     data, modes, lattice = dataset.values, population.modes, population.template.lattice
-    points, normals = population.template.surface(_SURFACE_POINTS)
+    surface = population.template.surface(_SURFACE_POINTS)
+    points, several = surface.points, population.template.count
     expected = columns @ population.effects
     precision = np.linalg.inv(population.covariance + np.cov(expected.T, bias=True))
     placement = settings.placement if settings.placement != "auto" else _placement(population, data)
     if placement != "kept":
         precision = _free(precision, FieldsThrough.of(points, modes).coefficients(rigid_motions(points)).T)
     codes, unknown, squares = np.zeros_like(expected), np.zeros_like(precision), 0.0
-    places, volumes = np.zeros((len(data), *points.shape)), np.zeros(len(data))
+    places, volumes = np.zeros((len(data), *points.shape)), np.zeros((len(data), several))
     for subject, posterior in enumerate(
         _posteriors(population, data, np.zeros_like(expected), precision, settings, seed, range(len(data)))
     ):
@@ -297,11 +311,11 @@ def _by_surface(
         squares += posterior.error**2
         before = points - modes.field(points, posterior.mean.reshape(modes.count, -1))
         lying = solve_back(points, before, modes, posterior.mean)
-        places[subject] = LevelFunction.through(lattice, data[subject]).onto_surface(lying)
+        places[subject] = LevelFunction.through(lattice, data[subject]).onto_surface(lying, surface.structures)
         # Distances between voxels tell which part of a voxel is inside.
-        volumes[subject] = np.clip(0.5 - data[subject] / max(lattice.spacing), 0, 1).sum()
+        volumes[subject] = np.clip(0.5 - data[subject].reshape(several, -1) / max(lattice.spacing), 0, 1).sum(axis=1)
     error = float(np.sqrt(squares / len(data)))
-    seen = Seen(points, normals, places, np.log(volumes))
+    seen = Seen(points, surface.normals, places, np.log(volumes), surface.structures)
     who = pd.factorize(dataset.units)[0]
     learned = surface_effects(seen, columns, groups, modes, placement, who)
     mean, rows = pulled_back(learned, points, modes, columns, groups)
@@ -326,7 +340,7 @@ def _placement(population: Population, data: np.ndarray) -> Placement:
     nodes, step = lattice.nodes(), max(lattice.spacing)
     centres = np.zeros((len(data), lattice.dims))
     for subject, row in enumerate(data):
-        shell = np.clip(1 - np.abs(np.asarray(row, np.float64)) / step, 0, 1)
+        shell = np.clip(1 - np.abs(np.asarray(row, np.float64).reshape(-1, len(nodes))) / step, 0, 1).sum(axis=0)
         centres[subject] = shell @ nodes / shell.sum()
     apart = float(np.sqrt(((centres - centres.mean(axis=0)) ** 2).sum(axis=1).mean())) / population.size
     return "kept" if _ALIGNED < apart < _STRAYED else "still"

@@ -28,7 +28,7 @@ class ShapeSettings:
             is ``kept`` where people's centres differ by 1 to 15 % of the organ's size, as in images that share a space; centres
             that are nearer to one another are an alignment's, and others noise: ``still``.
         spline_degrees: Degrees of freedom of a continuous covariate's effect; 1 is a straight line.
-        modes: Smooth modes of a field at most.
+        modes: Smooth modes of a field at most, for each structure.
         latents: Numbers that are handed out of what a person is, those that shapes tell best.
         rounds: Rounds of registering everybody and learning from it.
         points: Points on a person's surface, and as many around it, that are looked at in training, at most.
@@ -80,6 +80,8 @@ class ShapeSettings:
         ]
         if not self.shrinkage > 0:
             wrong.append(f"shrinkage is {self.shrinkage:g}; give more than 0")
+        if len(columns.structures) > 1 and self.field == "distance":
+            wrong.append("field is distance, which adds to the distance of one organ; give displacement for structures")
         if wrong:
             raise ModelError(listed("settings that cannot be", wrong))
         return columns.grid

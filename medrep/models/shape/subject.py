@@ -28,6 +28,7 @@ from medrep.models.shape.mean_shape import (
 from medrep.models.shape.population import Population
 
 Coefficients = Float[np.ndarray, " coefficients"]
+AllLevels = Float[np.ndarray, " levels"]
 
 WITHIN = 0.01
 """Variance of a person's visits over that of people."""
@@ -114,11 +115,11 @@ class Subject:
         """The subject's own part: coefficients of the field beyond the covariates'."""
         return self.posterior.mean if self.identity else np.zeros_like(self.mean)
 
-    def decoded(self, points: Points, mean: Coefficients) -> Levels:
-        """Return the level at points, mm, as the model alone expects it where covariates do what `mean` says."""
+    def decoded(self, points: Points, mean: Coefficients) -> AllLevels:
+        """Return the level of every structure at points, mm, as the model alone expects it; `mean` is what covariates do."""
         return self.population.decoded(points, mean, self.rest)
 
-    def change(self, points: Points, mean: Coefficients, further: "Coefficients | None" = None) -> Levels:
+    def change(self, points: Points, mean: Coefficients, further: "Coefficients | None" = None) -> AllLevels:
         """Return how much higher the level, mm, of the person's own organ is where it was carried to other covariates.
 
         `mean` is what those do, and `further` the person's own change d; their own covariates and no change change nothing.
@@ -128,7 +129,7 @@ class Subject:
             whole = mean - self.mean + (0.0 if further is None else further)
             return population.modes.field(points, whole.reshape(population.modes.count, 1))[:, 0]
         came_from = carried(points, population.modes, self.rest, self.mean, mean, further)
-        return self.own.values(came_from) - self.own.values(points)
+        return self.own.everywhere(came_from) - self.own.everywhere(points)
 
     def carry(self, points: Points, mean: Coefficients) -> Points:
         """Return where points of the person's own organ go when it is carried to other covariates, mm.
@@ -149,7 +150,8 @@ def reconstruction_error(subject: Subject) -> float:
     step = max(own.lattice.spacing)
     there = [
         _distances(other, level.onto_surface(nodes[np.abs(level.values(nodes)) < step]))
-        for level, other in ((own, made), (made, own))
+        for first, second in zip(own.parts, made.parts, strict=True)
+        for level, other in ((first, second), (second, first))
     ]
     return float(np.mean([part.mean() for part in there]))
 

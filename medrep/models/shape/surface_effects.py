@@ -24,7 +24,7 @@ With x = w + d(w), J its derivative and n the normal, the volume is 1/dims of th
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import nnls
 
 from medrep.models.shape.effects import Group
-from medrep.models.shape.mean_shape import Points, SmoothBasis
+from medrep.models.shape.mean_shape import Points, SmoothBasis, Structures
 
 Placement = Literal["still", "mean", "kept"]
 Shifts = Float[np.ndarray, "people points dims"]
@@ -52,16 +52,29 @@ _SAMPLES = 24  # people at whose covariates a field is made to agree
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Where points of the template's surface lie in people, mm, with the normals there and people's log volumes."""
+    """Where points of the template's surface lie in people, mm, with the normals there and people's log volumes.
+
+    `structures` says which structure each point belongs to, in order; None where there is one.
+    """
 
     points: Points
     normals: Points
     places: Shifts
-    log_volumes: Float[np.ndarray, " people"]
+    log_volumes: Float[np.ndarray, "people structures"]
+    structures: Structures | None = None
+
+    @property
+    def parts(self) -> list[slice]:
+        """The points of each structure."""
+        if self.structures is None:
+            return [slice(None)]
+        ends = np.cumsum(np.bincount(self.structures)).tolist()
+        return [slice(*pair) for pair in pairwise([0, *ends])]
 
     def fewer(self, every: int) -> "Seen":
         """Return every so many points."""
-        return Seen(self.points[::every], self.normals[::every], self.places[:, ::every], self.log_volumes)
+        own = None if self.structures is None else self.structures[::every]
+        return Seen(self.points[::every], self.normals[::every], self.places[:, ::every], self.log_volumes, own)
 
     def aligned(self) -> "Seen":
         """Bring everybody to lie alike: generalised Procrustes analysis without scale."""
@@ -77,6 +90,7 @@ class SurfaceEffects:
     """Motion of the template's surface by the columns of the design, mm, and how much each form was believed.
 
     `motions` are forward, of the points of the template; `mean` is the motion from the template to the organ at the reference.
+    `weights` are those of each group in the first structure, then in the next.
     """
 
     motions: Motions
@@ -119,7 +133,7 @@ def resampled_changes(
 
     `draws` are the rows that are drawn each time; motions are looked at at fewer points.
     """
-    few = seen.fewer(max(1, len(seen.points) // _FEW))
+    few = seen.fewer(max(1, len(seen.points) // (_FEW * len(seen.parts))))
     few = few if placement == "kept" else few.aligned()
     surface = _Surface.of(few, basis)
     whole = _learned(few, columns, groups, surface, placement, people).motions
@@ -141,17 +155,23 @@ def _learned(
 ) -> SurfaceEffects:
     shifts, normals = seen.places - seen.points, seen.normals
     ridge = _ridge(columns, shifts, groups)
-    weights = _believed(columns, shifts, groups, ridge, normals, people)
-    forms = _forms(columns, shifts, groups, ridge, normals)
     fit = _Fit.of(columns, shifts, ridge)
     spread = fit.spread(columns, shifts, normals)
-    motions = np.zeros_like(fit.motions)
-    for group, own, share in zip(groups, forms, weights, strict=True):
-        motion = np.einsum("f,fcpd->cpd", share, np.stack(own))
+    motions, weights = np.zeros_like(fit.motions), list[Float[np.ndarray, " forms"]]()
+    for part in seen.parts:
+        # What is believed of an effect on one structure says nothing of another.
+        some, along = np.ascontiguousarray(shifts[:, part]), normals[part]
+        believed = _believed(columns, some, groups, ridge, along, people)
+        forms = _forms(columns, some, groups, ridge, along)
+        for group, own, share in zip(groups, forms, believed, strict=True):
+            motions[group.columns, part] = np.einsum("f,fcpd->cpd", share, np.stack(own))
+        weights += believed
+    for group in groups:
+        motion = motions[group.columns]
         if placement == "still" and motion.any():
-            motion = _still(motion, seen, fit.covariance[group.columns, group.columns], spread)
-        motions[group.columns] = motion
-    motions = surface.following(seen.log_volumes, columns, motions, groups)
+            motions[group.columns] = _still(motion, seen, fit.covariance[group.columns, group.columns], spread)
+    for structure, part in enumerate(seen.parts):
+        motions = surface.following(part, seen.log_volumes[:, structure], columns, motions, groups)
     mean = (shifts - np.einsum("nc,cpd->npd", columns, motions)).mean(axis=0)
     return SurfaceEffects(motions, mean, tuple(weights))
 
@@ -327,29 +347,36 @@ class _Surface:
         return cls(seen.points, seen.normals, basis, FieldsThrough.of(seen.points, basis))
 
     def following(
-        self, log_volumes: Float[np.ndarray, " people"], columns: Columns, motions: Motions, groups: Sequence[Group]
+        self,
+        part: slice,
+        log_volumes: Float[np.ndarray, " people"],
+        columns: Columns,
+        motions: Motions,
+        groups: Sequence[Group],
     ) -> Motions:
-        """Let the patterns of covariates follow volumes."""
+        """Let the patterns of covariates on one structure, the points `part`, follow its volumes."""
         outward = np.zeros_like(motions)
         used = []
         for group in groups:
-            own = _along(motions[group.columns], self.normals)
+            own = _along(motions[group.columns, part], self.normals[part])
             where = (own**2).sum(axis=0)
             if not group.exchangeable and where.any():
                 used += list(range(group.columns.start, group.columns.stop))
-                outward[group.columns] = (where / where.mean())[:, None] * self.normals
+                outward[group.columns, part] = (where / where.mean())[:, None] * self.normals[part]
         if not used:
             return motions
         base, per = self.bent(motions), self.bent(outward)
+        whole, one = (motions, outward), _Surface(self.points[part], self.normals[part], self.basis, self.fields)
+        motions, outward, base, per = (each[:, part] for each in (motions, outward, base, per))
         amounts, errors = np.zeros(len(motions)), np.zeros(len(motions))
         others = [k for k in range(len(motions)) if k not in used]
         for _ in range(2):
-            now = self.logs(columns, motions, outward, base, per, amounts)
+            now = one.logs(columns, motions, outward, base, per, amounts)
             slopes = []
             for column in used:
                 more = amounts.copy()
                 more[column] += _STEP
-                slopes.append((self.logs(columns, motions, outward, base, per, more) - now) / _STEP)
+                slopes.append((one.logs(columns, motions, outward, base, per, more) - now) / _STEP)
             design = np.column_stack([*slopes, columns[:, others], np.ones(len(columns))])
             inverse = np.linalg.pinv(design.T @ design, rcond=1e-6, hermitian=True)
             solved = inverse @ design.T @ (log_volumes - now)
@@ -358,7 +385,7 @@ class _Surface:
             errors[used] = np.diag(inverse)[: len(used)] * (rest @ rest) / max(len(rest) - design.shape[1], 1)
         # What a volume says beyond the pattern counts as far as it is more than its own error.
         amounts *= np.maximum(1 - errors / np.maximum(amounts**2, 1e-12), 0)
-        return motions + amounts[:, None, None] * outward
+        return whole[0] + amounts[:, None, None] * whole[1]
 
     def bent(self, motions: Motions) -> Float[np.ndarray, "columns points dims dims"]:
         """Return derivatives of smooth fields through motions."""

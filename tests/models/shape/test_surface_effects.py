@@ -56,7 +56,7 @@ def cohort(ball: np.ndarray, columns: np.ndarray, motion: np.ndarray, seed: int 
         turned = np.einsum("r,rpd->pd", poses * rng.standard_normal(6), rigid_motions(ball))
         places.append(shape + turned)
     volumes = np.array([np.linalg.norm(one - one.mean(axis=0), axis=1).mean() ** 3 for one in places])
-    return Seen(ball, ball / RADIUS, np.stack(places), np.log(volumes))
+    return Seen(ball, ball / RADIUS, np.stack(places), np.log(volumes)[:, None])
 
 
 def learned(seen: Seen, columns: np.ndarray, basis: SmoothBasis, placement: str = "still") -> SurfaceEffects:
