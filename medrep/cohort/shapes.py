@@ -131,6 +131,8 @@ MARGIN = 0.5
 """Room around the organs of training, a share of their mean size (root mean square distance of the surface from its centre)."""
 FARTHEST = 1.5
 """How far beyond the grid an organ may lie for which it grows, a share of their size; who lies farther is not in one space."""
+ROOMS = (0.0, 0.5, 1.5)
+"""Room around the grid in which a person is moved or drawn, shares of the size: more where the organ leaves the grid."""
 EXACT = 0.4
 """Distances are exact up to this share of the size; beyond it they are interpolated between every fourth point."""
 _FINEST = 25.0  # grid points over the size, unless input.spacing says otherwise
@@ -157,7 +159,7 @@ class PlacedShape:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was mended in the label map, a sentence each."""
+        """Notes on what was mended in the label map, a sentence each."""
         return tuple(note for organ in self.organs for note in organ.notes)
 
     @property

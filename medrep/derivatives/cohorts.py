@@ -13,9 +13,10 @@ from medrep._files import write_json
 from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
-from medrep.cohort.meshing import mesh_lattice
+from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import LabelMap, Volume, write_image, write_label_map
 from medrep.cohort.participants import KEY_COLUMNS
+from medrep.cohort.shapes import ROOMS, larger_grid, shape_columns, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import MeshFormat, of_structure, write_description, write_matrix, write_tsv
 from medrep.derivatives.meshes import mesh_beside, write_mesh
@@ -114,8 +115,12 @@ class Drawn:
     def rows(self) -> Iterator[tuple[str, Float[np.ndarray, " columns"]]]:
         """Draw one participant at a time: id, and row of the model's columns."""
         for position, who in enumerate(self.people["participant_id"].to_list()):
-            own = int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
-            yield str(who), self.model.sample(self.frame.iloc[position : position + 1], seed=own)[0]
+            yield str(who), self.row(position, self.model)
+
+    def row(self, position: int, model: Model) -> Float[np.ndarray, " columns"]:
+        """Draw one participant, on the grid of a model."""
+        own = int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
+        return model.sample(self.frame.iloc[position : position + 1], seed=own)[0]
 
     def write_tables(self, folder: Path) -> None:
         """Write participants.tsv and dataset_description.json."""
@@ -127,23 +132,33 @@ def write_shape_samples(
     folder: Path, drawn: Drawn, wanted: ShapeInput, mesh: MeshFormat, advance: Callable[[int], None]
 ) -> None:
     """Write a label map and meshes with ``desc-sampled`` for each participant; a structure has its first region's number."""
-    grid, centre = drawn.model.columns.grid, np.asarray(wanted.centre)
-    if grid is None:
-        raise ModelError("a shape model needs a grid")
-    numbers = np.array([own[0] for own in wanted.structures.values()] or [1])
-    for who, row in drawn.rows():
+    for position, who in enumerate(drawn.people["participant_id"].astype(str)):
         place = folder / who / "anat" / f"{who}_desc-sampled_{drawn.suffix}.nii.gz"
-        levels = row.reshape(len(numbers), -1)
-        labels = np.where(levels.min(axis=0) < 0, numbers[levels.argmin(axis=0)], 0).astype(np.int32)
-        write_label_map(place, LabelMap(labels.reshape(grid.shape), grid.affine(wanted.centre)))
-        level = LevelFunction.through(grid_lattice(grid), row)
-        for structure, name in enumerate(wanted.regions):
-            aligned = mesh_lattice(clear_level(level, structure), level.lattice, _MESH_CELLS)
-            surface = Surface(aligned.vertices + centre, aligned.faces)
-            write_mesh(mesh_beside(of_structure(place, name), mesh), surface)
+        for room in ROOMS:
+            section = larger_grid(wanted, room * wanted.size)
+            columns = shape_columns(section)
+            model = drawn.model if columns == drawn.model.columns else drawn.model.on_grid(columns)
+            try:
+                _write_organ(place, drawn.row(position, model), section, mesh)
+                break
+            except BorderError:
+                if room == ROOMS[-1]:
+                    raise
         write_json(place.with_name(place.name.replace(".nii.gz", ".json")), dict(drawn.content))
         advance(1)
     drawn.write_tables(folder)
+
+
+def _write_organ(place: Path, row: Float[np.ndarray, " columns"], wanted: ShapeInput, mesh: MeshFormat) -> None:
+    grid, centre = shape_grid(wanted), np.asarray(wanted.centre)
+    level = LevelFunction.through(grid_lattice(grid), row)
+    surfaces = [mesh_lattice(clear_level(level, k), level.lattice, _MESH_CELLS) for k in range(level.count)]
+    numbers = np.array([own[0] for own in wanted.structures.values()] or [1])
+    levels = row.reshape(len(numbers), -1)
+    labels = np.where(levels.min(axis=0) < 0, numbers[levels.argmin(axis=0)], 0).astype(np.int32)
+    write_label_map(place, LabelMap(labels.reshape(grid.shape), grid.affine(wanted.centre)))
+    for name, surface in zip(wanted.regions, surfaces, strict=True):
+        write_mesh(mesh_beside(of_structure(place, name), mesh), Surface(surface.vertices + centre, surface.faces))
 
 
 def write_samples(folder: Path, drawn: Drawn, advance: Callable[[int], None]) -> None:

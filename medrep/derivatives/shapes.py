@@ -16,7 +16,7 @@ from medrep.cohort.kinds import InputKind
 from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import Volume, write_image, write_label_map
 from medrep.cohort.samples import Sample, Samples, sample_files
-from medrep.cohort.shapes import LoadedShape, PlacedShape, larger_grid, load_alike, shape_columns
+from medrep.cohort.shapes import ROOMS, LoadedShape, PlacedShape, larger_grid, load_alike, shape_columns
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, MeshFormat, described_name, of_structure, sidecar
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
@@ -29,8 +29,6 @@ from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction, clear_level
 
 _MESH_CELLS = 128
-_ROOMS = (0.0, 0.5, 1.5)
-"""Room around the grid in which a person is moved, shares of the organs' size: more where the moved organ leaves the grid."""
 
 
 class TransformShapes(Task):
@@ -53,7 +51,7 @@ class TransformShapes(Task):
 
     def _move(self, visits: Samples) -> Iterator[Result]:
         """Move the visits of one person, or one visit."""
-        for room in _ROOMS:
+        for room in ROOMS:
             results, cut = self._moved(visits, room * self._wanted.size)
             if not (cut and _can_grow(self._transform.model)):
                 break

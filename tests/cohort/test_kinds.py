@@ -38,6 +38,7 @@ LATER = {
     "landmarks": (1.0, 2.0),
     "mask": "auto",
     "group": "family_id",
+    "structures": {"left": (17,), "right": (53,)},
 }
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
