@@ -20,8 +20,8 @@ def pair_at(left: object, right: object, age: float, spacing: float) -> LabelMap
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -spacing * half
     points = np.indices(2 * half + 1).reshape(3, -1).T @ affine[:3, :3] + affine[:3, 3]
-    here = level(left, {"age": age, "sex": "F"}, points + [MIDDLE_MM, 0, 0])
-    there = level(right, {"age": 50.0, "sex": "F"}, (points - [MIDDLE_MM, 0, 0]) * [-1, 1, 1])
+    here = level(left, {"age": age, "sex": "F"}, points + np.array([MIDDLE_MM, 0, 0]))
+    there = level(right, {"age": 50.0, "sex": "F"}, (points - np.array([MIDDLE_MM, 0, 0])) * [-1, 1, 1])
     data = np.where(here < 0, LEFT, np.where(there < 0, RIGHT, 0)).astype(np.int32)
     return LabelMap(data.reshape(2 * half + 1), affine)
 

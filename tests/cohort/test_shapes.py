@@ -14,9 +14,11 @@ from medrep.cohort.shapes import (
     EXACT,
     distances_on,
     fill_shapes,
+    find_organs,
     load_shapes,
     measure_shapes,
     place_shape,
+    shape_columns,
     shape_grid,
 )
 from medrep.cohort.surfaces import Surface
@@ -166,3 +168,69 @@ def test_an_organ_beyond_the_grid_is_refused_with_the_cure(files: pd.Series, tmp
 def test_a_section_that_was_not_measured_is_refused() -> None:
     with pytest.raises(CohortError, match="filled in by training"):
         shape_grid(ShapeInput())
+
+
+def pair(folder: Path, name: str, turn: float = 0.0, left: int = 17) -> Path:
+    """Write two ellipsoids 20 mm apart, turned about the middle between them."""
+    axes = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    world = (np.indices((52, 52, 30)).reshape(3, -1).T - [25.5, 25.5, 14.5]) @ axes.T
+    here, there = ((((world - [side, 0, 0]) / [6, 11, 5]) ** 2).sum(axis=1) < 1 for side in (-10, 10))
+    data = np.where(here, left, np.where(there, 53, 0)).astype(np.int32).reshape(52, 52, 30)
+    affine = np.eye(4)
+    affine[:3, 3] = [-25.5, -25.5, -14.5]
+    path = folder / f"{name}_mask.nii.gz"
+    write_label_map(path, LabelMap(data, affine))
+    return path
+
+
+SIDES = {"left": (17,), "right": (53,)}
+
+
+@pytest.mark.parametrize("align", ["none", "centre", "rigid", "similarity"])
+def test_structures_are_aligned_by_one_motion_and_keep_their_place_to_each_other(tmp_path: Path, align: str) -> None:
+    files = pd.Series([pair(tmp_path, f"sub-{k}", turn) for k, turn in enumerate((0.0, 0.3))], index=["a", "b"])
+    section = measured(files, structures=SIDES, align=align)
+    assert 6.5 < section.size < 9  # of a structure, not of both
+    columns = shape_columns(section)
+    assert columns.structures == ("left", "right")
+    assert columns.count == 2 * shape_grid(section).size
+    nodes = grid_lattice(shape_grid(section)).nodes()
+    for loaded in load_shapes(files, section):
+        assert loaded.placed is not None
+        inside = loaded.placed.row.reshape(2, -1) < 0
+        left, right = (nodes[own].mean(axis=0) for own in inside)
+        assert np.linalg.norm(right - left) == pytest.approx(20 * loaded.placed.alignment.scale, abs=0.25)
+        if align in {"rigid", "similarity"}:
+            np.testing.assert_allclose((right - left)[1:], 0, atol=0.25)
+        assert not inside.all(axis=0).any()
+
+
+def test_one_named_structure_has_the_distances_of_its_labels(files: pd.Series) -> None:
+    plain, named = measured(files, labels=(1,)), measured(files, structures={"organ": (1,)})
+    assert replace(named, structures={}, labels=(1,)) == plain
+    rows = [
+        fill_shapes(files, one, lambda n, m: np.zeros((n, m), np.float32), lambda people: None)
+        for one in (plain, named)
+    ]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_a_structure_that_somebody_lacks_is_named_and_those_who_have_each_are_counted(tmp_path: Path) -> None:
+    paths = [pair(tmp_path, "sub-0"), pair(tmp_path, "sub-1", left=18)]
+    found = measure_shapes(
+        pd.Series(paths, index=["a", "b"]), ShapeInput(suffix="mask", structures=SIDES), lambda people: None
+    )
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith("b: ")
+    assert "structure left: none of the labels 17 is there; it has 18 and 53" in found.problems[0]
+    assert {name: people for name, (people, _) in found.having.items()} == {"left": 1, "right": 2}
+
+
+def test_a_structure_within_another_leaves_it_its_hollow(tmp_path: Path) -> None:
+    outer = ellipsoid((36, 36, 36), plain_affine(), np.zeros(3))
+    inner = np.zeros(outer.data.shape, bool)
+    inner[15:20, 14:21, 16:20] = True
+    labels = LabelMap(np.where(inner, 2, outer.data).astype(np.int32), outer.affine)
+    organs = find_organs(labels, ShapeInput(structures={"outer": (1,), "inner": (2,)}), tmp_path / "x").all()
+    assert not (organs[0].mask & organs[1].mask).any()
+    np.testing.assert_array_equal(organs[1].mask, inner)
