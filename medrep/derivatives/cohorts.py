@@ -20,7 +20,6 @@ from medrep.cohort.shapes import ROOMS, larger_grid, shape_columns, shape_grid
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import MeshFormat, of_structure, write_description, write_matrix, write_tsv
 from medrep.derivatives.meshes import mesh_beside, write_mesh
-from medrep.errors import ModelError
 from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction, clear_level
 
