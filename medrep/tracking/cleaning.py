@@ -120,10 +120,10 @@ def cleaned_images(
 ) -> pd.DataFrame:
     """Write images below ``root`` with the effects taken out, as `medrep export` writes them.
 
-    Returns ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``), below the folder that
-    MEDREP_OUTPUT_ROOT names; where a person's are moved together, they lie side by side in the folder of the first. Raises
-    CohortError for no such folder, images that were cleaned before or stand there twice for one person, or images that cannot
-    be used; nothing is written then.
+    Returns ``path`` of each image and ``sidecar`` of its JSON (of an organ also ``mesh``, of structures one each,
+    ``mesh_left`` and so on), below the folder that MEDREP_OUTPUT_ROOT names; where a person's are moved together, they lie side
+    by side in the folder of the first. Raises CohortError for no such folder, images that were cleaned before or stand there
+    twice for one person, or images that cannot be used; nothing is written then.
     """
     output = _output_root()
     refuse_again(earlier_work(root, files), tuple(cleaning.target), saved.provenance.transformed)
@@ -149,7 +149,7 @@ def cleaned_images(
     written = [
         [str(made / folder / file) for file in one.files] for folder, one in (results[key] for key in people.keys)
     ]
-    return pd.DataFrame(written, index=frame.index, columns=list(saved.input.written[: len(written[0])]))
+    return pd.DataFrame(written, index=frame.index, columns=list(saved.input.outputs[: len(written[0])]))
 
 
 def refuse_failed(results: Sequence[Result], files: pd.Series, sent: pd.Series) -> None:

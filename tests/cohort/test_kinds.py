@@ -223,3 +223,14 @@ def test_samples_are_the_same_one_by_one_and_together(people: int, files: bool, 
     if not files and chosen:
         np.testing.assert_array_equal(travelled.rows, features.values[chosen])
         np.testing.assert_array_equal(some.rows, features.values[chosen])
+
+
+def test_each_structure_has_a_mesh() -> None:
+    kind = INPUTS["shape"]()
+    assert kind.outputs == ("path", "mesh", "sidecar")
+    assert kind.changed(structures={"left": (17,), "right": (53,)}).outputs == (
+        "path",
+        "mesh_left",
+        "mesh_right",
+        "sidecar",
+    )

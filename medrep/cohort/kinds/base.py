@@ -186,6 +186,11 @@ class InputKind(ABC, Generic[SectionT]):
         return replace(self, section=replace(self.section, **values))
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the mover writes of each person, in the order of its files, as this section has it."""
+        return self.written
+
+    @property
     def keeps_missing(self) -> bool:
         """True if missing values are left out of a fit and stay missing; else they are refused."""
         return bool(self.to_json()["missing"] == "keep")

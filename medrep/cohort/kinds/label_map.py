@@ -31,6 +31,12 @@ class LabelMapKind(FileKind[ShapeInput]):
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `InputKind.outputs`; of several structures each has a mesh."""
+        meshes = tuple(f"mesh_{name}" for name in self.section.structures)
+        return ("path", *meshes, "sidecar") if meshes else self.written
+
     def measured(self, source: Source, listener: Listener) -> "tuple[LabelMapKind, tuple[str, ...]]":
         """Return the kind with the grid of all organs, its centre and the organs' size; see `InputKind.measured`."""
         from medrep.cohort.shapes import measure_shapes, refuse_unusable

@@ -32,10 +32,14 @@ a level and a slope, and all change as nothing else tells, by the mixed model of
 its person's path by the pull-back with t(q, c, d) = t(p, c*, d*). What covariates do is told from a person's visits together
 (`shape/repeated.py`). Of people of one visit nothing of this is there.
 
+**Several structures** of a person (`input.structures`) have a template each, T, and one field F for all: each is pulled back
+through the same map, so that what did not overlap does not after a move, and what touches goes on touching. Effects are learned
+from all surfaces, believed structure by structure, and each structure's volume is followed. Modes count for each structure.
+
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
 the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; a size that the alignment took out
-is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs;
+is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs; structures do not slide along each other;
 paths of people are straight lines beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the
 model's answer near its support, not a causal fact.
 """
