@@ -932,6 +932,12 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     ),
     "the mask is empty, no voxel has a label above 0": lambda w: w.mask(organ()),
     "is there; it has": lambda w: w.mask(organ((6, 18)), "--set", "input.labels=[7]"),
+    "a region is part of one structure only": lambda w: w.mask(
+        organ((6, 18)), "--set", "input.structures={left: [1], right: [1]}"
+    ),
+    "input.structures has the labels of each structure": lambda w: w.mask(
+        organ((6, 18)), "--set", "input.structures={left: [1]}", "--set", "input.labels=[1]"
+    ),
     "separate pieces of": lambda w: w.mask(organ((3, 9), (13, 19))),
     "voxels are too few for a shape": lambda w: w.mask(organ((6, 7))),
     "the organ touches the image border at": lambda w: w.mask(organ((0, 12))),

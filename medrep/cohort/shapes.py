@@ -22,8 +22,8 @@ from medrep.cohort.surfaces import (
     Organ,
     Surface,
     extract_surface,
+    find_organs,
     joined_surface,
-    organ_mask,
     signed_distance,
 )
 from medrep.errors import CohortError, listed
@@ -251,48 +251,6 @@ def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int]
     centre = tuple(float(x) for x in (low + high) / 2)
     measured = replace(wanted, spacing=tuple(spacing), shape=shape, centre=centre, size=size)
     return MeasuredShapes(measured, tuple(notes), tuple(problems), known)
-
-
-@dataclass(frozen=True, eq=False)
-class FoundOrgans:
-    """Organs of a label map by structure, and why others are not there, a line each."""
-
-    organs: Mapping[str, Organ]
-    problems: tuple[str, ...]
-
-    def all(self) -> tuple[Organ, ...]:
-        """Return all organs.
-
-        Raises:
-            CohortError: Those that are not there, one line.
-        """
-        if self.problems:
-            raise CohortError("; ".join(self.problems))
-        return tuple(self.organs.values())
-
-
-def find_organs(labels: LabelMap, wanted: ShapeInput, path: Path) -> FoundOrgans:
-    """Take the organ, or each structure, out of a label map.
-
-    A cavity of one structure that another fills stays.
-
-    Args:
-        labels: The map.
-        wanted: Says which.
-        path: The map's file, for messages.
-    """
-    organs: dict[str, Organ] = {}
-    problems = []
-    for name, numbers in wanted.regions.items():
-        try:
-            organs[name] = organ_mask(labels, numbers, path, name)
-        except CohortError as error:
-            problems.append(str(error))
-    own = {name: one.mask & np.isin(labels.data, wanted.regions[name]) for name, one in organs.items()}
-    for name, organ in organs.items() if len(organs) > 1 else ():
-        others = np.any([there for other, there in own.items() if other != name], axis=0)
-        organs[name] = replace(organ, mask=organ.mask & ~others)
-    return FoundOrgans(organs, tuple(problems))
 
 
 def organ_size(surfaces: Sequence[Surface]) -> float:

@@ -4,8 +4,8 @@ Voxels become triangles in index space and the whole affine is applied to the ve
 anisotropic grids need no case of their own. Pieces and cavities are told apart by voxel faces, not by corners.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from medrep.cohort.inputs import ShapeInput
 from medrep.cohort.nifti import LabelMap
 from medrep.errors import CohortError, lacking
 
@@ -150,6 +151,48 @@ def organ_mask(labels: LabelMap, wanted: tuple[int, ...], path: Path, structure:
         notes.append(f"filled enclosed cavities of {filled} voxel{'s' * (filled > 1)}")
     named = tuple(f"{structure}: {note}" if structure else note for note in notes)
     return Organ(mask, labels.affine, named)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundOrgans:
+    """Organs of a label map by structure, and why others are not there, a line each."""
+
+    organs: Mapping[str, Organ]
+    problems: tuple[str, ...]
+
+    def all(self) -> tuple[Organ, ...]:
+        """Return all organs.
+
+        Raises:
+            CohortError: Those that are not there, one line.
+        """
+        if self.problems:
+            raise CohortError("; ".join(self.problems))
+        return tuple(self.organs.values())
+
+
+def find_organs(labels: LabelMap, wanted: ShapeInput, path: Path) -> FoundOrgans:
+    """Take the organ, or each structure, out of a label map.
+
+    A cavity of one structure that another fills stays.
+
+    Args:
+        labels: The map.
+        wanted: Says which.
+        path: The map's file, for messages.
+    """
+    organs: dict[str, Organ] = {}
+    problems = []
+    for name, numbers in wanted.regions.items():
+        try:
+            organs[name] = organ_mask(labels, numbers, path, name)
+        except CohortError as error:
+            problems.append(str(error))
+    own = {name: one.mask & np.isin(labels.data, wanted.regions[name]) for name, one in organs.items()}
+    for name, organ in organs.items() if len(organs) > 1 else ():
+        others = np.any([there for other, there in own.items() if other != name], axis=0)
+        organs[name] = replace(organ, mask=organ.mask & ~others)
+    return FoundOrgans(organs, tuple(problems))
 
 
 def extract_surface(

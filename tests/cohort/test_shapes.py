@@ -14,14 +14,13 @@ from medrep.cohort.shapes import (
     EXACT,
     distances_on,
     fill_shapes,
-    find_organs,
     load_shapes,
     measure_shapes,
     place_shape,
     shape_columns,
     shape_grid,
 )
-from medrep.cohort.surfaces import Surface
+from medrep.cohort.surfaces import Surface, find_organs
 from medrep.errors import CohortError
 
 RADII = np.array([8.0, 11.0, 6.0])

@@ -39,9 +39,9 @@ from all surfaces, believed structure by structure, and each structure's volume 
 Advantages: millimetres along the surface for each covariate, with intervals; a person's voxel-fine detail survives a move;
 trains in minutes on a processor. **Limitations**: a covariate does the same to the same place of every anatomy; motion along
 the surface cannot be seen in surfaces, and effects move there as smoothly as the rest tells; a size that the alignment took out
-is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded organs; structures do not slide along each other;
-paths of people are straight lines beside what covariates do, and one visit tells nothing of a slope. A counterfactual is the
-model's answer near its support, not a causal fact.
+is no effect any more, and an effect on position none unless `placement` is `kept`; topology is the template's for decoded
+organs; structures do not slide along each other; paths of people are straight lines beside what covariates do, and one visit
+tells nothing of a slope. A counterfactual is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
