@@ -16,6 +16,9 @@ AUTO, BIDS = "auto", "bids"
 SAMPLED = 64
 """So many people at most, evenly spread over the sorted keys, say which voxels a mask of most people holds."""
 
+FINEST = 0.5
+"""Fields are as fine as the smallest structure asks for, down to this share of the largest one's size."""
+
 BETWEEN = "~"
 """Stands between the two regions of an edge's name."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64
 
 from medrep._persisted import persisted
 from medrep.cohort.grid import Columns, Grid, Lattice, grid_lattice
-from medrep.cohort.inputs import ShapeInput
+from medrep.cohort.inputs import FINEST, ShapeInput
 from medrep.cohort.nifti import LabelMap, form_notes, read_labels
 from medrep.cohort.surfaces import (
     Organ,
@@ -191,6 +191,16 @@ class LoadedShape:
     error: str
 
 
+def _small(having: Mapping[str, tuple[int, float]]) -> list[str]:
+    largest = max(having, key=lambda name: having[name][1])
+    return [
+        f"structure {name} of {size:.1f} mm is small beside {largest} of {having[largest][1]:.1f} mm: fields are made for"
+        f" {FINEST * having[largest][1]:.1f} mm and more; train it by itself where its details matter"
+        for name, (people, size) in having.items()
+        if people and size < FINEST * having[largest][1]
+    ]
+
+
 @dataclass(frozen=True)
 class MeasuredShapes:
     """Measures of a cohort's organs.
@@ -239,6 +249,7 @@ def measure_shapes(files: pd.Series, wanted: ShapeInput, advance: Callable[[int]
         advance(1)
     notes += form_notes(apart)
     known = {name: (len(own), float(np.mean(own or [0.0]))) for name, own in having.items()}
+    notes += _small(known)
     if not sizes:
         return MeasuredShapes(None, tuple(notes), tuple(problems), known)
     size = float(np.mean(sizes))

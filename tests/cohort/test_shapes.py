@@ -225,6 +225,16 @@ def test_a_structure_that_somebody_lacks_is_named_and_those_who_have_each_are_co
     assert {name: people for name, (people, _) in found.having.items()} == {"left": 1, "right": 2}
 
 
+def test_a_structure_that_is_small_beside_another_is_noted(tmp_path: Path) -> None:
+    labels = ellipsoid((36, 36, 36), plain_affine(), np.zeros(3))
+    index = np.indices(labels.data.shape).reshape(3, -1).T
+    ball = (((index - [17, 17, 30]) ** 2).sum(axis=1) < 9).reshape(labels.data.shape)
+    write_label_map(tmp_path / "m.nii.gz", LabelMap(np.where(ball, 2, labels.data).astype(np.int32), labels.affine))
+    section = ShapeInput(suffix="mask", structures={"large": (1,), "small": (2,)})
+    found = measure_shapes(pd.Series([tmp_path / "m.nii.gz"], index=["a"]), section, lambda people: None)
+    assert any("structure small of" in note and "is small beside large of" in note for note in found.notes)
+
+
 def test_a_structure_within_another_leaves_it_its_hollow(tmp_path: Path) -> None:
     outer = ellipsoid((36, 36, 36), plain_affine(), np.zeros(3))
     inner = np.zeros(outer.data.shape, bool)

@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from medrep._persisted import Read, given, persisted
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Lattice, grid_lattice
+from medrep.cohort.inputs import FINEST
 from medrep.errors import ModelError
 from medrep.models.shape.effects import Equations, Group, Told, fit_effects, resampled_effects
 from medrep.models.shape.mean_shape import (
@@ -53,7 +54,6 @@ from medrep.models.shape.surface_effects import (
 Coefficients = Float[np.ndarray, " coefficients"]
 
 _SURFACE_POINTS = 1000  # of each structure
-_FINEST = 0.5  # of the largest structure's size
 _ALIGNED, _STRAYED = 0.01, 0.15  # shares of the organ's size
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
@@ -139,7 +139,7 @@ def _start_population(
             raise ModelError(f"the people's {name} do not overlap; set input.align to centre or rigid")
         sizes.append(float(np.sqrt(((surface - surface.mean(axis=0)) ** 2).sum(axis=1).mean())))
     # Fields are fine enough for the smallest structure, down to half of the largest: lattices grow with the cube.
-    size = max(min(sizes), _FINEST * max(sizes))
+    size = max(min(sizes), FINEST * max(sizes))
     template = LevelFunction.through(lattice, mean)
 
     def distance(points: Points) -> Levels:
