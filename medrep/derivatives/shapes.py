@@ -257,7 +257,8 @@ def _relabelled(
             what = f"structure {name}" if name else "the organ"
             raise ModelError(f"nothing is left of {what} in the image's own grid at these covariates")
         # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
-        nearest = distance_transform_edt(~(organ.mask & (labels > 0)), return_distances=False, return_indices=True)
+        own = np.isin(labels, placed.wanted.regions[name]) if name else labels > 0
+        nearest = distance_transform_edt(~(organ.mask & own), return_distances=False, return_indices=True)
         moved = np.where(inside, labels[tuple(nearest)], moved)
     return moved.astype(np.int32)
 
