@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,20 @@ DRAWS = 20
 SETTINGS = ShapeSettings(modes=60, points=700, careful_points=1200, threads=1, bootstrap=100)
 ASKED = (0.90, 0.97)
 _MOST = 1000  # points of the template's surface
-_SHOWN = ("effect", "people", "contrast", "n", "covered", "covered_placed", "moved", "error", "bias", "sd", "width")
+_SHOWN = (
+    "effect",
+    "people",
+    "contrast",
+    "n",
+    "covered",
+    "covered_placed",
+    "moved",
+    "error",
+    "bias",
+    "sd",
+    "width",
+    "oracle",
+)
 _ROUNDS = 3
 
 Moving = Callable[[float, str, np.ndarray], np.ndarray]
@@ -60,7 +74,9 @@ def run(options: Options) -> Report:
                 say(f"shape_coverage: draw {seed}, {effect}, {people} people")
                 chosen = table.iloc[:people].reset_index(drop=True)
                 model = fit(organs.some(np.arange(people)), chosen, SETTINGS, seed)
-                maps += seen_maps(model, effect, people)
+                new = seen_maps(model, effect, people)
+                say("  " + ", ".join(f"{one.contrast} {one.covered(one.found - one.truth):.3f}" for one in new))
+                maps += new
     table = summary(maps)
     title = f"Intervals of effect maps against the planted motion along the normal, mm; {DRAWS} draws"
     return Report({"shape_coverage": Table(table, _SHOWN, title)}, tuple(judge(table)))
@@ -167,9 +183,10 @@ def _front(axis: OrganAxis, move: Callable[[OrganAxis, float, float, np.ndarray]
 def summary(maps: Iterable[SeenMap]) -> pd.DataFrame:
     """Return coverage and what it is made of, a row an effect, number of people and contrast.
 
-    Columns: n (maps), covered, covered_placed (with the rigid part of the error taken out), moved (mean planted motion), error
-    (mean absolute), bias (mean absolute over points of the mean error over draws), sd (of that), width (of intervals), all mm.
-    Points of a draw are those of the first that lie next. Men's and women's effects are told as one.
+    Columns: n (maps), covered, covered_placed (with the rigid part of the error taken out), covered_least (of one map), moved
+    (mean planted motion), error (mean absolute), error_placed, bias (mean absolute over points of the mean error over draws), sd
+    (over draws), width (of intervals), oracle (width of those that know the mean squared error at each point), all mm. Points of
+    a draw are those of the first that lie next. Men's and women's effects are told as one.
     """
     rows = []
     kinds: dict[tuple[str, int, str], list[SeenMap]] = {}
@@ -191,6 +208,7 @@ def summary(maps: Iterable[SeenMap]) -> pd.DataFrame:
             "bias": np.abs(errors.mean(axis=0)).mean(),
             "sd": errors.std(axis=0, ddof=min(1, len(own) - 1)).mean(),
             "width": np.mean([(one.high - one.low).mean() for one in own]),
+            "oracle": 2 * NormalDist().inv_cdf(0.975) * np.sqrt((errors**2).mean(axis=0)).mean(),
         }
         rows.append(row)
     return pd.DataFrame(rows)
