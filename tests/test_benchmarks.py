@@ -10,6 +10,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from benchmarks.comparison import compare_folders
+from benchmarks.shape_bulge import Bulge
+from medrep.cohort.nifti import LabelMap
 from tests.conftest import ROOT
 
 
@@ -46,3 +48,15 @@ def test_two_folders_are_compared_file_by_file(tmp_path: Path) -> None:
     assert found["features.tsv"].difference == found["model/model.safetensors"].difference == 0.125
     assert found["image.nii.gz"].difference == 0.25
     assert found["features.tsv"].note == "1 of 3: x"
+
+
+def test_what_bulges_goes_back() -> None:
+    grid = np.indices((24, 40, 24)).reshape(3, -1).T - np.array([11.5, 19.5, 11.5])
+    inside = (np.square(grid / [7, 15, 7]).sum(axis=1) < 1).reshape(24, 40, 24)
+    bulge = Bulge.of(LabelMap(inside.astype(np.int32), np.eye(4)))
+    points = np.random.default_rng(0).uniform(5, 25, (200, 3))
+    for age, sex in ((20.0, "F"), (75.0, "M")):
+        moved = bulge.moved(age, sex, points)
+        assert np.abs(moved - points).max() > 0.3
+        np.testing.assert_allclose(bulge.back(age, sex, moved), points, atol=1e-6)
+    np.testing.assert_allclose(bulge.moved(50.0, "F", points), points, atol=1e-9)

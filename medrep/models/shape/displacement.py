@@ -33,5 +33,6 @@ class SurfaceDisplacement:
 def _bounds(draws: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(draws):
         return estimate, estimate
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    # Of the quantiles, those between which one more draw lies with that probability.
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method="weibull")
     return low, high

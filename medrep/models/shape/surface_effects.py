@@ -47,6 +47,7 @@ _CHI = 4.0  # squared motion, in standard errors and for each column, at which a
 _RIDGE = 1e-3  # mm2: how well fields must go through motions
 _EXACT = 1e-6  # mm2, the same where motions are smooth already
 _FEW = 250  # points that are looked at in resampling
+_UNSURE = 0.7  # standard deviation, in draws, of a place as a share of what `still` moves from the mean position
 _SAMPLES = 24  # people at whose covariates a field is made to agree
 
 
@@ -129,9 +130,12 @@ def resampled_changes(
     people: Int[np.ndarray, " rows"],
     draws: Sequence[Int[np.ndarray, " rows"]],
 ) -> Float[np.ndarray, "draws columns coefficients"]:
-    """Return by how much fields through motions are others where people are drawn again, all that was chosen chosen anew.
+    """Return by how much fields through motions may be others, as draws that spread as what is not known.
 
-    `draws` are the rows that are drawn each time; motions are looked at at fewer points.
+    `draws` are the rows of resampled people; all that was chosen is chosen anew, and motions are looked at at fewer points. What
+    comes out is mixed to a normal distribution about the estimate with the same second moments: what shrinking moves to one side
+    counts on both. With `still`, noise in motions draws that rule to the mean position, which resampling repeats and so does not
+    see; each draw lies elsewhere by a share of the way between the places that the two rules choose.
     """
     few = seen.fewer(max(1, len(seen.points) // (_FEW * len(seen.parts))))
     few = few if placement == "kept" else few.aligned()
@@ -142,6 +146,12 @@ def resampled_changes(
         drawn = replace(few, places=few.places[rows], log_volumes=few.log_volumes[rows])
         found = _learned(drawn, columns[rows], groups, surface, placement, people[rows])
         changes[draw] = surface.fields.coefficients(found.motions - whole)
+    rng, count = np.random.default_rng(len(draws)), len(draws)
+    mixed = rng.standard_normal((count, count)) / np.sqrt(max(count, 1))
+    changes = np.einsum("md,dck->mck", mixed, changes, optimize=True)
+    if placement == "still":
+        away = whole - _learned(few, columns, groups, surface, "mean", people).motions
+        changes += _UNSURE * rng.standard_normal((count, 1, 1)) * surface.fields.coefficients(away)
     return changes
 
 

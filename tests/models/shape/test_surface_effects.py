@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medrep.models.linear.design import Contrast
+from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import Group
 from medrep.models.shape.mean_shape import SmoothBasis
 from medrep.models.shape.surface_effects import (
@@ -145,3 +147,45 @@ def test_effects_of_resampled_people_spread_about_as_much_as_those_of_new_people
     )
     resampled = np.stack([basis.field(ball, one[0].reshape(basis.count, 3)) for one in changes])
     assert 0.5 < resampled.std(axis=0).mean() / new.std(axis=0).mean() < 2
+
+
+def test_intervals_hold_planted_motion_and_are_not_much_wider_than_errors(ball: np.ndarray, basis: SmoothBasis) -> None:
+    people, cohorts, resamplings = 40, 6, 16
+    ball = ball[::2]
+    normals, truth = ball / RADIUS, (top(ball) * ball / RADIUS).sum(axis=1)
+    covered, widths, errors = [], [], []
+    for seed in range(cohorts):
+        rng = np.random.default_rng([seed, 9])
+        columns = designed(rng)[:people]
+        seen = cohort(ball, columns, top(ball), seed=seed + 40)
+        draws = [rng.integers(0, people, people) for _ in range(resamplings)]
+        changes = resampled_changes(seen, columns, [AGE, SEX], basis, "still", np.arange(people), draws)
+        moved = (learned(seen, columns, basis).motions[0] * normals).sum(axis=1)
+        other = np.stack([(basis.field(ball, own[0].reshape(basis.count, 3)) * normals).sum(axis=1) for own in changes])
+        low, high = SurfaceDisplacement(Contrast("age", 0.0, 1.0), moved, moved + other).interval()
+        covered.append(((low <= truth) & (truth <= high)).mean())
+        widths.append((high - low).mean())
+        errors.append(moved - truth)
+    assert 0.85 < np.mean(covered) <= 1
+    assert np.mean(widths) < 3 * 3.92 * np.sqrt(np.square(errors).mean())
+
+
+def test_where_an_organ_comes_to_lie_is_unsure_where_a_rule_says_so(ball: np.ndarray, basis: SmoothBasis) -> None:
+    """With everybody drawn once nothing else is."""
+    columns = designed(np.random.default_rng(10))
+    seen, everybody = cohort(ball, columns, top(ball)).fewer(3), np.arange(PEOPLE)
+
+    def changes(placement: str) -> np.ndarray:
+        rows = [everybody] * 6
+        return resampled_changes(seen, columns, [AGE, SEX], basis, placement, everybody, rows)  # type: ignore[arg-type]
+
+    np.testing.assert_allclose(changes("mean"), 0, atol=1e-9)
+    first, second = np.linalg.svd(changes("still").reshape(6, -1), compute_uv=False)[:2]
+    assert first > 1e-3
+    assert second < 1e-6 * first
+
+
+def test_one_more_draw_lies_within_the_bounds_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(11).permutation(np.arange(1.0, 40.0))[:, None]
+    low, high = SurfaceDisplacement(Contrast("age", 0.0, 1.0), np.array([20.0]), draws).interval()
+    np.testing.assert_allclose([*low, *high], [1, 39])
