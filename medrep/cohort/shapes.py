@@ -146,6 +146,7 @@ class PlacedShape:
         labels: The label map as read.
         organ: The organ in it.
         wanted: The ``input`` section with the grid: the model's, or a larger one around it.
+        centroid: Of the organ's surface, world mm.
     """
 
     row: Float32[np.ndarray, " points"]
@@ -153,16 +154,29 @@ class PlacedShape:
     labels: LabelMap
     organ: Organ
     wanted: ShapeInput
+    centroid: Float64[np.ndarray, "3"]
 
     @property
     def lattice(self) -> Lattice:
         """The grid."""
         return grid_lattice(shape_grid(self.wanted))
 
-    def voxels(self) -> Float[np.ndarray, "voxels 3"]:
-        """Return where the label map's voxels are in the coordinates of the grid, mm, in C order."""
+    @property
+    def to_grid(self) -> Float64[np.ndarray, "4 4"]:
+        """World -> coordinates of the grid, mm."""
+        shift = np.eye(4)
+        shift[:3, 3] = -np.asarray(self.wanted.centre)
+        return shift @ self.alignment.matrix
+
+    def voxels(self, motion: Float[np.ndarray, "4 4"] | None = None) -> Float[np.ndarray, "voxels 3"]:
+        """Return where the label map's voxels are in the coordinates of the grid, mm, in C order.
+
+        Args:
+            motion: In the world, mm: where the points were that it brings to the voxels.
+        """
+        affine = self.labels.affine if motion is None else np.linalg.solve(motion, self.labels.affine)
         index = np.indices(self.labels.data.shape).reshape(3, -1).T
-        world = index @ self.labels.affine[:3, :3].T + self.labels.affine[:3, 3]
+        world = index @ affine[:3, :3].T + affine[:3, 3]
         return self.alignment.apply(world) - np.asarray(self.wanted.centre)
 
 
@@ -249,6 +263,28 @@ def shape_grid(wanted: ShapeInput) -> Grid:
     x, y, z = wanted.shape
     a, b, c = wanted.spacing
     return Grid((x, y, z), (a, b, c))
+
+
+def grid_frames(wanted: ShapeInput, files: pd.Series) -> Float64[np.ndarray, "people 4 4"]:
+    """Return what brings each person's world to the coordinates of the grid, mm.
+
+    Args:
+        wanted: A measured ``input`` section.
+        files: Index: key; values: paths of label maps; none is read where nobody is aligned.
+
+    Raises:
+        CohortError: A file that cannot be used.
+    """
+    shift = np.eye(4)
+    shift[:3, 3] = -np.asarray(wanted.centre)
+    if wanted.align == "none":
+        return np.repeat(shift[None], len(files), axis=0)
+    found = []
+    for path in map(Path, files.astype(str)):
+        organ = organ_mask(read_labels(path), wanted.labels, path)
+        surface = extract_surface(organ.mask, organ.affine)
+        found.append(shift @ align_surface(surface, wanted.align, size=wanted.size).matrix)
+    return np.stack(found)
 
 
 def larger_grid(wanted: ShapeInput, room: float) -> ShapeInput:
@@ -360,7 +396,7 @@ def place_shape(
             f"{path}: the organ lies up to {over.max():.1f} mm beyond the model's grid; bring images to one space"
             " first, or train with --set input.align=centre (or rigid)"
         )
-    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ, wanted)
+    return PlacedShape(distances_on(aligned, wanted, points), alignment, labels, organ, wanted, surface.centroid)
 
 
 def distances_on(

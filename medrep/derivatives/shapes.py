@@ -28,6 +28,8 @@ from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction
+from medrep.models.shape.pose import POSE
+from medrep.models.shape.rigid import POINTS, about, rigid_motion
 
 _MESH_CELLS = 128
 _ROOMS = (0.0, 0.5, 1.5)
@@ -100,7 +102,8 @@ class TransformShapes(Task):
         source = path.relative_to(self._to.root).as_posix()
         place = described_name(source, self._to.done.desc)
         mesh = mesh_beside(place, self._to.mesh)
-        facts = _write_organ(placed, row, (self._to.folder / place, self._to.folder / mesh))
+        change = self._transform.pose_change(frame)
+        facts = _write_organ(placed, row, (self._to.folder / place, self._to.folder / mesh), change)
         content = {**self._to.done.to_json(), **self._transform.outside(frame), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
         return (str(place), str(mesh), str(sidecar(place)))
@@ -171,14 +174,30 @@ def _write_organ(
     placed: PlacedShape,
     row: Float[np.ndarray, " points"],
     to: tuple[Path, Path],
+    change: Float[np.ndarray, " columns"] | None = None,
 ) -> dict[str, object]:
-    """Write a moved organ as label map and mesh; return its facts."""
+    """Write a moved organ as label map and mesh; return its facts. `change` moves it as a whole, too, mm and degrees."""
     level = LevelFunction.through(placed.lattice, row)
-    labels = _relabelled(placed, row, level)
+    motion = None if change is None else _whole_motion(placed, row, level, change)
+    labels = _relabelled(placed, row, level, motion)
     surface = _meshed(level, placed)
+    surface = surface if motion is None else surface.transformed(motion)
     write_label_map(to[0], replace(placed.labels, data=labels))
     write_mesh(to[1], surface)
-    return _facts(placed, labels, surface)
+    facts = _facts(placed, labels, surface)
+    return facts if change is None else {**facts, "PoseChange": dict(zip(POSE, change.tolist(), strict=True))}
+
+
+def _whole_motion(
+    placed: PlacedShape, row: Float[np.ndarray, " points"], level: LevelFunction, change: Float[np.ndarray, " columns"]
+) -> Float[np.ndarray, "4 4"] | None:
+    """Return what moves the moved organ as a whole, world mm: onto the person's own, and on; None where nothing is moved."""
+    if np.array_equal(row, placed.row) and not change.any():
+        return None
+    own = LevelFunction.through(placed.lattice, placed.row).surface(POINTS)[0]
+    laid = rigid_motion(level, own, level.surface(POINTS)[0].mean(axis=0))
+    to_grid = placed.to_grid
+    return about(placed.centroid, change[:3], np.radians(change[3:])) @ np.linalg.inv(to_grid) @ laid @ to_grid
 
 
 class ScoreShapes(Task):
@@ -235,16 +254,23 @@ def _relabelled(
     placed: PlacedShape,
     row: Float[np.ndarray, " points"],
     level: LevelFunction,
+    motion: Float[np.ndarray, "4 4"] | None,
 ) -> Int32[np.ndarray, "x y z"]:
     """Return the moved organ in the person's own grid; other regions stay where the organ does not come to lie."""
     labels, before = placed.labels.data, placed.organ.mask
-    if np.array_equal(row, placed.row):
+    if motion is None and np.array_equal(row, placed.row):
         return labels
-    inside = (level.values(placed.voxels()) < 0).reshape(labels.shape)
+    inside = (level.values(placed.voxels(motion)) < 0).reshape(labels.shape)
     if not inside.any():
         raise ModelError("nothing is left of the organ in the image's own grid at these covariates")
     # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
     nearest = distance_transform_edt(~(before & (labels > 0)), return_distances=False, return_indices=True)
+    if motion is not None:
+        # Parts go with the organ: a voxel gets the number of where it came from.
+        back = np.linalg.solve(placed.labels.affine, np.linalg.solve(motion, placed.labels.affine))
+        came = np.rint(back[:3, :3] @ np.indices(labels.shape).reshape(3, -1) + back[:3, 3:]).astype(np.int64)
+        came = np.clip(came, 0, np.asarray(labels.shape)[:, None] - 1).reshape(3, *labels.shape)
+        nearest = np.stack([axis[tuple(came)] for axis in nearest])
     return np.where(inside, labels[tuple(nearest)], np.where(before, 0, labels)).astype(np.int32)
 
 

@@ -74,7 +74,8 @@ from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.mean_shape import LevelFunction, Observations
 from medrep.models.shape.paths import Paths, can_follow, rows_of_people
-from medrep.models.shape.population import Population, best_known, fit_population
+from medrep.models.shape.population import Population, best_known, fit_population, placement_of
+from medrep.models.shape.rigid import POINTS, Poses, rigid_motion
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error, visit_codes
 
@@ -401,6 +402,23 @@ class AdditiveShape(Model):
         # To first order, what other effects would move differently.
         changes = (before - after) @ (self.resampled - population.effects)
         return SurfaceDisplacement(contrast, went, went + changes @ across.T)
+
+    def poses(self, dataset: Dataset) -> Poses | None:
+        """Lay the template onto each person's organ; see `Model.poses`."""
+        if "effects" not in self.capabilities:
+            return None
+        population, data = self.population, dataset.values
+        self._check(data)
+        middle = population.template.surface(POINTS)[0].mean(axis=0)
+
+        def lay(row: int) -> np.ndarray:
+            own = LevelFunction.through(self._lattice, data[row]).surface(POINTS)[0]
+            return rigid_motion(population.template, own, middle)
+
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.settings.threads) as pool:
+            motions = np.stack(list(pool.map(lay, range(len(data)))))
+        kept = placement_of(population, dataset, self.settings) == "kept"
+        return Poses(motions, middle, population.size, kept)
 
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:
