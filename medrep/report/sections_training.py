@@ -117,8 +117,8 @@ def pose_section(out: Path) -> Section:
     rows, known = pd.read_csv(listed, sep="\t"), read_json(about.read_text(encoding="utf-8"))
     content = paragraph(
         "How organs as a whole lie in their images, which is no part of their shape: where (mm to the right, to the front, up),"
-        " and how they are turned (degrees; above 0 the front goes up, the top to the right, the right side forward). A change on one"
-        " side counts as far as it moves the whole."
+        " and how they are turned (degrees; above 0 the front goes up, the top to the right, the right side forward). A change on"
+        " one side counts as far as it moves the whole."
     )
     if known["InEffects"]:
         said = "The model counts position as an effect (settings.placement is kept): what an alignment left of it is in the"
