@@ -1,4 +1,4 @@
-"""What covariates do to how an organ lies in its image: a pose is no shape.
+"""Effects of covariates on how an organ lies in its image: a pose is no shape.
 
 Of person i, A_i brings the image's world to the coordinates of the model's grid (what `input.align` does), and P_i the template
 onto their organ there (`rigid.py`). With G_i = A_i^-1 P_i, m the middle of the template and R_i the rotation in G_i, the pose is
