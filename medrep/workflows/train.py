@@ -244,7 +244,7 @@ def complete(
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _show_effects(listener, effects)
             if saved.pose is not None:
-                _show_pose(listener, write_pose(partial / "effects", saved.pose))
+                _show_pose(listener, write_pose(partial / "effects", saved.pose), shared=saved.pose.shared_space)
         listener.phase("write the report")
         write_report_data(partial, exhibits)
         write_report(partial)
@@ -319,7 +319,7 @@ def _show_effects(listener: Listener, effects: pd.DataFrame) -> None:
     listener.table("What covariates do to the organ", headings, rows)
 
 
-def _show_pose(listener: Listener, poses: pd.DataFrame) -> None:
+def _show_pose(listener: Listener, poses: pd.DataFrame, *, shared: bool) -> None:
     clear = poses[(poses["ci_low"] > 0) | (poses["ci_high"] < 0)]
     rows = [
         (
@@ -330,7 +330,9 @@ def _show_pose(listener: Listener, poses: pd.DataFrame) -> None:
         for row in clear.to_dict("records")
     ]
     if rows:
-        listener.table("Position, not shape: what goes with how organs lie", ("covariate", "", "95 %"), rows)
+        title = "Position, not shape: what goes with how organs lie"
+        title += "" if shared else " (people share no space: it is how images were cut, and no anatomy)"
+        listener.table(title, ("covariate", "", "95 %"), rows)
 
 
 def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = SILENT) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from medrep.cohort.surfaces import Surface
+from medrep.errors import CovariateError, ModelError
 from medrep.models.saved import SavedModel
+from medrep.workflows.cohorts import check_pose
+from tests.models.shape.test_pose import fitted, lying_by_age, people
 from tests.workflows.conftest import run
 
 FAST = "settings={rounds: 2, modes: 40, points: 600, careful_points: 1000, threads: 1, bootstrap: 10}"
@@ -41,8 +45,8 @@ def lying(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Organs whose images lie elsewhere in the world by the person's age, and by a little chance."""
     folder = tmp_path_factory.mktemp("lying") / "cohort"
     assert run("simulate", folder, "--kind", "shape", "--n", 16, "--sites", 1, "--seed", 3, "--quiet") == 0
-    people, rng = pd.read_csv(folder / "participants.tsv", sep="\t"), np.random.default_rng(1)
-    for who, age in zip(people["participant_id"], people["age"], strict=True):
+    table, rng = pd.read_csv(folder / "participants.tsv", sep="\t"), np.random.default_rng(1)
+    for who, age in zip(table["participant_id"], table["age"], strict=True):
         image = nib.load(organ(folder, who))
         shift = (age - 50) / 10 * SHIFT + 0.5 * rng.standard_normal(3)
         turn = Rotation.from_rotvec((age - 50) / 10 * TURN + rng.standard_normal(3), degrees=True).as_matrix()
@@ -148,6 +152,44 @@ def test_people_are_moved_as_a_whole_only_if_asked(lying: Path, trained: Path, t
 def sidecar(folder: Path, who: str) -> Path:
     path = organ(folder, who, "counterfactual")
     return path.with_name(path.name.replace(".nii.gz", ".json"))
+
+
+def test_parts_go_with_the_organ_and_what_leaves_the_image_is_said(lying: Path, trained: Path, tmp_path: Path) -> None:
+    """A label map of two parts, moved three times as far as planted, for which the image is too small."""
+    who, saved = oldest(lying)["participant_id"], SavedModel.load(trained / "model")
+    shutil.copytree(lying / who, tmp_path / "c" / who)
+    table = pd.read_csv(lying / "participants.tsv", sep="\t")
+    table[table["participant_id"] == who].to_csv(tmp_path / "c" / "participants.tsv", sep="\t", index=False)
+    image = nib.load(organ(tmp_path / "c", who))
+    labels = np.asarray(image.dataobj).copy()
+    middle = int(np.median(np.argwhere(labels > 0)[:, 1]))
+    labels[:, middle:][labels[:, middle:] > 0] = 2
+    nib.save(nib.Nifti1Image(labels, image.affine), organ(tmp_path / "c", who))
+    assert saved.pose is not None
+    effects = saved.pose.effects
+    far = replace(saved.pose, effects=replace(effects, coefficients=3 * effects.coefficients))
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, pose in (("stays", saved.pose), ("near", saved.pose), ("far", far)):
+        replace(saved, pose=pose).save(tmp_path / name)
+        asked = ("--set", "age=45") if name == "stays" else ("--set", "age=45", "--with-pose")
+        out = moved(tmp_path / "c", tmp_path / f"o-{name}", tmp_path / name, *asked)
+        found = np.asarray(nib.load(organ(out, who, "counterfactual")).dataobj)
+        assert json.loads(sidecar(out, who).read_text())["CutByImageBorder"] is (name == "far")
+        parts[name] = [np.argwhere(found == part) for part in (1, 2)]
+    for near, stays in zip(parts["near"], parts["stays"], strict=True):
+        assert len(near) == pytest.approx(len(stays), rel=0.05)
+    apart = [np.linalg.norm(one[1].mean(axis=0) - one[0].mean(axis=0)) for one in (parts["near"], parts["stays"])]
+    assert apart[0] == pytest.approx(apart[1], rel=0.05)
+
+
+def test_people_of_sites_that_training_did_not_have_are_refused(trained: Path) -> None:
+    saved, known = SavedModel.load(trained / "model"), fitted(people(sites=True), lying_by_age(people(sites=True)))
+    frame = people(sites=True).covariates.iloc[:3]
+    check_pose(replace(saved, pose=known), frame, wanted=True, own=False)
+    with pytest.raises(CovariateError, match="sub-1: site C"):
+        check_pose(replace(saved, pose=known), frame.assign(site=["A", "C", "B"]), wanted=True, own=False)
+    with pytest.raises(ModelError, match="trajectories say nothing of how organs lie"):
+        check_pose(saved, frame, wanted=True, own=True)
 
 
 def test_who_stays_comes_back_bit_for_bit(lying: Path, trained: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ Fields are smooth by construction (`shape/modes.py`) and linear in their coeffic
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
 Effects are regressed on where the template's surface lies in people (`shape/surface_effects.py`). How somebody as a whole lies is
-no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`).
+no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`). What covariates do to how
+organs lie is told beside (`shape/pose.py`), and moves nobody who is not asked for it.
 
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.

@@ -58,7 +58,7 @@ def people(sites: bool = False) -> Dataset:
     return Dataset(np.zeros((PEOPLE, 1)), schema.transfer(frame), schema, Columns(("a",), 1, None))
 
 
-def lying(dataset: Dataset, seed: int = 2, noise: float = 1.0) -> np.ndarray:
+def lying_by_age(dataset: Dataset, seed: int = 2, noise: float = 1.0) -> np.ndarray:
     """Motions in the world that go with age, by `AGE` every ten years, and with nothing else."""
     rng = np.random.default_rng(seed)
     numbers = (dataset.covariates["age"].to_numpy(float)[:, None] - 50) / 10 * AGE
@@ -80,7 +80,7 @@ def of_age(model: PoseModel) -> pd.DataFrame:
 def test_a_planted_pose_is_found_within_its_intervals() -> None:
     dataset, inside = people(), []
     for seed in range(20):
-        age = of_age(fitted(dataset, lying(dataset, seed)))
+        age = of_age(fitted(dataset, lying_by_age(dataset, seed)))
         inside.append((age["ci_low"] <= age["truth"]) & (age["truth"] <= age["ci_high"]))
     assert (age["estimate"] - age["truth"]).abs().max() < 1.2
     assert 0.85 < np.mean(inside) < 1
@@ -90,7 +90,7 @@ def test_a_planted_pose_is_found_within_its_intervals() -> None:
 def test_what_an_alignment_took_out_counts_in() -> None:
     """The same people, each of them in a space of their own, turned by up to half a right angle."""
     dataset = people()
-    motions = lying(dataset)
+    motions = lying_by_age(dataset)
     rng = np.random.default_rng(3)
     frames = np.stack([about(MIDDLE, 30 * rng.standard_normal(3), rng.uniform(-0.5, 0.5, 3)) for _ in motions])
     pd.testing.assert_frame_equal(fitted(dataset, motions, frames).table(), fitted(dataset, motions).table(), atol=1e-6)
@@ -98,7 +98,7 @@ def test_what_an_alignment_took_out_counts_in() -> None:
 
 def test_nothing_moves_who_stays_and_covariates_add_up() -> None:
     dataset = people(sites=True)
-    model, some = fitted(dataset, lying(dataset)), dataset.covariates.iloc[:5]
+    model, some = fitted(dataset, lying_by_age(dataset)), dataset.covariates.iloc[:5]
     first = some.iloc[[0]]
     home = {name: first[name].iloc[0] for name in first}
     assert not model.change(first, home).any()
@@ -110,7 +110,7 @@ def test_nothing_moves_who_stays_and_covariates_add_up() -> None:
 
 
 def test_a_pose_model_is_read_as_it_was_written() -> None:
-    model = fitted(people(sites=True), lying(people(sites=True)))
+    model = fitted(people(sites=True), lying_by_age(people(sites=True)))
     again = from_state(PoseModel, *to_state(model))
     pd.testing.assert_frame_equal(again.table(), model.table())
     assert again.shared_space == model.shared_space == (model.apart <= 0.15)
@@ -118,7 +118,7 @@ def test_a_pose_model_is_read_as_it_was_written() -> None:
 
 def test_visits_do_not_count_as_people() -> None:
     dataset = people()
-    motions = lying(dataset)
+    motions = lying_by_age(dataset)
     once = of_age(fitted(dataset, motions))
     keys = [f"{key}_ses-{visit}" for key in dataset.covariates.index for visit in "12"]
     twice = replace(
