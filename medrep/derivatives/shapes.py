@@ -32,6 +32,7 @@ from medrep.models.shape.pose import POSE
 from medrep.models.shape.rigid import POINTS, about, rigid_motion
 
 _MESH_CELLS = 128
+_NOTHING = "nothing is left of the organ in the image's own grid at these covariates"
 _ROOMS = (0.0, 0.5, 1.5)
 """Room around the grid in which a person is moved, shares of the organs' size: more where the moved organ leaves the grid."""
 
@@ -194,6 +195,8 @@ def _whole_motion(
     """Return what moves the moved organ as a whole, world mm: onto the person's own, and on; None where nothing is moved."""
     if np.array_equal(row, placed.row) and not change.any():
         return None
+    if not (row < 0).any():
+        raise ModelError(_NOTHING)
     own = LevelFunction.through(placed.lattice, placed.row).surface(POINTS)[0]
     laid = rigid_motion(level, own, level.surface(POINTS)[0].mean(axis=0))
     to_grid = placed.to_grid
@@ -262,7 +265,7 @@ def _relabelled(
         return labels
     inside = (level.values(placed.voxels(motion)) < 0).reshape(labels.shape)
     if not inside.any():
-        raise ModelError("nothing is left of the organ in the image's own grid at these covariates")
+        raise ModelError(_NOTHING)
     # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
     nearest = distance_transform_edt(~(before & (labels > 0)), return_distances=False, return_indices=True)
     if motion is not None:

@@ -8,7 +8,7 @@ onto their organ there (`rigid.py`). With G_i = A_i^-1 P_i, m the middle of the 
 
 So it is what the alignment took out and what is left of it, together, whatever the alignment. Each of these numbers is regressed
 on the covariates by the linear model, levels of a batch shrunk; the intervals are those of ordinary least squares, Student's t,
-and where people come again those of a sandwich in which a person counts once.
+and where people come again, or are related, those of a sandwich in which a person, or a family, counts once.
 
 **Moving it.** With d and w what translation and rotation are expected to change by, and c the centre of the person's organ: the
 organ whose shape was moved is laid onto the person's own as `rigid.py` does, so that what moves the whole is not counted twice,
@@ -104,7 +104,9 @@ class PoseModel:
             dataset.participants,
             groups=dataset.groups,
         )
-        settings = LinearSettings(spline_degrees, scale=False, gain="no", components=0, borrow="columns")
+        settings = LinearSettings(
+            spline_degrees, scale=False, gain="no", components=0, borrow="columns", visits="independent"
+        )
         effects = LinearModel.fit(people, settings)[0]
         errors, freedom = _errors(effects, people)
         places = columns[:, : len(SHIFTS)]
