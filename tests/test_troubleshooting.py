@@ -1057,6 +1057,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "combinations of columns may still tell them": wide_removal,
     "the model predicts no covariate": lambda w: w.score(None, "--unshrink", "linear"),
     "data, which has no surface; leave it out": lambda w: w.export("--remove", "site", "--mesh", "stl"),
+    "only of shapes is it known how an organ lies": lambda w: w.export("--remove", "site", "--with-pose"),
     "which are no edges between regions; leave it out": lambda w: w.export("--remove", "site", "--matrix"),
     "give a share between 0 and 1": lambda w: run("train", w.cohort, w.folder() / "o", "--hold-out", 20),
     # What is installed

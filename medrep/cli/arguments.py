@@ -279,6 +279,15 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_with_pose(parser: argparse.ArgumentParser) -> None:
+    """Add the motion of organs as a whole."""
+    parser.add_argument(
+        "--with-pose",
+        action="store_true",
+        help="shapes: what covariates do to how an organ lies (effects/pose.tsv) is moved, too; by default it stays",
+    )
+
+
 def add_matrix(parser: argparse.ArgumentParser) -> None:
     """Add matrices of edges."""
     parser.add_argument(

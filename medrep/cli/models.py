@@ -24,6 +24,7 @@ from medrep.cli.arguments import (
     add_show,
     add_tracking,
     add_unseen_site,
+    add_with_pose,
     batch_options,
     cohort_of,
     command,
@@ -426,6 +427,7 @@ def add_export(commands: Commands) -> None:
         action="store_true",
         help="measure what probes read from the written table and latents (leakage.tsv); for people not in training",
     )
+    add_with_pose(parser)
     add_mesh(parser)
     add_matrix(parser)
     add_show(parser)
@@ -465,6 +467,7 @@ def add_counterfactual(commands: Commands) -> None:
     )
     add_extrapolate(parser, "values (and people far)")
     add_unseen_site(parser)
+    add_with_pose(parser)
     add_mesh(parser)
     add_matrix(parser)
     add_show(parser)

@@ -149,6 +149,7 @@ class PlacedShape:
         labels: The label map as read.
         organs: The organ in it, or each structure.
         wanted: The ``input`` section with the grid: the model's, or a larger one around it.
+        centroid: Of the organ's surface, world mm.
     """
 
     row: Float32[np.ndarray, " points"]
@@ -156,6 +157,7 @@ class PlacedShape:
     labels: LabelMap
     organs: tuple[Organ, ...]
     wanted: ShapeInput
+    centroid: Float64[np.ndarray, "3"]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -167,10 +169,22 @@ class PlacedShape:
         """The grid."""
         return grid_lattice(shape_grid(self.wanted))
 
-    def voxels(self) -> Float[np.ndarray, "voxels 3"]:
-        """Return where the label map's voxels are in the coordinates of the grid, mm, in C order."""
+    @property
+    def to_grid(self) -> Float64[np.ndarray, "4 4"]:
+        """World -> coordinates of the grid, mm."""
+        shift = np.eye(4)
+        shift[:3, 3] = -np.asarray(self.wanted.centre)
+        return shift @ self.alignment.matrix
+
+    def voxels(self, motion: Float[np.ndarray, "4 4"] | None = None) -> Float[np.ndarray, "voxels 3"]:
+        """Return where the label map's voxels are in the coordinates of the grid, mm, in C order.
+
+        Args:
+            motion: In the world, mm: where the points were that it brings to the voxels.
+        """
+        affine = self.labels.affine if motion is None else np.linalg.solve(motion, self.labels.affine)
         index = np.indices(self.labels.data.shape).reshape(3, -1).T
-        world = index @ self.labels.affine[:3, :3].T + self.labels.affine[:3, 3]
+        world = index @ affine[:3, :3].T + affine[:3, 3]
         return self.alignment.apply(world) - np.asarray(self.wanted.centre)
 
 
@@ -302,6 +316,28 @@ def shape_grid(wanted: ShapeInput) -> Grid:
     return Grid((x, y, z), (a, b, c))
 
 
+def grid_frames(wanted: ShapeInput, files: pd.Series) -> Float64[np.ndarray, "people 4 4"]:
+    """Return what brings each person's world to the coordinates of the grid, mm.
+
+    Args:
+        wanted: A measured ``input`` section.
+        files: Index: key; values: paths of label maps; none is read where nobody is aligned.
+
+    Raises:
+        CohortError: A file that cannot be used.
+    """
+    shift = np.eye(4)
+    shift[:3, 3] = -np.asarray(wanted.centre)
+    if wanted.align == "none":
+        return np.repeat(shift[None], len(files), axis=0)
+    found = []
+    for path in map(Path, files.astype(str)):
+        organ = organ_mask(read_labels(path), wanted.labels, path)
+        surface = extract_surface(organ.mask, organ.affine)
+        found.append(shift @ align_surface(surface, wanted.align, size=wanted.size).matrix)
+    return np.stack(found)
+
+
 def larger_grid(wanted: ShapeInput, room: float) -> ShapeInput:
     """Return a section whose grid has some millimetres more on every side; the points that there were stay where they are."""
     nodes = [2 * int(np.ceil(room / edge)) for edge in wanted.spacing]
@@ -412,7 +448,8 @@ def place_shape(
             " first, or train with --set input.align=centre (or rigid)"
         )
     row = np.concatenate([distances_on(one, wanted, points) for one in aligned])
-    return PlacedShape(row, alignment, labels, organs, wanted)
+    areas, centroids = zip(*((surface.area, surface.centroid) for surface in surfaces), strict=True)
+    return PlacedShape(row, alignment, labels, organs, wanted, np.average(centroids, axis=0, weights=areas))
 
 
 def distances_on(

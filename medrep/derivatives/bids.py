@@ -98,6 +98,7 @@ class Removal:
         left: What the model leaves as it is (`left_alone`).
         not_removed: What the model does not remove, in words; empty where nothing is known of the kind.
         own: Whether each person was moved along their own trajectory, by what ``references`` says.
+        with_pose: Whether organs were moved as a whole, too.
     """
 
     model: str
@@ -113,6 +114,7 @@ class Removal:
     left: dict[str, Any] = field(default_factory=dict)
     not_removed: str = ""
     own: bool = False
+    with_pose: bool = False
 
     @property
     def desc(self) -> str:
@@ -149,6 +151,7 @@ class Removal:
             "Kept": list(self.kept),
             "AdaptedLevels": [asdict(adaptation) for adaptation in self.adapted],
             **self.left,
+            **({"WithPose": True} if self.with_pose else {}),
         }
 
 

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from medrep._files import atomic_file
+from medrep._files import atomic_file, write_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.meshing import mesh_lattice
 from medrep.cohort.surfaces import Surface
@@ -22,6 +22,7 @@ from medrep.errors import ModelError
 from medrep.models import Model
 from medrep.models.linear.design import Contrast, contrasts
 from medrep.models.shape.displacement import SurfaceDisplacement
+from medrep.models.shape.pose import SHIFTS, TURNS, PoseModel
 
 _CELLS = 96
 _VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, 270)}
@@ -58,6 +59,23 @@ def write_effects(folder: Path, model: Model, centre: Float[np.ndarray, "3"]) ->
 
 def _named(name: str, structure: str) -> str:
     return f"{name}_label-{structure}" if structure else name
+
+
+def write_pose(folder: Path, pose: PoseModel) -> pd.DataFrame:
+    """Write pose.tsv, what covariates do to how organs lie (`PoseModel.table`), and pose.json, what that is worth."""
+    table = pose.table()
+    write_tsv(folder / "pose.tsv", table)
+    about = {
+        "Description": "Position, not shape: how an organ as a whole lies in its image, by covariates.",
+        "Translation": f"mm along the axes of the image's world: {', '.join(SHIFTS)}",
+        "Rotation": f"degrees about these axes: {', '.join(TURNS)} (above 0: the front goes up, the top to the right, the right"
+        " side forward)",
+        "CentresApartPercent": round(100 * pose.apart, 1),
+        "SharedSpace": pose.shared_space,
+        "InEffects": pose.in_effects,
+    }
+    write_json(folder / "pose.json", about)
+    return table
 
 
 def _row(

@@ -1,12 +1,12 @@
 """Removal from organs, written as a label map in the input's own grid and a mesh in world millimetres, and their scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Int64
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from medrep._files import write_json
@@ -27,6 +27,8 @@ from medrep.derivatives.transform import Transform
 from medrep.errors import CohortError, ModelError
 from medrep.models import Model
 from medrep.models.shape.mean_shape import LevelFunction, clear_level
+from medrep.models.shape.pose import POSE
+from medrep.models.shape.rigid import POINTS, about, rigid_motion
 
 _MESH_CELLS = 128
 
@@ -95,7 +97,8 @@ class TransformShapes(Task):
         """Write one person's files; return their names."""
         source = path.relative_to(self._to.root).as_posix()
         place = described_name(source, self._to.done.desc)
-        meshes, facts = _write_organ(placed, row, self._to.folder, place, self._to.mesh)
+        to = _Organ(self._to.folder, place, self._to.mesh, self._transform.pose_change(frame))
+        meshes, facts = _write_organ(placed, row, to)
         content = {**self._to.done.to_json(), **self._transform.outside(frame), **facts, "Sources": [source]}
         write_json(self._to.folder / sidecar(place), content)
         return (str(place), *meshes, str(sidecar(place)))
@@ -128,7 +131,7 @@ class ForecastShapes(ImageForecaster[ShapeInput, LoadedShape]):
         placed = _placed(last)
         lattice = placed.lattice
         place = self.name(last.path, years)
-        meshes, facts = _write_organ(placed, estimate, self.to.folder, place, self.to.mesh)
+        meshes, facts = _write_organ(placed, estimate, _Organ(self.to.folder, place, self.to.mesh))
         files = [str(place), *meshes, self.describe(place, last.path, years, **facts)]
         stem, _, _ = self.name(last.path, years, "sd").name.rpartition("_")
         beside = place.with_name(f"{stem}_distance.nii.gz")
@@ -170,19 +173,53 @@ def _placed(loaded: LoadedShape) -> PlacedShape:
     return loaded.placed
 
 
+@dataclass(frozen=True, eq=False)
+class _Organ:
+    """Where and how a moved organ is written, and what moves it as a whole, mm and degrees."""
+
+    folder: Path
+    place: PurePath
+    mesh: MeshFormat
+    change: Float[np.ndarray, " columns"] | None = None
+
+
 def _write_organ(
-    placed: PlacedShape, row: Float[np.ndarray, " levels"], folder: Path, place: PurePath, mesh: MeshFormat
+    placed: PlacedShape, row: Float[np.ndarray, " levels"], to: _Organ
 ) -> tuple[tuple[str, ...], dict[str, object]]:
     """Write a moved organ as label map, and as a mesh of each structure; return the meshes' names, and its facts."""
     level = LevelFunction.through(placed.lattice, row)
-    labels = _relabelled(placed, row, level)
+    motion = None if to.change is None else _whole_motion(placed, row, level, to.change)
+    labels = _relabelled(placed, row, level, motion)
     names = list(placed.wanted.regions)
     surfaces = {name: _meshed(level, structure, placed) for structure, name in enumerate(names)}
-    write_label_map(folder / place, replace(placed.labels, data=labels))
-    meshes = [mesh_beside(of_structure(place, name), mesh) for name in names]
+    if motion is not None:
+        surfaces = {name: surface.transformed(motion) for name, surface in surfaces.items()}
+    write_label_map(to.folder / to.place, replace(placed.labels, data=labels))
+    meshes = [mesh_beside(of_structure(to.place, name), to.mesh) for name in names]
     for path, surface in zip(meshes, surfaces.values(), strict=True):
-        write_mesh(folder / path, surface)
-    return tuple(map(str, meshes)), _facts(placed, labels, surfaces)
+        write_mesh(to.folder / path, surface)
+    facts = _facts(placed, labels, surfaces)
+    if to.change is not None:
+        facts["PoseChange"] = dict(zip(POSE, to.change.tolist(), strict=True))
+    return tuple(map(str, meshes)), facts
+
+
+def _whole_motion(
+    placed: PlacedShape, row: Float[np.ndarray, " levels"], level: LevelFunction, change: Float[np.ndarray, " columns"]
+) -> Float[np.ndarray, "4 4"] | None:
+    """Return what moves the moved organ as a whole, world mm: onto the person's own, and on; None where nothing is moved."""
+    if np.array_equal(row, placed.row) and not change.any():
+        return None
+    if (row >= 0).all():
+        raise ModelError(_nothing_left("the organ"))
+    own = LevelFunction.through(placed.lattice, placed.row).surface(POINTS)
+    laid = rigid_motion(level, own, level.surface(POINTS).points.mean(axis=0))
+    to_grid = placed.to_grid
+    return about(placed.centroid, change[:3], np.radians(change[3:])) @ np.linalg.inv(to_grid) @ laid @ to_grid
+
+
+def _nothing_left(what: str) -> str:
+    return f"nothing is left of {what} in the image's own grid at these covariates"
 
 
 class ScoreShapes(Task):
@@ -243,24 +280,35 @@ def _relabelled(
     placed: PlacedShape,
     row: Float[np.ndarray, " levels"],
     level: LevelFunction,
+    motion: Float[np.ndarray, "4 4"] | None,
 ) -> Int32[np.ndarray, "x y z"]:
     """Return the moved organ in the person's own grid; other regions stay where the organ does not come to lie."""
     labels, names = placed.labels.data, list(placed.wanted.regions)
-    if np.array_equal(row, placed.row):
+    if motion is None and np.array_equal(row, placed.row):
         return labels
-    levels = level.everywhere(placed.voxels()).reshape(len(names), -1)
+    levels = level.everywhere(placed.voxels(motion)).reshape(len(names), -1)
     deepest = levels.argmin(axis=0)
     moved = np.where(np.any([organ.mask for organ in placed.organs], axis=0), 0, labels)
+    came = None if motion is None else _came_from(placed, motion)
     for structure, (name, organ) in enumerate(zip(names, placed.organs, strict=True)):
         inside = ((levels[structure] < 0) & (deepest == structure)).reshape(labels.shape)
         if not inside.any():
-            what = f"structure {name}" if name else "the organ"
-            raise ModelError(f"nothing is left of {what} in the image's own grid at these covariates")
+            raise ModelError(_nothing_left(f"structure {name}" if name else "the organ"))
         # Everything gets the number of the organ's nearest part; a filled cavity has none of its own.
         own = np.isin(labels, placed.wanted.regions[name]) if name else labels > 0
         nearest = distance_transform_edt(~(organ.mask & own), return_distances=False, return_indices=True)
+        if came is not None:
+            nearest = np.stack([axis[tuple(came)] for axis in nearest])
         moved = np.where(inside, labels[tuple(nearest)], moved)
     return moved.astype(np.int32)
+
+
+def _came_from(placed: PlacedShape, motion: Float[np.ndarray, "4 4"]) -> Int64[np.ndarray, "3 x y z"]:
+    """Return the voxel that each voxel of an organ moved as a whole came from, the nearest inside the image."""
+    affine, shape = placed.labels.affine, placed.labels.data.shape
+    back = np.linalg.solve(affine, np.linalg.solve(motion, affine))
+    came = np.rint(back[:3, :3] @ np.indices(shape).reshape(3, -1) + back[:3, 3:]).astype(np.int64)
+    return np.clip(came, 0, np.asarray(shape)[:, None] - 1).reshape(3, *shape)
 
 
 def _meshed(level: LevelFunction, structure: int, placed: PlacedShape) -> Surface:

@@ -36,6 +36,7 @@ from medrep.models import Adaptation, Model
 from medrep.models.base import Posterior
 from medrep.models.left_alone import left_alone
 from medrep.models.saved import SavedModel
+from medrep.models.shape.pose import PoseModel
 
 _ROUNDING = 1e-9
 _MOST_ROWS = 256
@@ -149,6 +150,7 @@ class Transform:
         visits: How many one person has at most.
         years: How far each visit is moved along its person's own trajectory, in place of values that everybody gets; ``target``
             names the covariate.
+        pose: What moves organs as a whole; None where they stay where they lie.
     """
 
     model: Model
@@ -157,6 +159,7 @@ class Transform:
     unit: Model | None = None
     visits: int = 1
     years: float | None = None
+    pose: PoseModel | None = None
 
     @property
     def by_person(self) -> bool:
@@ -175,6 +178,14 @@ class Transform:
             return None
         found = self.unit.remove(self.unit.dataset(own[None], frame), self.target)[0]
         return found if np.abs(found - own).max() > _ROUNDING else None
+
+    def pose_change(self, frame: pd.DataFrame) -> Float[np.ndarray, " columns"] | None:
+        """Return by how much a person's organ moves as a whole, mm and degrees (`PoseModel`); None where that is left alone.
+
+        Args:
+            frame: The person's covariates, one row.
+        """
+        return None if self.pose is None else self.pose.change(frame, self.target)[0]
 
     def transform(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
         """Return the rows without the removed effects."""
@@ -328,6 +339,7 @@ class TransformFactory(TaskFactory):
         label_free: Whether nobody's covariates are looked at.
         visits: How many one person has at most.
         years: How far people are moved along their own trajectories; None where ``target`` has values for everybody.
+        with_pose: Whether organs are moved as a whole, too.
     """
 
     model: Path
@@ -336,6 +348,7 @@ class TransformFactory(TaskFactory):
     label_free: bool = False
     visits: int = 1
     years: float | None = None
+    with_pose: bool = False
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -348,5 +361,6 @@ class TransformFactory(TaskFactory):
 
     def step(self, saved: SavedModel) -> Task:
         """Return the step of a model that is at hand."""
-        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits, self.years)
+        pose = saved.pose if self.with_pose else None
+        transform = Transform(saved.model, self.target, self.label_free, saved.unit, self.visits, self.years, pose)
         return transform_task(transform, saved.input, self.to)

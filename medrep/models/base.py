@@ -27,6 +27,7 @@ from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
 from medrep.models.linear.design import Contrast
 from medrep.models.requirements import Images, Requirements
 from medrep.models.shape.displacement import SurfaceDisplacement
+from medrep.models.shape.rigid import Poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -533,6 +534,10 @@ class Model(ABC):
             ModelError: A model without ``motion``.
         """
         raise ModelError(self.refusal("motion"))
+
+    def poses(self, dataset: Dataset) -> Poses | None:  # noqa: ARG002
+        """Return how organs of the people of training lie, on the grid; None of a model without ``effects`` on a surface."""
+        return None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.schema.names)}; {self.columns.count} columns)"

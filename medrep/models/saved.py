@@ -29,13 +29,14 @@ from medrep.cohort.support import Support, outside_training, refuse_extrapolatio
 from medrep.errors import ModelError
 from medrep.models import Model, restore_model
 from medrep.models.prediction import Prediction, refuse_other_columns
+from medrep.models.shape.pose import PoseModel
 from medrep.models.shift import ShiftGate, saved_gate
 
 FORMAT = 2
 """Of what is written. Each older one is read by way of `_MIGRATIONS`."""
 
 _LATER = ("support", "cohort", "shift")
-_READOUT, _UNIT = "readout/", "unit/"
+_READOUT, _UNIT, _POSE = "readout/", "unit/", "pose/"
 _MAPPED_BYTES = 2**26
 _DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 _FILES = {"model.json", "model.safetensors"}
@@ -77,6 +78,7 @@ class SavedModel:
         readouts: What predicts covariates from the data.
         shift: The gate that tells people unlike those of calibration; None where training held nobody out.
         unit: What moves the logarithms of each image's own units; None where these stay.
+        pose: What covariates do to how an organ lies; None where that is not known.
         address: Where it was loaded from, as the user calls it; empty where it was not.
     """
 
@@ -87,6 +89,7 @@ class SavedModel:
     readouts: tuple[Prediction, ...] = ()
     shift: ShiftGate | None = None
     unit: Model | None = None
+    pose: PoseModel | None = None
     address: str = ""
 
     @property
@@ -174,6 +177,8 @@ class SavedModel:
             arrays |= {f"{_READOUT}{name}/{key}": array for key, array in own.items()}
         unit, own = ({}, {}) if self.unit is None else self.unit.state()
         arrays |= {f"{_UNIT}{key}": array for key, array in own.items()}
+        pose, own = ({}, {}) if self.pose is None else to_state(self.pose)
+        arrays |= {f"{_POSE}{key}": array for key, array in own.items()}
         with atomic_folder(folder) as partial:
             try:
                 save_file(
@@ -194,7 +199,8 @@ class SavedModel:
                 "readouts": {name: about for name, (about, _) in readouts.items()},
                 "versions": {package: version(package) for package in ("medrep", "numpy", "torch", "monai")},
             }
-            write_json(partial / "model.json", described if self.unit is None else {**described, "unit": unit})
+            beside = {name: content for name, content in (("unit", unit), ("pose", pose)) if content}
+            write_json(partial / "model.json", {**described, **beside})
 
     @classmethod
     def load(cls, folder: Path, address: str = "") -> "SavedModel":
@@ -212,7 +218,7 @@ class SavedModel:
         try:
             arrays = _load_arrays(folder / "model.safetensors")
             apart = {name: _readout_arrays(name, arrays) for name in described["readouts"]}
-            units = {key.removeprefix(_UNIT): arrays.pop(key) for key in [*arrays] if key.startswith(_UNIT)}
+            units, lying = (_arrays_of(part, arrays) for part in (_UNIT, _POSE))
             own = digest(folder)
         except _DAMAGES as error:
             raise _damaged(folder, error) from None
@@ -225,13 +231,14 @@ class SavedModel:
             )
             support = from_json(Support, described["support"]) if described["support"] else None
             provenance = from_json(Provenance, described["cohort"])
+            pose = from_state(PoseModel, described["pose"], lying) if "pose" in described else None
         except _DAMAGES as error:
             raise _damaged(folder, error) from None
         for readout in readouts:
             refuse_other_columns(readout, model.columns.count)
         shift = saved_gate(described["shift"]) if described["shift"] else None
         provenance = replace(provenance, versions=described["versions"], digest=own)
-        return cls(model, section, support, provenance, readouts, shift, unit, address or str(folder))
+        return cls(model, section, support, provenance, readouts, shift, unit, pose, address or str(folder))
 
 
 def refuse_other_kind(wanted: InputKind[Any], given: InputKind[Any]) -> None:
@@ -275,6 +282,11 @@ def _load_arrays(path: Path) -> Arrays:
 
 def _damaged(folder: Path, error: Exception) -> ModelError:
     return ModelError(f"{folder}: damaged ({type(error).__name__}: {error}); train again or fetch it again")
+
+
+def _arrays_of(part: str, arrays: Arrays) -> Arrays:
+    """Take the arrays of a part of a folder out of the others."""
+    return {key.removeprefix(part): arrays.pop(key) for key in [*arrays] if key.startswith(part)}
 
 
 def _readout_arrays(name: str, arrays: Arrays) -> Arrays:

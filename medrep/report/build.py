@@ -12,7 +12,7 @@ from medrep.errors import MedrepError, listed
 from medrep.report.data_store import read_report_data
 from medrep.report.html import ChartRow, Section, intervals, paragraph, slider_section, table, write_page
 from medrep.report.sections_audit import auditing_sections, auditing_title
-from medrep.report.sections_training import effects_section, training_sections
+from medrep.report.sections_training import effects_section, pose_section, training_sections
 from medrep.report.sections_transform import (
     CLEAN,
     LEAKAGE,
@@ -104,7 +104,8 @@ def write_comparison(path: Path, runs: Sequence[Path]) -> None:
     if kind == "audit":
         sections += _audits(named, abouts)
     elif kind == "train":
-        sections += [*_trainings(named), *_each(named, effects_section), *_each(named, slider_section)]
+        shown = [section for make in (effects_section, pose_section, slider_section) for section in _each(named, make)]
+        sections += [*_trainings(named), *shown]
     else:
         sections += [*_each(named, before_after_section), *_each(named, slider_section)]
     write_page(path, f"{len(named)} runs side by side", ", ".join(named), sections)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medrep import __version__
-from medrep._texts import read_yaml
+from medrep._texts import read_json, read_yaml
 from medrep.cohort.parsing import shown
 from medrep.erasure import Certificate
 from medrep.models import MODELS
@@ -108,6 +108,30 @@ def effects_section(out: Path) -> Section:
     return Section(heading, content + details("Every figure", table(rows, "Effects on the organ")))
 
 
+def pose_section(out: Path) -> Section:
+    """Return what covariates do to how organs lie, apart from their shape."""
+    heading = "Position, not shape"
+    listed, about = out / "effects" / "pose.tsv", out / "effects" / "pose.json"
+    if not listed.is_file() or not about.is_file():
+        return Section(heading, "")
+    rows, known = pd.read_csv(listed, sep="\t"), read_json(about.read_text(encoding="utf-8"))
+    content = paragraph(
+        "How organs as a whole lie in their images, which is no part of their shape: where (mm to the right, to the front, up),"
+        " and how they are turned (degrees; above 0 the front goes up, the top to the right, the right side forward). A change on"
+        " one side counts as far as it moves the whole."
+    )
+    if known["InEffects"]:
+        said = "The model counts position as an effect (settings.placement is kept): what an alignment left of it is in the"
+        content += paragraph(f"{said} effects on the organ, too.", "warn")
+    else:
+        content += paragraph("It is not in the effects on the organ, and nobody is moved by it without --with-pose.")
+    if not known["SharedSpace"]:
+        apart = f"{known['CentresApartPercent']:g} % of the organ's size"
+        said = f"People do not share a space: centres lie {apart} apart, which is more than 15 %."
+        content += paragraph(f"{said} Position is then how images were cut or how people lay, and no anatomy.", "warn")
+    return Section(heading, content + table(rows, "What goes with position, with 95 % interval"))
+
+
 def _volume_effects(exhibit: ReportData) -> str:
     anatomy, content = exhibit.arrays["anatomy"], ""
     middle = [length // 2 for length in anatomy.shape]
@@ -196,6 +220,7 @@ def training_sections(out: Path, about: dict[str, Any]) -> list[Section]:
         cohort_section(out, "Cohort of training"),
         _history_section(out),
         effects_section(out),
+        pose_section(out),
         slider_section(out),
         fan_section(out),
         *sheet_sections(about["model"]),

@@ -181,6 +181,44 @@ def refuse_forms(wanted: InputKind[Any], mesh: str | None, *, matrix: bool = Fal
         raise ModelError(f"--matrix: {trained} are no edges between regions; leave it out")
 
 
+def check_pose(saved: SavedModel, frame: pd.DataFrame, *, wanted: bool, own: bool) -> None:
+    """Refuse to move organs as a whole where the model does not say how.
+
+    Args:
+        saved: The model.
+        frame: Covariates of the people.
+        wanted: Whether organs are to be moved as a whole.
+        own: Whether people are to be moved along their own trajectories.
+
+    Raises:
+        ModelError: No model of organs, or one that says nothing of how they lie, or of how they will.
+        CovariateError: People of sites of which it is not known how organs lie there, all of them.
+    """
+    if not wanted:
+        return
+    if not saved.input.frames:
+        raise ModelError(
+            f"--with-pose: the model was trained on {saved.input.kind} data; only of shapes is it known how an organ lies; leave"
+            " it out"
+        )
+    if refused := saved.model.refusal("effects"):
+        raise ModelError(f"--with-pose: {refused}")
+    if saved.pose is None:
+        raise ModelError(
+            "--with-pose: the model does not say what covariates do to how organs lie (an earlier medrep wrote it); train it"
+            " again, or leave the option out"
+        )
+    if own:
+        raise ModelError("--with-pose: people's own trajectories say nothing of how organs lie; give it with --set")
+    unseen = saved.pose.effects.schema.unseen(frame)
+    if unseen:
+        told = [f"{frame.index[row]}: {name} {level}" for row, (name, level) in unseen]
+        cure = "leave out --with-pose, or these people with --exclude"
+        raise CovariateError(
+            listed("--with-pose: training had nobody of these, and how organs lie there is unknown", told, cure)
+        )
+
+
 def check_range(schema: CovariateSchema, frame: pd.DataFrame, listener: Listener, *, extrapolate: bool) -> None:
     """Say who lies outside the range of training, and refuse those who are far outside.
 

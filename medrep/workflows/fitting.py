@@ -14,7 +14,7 @@ from medrep.cohort.columns import CovariateTable
 from medrep.cohort.covariates import Categorical, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.kinds import SILENT, Listener, imported
 from medrep.cohort.plausibility import feature_slips, refuse_codes, repeated_scans, same_data, transformed_before
 from medrep.cohort.splits import TrainingRows, cohort_fingerprint, row_fingerprint, row_trace
 from medrep.cohort.support import Support
@@ -24,6 +24,7 @@ from medrep.models import MODELS, FitContext, LinearModel, LinearSettings, Model
 from medrep.models.linear.scales import measured_units
 from medrep.models.prediction import FEW, Prediction
 from medrep.models.saved import Provenance, SavedModel
+from medrep.models.shape.pose import PoseModel
 from medrep.models.shift import ANYBODY, MIN_N, ShiftGate, scanner_of
 from medrep.training.schedule import process_group
 from medrep.workflows.check import knows_visits, warn_of_interactions
@@ -150,7 +151,18 @@ def described(
     support = Support.fit(dataset.schema, dataset.covariates, whose)
     units = measured_units(cohort.input, cohort.source.files) if units is None else units
     unit = None if units is None else _unit_model(dataset, units)
-    return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift, unit)
+    pose = _pose_model(fitted.model, dataset, cohort)
+    return SavedModel(fitted.model, cohort.input, support, provenance, readouts, shift, unit, pose)
+
+
+def _pose_model(model: Model, dataset: Dataset, cohort: Cohort) -> PoseModel | None:
+    """Return what covariates do to how organs lie in their images; None of a model or a kind of input without that."""
+    kind = cohort.input
+    if not kind.frames or "effects" not in model.capabilities:
+        return None
+    frames = imported(kind.frames)(kind.section, cohort.source.files.loc[dataset.keys])
+    poses = model.poses(dataset)
+    return None if poses is None else PoseModel.fit(poses, frames, dataset, model.settings.spline_degrees)
 
 
 def _unit_model(dataset: Dataset, units: pd.DataFrame) -> LinearModel:

@@ -225,8 +225,10 @@ def complete(
     exhibits = training_report_data(fitted.model, dataset, training.root.resolve().name, notes, training.person)
     held_out = training.others.table.index
     shift = calibrated(fitted.model, training.others, training.covariates.frame.loc[held_out], listener)
-    listener.phase("write")
+    if "effects" in fitted.model.capabilities:
+        listener.phase("measure how organs lie")
     saved = described(fitted, dataset, cohort, readouts, shift, units=training.units)
+    listener.phase("write")
     model, history = fitted.model, fitted.history
     with output_folder(out) as partial:
         saved.save(partial / "model")
@@ -237,10 +239,12 @@ def complete(
         if (within := model.within_effects()) is not None:
             write_tsv(partial / "within_effects.tsv", within)
         if "effects" in model.capabilities:
-            from medrep.derivatives.effects import write_effects  # libigl and scikit-image, which only shapes need
+            from medrep.derivatives.effects import write_effects, write_pose  # libigl and scikit-image: only of shapes
 
             effects = write_effects(partial / "effects", model, np.asarray(cohort.input.centre))
             _show_effects(listener, effects)
+            if saved.pose is not None:
+                _show_pose(listener, write_pose(partial / "effects", saved.pose), shared=saved.pose.shared_space)
         listener.phase("write the report")
         write_report_data(partial, exhibits)
         write_report(partial)
@@ -315,6 +319,22 @@ def _show_effects(listener: Listener, effects: pd.DataFrame) -> None:
     ]
     headings = (*apart, "covariate", "mean mm outward (95 %)", "volume", "surface that moves for sure")
     listener.table("What covariates do to the organ", headings, rows)
+
+
+def _show_pose(listener: Listener, poses: pd.DataFrame, *, shared: bool) -> None:
+    clear = poses[(poses["ci_low"] > 0) | (poses["ci_high"] < 0)]
+    rows = [
+        (
+            f"{row['covariate']} {shown(row['before'])} -> {shown(row['after'])}",
+            row["pose"],
+            f"{row['estimate']:+.2f} ({row['ci_low']:+.2f} to {row['ci_high']:+.2f}) {row['unit']}",
+        )
+        for row in clear.to_dict("records")
+    ]
+    if rows:
+        title = "Position, not shape: what goes with how organs lie"
+        title += "" if shared else " (people share no space: it is how images were cut, and no anatomy)"
+        listener.table(title, ("covariate", "", "95 %"), rows)
 
 
 def log_run(trained: Trained, experiment: str = "medrep", listener: Listener = SILENT) -> None:

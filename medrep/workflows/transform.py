@@ -47,6 +47,7 @@ from medrep.workflows.cohorts import (
     check_beyond,
     check_earlier,
     check_followed,
+    check_pose,
     inputs_of,
     later,
     load_trained,
@@ -79,6 +80,7 @@ class ExportRequest:
         probe: Whether to measure what probes read from what is written; means something for people that training lacked.
         purpose: ``removal`` to the reference, or a ``counterfactual``, which says what it is in names and sidecars.
         years: For a counterfactual: how far each visit is moved along its person's own trajectory, in place of ``references``.
+        with_pose: Whether what goes with the covariates of how an organ lies is moved, too: position, beside shape.
         mesh: What meshes of organs are written as; GIFTI if None.
         matrix: Whether edges between regions are written as a matrix a person, too.
         show: Whom the report shows; the first person if empty, ``nobody`` for none.
@@ -96,6 +98,7 @@ class ExportRequest:
     probe: bool = False
     purpose: Purpose = "removal"
     years: float | None = None
+    with_pose: bool = False
     mesh: MeshFormat | None = None
     matrix: bool = False
     show: str = ""
@@ -205,6 +208,7 @@ def _transform(
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
     read = read_unlabelled if request.label_free else read_unseen
     cohort, frame = read(source, trained, who, listener)
+    check_pose(trained, frame, wanted=request.with_pose, own=request.years is not None)
     place = place_of(source)
     root = place.root
     check_earlier(cohort, trained, listener, request.remove)
@@ -231,13 +235,15 @@ def _transform(
             adapted=adapted,
             label_free=request.label_free,
         )
+        done = replace(done, with_pose=request.with_pose)
         return replace(done, own=True, near=None) if own else done
 
     features = cohort.source.features
 
     def moves(folder: Path, done: Removal) -> TransformFactory:
         to = Destination(out, cohort.root, done, request.mesh or "gifti", features.names, request.matrix)
-        return TransformFactory(folder, to, target, request.label_free, int(visits.max()), request.years)
+        most = int(visits.max())
+        return TransformFactory(folder, to, target, request.label_free, most, request.years, request.with_pose)
 
     def step(known: Model) -> Task:
         return moves(out, described(())).step(replace(trained, model=known))
@@ -266,6 +272,7 @@ def _transform(
     asked = {**chosen, "references": target, "label_free": request.label_free, "mesh": request.mesh or "gifti"}
     asked |= {"matrix": True} if request.matrix else {}  # jobs that were begun without the key go on
     asked |= {"years": request.years} if own else {}
+    asked |= {"with_pose": True} if request.with_pose else {}
     work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
     whole = run_batch(work, trained, cohort, frame, options, listener)
     if whole is None or isinstance(whole, BatchResult):

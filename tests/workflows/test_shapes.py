@@ -59,7 +59,10 @@ def test_training_writes_what_covariates_do(trained: Path) -> None:
     assert age["ci_low"] <= age["mean_mm"] <= age["ci_high"]
     assert age["volume_change_percent"] < -5
     names = {path.name for path in (trained / "effects").iterdir()}
-    assert {"template.surf.gii", "effects.tsv", "effects.png"} <= names
+    assert {"template.surf.gii", "effects.tsv", "effects.png", "pose.tsv"} <= names
+    # These people share a space, and how they lie is an effect.
+    about = json.loads((trained / "effects" / "pose.json").read_text())
+    assert about["SharedSpace"] is about["InEffects"] is True
     maps = sorted(name for name in names if name.endswith(".shape.gii"))
     assert len(maps) == 2
     mesh = nib.load(trained / "effects" / maps[0].replace(".shape.gii", ".surf.gii"))

@@ -149,6 +149,8 @@ class InputKind(ABC, Generic[SectionT]):
             ``module:name``: takes the section and names of columns, returns an `EdgeForm` or None.
         units: What returns the logarithms of what each person's values are in units of, as ``module:name``: takes the section
             and files, returns a frame (index: key) or None; empty where there are no units.
+        frames: What returns where each person's data lie in the world, as ``module:name``: takes the section and files, returns
+            4 x 4 matrices from the world to the coordinates of the grid; empty where position is not looked at.
         has_matrix: Whether what is written of a person can be a matrix, too.
         written: What the mover writes of each person, in the order of its files.
         statistics: What is measured of each person beside what the model says, for instance `image_statistics`.
@@ -171,6 +173,7 @@ class InputKind(ABC, Generic[SectionT]):
     forecaster: ClassVar[str] = ""
     form: ClassVar[str] = ""
     units: ClassVar[str] = ""
+    frames: ClassVar[str] = ""
     has_matrix: ClassVar[bool] = False
     written: ClassVar[tuple[str, ...]] = ()
     statistics: ClassVar[tuple[str, ...]] = ()

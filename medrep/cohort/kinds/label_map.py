@@ -28,6 +28,7 @@ class LabelMapKind(FileKind[ShapeInput]):
     transform: ClassVar[str] = "medrep.derivatives.shapes:TransformShapes"
     scorer: ClassVar[str] = "medrep.derivatives.shapes:ScoreShapes"
     forecaster: ClassVar[str] = "medrep.derivatives.shapes:ForecastShapes"
+    frames: ClassVar[str] = "medrep.cohort.shapes:grid_frames"
     written: ClassVar[tuple[str, ...]] = ("path", "mesh", "sidecar")
     packages: ClassVar[tuple[str, ...]] = ("libigl", "scikit-image", "trimesh")
 

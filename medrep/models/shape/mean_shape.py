@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.ndimage import spline_filter
 from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
 from medrep._persisted import given, persisted, stored
 from medrep.cohort.grid import Lattice, grid_lattice
@@ -103,29 +104,32 @@ class LevelFunction:
             points = points - (level / np.maximum((slope**2).sum(axis=1), 0.25))[:, None] * slope
         return points
 
-    def surface(self, most: int) -> "TemplateSurface":
+    def surface(self, most: int) -> "SurfacePoints":
         """Return at most so many points of the zero level of each structure, spread evenly."""
         nodes = self.lattice.nodes()
-        found = []
+        found, areas = [], []
         for part in self.parts:
             close = nodes[np.abs(part.values(nodes)) < max(self.lattice.spacing)]
             found.append(part.onto_surface(close[np.unique(np.linspace(0, len(close) - 1, most).astype(int))]))
+            # Nodes near a surface are as many as its area, but every so many of them, line by line, are not spread evenly.
+            nearest = cKDTree(found[-1]).query(close)[1]
+            areas.append(np.bincount(nearest, minlength=len(found[-1])) / len(close))
         slope = np.concatenate([part.slopes(points)[1] for part, points in zip(self.parts, found, strict=True)])
         normals = slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
-        return TemplateSurface(
-            np.concatenate(found), normals, np.repeat(np.arange(self.count), [len(p) for p in found])
-        )
+        structures = np.repeat(np.arange(self.count), [len(points) for points in found])
+        return SurfacePoints(np.concatenate(found), normals, np.concatenate(areas), structures)
 
     def _own(self, index: np.ndarray, structures: Structures | None, tile: slice) -> np.ndarray:
         return index if structures is None else index + structures[tile, None] * self.lattice.size
 
 
 @dataclass(frozen=True, eq=False)
-class TemplateSurface:
-    """Points of surfaces, mm, outward normals there, and which structure each belongs to."""
+class SurfacePoints:
+    """Points of surfaces, mm, outward normals there, which share of the area of its structure each stands for, and that one."""
 
     points: Points
     normals: Points
+    areas: Levels
     structures: Structures
 
 

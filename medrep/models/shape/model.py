@@ -21,7 +21,8 @@ Fields are smooth by construction (`shape/modes.py`) and linear in their coeffic
 Gauss-Newton steps with all uncertainty at hand, and learning is rounds of registration and regression (`shape/population.py`).
 
 Effects are regressed on where the template's surface lies in people (`shape/surface_effects.py`). How somebody as a whole lies is
-no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`).
+no effect, unless people share a space; where a moved organ comes to lie follows a rule (`placement`). What covariates do to how
+organs lie is told beside (`shape/pose.py`), and moves nobody who is not asked for it.
 
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
@@ -78,7 +79,8 @@ from medrep.models.shape.displacement import SurfaceDisplacement
 from medrep.models.shape.effects import EffectColumns
 from medrep.models.shape.mean_shape import LevelFunction, Observations, without_overlap
 from medrep.models.shape.paths import Paths, can_follow, rows_of_people
-from medrep.models.shape.population import Population, best_known, fit_population
+from medrep.models.shape.population import Population, best_known, fit_population, placement_of
+from medrep.models.shape.rigid import POINTS, Poses, rigid_motion
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.subject import Subject, deviation, pull_back, reconstruction_error, visit_codes
 
@@ -423,6 +425,23 @@ class AdditiveShape(Model):
         # To first order, what other effects would move differently.
         changes = (before - after) @ (self.resampled - population.effects)
         return SurfaceDisplacement(contrast, went, went + changes @ across.T)
+
+    def poses(self, dataset: Dataset) -> Poses | None:
+        """Lay the template onto each person's organ; see `Model.poses`."""
+        if "effects" not in self.capabilities:
+            return None
+        population, data = self.population, dataset.values
+        self._check(data)
+        middle = population.template.surface(POINTS).points.mean(axis=0)
+
+        def lay(row: int) -> np.ndarray:
+            own = LevelFunction.through(self._lattice, data[row]).surface(POINTS)
+            return rigid_motion(population.template, own, middle)
+
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.settings.threads) as pool:
+            motions = np.stack(list(pool.map(lay, range(len(data)))))
+        kept = placement_of(population, dataset, self.settings) == "kept"
+        return Poses(motions, middle, population.size, kept)
 
     @cached_property
     def _precision(self) -> Float[np.ndarray, "coefficients coefficients"]:

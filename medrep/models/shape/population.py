@@ -165,7 +165,7 @@ def fit_population(
     round.
     """
     data, lattice = dataset.values, grid_lattice(settings.check(dataset.columns))
-    visits = Visits.of(dataset if settings.visits == "auto" else replace(dataset, participants=None))
+    visits = _visits(dataset, settings)
     design, kept = np.concatenate([columns, visits.away], axis=1), columns.shape[1]
     groups = [*groups, *(Group(slice(k, k + 1)) for k in range(kept, design.shape[1]))]
     population = _start_population(data, lattice, design.shape[1], settings, dataset.columns.structures)
@@ -298,7 +298,7 @@ def _by_surface(
     points, several = surface.points, population.template.count
     expected = columns @ population.effects
     precision = np.linalg.inv(population.covariance + np.cov(expected.T, bias=True))
-    placement = settings.placement if settings.placement != "auto" else _placement(population, data)
+    placement = placement_of(population, dataset, settings)
     if placement != "kept":
         precision = _free(precision, FieldsThrough.of(points, modes).coefficients(rigid_motions(points)).T)
     codes, unknown, squares = np.zeros_like(expected), np.zeros_like(precision), 0.0
@@ -332,6 +332,17 @@ def _by_surface(
         noise=max(error, _LEAST_NOISE * population.size),
     )
     return Learning(found, rest, spread, draws, (error,))
+
+
+def placement_of(population: Population, dataset: Dataset, settings: ShapeSettings) -> Placement:
+    """Return how effects that were learned from these people treat position; those of codes have it in them: ``kept``."""
+    if not settings.by_surface or _visits(dataset, settings).away.shape[1]:
+        return "kept"
+    return settings.placement if settings.placement != "auto" else _placement(population, dataset.values)
+
+
+def _visits(dataset: Dataset, settings: ShapeSettings) -> Visits:
+    return Visits.of(dataset if settings.visits == "auto" else replace(dataset, participants=None))
 
 
 def _placement(population: Population, data: np.ndarray) -> Placement:
