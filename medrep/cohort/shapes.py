@@ -332,9 +332,9 @@ def grid_frames(wanted: ShapeInput, files: pd.Series) -> Float64[np.ndarray, "pe
         return np.repeat(shift[None], len(files), axis=0)
     found = []
     for path in map(Path, files.astype(str)):
-        organ = organ_mask(read_labels(path), wanted.labels, path)
-        surface = extract_surface(organ.mask, organ.affine)
-        found.append(shift @ align_surface(surface, wanted.align, size=wanted.size).matrix)
+        organs = find_organs(read_labels(path), wanted, path).all()
+        surfaces = [extract_surface(organ.mask, organ.affine) for organ in organs]
+        found.append(shift @ _aligned(surfaces, wanted.align, wanted.size).matrix)
     return np.stack(found)
 
 

@@ -132,6 +132,11 @@ class SurfacePoints:
     areas: Levels
     structures: Structures
 
+    def fewer(self, every: int) -> "SurfacePoints":
+        """Return every so many points."""
+        some = slice(None, None, every)
+        return SurfacePoints(self.points[some], self.normals[some], self.areas[some], self.structures[some])
+
 
 def without_overlap(levels: Float[np.ndarray, "structures points"]) -> Float[np.ndarray, "structures points"]:
     """Return levels, mm, of structures that share no point: what lies in two belongs to the one in which it lies deeper.

@@ -39,17 +39,11 @@ from medrep.models.shape.mean_shape import (
     register,
     solve_back,
 )
+from medrep.models.shape.placement import Placement, rigid_motions
 from medrep.models.shape.repeated import FIRST_ALIKE, Visits, told_together
 from medrep.models.shape.settings import ShapeSettings
-from medrep.models.shape.surface_effects import (
-    FieldsThrough,
-    Placement,
-    Seen,
-    pulled_back,
-    resampled_changes,
-    rigid_motions,
-    surface_effects,
-)
+from medrep.models.shape.surface_effects import Seen, resampled_changes, surface_effects
+from medrep.models.shape.surface_fields import FieldsThrough, pulled_back
 
 Coefficients = Float[np.ndarray, " coefficients"]
 
@@ -315,10 +309,10 @@ def _by_surface(
         # Distances between voxels tell which part of a voxel is inside.
         volumes[subject] = np.clip(0.5 - data[subject].reshape(several, -1) / max(lattice.spacing), 0, 1).sum(axis=1)
     error = float(np.sqrt(squares / len(data)))
-    seen = Seen(points, surface.normals, places, np.log(volumes), surface.structures)
+    seen = Seen(surface, places, np.log(volumes))
     who = pd.factorize(dataset.units)[0]
     learned = surface_effects(seen, columns, groups, modes, placement, who)
-    mean, rows = pulled_back(learned, points, modes, columns, groups)
+    mean, rows = pulled_back(learned.motions, learned.mean, points, modes, columns, groups)
     rng = np.random.default_rng([seed, 43])
     drawn = [_drawn(who, rng) for _ in range(settings.bootstrap)]
     draws = rows - resampled_changes(seen, columns, groups, modes, placement, who, drawn)

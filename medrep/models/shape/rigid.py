@@ -121,7 +121,10 @@ def _shifted(shift: Float[np.ndarray, " dims"]) -> Motion:
 def _looked_at(
     seen: tuple[Levels, Points], points: Points, middle: Float[np.ndarray, " dims"], size: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the sum of squares of levels and slopes that are seen at points, and its normal equations for a small motion, turns times the size."""
+    """Return the sum of squares of levels, and its normal equations for a small motion, turns times the size.
+
+    `seen` are levels and slopes at the points.
+    """
     found, slope = seen
     arms = (points - middle) / size
     turning = [arms[:, a] * slope[:, b] - arms[:, b] * slope[:, a] for a, b in _PLANES[points.shape[1]]]
