@@ -27,7 +27,7 @@ from medrep.cohort.surfaces import extract_surface, organ_mask
 from medrep.models import AdditiveShape, ShapeSettings
 from medrep.models.linear.design import Contrast
 from medrep.models.shape.mean_shape import LevelFunction
-from medrep.models.shape.surface_effects import rigid_motions
+from medrep.models.shape.placement import rigid_motions
 from medrep.simulate.shape_effects import (
     SHAPE_EFFECT,
     OrganAxis,
@@ -132,7 +132,8 @@ class SeenMap:
 def seen_maps(model: AdditiveShape, effect: str, people: int) -> list[SeenMap]:
     """Return what the model says of each contrast, beside what was planted."""
     template = model.population.template
-    points, normals = template.surface(_MOST)
+    surface = template.surface(_MOST)
+    points, normals = surface.points, surface.normals
     age, sex = float(model.schema["age"].reference), str(model.schema["sex"].reference)
     other = "F" if sex == "M" else "M"
     forward, back = planting(template, effect, age, sex)

@@ -88,8 +88,8 @@ class SmoothSurface:
             amounts[used] += (np.linalg.pinv(design, rcond=1e-3) @ (wanted - now))[: len(used)]
         return moves[0] + (amounts[:, None, None] * outward)[:-1]
 
-    def bent(self, motions: Motions, part: slice) -> Slopes:
-        """Return derivatives of smooth fields through motions."""
+    def bent(self, motions: Motions, part: slice) -> Float[np.ndarray, "columns some dims dims"]:
+        """Return derivatives of smooth fields through motions, at some points."""
         return np.stack(
             [
                 self.basis.field_slopes(self.points[part], own.reshape(self.basis.count, -1))[1]
