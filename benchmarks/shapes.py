@@ -300,15 +300,18 @@ def shape_model(settings: ShapeSettings, *, decode: bool = False) -> Callable[[R
     def method(case: RetryState, seed: int) -> Levels:
         model = _fitted(case, settings, seed)
         frame = transferred(case.test_table, model.schema)
+        if not decode:
+            return {
+                goal: list(model.remove(model.dataset(case.test.rows[who].copy(), frame.iloc[who]), {"age": goal}))
+                for goal, who in case.transformed.items()
+            }
         nodes = model.population.template.lattice.nodes()
         found: Levels = {goal: [] for goal in case.transformed}
         for goal, who in case.transformed.items():
             for k in who:
                 own = frame.iloc[[k]]
                 person = model.subject(case.test.rows[k], own)
-                mean = model.mean(model.schema.transformed(own, {"age": goal}))
-                level = person.decoded(nodes, mean) if decode else case.test.rows[k] + person.change(nodes, mean)
-                found[goal].append(level)
+                found[goal].append(person.decoded(nodes, model.mean(model.schema.transformed(own, {"age": goal}))))
         return found
 
     return method

@@ -111,9 +111,11 @@ class LevelFunction:
         for part in self.parts:
             close = nodes[np.abs(part.values(nodes)) < max(self.lattice.spacing)]
             found.append(part.onto_surface(close[np.unique(np.linspace(0, len(close) - 1, most).astype(int))]))
-            # Nodes near a surface are as many as its area, but every so many of them, line by line, are not spread evenly.
+            # Every so many nodes, line by line, are not spread evenly, and more are near where the level is flat.
+            level, slope = part.slopes(close)
+            band = np.clip(1 - np.abs(level) / max(self.lattice.spacing), 0, None) * np.linalg.norm(slope, axis=1)
             nearest = cKDTree(found[-1]).query(close)[1]
-            areas.append(np.bincount(nearest, minlength=len(found[-1])) / len(close))
+            areas.append(np.bincount(nearest, band, len(found[-1])) / band.sum())
         slope = np.concatenate([part.slopes(points)[1] for part, points in zip(self.parts, found, strict=True)])
         normals = slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
         structures = np.repeat(np.arange(self.count), [len(points) for points in found])

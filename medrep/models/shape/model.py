@@ -222,8 +222,13 @@ class AdditiveShape(Model):
                 transformed[row] = data[row]
             else:
                 subject = self.subject(data[row], frame.iloc[[row]])
-                transformed[row] = data[row] + subject.change(nodes, self.mean(there.iloc[[row]]))
+                transformed[row] = data[row] + self._change(subject, nodes, self.mean(there.iloc[[row]]))
         return transformed
+
+    def _change(self, subject: Subject, nodes: Points, mean: Float[np.ndarray, " coefficients"]) -> np.ndarray:
+        """Return what a move to other covariates does to the level at the nodes, mm; `mean` is what those do."""
+        # Volumes are followed where effects follow them.
+        return (subject.change_in_proportion if self.settings.by_surface else subject.change)(nodes, mean)
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return z, what is a person's own, N(0, I) among people; what shapes tell best comes first."""
@@ -394,7 +399,7 @@ class AdditiveShape(Model):
         z = np.zeros((len(data), self.latent_basis.shape[1]))
         sd = np.zeros_like(z)
         for row, subject in enumerate(self._people(dataset)):
-            transformed[row] = data[row] + subject.change(nodes, self.mean(there.iloc[[row]]))
+            transformed[row] = data[row] + self._change(subject, nodes, self.mean(there.iloc[[row]]))
             z[row], sd[row] = self.latents(subject)
         return transformed, (z, sd)
 

@@ -30,6 +30,8 @@ from medrep.models.shape.population import Population
 Coefficients = Float[np.ndarray, " coefficients"]
 AllLevels = Float[np.ndarray, " levels"]
 
+_ROUNDS = 8
+_STEEPEST = 4.0
 WITHIN = 0.01
 """Variance of a person's visits over that of people."""
 
@@ -131,12 +133,49 @@ class Subject:
         came_from = carried(points, population.modes, self.rest, self.mean, mean, further)
         return self.own.everywhere(came_from) - self.own.everywhere(points)
 
+    def change_in_proportion(self, nodes: Points, mean: Coefficients) -> AllLevels:
+        """Return `change` at the nodes of the grid, with the volume of each structure changed by the share of the template's.
+
+        How much a motion changes a volume depends on the stretch that an identity is; what covariates do to volumes is a share of
+        them, the same for everybody. What is amiss is made up for where the organ moves, by the square of how far.
+        """
+        change = self.change(nodes, mean)
+        if np.array_equal(mean, self.mean):
+            return change
+        step, count = max(self.own.lattice.spacing), self.own.count
+        before, after = (self.population.mean_shape(one).values(nodes) for one in (self.mean, mean))
+        own, found = self.own.everywhere(nodes).reshape(count, -1), change.reshape(count, -1).copy()
+        pairs = zip(own, before.reshape(count, -1), after.reshape(count, -1), strict=True)
+        for structure, (here, expected, there) in enumerate(pairs):
+            volume = soft_volume(here, step) * soft_volume(there, step) / soft_volume(expected, step)
+            found[structure] = _to_volume(here, found[structure], volume, step)
+        return found.ravel()
+
     def carry(self, points: Points, mean: Coefficients) -> Points:
         """Return where points of the person's own organ go when it is carried to other covariates, mm.
 
         `mean` is what those do; the person's own move nothing.
         """
         return carried(points, self.population.modes, self.rest, mean, self.mean)
+
+
+def soft_volume(levels: Levels, step: float) -> float:
+    """Return the volume inside, in voxels; distances between voxels, mm, tell which part of a voxel is inside."""
+    return float(np.clip(0.5 - levels / step, 0, 1).sum())
+
+
+def _to_volume(own: Levels, change: Levels, volume: float, step: float) -> Levels:
+    """Return a change of levels, mm, made up for where it is large so that the volume, in voxels, is as wanted."""
+    near = np.abs(own + change) < step
+    where = change**2 / max(float((change[near] ** 2).mean()) if near.any() else 0.0, 1e-12)
+    most = float(np.abs(change[near]).max()) if near.any() else 0.0
+    where, amount = np.minimum(where, _STEEPEST), 0.0
+    for _ in range(_ROUNDS):
+        now = own + change - amount * where
+        border = np.abs(now) < step / 2
+        more = (volume - soft_volume(now, step)) / max(float(where[border].sum()) / step, 1e-9)
+        amount = float(np.clip(amount + more, -most, most))
+    return np.asarray(change - amount * where)
 
 
 def reconstruction_error(subject: Subject) -> float:
