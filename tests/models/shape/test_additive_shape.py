@@ -8,11 +8,12 @@ import pytest
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.cohort.grid import Columns
+from medrep.cohort.grid import Columns, grid_lattice
 from medrep.errors import ModelError
 from medrep.models import AdditiveShape, restore_model
 from medrep.models.linear.design import Contrast, contrasts
 from medrep.models.shape.mean_shape import LevelFunction
+from medrep.models.shape.subject import soft_volume
 from medrep.simulate.displaced import displacement
 from tests.models.planted import moved_by
 from tests.models.shape.conftest import SETTINGS, Starmen, flat_distances
@@ -81,6 +82,18 @@ def test_a_moved_person_is_the_true_one_at_other_covariates(starmen: Starmen) ->
     )
     for own, made, true in zip(starmen.data[people], transformed, truth, strict=True):
         assert overlap(made, true) > max(0.95, overlap(own, true) + 0.02)
+
+
+def test_sizes_of_moved_people_change_by_the_share_of_the_template(starmen: Starmen) -> None:
+    assert starmen.columns.grid is not None
+    model, nodes, step = starmen.model, grid_lattice(starmen.columns.grid).nodes(), 1.0
+    people = np.argsort(np.abs(starmen.frame["arms"].to_numpy() + 0.4))[:4]
+    own = starmen.frame.iloc[people]
+    moved = model.remove(model.dataset(starmen.data[people], own), {"arms": 0.8})
+    before, after = (model.means(frame) for frame in (own, own.assign(arms=0.8)))
+    for row, made, here, there in zip(starmen.data[people], moved, before, after, strict=True):
+        sizes = [soft_volume(model.population.mean_shape(mean).values(nodes), step) for mean in (here, there)]
+        assert soft_volume(made, step) / soft_volume(row, step) == pytest.approx(sizes[1] / sizes[0], abs=0.005)
 
 
 def on_the_surface(template: LevelFunction) -> tuple[np.ndarray, np.ndarray]:

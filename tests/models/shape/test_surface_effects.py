@@ -148,7 +148,8 @@ def test_effects_of_resampled_people_spread_about_as_much_as_those_of_new_people
 def test_intervals_hold_planted_motion_and_are_not_much_wider_than_errors(ball: np.ndarray, basis: SmoothBasis) -> None:
     people, cohorts, resamplings = 40, 6, 16
     ball = ball[::2]
-    normals, truth = ball / RADIUS, (top(ball) * ball / RADIUS).sum(axis=1)
+    normals = ball / RADIUS
+    truth = (FieldsThrough.of(ball, basis).through(top(ball)) * normals).sum(axis=1)
     covered, widths, errors = [], [], []
     for seed in range(cohorts):
         rng = np.random.default_rng([seed, 9])
