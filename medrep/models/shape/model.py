@@ -27,8 +27,8 @@ organs lie is told beside (`shape/pose.py`), and moves nobody who is not asked f
 **Counterfactual and removal** keep the person's own detail: with t(p, c) = p + sum_k g_k + h, the point p of the moved
 organ was q with t(q, c) = t(p, c*), and s'(p) = s_own(q). c* = c gives q = p: the null intervention changes nothing.
 
-**Volumes.** How much a motion changes a volume depends on the stretch that an identity is, while what covariates do to volumes is a
-share of them. So the volume of a moved person changes by the share of the organ that is expected: what is amiss is made up for
+**Volumes.** How much a motion changes a volume depends on the stretch that an identity is, while what covariates do to volumes is
+a share of them. So the volume of a moved person changes by the share of the organ that is expected: what is amiss is made up for
 where the organ moves, by the square of how far. Effects of `likelihood`, and paths of people, are carried without that.
 
 **People who come again.** Visits of one person differ by fields d that act where h has put a point, as covariates do, and are

@@ -94,6 +94,13 @@ def still(
     return motions + np.einsum("cr,rpd->cpd", added, rigid)
 
 
+def rigid_part(motions: Motions, points: Points) -> Motions:
+    """Return the rigid motion that is nearest to each, mm."""
+    rigid = rigid_motions(points).reshape(-1, points.size).T
+    flat = motions.reshape(len(motions), -1).T
+    return np.asarray((rigid @ np.linalg.lstsq(rigid, flat)[0]).T.reshape(motions.shape))
+
+
 def _laid_on(moved: Points | Shifts, points: Points, goal: Points) -> np.ndarray:
     """Move by the one rigid motion that brings points onto the goal."""
     middle, there = points.mean(axis=0), goal.mean(axis=0)

@@ -21,13 +21,14 @@ from scipy.spatial import cKDTree
 
 from medrep.models.shape.effects import Group
 from medrep.models.shape.mean_shape import Points, SmoothBasis, SurfacePoints
-from medrep.models.shape.placement import Motions, Placement, Shifts, lying_alike, squared_errors, still
+from medrep.models.shape.placement import Motions, Placement, Shifts, lying_alike, rigid_part, squared_errors, still
 from medrep.models.shape.surface_fields import Columns
 from medrep.models.shape.surface_regression import fitted, regressed
 from medrep.models.shape.surface_volumes import SmoothSurface, told_by_covariates
 
 _CHANCE = 0.5  # c: squared standard errors below which a point stays
 _NEAR = 16  # points that are looked at together
+_UNSURE = 0.5  # standard deviation, in draws, of a place as a share of what `still` moves from the mean position
 _FEW = 250  # points that are looked at in resampling
 
 
@@ -93,7 +94,8 @@ def resampled_changes(
 
     `draws` are the rows of resampled people; all that was chosen is chosen anew, and motions are looked at at fewer points. What
     comes out is mixed to a normal distribution about the estimate with the same second moments: what shrinking moves to one side
-    counts on both.
+    counts on both. With `still`, each draw lies elsewhere by a share of the way between the places that this rule and the mean
+    position choose, which resampling repeats and so does not see.
     """
     few = seen.fewer(max(1, len(seen.surface.points) // (_FEW * len(seen.parts))))
     few = few if placement == "kept" else few.aligned()
@@ -106,7 +108,11 @@ def resampled_changes(
         changes[draw] = surface.fields.coefficients(found.motions - whole)
     rng, count = np.random.default_rng(len(draws)), len(draws)
     mixed = rng.standard_normal((count, count)) / np.sqrt(max(count, 1))
-    return np.einsum("md,dck->mck", mixed, changes, optimize=True)
+    changes = np.einsum("md,dck->mck", mixed, changes, optimize=True)
+    if placement == "still":
+        away = rigid_part(whole - _learned(few, columns, groups, surface, "mean", people).motions, surface.points)
+        changes += _UNSURE * rng.standard_normal((count, 1, 1)) * surface.fields.coefficients(away)
+    return changes
 
 
 def _smooth(seen: Seen, basis: SmoothBasis) -> SmoothSurface:

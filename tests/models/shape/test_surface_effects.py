@@ -167,6 +167,21 @@ def test_intervals_hold_planted_motion_and_are_not_much_wider_than_errors(ball: 
     assert np.mean(widths) < 3 * 3.92 * np.sqrt(np.square(errors).mean())
 
 
+def test_where_an_organ_comes_to_lie_is_unsure_where_a_rule_says_so(ball: np.ndarray, basis: SmoothBasis) -> None:
+    """With everybody drawn once nothing else is."""
+    columns = designed(np.random.default_rng(10))
+    seen, everybody = cohort(ball, columns, top(ball)).fewer(3), np.arange(PEOPLE)
+
+    def changes(placement: str) -> np.ndarray:
+        rows = [everybody] * 6
+        return resampled_changes(seen, columns, [AGE, SEX], basis, placement, everybody, rows)  # type: ignore[arg-type]
+
+    np.testing.assert_allclose(changes("mean"), 0, atol=1e-9)
+    first, second = np.linalg.svd(changes("still").reshape(6, -1), compute_uv=False)[:2]
+    assert first > 1e-3
+    assert second < 1e-6 * first
+
+
 def test_one_more_draw_lies_within_the_bounds_as_often_as_they_say() -> None:
     draws = np.random.default_rng(11).permutation(np.arange(1.0, 40.0))[:, None]
     low, high = SurfaceDisplacement(Contrast("age", 0.0, 1.0), np.array([20.0]), draws).interval()
