@@ -30,10 +30,10 @@ from medrep.models.shape.population import Population
 Coefficients = Float[np.ndarray, " coefficients"]
 AllLevels = Float[np.ndarray, " levels"]
 
-_ROUNDS = 8
-_STEEPEST = 4.0
 WITHIN = 0.01
 """Variance of a person's visits over that of people."""
+_ROUNDS = 8
+_STEEPEST = 4.0  # what is made up for at one place, at most, beside the mean
 
 
 def carried(
@@ -147,8 +147,10 @@ class Subject:
         own, found = self.own.everywhere(nodes).reshape(count, -1), change.reshape(count, -1).copy()
         pairs = zip(own, before.reshape(count, -1), after.reshape(count, -1), strict=True)
         for structure, (here, expected, there) in enumerate(pairs):
-            volume = soft_volume(here, step) * soft_volume(there, step) / soft_volume(expected, step)
-            found[structure] = _to_volume(here, found[structure], volume, step)
+            size = soft_volume(expected, step)
+            if size > 0:
+                volume = soft_volume(here, step) * soft_volume(there, step) / size
+                found[structure] = _to_volume(here, found[structure], volume, step)
         return found.ravel()
 
     def carry(self, points: Points, mean: Coefficients) -> Points:
