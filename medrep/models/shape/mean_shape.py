@@ -140,6 +140,11 @@ class SurfacePoints:
         return SurfacePoints(self.points[some], self.normals[some], self.areas[some], self.structures[some])
 
 
+def soft_volumes(levels: Float[np.ndarray, "organs points"], step: float) -> Float[np.ndarray, " organs"]:
+    """Return volumes inside of levels on a lattice, mm, in voxels; distances tell which part of a voxel is inside."""
+    return np.asarray(np.clip(0.5 - levels / step, 0, 1).sum(axis=1))
+
+
 def without_overlap(levels: Float[np.ndarray, "structures points"]) -> Float[np.ndarray, "structures points"]:
     """Return levels, mm, of structures that share no point: what lies in two belongs to the one in which it lies deeper.
 

@@ -14,11 +14,14 @@ import numpy as np
 from jaxtyping import Float
 
 from medrep.models.shape.mean_shape import Points
+from medrep.models.shape.rigid import nearest_rotation
 
 Placement = Literal["still", "mean", "kept"]
 Shifts = Float[np.ndarray, "people points dims"]
 Motions = Float[np.ndarray, "columns points dims"]
 
+STRAYED = 0.15
+"""Centres farther apart than this share of the organ's size are no common space."""
 _ALIGNMENTS = 4
 _SEARCHES, _SOFT = 80, 25
 _CHI = 4.0  # squared motion, in standard errors and for each column, at which a point no longer counts as staying
@@ -51,20 +54,17 @@ def along(vectors: Float[np.ndarray, "count points dims"], normals: Points) -> F
 
 
 def squared_errors(
-    motions: Motions,
-    normals: Points,
+    across: Float[np.ndarray, "columns points"],
     covariance: Float[np.ndarray, "columns columns"],
     noise: Float[np.ndarray, " points"],
 ) -> Float[np.ndarray, " points"]:
     """Return motion along the normal of all columns together, in squared standard errors.
 
     Args:
-        motions: mm.
-        normals: Of the points.
+        across: Motion along the normal, mm.
         covariance: Of the columns, in units of what people differ by.
         noise: What people differ by at each point, mm.
     """
-    across = along(motions, normals)
     return np.asarray(np.einsum("cp,ce,ep->p", across, np.linalg.pinv(covariance, hermitian=True), across) / noise**2)
 
 
@@ -77,11 +77,10 @@ def still(
 ) -> Motions:
     """Add a rigid motion to each column so that as much of the surface as noise allows stays; see `squared_errors`."""
     rigid = rigid_motions(points)
-    ways = along(rigid, normals)
+    ways, across = along(rigid, normals), along(motions, normals)
     added = np.zeros((len(motions), len(rigid)))
     for search in range(_SEARCHES):
-        rest = motions + np.einsum("cr,rpd->cpd", added, rigid)
-        chi = squared_errors(rest, normals, covariance, noise)
+        chi = squared_errors(across + added @ ways, covariance, noise)
         if search < _SOFT:
             weight = 1 / np.sqrt(chi + 0.01 * chi.mean() + 1e-12)
         else:
@@ -90,7 +89,7 @@ def still(
         square = (ways * weight) @ ways.T
         # A ball can be turned without a trace.
         square[np.diag_indices_from(square)] += 1e-6 * np.trace(square)
-        added = -np.linalg.solve(square, (ways * weight) @ along(motions, normals).T).T
+        added = -np.linalg.solve(square, (ways * weight) @ across.T).T
     return motions + np.einsum("cr,rpd->cpd", added, rigid)
 
 
@@ -104,7 +103,4 @@ def rigid_part(motions: Motions, points: Points) -> Motions:
 def _laid_on(moved: Points | Shifts, points: Points, goal: Points) -> np.ndarray:
     """Move by the one rigid motion that brings points onto the goal."""
     middle, there = points.mean(axis=0), goal.mean(axis=0)
-    left, _, right = np.linalg.svd((points - middle).T @ (goal - there))
-    proper = np.ones(len(right))
-    proper[-1] = np.sign(np.linalg.det(left @ right))
-    return np.asarray((moved - middle) @ ((left * proper) @ right) + there)
+    return np.asarray((moved - middle) @ nearest_rotation((points - middle).T @ (goal - there)) + there)

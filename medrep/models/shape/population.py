@@ -37,9 +37,10 @@ from medrep.models.shape.mean_shape import (
     Posterior,
     SmoothBasis,
     register,
+    soft_volumes,
     solve_back,
 )
-from medrep.models.shape.placement import Placement, rigid_motions
+from medrep.models.shape.placement import STRAYED, Placement, rigid_motions
 from medrep.models.shape.repeated import FIRST_ALIKE, Visits, told_together
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.shape.surface_effects import Seen, resampled_changes, surface_effects
@@ -48,7 +49,7 @@ from medrep.models.shape.surface_fields import FieldsThrough, pulled_back
 Coefficients = Float[np.ndarray, " coefficients"]
 
 _SURFACE_POINTS = 1000  # of each structure
-_ALIGNED, _STRAYED = 0.01, 0.15  # shares of the organ's size
+_ALIGNED = 0.01  # share of the organ's size
 _FIRST_NOISE, _LEAST_NOISE = 0.03, 0.002  # shares of the organ's size
 
 
@@ -306,8 +307,7 @@ def _by_surface(
         before = points - modes.field(points, posterior.mean.reshape(modes.count, -1))
         lying = solve_back(points, before, modes, posterior.mean)
         places[subject] = LevelFunction.through(lattice, data[subject]).onto_surface(lying, surface.structures)
-        # Distances between voxels tell which part of a voxel is inside.
-        volumes[subject] = np.clip(0.5 - data[subject].reshape(several, -1) / max(lattice.spacing), 0, 1).sum(axis=1)
+        volumes[subject] = soft_volumes(data[subject].reshape(several, -1), max(lattice.spacing))
     error = float(np.sqrt(squares / len(data)))
     seen = Seen(surface, places, np.log(volumes))
     who = pd.factorize(dataset.units)[0]
@@ -348,7 +348,7 @@ def _placement(population: Population, data: np.ndarray) -> Placement:
         shell = np.clip(1 - np.abs(np.asarray(row, np.float64).reshape(-1, len(nodes))) / step, 0, 1).sum(axis=0)
         centres[subject] = shell @ nodes / shell.sum()
     apart = float(np.sqrt(((centres - centres.mean(axis=0)) ** 2).sum(axis=1).mean())) / population.size
-    return "kept" if _ALIGNED < apart < _STRAYED else "still"
+    return "kept" if _ALIGNED < apart < STRAYED else "still"
 
 
 def _free(precision: np.ndarray, motions: np.ndarray) -> np.ndarray:

@@ -32,14 +32,13 @@ from medrep.cohort.grid import Columns
 from medrep.models.linear.design import contrasts
 from medrep.models.linear.model import LinearModel
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.shape.placement import STRAYED
 from medrep.models.shape.rigid import Poses, nearest_rotation, turns_of
 
 SHIFTS = ("right", "anterior", "superior")
 TURNS = ("pitch", "roll", "yaw")
 """Turns about the axes to the right, to the front and up: above 0 the front goes up, the top right, the right side forward."""
 POSE = (*SHIFTS, *TURNS)
-APART = 0.15
-"""Centres farther apart than this share of the organ's size are no common space."""
 
 
 def pose_columns(
@@ -116,7 +115,7 @@ class PoseModel:
     @property
     def shared_space(self) -> bool:
         """True if organs lie so near to one another that a position may be anatomy."""
-        return self.apart <= APART
+        return self.apart <= STRAYED
 
     def change(self, frame: pd.DataFrame, target: Mapping[str, str | float]) -> Float[np.ndarray, "people columns"]:
         """Return by how much translation, mm, and rotation, degrees, are expected to change; 0 where nothing is moved.

@@ -23,6 +23,7 @@ from medrep.models.shape.mean_shape import (
     Posterior,
     SmoothBasis,
     register,
+    soft_volumes,
     solve_back,
 )
 from medrep.models.shape.population import Population
@@ -147,10 +148,9 @@ class Subject:
         own, found = self.own.everywhere(nodes).reshape(count, -1), change.reshape(count, -1).copy()
         pairs = zip(own, before.reshape(count, -1), after.reshape(count, -1), strict=True)
         for structure, (here, expected, there) in enumerate(pairs):
-            size = soft_volume(expected, step)
+            size, then, own_size = soft_volumes(np.stack([expected, there, here]), step)
             if size > 0:
-                volume = soft_volume(here, step) * soft_volume(there, step) / size
-                found[structure] = _to_volume(here, found[structure], volume, step)
+                found[structure] = _to_volume(here, found[structure], own_size * then / size, step)
         return found.ravel()
 
     def carry(self, points: Points, mean: Coefficients) -> Points:
@@ -159,11 +159,6 @@ class Subject:
         `mean` is what those do; the person's own move nothing.
         """
         return carried(points, self.population.modes, self.rest, mean, self.mean)
-
-
-def soft_volume(levels: Levels, step: float) -> float:
-    """Return the volume inside, in voxels; distances between voxels, mm, tell which part of a voxel is inside."""
-    return float(np.clip(0.5 - levels / step, 0, 1).sum())
 
 
 def _to_volume(own: Levels, change: Levels, volume: float, step: float) -> Levels:
@@ -175,7 +170,7 @@ def _to_volume(own: Levels, change: Levels, volume: float, step: float) -> Level
     for _ in range(_ROUNDS):
         now = own + change - amount * where
         border = np.abs(now) < step / 2
-        more = (volume - soft_volume(now, step)) / max(float(where[border].sum()) / step, 1e-9)
+        more = (volume - soft_volumes(now[None], step)[0]) / max(float(where[border].sum()) / step, 1e-9)
         amount = float(np.clip(amount + more, -most, most))
     return np.asarray(change - amount * where)
 

@@ -21,7 +21,16 @@ from scipy.spatial import cKDTree
 
 from medrep.models.shape.effects import Group
 from medrep.models.shape.mean_shape import Points, SmoothBasis, SurfacePoints
-from medrep.models.shape.placement import Motions, Placement, Shifts, lying_alike, rigid_part, squared_errors, still
+from medrep.models.shape.placement import (
+    Motions,
+    Placement,
+    Shifts,
+    along,
+    lying_alike,
+    rigid_part,
+    squared_errors,
+    still,
+)
 from medrep.models.shape.surface_fields import Columns
 from medrep.models.shape.surface_regression import fitted, regressed
 from medrep.models.shape.surface_volumes import SmoothSurface, told_by_covariates
@@ -142,7 +151,7 @@ def _learned(
             motion = motions[group.columns] = still(motion, points, normals, covariance, noise)
         if placement == "mean" or group.exchangeable or not motion.any():
             continue
-        chi = squared_errors(motion, normals, covariance, noise) / len(motion)
+        chi = squared_errors(along(motion, normals), covariance, noise) / len(motion)
         for part in seen.parts:
             near = cKDTree(points[part]).query(points[part], min(_NEAR, len(points[part])))[1]
             clear = np.maximum(1 - _CHANCE / np.maximum(chi[part][near].mean(axis=1), 1e-12), 0)
