@@ -37,7 +37,7 @@ from medrep.models.shape.surface_volumes import SmoothSurface, told_by_covariate
 
 _CHANCE = 0.5  # c: squared standard errors below which a point stays
 _NEAR = 16  # points that are looked at together
-_UNSURE = 0.5  # standard deviation, in draws, of a place as a share of what `still` moves from the mean position
+_UNSURE = 0.3  # standard deviation, in draws, of a place as a share of what `still` moves from the mean position
 _FEW = 250  # points that are looked at in resampling
 
 

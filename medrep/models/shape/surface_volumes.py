@@ -2,7 +2,8 @@
 
 Registration loses some of the change, and so does shrinking. What covariates do to people's log volumes is regressed as motions
 are, one number in place of a point (`surface_regression.py`). Each covariate's pattern gets a motion along the normal, where the
-pattern is, so that the organ at the reference, moved to people's covariates, follows that.
+pattern is, so that the organ at the reference, moved to people's covariates, follows that. Where no place clearly moves, the
+organ grows or shrinks as a whole, about its middle.
 
 While points move from w to w + d(w), with J the derivative and n the normal, the volume grows by the integral of
 d det(J) J^-T n over the surface; what is integrated is small where nothing moves, and so are the errors of few points.
@@ -68,9 +69,12 @@ class SmoothSurface:
         outward, used = np.zeros_like(motions), list[int]()
         for group in groups:
             where = (along(motions[group.columns, part], self.normals[part]) ** 2).sum(axis=0)
-            if not group.exchangeable and where.any():
-                used += list(range(group.columns.start, group.columns.stop))
-                outward[group.columns, part] = (where / where.mean())[:, None] * self.normals[part]
+            if group.exchangeable:
+                continue
+            used += list(range(group.columns.start, group.columns.stop))
+            away = self.points[part] - self.points[part].mean(axis=0)
+            moved = (where / where.mean())[:, None] * self.normals[part] if where.any() else away / np.abs(away).mean()
+            outward[group.columns, part] = moved
         if not used:
             return moves[0]
         outward = self.smooth.through(outward)

@@ -12,6 +12,7 @@ from medrep.models.shape.mean_shape import SmoothBasis, SurfacePoints
 from medrep.models.shape.placement import rigid_motions
 from medrep.models.shape.surface_effects import Seen, SurfaceEffects, resampled_changes, surface_effects
 from medrep.models.shape.surface_fields import FieldsThrough, pulled_back
+from medrep.models.shape.surface_volumes import SmoothSurface
 
 RADIUS = 10.0
 PEOPLE = 60
@@ -128,6 +129,17 @@ def test_fields_bring_moved_points_back(ball: np.ndarray, basis: SmoothBasis) ->
         moved = ball + amount * motions[0]
         back = moved + basis.field(moved, amount * rows[0].reshape(basis.count, 3))
         assert np.abs(back - ball).max() < 0.25 * np.abs(moved - ball).max()
+
+
+def test_an_organ_that_moves_nowhere_clearly_grows_as_a_whole(ball: np.ndarray, basis: SmoothBasis) -> None:
+    columns = designed(np.random.default_rng(12))
+    surface = SmoothSurface.of(ball, ball / RADIUS, np.full(len(ball), 1 / len(ball)), basis)
+    nothing = np.zeros((3, *ball.shape)), np.zeros_like(ball)
+    motions = surface.following(slice(None), 0.06 * columns[:, 2], columns, nothing, [AGE, SEX])
+    grown = (motions * ball / RADIUS).sum(axis=2)
+    np.testing.assert_allclose(grown[:2], 0, atol=0.01)
+    assert grown[2].mean() == pytest.approx(0.02 * RADIUS, rel=0.05)
+    assert grown[2].std() < 0.05 * grown[2].mean()
 
 
 def test_effects_of_resampled_people_spread_about_as_much_as_those_of_new_people(
