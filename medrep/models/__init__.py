@@ -11,12 +11,14 @@ import numpy as np
 
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, FitContext, Model, Scores
+from medrep.models.chart.settings import ChartSettings
 from medrep.models.linear.model import LinearModel
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.vae.settings import VaeSettings
 
 if TYPE_CHECKING:
+    from medrep.models.chart.model import GrowthChart
     from medrep.models.shape.model import AdditiveShape
     from medrep.models.vae.model import ConditionalVae
 
@@ -24,6 +26,7 @@ _KINDS = {
     "linear": ("medrep.models.linear.model", "LinearModel"),
     "conditional_vae": ("medrep.models.vae.model", "ConditionalVae"),
     "additive_shape": ("medrep.models.shape.model", "AdditiveShape"),
+    "growth_chart": ("medrep.models.chart.model", "GrowthChart"),
 }
 
 
@@ -51,8 +54,10 @@ __all__ = [
     "MODELS",
     "Adaptation",
     "AdditiveShape",
+    "ChartSettings",
     "ConditionalVae",
     "FitContext",
+    "GrowthChart",
     "LinearModel",
     "LinearSettings",
     "Model",

@@ -146,11 +146,11 @@ class ChunkSource:
 
     def __init__(self, shape: tuple[int, int], compute: Callable[[slice], np.ndarray]) -> None:
         self.shape = shape
-        self._compute = compute
+        self.compute = compute
 
     def map(self, work: Callable[[slice, np.ndarray], _Result]) -> Iterator[tuple[slice, _Result]]:
         """Apply ``work`` to every slice of columns and its block, and yield the results in order."""
-        return map_chunks(*self.shape, lambda part: work(part, self._compute(part)))
+        return map_chunks(*self.shape, lambda part: work(part, self.compute(part)))
 
 
 def _forth(matrix: ChunkSource, basis: Float[np.ndarray, "people width"]) -> Float[np.ndarray, "width columns"]:

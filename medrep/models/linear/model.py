@@ -397,7 +397,7 @@ class LinearModel(Model):
             location, log_scale = np.where(without, 0, location), np.where(without, 0, log_scale)
             if self.people and not self.gain:
                 log_scale = self.people.within_scale(log_scale)
-            model = model._with_level(name, level, location * spread, np.where(varies, log_scale, 0))
+            model = model.with_level(name, level, location * spread, np.where(varies, log_scale, 0))
             support = model.support.with_cell(((name, level),), np.flatnonzero(without), NEVER)
             model = replace(model, support=support)
             location_se, effect_se = self._location_error(errors[0], found.frame())
@@ -614,7 +614,8 @@ class LinearModel(Model):
         """Return delta for each person: the product over batch covariates, 1 where the membership is pooled."""
         return level_scale(levels, log_scale, self.design.batch_slices().values())
 
-    def _with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
+    def with_level(self, name: str, level: str, location: np.ndarray, log_scale: np.ndarray) -> "LinearModel":
+        """Return the model with a further level of a batch, its location in data units."""
         row = self.design.batch_slices()[name].stop
         schema = self.schema.with_level(name, level)
         batches = self.batches.with_level(row, location, log_scale)

@@ -1,0 +1,1 @@
+"""The linear model: smooth covariate effects, and location and scale of batches."""

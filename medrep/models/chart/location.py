@@ -1,0 +1,96 @@
+"""Location of a growth chart: a linear model's mean, and how well it is known.
+
+In units of a column's deviation: with X the rows of training people, [1, effects, levels], and levels ~ N(m, tau^2), the
+posterior covariance of all coefficients is C = (X'WX + D)^-1, D = 1 / tau^2 for levels and 0 for others, W what each person
+counts. The mean at covariates with the row x is known with the variance x'Cx.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from medrep.cohort.dataset import Dataset
+from medrep.models.base import FitContext
+from medrep.models.chart.settings import ChartSettings
+from medrep.models.chunks import ChunkSource, read_chunk
+from medrep.models.linear.model import LinearModel
+
+Block = Float[np.ndarray, "people block"]
+
+_LEAST, _ROUNDS = 1e-4, 40
+
+
+@dataclass(frozen=True)
+class Location:
+    """Means of columns by covariates.
+
+    Attributes:
+        line: The linear model.
+        covariance: Of intercept, effects and levels, in units of ``line.sd`` squared.
+        level_variance: Prior variance of levels, in the same unit.
+    """
+
+    line: LinearModel
+    covariance: Float[np.ndarray, "rows rows"]
+    level_variance: float
+
+    @classmethod
+    def fit(
+        cls, dataset: Dataset, settings: ChartSettings, seed: int, work: FitContext
+    ) -> tuple["Location", pd.DataFrame]:
+        """Fit on training people."""
+        line, history = LinearModel.fit(dataset, settings.location, seed=seed, work=work)
+        full, levels = line.design.full(dataset.covariates), line.batches.location
+        whose = pd.Series(dataset.whose)
+        products = full.T @ (full / whose.map(whose.value_counts()).to_numpy(float)[:, None])
+        varies = line.sd > 0
+        square = float(np.mean((levels[:, varies] / line.sd[varies]) ** 2)) if len(levels) and varies.any() else 0.0
+        variance, first = max(square, _LEAST), len(full[0]) - len(levels)
+        covariance = _posterior(products, first, variance)
+        for _ in range(_ROUNDS if len(levels) else 0):
+            variance = max(square + float(covariance.diagonal()[first:].mean()), _LEAST)
+            covariance = _posterior(products, first, variance)
+        return cls(line, covariance, variance), history
+
+    @property
+    def levels(self) -> int:
+        """Number of batch levels."""
+        return len(self.line.batches.location)
+
+    def variance(self, frame: pd.DataFrame) -> Float[np.ndarray, " people"]:
+        """Return the variance that the mean at some covariates is known with, in units of ``line.sd`` squared."""
+        rows = self.line.design.full(frame)
+        return np.asarray(np.einsum("nr,rs,ns->n", rows, self.covariance, rows, optimize=True))
+
+    def means(self, frame: pd.DataFrame) -> Callable[[slice], Block]:
+        """Return what gives the means of a block of columns."""
+        effects, levels = self.line.design.effects(frame), self.line.design.batches(frame)
+        return lambda part: self.line.mean(effects, levels, np.ones((1, 1)), part)
+
+    def residuals(self, dataset: Dataset) -> ChunkSource:
+        """Return data less their means; NaN where a cell says nothing of a person, and in columns that are left as they are."""
+        means, members = self.means(dataset.covariates), self.line.support.of(dataset.covariates)
+        varies = self.line.sd > 0
+
+        def chunk(part: slice) -> np.ndarray:
+            own = read_chunk(dataset.values, part)
+            exempt = self.line.exempt(own, members, part)
+            own -= means(part)
+            if exempt is not None:
+                own[exempt] = np.nan
+            own[~np.isfinite(own)] = np.nan
+            own[:, ~varies[part]] = np.nan
+            return own
+
+        return ChunkSource((len(dataset), len(varies)), chunk)
+
+
+def _posterior(products: np.ndarray, first: int, variance: float) -> Float[np.ndarray, "rows rows"]:
+    precision = np.array(products)
+    levels = np.arange(first, len(precision))
+    precision[levels, levels] += 1 / variance
+    precision[np.diag_indices_from(precision)] += 1e-9 * np.trace(precision) / len(precision)
+    return np.asarray(np.linalg.inv(precision))

@@ -1,0 +1,347 @@
+"""Growth chart: the whole distribution of each column at given covariates, without the site.
+
+How unusual a person is for their age and sex is asked of a distribution, not of a mean: its spread may grow with age, it may be
+skewed, and how well a site is known belongs to it.
+
+Generative process, for person i with covariates c and column v (a feature or a voxel):
+
+    T_v(x_iv) = mu_v(c_i) + s_v(c_i) * q_v(z_iv),    z_iv ~ N(0, 1)
+
+| symbol | meaning | code name |
+|---|---|---|
+| T_v | the column, its square root or its logarithm, chosen by the log score of people who are left out | ``powers`` |
+| mu_v(c) | mean: smooth effects and levels of batches, as a linear model has them | ``location`` |
+| log s_v(c) | log scale: effects and levels of batches, fitted together | ``scales`` |
+| q_v | shape: sinh-arcsinh, the same at all covariates | ``shapes`` |
+| z_iv | how unusual the person is | `deviations` |
+
+Removal moves quantile to quantile: x' = T^-1(mu(c*) + s(c*) / s(c) * (T(x) - mu(c))), z of everybody stays as it is, and for c*
+= c nothing changes, exactly.
+
+**z counts what is not known of the chart.** The mean is known with a variance that adds to s^2, and log s with one that makes
+the normal distribution Student's (`shapes.py`); for a new site both are those given its people. So 95 % of new people have |z|
+< 1.96, at a site of five as at one of five hundred.
+
+Values that stand for nothing (point masses; `medrep/models/exceptions.py`) and columns that are left as they are have no z.
+
+Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory, unseen batches from a few of
+their people; it holds nobody's rows. **Limitations**: shape is the same at all covariates, sites included; visits of a person are
+moved each by itself; columns that are not positive, and images, are taken as they are; voxel-wise use assumes that voxels
+correspond between people. z says how rare a value is among people like those of training. It is no diagnosis.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.special import ndtri
+
+from medrep._files import release_pages
+from medrep._persisted import persisted, stored
+from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.dataset import Dataset
+from medrep.cohort.grid import Columns
+from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.models.chart.location import Location
+from medrep.models.chart.new_levels import LevelPeople, Told, extended, told
+from medrep.models.chart.powers import CHOICES, Powers
+from medrep.models.chart.settings import ChartSettings
+from medrep.models.chart.shapes import Shapes, log_density, normal_score, student
+from medrep.models.chart.spread import ScaleRows, Scales, log_scales, told_prior
+from medrep.models.chunks import ChunkSource, map_chunks, principal_components, read_chunk
+from medrep.models.exceptions import Exceptions
+from medrep.models.linear.design import Design
+from medrep.models.linear.model import LinearModel
+from medrep.models.requirements import Images, Requirements
+
+Block = Float[np.ndarray, "people block"]
+
+_FOLDS = 5
+_PRIORS = 512  # columns that the prior of scales is told from
+_WORST = -30.0  # what a log density counts at least where powers are chosen
+
+
+@persisted(
+    keys=("settings", "schema", "names", "grid", "seed"),
+    sizes={
+        "columns": lambda read: read["columns"].count,
+        "scale_rows": lambda read: read["scales"].coefficients.shape[0],
+        "rows": lambda read: read["location"].covariance.shape[0],
+    },
+)
+@dataclass(frozen=True, repr=False)
+class GrowthChart(Model):
+    """A fitted growth chart; see the module's sheet for the symbols."""
+
+    schema: CovariateSchema
+    columns: Columns = field(metadata=stored(""))
+    settings: ChartSettings
+    location: Location
+    scales: Scales
+    shapes: Shapes
+    powers: Powers
+    components: Float[np.ndarray, "components columns"]
+    seed: int = 0
+
+    kind = "growth_chart"
+    settings_type = ChartSettings
+    error_unit = "sd"
+    masks = True
+    sources = (
+        "Scale by covariates and batches: Gardner et al. 2025, Human Brain Mapping 46, e70197. Shape: Jones and Pewsey 2009,"
+        " Biometrika 96, 761-780.",
+    )
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        settings: ChartSettings | None = None,
+        *,
+        seed: int = 0,
+        work: FitContext | None = None,
+    ) -> tuple["GrowthChart", pd.DataFrame]:
+        """Fit on training people; see `Model.fit`. The seed serves the folds and the search for components."""
+        settings, work = settings or ChartSettings(), work or FitContext()
+        settings.check()
+        exponents = np.ones(dataset.columns.count)
+        if settings.power == "auto" and dataset.columns.grid is None:
+            work.phase("choose powers of columns")
+            exponents = _chosen_powers(dataset, settings, seed)
+        work.phase("fit location, scale and shape")
+        model, history = cls._fitted(dataset, settings, exponents, seed, work)
+        if settings.components:
+            work.phase("find the leading components")
+            source = model.deviations(dataset)
+            filled = ChunkSource(source.shape, lambda part: np.nan_to_num(source.compute(part)))
+            model = replace(model, components=principal_components(filled, settings.components, seed)[0])
+        return model, history
+
+    @classmethod
+    def _fitted(
+        cls, dataset: Dataset, settings: ChartSettings, exponents: np.ndarray, seed: int, work: FitContext
+    ) -> tuple["GrowthChart", pd.DataFrame]:
+        powers = Powers.none(dataset.columns.count)
+        if (exponents != 1).any():
+            powers = Powers.of(dataset.values, exponents)
+        straight = powers.dataset(dataset)
+        location, history = Location.fit(straight, settings, seed, work)
+        frame, count = dataset.covariates, dataset.columns.count
+        design = Design.fit(dataset.schema, frame, settings.scale_degrees, settings.interactions)
+        visits = pd.Series(dataset.whose).map(pd.Series(dataset.whose).value_counts()).to_numpy(float)
+        people = ScaleRows(design.full(frame), location.levels, location.variance(frame).clip(0, 1), 1 / visits)
+        residuals = location.residuals(straight)
+        varies = np.flatnonzero(location.line.sd > 0)
+        some = varies[np.linspace(0, len(varies) - 1, min(len(varies), _PRIORS)).astype(int)]
+        sample = np.concatenate(
+            [residuals.compute(slice(k, k + 1)) for k in some] or [np.zeros((len(frame), 0))], axis=1
+        )
+        prior = told_prior(people, sample)
+        coefficients, shapes = np.zeros((people.rows.shape[1], count)), np.zeros((4, count))
+
+        def fit_block(part: slice, chunk: np.ndarray) -> None:
+            found = log_scales(people, chunk, prior)
+            coefficients[:, part] = found
+            if settings.shape != "gaussian":
+                shapes[:, part] = Shapes.fit(people.own(chunk) * np.exp(-people.rows @ found)).parameters
+
+        deque(residuals.map(fit_block), maxlen=0)
+        scales = Scales(design, coefficients, prior.covariance(people), prior)
+        empty = np.zeros((0, count))
+        model = cls(dataset.schema, dataset.columns, settings, location, scales, Shapes(shapes), powers, empty, seed)
+        return model, pd.concat([history, _history(model)], ignore_index=True)
+
+    def transform(
+        self,
+        dataset: Dataset,
+        to: pd.DataFrame,
+        out: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Move people from quantile to quantile; see `Model.transform`."""
+        self.location.line.check_columns(dataset)
+        frame, there = dataset.covariates, dataset.covariates.assign(**to)
+        moved = np.empty(dataset.values.shape, dataset.values.dtype) if out is None else out
+        settle = self.location.line.settling(frame, there)
+        before, after = (self.scales.design.full(one) for one in (frame, there))
+        here, goal = (self.location.means(one) for one in (frame, there))
+
+        def move(part: slice) -> None:
+            chunk, powers = read_chunk(dataset.values, part), self.powers.some(part)
+            straight = powers.there(chunk)
+            stays = settle.stays(straight, part)
+            mean = here(part)
+            ratio = np.expm1((after - before) @ self.scales.coefficients[:, part])
+            change = goal(part) - mean + ratio * (straight - mean)
+            found = np.where(change == 0, chunk, powers.back(straight + change))
+            if stays is not None:
+                found[stays] = chunk[stays]
+            moved[:, part] = settle.without_unknown(found, part)
+            release_pages(moved)
+
+        deque(map_chunks(len(frame), self.columns.count, move), maxlen=0)
+        return moved
+
+    def deviations(self, dataset: Dataset) -> ChunkSource:
+        """Return z of people, the chart's uncertainty in it; NaN where nothing is said."""
+        self.location.line.check_columns(dataset)
+        residuals = self.location.residuals(self.powers.dataset(dataset))
+        scale, freedom = self._predictive(dataset.covariates)
+
+        def chunk(part: slice) -> np.ndarray:
+            return normal_score(self.shapes.z(residuals.compute(part) / scale(part), part), freedom)
+
+        return ChunkSource(residuals.shape, chunk)
+
+    def log_density(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
+        """Return the logarithm of the predictive density of data, in their own units; NaN where nothing is said."""
+        straight = self.powers.dataset(dataset)
+        scale, freedom = self._predictive(dataset.covariates)
+        whole, unit = slice(0, self.columns.count), scale(slice(0, self.columns.count))
+        residual = self.location.residuals(straight).compute(whole) / unit
+        found = log_density(self.shapes.z(residual), freedom) + self.shapes.log_slopes(residual) - np.log(unit)
+        return np.asarray(found + self.powers.log_slopes(dataset.values))
+
+    def centiles(
+        self, frame: pd.DataFrame, probabilities: Float[np.ndarray, " levels"], part: slice = slice(None)
+    ) -> Float[np.ndarray, "levels rows columns"]:
+        """Return predictive centiles at some covariates, in units of the data; NaN where nothing is said.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            probabilities: Between 0 and 1.
+            part: Which columns.
+        """
+        scale, freedom = self._predictive(frame)
+        mean, unit, powers = self.location.means(frame)(part), scale(part), self.powers.some(part)
+        found = [
+            powers.back(mean + unit * self.shapes.residuals(student(np.full((1, 1), z), freedom), part))
+            for z in ndtri(probabilities)
+        ]
+        return np.stack(found)
+
+    def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
+        """Return the scores of z on the model's components; a NaN counts as its mean."""
+        return self.scores(dataset).latents
+
+    def scores(self, dataset: Dataset) -> Scores:
+        """Return root mean squares over columns of z without its leading components, and of z; see `Model.scores`."""
+        squares, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
+        latents = np.zeros((len(dataset), len(self.components)))
+
+        def work(part: slice, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            known, z = np.isfinite(z), np.nan_to_num(z)
+            return (z**2).sum(axis=1), known.sum(axis=1), z @ self.components[:, part].T
+
+        for _, (square, count, product) in self.deviations(dataset).map(work):
+            squares += square
+            counts += count
+            latents += product
+        left = squares - (latents**2).sum(axis=1)
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), latents)
+
+    def adapt(self, people: Iterable[Dataset]) -> tuple["GrowthChart", tuple[Adaptation, ...]]:
+        """Estimate unseen batch levels; see `Model.adapt`."""
+        line, sd = self.location.line, self.location.line.sd
+        unit, levels = np.where(sd > 0, sd, 1.0), dict[tuple[str, str], LevelPeople]()
+        for dataset in people:
+            line.check_columns(dataset)
+            frame = dataset.covariates
+            rows = line.design.full(frame), self.scales.design.full(frame)
+            residuals = (
+                self.location.residuals(self.powers.dataset(dataset)).compute(slice(0, self.columns.count)) / unit
+            )
+            logs = self.scales.logs(rows[1]) - np.log(unit)
+            for row, unseen in self.schema.unseen(frame):
+                own = levels.setdefault(unseen, LevelPeople(self.columns.count))
+                own.add(residuals[row], logs[row], (rows[0][row], rows[1][row]), frame.iloc[[row]])
+        model, notes, prior = self, [], self.scales.prior
+        for (name, level), own in sorted(levels.items()):
+            found = told(own, self.location.level_variance, prior.mean, prior.variance, prior.tempering)
+            model = model._with_level(name, level, own, found)
+            error = float(np.sqrt(model.location.variance(pd.concat(own.rows)).mean()))
+            scale_error = None if own.people < 2 else float(np.sqrt(found.scale_variance))
+            notes.append(Adaptation(name, level, own.people, error, scale_error, *found.kept))
+        return model, tuple(notes)
+
+    def _with_level(self, name: str, level: str, people: LevelPeople, found: Told) -> "GrowthChart":
+        at, first = self.location.line.design.batch_slices()[name].stop, self.location.levels
+        line = self.location.line.with_level(
+            name, level, found.location * self.location.line.sd, np.zeros(self.columns.count)
+        )
+        rows = np.asarray(people.location) / people.people, np.asarray(people.scale) / people.people
+        places = tuple(len(row) - first + at for row in rows)
+        location = replace(
+            self.location,
+            line=line,
+            covariance=extended(self.location.covariance, places[0], rows[0], found.kept[0], found.location_variance),
+        )
+        scales, prior = self.scales, self.scales.prior
+        scales = replace(
+            scales,
+            design=replace(scales.design, schema=line.schema),
+            coefficients=np.insert(scales.coefficients, places[1], found.log_scale, axis=0),
+            covariance=extended(scales.covariance, places[1], rows[1], found.kept[1], found.scale_variance),
+            prior=replace(prior, mean=np.insert(prior.mean, at, found.mean)),
+        )
+        return replace(self, schema=line.schema, location=location, scales=scales)
+
+    @classmethod
+    def requirements(
+        cls, settings: ChartSettings, schema: CovariateSchema, frame: pd.DataFrame, images: Images
+    ) -> Requirements:
+        """Estimate from the size of the design; see `Model.requirements`."""
+        return LinearModel.requirements(settings.location, schema, frame, images)
+
+    @property
+    def exceptions(self) -> Exceptions:
+        """Exceptions of the location; see `Model.exceptions`."""
+        found = self.location.line.exceptions
+        return replace(found, masses=replace(found.masses, values=self.powers.back(found.masses.values)))
+
+    @classmethod
+    def effect_terms(cls, settings: ChartSettings) -> EffectTerms:
+        """Return the terms of the location; see `Model.effect_terms`."""
+        return EffectTerms("settings", settings.spline_degrees, settings.interactions)
+
+    def _predictive(self, frame: pd.DataFrame) -> tuple[Callable[[slice], Block], Float[np.ndarray, "people _"]]:
+        """Return the scale of what may be measured, of a block of columns, and the degrees of freedom that it is known with."""
+        rows, unknown = self.scales.design.full(frame), self.location.variance(frame)[:, None]
+        sd = self.location.line.sd
+
+        def scale(part: slice) -> Block:
+            found: np.ndarray = np.sqrt(np.exp(2 * self.scales.logs(rows, part)) + unknown * sd[part] ** 2)
+            return np.where(sd[part] > 0, found, np.nan)
+
+        return scale, self.scales.freedom(rows)
+
+
+def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Float[np.ndarray, " columns"]:
+    """Return the power of each column that gives people who are left out the highest log density."""
+    units = dataset.units
+    persons = np.unique(units)
+    fold = np.random.default_rng([seed, 61]).permutation(len(persons))[np.searchsorted(persons, units)] % _FOLDS
+    values = np.asarray(dataset.values, dtype=np.float64)
+    positive = (np.where(np.isfinite(values), values, np.inf) > 0).all(axis=0)
+    found = np.zeros((len(CHOICES), dataset.columns.count))
+    if not positive.any() or len(persons) < 2 * _FOLDS:
+        return np.ones(dataset.columns.count)
+    for choice, power in enumerate(CHOICES):
+        for own in range(_FOLDS):
+            out = fold == own
+            exponents = np.where(positive, power, 1.0)
+            model, _ = GrowthChart._fitted(dataset.take(~out), settings, exponents, seed, FitContext())
+            found[choice] += np.nan_to_num(np.maximum(model.log_density(dataset.take(out)), _WORST)).sum(axis=0)
+    chosen = np.asarray(CHOICES)[found.argmax(axis=0)]
+    return np.where(positive & (np.ptp(found, axis=0) > 0), chosen, 1.0)
+
+
+def _history(model: GrowthChart) -> pd.DataFrame:
+    """Return how many columns have each power, and how much scale differs between levels of batches."""
+    rows = [("columns", f"power {power:g}", float((model.powers.exponents == power).sum())) for power in CHOICES]
+    scales = model.scales.coefficients[-model.location.levels :] if model.location.levels else np.zeros((0, 1))
+    levels = [f"{name}={level}" for name in model.scales.design.batch_slices() for level in model.schema.levels(name)]
+    rows += [("chart_scale", name, float(np.exp(own).mean())) for name, own in zip(levels, scales, strict=True)]
+    return pd.DataFrame(rows, columns=["metric", "name", "value"])

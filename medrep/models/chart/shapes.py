@@ -1,0 +1,151 @@
+"""Shape of what is left at given covariates: how residuals in units of their scale become z, and back.
+
+Sinh-arcsinh (Jones and Pewsey 2009): z = sinh(d asinh((e - c) / w) - s), with centre c, width w, skewness s and tail weight d;
+normal for s = 0, d = 1. Fitted by Fisher scoring with the outer product of scores, on means of BINS equal parts of the sorted
+residuals; s and log d have a weak normal prior, so that few people have nearly normal charts.
+
+What is not known of scale makes a normal distribution Student's, of nu degrees of freedom. z of Student's t is taken in Wallace's
+form (1959), z = (8 nu + 1) / (8 nu + 3) sqrt(nu log(1 + t^2 / nu)), which has an inverse.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+Block = Float[np.ndarray, "people columns"]
+Freedom = Float[np.ndarray, "people _"]
+
+BINS = 64
+_SEARCHES, _HALVINGS = 12, 4
+_PRIOR = 2.0  # precision of skewness and log tail weight
+_MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
+_STEP = 0.5
+Parameters = Float[np.ndarray, "four columns"]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sinh-arcsinh shapes of columns.
+
+    Attributes:
+        parameters: Centre, log width, skewness, and log tail weight of each column; zeros are normal.
+    """
+
+    parameters: Parameters
+
+    @classmethod
+    def normal(cls, columns: int) -> "Shapes":
+        """Return normal shapes."""
+        return cls(np.zeros((4, columns)))
+
+    @classmethod
+    def fit(cls, residuals: Block) -> "Shapes":
+        """Fit shapes to residuals in units of their scale; NaN is left out. Columns of few values stay normal."""
+        bins, counts = _binned(residuals)
+        found = np.zeros((4, residuals.shape[1]))
+        enough = counts >= BINS // 4
+        if enough.any():
+            found[:, enough] = _scored(bins[:, enough], counts[enough])
+        return cls(found)
+
+    def z(self, residuals: Block, part: slice = slice(None)) -> Block:
+        """Return z of residuals."""
+        return _terms(self.parameters[:, part], residuals)[2]
+
+    def residuals(self, z: Block, part: slice = slice(None)) -> Block:
+        """Return the residuals whose z these are."""
+        centre, log_width, skew, log_tail = self.parameters[:, part]
+        return np.asarray(centre + np.exp(log_width) * np.sinh((np.arcsinh(z) + skew) / np.exp(log_tail)))
+
+    def log_slopes(self, residuals: Block, part: slice = slice(None)) -> Block:
+        """Return the logarithm of z's derivative."""
+        _, log_width, _, log_tail = self.parameters[:, part]
+        y, turned, _ = _terms(self.parameters[:, part], residuals)
+        return np.asarray(_log_cosh(turned) + log_tail - log_width - 0.5 * np.log1p(y**2))
+
+
+def normal_score(t: Block, freedom: Freedom) -> Block:
+    """Return z of Student's t."""
+    size = np.sqrt(freedom * np.log1p(t**2 / freedom))
+    return np.asarray(np.sign(t) * size * (8 * freedom + 1) / (8 * freedom + 3))
+
+
+def student(z: Block, freedom: Freedom) -> Block:
+    """Return t of which these are z."""
+    size = np.abs(z) * (8 * freedom + 3) / (8 * freedom + 1)
+    return np.asarray(np.sign(z) * np.sqrt(freedom * np.expm1(size**2 / freedom)))
+
+
+def log_density(t: Block, freedom: Freedom) -> Block:
+    """Return the log density of t whose z are normal."""
+    z, share = normal_score(t, freedom), np.maximum(t**2 / freedom, 1e-12)
+    slope = np.sqrt(share / np.log1p(share)) / (1 + share) * (8 * freedom + 1) / (8 * freedom + 3)
+    return np.asarray(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) + np.log(slope))
+
+
+def _binned(residuals: Block) -> tuple[Float[np.ndarray, "bins columns"], Float[np.ndarray, " columns"]]:
+    """Return the means of equal parts of each column's sorted values, and how many there are."""
+    ordered = np.sort(residuals, axis=0)  # NaN last
+    counts = np.isfinite(ordered).sum(axis=0)
+    sums = np.concatenate([np.zeros((1, ordered.shape[1])), np.cumsum(np.nan_to_num(ordered), axis=0)])
+    share = np.linspace(0, 1, BINS + 1)[:, None] * counts
+    # Parts are as large as each other, so values at their ends belong to both.
+    whole = np.minimum(share.astype(np.int64), np.maximum(counts - 1, 0))
+    ends = np.take_along_axis(sums, whole, axis=0) + (share - whole) * np.take_along_axis(
+        np.nan_to_num(ordered), whole, axis=0
+    )
+    return np.diff(ends, axis=0) / np.maximum(counts / BINS, 1e-9), counts.astype(np.float64)
+
+
+def _scored(values: Float[np.ndarray, "bins columns"], counts: Float[np.ndarray, " columns"]) -> Parameters:
+    """Fit by Fisher scoring, each step halved until it is none for the worse."""
+    found = np.zeros((4, values.shape[1]))
+    found[0], found[1] = values.mean(axis=0), np.log(np.maximum(values.std(axis=0), 1e-9))
+    loss = _loss(found, values, counts)
+    for _ in range(_SEARCHES):
+        scores = _scores(found, values)
+        gradient = counts * scores.mean(axis=1)
+        gradient[2:] -= _PRIOR * found[2:]
+        information = np.einsum("anv,bnv->vab", scores, scores, optimize=True) * (counts / BINS)[:, None, None]
+        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * counts[:, None]
+        step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+        for _ in range(_HALVINGS):
+            tried = _loss(found + step, values, counts)
+            worse = ~(tried <= loss)
+            if not worse.any():
+                break
+            step = np.where(worse, step / 2, step)
+        better = _loss(found + step, values, counts) <= loss
+        found = np.where(better, found + step, found)
+        loss = _loss(found, values, counts)
+    return found
+
+
+def _loss(parameters: Parameters, values: np.ndarray, counts: np.ndarray) -> Float[np.ndarray, " columns"]:
+    _, log_width, skew, log_tail = parameters
+    y, turned, z = _terms(parameters, values)
+    own = 0.5 * z**2 - _log_cosh(turned) - log_tail + log_width + 0.5 * np.log1p(y**2)
+    return np.asarray(counts * own.mean(axis=0) + 0.5 * _PRIOR * (skew**2 + log_tail**2))
+
+
+def _scores(parameters: Parameters, values: np.ndarray) -> Float[np.ndarray, "four bins columns"]:
+    """Return derivatives of the log density by each parameter."""
+    width, tail = np.exp(parameters[1]), np.exp(parameters[3])
+    y, turned, z = _terms(parameters, values)
+    root = np.sqrt(1 + y**2)
+    along = np.tanh(turned) - z * np.cosh(turned)
+    pull = y / root**2 - along * tail / root
+    return np.stack([pull / width, y * pull - 1, -along, along * tail * np.arcsinh(y) + 1])
+
+
+def _terms(parameters: Parameters, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    centre, log_width, skew, log_tail = parameters
+    y = (values - centre) / np.exp(log_width)
+    turned = np.clip(np.exp(log_tail) * np.arcsinh(y) - skew, -_MOST, _MOST)
+    return y, turned, np.sinh(turned)
+
+
+def _log_cosh(x: np.ndarray) -> np.ndarray:
+    size = np.abs(x)
+    return np.asarray(size + np.log1p(np.exp(-2 * size)) - np.log(2))

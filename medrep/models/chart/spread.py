@@ -1,0 +1,217 @@
+"""Spread of people by covariates: log scale is a sum of effects and levels of batches, fitted together.
+
+    log s_v(c) = G(c) gamma_v,    G = [1, effects, levels],    levels ~ N(m, tau^2) over columns
+
+The posterior mode is found by Fisher scoring of the normal likelihood of residuals, with their squares over 1 - leverage. Its
+information 2 G'G does not depend on what is estimated, so complete columns share one factorisation. Where residuals have heavy
+tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns. m
+and tau^2 are told from some columns, and the same for all. Effects and levels are fitted together: a scale that grows with age is
+not to be taken for that of a site of old people.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from medrep.models.linear.design import Design
+
+Residuals = Float[np.ndarray, "people columns"]
+Rows = Float[np.ndarray, "people rows"]
+Square = Float[np.ndarray, "rows rows"]
+
+_SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
+_ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
+_NEAR = 1e-3
+_EFFECT = 1.0  # precision of effects: a weak prior
+_FIRST, _LEAST = 0.05, 1e-3  # variance of levels
+_KURTOSIS = (1.8, 21.0)
+_MANY = 5  # columns from which on the mean of a level over columns is told
+_LEVERAGE = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleRows:
+    """People as log scales are fitted to them.
+
+    Attributes:
+        rows: Intercept, effects and levels of each.
+        levels: How many of the rows are levels; they come last.
+        leverage: Share of each person's residual that the location took.
+        weights: What each counts; visits of one person count one together.
+    """
+
+    rows: Rows
+    levels: int
+    leverage: Float[np.ndarray, " people"]
+    weights: Float[np.ndarray, " people"]
+
+    def own(self, residuals: Residuals) -> Residuals:
+        """Return residuals as they would be of people whom the location has not seen."""
+        return np.asarray(residuals / np.sqrt(1 - np.minimum(self.leverage, _LEVERAGE))[:, None])
+
+    @property
+    def effects(self) -> int:
+        """Number of rows that are no levels."""
+        return self.rows.shape[1] - self.levels
+
+
+@dataclass(frozen=True)
+class ScalePrior:
+    """Prior of log scales, told from some columns.
+
+    Attributes:
+        mean: Of each level.
+        variance: Of all levels.
+        tempering: How much of the normal information residuals have.
+    """
+
+    mean: Float[np.ndarray, " scale_levels"]
+    variance: float
+    tempering: float
+
+    @classmethod
+    def first(cls, levels: int) -> "ScalePrior":
+        """Return what nobody has told yet."""
+        return cls(np.zeros(levels), _FIRST, 1.0)
+
+    def precision(self, rows: int) -> Float[np.ndarray, " rows"]:
+        """Return that of each coefficient."""
+        effects = np.full(rows - len(self.mean), _EFFECT)
+        effects[:1] = 0
+        return np.concatenate([effects, np.full(len(self.mean), 1 / self.variance)])
+
+    def centre(self, rows: int) -> Float[np.ndarray, " rows"]:
+        """Return the mean of each coefficient."""
+        return np.concatenate([np.zeros(rows - len(self.mean)), self.mean])
+
+    def covariance(self, people: ScaleRows) -> Square:
+        """Return the posterior covariance of a column in which everybody has a value."""
+        return np.asarray(np.linalg.inv(self._information(people.rows.T @ (people.weights[:, None] * people.rows))))
+
+    def information(self, problem: "_Problem") -> Float[np.ndarray, "_ rows rows"]:
+        """Return the posterior precision: one for all columns where everybody has a value in each."""
+        rows, weights = problem.people.rows, problem.weights
+        if (weights == weights[:, :1]).all():
+            return self._information(rows.T @ (weights[:, :1] * rows))[None]
+        return self._information(np.einsum("nr,nv,ns->vrs", rows, weights, rows, optimize=True))
+
+    def _information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
+        found = 2 * self.tempering * products
+        count = found.shape[-1]
+        found[..., range(count), range(count)] += self.precision(count) + 1e-9
+        return found
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Log scales of columns by covariates, and how well they are known.
+
+    Attributes:
+        design: Effects on log scale, and levels of batches.
+        coefficients: Intercept, effects and levels.
+        covariance: Of these, the same in all columns.
+        prior: Of levels.
+    """
+
+    design: Design
+    coefficients: Float[np.ndarray, "scale_rows columns"]
+    covariance: Float[np.ndarray, "scale_rows scale_rows"]
+    prior: ScalePrior
+
+    def logs(self, rows: Rows, part: slice = slice(None)) -> Residuals:
+        """Return the log scale of each of some people in a block of columns."""
+        return np.asarray(rows @ self.coefficients[:, part])
+
+    def freedom(self, rows: Rows) -> Float[np.ndarray, "people _"]:
+        """Return the degrees of freedom that scale is known with; its logarithm has the variance 1 / (2 nu)."""
+        variance = np.einsum("nr,rs,ns->n", rows, self.covariance, rows, optimize=True)
+        return np.asarray(0.5 / np.maximum(variance, 1e-9))[:, None]
+
+
+def told_prior(people: ScaleRows, residuals: Residuals) -> ScalePrior:
+    """Return the prior of log scales, from columns in which people vary; NaN is left out."""
+    problem, prior = _Problem.of(people, residuals), ScalePrior.first(people.levels)
+    found = np.zeros((people.rows.shape[1], residuals.shape[1]))
+    for _ in range(_ROUNDS):
+        found = problem.searched(found, prior, _EACH)
+        prior = problem.told(found, prior)
+    return prior
+
+
+def log_scales(people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> Float[np.ndarray, "rows columns"]:
+    """Return the coefficients of log scale.
+
+    Args:
+        people: Of training.
+        residuals: Data less their location, in any unit; NaN is left out.
+        prior: Of levels.
+    """
+    problem = _Problem.of(people, residuals)
+    found = problem.searched(np.zeros((people.rows.shape[1], residuals.shape[1])), prior, _SEARCHES)
+    found[0] += 0.5 * np.log(problem.usual)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Squares of residuals, in units of their mean in each column, and what each counts."""
+
+    people: ScaleRows
+    squares: Residuals
+    weights: Residuals
+    usual: Float[np.ndarray, " columns"]
+
+    @classmethod
+    def of(cls, people: ScaleRows, residuals: Residuals) -> "_Problem":
+        seen = np.isfinite(residuals)
+        weights = people.weights[:, None] * seen
+        squares = people.own(np.where(seen, residuals, 0)) ** 2
+        usual = (weights * squares).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-12)
+        usual = np.where(usual > 0, usual, 1)
+        return cls(people, squares / usual, weights, usual)
+
+    def searched(self, found: np.ndarray, prior: ScalePrior, searches: int) -> Float[np.ndarray, "rows columns"]:
+        """Return better coefficients; each step is halved until it is none for the worse."""
+        count = len(found)
+        information, precision = prior.information(self), prior.precision(count)[:, None]
+        centre = prior.centre(count)[:, None]
+
+        def loss(at: np.ndarray) -> Float[np.ndarray, " columns"]:
+            log = self.people.rows @ at
+            own = prior.tempering * (self.weights * (log + 0.5 * self.squares * np.exp(-2 * log))).sum(axis=0)
+            return np.asarray(own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0))
+
+        now = loss(found)
+        for _ in range(searches):
+            excess = self.weights * (self.shares(found) - 1)
+            gradient = prior.tempering * (self.people.rows.T @ excess) - precision * (found - centre)
+            step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+            for _ in range(_HALVINGS):
+                tried = loss(found + step)
+                worse = ~(tried <= now)
+                if not worse.any():
+                    break
+                step = np.where(worse, step / 2, step)
+            better = tried <= now
+            found, now = np.where(better, found + step, found), np.where(better, tried, now)
+            if np.abs(step).max(initial=0) < _NEAR:
+                break
+        return found
+
+    def shares(self, found: np.ndarray) -> Residuals:
+        """Return squares in units of what is expected of each."""
+        return np.asarray(self.squares * np.exp(-2 * (self.people.rows @ found)))
+
+    def told(self, found: np.ndarray, prior: ScalePrior) -> ScalePrior:
+        """Return the prior that coefficients tell."""
+        shares, total = self.shares(found), np.maximum(self.weights.sum(axis=0), 1e-12)
+        mean, second = ((self.weights * shares**power).sum(axis=0) / total for power in (1, 2))
+        kurtosis = float(np.median(np.clip(second / np.maximum(mean, 1e-12) ** 2, *_KURTOSIS)))
+        levels = found[self.people.effects :]
+        if not len(levels):
+            return ScalePrior(prior.mean, prior.variance, 2 / (kurtosis - 1))
+        centre = levels.mean(axis=1) if levels.shape[1] >= _MANY else prior.mean
+        unknown = np.linalg.inv(prior.information(self)).diagonal(axis1=1, axis2=2)[:, self.people.effects :].mean()
+        variance = float(((levels - centre[:, None]) ** 2).mean() + unknown)
+        return ScalePrior(centre, max(variance, _LEAST), 2 / (kurtosis - 1))
