@@ -80,7 +80,22 @@ def root_mean_square(
     return np.sqrt(np.divide(np.maximum(squares, 0), counts, out=np.full(len(squares), np.nan), where=counts > 0))
 
 
-Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast"]
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Centiles at some covariates, in units of the data, and how well they are known; NaN where nothing is said.
+
+    Attributes:
+        value: Of people whose chart is as it was fitted; predictive centiles, which hold what is unknown of it, lie further out.
+        low: Lower ends of their 95 % intervals.
+        high: Upper ends.
+    """
+
+    value: Float[np.ndarray, "levels rows columns"]
+    low: Float[np.ndarray, "levels rows columns"]
+    high: Float[np.ndarray, "levels rows columns"]
+
+
+Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "centiles"]
 """What not every model can:
 
 - ``joint``: removing what only columns together tell, not each of them alone;
@@ -89,7 +104,8 @@ Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "moti
 - ``organs``: its columns are distances to the surface of an organ;
 - ``motion``: saying how points of an organ move;
 - ``effects``: what covariates do to an organ's surface, with intervals;
-- ``forecast``: what further visits of a person will measure, and the person's own trajectory.
+- ``forecast``: what further visits of a person will measure, and the person's own trajectory;
+- ``centiles``: curves of each column's centiles over a covariate, and where people lie among them.
 """
 
 _REFUSALS: Mapping[Capability, str] = {
@@ -100,6 +116,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
     "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
     "forecast": "a {kind} model does not forecast; train with --config linear.yaml on people who come again",
+    "centiles": "a {kind} model has no centiles; train with --config growth_chart.yaml",
 }
 
 Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
@@ -491,6 +508,26 @@ class Model(ABC):
     def followed(self) -> str:
         """The covariate that people were followed over; empty where a model does not ``forecast``."""
         return ""
+
+    def curves(
+        self,
+        frame: pd.DataFrame,  # noqa: ARG002
+        probabilities: Float[np.ndarray, " levels"],  # noqa: ARG002
+    ) -> Curves:
+        """Return centiles of each column at some covariates, with intervals.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            probabilities: Between 0 and 1.
+
+        Raises:
+            ModelError: A model without ``centiles``.
+        """
+        raise ModelError(self.refusal("centiles"))
+
+    def places(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:  # noqa: ARG002
+        """Return where people lie among the centiles, as z; NaN where nothing is said. See `curves`."""
+        raise ModelError(self.refusal("centiles"))
 
     def carry(
         self,

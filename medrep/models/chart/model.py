@@ -44,7 +44,8 @@ from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.models.base import Adaptation, Capability, Curves, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.models.chart.curves import centile_curves
 from medrep.models.chart.location import Location
 from medrep.models.chart.new_levels import LevelPeople, Told, extended, told
 from medrep.models.chart.powers import CHOICES, Powers
@@ -221,6 +222,20 @@ class GrowthChart(Model):
             for z in ndtri(probabilities)
         ]
         return np.stack(found)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Capabilities beyond those of every model: centiles."""
+        return frozenset({"centiles"})
+
+    def curves(self, frame: pd.DataFrame, probabilities: Float[np.ndarray, " levels"]) -> Curves:
+        """Return centiles with intervals; see `Model.curves` and `curves.py`."""
+        shapes = None if self.settings.shape == "gaussian" else self.shapes
+        return centile_curves(self.location, self.scales, shapes, self.powers, frame, probabilities)
+
+    def places(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:
+        """Return z; see `Model.places`."""
+        return self.deviations(dataset).compute(slice(0, self.columns.count))
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
         """Return the scores of z on the model's components; a NaN counts as its mean."""

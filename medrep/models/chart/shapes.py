@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import ndtri
 
 Block = Float[np.ndarray, "people columns"]
 Freedom = Float[np.ndarray, "people _"]
@@ -21,6 +22,7 @@ _SEARCHES, _HALVINGS = 12, 4
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
+_MIDDLES = 512  # quantiles over which information is averaged
 Parameters = Float[np.ndarray, "four columns"]
 
 
@@ -57,6 +59,25 @@ class Shapes:
         """Return the residuals whose z these are."""
         centre, log_width, skew, log_tail = self.parameters[:, part]
         return np.asarray(centre + np.exp(log_width) * np.sinh((np.arcsinh(z) + skew) / np.exp(log_tail)))
+
+    def skewness(self) -> Float[np.ndarray, " columns"]:
+        """Return the skewness of residuals of each column."""
+        own = self.residuals(ndtri((np.arange(_MIDDLES) + 0.5) / _MIDDLES)[:, None])
+        own = own - own.mean(axis=0)
+        return np.asarray((own**3).mean(axis=0) / (own**2).mean(axis=0) ** 1.5)
+
+    def unknown(self, z: float, people: float) -> Float[np.ndarray, " columns"]:
+        """Return the variance of the residual whose z this is, all four parameters being told by so many people."""
+        middles = ndtri((np.arange(_MIDDLES) + 0.5) / _MIDDLES)[:, None]
+        scores = _scores(self.parameters, self.residuals(middles))
+        information = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
+        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR])
+        centre, log_width, skew, log_tail = self.parameters
+        width, tail = np.exp(log_width), np.exp(log_tail)
+        turned = (np.arcsinh(z) + skew) / tail
+        along = width * np.cosh(turned)
+        slopes = np.stack([np.ones_like(centre), width * np.sinh(turned), along / tail, -along * turned], axis=1)
+        return np.asarray((slopes * np.linalg.solve(information, slopes[..., None])[..., 0]).sum(axis=1))
 
     def log_slopes(self, residuals: Block, part: slice = slice(None)) -> Block:
         """Return the logarithm of z's derivative."""
