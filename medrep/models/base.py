@@ -457,6 +457,26 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("sample"))
 
+    def curves(
+        self,
+        frame: pd.DataFrame,  # noqa: ARG002
+        probabilities: Float[np.ndarray, " levels"],  # noqa: ARG002
+    ) -> Curves:
+        """Return centiles of each column at some covariates, with intervals.
+
+        Args:
+            frame: Covariates (`CovariateSchema.transfer`).
+            probabilities: Between 0 and 1.
+
+        Raises:
+            ModelError: A model without ``centiles``.
+        """
+        raise ModelError(self.refusal("centiles"))
+
+    def places(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:  # noqa: ARG002
+        """Return where people lie among the centiles, as z; NaN where nothing is said. See `curves`."""
+        raise ModelError(self.refusal("centiles"))
+
     def on_grid(self, columns: Columns) -> "Model":
         """Return the model for rows on another grid with the same spacing and middle; most know the points of their own only.
 
@@ -508,26 +528,6 @@ class Model(ABC):
     def followed(self) -> str:
         """The covariate that people were followed over; empty where a model does not ``forecast``."""
         return ""
-
-    def curves(
-        self,
-        frame: pd.DataFrame,  # noqa: ARG002
-        probabilities: Float[np.ndarray, " levels"],  # noqa: ARG002
-    ) -> Curves:
-        """Return centiles of each column at some covariates, with intervals.
-
-        Args:
-            frame: Covariates (`CovariateSchema.transfer`).
-            probabilities: Between 0 and 1.
-
-        Raises:
-            ModelError: A model without ``centiles``.
-        """
-        raise ModelError(self.refusal("centiles"))
-
-    def places(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:  # noqa: ARG002
-        """Return where people lie among the centiles, as z; NaN where nothing is said. See `curves`."""
-        raise ModelError(self.refusal("centiles"))
 
     def carry(
         self,
