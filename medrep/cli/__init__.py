@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
 from medrep.cli.audit import add_audit, add_promote, add_register, add_report
+from medrep.cli.chart import add_chart
 from medrep.cli.models import (
     add_check,
     add_counterfactual,
@@ -40,7 +41,7 @@ __all__ = ["ERROR", "GATE_REFUSED", "OK", "SOME_FAILED", "TOO_LITTLE", "USAGE", 
 
 _INTERRUPTED = 130
 _STORE = "MLFLOW_TRACKING_URI"
-_LISTS = ("--remove", "--keep", "--by", "--effects", "--years")
+_LISTS = ("--remove", "--keep", "--by", "--effects", "--years", "--centiles", "--draw")
 """Switches that take names separated by commas, which people separate by blanks."""
 _CODES = {EvidenceError: TOO_LITTLE, UnfinishedError: USAGE}
 _EXIT_CODES = (
@@ -55,6 +56,7 @@ _COMMANDS = (
     add_counterfactual,
     add_sample,
     add_forecast,
+    add_chart,
     add_score,
     add_merge,
     add_audit,

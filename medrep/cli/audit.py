@@ -148,7 +148,11 @@ def add_report(commands: Commands) -> None:
     """Add ``medrep report``."""
     parser = command(commands, "report", "write report.html again, or compare several runs on one page", _report)
     parser.add_argument(
-        "runs", metavar="OUT", type=Path, nargs="+", help="what train, export, counterfactual, audit or demo wrote"
+        "runs",
+        metavar="OUT",
+        type=Path,
+        nargs="+",
+        help="what train, export, counterfactual, chart, audit or demo wrote",
     )
     parser.add_argument(
         "--to", type=Path, metavar="FILE", help="page that compares several runs (default: comparison.html)"

@@ -10,13 +10,23 @@ import yaml
 from medrep._texts import read_json, read_yaml
 from medrep.errors import MedrepError, listed
 from medrep.report.data_store import read_report_data
-from medrep.report.html import ChartRow, Section, intervals, paragraph, slider_section, table, write_page
+from medrep.report.html import (
+    ChartRow,
+    Section,
+    centiles_section,
+    intervals,
+    paragraph,
+    slider_section,
+    table,
+    write_page,
+)
 from medrep.report.sections_audit import auditing_sections, auditing_title
 from medrep.report.sections_training import effects_section, pose_section, training_sections
 from medrep.report.sections_transform import (
     CLEAN,
     LEAKAGE,
     before_after_section,
+    chart_sections,
     demonstration_sections,
     transform_sections,
 )
@@ -26,7 +36,7 @@ PAGE = "report.html"
 
 
 def write_report(out: Path) -> Path:
-    """Write OUT/report.html of what train, export, counterfactual, audit or demo wrote; return the page.
+    """Write OUT/report.html of what train, export, counterfactual, chart, audit or demo wrote; return the page.
 
     Raises MedrepError for a folder of something else, or damaged files.
     """
@@ -50,6 +60,8 @@ def _sections_of(out: Path) -> tuple[str, str, list[Section]]:
         if about["command"] == "train":
             title = f"Training: {about['model']} model of {about['cohort']}"
             return title, _AS_DATA, training_sections(out, about)
+        if about["command"] == "chart":
+            return about["title"], _AS_DATA, chart_sections(out, about)
         return about["title"], _AS_DATA, transform_sections(out, about)
     except (OSError, KeyError, ValueError, yaml.YAMLError) as error:
         raise _damaged(out, error) from None
@@ -67,7 +79,7 @@ def read_about(out: Path) -> dict[str, Any]:
     about = read_report_data(out, "about")
     if about is None or "command" not in about.content:
         raise MedrepError(
-            f"{out}: nothing to report on; give what medrep train, export, counterfactual, audit or demo wrote"
+            f"{out}: nothing to report on; give what medrep train, export, counterfactual, chart, audit or demo wrote"
         )
     return dict(about.content)
 
@@ -86,7 +98,7 @@ _MOST_CHARACTERS = 14_000_000
 
 
 def write_comparison(path: Path, runs: Sequence[Path]) -> None:
-    """Write a page about several runs of one kind, folders that train, export, counterfactual or audit wrote.
+    """Write a page about several runs of one kind, folders that train, export, counterfactual, chart or audit wrote.
 
     Raises MedrepError for folders of something else, or of different kinds; all are named.
     """
@@ -106,6 +118,8 @@ def write_comparison(path: Path, runs: Sequence[Path]) -> None:
     elif kind == "train":
         shown = [section for make in (effects_section, pose_section, slider_section) for section in _each(named, make)]
         sections += [*_trainings(named), *shown]
+    elif kind == "chart":
+        sections += _each(named, centiles_section)
     else:
         sections += [*_each(named, before_after_section), *_each(named, slider_section)]
     write_page(path, f"{len(named)} runs side by side", ", ".join(named), sections)

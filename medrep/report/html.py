@@ -352,7 +352,7 @@ def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence
         return file.getvalue()
 
 
-_VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js", "fan": "fan.js"}
+_VIEWS = {"volume": "volume.js", "mesh": "mesh.js", "features": "bars.js", "fan": "fan.js", "chart": "chart.js"}
 _LIBRARIES = {"mesh": ("three.min.js",)}
 _SAID = {
     "volume": "Three planes of the picture as the model expects it at the chosen covariates; what differs from the person as"
@@ -363,11 +363,19 @@ _SAID = {
     "fan": "Visits of a person, and what a further one is expected to measure on the scanner of the last: told from all of the"
     " person's visits here, with bands that hold 50, 80 and 95 % of such measurements. The features that are expected to change"
     " most; people without a name are others who were followed longest.",
+    "chart": "Curves of centiles with 95 % bands of their own uncertainty, and people as points: point at one to see who it is,"
+    " choose it to see where the person lies in every feature. Where people came again, visits are connected, and orange dashes"
+    " lead to what the visit before would be later, were z to stay as it was.",
 }
 _CAUTION = (
     "Hatched parts of a slider lie outside what training people had: there the model guesses. A counterfactual is the model's"
     " answer near its support, not a causal fact."
 )
+_CAUTIONS = {
+    "fan": "",
+    "chart": "z says how rare a value is among people like those of training. It is no diagnosis: one in twenty healthy people"
+    " has |z| above 1.96 in a feature, and nearly everybody has it in one of many.",
+}
 
 
 def slider(exhibit: ReportData, heading: str) -> Section:
@@ -378,7 +386,7 @@ def slider(exhibit: ReportData, heading: str) -> Section:
     packed = compress(b"".join(array.tobytes() for array in exhibit.arrays.values()), compresslevel=6, mtime=0)
     content = (
         paragraph(_SAID[kind])
-        + paragraph("" if kind == "fan" else _CAUTION)
+        + paragraph(_CAUTIONS.get(kind, _CAUTION))
         + f'<div class="slider" data-kind="{escape(kind)}"><div class="controls"></div>'
         '<p class="said" aria-live="polite"></p><div class="views"></div>'
         f'<script type="application/json" class="about">{about}</script>'
@@ -397,6 +405,12 @@ def slider_section(out: Path) -> Section:
     if exhibit is None:
         return Section("Move a person", "")
     return slider(exhibit, f"Move a person: {exhibit.content['person']}")
+
+
+def centiles_section(out: Path) -> Section:
+    """Return curves of centiles, and people among them."""
+    exhibit, heading = read_report_data(out, "chart"), "Centiles"
+    return Section(heading, "") if exhibit is None else slider(exhibit, heading)
 
 
 def fan_section(out: Path) -> Section:

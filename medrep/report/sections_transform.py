@@ -16,6 +16,7 @@ from medrep.report.html import (
     ChartRow,
     Section,
     Track,
+    centiles_section,
     diverging,
     fan_section,
     grey,
@@ -138,6 +139,34 @@ def _transform_facts(out: Path, about: Mapping[str, Any]) -> Section:
         "People of training near": about.get("TrainingPeopleNear"),
     }
     return facts_section(pairs)
+
+
+def chart_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of what `medrep chart` wrote to OUT; `about` is the sidecar's content."""
+    at = ", ".join(f"{name} {shown(value)}" for name, value in about["At"].items())
+    points = {
+        "moved": f"as they would be at {at}" if at else "as they are",
+        "measured": "as they were measured",
+        "none": "nobody",
+    }
+    pairs = {
+        "Command": about["command"],
+        "Model": f"{about['ModelKind']} ({about['Model']})"
+        if about["Model"].startswith("models:/")
+        else about["ModelKind"],
+        "People": about["people"],
+        "Curves over": about["Along"],
+        "Curves by": ", ".join(about["By"]),
+        "Curves at": at,
+        "People shown": points[about["Points"]],
+        "Sites adapted to": ", ".join(one["level"] for one in about["AdaptedLevels"]),
+    }
+    return [
+        facts_section(pairs),
+        centiles_section(out),
+        cohort_section(out, "Cohort"),
+        *sheet_sections(about["ModelKind"]),
+    ]
 
 
 def _leakage_section(out: Path) -> Section:
