@@ -60,6 +60,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if name == "organs_model":
             return ("train", made("organs"), folder / name, "--config", "additive_shape.yaml", *SHAPE)
         cohort, _, what = name.partition("_")
+        if what.startswith("chart"):
+            return _chart(what, made(cohort), folder / name, made)
         model = made(f"{cohort}_model") / "model"
         if what == "moved":
             return ("counterfactual", made(cohort), folder / name, "--model", model, "--set", "age=55", *FEW)
@@ -79,6 +81,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return folder / name
 
     return made
+
+
+def _chart(what: str, cohort: Path, out: Path, made: Runs) -> tuple[object, ...]:
+    """Return the command that trains a growth chart, or that draws some of its features."""
+    if what == "chartmodel":
+        return ("train", cohort, out, "--config", "growth_chart.yaml")
+    model = made(f"{cohort.name}_chartmodel") / "model"
+    return ("chart", cohort, out, "--model", model, "--draw", "region_001,region_002,region_003")
 
 
 def _write_key(folder: Path) -> None:

@@ -285,7 +285,7 @@ def _draw_panel(axes: Axes, chart: Chart, feature: int, group: int, ends: tuple[
         for row in own[placed.before[own] >= 0]:
             pair = [placed.before[row], row]
             axes.plot(placed.times[pair], placed.values[pair, feature].clip(*ends), color=_INK, lw=0.5, alpha=0.4)
-        axes.plot(placed.times[own[~far]], values[~far], ".", color=_INK, ms=3, alpha=0.35, mew=0)
+        axes.plot(placed.times[own[~far]], values[~far], ".", color=_INK, ms=4.5, alpha=0.4, mew=0)
         axes.plot(placed.times[own[far]], values[far].clip(*ends), "x", color=_INK, ms=4, alpha=0.6)
     rows = slice(group * POSITIONS, (group + 1) * POSITIONS)
     middle = np.argmin(np.abs(np.asarray(chart.probabilities) - 0.5))

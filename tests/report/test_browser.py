@@ -19,7 +19,16 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 # No display and no graphics card: Chromium draws WebGL in software.
 ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-PAGES = ("table_model", "table_clean", "table_audit", "scans_clean", "organs_model", "visits_clean", "compared")
+PAGES = (
+    "table_model",
+    "table_clean",
+    "table_audit",
+    "scans_clean",
+    "organs_model",
+    "visits_clean",
+    "chart",
+    "compared",
+)
 MOVABLE = {
     "table_model": ".slider table",
     "scans_clean": ".slider .views canvas",
@@ -172,6 +181,36 @@ def test_the_fan_follows_its_slider(browser: object, pages: dict[str, Path]) -> 
     assert fan.locator("path.visit").count() >= 1
     fan.get_by_role("button", name="Back to the start").click()
     assert fan.locator("svg").inner_html() == before
+    found.page.context.close()
+
+
+def test_people_are_found_among_their_centiles(browser: object, pages: dict[str, Path]) -> None:
+    found = opened(browser, pages["visits_chart"])
+    chart = found.page.locator(".slider[data-kind=chart]")
+    before = chart.locator(".views").inner_html()
+    assert chart.locator(".panel svg").count() == 2
+    panel = chart.locator(".panel svg").first
+    panel.scroll_into_view_if_needed()
+    marks = panel.locator("path.person").get_attribute("d").split("M")[1].split("h")[0].split(",")
+    box = panel.bounding_box()
+    place = [box[axis] + box[size] * float(own) / 100 for axis, size, own in zip("xy", ("width", "height"), marks)]
+    found.page.mouse.move(*place)
+    told = chart.locator(".tip").first.inner_text()
+    assert told.startswith("sub-")
+    assert ", z " in told
+    found.page.mouse.click(*place)
+    assert told in chart.locator(".said").inner_text()
+    assert chart.locator(".profile tbody tr").count() == 3
+    assert chart.locator("path.mine").first.get_attribute("d").count("M") == 2
+    assert chart.locator("path.kept").first.get_attribute("d").count("M") == 2
+    chart.locator("select").last.select_option("change")
+    assert "change a year" in chart.locator(".said").inner_text()
+    chart.locator(".profile button").last.click()
+    assert chart.locator("select").first.evaluate("(one) => one.selectedIndex") >= 0
+    chart.get_by_role("button", name="Back to the start").click()
+    assert chart.locator(".profile tbody tr").count() == 0
+    assert chart.locator(".views").inner_html().count("<path") == before.count("<path")
+    assert (found.fetched, found.complaints) == ([], [])
     found.page.context.close()
 
 

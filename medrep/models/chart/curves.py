@@ -64,7 +64,7 @@ def centile_curves(
     shared = np.maximum(np.minimum(own, log * first[0] / first[1]) - first[0], 0)
     found = []
     for z in ndtri(np.asarray(probabilities, float)):
-        at = np.full((1, 1), z)
+        at = np.full((1, len(line.sd)), z)
         residual = at if shapes is None else shapes.residuals(at)
         middle = mean + scale * residual
         spread = line.sd**2 * own + (scale * residual) ** 2 * log

@@ -314,6 +314,8 @@ class GrowthChart(Model):
     def exceptions(self) -> Exceptions:
         """Exceptions of the location; see `Model.exceptions`."""
         found = self.location.line.exceptions
+        if not found.masses.values.size:
+            return found
         return replace(found, masses=replace(found.masses, values=self.powers.back(found.masses.values)))
 
     @classmethod

@@ -22,7 +22,7 @@ _SEARCHES, _HALVINGS = 12, 4
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
-_MIDDLES = 512  # quantiles over which information is averaged
+_MIDDLES = 128  # quantiles over which information is averaged
 Parameters = Float[np.ndarray, "four columns"]
 
 
@@ -62,14 +62,13 @@ class Shapes:
 
     def skewness(self) -> Float[np.ndarray, " columns"]:
         """Return the skewness of residuals of each column."""
-        own = self.residuals(ndtri((np.arange(_MIDDLES) + 0.5) / _MIDDLES)[:, None])
+        own = self._quantiles()
         own = own - own.mean(axis=0)
         return np.asarray((own**3).mean(axis=0) / (own**2).mean(axis=0) ** 1.5)
 
     def unknown(self, z: float, people: float) -> Float[np.ndarray, " columns"]:
         """Return the variance of the residual whose z this is, all four parameters being told by so many people."""
-        middles = ndtri((np.arange(_MIDDLES) + 0.5) / _MIDDLES)[:, None]
-        scores = _scores(self.parameters, self.residuals(middles))
+        scores = _scores(self.parameters, self._quantiles())
         information = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR])
         centre, log_width, skew, log_tail = self.parameters
@@ -78,6 +77,11 @@ class Shapes:
         along = width * np.cosh(turned)
         slopes = np.stack([np.ones_like(centre), width * np.sinh(turned), along / tail, -along * turned], axis=1)
         return np.asarray((slopes * np.linalg.solve(information, slopes[..., None])[..., 0]).sum(axis=1))
+
+    def _quantiles(self) -> Float[np.ndarray, "middles columns"]:
+        """Return residuals of which each stands for as many."""
+        z = ndtri((np.arange(_MIDDLES) + 0.5) / _MIDDLES)[:, None]
+        return self.residuals(np.repeat(z, self.parameters.shape[1], axis=1))
 
     def log_slopes(self, residuals: Block, part: slice = slice(None)) -> Block:
         """Return the logarithm of z's derivative."""

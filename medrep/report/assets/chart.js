@@ -22,7 +22,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
     return path;
   };
   const ticks = (low, high) => {
-    const raw = (high - low) / 5 || 1, power = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find((m) => m * power >= raw) * power;
+    const raw = (high - low) / 7 || 1, power = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find((m) => m * power >= raw) * power;
     const found = [];
     for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(8)));
     return found;
@@ -52,6 +52,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
   const axis = (panel, [x0, x1], [y0, y1], ends) => panel.marks.replaceChildren(
     ...ticks(x0, x1).map((one) => element("span", { className: "x", style: `left:${100 * (one - x0) / (x1 - x0)}%` }, String(one))),
     ...ticks(y0, y1).map((one) => element("span", { className: "y", style: `top:${100 - 100 * (one - y0) / (y1 - y0)}%` }, String(one))),
+    element("span", { className: "along" }, about.along + (about.unit ? ` (${about.unit})` : "")),
     ...ends.map(([text, y]) => element("span", { className: "end", style: `top:${y}%` }, text)));
   const nearest = (panel, event) => {
     const box = panel.svg.getBoundingClientRect();
@@ -108,7 +109,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
           [people.times[row], kept(feature, row)]], x, y)).join("")),
         drawn("own", dots(mine.map(at))), drawn("own now", dots(mine.filter((row) => row === chosen).map(at))));
       axis(panel, across, up, probabilities.map((p, k) => [`${Number((100 * p).toPrecision(6))}`, y(curve(feature, 0, k, panel.group, count - 1))]));
-      panel.svg.setAttribute("aria-label", `${features[feature]} over ${about.along}${unit ? ` (${about.unit})` : ""}, ${groups[panel.group] || "all"}: median ` +
+      panel.svg.setAttribute("aria-label", `${features[feature]} over ${about.along}${about.unit ? ` (${about.unit})` : ""}, ${groups[panel.group] || "all"}: median ` +
         `${shown(curve(feature, 0, middle, panel.group, 0))} at ${shown(positions[0])}, ${shown(curve(feature, 0, middle, panel.group, count - 1))} at ${shown(positions[count - 1])}; ${own.length} visits of people`);
     }
   };
@@ -141,7 +142,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
     listed = chosen;
     if (chosen < 0) { profile.replaceChildren(); return; }
     const all = features.map((_, k) => [k, deviation(k, chosen)]);
-    const known = all.filter((one) => Number.isFinite(one[1])).sort((one, other) => one[1] - other[1]);
+    const known = all.filter((one) => Number.isFinite(one[1])).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
     const body = known.map(([k, one]) => {
       const svg = document.createElementNS(space, "svg"), bar = document.createElementNS(space, "rect"), zero = document.createElementNS(space, "line");
       const width = 50 * Math.min(Math.abs(one), most) / most;
@@ -152,7 +153,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
       return element("tr", {}, element("th", { scope: "row" }, name), element("td", { className: "strip" }, svg), element("td", {}, one.toFixed(2)));
     });
     const far = known.filter((one) => Math.abs(one[1]) > seen).length, missing = features.length - known.length;
-    const caption = `Where ${names[chosen + 1]} lies in every feature: z, sorted; strips end at ${most}. Beyond ${seen}: ${far} of ${known.length}` +
+    const caption = `Where ${names[chosen + 1]} lies in every feature: z, the most unusual first; strips end at ${most}. Beyond ${seen}: ${far} of ${known.length}` +
       ` (${shown(.05 * known.length)} expected by chance)${missing ? `; ${missing} features say nothing` : ""}.`;
     profile.replaceChildren(element("table", { className: "chart" }, element("caption", {}, caption), element("tbody", {}, ...body)));
   };
