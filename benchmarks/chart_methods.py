@@ -117,11 +117,15 @@ def in_process(make: Callable[[], Chart], question: Question) -> Answer:
     return Answer(z, log_density, quantiles, fitted - start, seconds)
 
 
-def peer(name: str, question: Question) -> Answer:
-    """Ask a peer in its own environment."""
+def peer(name: str, question: Question, **own: object) -> Answer:
+    """Ask a peer in its own environment; ``draws=100, tune=100`` makes a quick hierarchical one."""
     if np.ptp(question.train, axis=0).min() == 0:
         raise ValueError("a chart needs features that vary in training")
-    settings: dict[str, object] = {"levels": question.levels.tolist(), "adapt": question.adapt, "sex": question.sex}
+    settings: dict[str, object] = {
+        "levels": question.levels.tolist(),
+        "adapt": question.adapt,
+        "sex": question.sex,
+    } | own
     arrays = (question.train, question.train_table, question.test, question.test_table)
     found = run_peer(name, *arrays, **settings)  # type: ignore[arg-type]  # settings are the adapter's
     extras = found.extras

@@ -69,7 +69,9 @@ class Peer:
         method: ``blr``, with a sinh-arcsinh warp, or ``hbr``, with a sinh-arcsinh likelihood.
         levels: Probabilities of the quantiles.
         sex: ``batch``, as in its tutorials, or ``covariate``.
-        adapt: Sites whose training people are not fitted on; the model is transferred to each of them by itself.
+        adapt: Sites whose training people are not fitted on, but what the model is told of later.
+        later: ``transfer``, to each of these sites by itself, or ``extend``, to all of them at once, which fits again on people
+            drawn from the model and theirs.
         draws: Kept in each of the four chains of ``hbr``.
         tune: Draws before these.
         reference: Ignored: nothing is moved.
@@ -83,16 +85,18 @@ class Peer:
         levels: list[float],
         sex: str = "batch",
         adapt: tuple[str, ...] = (),
+        later: str = "transfer",
         draws: int = 1500,
         tune: int = 500,
         reference: str | None = None,  # noqa: ARG002
         seed: int = 0,  # noqa: ARG002
     ) -> None:
         self._method, self._levels, self._sex, self._adapt = method, np.asarray(levels), sex, adapt
+        self._later = later
         self._template = _warped() if method == "blr" else _hierarchical(draws, tune)
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:
-        """Fit on people x features and their age, sex and site, then transfer to each site of ``adapt``."""
+        """Fit on people x features and their age, sex and site, then tell the model of each site of ``adapt``."""
         new = table["site"].isin(self._adapt).to_numpy()
         scaled = {"inscaler": "standardize", "outscaler": "standardize"}
         quiet = {"savemodel": False, "evaluate_model": False, "saveresults": False, "saveplots": False}
@@ -101,6 +105,11 @@ class Peer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._model.fit(self._data(features[~new], table[~new]))
+            if self._later == "extend" and new.any():
+                self._transferred = dict.fromkeys(
+                    self._adapt, self._model.extend(self._data(features[new], table[new]))
+                )
+                return
             for site in self._adapt:
                 own = (table["site"] == site).to_numpy()
                 self._transferred[site] = self._model.transfer(self._data(features[own], table[own]))
