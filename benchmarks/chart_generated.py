@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from benchmarks.chart_methods import METHODS, OURS, SAMPLED, Answer, Question
+from benchmarks.chart_methods import AT_NEW_SITES, METHODS, OURS, SAMPLED, Answer, Question
 from benchmarks.chart_real import NEARER, costs
 from benchmarks.chart_scores import LEVELS, plant, scored, separation
 from benchmarks.chart_truth import ChartTruth
@@ -84,7 +84,7 @@ def truth_tables(options: Options) -> tuple[dict[str, Table], list[Line]]:
     rows, cells = [], []
     for order, seed in enumerate(_seeds(options)):
         say(f"charts: generated people, seed {seed}")
-        own, cell = measure(seed, _names(options, order))
+        own, cell = measure(seed, _names(METHODS, options, order))
         rows += own
         cells.append(cell)
     frame, cell = pd.DataFrame(rows), pd.concat(cells)
@@ -120,7 +120,7 @@ def new_sites(seed: int, names: Iterable[str]) -> list[dict[str, object]]:
 
     Args:
         seed: Of the truth and the people.
-        names: Keys of METHODS.
+        names: Keys of AT_NEW_SITES.
 
     Returns:
         One row a method and case.
@@ -137,7 +137,7 @@ def new_sites(seed: int, names: Iterable[str]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for name in names:
         try:
-            answer = METHODS[name](question)
+            answer = AT_NEW_SITES[name](question)
         except (NotImplementedError, PeerError) as error:
             found.append({"seed": seed, "method": name, "note": str(error)})
             continue
@@ -153,7 +153,7 @@ def new_site_tables(options: Options) -> tuple[dict[str, Table], list[Line]]:
     rows: list[dict[str, object]] = []
     for order, seed in enumerate(_seeds(options)):
         say(f"charts: new sites, seed {seed}")
-        rows += new_sites(seed, _names(options, order))
+        rows += new_sites(seed, _names(AT_NEW_SITES, options, order))
     frame = pd.DataFrame(rows)
     means = frame.pivot_table("covered", "method", "case", sort=False).reset_index()
     title = f"Share of fresh people of a new site with z within 1.96, mean over {frame['seed'].nunique()} seeds"
@@ -220,6 +220,6 @@ def _seeds(options: Options) -> list[int]:
     return list(SEEDS)[:2] if options.quick else list(SEEDS)
 
 
-def _names(options: Options, order: int) -> tuple[str, ...]:
+def _names(methods: Iterable[str], options: Options, order: int) -> tuple[str, ...]:
     sampled = options.slow and order < SLOW_SEEDS
-    return tuple(name for name in METHODS if sampled or name not in SAMPLED)
+    return tuple(name for name in methods if sampled or name not in SAMPLED)

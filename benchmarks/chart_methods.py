@@ -140,7 +140,12 @@ OWN: dict[str, Callable[[], Chart]] = {
 }
 METHODS: dict[str, Method] = {name: partial(in_process, make) for name, make in OWN.items()}
 METHODS |= {name: partial(peer, name) for name in ("pcntoolkit-blr", "pcntoolkit-hbr")}
+AT_NEW_SITES = METHODS | {
+    f"{name}, extended": partial(peer, name, later="extend", sex="batch")
+    for name in ("pcntoolkit-blr", "pcntoolkit-hbr")
+}
+"""Methods beside what the toolkit calls extending; its transfer is asked with sex as a covariate, which suits few people."""
 OURS = "Gaussian, one scale"
 """Whose figures the lines are about; a stand-in until there is a chart of ours."""
-SAMPLED = ("pcntoolkit-hbr",)
+SAMPLED = ("pcntoolkit-hbr", "pcntoolkit-hbr, extended")
 """Methods that take a minute a feature."""

@@ -1,8 +1,9 @@
 """Growth charts of fcon1000: fitted on half of each of 23 sites, judged on the people nobody has seen.
 
-Log score and CRPS are in units of each feature's deviation in training. Deviations are planted in the same people: z of those who
-are shifted is compared with everybody's z as they are. ``site`` is what probes read of the site from z; age and sex alone tell
-some of it. FEW features are asked of all methods, the hierarchical one needing a minute for each; all that vary of the others.
+Log score and CRPS are in units of each feature's deviation in training. Deviations are planted in the same people: z of those
+who are shifted are compared with everybody's z as they are. ``site`` is what probes read of the site from z; ``site_excess`` is
+what they read from z, age and sex together, above what age and sex alone tell. FEW features are asked of all methods, the
+hierarchical one needing a minute for each; all that vary of the others.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ MAX_SHARE = 0.9
 FEW = ("Right-Lateral-Ventricle", "WM-hypointensities", "Right-Amygdala", "CortexVol", "lh_MeanThickness_thickness")
 ALONE = "age and sex alone"
 PEERS = ("pcntoolkit-blr", "pcntoolkit-hbr")
-FASTER, NEARER, READ = 10.0, 0.01, 0.02
+FASTER, NEARER = 10.0, 0.01
+VAE_EXCESS = -0.002
+"""Of site-removed features of the VAE, by `benchmarks.disentangle` (docs/methods.md)."""
+READ = VAE_EXCESS + 0.02
 SHOWN = (
     *("seed", "method", "n", "features", "log_score", "crps", "beyond", "coverage", "pit", "pit_floor"),
-    *("pit_site", "pit_age", "pit_sex", "auc", "site", "seconds_fit", "seconds_apply", "note"),
+    *("pit_site", "pit_age", "pit_sex", "auc", "site", "site_excess", "seconds_fit", "seconds_apply", "note"),
 )
 
 
@@ -52,7 +56,8 @@ def measure(seed: int, few: bool, names: tuple[str, ...]) -> list[dict[str, obje
     asked = pd.concat([people, people.iloc[rows].rename(index=lambda name: f"{name}-shifted")])
     question = Question(X[train], table[train], np.concatenate([X[test], shifted]), asked)
     covariates = np.column_stack([people["age"], people["sex"] == "M"])
-    found: list[dict[str, object]] = [{"seed": seed, "method": ALONE, "site": _site(covariates, people, seed)}]
+    alone = _site(covariates, people, seed)
+    found: list[dict[str, object]] = [{"seed": seed, "method": ALONE, "site": alone}]
     for name in names:
         say(f"charts: fcon1000, seed {seed}, {len(chosen)} features, {name}")
         row: dict[str, object] = {"seed": seed, "method": name, "n": len(people), "features": len(chosen)}
@@ -63,8 +68,9 @@ def measure(seed: int, few: bool, names: tuple[str, ...]) -> list[dict[str, obje
             continue
         n, unit = len(people), X[train].std(axis=0)
         row |= scored(answer.z[:n], answer.log_density[:n], answer.quantiles[:, :n], X[test], unit)
-        row |= pit_errors(answer.z[:n], people) | {"site": _site(answer.z[:n], people, seed)}
-        row |= {"auc": separation(answer.z[n:], answer.z[:n], signs)}
+        together = np.column_stack([answer.z[:n], covariates])
+        row |= pit_errors(answer.z[:n], people) | {"auc": separation(answer.z[n:], answer.z[:n], signs)}
+        row |= {"site": _site(answer.z[:n], people, seed), "site_excess": _site(together, people, seed) - alone}
         found.append(row | costs(answer))
     return found
 
@@ -119,6 +125,6 @@ def _judge(frame: pd.DataFrame, name: str) -> list[Line]:
             lines.append(Line(name, f"{text} at least as good as {peer}", measured, bool(worse.mean() <= 0)))
         ratio = float((rival["seconds_fit"] / own["seconds_fit"]).median())
         lines.append(Line(name, f"fit {FASTER:g} times faster than {peer}", f"{ratio:.1f} times", ratio >= FASTER))
-    excess = float((ours["site"] - by_method[ALONE]["site"]).mean())
-    asked = f"site from z: excess over age and sex at most {READ:g}"
+    excess = float(ours["site_excess"].mean())
+    asked = f"site from z, age and sex: excess over age and sex within .02 of the VAE's ({READ:g})"
     return [*lines, Line(name, asked, f"{excess:+.3f}", excess <= READ)]

@@ -71,7 +71,7 @@ class Peer:
         sex: ``batch``, as in its tutorials, or ``covariate``.
         adapt: Sites whose training people are not fitted on, but what the model is told of later.
         later: ``transfer``, to each of these sites by itself, or ``extend``, to all of them at once, which fits again on people
-            drawn from the model and theirs.
+            drawn from the model and theirs, and needs sex as batch.
         draws: Kept in each of the four chains of ``hbr``.
         tune: Draws before these.
         reference: Ignored: nothing is moved.
@@ -93,22 +93,19 @@ class Peer:
     ) -> None:
         self._method, self._levels, self._sex, self._adapt = method, np.asarray(levels), sex, adapt
         self._later = later
-        self._template = _warped() if method == "blr" else _hierarchical(draws, tune)
+        self._draws = {"draws": draws, "tune": tune}
+        self._template = _warped() if method == "blr" else _hierarchical(**self._draws)
 
     def fit(self, features: np.ndarray, table: pd.DataFrame) -> None:
         """Fit on people x features and their age, sex and site, then tell the model of each site of ``adapt``."""
         new = table["site"].isin(self._adapt).to_numpy()
-        scaled = {"inscaler": "standardize", "outscaler": "standardize"}
-        quiet = {"savemodel": False, "evaluate_model": False, "saveresults": False, "saveplots": False}
-        self._model = _Bare(self._template, save_dir=_SCRATCH.name, **scaled, **quiet)
+        self._model = _Bare(self._template, save_dir=_SCRATCH.name)
         self._transferred: dict[str, NormativeModel] = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._model.fit(self._data(features[~new], table[~new]))
-            if self._later == "extend" and new.any():
-                self._transferred = dict.fromkeys(
-                    self._adapt, self._model.extend(self._data(features[new], table[new]))
-                )
+            if self._later == "extend" and self._adapt:
+                self._transferred = dict.fromkeys(self._adapt, self._extended(features[new], table[new]))
                 return
             for site in self._adapt:
                 own = (table["site"] == site).to_numpy()
@@ -136,6 +133,17 @@ class Peer:
                 for k, name in enumerate(_names(features)):
                     log_density[rows, k], quantiles[:, rows, k] = self._distribution(model, data, name)
         return {"log_density": log_density, "quantiles": quantiles}
+
+    def _extended(self, features: np.ndarray, table: pd.DataFrame) -> NormativeModel:
+        # what the toolkit's `extend` does; in 1.3.0 that stops, for merged people keep the sites of the first part alone
+        drawn = self._model.synthesize(covariate_range_per_batch_effect=True)
+        values = drawn.Y.sel(response_vars=_names(features)).transpose("observations", "response_vars").to_numpy()
+        people = pd.DataFrame({"age": drawn.X.sel(covariates="age").to_numpy()})
+        for name in ("sex", "site"):
+            people[name] = drawn.batch_effects.sel(batch_effect_dims=name).to_numpy()
+        extended = _Bare(_hierarchical(**self._draws) if self._method == "hbr" else _warped(), save_dir=_SCRATCH.name)
+        extended.fit(self._data(np.concatenate([values, features]), pd.concat([people, table])))
+        return extended
 
     def _by_model(self, table: pd.DataFrame) -> Iterator[tuple[NormativeModel, np.ndarray]]:
         known = ~table["site"].isin(self._adapt).to_numpy()
