@@ -3,7 +3,7 @@
 Settings are those of its tutorials 02_BLR, 04_HBR_SHASH and 06_transfer_extend. Three things are not: what it evaluates and
 saves after each fit is left out, which only saves it time; quantiles come from one pass instead of one for each level; the log
 density of the hierarchical model is the logarithm of the mean over draws, where the toolkit averages logarithms, which scores
-it lower.
+it lower. Its z and its quantiles are both means over draws, as the toolkit has them, so that one is not quite the other's.
 """
 
 from __future__ import annotations
