@@ -19,6 +19,8 @@ import pandas as pd
 from benchmarks.chart_scores import LEVELS
 from benchmarks.peers.run import run_peer
 from benchmarks.simple_charts import CombatGaussian, HomoscedasticGaussian, QuantileRegression
+from medrep.cohort.dataset import Dataset
+from medrep.models import ChartSettings, GrowthChart
 
 
 class Chart(Protocol):
@@ -133,7 +135,51 @@ def peer(name: str, question: Question, **own: object) -> Answer:
     return Answer(found.output, extras["log_density"], extras["quantiles"], *costs)
 
 
+class Medrep:
+    """The growth chart of this package."""
+
+    def __init__(self, **settings: object) -> None:
+        self._settings = ChartSettings(**({"components": 0} | settings))  # type: ignore[arg-type]
+
+    def fit(self, train: np.ndarray, table: pd.DataFrame) -> None:
+        """Fit on people and their covariates."""
+        self._model, _ = GrowthChart.fit(self._dataset(train, table, DECLARED), self._settings)
+
+    def adapt(self, people: np.ndarray, table: pd.DataFrame) -> Chart:
+        """Return the chart with the sites of these people."""
+        other = Medrep()
+        other._settings = self._settings
+        other._model, _ = self._model.adapt([self._known(people, table)])
+        return other
+
+    def z(self, test: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+        """Return z of people, the chart's uncertainty in it."""
+        return self._model.deviations(self._known(test, table)).compute(slice(0, test.shape[1]))
+
+    def log_density(self, test: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+        """Return the natural logarithm of the predictive density of what was observed."""
+        return self._model.log_density(self._known(test, table))
+
+    def quantiles(self, table: pd.DataFrame, levels: np.ndarray) -> np.ndarray:
+        """Return predictive quantiles, levels x people x features."""
+        return self._model.centiles(self._frame(table), levels)
+
+    def _known(self, people: np.ndarray, table: pd.DataFrame) -> Dataset:
+        return self._model.dataset(people, self._frame(table))
+
+    def _frame(self, table: pd.DataFrame) -> pd.DataFrame:
+        rows = table.set_axis(pd.Index([f"p{k}" for k in range(len(table))]), axis=0)
+        return self._model.schema.transfer(rows, unseen="adapt")
+
+    @staticmethod
+    def _dataset(people: np.ndarray, table: pd.DataFrame, declared: dict[str, str]) -> Dataset:
+        features = pd.DataFrame(people, columns=[f"x{k}" for k in range(people.shape[1])], index=table.index)
+        return Dataset.from_frames(features, table, declared)
+
+
+DECLARED = {"age": "continuous", "sex": "categorical", "site": "batch"}
 OWN: dict[str, Callable[[], Chart]] = {
+    "medrep": Medrep,
     "Gaussian, one scale": HomoscedasticGaussian,
     "ComBat + Gaussian": CombatGaussian,
     "quantile regression": QuantileRegression,
@@ -145,7 +191,7 @@ AT_NEW_SITES = METHODS | {
     for name in ("pcntoolkit-blr", "pcntoolkit-hbr")
 }
 """Methods beside what the toolkit calls extending; its transfer is asked with sex as a covariate, which suits few people."""
-OURS = "Gaussian, one scale"
-"""Whose figures the lines are about; a stand-in until there is a chart of ours."""
+OURS = "medrep"
+"""Whose figures the lines are about."""
 SAMPLED = ("pcntoolkit-hbr", "pcntoolkit-hbr, extended")
 """Methods that take a minute a feature."""

@@ -36,12 +36,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from medrep._files import release_pages
 from medrep._persisted import persisted, stored
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import Categorical, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
@@ -320,13 +320,11 @@ class GrowthChart(Model):
 
 def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Float[np.ndarray, " columns"]:
     """Return the power of each column that gives people who are left out the highest log density."""
-    units = dataset.units
-    persons = np.unique(units)
-    fold = np.random.default_rng([seed, 61]).permutation(len(persons))[np.searchsorted(persons, units)] % _FOLDS
+    fold = _folds(dataset, seed)
     values = np.asarray(dataset.values, dtype=np.float64)
     positive = (np.where(np.isfinite(values), values, np.inf) > 0).all(axis=0)
     found = np.zeros((len(CHOICES), dataset.columns.count))
-    if not positive.any() or len(persons) < 2 * _FOLDS:
+    if not positive.any() or fold.max(initial=-1) < _FOLDS - 1:
         return np.ones(dataset.columns.count)
     for choice, power in enumerate(CHOICES):
         for own in range(_FOLDS):
@@ -336,6 +334,20 @@ def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Floa
             found[choice] += np.nan_to_num(np.maximum(model.log_density(dataset.take(out)), _WORST)).sum(axis=0)
     chosen = np.asarray(CHOICES)[found.argmax(axis=0)]
     return np.where(positive & (np.ptp(found, axis=0) > 0), chosen, 1.0)
+
+
+def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:
+    """Deal people of each combination of levels into folds; who is alone in theirs is never left out: -1."""
+    names = [one.declared.name for one in dataset.schema.fitted if isinstance(one, Categorical)]
+    cell = dataset.covariates.groupby(names, observed=True).ngroup().to_numpy() if names else np.zeros(len(dataset), int)
+    units, first = np.unique(dataset.units, return_index=True)
+    order = np.random.default_rng([seed, 61]).permutation(len(units))
+    dealt = order[np.argsort(cell[first][order], kind="stable")]
+    own = cell[first][dealt]
+    place = np.arange(len(own)) - np.searchsorted(own, own)
+    fold = np.empty(len(units), dtype=np.int64)
+    fold[dealt] = np.where(np.bincount(own)[own] > 1, (place + own) % _FOLDS, -1)
+    return fold[np.searchsorted(units, dataset.units)]
 
 
 def _history(model: GrowthChart) -> pd.DataFrame:
