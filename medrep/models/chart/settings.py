@@ -27,7 +27,7 @@ class ChartSettings:
     """
 
     spline_degrees: int = 4
-    scale_degrees: int = 2
+    scale_degrees: int = 4
     interactions: tuple[tuple[str, ...], ...] = ()
     shape: Shape = "sinh-arcsinh"
     power: Literal["auto", "none"] = "auto"

@@ -55,7 +55,7 @@ class Shapes:
         """Return z of residuals."""
         return _terms(self.parameters[:, part], residuals)[2]
 
-    def residuals(self, z: Block, part: slice = slice(None)) -> Block:
+    def residuals(self, z: Float[np.ndarray, "people _"], part: slice = slice(None)) -> Block:
         """Return the residuals whose z these are."""
         centre, log_width, skew, log_tail = self.parameters[:, part]
         return np.asarray(centre + np.exp(log_width) * np.sinh((np.arcsinh(z) + skew) / np.exp(log_tail)))

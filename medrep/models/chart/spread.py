@@ -10,6 +10,7 @@ not to be taken for that of a site of old people.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +24,7 @@ Square = Float[np.ndarray, "rows rows"]
 _SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
 _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
 _NEAR = 1e-3
-_EFFECT = 1.0  # precision of effects: a weak prior
+_EFFECT = 0.3  # precision of effects: a weak prior
 _FIRST, _LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
 _MANY = 5  # columns from which on the mean of a level over columns is told
@@ -87,16 +88,10 @@ class ScalePrior:
 
     def covariance(self, people: ScaleRows) -> Square:
         """Return the posterior covariance of a column in which everybody has a value."""
-        return np.asarray(np.linalg.inv(self._information(people.rows.T @ (people.weights[:, None] * people.rows))))
+        return np.asarray(np.linalg.inv(self.information(people.rows.T @ (people.weights[:, None] * people.rows))))
 
-    def information(self, problem: "_Problem") -> Float[np.ndarray, "_ rows rows"]:
-        """Return the posterior precision: one for all columns where everybody has a value in each."""
-        rows, weights = problem.people.rows, problem.weights
-        if (weights == weights[:, :1]).all():
-            return self._information(rows.T @ (weights[:, :1] * rows))[None]
-        return self._information(np.einsum("nr,nv,ns->vrs", rows, weights, rows, optimize=True))
-
-    def _information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
+    def information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
+        """Return the posterior precision, of products of people's rows."""
         found = 2 * self.tempering * products
         count = found.shape[-1]
         found[..., range(count), range(count)] += self.precision(count) + 1e-9
@@ -171,10 +166,21 @@ class _Problem:
         usual = np.where(usual > 0, usual, 1)
         return cls(people, squares / usual, weights, usual)
 
+    @cached_property
+    def products(self) -> Float[np.ndarray, "_ rows rows"]:
+        """Products of people's rows: one for all columns where everybody has a value in each, else one for each."""
+        rows, whole = self.people.rows, (self.weights == self.people.weights[:, None]).all(axis=0)
+        shared = rows.T @ (self.people.weights[:, None] * rows)
+        if whole.all():
+            return np.asarray(shared[None])
+        found = np.broadcast_to(shared, (len(whole), *shared.shape)).copy()
+        found[~whole] = np.einsum("nr,nv,ns->vrs", rows, self.weights[:, ~whole], rows, optimize=True)
+        return found
+
     def searched(self, found: np.ndarray, prior: ScalePrior, searches: int) -> Float[np.ndarray, "rows columns"]:
         """Return better coefficients; each step is halved until it is none for the worse."""
         count = len(found)
-        information, precision = prior.information(self), prior.precision(count)[:, None]
+        information, precision = prior.information(self.products), prior.precision(count)[:, None]
         centre = prior.centre(count)[:, None]
 
         def loss(at: np.ndarray) -> Float[np.ndarray, " columns"]:
@@ -212,6 +218,8 @@ class _Problem:
         if not len(levels):
             return ScalePrior(prior.mean, prior.variance, 2 / (kurtosis - 1))
         centre = levels.mean(axis=1) if levels.shape[1] >= _MANY else prior.mean
-        unknown = np.linalg.inv(prior.information(self)).diagonal(axis1=1, axis2=2)[:, self.people.effects :].mean()
+        unknown = (
+            np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :].mean()
+        )
         variance = float(((levels - centre[:, None]) ** 2).mean() + unknown)
         return ScalePrior(centre, max(variance, _LEAST), 2 / (kurtosis - 1))
