@@ -17,6 +17,12 @@ FEW = ("--participant-label", "0001", "0002")
 SHAPE = ("--set", "settings={rounds: 1, modes: 30, points: 400, careful_points: 600, threads: 1, bootstrap: 4}")
 BY = ("--by", "sex,age:40/60,site", "--intersect", "sex,site")
 ASKED = (*BY, "--outcome", "diagnosis", "--prediction", "risk", "--positive", "control")
+TRAINED = {
+    "scans_model": ("--set", "input.kind=volume"),
+    "visits_model": ("--set", "input.kind=features"),
+    "visits_charts": ("--config", "growth_chart.yaml"),
+    "organs_model": ("--config", "additive_shape.yaml", *SHAPE),
+}
 Runs = Callable[[str], Path]
 
 
@@ -54,15 +60,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         if name == "straight_audit":
             model = made("straight_model") / "model"
             return ("audit", made("table"), folder / name, "--model", model, "--by", "sex")
-        if name in {"scans_model", "visits_model"}:
-            kind = "volume" if name == "scans_model" else "features"
-            return ("train", made(name.partition("_")[0]), folder / name, "--set", f"input.kind={kind}")
-        if name == "organs_model":
-            return ("train", made("organs"), folder / name, "--config", "additive_shape.yaml", *SHAPE)
+        if name in TRAINED:
+            return ("train", made(name.partition("_")[0]), folder / name, *TRAINED[name])
         cohort, _, what = name.partition("_")
-        if what.startswith("chart"):
-            return _chart(what, made(cohort), folder / name, made)
-        model = made(f"{cohort}_model") / "model"
+        model = made(f"{cohort}_{'charts' if what == 'chart' else 'model'}") / "model"
+        if what == "chart":
+            return (
+                "chart",
+                made(cohort),
+                folder / name,
+                "--model",
+                model,
+                "--draw",
+                "region_001,region_002,region_003",
+            )
         if what == "moved":
             return ("counterfactual", made(cohort), folder / name, "--model", model, "--set", "age=55", *FEW)
         removed = "age" if cohort == "organs" else "site"
@@ -81,14 +92,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return folder / name
 
     return made
-
-
-def _chart(what: str, cohort: Path, out: Path, made: Runs) -> tuple[object, ...]:
-    """Return the command that trains a growth chart, or that draws some of its features."""
-    if what == "chartmodel":
-        return ("train", cohort, out, "--config", "growth_chart.yaml")
-    model = made(f"{cohort.name}_chartmodel") / "model"
-    return ("chart", cohort, out, "--model", model, "--draw", "region_001,region_002,region_003")
 
 
 def _write_key(folder: Path) -> None:

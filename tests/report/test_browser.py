@@ -26,7 +26,7 @@ PAGES = (
     "scans_clean",
     "organs_model",
     "visits_clean",
-    "chart",
+    "visits_chart",
     "compared",
 )
 MOVABLE = {
@@ -193,7 +193,10 @@ def test_people_are_found_among_their_centiles(browser: object, pages: dict[str,
     panel.scroll_into_view_if_needed()
     marks = panel.locator("path.person").get_attribute("d").split("M")[1].split("h")[0].split(",")
     box = panel.bounding_box()
-    place = [box[axis] + box[size] * float(own) / 100 for axis, size, own in zip("xy", ("width", "height"), marks)]
+    place = [
+        box[axis] + box[size] * float(own) / 100
+        for axis, size, own in zip("xy", ("width", "height"), marks, strict=True)
+    ]
     found.page.mouse.move(*place)
     told = chart.locator(".tip").first.inner_text()
     assert told.startswith("sub-")

@@ -11,7 +11,7 @@ import pytest
 import medrep as mr
 from medrep.cli import main
 from medrep.cohort.covariates import POOLED
-from medrep.cohort.kinds.volume import VolumeInput
+from medrep.cohort.kinds.volume import VolumeKind
 from medrep.derivatives.charts import POSITIONS, Layout, Placed, previous_visits
 from medrep.report.data_store import read_report_data
 from medrep.workflows.chart import ChartRequest, chart
@@ -133,7 +133,7 @@ def test_people_lie_where_removal_puts_them(table_cohort: Path, trained: Path) -
 
 def test_the_visit_before_and_what_it_would_be_later(runs: Runs) -> None:
     assert previous_visits(["a", "b", "a", "a"], np.array([3.0, 1.0, 1.0, 2.0])).tolist() == [3, -1, -1, 2]
-    saved = mr.load(runs("visits_chartmodel"))
+    saved = mr.load(runs("visits_charts"))
     model, visits = saved.model, mr.read_cohort(runs("visits"), saved)
     placed = Placed.of(model, visits, Layout.of(model.schema, "", None, {}), moved=True)
     later = placed.before >= 0
@@ -172,7 +172,7 @@ def test_what_cannot_be_drawn_is_refused_by_name(
     assert "features that the model does not have: volume" in refused(capsys, *asked, "--draw", "volume,region_001")
     saved = mr.load(trained)
     with pytest.raises(mr.MedrepError, match="curves are drawn of the features of a table"):
-        chart(table_cohort, tmp_path / "o", replace(saved, input=VolumeInput(suffix="T1w")))
+        chart(table_cohort, tmp_path / "o", replace(saved, input=VolumeKind()))
     assert not (tmp_path / "o").exists()
 
 

@@ -2,7 +2,7 @@
 
 The centile of z at covariates c is T^-1(m), m = mu(c) + s(c) q(z) (`model.py`). The variance of m is told by the delta method:
 
-    sd^2 x'Cx + (s q)^2 g'Sg + s^2 e(z) + s^2 q k v
+    sd^2 x'Cx + (s q)^2 g'Sg + s^2 e(z) + sd s q k v
 
 with C the covariance of the location's coefficients and x the row of its design, S and g those of log scale, and e(z) what not
 knowing the shape adds to what the intercepts of both have of it (`Shapes.unknown`). Of skewed residuals mean and scale err
@@ -60,7 +60,8 @@ def centile_curves(
     never = line.support.marked(line.support.of(frame), whole, NEVER)
     if never is not None:
         silent |= never
-    skewness = 0.0 if shapes is None else shapes.skewness()
+    most = 2 * np.sqrt(first[1] / first[0])  # beyond it no correlation could be
+    skewness = 0.0 if shapes is None else shapes.skewness().clip(-most[0], most[0])
     shared = np.maximum(np.minimum(own, log * first[0] / first[1]) - first[0], 0)
     found = []
     for z in ndtri(np.asarray(probabilities, float)):
@@ -71,7 +72,7 @@ def centile_curves(
         if shapes is not None:
             known = line.sd**2 * first[0] + (scale * residual) ** 2 * first[1]
             spread = spread + np.maximum(scale**2 * shapes.unknown(float(z), people) - known, 0)
-            spread = spread + scale**2 * residual * skewness * shared
+            spread = spread + line.sd * scale * residual * skewness * shared
         half = _HALF * np.sqrt(spread)
         ends = [np.where(silent, np.nan, powers.back(middle + side * half)) for side in (0, -1, 1)]
         found.append(ends)
