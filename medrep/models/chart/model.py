@@ -260,11 +260,9 @@ class GrowthChart(Model):
 
         found = []
         for probability in probabilities.tolist():
-            z, atom = np.full((1, 1), ndtri(probability)), None
-            if len(atoms.columns):
-                z, atom = atoms.quantile(probability, chart, len(mean))
+            z, atom = atoms.quantile(probability, chart, len(mean))
             straight = mean + unit * self.shapes.residuals(student(z, freedom), part)
-            found.append(powers.back(straight if atom is None else np.where(np.isnan(atom + unit), straight, atom)))
+            found.append(powers.back(np.where(np.isnan(atom), straight, atom)))
         return np.stack(found)
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
