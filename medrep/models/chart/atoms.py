@@ -83,23 +83,24 @@ class Atoms:
         found[:, own] = self._unsaid(some, told, own)
         return found
 
-    def quantile(self, probability: float, chart: Callable[[Block], Block], rows: int) -> tuple[Block, Block]:
+    def quantile(
+        self, probability: float, chart: Callable[[Block], Block], shape: tuple[int, int]
+    ) -> tuple[Block, Block]:
         """Return z of the continuous chart at which the mixture reaches a probability, and the atom it falls into, or NaN.
 
         Args:
             probability: Between 0 and 1.
             chart: Returns z of the continuous chart of values, a row each of the rows.
-            rows: How many there are.
+            shape: Rows and columns.
         """
-        shape = (rows, self.masses.values.shape[1])
         z, fallen = np.full(shape, ndtri(probability)), np.full(shape, np.nan)
         own = self.columns
         if not len(own):
             return z, fallen
-        left, below = self._left(own), np.zeros((rows, len(own)))
-        found = np.full((rows, len(own)), np.nan)
+        left, below = self._left(own), np.zeros((shape[0], len(own)))
+        found = np.full(below.shape, np.nan)
         for value, share in self._listed(own):
-            lower = left * ndtr(chart(self._spread(value, own, rows))[:, own])
+            lower = left * ndtr(chart(self._spread(value, own, shape))[:, own])
             for other, more in self._listed(own):
                 lower = lower + np.where(other < value, more, 0)
             inside = (lower <= probability) & (probability <= lower + share) & (share > 0)
@@ -133,7 +134,7 @@ class Atoms:
             found = np.where(at & (share == 0), np.nan, found)
         return found
 
-    def _spread(self, value: Float[np.ndarray, " some"], own: Int[np.ndarray, " some"], rows: int) -> Block:
-        whole = np.zeros((rows, self.masses.values.shape[1]))
+    def _spread(self, value: Float[np.ndarray, " some"], own: Int[np.ndarray, " some"], shape: tuple[int, int]) -> Block:
+        whole = np.zeros(shape)
         whole[:, own] = np.nan_to_num(value)
         return whole

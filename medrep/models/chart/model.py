@@ -260,7 +260,7 @@ class GrowthChart(Model):
 
         found = []
         for probability in probabilities.tolist():
-            z, atom = atoms.quantile(probability, chart, len(mean))
+            z, atom = atoms.quantile(probability, chart, mean.shape)
             straight = mean + unit * self.shapes.residuals(student(z, freedom), part)
             found.append(powers.back(np.where(np.isnan(atom), straight, atom)))
         return np.stack(found)
@@ -370,6 +370,8 @@ class GrowthChart(Model):
     def exceptions(self) -> Exceptions:
         """Exceptions of the location; see `Model.exceptions`."""
         found = self.location.line.exceptions
+        if not len(found.masses.values):
+            return found
         return replace(found, masses=replace(found.masses, values=self.powers.back(found.masses.values)))
 
     @classmethod

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
-from medrep.models import ChartSettings, GrowthChart
+from medrep.models import ChartSettings, GrowthChart, restore_model
 from medrep.models.chart.atoms import Atoms
 from medrep.models.chart.shapes import normal_score
 from medrep.models.exceptions import PointMasses
@@ -78,7 +78,7 @@ def test_quantiles_undo_z_and_stay_at_an_atom() -> None:
     atoms = Atoms(masses((-0.5, SHARE)))
     low = 0.7 * norm.cdf(-0.5)
     for probability in (0.01, 0.1, low + 0.01, low + SHARE - 0.01, 0.6, 0.99):
-        z, fallen = atoms.quantile(probability, lambda values: values, 1)
+        z, fallen = atoms.quantile(probability, lambda values: values, (1, 1))
         assert np.isfinite(fallen[0, 0]) == (low < probability < low + SHARE)
         if np.isnan(fallen[0, 0]):
             assert norm.cdf(atoms.z(z, z)[0, 0]) == pytest.approx(probability, abs=1e-9)
@@ -137,3 +137,15 @@ def test_density_and_centiles_of_a_chart_with_an_atom(people: Dataset, chart: Gr
         moved = people.with_values(np.ascontiguousarray(centiles[place]))
         z = chart.deviations(moved).compute(slice(0, 2))
         np.testing.assert_allclose(norm.cdf(z), levels[place], atol=1e-6)
+
+
+def test_a_chart_that_was_saved_without_atoms_has_the_same_centiles(people: Dataset) -> None:
+    positive = np.exp(0.3 * people.values[:, :1]).repeat(2, axis=1)
+    plain = GrowthChart.fit(people.with_values(positive))[0]
+    assert plain.powers.used
+    again = restore_model("growth_chart", *plain.state())
+    levels, some = np.array([0.02, 0.5, 0.98]), people.covariates.iloc[:5]
+    np.testing.assert_array_equal(again.centiles(some, levels), plain.centiles(some, levels))
+    rows = people.take(np.arange(9)).with_values(positive[:9])
+    np.testing.assert_array_equal(again.log_density(rows), plain.log_density(rows))
+    assert not len(again.exceptions.masses.columns())
