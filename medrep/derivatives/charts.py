@@ -165,7 +165,15 @@ class Placed:
             to = drawn.covariates.iloc[later].set_axis(earlier.covariates.index)
             expected[later] = model.transform(earlier, to)
         keys = tuple(str(key) for key in dataset.keys)
-        return cls(keys, times, layout.group(frame), values, model.places(dataset), before, expected)
+        return cls(
+            keys,
+            times,
+            layout.group(frame),
+            values,
+            model.deviations(dataset).compute(slice(0, model.columns.count)),
+            before,
+            expected,
+        )
 
 
 def previous_visits(whose: Sequence[str], times: Float[np.ndarray, " visits"]) -> Int[np.ndarray, " visits"]:

@@ -23,6 +23,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate
 from medrep.errors import ModelError
+from medrep.models.chunks import ChunkSource
 from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
 from medrep.models.linear.design import Contrast
 from medrep.models.requirements import Images, Requirements
@@ -95,7 +96,9 @@ class Curves:
     high: Float[np.ndarray, "levels rows columns"]
 
 
-Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "centiles"]
+Capability: TypeAlias = Literal[
+    "joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "deviations", "centiles"
+]
 """What not every model can:
 
 - ``joint``: removing what only columns together tell, not each of them alone;
@@ -105,7 +108,8 @@ Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "moti
 - ``motion``: saying how points of an organ move;
 - ``effects``: what covariates do to an organ's surface, with intervals;
 - ``forecast``: what further visits of a person will measure, and the person's own trajectory;
-- ``centiles``: curves of each column's centiles over a covariate, and where people lie among them.
+- ``deviations``: how unusual each single column of a person is;
+- ``centiles``: curves of each column's centiles over a covariate.
 """
 
 _REFUSALS: Mapping[Capability, str] = {
@@ -116,6 +120,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
     "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
     "forecast": "a {kind} model does not forecast; train with --config linear.yaml on people who come again",
+    "deviations": "a {kind} model does not say how unusual single columns are; train with --config growth_chart.yaml",
     "centiles": "a {kind} model has no centiles; train with --config growth_chart.yaml",
 }
 
@@ -473,10 +478,6 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("centiles"))
 
-    def places(self, dataset: Dataset) -> Float[np.ndarray, "people columns"]:  # noqa: ARG002
-        """Return where people lie among the centiles, as z; NaN where nothing is said. See `curves`."""
-        raise ModelError(self.refusal("centiles"))
-
     def on_grid(self, columns: Columns) -> "Model":
         """Return the model for rows on another grid with the same spacing and middle; most know the points of their own only.
 
@@ -528,6 +529,27 @@ class Model(ABC):
     def followed(self) -> str:
         """The covariate that people were followed over; empty where a model does not ``forecast``."""
         return ""
+
+    def deviations(self, dataset: Dataset) -> ChunkSource:  # noqa: ARG002
+        """Return z of each person and column: standard normal over people like those of training; NaN where nothing is said.
+
+        Raises:
+            ModelError: A model without ``deviations``.
+        """
+        raise ModelError(self.refusal("deviations"))
+
+    def change_deviations(self, dataset: Dataset) -> ChunkSource:  # noqa: ARG002
+        """Return z of each visit's change since the person's visit before, given that visit; NaN at first visits.
+
+        Raises:
+            ModelError: A model without ``deviations``, or that does not tell changes.
+        """
+        raise ModelError(self.refusal("deviations"))
+
+    @property
+    def tells_changes(self) -> bool:
+        """True if scores of visits say how unusual the change since the visit before is."""
+        return "forecast" in self.capabilities
 
     def carry(
         self,

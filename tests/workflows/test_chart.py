@@ -11,6 +11,7 @@ import pytest
 import medrep as mr
 from medrep.cli import main
 from medrep.cohort.covariates import POOLED
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.derivatives.charts import POSITIONS, Layout, Placed, previous_visits
 from medrep.report.data_store import read_report_data
@@ -137,14 +138,18 @@ def test_the_visit_before_and_what_it_would_be_later(runs: Runs) -> None:
     model, visits = saved.model, mr.read_cohort(runs("visits"), saved)
     placed = Placed.of(model, visits, Layout.of(model.schema, "", None, {}), moved=True)
     later = placed.before >= 0
+
+    def z_of(dataset: Dataset) -> np.ndarray:
+        return model.deviations(dataset).compute(slice(0, model.columns.count))
+
     assert later.sum() == 2 * 60
     assert np.isfinite(placed.expected[later]).all()
     assert np.isnan(placed.expected[~later]).all()
     row = int(np.flatnonzero(later)[0])
     frame = visits.covariates.iloc[[row]].assign(site=POOLED)
-    kept = model.places(model.dataset(placed.expected[[row]], frame))
+    kept = z_of(model.dataset(placed.expected[[row]], frame))
     own = placed.values[[placed.before[row]]]
-    earlier = model.places(model.dataset(own, visits.covariates.iloc[[placed.before[row]]].assign(site=POOLED)))
+    earlier = z_of(model.dataset(own, visits.covariates.iloc[[placed.before[row]]].assign(site=POOLED)))
     np.testing.assert_allclose(kept, earlier, atol=0.1)
     found = read_report_data(runs("visits_chart"), "chart")
     assert found is not None

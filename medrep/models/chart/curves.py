@@ -11,6 +11,9 @@ beyond the intercept's, the smaller of both; the intercept's is in e(z). Ends of
 
 A pooled batch stands for the levels of training: its location is the mean over their people, its log scale that over levels, so
 that the rows x and g have these shares, and not that of a level drawn anew, which is known less.
+
+Values that many people share are a part of the distribution (`atoms.py`): a centile may be one of them, and then has no width.
+Their shares are taken as known.
 """
 
 import numpy as np
@@ -20,6 +23,7 @@ from scipy.special import ndtri
 
 from medrep.cohort.covariates import POOLED
 from medrep.models.base import Curves
+from medrep.models.chart.atoms import Atoms
 from medrep.models.chart.location import Location
 from medrep.models.chart.powers import Powers
 from medrep.models.chart.shapes import Shapes
@@ -27,6 +31,7 @@ from medrep.models.chart.spread import Scales
 from medrep.models.exceptions import NEVER
 from medrep.models.linear.design import Design
 
+Block = Float[np.ndarray, "people columns"]
 Rows = Float[np.ndarray, "people rows"]
 
 _HALF = float(ndtri(0.975))
@@ -63,17 +68,24 @@ def centile_curves(
     most = 2 * np.sqrt(first[1] / first[0])  # beyond it no correlation could be
     skewness = 0.0 if shapes is None else shapes.skewness().clip(-most[0], most[0])
     shared = np.maximum(np.minimum(own, log * first[0] / first[1]) - first[0], 0)
+    atoms = Atoms.of(line.masses, whole)
+
+    def chart(values: Block) -> Block:
+        residual = (values - mean) / scale
+        return residual if shapes is None else shapes.z(residual)
+
     found = []
-    for z in ndtri(np.asarray(probabilities, float)):
-        at = np.full((1, len(line.sd)), z)
-        residual = at if shapes is None else shapes.residuals(at)
-        middle = mean + scale * residual
+    for probability in np.asarray(probabilities, float).tolist():
+        z, atom = atoms.quantile(probability, chart, mean.shape)
+        z = np.where(np.isnan(atom), z, 0)
+        residual = z if shapes is None else shapes.residuals(z)
         spread = line.sd**2 * own + (scale * residual) ** 2 * log
         if shapes is not None:
             known = line.sd**2 * first[0] + (scale * residual) ** 2 * first[1]
-            spread = spread + np.maximum(scale**2 * shapes.unknown(float(z), people) - known, 0)
+            spread = spread + np.maximum(scale**2 * shapes.unknown(z, people) - known, 0)
             spread = spread + line.sd * scale * residual * skewness * shared
-        half = _HALF * np.sqrt(spread)
+        half = np.where(np.isnan(atom), _HALF * np.sqrt(spread), 0)
+        middle = np.where(np.isnan(atom), mean + scale * residual, atom)
         ends = [np.where(silent, np.nan, powers.back(middle + side * half)) for side in (0, -1, 1)]
         found.append(ends)
     value, low, high = (np.stack([one[k] for one in found]) for k in range(3))

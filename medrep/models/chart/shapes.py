@@ -66,17 +66,17 @@ class Shapes:
         own = own - own.mean(axis=0)
         return np.asarray((own**3).mean(axis=0) / (own**2).mean(axis=0) ** 1.5)
 
-    def unknown(self, z: float, people: float) -> Float[np.ndarray, " columns"]:
-        """Return the variance of the residual whose z this is, all four parameters being told by so many people."""
+    def unknown(self, z: Block, people: float) -> Block:
+        """Return the variance of residuals whose z these are, all four parameters being told by so many people."""
         scores = _scores(self.parameters, self._quantiles())
         information = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR])
-        centre, log_width, skew, log_tail = self.parameters
+        log_width, skew, log_tail = self.parameters[1:]
         width, tail = np.exp(log_width), np.exp(log_tail)
         turned = (np.arcsinh(z) + skew) / tail
         along = width * np.cosh(turned)
-        slopes = np.stack([np.ones_like(centre), width * np.sinh(turned), along / tail, -along * turned], axis=1)
-        return np.asarray((slopes * np.linalg.solve(information, slopes[..., None])[..., 0]).sum(axis=1))
+        slopes = np.stack([np.ones_like(z), width * np.sinh(turned), along / tail, -along * turned])
+        return np.asarray(np.einsum("anv,vab,bnv->nv", slopes, np.linalg.inv(information), slopes, optimize=True))
 
     def _quantiles(self) -> Float[np.ndarray, "middles columns"]:
         """Return residuals of which each stands for as many."""
