@@ -101,4 +101,4 @@ def test_a_chart_of_single_visits_says_nothing_of_changes(chart: GrowthChart) ->
     assert once.scores(visits).gain is None
     with pytest.raises(ModelError, match="nobody had several visits"):
         once.change_deviations(visits)
-    assert chart.capabilities == frozenset({"deviations"})
+    assert chart.capabilities == frozenset({"deviations", "centiles"})
