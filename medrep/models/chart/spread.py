@@ -23,7 +23,7 @@ Square = Float[np.ndarray, "rows rows"]
 
 _SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
 _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
-_NEAR = 1e-3
+_NEAR, _SLACK = 0.01, 1e-9
 _EFFECT = 0.3  # precision of effects: a weak prior
 _FIRST, _LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
@@ -183,24 +183,27 @@ class _Problem:
         information, precision = prior.information(self.products), prior.precision(count)[:, None]
         centre = prior.centre(count)[:, None]
 
-        def loss(at: np.ndarray) -> Float[np.ndarray, " columns"]:
+        def looked_at(at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], Residuals]:
             log = self.people.rows @ at
-            own = prior.tempering * (self.weights * (log + 0.5 * self.squares * np.exp(-2 * log))).sum(axis=0)
-            return np.asarray(own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0))
+            shares = self.squares * np.exp(-2 * log)
+            log += 0.5 * shares
+            log *= self.weights
+            return prior.tempering * log.sum(axis=0) + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
 
-        now = loss(found)
+        now, shares = looked_at(found)
         for _ in range(searches):
-            excess = self.weights * (self.shares(found) - 1)
-            gradient = prior.tempering * (self.people.rows.T @ excess) - precision * (found - centre)
-            step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+            gradient = prior.tempering * (self.people.rows.T @ (self.weights * (shares - 1))) - precision * (
+                found - centre
+            )
+            step = np.clip(_solved(information, gradient), -_STEP, _STEP)
+            tried, shares = looked_at(found + step)
             for _ in range(_HALVINGS):
-                tried = loss(found + step)
-                worse = ~(tried <= now)
+                worse = tried > now + _SLACK * np.abs(now)
                 if not worse.any():
                     break
                 step = np.where(worse, step / 2, step)
-            better = tried <= now
-            found, now = np.where(better, found + step, found), np.where(better, tried, now)
+                tried, shares = looked_at(found + step)
+            found, now = found + step, tried
             if np.abs(step).max(initial=0) < _NEAR:
                 break
         return found
@@ -223,3 +226,9 @@ class _Problem:
         )
         variance = float(((levels - centre[:, None]) ** 2).mean() + unknown)
         return ScalePrior(centre, max(variance, _LEAST), 2 / (kurtosis - 1))
+
+
+def _solved(information: Float[np.ndarray, "_ rows rows"], gradient: np.ndarray) -> Float[np.ndarray, "rows columns"]:
+    if len(information) == 1:
+        return np.asarray(np.linalg.solve(information[0], gradient))
+    return np.asarray(np.linalg.solve(information, gradient.T[..., None])[..., 0].T)
