@@ -22,11 +22,8 @@ def cohort(people: int, seed: int, site: str = "", ages: tuple[float, float] = (
     share = np.clip(0.75 * where / (SITES - 1) + rng.uniform(-0.1, 0.35, people), 0, 1)
     age = ages[0] + (ages[1] - ages[0]) * (share if not site else rng.uniform(size=people))
     sex = rng.choice(["F", "M"], people)
-    slope, offset, width = (
-        truth.normal(size=COLUMNS),
-        truth.normal(0, 0.5, (SITES, COLUMNS)),
-        truth.normal(0, 0.15, SITES),
-    )
+    slope, offset = truth.normal(size=COLUMNS), truth.normal(0, 0.5, (SITES, COLUMNS))
+    width = 0.2 * np.outer([1, -1, 0, 0, -1, 1], truth.choice([-1, 1], COLUMNS))  # goes with no line over ages
     z = rng.standard_normal((people, COLUMNS))
     years = (age - 50) / 30
     log_scale = GROWTH * years[:, None] + (0.2 if site else width[where])

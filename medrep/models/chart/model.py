@@ -333,7 +333,8 @@ class GrowthChart(Model):
         at, first = self.location.line.design.batch_slices()[name].stop, self.location.levels
         rows = np.asarray(people.location) / people.people, np.asarray(people.scale) / people.people
         where, scales = self.location, self.scales
-        effects = [float(row @ part.covariance @ row) for row, part in zip(rows, (where, scales), strict=True)]
+        known = where.covariance, scales.covariance
+        effects = [float(row @ own @ row) for row, own in zip(rows, known, strict=True)]
         prior = scales.prior
         priors = Priors(where.level_variance, effects[0], prior.mean, prior.variance, effects[1], prior.tempering)
         location, scale, mean = told(people, priors)

@@ -6,9 +6,9 @@ S0 / e^2l + 1 / t with S0 the sum of 1 / tau^2; given g, l is found by Newton's 
 people told it. Both alternate.
 
 What people of the level show is g and the error of covariates' effects at them, x0'b with the variance x0'C x0: so g is shrunk
-as one that varies with t + x0'C x0, and goes against that error where people like them are looked at. With k the share that people
-told and v what their noise leaves, g varies with the others by -k C x0, and by itself by (1 - k)^2 t + k^2 (v + x0'C x0). The same
-holds for l.
+as one that varies with t + x0'C x0, and goes against that error where people like them are looked at. With k the share that
+people told and v what their noise leaves, g varies with the others by -k C x0, and by itself by (1 - k)^2 t + k^2 (v + x0'C
+x0). The same holds for l.
 """
 
 from dataclasses import dataclass, field

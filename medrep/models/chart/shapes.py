@@ -17,8 +17,8 @@ from scipy.special import ndtri
 Block = Float[np.ndarray, "people columns"]
 Freedom = Float[np.ndarray, "people _"]
 
-BINS = 64
-_SEARCHES, _HALVINGS = 12, 4
+BINS = 48
+_SEARCHES, _HALVINGS, _NEAR, _SLACK = 12, 4, 0.01, 1e-9
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
@@ -127,44 +127,54 @@ def _scored(values: Float[np.ndarray, "bins columns"], counts: Float[np.ndarray,
     """Fit by Fisher scoring, each step halved until it is none for the worse."""
     found = np.zeros((4, values.shape[1]))
     found[0], found[1] = values.mean(axis=0), np.log(np.maximum(values.std(axis=0), 1e-9))
-    loss = _loss(found, values, counts)
+    loss, terms = _loss(found, values, counts)
     for _ in range(_SEARCHES):
-        scores = _scores(found, values)
+        scores = _scores(found, terms)
         gradient = counts * scores.mean(axis=1)
         gradient[2:] -= _PRIOR * found[2:]
-        information = np.einsum("anv,bnv->vab", scores, scores, optimize=True) * (counts / BINS)[:, None, None]
+        information = np.matmul(scores.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * (counts / BINS)[:, None, None]
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * counts[:, None]
         step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+        tried, terms = _loss(found + step, values, counts)
         for _ in range(_HALVINGS):
-            tried = _loss(found + step, values, counts)
-            worse = ~(tried <= loss)
+            worse = tried > loss + _SLACK * np.abs(loss)
             if not worse.any():
                 break
             step = np.where(worse, step / 2, step)
-        better = _loss(found + step, values, counts) <= loss
-        found = np.where(better, found + step, found)
-        loss = _loss(found, values, counts)
+            tried, terms = _loss(found + step, values, counts)
+        found, loss = found + step, tried
+        if np.abs(step).max(initial=0) < _NEAR:
+            break
     return found
 
 
-def _loss(parameters: Parameters, values: np.ndarray, counts: np.ndarray) -> Float[np.ndarray, " columns"]:
+_Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _loss(
+    parameters: Parameters, values: np.ndarray, counts: np.ndarray
+) -> tuple[Float[np.ndarray, " columns"], _Terms]:
     _, log_width, skew, log_tail = parameters
     y, turned, z = _terms(parameters, values)
-    own = 0.5 * z**2 - _log_cosh(turned) - log_tail + log_width + 0.5 * np.log1p(y**2)
-    return np.asarray(counts * own.mean(axis=0) + 0.5 * _PRIOR * (skew**2 + log_tail**2))
+    own = 0.5 * z**2 - _log_cosh(turned) + 0.5 * np.log1p(y**2)
+    total = counts * (own.mean(axis=0) - log_tail + log_width)
+    return total + 0.5 * _PRIOR * (skew**2 + log_tail**2), (y, turned, z)
 
 
-def _scores(parameters: Parameters, values: np.ndarray) -> Float[np.ndarray, "four bins columns"]:
+def _scores(parameters: Parameters, terms: _Terms) -> Float[np.ndarray, "four bins columns"]:
     """Return derivatives of the log density by each parameter."""
     width, tail = np.exp(parameters[1]), np.exp(parameters[3])
-    y, turned, z = _terms(parameters, values)
-    root = np.sqrt(1 + y**2)
-    along = np.tanh(turned) - z * np.cosh(turned)
-    pull = y / root**2 - along * tail / root
-    return np.stack([pull / width, y * pull - 1, -along, along * tail * np.arcsinh(y) + 1])
+    y, turned, z = terms
+    square = 1 + y**2
+    cosh = np.sqrt(1 + z**2)
+    along = z / cosh - z * cosh
+    inside = along * tail
+    pull = y / square - inside / np.sqrt(square)
+    # tail * asinh(y) is what is turned, and skewness.
+    return np.stack([pull / width, y * pull - 1, -along, along * (turned + parameters[2]) + 1])
 
 
-def _terms(parameters: Parameters, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _terms(parameters: Parameters, values: np.ndarray) -> _Terms:
     centre, log_width, skew, log_tail = parameters
     y = (values - centre) / np.exp(log_width)
     turned = np.clip(np.exp(log_tail) * np.arcsinh(y) - skew, -_MOST, _MOST)

@@ -4,12 +4,12 @@
 
 The posterior mode is found by Fisher scoring of the normal likelihood of residuals, with their squares over 1 - leverage. Its
 information 2 G'G does not depend on what is estimated, so complete columns share one factorisation. Where residuals have heavy
-tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns. m
-and tau^2 are told from some columns, and the same for all. Effects and levels are fitted together: a scale that grows with age is
-not to be taken for that of a site of old people.
+tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns.
+m and tau^2 are told from some columns, and the same for all; m varies about 0 as far as it does by more than chance. Effects
+and levels are fitted together: a scale that grows with age is not to be taken for that of a site of old people.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,8 @@ Square = Float[np.ndarray, "rows rows"]
 
 _SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
 _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
-_NEAR = 1e-3
+_SPREADS = 30
+_NEAR, _SLACK = 0.01, 1e-9
 _EFFECT = 0.3  # precision of effects: a weak prior
 _FIRST, _LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
@@ -183,24 +184,27 @@ class _Problem:
         information, precision = prior.information(self.products), prior.precision(count)[:, None]
         centre = prior.centre(count)[:, None]
 
-        def loss(at: np.ndarray) -> Float[np.ndarray, " columns"]:
+        def looked_at(at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], Residuals]:
             log = self.people.rows @ at
-            own = prior.tempering * (self.weights * (log + 0.5 * self.squares * np.exp(-2 * log))).sum(axis=0)
-            return np.asarray(own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0))
+            shares = self.squares * np.exp(-2 * log)
+            log += 0.5 * shares
+            log *= self.weights
+            return prior.tempering * log.sum(axis=0) + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
 
-        now = loss(found)
+        now, shares = looked_at(found)
         for _ in range(searches):
-            excess = self.weights * (self.shares(found) - 1)
-            gradient = prior.tempering * (self.people.rows.T @ excess) - precision * (found - centre)
-            step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+            gradient = prior.tempering * (self.people.rows.T @ (self.weights * (shares - 1))) - precision * (
+                found - centre
+            )
+            step = np.clip(_solved(information, gradient), -_STEP, _STEP)
+            tried, shares = looked_at(found + step)
             for _ in range(_HALVINGS):
-                tried = loss(found + step)
-                worse = ~(tried <= now)
+                worse = tried > now + _SLACK * np.abs(now)
                 if not worse.any():
                     break
                 step = np.where(worse, step / 2, step)
-            better = tried <= now
-            found, now = np.where(better, found + step, found), np.where(better, tried, now)
+                tried, shares = looked_at(found + step)
+            found, now = found + step, tried
             if np.abs(step).max(initial=0) < _NEAR:
                 break
         return found
@@ -214,12 +218,35 @@ class _Problem:
         shares, total = self.shares(found), np.maximum(self.weights.sum(axis=0), 1e-12)
         mean, second = ((self.weights * shares**power).sum(axis=0) / total for power in (1, 2))
         kurtosis = float(np.median(np.clip(second / np.maximum(mean, 1e-12) ** 2, *_KURTOSIS)))
-        levels = found[self.people.effects :]
+        levels, tempering = found[self.people.effects :], 2 / (kurtosis - 1)
         if not len(levels):
-            return ScalePrior(prior.mean, prior.variance, 2 / (kurtosis - 1))
-        centre = levels.mean(axis=1) if levels.shape[1] >= _MANY else prior.mean
-        unknown = (
-            np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :].mean()
-        )
-        variance = float(((levels - centre[:, None]) ** 2).mean() + unknown)
-        return ScalePrior(centre, max(variance, _LEAST), 2 / (kurtosis - 1))
+            return replace(prior, tempering=tempering)
+        centre = self._means(found, shares, prior) if levels.shape[1] >= _MANY else prior.mean
+        unknown = np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :]
+        variance = float(((levels - centre[:, None]) ** 2).mean() + unknown.mean())
+        return ScalePrior(centre, max(variance, _LEAST), tempering)
+
+    def _means(self, found: np.ndarray, shares: Residuals, prior: ScalePrior) -> Float[np.ndarray, " scale_levels"]:
+        """Return the means of levels over columns, as far as they differ by more than chance.
+
+        They are told with the means of effects: what all columns do with age is not to be taken for what sites do in all.
+        """
+        columns, effects = found.shape[1], self.people.effects
+        mean = found.mean(axis=1)
+        gradient = prior.tempering * (self.people.rows.T @ (self.weights * (shares - 1))).mean(axis=1)
+        information = 2 * prior.tempering * columns * self.products.mean(axis=0)
+        spread, precision = _FIRST, prior.precision(len(mean))
+        for _ in range(_SPREADS):
+            precision[effects:] = 1 / (spread + prior.variance / columns)
+            covariance = np.linalg.inv(information + np.diag(precision + 1e-9))
+            own = (mean + covariance @ (columns * gradient - precision * mean))[effects:]
+            kept = spread * precision[effects:]
+            left = spread * (1 - kept) + kept**2 * covariance.diagonal()[effects:]
+            spread = max(float(((kept * own) ** 2 + left).mean()), _LEAST / columns)
+        return np.asarray(kept * own)
+
+
+def _solved(information: Float[np.ndarray, "_ rows rows"], gradient: np.ndarray) -> Float[np.ndarray, "rows columns"]:
+    if len(information) == 1:
+        return np.asarray(np.linalg.solve(information[0], gradient))
+    return np.asarray(np.linalg.solve(information, gradient.T[..., None])[..., 0].T)
