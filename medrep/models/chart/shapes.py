@@ -68,7 +68,7 @@ class Shapes:
 
     def unknown(self, z: Block, people: float) -> Block:
         """Return the variance of residuals whose z these are, all four parameters being told by so many people."""
-        scores = _scores(self.parameters, self._quantiles())
+        scores = _scores(self.parameters, _terms(self.parameters, self._quantiles()))
         information = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR])
         log_width, skew, log_tail = self.parameters[1:]
