@@ -63,7 +63,7 @@ class Layout:
         Args:
             schema: The covariates of the model.
             along: Empty for age, or else the first continuous covariate.
-            by: None for sex, or else the first categorical covariate of few levels.
+            by: None for sex, or else the first categorical covariate of few levels that is no batch.
             wanted: Values of covariates that are not at their reference.
 
         Raises:
@@ -71,7 +71,7 @@ class Layout:
         """
         effects = [c for c in schema.fitted if c.declared.role != "batch"]
         numbers = {c.declared.name: c for c in effects if isinstance(c, Continuous)}
-        levels = {c.declared.name: c.levels for c in effects if isinstance(c, Categorical)}
+        levels = {c.declared.name: c.levels for c in schema.fitted if isinstance(c, Categorical)}
         if not numbers:
             raise CovariateError("curves are drawn over a continuous covariate, and the model has none")
         along = along or ("age" if "age" in numbers else next(iter(numbers)))
@@ -81,7 +81,7 @@ class Layout:
             raise CovariateError(f"--set {along}: curves are drawn over it; give another covariate with --along")
         free = {name: own for name, own in levels.items() if name not in wanted}
         if by is None:
-            few = [name for name, own in free.items() if len(own) <= MOST_GROUPS]
+            few = [name for name, own in free.items() if len(own) <= MOST_GROUPS and name not in schema.batches]
             by = ("sex",) if "sex" in few else few[:1]
         wrong = [name for name in by if name not in free]
         if wrong:
@@ -115,7 +115,7 @@ class Layout:
 
     @property
     def said(self) -> str:
-        """What is the same for all, in words."""
+        """The same for all, in words."""
         return ", ".join(f"{name} {shown(value)}" for name, value in self.at.items())
 
 
@@ -142,17 +142,17 @@ class Placed:
     expected: Float[np.ndarray, "visits features"]
 
     @classmethod
-    def of(cls, model: Model, dataset: Dataset, layout: Layout, *, moved: bool) -> "Placed":
+    def of(cls, model: Model, dataset: Dataset, layout: Layout, *, transformed: bool) -> "Placed":
         """Place people.
 
         Args:
             model: The chart.
             dataset: The people.
             layout: Of the curves.
-            moved: Whether they are moved to what curves are at; else they are as they were measured.
+            transformed: Whether they are moved to what curves are at; else they are as they were measured.
         """
         frame, drawn = dataset.covariates, dataset
-        if moved and layout.at:
+        if transformed and layout.at:
             there = frame.assign(**{name: [value] * len(frame) for name, value in layout.at.items()})
             drawn = model.dataset(model.transform(dataset, there[list(layout.at)]), there, dataset.participants)
         times = frame[layout.along].to_numpy(float)
@@ -260,8 +260,11 @@ def _draw(path: Path, chart: Chart, feature: int) -> None:
     layout, count = chart.layout, len(chart.layout.groups)
     across = min(count, 3)
     down = -(-count // across)
-    figure = Figure(figsize=(4.2 * across + 0.6, 3.6 * down + 0.5), layout="constrained")
+    wide, tall = 4.0 * across + 1.0, 3.3 * down + 1.1
+    figure = Figure(figsize=(wide, tall))
     FigureCanvasAgg(figure)
+    # Laid out by hand, which takes half of the time.
+    figure.subplots_adjust(0.8 / wide, 0.65 / tall, 1 - 0.35 / wide, 1 - 0.65 / tall, 0.12, 0.22)
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     low, high = span(chart, feature)
     beyond = 0
@@ -273,10 +276,10 @@ def _draw(path: Path, chart: Chart, feature: int) -> None:
     room = 0.03 * (high - low) or 1.0
     panels[0].set_ylim(low - room, high + room)
     unit = f" ({layout.unit})" if layout.unit else ""
-    figure.supxlabel(f"{layout.along}{unit}", fontsize=9)
+    figure.supxlabel(f"{layout.along}{unit}", fontsize=9, y=0.12 / tall)
     more = f"; {beyond} beyond the picture, at its edge" if beyond else ""
     at = f" at {layout.said}" if layout.at else ""
-    figure.suptitle(f"{chart.names[feature]}: centiles with 95 % bands{at}{more}", fontsize=10)
+    figure.suptitle(f"{chart.names[feature]}: centiles with 95 % bands{at}{more}", fontsize=10, y=1 - 0.12 / tall)
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
 
@@ -290,9 +293,12 @@ def _draw_panel(axes: Axes, chart: Chart, feature: int, group: int, ends: tuple[
         values = placed.values[own, feature]
         far = (values < ends[0]) | (values > ends[1])
         beyond = int(far.sum())
-        for row in own[placed.before[own] >= 0]:
-            pair = [placed.before[row], row]
-            axes.plot(placed.times[pair], placed.values[pair, feature].clip(*ends), color=_INK, lw=0.5, alpha=0.4)
+        later = own[(placed.before[own] >= 0) & (placed.groups[placed.before[own]] == group)]
+        if len(later):  # one line that is broken between people
+            pairs = np.stack([placed.before[later], later], axis=1)
+            steps = np.pad(placed.values[pairs, feature].clip(*ends), ((0, 0), (0, 1)), constant_values=np.nan)
+            times = np.pad(placed.times[pairs], ((0, 0), (0, 1)), constant_values=np.nan)
+            axes.plot(times.ravel(), steps.ravel(), color=_INK, lw=0.5, alpha=0.4)
         axes.plot(placed.times[own[~far]], values[~far], ".", color=_INK, ms=4.5, alpha=0.4, mew=0)
         axes.plot(placed.times[own[far]], values[far].clip(*ends), "x", color=_INK, ms=4, alpha=0.6)
     rows = slice(group * POSITIONS, (group + 1) * POSITIONS)

@@ -152,7 +152,7 @@ def chart(
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What is to be drawn: where, which centiles, which features, and people how."""
+    """Request as read: where, which centiles, which features, and people how."""
 
     layout: Layout
     probabilities: tuple[float, ...]
@@ -173,7 +173,7 @@ def _drawn(known: Model, cohort: Cohort, frame: pd.DataFrame, asked: _Asked, rel
     if asked.points != "none":
         values = in_columns(cohort.source.features.rows(frame.index), columns).values
         dataset = known.dataset(values, frame, _whose(cohort, frame))
-        own = Placed.of(known, dataset, asked.layout, moved=asked.points == "moved")
+        own = Placed.of(known, dataset, asked.layout, transformed=asked.points == "moved")
         shown, expected = released(own.values)[:, chosen], released(own.expected)[:, chosen]
         placed = Placed(own.keys, own.times, own.groups, shown, own.z[:, chosen], own.before, expected)
     return Chart(asked.layout, asked.probabilities, asked.names, Curves(*ends), placed)

@@ -115,18 +115,28 @@ def test_a_site_of_its_own_and_nobody_shown(written: Path, table_cohort: Path, t
     assert first not in (tmp_path / "o" / "report.html").read_text()
 
 
+def test_curves_of_each_site_are_those_that_it_has_alone(table_cohort: Path, trained: Path, tmp_path: Path) -> None:
+    asked = ("chart", table_cohort, "--model", trained, "--draw", DRAWN[0], "--quiet")
+    assert run(asked[0], asked[1], tmp_path / "all", *asked[2:], "--by", "sex,site") == 0
+    assert run(asked[0], asked[1], tmp_path / "one", *asked[2:], "--set", "site=S2") == 0
+    found = table(tmp_path / "all")
+    assert sorted(found["site"].unique()) == ["S0", "S1", "S2", "S3"]
+    own = found[found["site"] == "S2"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, table(tmp_path / "one"), check_exact=False, rtol=1e-8)
+
+
 def test_people_lie_where_removal_puts_them(table_cohort: Path, trained: Path) -> None:
     model = mr.load(trained).model
     people = mr.read_cohort(table_cohort, mr.load(trained))
     layout = Layout.of(model.schema, "", None, {})
-    placed = Placed.of(model, people, layout, moved=True)
+    placed = Placed.of(model, people, layout, transformed=True)
     np.testing.assert_array_equal(placed.values, model.remove(people, {"site": POOLED}))
     at = people.covariates.assign(site=POOLED)
     curves = model.curves(at, np.array([0.1, 0.9])).value
     # z counts what is unknown of the chart, curves do not: both agree but for people on the line.
     assert np.mean((placed.values < curves[0]) == (placed.z < -1.2816)) > 0.98
     assert np.mean((placed.values > curves[1]) == (placed.z > 1.2816)) > 0.98
-    measured = Placed.of(model, people, layout, moved=False)
+    measured = Placed.of(model, people, layout, transformed=False)
     np.testing.assert_array_equal(measured.values, people.values)
     np.testing.assert_array_equal(measured.z, placed.z)
     assert np.isnan(placed.expected).all()
@@ -136,7 +146,7 @@ def test_the_visit_before_and_what_it_would_be_later(runs: Runs) -> None:
     assert previous_visits(["a", "b", "a", "a"], np.array([3.0, 1.0, 1.0, 2.0])).tolist() == [3, -1, -1, 2]
     saved = mr.load(runs("visits_charts"))
     model, visits = saved.model, mr.read_cohort(runs("visits"), saved)
-    placed = Placed.of(model, visits, Layout.of(model.schema, "", None, {}), moved=True)
+    placed = Placed.of(model, visits, Layout.of(model.schema, "", None, {}), transformed=True)
     later = placed.before >= 0
 
     def z_of(dataset: Dataset) -> np.ndarray:
@@ -172,7 +182,8 @@ def test_what_cannot_be_drawn_is_refused_by_name(
     assert "--centiles 0, 120: give per cent between 0 and 100" in refused(capsys, *asked, "--centiles", "0,50,120")
     assert "--along sex: curves are drawn over age" in refused(capsys, *asked, "--along", "sex")
     assert "--set age: curves are drawn over it" in refused(capsys, *asked, "--set", "age=50")
-    assert "--by site: curves are drawn by sex" in refused(capsys, *asked, "--by", "site")
+    assert "--by age: curves are drawn by sex, site" in refused(capsys, *asked, "--by", "age")
+    assert "--by sex: curves are drawn by site" in refused(capsys, *asked, "--by", "sex", "--set", "sex=F")
     assert "allowed: S0, S1, S2, S3, pooled" in refused(capsys, *asked, "--set", "site=S9")
     assert "features that the model does not have: volume" in refused(capsys, *asked, "--draw", "volume,region_001")
     saved = mr.load(trained)

@@ -98,7 +98,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
       const edge = (p, part) => positions.map((one, k) => [one, curve(feature, part, p, panel.group, k)]);
       const mine = own.filter((row) => chosen >= 0 && roots[row] === roots[chosen]);
       const step = (row) => line([people.before[row], row].map((one) => [people.times[one], value(feature, one)]), x, y);
-      const later = (all) => all.filter((row) => people.before[row] >= 0);
+      const later = (all) => all.filter((row) => people.before[row] >= 0 && people.groups[people.before[row]] === panel.group);
       panel.points = own.map((row) => [...at(row), row]);
       panel.svg.replaceChildren(
         ...probabilities.map((_, p) => drawn("band", `${line([...edge(p, 1), ...edge(p, 2).reverse()], x, y)}Z`)),
@@ -115,7 +115,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
   };
   const changes = () => {
     const rate = (row, to) => (to - value(feature, people.before[row])) / (people.times[row] - people.times[people.before[row]]);
-    const steps = rows.filter((row) => people.before[row] >= 0 && people.times[row] > people.times[people.before[row]] && Number.isFinite(rate(row, value(feature, row))));
+    const steps = rows.filter((row) => people.before[row] >= 0 && people.groups[people.before[row]] === people.groups[row] && people.times[row] > people.times[people.before[row]] && Number.isFinite(rate(row, value(feature, row))));
     const between = (row) => (people.times[row] + people.times[people.before[row]]) / 2;
     const slope = (group) => positions.slice(1).map((one, k) => [(one + positions[k]) / 2,
       (curve(feature, 0, middle, group, k + 1) - curve(feature, 0, middle, group, k)) / (one - positions[k])]);
@@ -176,6 +176,7 @@ VIEWS.chart = (about, { curves, values, z, expected }, views, controls) => {
       ` ${shown(value(feature, before))} at ${shown(people.times[before])}, then ${shown(kept(feature, chosen))} expected.`;
     const what = change ? `${features[feature]}: change a${unit || " unit"}; the line is the median's.` : `${features[feature]}.`;
     const out = known && (people.times[chosen] < positions[0] - 1e-9 || people.times[chosen] > positions[count - 1] + 1e-9);
-    return [`${what}${own}${then}`, out ? `Outside training: ${about.along} was ${shown(positions[0])} to ${shown(positions[count - 1])}.` : ""];
+    const less = about.left_out && chosen < 0 ? ` ${about.left_out} visits are left out to keep the page small.` : "";
+    return [`${what}${own}${then}${less}`, out ? `Outside training: ${about.along} was ${shown(positions[0])} to ${shown(positions[count - 1])}.` : ""];
   };
 };
