@@ -134,7 +134,9 @@ class Atoms:
             found = np.where(at & (share == 0), np.nan, found)
         return found
 
-    def _spread(self, value: Float[np.ndarray, " some"], own: Int[np.ndarray, " some"], shape: tuple[int, int]) -> Block:
+    def _spread(
+        self, value: Float[np.ndarray, " some"], own: Int[np.ndarray, " some"], shape: tuple[int, int]
+    ) -> Block:
         whole = np.zeros(shape)
         whole[:, own] = np.nan_to_num(value)
         return whole

@@ -38,7 +38,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.special import ndtri
 
 from medrep._files import release_pages
 from medrep._persisted import persisted, stored
