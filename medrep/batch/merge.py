@@ -338,7 +338,7 @@ def finish(job: Job, history: History | None = None) -> Merged:
     lines = {name: partial(whole.results.lines, name) for name in whole.results.names}
     if job.identity["command"] == SCORE:
         distances = {key: max(one["DistanceSd"] for one in found.values()) for key, found in outside.items()}
-        write_scores(job.out, whole.results, lines, ids, content["unit"], content["unshrink"], distances)
+        write_scores(job.out, whole.results, lines, ids, content, distances)
         table = whole.table
     else:
         failed = [one.participant for one in whole.failures]

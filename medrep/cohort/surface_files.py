@@ -9,6 +9,7 @@ import re
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -151,18 +152,34 @@ def rewritten(file: SurfaceFile, change: Float[np.ndarray, " values"], maps: sli
         change: What is added to each value of each of these maps.
         maps: Which.
     """
+
+    def changed(number: int, column: np.ndarray) -> np.ndarray:
+        if number not in range(maps.start, maps.stop):
+            return column
+        with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
+            return np.where(change == 0, column, column + change)
+
+    return _with_maps(file, changed)
+
+
+def refilled(file: SurfaceFile, values: Float[np.ndarray, " values"]) -> bytes:
+    """Return a file's bytes with other values in each of its maps."""
+    return _with_maps(file, lambda _, column: values.astype(column.dtype))
+
+
+def _with_maps(file: SurfaceFile, changed: Callable[[int, np.ndarray], np.ndarray]) -> bytes:
+    """Return a file's bytes with each map, by its number, as it is changed."""
     pieces, end, first = list[bytes](), 0, 0
     for stored in file.arrays:
         own = range(first, first := first + stored.data.shape[1])
         data = stored.data.copy()
         for place, number in enumerate(own):
-            if number in range(maps.start, maps.stop):
-                column = data[:, place]
-                with np.errstate(all="ignore"):  # a value that float32 cannot hold becomes infinite
-                    data[:, place] = np.where(change == 0, column, column + change)
-        changed = data.tobytes() != stored.data.tobytes()
+            data[:, place] = changed(number, data[:, place])
         text = file.content[stored.start : stored.stop]
-        pieces += [file.content[end : stored.start], _encoded(stored, data, text) if changed else text]
+        pieces += [
+            file.content[end : stored.start],
+            _encoded(stored, data, text) if data.tobytes() != stored.data.tobytes() else text,
+        ]
         end = stored.stop
     return b"".join([*pieces, file.content[end:]])
 

@@ -117,18 +117,26 @@ class ScoreFiles(Task):
     def load(self, files: pd.Series, names: tuple[str, ...]) -> Loaded[Any]:
         """Read people's files; see `medrep.cohort.kinds.surface.load_surfaces`."""
 
+    def mapped(self, one: Result, person: Any) -> Result:  # noqa: ARG002
+        """Write maps of a person's deviations; by default they are rows of a table, a column a name."""
+        return one
+
     def work(self, people: Sequence[Sample]) -> list[Result]:
         """Score a few people; see `Task.work`."""
         rows: list[np.ndarray] = []
         results: dict[str, Result] = {}
+        there: dict[str, Any] = {}
         for key, person, error in self.load(sample_files(people), self._scorer.model.columns.names):
             if person is None:
                 results[key] = Result(key, error, "read")
             else:
                 rows.append(np.asarray(person.row, np.float64))
+                if self._scorer.to is not None:
+                    there[key] = person
         good = [one for one in people if one.key not in results]
         if good:
-            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good)}
+            scored = self._scorer.results(np.stack(rows), good)
+            results |= {one.key: self.mapped(one, there[one.key]) if there else one for one in scored}
         return [results[one.key] for one in people]
 
 

@@ -10,12 +10,24 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._files import atomic_file, write_json
+from medrep.cohort.dataset import Dataset
 from medrep.cohort.features import column_order
 from medrep.cohort.image_quality import STATISTICS
 from medrep.cohort.kinds import InputKind, imported
 from medrep.cohort.samples import Sample, sample_frame, sample_rows
 from medrep.cohort.splits import known_rows
-from medrep.derivatives.bids import write_latents
+from medrep.derivatives.bids import write_latents, write_lines
+from medrep.derivatives.deviations import (
+    CHANGES,
+    DEVIATIONS,
+    EXTREME,
+    SHARES,
+    DeviationsTo,
+    about_extremes,
+    described,
+    extreme_values,
+    whole,
+)
 from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_places, load_accelerated, preloaded
 from medrep.models import Model
 from medrep.models.prediction import How, Prediction
@@ -38,29 +50,32 @@ def write_scores(
     results: Iterable[Result],
     lines: Mapping[str, Callable[[], Iterable[str]]],
     ids: pd.DataFrame,
-    unit: str,
-    unshrink: str,
+    content: Mapping[str, Any],
     outside: Mapping[str, float] | None = None,
 ) -> None:
-    """Write scores.tsv and scores.json, and latents.tsv (latents_sd.tsv) of those who could be scored.
+    """Write scores.tsv and scores.json, and tables of latents and deviations of those who could be scored.
 
     Args:
         folder: Where to.
         results: Everybody's, at least one of them good; gone through several times, a person at a time.
         lines: Names of rows, each with what yields those of everybody who could be scored.
         ids: Key columns, index: key; in the same order.
-        unit: The model's ``error_unit``.
-        unshrink: How the regression of predicted covariates to the mean was undone.
+        content: ``unit``: the model's ``error_unit``; ``unshrink``: how the regression of predicted covariates to the mean was
+            undone; ``about``: the model; ``names``: its columns, where deviations of them are lines.
         outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
     """
     first = next(one for one in results if not one.error)
     columns = [STATUS, *(name for name in first.figures if name != STATUS)]
     columns += [OUTSIDE] if outside else []
     good = _write_table(folder / "scores.tsv", results, ids, columns, outside or {})
-    write_json(folder / "scores.json", {name: _about(name, unit, unshrink) for name in columns})
+    write_json(folder / "scores.json", {name: _about(name, content["unit"], content["unshrink"]) for name in columns})
     for name in ("latents", "latents_sd"):
         if name in lines:
             write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name]())
+    for name in (DEVIATIONS, CHANGES):
+        if name in lines:
+            write_lines(folder / f"{name}.tsv", ids.loc[good], content["names"], lines[name]())
+            write_json(folder / f"{name}.json", described(name, content["about"]))
 
 
 def _write_table(
@@ -96,6 +111,8 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         return {"Description": f"volume of the structure {name.removeprefix(volume_column('') + '_')}", "Units": "mm3"}
     if name.endswith(GAP):
         return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
+    if name == EXTREME or name in SHARES:
+        return about_extremes(name)
     about: dict[str, dict[str, object]] = {
         STATUS: {
             "Description": "whether the person could be scored, and is like the people of calibration, if training had any",
@@ -153,6 +170,7 @@ class Scorer:
         unshrink: How their regression to the mean is undone.
         measure: Whether outcomes hold the statistics that a judge is calibrated with.
         visits: How many one person has at most; 0 where nobody asks how they changed.
+        to: Where deviations of single columns go, of a model that tells them; None where nobody asks for them.
     """
 
     model: Model
@@ -162,6 +180,7 @@ class Scorer:
     unshrink: How = "none"
     measure: bool = False
     visits: int = 0
+    to: DeviationsTo | None = None
 
     @property
     def by_person(self) -> bool:
@@ -170,7 +189,7 @@ class Scorer:
 
     @property
     def _gains(self) -> bool:
-        return self.visits > 0 and "forecast" in self.model.capabilities
+        return self.visits > 0 and self.model.tells_changes
 
     @property
     def measures(self) -> bool:
@@ -197,7 +216,8 @@ class Scorer:
         """
         block, standing, places = in_places(rows, people, self.block_size)
         whose = standing.persons.astype(str).tolist() if self.by_person else None
-        found = self.model.scores(self.model.dataset(block, sample_frame(standing), whose))
+        dataset = self.model.dataset(block, sample_frame(standing), whose)
+        found, deviations = self.model.scores(dataset), self._deviations(dataset)
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}
@@ -210,18 +230,27 @@ class Scorer:
         results = []
         for place, one in zip(places, people, strict=True):
             figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            if DEVIATIONS in deviations:
+                figures |= extreme_values(deviations[DEVIATIONS][place])
             if self._gains:
                 figures[GAIN] = float("nan") if found.gain is None else float(found.gain[place])
             for name, values in predicted.items():
                 figures[f"{PREDICTED}{name}"] = float(values[place])
                 figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])
-            arrays = {"latents": found.latents[place]}
+            arrays = {"latents": found.latents[place], **{name: rows[place] for name, rows in deviations.items()}}
             if found.latents_sd is not None:
                 arrays["latents_sd"] = found.latents_sd[place]
             if self.measure:
                 arrays["statistics"] = statistics.to_numpy(float)[place]
             results.append(Result(one.key, figures=said[place] | figures, arrays=arrays))
         return results
+
+    def _deviations(self, dataset: Dataset) -> dict[str, Float[np.ndarray, "people columns"]]:
+        """Return z of each column, and of changes where people come again; nothing where nobody asks."""
+        if self.to is None:
+            return {}
+        found = {DEVIATIONS: whole(self.model.deviations(dataset))}
+        return found | ({CHANGES: whole(self.model.change_deviations(dataset))} if self.by_person else {})
 
     def statistics(self, kind: InputKind[Any]) -> list[str]:
         """Return what the columns of statistics are."""
@@ -272,6 +301,7 @@ class ScoreFactory(TaskFactory):
         trained: Fingerprints of the rows that the model was trained on, from people.tsv; None without one.
         names: Columns of the cohort's table, in its order; none for files.
         visits: How many one person has at most.
+        to: Where deviations of single columns go; None where the model tells none.
     """
 
     model: Path
@@ -280,6 +310,7 @@ class ScoreFactory(TaskFactory):
     trained: frozenset[str] | None = None
     names: tuple[str, ...] = ()
     visits: int = 1
+    to: DeviationsTo | None = None
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -296,5 +327,12 @@ class ScoreFactory(TaskFactory):
         if saved.shift is not None:
             known = known_rows(saved.provenance.rows, self.trained)
             judge = ShiftDetector(saved.shift, scanner_of(saved.model.schema), self.rate, known)
-        scorer = Scorer(saved.model, judge=judge, readouts=saved.readouts, unshrink=self.unshrink, visits=self.visits)
+        scorer = Scorer(
+            saved.model,
+            judge=judge,
+            readouts=saved.readouts,
+            unshrink=self.unshrink,
+            visits=self.visits,
+            to=self.to,
+        )
         return score_task(scorer, saved.input, self.names)

@@ -19,6 +19,7 @@ from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.cohort.shapes import ROOMS, LoadedShape, PlacedShape, larger_grid, load_alike, shape_columns
 from medrep.cohort.surfaces import Surface
 from medrep.derivatives.bids import Destination, MeshFormat, described_name, of_structure, sidecar
+from medrep.derivatives.deviations import DESCRIPTIONS
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.meshes import mesh_beside, write_mesh
 from medrep.derivatives.scores import Scorer, volume_column
@@ -261,7 +262,9 @@ class ScoreShapes(Task):
         except (CohortError, ModelError) as error:
             return [*results, *(Result(key, str(error), "score") for key in some.keys)]
         volumes = [_volumes(placed) for placed in good]
-        told = zip(scored, volumes, strict=True)
+        # z of a distance to the surface at a point of the grid is no map of the organ: its summary is kept.
+        kept = [{name: row for name, row in one.arrays.items() if name not in DESCRIPTIONS} for one in scored]
+        told = zip([replace(one, arrays=own) for one, own in zip(scored, kept, strict=True)], volumes, strict=True)
         return [*results, *(replace(one, figures={**one.figures, **volume}) for one, volume in told)]
 
 

@@ -1,6 +1,7 @@
 """Removal from surfaces and their scores: a file that is written is the one that was read, but for the values that moved."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from jaxtyping import Float
 from medrep._files import atomic_file
 from medrep.cohort.kinds import InputKind
 from medrep.cohort.kinds.surface import PersonSurface, SurfaceInput, load_surfaces
-from medrep.cohort.surface_files import rewritten
+from medrep.cohort.surface_files import refilled, rewritten
 from medrep.derivatives.bids import Destination
+from medrep.derivatives.deviations import CHANGES, DEVIATIONS
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.person_files import Loaded, ScoreFiles, TransformFiles
 from medrep.derivatives.scores import Scorer
+from medrep.derivatives.tasks import Result
 from medrep.derivatives.transform import Transform
 
 
@@ -80,7 +83,7 @@ class ForecastSurfaces(ImageForecaster[SurfaceInput, PersonSurface]):
 
 
 class ScoreSurfaces(ScoreFiles):
-    """Scores surfaces.
+    """Scores surfaces, and writes maps of deviations where they are asked for, a person at a time: a file may be large.
 
     Args:
         scorer: What is asked.
@@ -90,9 +93,25 @@ class ScoreSurfaces(ScoreFiles):
 
     def __init__(self, scorer: Scorer, kind: InputKind[SurfaceInput], names: Sequence[str]) -> None:
         del names
-        super().__init__(scorer)
+        super().__init__(scorer if scorer.to is None else replace(scorer, most=1))
         self._wanted = kind.section
 
     def load(self, files: pd.Series, names: tuple[str, ...]) -> Loaded[PersonSurface]:
         """Read people's surfaces."""
         return load_surfaces(files, self._wanted, names)
+
+    def mapped(self, one: Result, person: PersonSurface) -> Result:
+        """Write files like the person's, with z as values of every map; NaN where nothing is said."""
+        to, arrays, files = self._scorer.to, dict(one.arrays), list[str]()
+        own = (person.runs or (person,))[0].files
+        for name in (DEVIATIONS, CHANGES):
+            row = arrays.pop(name, None)
+            if to is None or row is None or not np.isfinite(row).any():
+                continue
+            parts = np.split(row, np.cumsum([len(file.names) for file in own])[:-1])
+            for file, part in zip(own, parts, strict=True):
+                place = to.place(file.path, name)
+                with atomic_file(to.folder / place) as partial:
+                    partial.write_bytes(refilled(file, part))
+                files += [str(place), to.describe(place, file.path, name)]
+        return replace(one, arrays=arrays, files=(*one.files, *files))

@@ -19,6 +19,7 @@ from medrep.cohort.nifti import Volume, read_image, write_image
 from medrep.cohort.samples import Sample, Samples, sample_files
 from medrep.cohort.transforms import Placed, VolumePipeline, from_log_steps, log_steps
 from medrep.derivatives.bids import Destination, described_name, sidecar
+from medrep.derivatives.deviations import CHANGES, DEVIATIONS
 from medrep.derivatives.forecasts import SD, ImageForecaster, Written
 from medrep.derivatives.scores import Scorer
 from medrep.derivatives.tasks import Result, Task, block_size
@@ -152,7 +153,7 @@ def _both(loaded: Loaded) -> tuple[Placed, Volume]:
 
 
 class ScoreVolumes(Task):
-    """Scores images; several go through the model together.
+    """Scores images, and writes maps of deviations where they are asked for; several go through the model together.
 
     Args:
         scorer: What is asked.
@@ -165,6 +166,7 @@ class ScoreVolumes(Task):
         if scorer.model.columns.grid is None:
             raise ModelError("the model was trained on a feature table; set input.kind as in training")
         self._scorer, self._wanted, self._columns = scorer, kind.section, scorer.model.columns
+        self._pipeline = VolumePipeline(kind.section, self._columns.grid)
         self.block_size, self.by_person = scorer.block_size, scorer.by_person
 
     def work(self, people: Sequence[Sample]) -> list[Result]:
@@ -172,15 +174,36 @@ class ScoreVolumes(Task):
         rows: list[np.ndarray] = []
         images: list[np.ndarray] = []
         results: dict[str, Result] = {}
+        there = dict[str, tuple[Path, Placed]]()
         for loaded in load_alike(sample_files(people), self._wanted, self._columns.grid):
             if loaded.placed is None:
                 results[loaded.key] = Result(loaded.key, loaded.error, "read")
             else:
                 rows.append(loaded.row(self._columns))
+                if self._scorer.to is not None:
+                    # The way back needs no voxels.
+                    there[loaded.key] = loaded.path, replace(loaded.placed, values=loaded.placed.values[:0])
                 if self._scorer.measures:
                     images.append(image_statistics(loaded.placed.values))
         own = Samples.of(people)
         good = own.take([place for place, key in enumerate(own.keys) if key not in results])
         if len(good):
-            results |= {one.key: one for one in self._scorer.results(np.stack(rows), good, images=images)}
+            scored = self._scorer.results(np.stack(rows), good, images=images)
+            results |= {one.key: self._mapped(one, *there[one.key]) if there else one for one in scored}
         return [results[one.key] for one in people]
+
+    def _mapped(self, one: Result, path: Path, placed: Placed) -> Result:
+        """Write maps of a person's deviations in the image's own grid; 0 where nothing is said, and outside a mask."""
+        to, arrays, files = self._scorer.to, dict(one.arrays), list[str]()
+        source = runs(path)[0]
+        for name in (DEVIATIONS, CHANGES):
+            row = arrays.pop(name, None)
+            if to is None or row is None or not np.isfinite(row).any():
+                continue
+            z = self._columns.box(np.nan_to_num(row, nan=0.0).astype(np.float32))
+            place = to.place(source, name)
+            # z has no unit that would go with the image's.
+            own = self._pipeline.back(z, replace(placed, unit=1.0))
+            write_image(to.folder / place, replace(read_image(source), data=own))
+            files += [str(place), to.describe(place, source, name)]
+        return replace(one, arrays=arrays, files=(*one.files, *files))

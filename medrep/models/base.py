@@ -23,6 +23,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.erasure import Certificate
 from medrep.errors import ModelError
+from medrep.models.chunks import ChunkSource
 from medrep.models.exceptions import NO_EXCEPTIONS, Exceptions
 from medrep.models.linear.design import Contrast
 from medrep.models.requirements import Images, Requirements
@@ -80,7 +81,9 @@ def root_mean_square(
     return np.sqrt(np.divide(np.maximum(squares, 0), counts, out=np.full(len(squares), np.nan), where=counts > 0))
 
 
-Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast"]
+Capability: TypeAlias = Literal[
+    "joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "deviations"
+]
 """What not every model can:
 
 - ``joint``: removing what only columns together tell, not each of them alone;
@@ -89,7 +92,8 @@ Capability: TypeAlias = Literal["joint", "sample", "unlabelled", "organs", "moti
 - ``organs``: its columns are distances to the surface of an organ;
 - ``motion``: saying how points of an organ move;
 - ``effects``: what covariates do to an organ's surface, with intervals;
-- ``forecast``: what further visits of a person will measure, and the person's own trajectory.
+- ``forecast``: what further visits of a person will measure, and the person's own trajectory;
+- ``deviations``: how unusual each single column of a person is.
 """
 
 _REFUSALS: Mapping[Capability, str] = {
@@ -100,6 +104,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "motion": "a {kind} model does not say how points move; train with --config additive_shape.yaml",
     "effects": "a {kind} model does not say what covariates do to a surface; train with --config additive_shape.yaml",
     "forecast": "a {kind} model does not forecast; train with --config linear.yaml on people who come again",
+    "deviations": "a {kind} model does not say how unusual single columns are; train with --config growth_chart.yaml",
 }
 
 Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
@@ -491,6 +496,27 @@ class Model(ABC):
     def followed(self) -> str:
         """The covariate that people were followed over; empty where a model does not ``forecast``."""
         return ""
+
+    def deviations(self, dataset: Dataset) -> ChunkSource:  # noqa: ARG002
+        """Return z of each person and column: standard normal over people like those of training; NaN where nothing is said.
+
+        Raises:
+            ModelError: A model without ``deviations``.
+        """
+        raise ModelError(self.refusal("deviations"))
+
+    def change_deviations(self, dataset: Dataset) -> ChunkSource:  # noqa: ARG002
+        """Return z of each visit's change since the person's visit before, given that visit; NaN at first visits.
+
+        Raises:
+            ModelError: A model without ``deviations``, or that does not tell changes.
+        """
+        raise ModelError(self.refusal("deviations"))
+
+    @property
+    def tells_changes(self) -> bool:
+        """True if scores of visits say how unusual the change since the visit before is."""
+        return "forecast" in self.capabilities
 
     def carry(
         self,

@@ -19,6 +19,7 @@ from medrep.batch.run import (
 from medrep.cohort.cohort import Cohort
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.derivatives.deviations import DEVIATIONS, DeviationsTo
 from medrep.derivatives.scores import ScoreFactory
 from medrep.derivatives.tasks import Task
 from medrep.errors import MedrepError, ModelError
@@ -73,7 +74,7 @@ def score(
     *,
     options: BatchOptions | None = None,
 ) -> BatchResult | None:
-    """Write scores.tsv and latents.tsv of a cohort, or one part of it.
+    """Write scores.tsv and latents.tsv of a cohort, or one part of it; of a growth chart deviations of single columns, too.
 
     Args:
         source: The cohort.
@@ -108,9 +109,6 @@ def score(
     names = cohort.source.features.names
     visits = int(cohort.table.loc[frame.index, "participant_id"].astype(str).value_counts().max())
 
-    def step(known: Model) -> Task:
-        return ScoreFactory(out, rate, unshrink, marks, names, visits).step(replace(trained, model=known))
-
     about = {
         "Description": "scores of people by a model",
         "Model": trained.named,
@@ -118,12 +116,19 @@ def score(
     }
     place = place_of(source)
     root = place.root
+    told = "deviations" in trained.model.capabilities
+    to = DeviationsTo(out, cohort.root, about) if told else None
+
+    def step(known: Model) -> Task:
+        return ScoreFactory(out, rate, unshrink, marks, names, visits, to).step(replace(trained, model=known))
+
     content = {
         "unit": trained.model.error_unit,
         "unshrink": unshrink,
         "title": f"{root.resolve().name} scored",
         "source": root.name,
         "about": about,
+        **({"names": list(trained.model.columns.names)} if told else {}),
     }
     work = Work(
         identity={
@@ -134,14 +139,15 @@ def score(
         },
         content=lambda adapted: content,
         step=step,
-        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits),
+        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits, to),
         out=out,
         overwrite=request.overwrite,
     )
     whole = run_batch(work, trained, cohort, frame, options or BatchOptions(), listener)
     if whole is None or isinstance(whole, BatchResult):
         return whole
-    return batch_result(out, whole, "scored", {"scores": out / "scores.tsv"})
+    tables = {name: out / f"{name}.tsv" for name in ("scores", DEVIATIONS)}
+    return batch_result(out, whole, "scored", {name: path for name, path in tables.items() if path.is_file()})
 
 
 def _trained_rows(address: str) -> frozenset[str] | None:

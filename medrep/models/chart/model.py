@@ -22,7 +22,8 @@ Removal moves quantile to quantile: x' = T^-1(mu(c*) + s(c*) / s(c) * (T(x) - mu
 the normal distribution Student's (`shapes.py`); for a new site both are those given its people. So 95 % of new people have |z|
 < 1.96, at a site of five as at one of five hundred.
 
-Values that stand for nothing (point masses; `medrep/models/exceptions.py`) and columns that are left as they are have no z.
+Values that many people share exactly (point masses; `medrep/models/exceptions.py`) are a part of a column's distribution
+(`atoms.py`). Columns that are left as they are have no z. How unusual a change since the visit before is: `changes.py`.
 
 Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory, unseen batches from a few of
 their people; it holds nobody's rows. **Limitations**: shape is the same at all covariates, sites included; visits of a person are
@@ -38,14 +39,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.special import ndtri
 
 from medrep._files import release_pages
 from medrep._persisted import persisted, stored
 from medrep.cohort.covariates import Categorical, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
-from medrep.models.base import Adaptation, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.errors import ModelError
+from medrep.models.base import Adaptation, Capability, EffectTerms, FitContext, Model, Scores, root_mean_square
+from medrep.models.chart.atoms import Atoms
+from medrep.models.chart.changes import Changes
 from medrep.models.chart.location import Location
 from medrep.models.chart.new_levels import Entry, LevelPeople, Priors, told
 from medrep.models.chart.powers import CHOICES, Powers
@@ -53,9 +56,10 @@ from medrep.models.chart.settings import ChartSettings
 from medrep.models.chart.shapes import Shapes, log_density, normal_score, student
 from medrep.models.chart.spread import ScaleRows, Scales, log_scales, told_prior
 from medrep.models.chunks import ChunkSource, map_chunks, principal_components, read_chunk
-from medrep.models.exceptions import Exceptions
+from medrep.models.exceptions import Exceptions, PointMasses
 from medrep.models.linear.design import Design
 from medrep.models.linear.model import LinearModel
+from medrep.models.linear.trajectories import Pairs, forecast_refusal
 from medrep.models.requirements import Images, Requirements
 
 Block = Float[np.ndarray, "people block"]
@@ -188,11 +192,42 @@ class GrowthChart(Model):
     def deviations(self, dataset: Dataset) -> ChunkSource:
         """Return z of people, the chart's uncertainty in it; NaN where nothing is said."""
         self.location.line.check_columns(dataset)
-        residuals = self.location.residuals(self.powers.dataset(dataset))
+        straight = self.powers.dataset(dataset)
+        residuals, atoms = self._with_masses.residuals(straight), self.location.line.masses
         scale, freedom = self._predictive(dataset.covariates)
 
         def chunk(part: slice) -> np.ndarray:
-            return normal_score(self.shapes.z(residuals.compute(part) / scale(part), part), freedom)
+            z = normal_score(self.shapes.z(residuals.compute(part) / scale(part), part), freedom)
+            own = Atoms.of(atoms, part)
+            return own.z(read_chunk(straight.values, part), z) if len(own.columns) else z
+
+        return ChunkSource(residuals.shape, chunk)
+
+    def change_deviations(self, dataset: Dataset) -> ChunkSource:
+        """Return z of each change since the visit before; see `Model.change_deviations`, and `changes.py` for how."""
+        line = self.location.line
+        if not self.tells_changes:
+            raise ModelError(forecast_refusal(line.people))
+        line.check_columns(dataset)
+        frame = dataset.covariates
+        pairs = Pairs.of(line.people, frame, dataset.whose.tolist())
+        rows, (scale, freedom) = line.design.full(frame), self._predictive(frame)
+        ends = (
+            (rows[pairs.before], rows[pairs.before]),
+            (rows[pairs.after],) * 2,
+            (rows[pairs.before], rows[pairs.after]),
+        )
+        unknown = [np.einsum("nr,rs,ns->n", one, self.location.covariance, two, optimize=True) for one, two in ends]
+        changes = Changes(line.people, pairs, np.stack(unknown), line.sd)
+        residuals = self.location.residuals(self.powers.dataset(dataset))
+
+        def chunk(part: slice) -> np.ndarray:
+            return changes.unusual(
+                residuals.compute(part),
+                scale(part),
+                lambda residual: normal_score(self.shapes.z(residual, part), freedom),
+                part,
+            )
 
         return ChunkSource(residuals.shape, chunk)
 
@@ -201,9 +236,10 @@ class GrowthChart(Model):
         straight = self.powers.dataset(dataset)
         scale, freedom = self._predictive(dataset.covariates)
         whole, unit = slice(0, self.columns.count), scale(slice(0, self.columns.count))
-        residual = self.location.residuals(straight).compute(whole) / unit
+        residual = self._with_masses.residuals(straight).compute(whole) / unit
         found = log_density(self.shapes.z(residual), freedom) + self.shapes.log_slopes(residual) - np.log(unit)
-        return np.asarray(found + self.powers.log_slopes(dataset.values))
+        atoms = Atoms.of(self.location.line.masses, whole)
+        return atoms.log_density(np.asarray(straight.values), found + self.powers.log_slopes(dataset.values))
 
     def centiles(
         self, frame: pd.DataFrame, probabilities: Float[np.ndarray, " levels"], part: slice = slice(None)
@@ -217,10 +253,16 @@ class GrowthChart(Model):
         """
         scale, freedom = self._predictive(frame)
         mean, unit, powers = self.location.means(frame)(part), scale(part), self.powers.some(part)
-        found = [
-            powers.back(mean + unit * self.shapes.residuals(student(np.full_like(freedom, z), freedom), part))
-            for z in ndtri(probabilities)
-        ]
+        atoms = Atoms.of(self.location.line.masses, part)
+
+        def chart(values: Block) -> Block:
+            return normal_score(self.shapes.z((values - mean) / unit, part), freedom)
+
+        found = []
+        for probability in probabilities.tolist():
+            z, atom = atoms.quantile(probability, chart, mean.shape)
+            straight = mean + unit * self.shapes.residuals(student(z, freedom), part)
+            found.append(powers.back(np.where(np.isnan(atom), straight, atom)))
         return np.stack(found)
 
     def encode(self, dataset: Dataset) -> Float[np.ndarray, "people latents"]:
@@ -241,7 +283,19 @@ class GrowthChart(Model):
             counts += count
             latents += product
         left = squares - (latents**2).sum(axis=1)
-        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), latents)
+        gain = self._gain(dataset) if self.tells_changes and dataset.people < len(dataset) else None
+        return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), latents, gain=gain)
+
+    def _gain(self, dataset: Dataset) -> Float[np.ndarray, " visits"]:
+        squares, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
+
+        def work(_: slice, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return (np.nan_to_num(z) ** 2).sum(axis=1), np.isfinite(z).sum(axis=1)
+
+        for _, (square, count) in self.change_deviations(dataset).map(work):
+            squares += square
+            counts += count
+        return root_mean_square(squares, counts)
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["GrowthChart", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`."""
@@ -300,9 +354,27 @@ class GrowthChart(Model):
         return LinearModel.requirements(settings.location, schema, frame, images)
 
     @property
+    def capabilities(self) -> frozenset[Capability]:
+        """``deviations``; see `Model.capabilities`."""
+        return frozenset({"deviations"})
+
+    @property
+    def tells_changes(self) -> bool:
+        """True if people of training came again; see `Model.tells_changes`."""
+        return bool(self.location.line.people)
+
+    @property
+    def _with_masses(self) -> Location:
+        """The location, for which point masses are values like others."""
+        line = self.location.line
+        return replace(self.location, line=replace(line, masses=PointMasses.none(self.columns.count)))
+
+    @property
     def exceptions(self) -> Exceptions:
         """Exceptions of the location; see `Model.exceptions`."""
         found = self.location.line.exceptions
+        if not len(found.masses.values):
+            return found
         return replace(found, masses=replace(found.masses, values=self.powers.back(found.masses.values)))
 
     @classmethod
