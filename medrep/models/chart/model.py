@@ -28,7 +28,8 @@ Values that many people share exactly (point masses; `medrep/models/exceptions.p
 Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory, unseen batches from a few of
 their people; it holds nobody's rows. **Limitations**: shape is the same at all covariates, sites included; visits of a person are
 moved each by itself; columns that are not positive, and images, are taken as they are; voxel-wise use assumes that voxels
-correspond between people. z says how rare a value is among people like those of training. It is no diagnosis.
+correspond between people. z says how rare a value is among people like those of training: it is no diagnosis, and what a
+removal gives is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
@@ -96,8 +97,8 @@ class GrowthChart(Model):
     error_unit = "sd"
     masks = True
     sources = (
-        "Scale by covariates and batches: Gardner et al. 2025, Human Brain Mapping 46, e70197. Shape: Jones and Pewsey 2009,"
-        " Biometrika 96, 761-780.",
+        "Location, scale and shape by covariates: Rigby and Stasinopoulos 2005, Applied Statistics 54, 507-554. Sinh-arcsinh:"
+        " Jones and Pewsey 2009, Biometrika 96, 761-780. Powers: Box and Cox 1964, J. R. Stat. Soc. B 26, 211-252.",
     )
 
     @classmethod

@@ -112,15 +112,18 @@ def log_density(t: Block, freedom: Freedom) -> Block:
 def _binned(residuals: Block) -> tuple[Float[np.ndarray, "bins columns"], Float[np.ndarray, " columns"]]:
     """Return the means of equal parts of each column's sorted values, and how many there are."""
     ordered = np.sort(residuals, axis=0)  # NaN last
-    counts = np.isfinite(ordered).sum(axis=0)
-    sums = np.concatenate([np.zeros((1, ordered.shape[1])), np.cumsum(np.nan_to_num(ordered), axis=0)])
-    share = np.linspace(0, 1, BINS + 1)[:, None] * counts
-    # Parts are as large as each other, so values at their ends belong to both.
-    whole = np.minimum(share.astype(np.int64), np.maximum(counts - 1, 0))
-    ends = np.take_along_axis(sums, whole, axis=0) + (share - whole) * np.take_along_axis(
-        np.nan_to_num(ordered), whole, axis=0
-    )
-    return np.diff(ends, axis=0) / np.maximum(counts / BINS, 1e-9), counts.astype(np.float64)
+    counts = len(ordered) - np.isnan(ordered[::-1]).argmin(axis=0)
+    counts[np.isnan(ordered[:1]).any(axis=0)] = 0
+    found = np.zeros((BINS, ordered.shape[1]))
+    for count in np.unique(counts[counts > 0]):
+        some = counts == count
+        own = ordered[:count] if some.all() else ordered[:count, some]
+        sums = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own, axis=0)])
+        # Parts are as large as each other, so values at their ends belong to both.
+        share = np.linspace(0, 1, BINS + 1) * count
+        whole = np.minimum(share.astype(np.int64), count - 1)
+        found[:, some] = np.diff(sums[whole] + (share - whole)[:, None] * own[whole], axis=0) * (BINS / count)
+    return found, counts.astype(np.float64)
 
 
 def _scored(values: Float[np.ndarray, "bins columns"], counts: Float[np.ndarray, " columns"]) -> Parameters:

@@ -10,7 +10,6 @@ and levels are fitted together: a scale that grows with age is not to be taken f
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -151,32 +150,43 @@ def log_scales(people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> Fl
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Squares of residuals, in units of their mean in each column, and what each counts."""
+    """Squares of residuals, in units of their mean in each column, 0 where nothing is seen; and sums over who is seen.
+
+    Attributes:
+        people: Of training.
+        weighed: Their rows, times what each counts.
+        squares: People x columns.
+        totals: Sums of weighed rows in each column.
+        products: Of rows and weighed rows: one for all columns where everybody is seen in each, else one for each.
+        usual: Mean square of each column.
+    """
 
     people: ScaleRows
+    weighed: Rows
     squares: Residuals
-    weights: Residuals
+    totals: Float[np.ndarray, "rows columns"]
+    products: Float[np.ndarray, "_ rows rows"]
     usual: Float[np.ndarray, " columns"]
 
     @classmethod
     def of(cls, people: ScaleRows, residuals: Residuals) -> "_Problem":
-        seen = np.isfinite(residuals)
-        weights = people.weights[:, None] * seen
-        squares = people.own(np.where(seen, residuals, 0)) ** 2
-        usual = (weights * squares).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-12)
+        weighed, columns = people.rows * people.weights[:, None], residuals.shape[1]
+        squares = people.own(residuals)
+        squares *= squares
+        shared, sums = people.rows.T @ weighed, weighed.sum(axis=0)[:, None]
+        products, totals = shared[None], np.repeat(sums, columns, axis=1)
+        unseen = np.isnan(squares)
+        holes = np.flatnonzero(unseen.any(axis=0))
+        if len(holes):
+            squares[unseen] = 0
+            seen = 1.0 - unseen[:, holes]
+            totals[:, holes] = weighed.T @ seen
+            products = np.repeat(products, columns, axis=0)
+            products[holes] = np.einsum("nr,nv,ns->vrs", people.rows, seen, weighed, optimize=True)
+        usual = people.weights @ squares / np.maximum(totals[0], 1e-12)
         usual = np.where(usual > 0, usual, 1)
-        return cls(people, squares / usual, weights, usual)
-
-    @cached_property
-    def products(self) -> Float[np.ndarray, "_ rows rows"]:
-        """Products of people's rows: one for all columns where everybody has a value in each, else one for each."""
-        rows, whole = self.people.rows, (self.weights == self.people.weights[:, None]).all(axis=0)
-        shared = rows.T @ (self.people.weights[:, None] * rows)
-        if whole.all():
-            return np.asarray(shared[None])
-        found = np.broadcast_to(shared, (len(whole), *shared.shape)).copy()
-        found[~whole] = np.einsum("nr,nv,ns->vrs", rows, self.weights[:, ~whole], rows, optimize=True)
-        return found
+        squares /= usual
+        return cls(people, weighed, squares, totals, products, usual)
 
     def searched(self, found: np.ndarray, prior: ScalePrior, searches: int) -> Float[np.ndarray, "rows columns"]:
         """Return better coefficients; each step is halved until it is none for the worse."""
@@ -185,17 +195,13 @@ class _Problem:
         centre = prior.centre(count)[:, None]
 
         def looked_at(at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], Residuals]:
-            log = self.people.rows @ at
-            shares = self.squares * np.exp(-2 * log)
-            log += 0.5 * shares
-            log *= self.weights
-            return prior.tempering * log.sum(axis=0) + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
+            shares = self.shares(at)
+            own = (self.totals * at).sum(axis=0) + 0.5 * (self.people.weights @ shares)
+            return prior.tempering * own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
 
         now, shares = looked_at(found)
         for _ in range(searches):
-            gradient = prior.tempering * (self.people.rows.T @ (self.weights * (shares - 1))) - precision * (
-                found - centre
-            )
+            gradient = prior.tempering * self.gradient(shares) - precision * (found - centre)
             step = np.clip(_solved(information, gradient), -_STEP, _STEP)
             tried, shares = looked_at(found + step)
             for _ in range(_HALVINGS):
@@ -211,12 +217,20 @@ class _Problem:
 
     def shares(self, found: np.ndarray) -> Residuals:
         """Return squares in units of what is expected of each."""
-        return np.asarray(self.squares * np.exp(-2 * (self.people.rows @ found)))
+        shares = self.people.rows @ found
+        shares *= -2
+        np.exp(shares, out=shares)
+        shares *= self.squares
+        return np.asarray(shares)
+
+    def gradient(self, shares: Residuals) -> Float[np.ndarray, "rows columns"]:
+        """Return that of the log likelihood."""
+        return np.asarray(self.weighed.T @ shares - self.totals)
 
     def told(self, found: np.ndarray, prior: ScalePrior) -> ScalePrior:
         """Return the prior that coefficients tell."""
-        shares, total = self.shares(found), np.maximum(self.weights.sum(axis=0), 1e-12)
-        mean, second = ((self.weights * shares**power).sum(axis=0) / total for power in (1, 2))
+        shares, weights = self.shares(found), self.people.weights
+        mean, second = (weights @ power / np.maximum(self.totals[0], 1e-12) for power in (shares, shares**2))
         kurtosis = float(np.median(np.clip(second / np.maximum(mean, 1e-12) ** 2, *_KURTOSIS)))
         levels, tempering = found[self.people.effects :], 2 / (kurtosis - 1)
         if not len(levels):
@@ -233,7 +247,7 @@ class _Problem:
         """
         columns, effects = found.shape[1], self.people.effects
         mean = found.mean(axis=1)
-        gradient = prior.tempering * (self.people.rows.T @ (self.weights * (shares - 1))).mean(axis=1)
+        gradient = prior.tempering * self.gradient(shares).mean(axis=1)
         information = 2 * prior.tempering * columns * self.products.mean(axis=0)
         spread, precision = _FIRST, prior.precision(len(mean))
         for _ in range(_SPREADS):
