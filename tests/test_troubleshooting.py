@@ -240,6 +240,18 @@ class FitContext:
         cohort, own = self.followed
         return run("forecast", cohort, self.folder() / "o", "--model", model or own, "--years", years, *more)
 
+    @cached_property
+    def charted(self) -> Path:
+        """A growth chart of the cohort."""
+        out = self.folder() / "trained"
+        config = ("--config", "growth_chart.yaml", "--set", "settings.power=none")
+        assert run("train", self.cohort, out, "--quiet", *config) == OK
+        return out / "model"
+
+    def chart(self, *more: str, model: Path | None = None) -> int:
+        """Draw centiles."""
+        return run("chart", self.cohort, self.folder() / "o", "--model", model or self.charted, *more)
+
     def audit(self, *more: object, cohort: Path | None = None, model: Path | None = None) -> int:
         """Audit the model."""
         where = (cohort or self.cohort, self.folder() / "o", "--model", model or self.model)
@@ -1049,6 +1061,9 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "--years says which": lambda w: w.forecast("1", "--set", "age=30"),
     "the one moves each person along their own trajectory": lambda w: w.transformed("age=30", years="1"),
     "intervals leave that out; train it again": lambda w: w.forecast("1", "--extrapolate", model=unsure(w)),
+    "model has no centiles; train with --config growth_chart.yaml": lambda w: w.chart(model=w.model),
+    "give per cent between 0 and 100": lambda w: w.chart("--centiles", "0,50"),
+    "curves are drawn over it; give another covariate": lambda w: w.chart("--set", "age=30"),
     "write it as NAME=VALUE": lambda w: w.transformed("age"),
     "model does not sample; train with --config vae_features.yaml": lambda w: run(
         "sample", w.folder() / "o", "--model", w.model, "--n", 3

@@ -201,9 +201,9 @@ def _released(trained: SavedModel) -> _Released:
             f"{trained.named}: the model was trained on {kind.kind} data, and curves are drawn of the features of a table; train"
             " one on measures of regions (features.tsv), or see where people are unusual with medrep score"
         )
-    if not kind.form:
+    form = imported(kind.form)(kind.section, trained.model.columns.names) if kind.form else None
+    if form is None:
         return lambda rows: rows
-    form = imported(kind.form)(kind.section, trained.model.columns.names)
     if form.section.measure == "tangent":
         raise ModelError("a matrix has no centile an edge: charts are not of measure tangent; train with correlation")
     return lambda rows: np.asarray(form.released(rows))

@@ -12,10 +12,12 @@ import medrep as mr
 from medrep.cli import main
 from medrep.cohort.covariates import POOLED
 from medrep.cohort.dataset import Dataset
+from medrep.cohort.inputs import ConnectivityInput
+from medrep.cohort.kinds.connectivity import ConnectivityKind
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.derivatives.charts import POSITIONS, Layout, Placed, previous_visits
 from medrep.report.data_store import read_report_data
-from medrep.workflows.chart import ChartRequest, chart
+from medrep.workflows.chart import ChartRequest, _released, chart
 from tests.small_runs import Runs
 from tests.workflows.conftest import run
 
@@ -190,6 +192,19 @@ def test_what_cannot_be_drawn_is_refused_by_name(
     with pytest.raises(mr.MedrepError, match="curves are drawn of the features of a table"):
         chart(table_cohort, tmp_path / "o", replace(saved, input=VolumeKind()))
     assert not (tmp_path / "o").exists()
+
+
+def test_edges_are_drawn_as_they_are_given(trained: Path) -> None:
+    saved = mr.load(trained)
+
+    def released(**section: str) -> np.ndarray:
+        kind = ConnectivityKind(ConnectivityInput(**section))
+        return _released(replace(saved, input=kind))(np.array([[0.5, -1.0]]))
+
+    np.testing.assert_allclose(released(edges="r"), np.tanh([[0.5, -1.0]]))
+    np.testing.assert_array_equal(released(edges="z"), [[0.5, -1.0]])
+    with pytest.raises(mr.MedrepError, match="charts are not of measure tangent"):
+        released(measure="tangent")
 
 
 def test_nothing_half_written_and_nothing_replaced_unasked(

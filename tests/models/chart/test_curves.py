@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import ndtri
 
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
@@ -12,7 +13,7 @@ from medrep.models.chart.settings import ChartSettings
 
 LEVELS = np.array([0.02, 0.5, 0.98])
 DECLARED = (Covariate("age", "continuous"), Covariate("site", "categorical", role="batch"))
-PLAIN = ChartSettings(spline_degrees=1, scale_degrees=0, shape="gaussian", power="none", components=0)
+PLAIN = ChartSettings(spline_degrees=1, scale_degrees=1, shape="gaussian", power="none", components=0)
 
 
 def fitted(people: int, settings: ChartSettings = PLAIN, *, positive: bool = False) -> GrowthChart:
@@ -42,7 +43,7 @@ def test_normal_curves_are_known_as_well_as_the_books_say(people: int) -> None:
 
 
 def test_a_shape_that_is_told_too_makes_far_centiles_less_known() -> None:
-    plain, shaped = (fitted(600, settings) for settings in (PLAIN, ChartSettings(1, 0, power="none", components=0)))
+    plain, shaped = (fitted(600, settings) for settings in (PLAIN, ChartSettings(1, 1, power="none", components=0)))
     wide, wider = (
         (one.high - one.low)[:, 1].mean(axis=1)
         for one in (model.curves(at(model), LEVELS) for model in (plain, shaped))
@@ -68,7 +69,7 @@ def test_a_site_is_known_less_than_all_and_lies_elsewhere() -> None:
 
 
 def test_intervals_go_back_through_the_power() -> None:
-    model = fitted(600, ChartSettings(1, 0, power="auto", components=0), positive=True)
+    model = fitted(600, ChartSettings(1, 1, power="auto", components=0), positive=True)
     assert model.powers.used
     found = model.curves(at(model), LEVELS)
     assert (found.low > 0).all()
@@ -86,3 +87,25 @@ def test_a_column_that_does_not_vary_has_no_curve() -> None:
     for one in (found.value, found.low, found.high):
         assert np.isnan(one[:, :, 0]).all()
         assert np.isfinite(one[:, :, 1]).all()
+
+
+def test_a_centile_that_falls_into_a_value_that_many_share_is_that_value() -> None:
+    rng = np.random.default_rng(3)
+    people = 400
+    frame = pd.DataFrame(
+        {"age": rng.uniform(20, 80, people), "site": np.resize(["A", "B"], people)},
+        index=[f"p{k}" for k in range(people)],
+    )
+    values = np.stack([rng.normal(10, 1, people), rng.normal(10, 1, people)], axis=1)
+    values[rng.random(people) < 0.3, 0] = 0
+    dataset = Dataset(values, frame, CovariateSchema.fit(frame, DECLARED), Columns(("lesion", "own"), 2, None))
+    model = GrowthChart.fit(dataset, PLAIN)[0]
+    levels = np.array([0.1, 0.25, 0.65, 0.98])
+    found = model.curves(at(model), levels)
+    for one in (found.value, found.low, found.high):
+        assert (one[:2, :, 0] == 0).all()
+    share = (values[:, 0] == 0).mean()
+    middle, far = ((one - share) / (1 - share) for one in levels[2:])
+    np.testing.assert_allclose(found.value[2, 1, 0], 10 + ndtri(middle), atol=0.25)
+    np.testing.assert_allclose(found.value[3, 1, 0], 10 + ndtri(far), atol=0.35)
+    assert (found.low[2:] < found.value[2:]).all()
