@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -279,7 +280,8 @@ def _draw(path: Path, chart: Chart, feature: int) -> None:
     figure.supxlabel(f"{layout.along}{unit}", fontsize=9, y=0.12 / tall)
     more = f"; {beyond} beyond the picture, at its edge" if beyond else ""
     at = f" at {layout.said}" if layout.at else ""
-    figure.suptitle(f"{chart.names[feature]}: centiles with 95 % bands{at}{more}", fontsize=10, y=1 - 0.12 / tall)
+    title = f"{chart.names[feature]}: centiles with 95 % bands{at}{more}"
+    figure.suptitle(fill(title, int(13 * wide)), fontsize=10, y=1 - 0.08 / tall)
     with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
 
