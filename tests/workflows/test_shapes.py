@@ -235,7 +235,12 @@ def test_other_models_work_on_shapes_too(organs: Path, tmp_path: Path) -> None:
 
 
 def test_a_growth_chart_sums_up_how_unusual_an_organ_is(organs: Path, tmp_path: Path) -> None:
-    chart = ("--config", "growth_chart.yaml", "--set", "input={kind: shape, suffix: mask, desc: organ}")
+    chart = (
+        "--config",
+        "growth_chart.yaml",
+        "--set",
+        "input={kind: shape, suffix: mask, desc: organ, spacing: [4, 4, 4], shape: [16, 16, 16]}",
+    )
     assert run("train", organs, tmp_path / "m", *chart, "--set", "covariates.site=null", "--quiet") == 0
     few = pd.read_csv(organs / "participants.tsv", sep="\t")["participant_id"][:2]
     asked = ("--model", tmp_path / "m" / "model", "--workers", 1, "--participant-label", *few, "--quiet")
