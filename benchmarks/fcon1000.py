@@ -67,7 +67,8 @@ def medrep_linear(
 
 
 METHODS: dict[str, Method] = {"raw": raw, "medrep": medrep_linear}
-METHODS |= {name: partial(run_peer, name) for name in PEERS if not name.startswith("demovae")}  # see `disentangle`
+ELSEWHERE = ("demovae", "pcntoolkit")  # see `disentangle` and `charts`
+METHODS |= {name: partial(run_peer, name) for name in PEERS if not name.startswith(ELSEWHERE)}
 
 
 def measure(seed: int, max_share: float, methods: dict[str, Method]) -> list[dict[str, object]]:

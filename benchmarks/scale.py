@@ -85,7 +85,7 @@ def run(options: Options) -> Report:
         everybody = contenders()
         for repeat in options.seeds(REPEATS):
             for contender, spec in everybody.items():
-                rows.append({"repeat": repeat, "method": contender} | _run(job, spec))
+                rows.append({"repeat": repeat, "method": contender} | run_contender(job, spec))
                 say(f"scale: repeat {repeat}, {contender}: {rows[-1]['seconds']:.1f} s")
     frame = pd.DataFrame(rows)
     medians = frame.groupby("method", sort=False).median(numeric_only=True).drop(columns="repeat")
@@ -119,7 +119,8 @@ def _smooth_field(rng: np.random.Generator) -> np.ndarray:
     return (field / field.std()).ravel().astype(np.float32)
 
 
-def _run(job: Path, contender: Contender) -> dict[str, object]:
+def run_contender(job: Path, contender: Contender) -> dict[str, object]:
+    """Fit a contender on the job's matrix and apply it, in a process of its own; return seconds and memory."""
     content = {name: getattr(contender, name) for name in ("module", "settings", "streams")}
     (job / "contender.json").write_text(json.dumps(content), encoding="utf-8")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), THREADS)

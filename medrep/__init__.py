@@ -24,6 +24,8 @@ __version__ = "0.2.0"
 
 _PUBLIC = {
     "AdditiveShape": "medrep.models",
+    "Chart": "medrep.estimators",
+    "ChartSettings": "medrep.models",
     "CohortFiles": "medrep.cohort.files",
     "Columns": "medrep.cohort.grid",
     "ConditionalVae": "medrep.models",
@@ -33,6 +35,7 @@ _PUBLIC = {
     "Dataset": "medrep.cohort.dataset",
     "EstimatorError": "medrep.errors",
     "Grid": "medrep.cohort.grid",
+    "GrowthChart": "medrep.models",
     "INPUTS": "medrep.cohort.kinds",
     "LinearModel": "medrep.models",
     "LinearSettings": "medrep.models",

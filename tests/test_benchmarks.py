@@ -7,8 +7,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
+from scipy.stats import norm
 
+from benchmarks.chart_methods import OWN, Chart, Question, in_process
+from benchmarks.chart_scores import LEVELS, crps, pit_error, pit_floor, plant, separation
+from benchmarks.chart_truth import CONFOUNDING, ChartTruth, correlation_ratio
 from benchmarks.comparison import compare_folders
 from benchmarks.shape_bulge import Bulge
 from medrep.cohort.nifti import LabelMap
@@ -60,3 +65,58 @@ def test_what_bulges_goes_back() -> None:
         assert np.abs(moved - points).max() > 0.3
         np.testing.assert_allclose(bulge.back(age, sex, moved), points, atol=1e-6)
     np.testing.assert_allclose(bulge.moved(50.0, "F", points), points, atol=1e-9)
+
+
+def test_generated_people_have_the_distribution_that_is_said() -> None:
+    truth, rng = ChartTruth(0), np.random.default_rng(0)
+    people = truth.people(20_000, rng)
+    assert abs(correlation_ratio(people) - CONFOUNDING) < 0.03
+    shapes, values = truth.shapes(people), truth.values(people, rng)
+    standard = (values - shapes.location) / shapes.spread
+    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=0.05)
+    np.testing.assert_allclose(standard.std(axis=0), 1, atol=0.05)
+    np.testing.assert_allclose(shapes.quantile(shapes.z(values)), values, atol=1e-9)
+    step = 1e-5
+    slope = (norm.cdf(shapes.z(values + step)) - norm.cdf(shapes.z(values - step))) / (2 * step)
+    np.testing.assert_allclose(np.exp(shapes.log_density(values)), slope, atol=1e-6)
+    old, young = (shapes.spread[people["age"].between(low, low + 5)].mean(axis=0) for low in (75, 20))
+    assert ((np.log2(old / young) * truth.directions) > 0.4).all()
+
+
+def test_scores_are_those_of_a_normal_distribution() -> None:
+    z = np.random.default_rng(1).standard_normal((4000, 5))
+    quantiles = np.broadcast_to(norm.ppf(LEVELS)[:, None, None], (len(LEVELS), *z.shape))
+    known = z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi)
+    assert abs(crps(quantiles, z, np.ones(5)) - known.mean()) < 2e-3
+    assert pit_floor(len(z)) / 3 < pit_error(z) < 3 * pit_floor(len(z))
+    assert pit_error(z + 0.3) > 10 * pit_floor(len(z))
+    shifted, rows, signs = plant(z, np.full(5, 2.0), 0)
+    assert separation(z[rows], z, signs) == pytest.approx(0.5, abs=0.05)
+    assert separation(shifted, z, signs) == pytest.approx(0.97, abs=0.03)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_simple_charts_say_one_thing_in_three_ways(name: str) -> None:
+    """z, density and quantiles of a chart are of one distribution."""
+    truth, rng = ChartTruth(2, new_sites=("new",), features=4), np.random.default_rng(2)
+    train, test = truth.people(400, rng), truth.people(50, rng)
+    values, observed = truth.values(train, rng), truth.values(test, rng)
+    question = Question(values, train, observed, test)
+    answer = in_process(OWN[name], question)
+    below = (answer.quantiles <= observed).mean(axis=0)
+    assert np.abs(below - norm.cdf(answer.z)).max() <= 0.5 / len(LEVELS) + 1e-9
+    chart: Chart = OWN[name]()
+    chart.fit(values, train)
+    inside = np.abs(answer.z) < 4
+    step = 1e-5
+    slope = (norm.cdf(chart.z(observed + step, test)) - norm.cdf(chart.z(observed - step, test))) / (2 * step)
+    np.testing.assert_allclose(np.exp(answer.log_density)[inside], slope[inside], rtol=1e-3, atol=1e-7)
+
+    own = truth.people_of("new", 30, truth.ages, rng)
+    try:
+        adapted = chart.adapt(truth.values(own, rng), own)
+    except NotImplementedError:
+        return
+    fresh = truth.people_of("new", 500, truth.ages, rng)
+    assert np.abs(adapted.z(truth.values(fresh, rng), fresh).mean(axis=0)).max() < 0.8
+    np.testing.assert_allclose(adapted.z(observed, test), answer.z, atol=0.5)  # known sites stay nearly as they were

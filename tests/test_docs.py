@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import medrep.models.chart.model
 import medrep.models.linear.model
 import medrep.models.shape.model
 import medrep.models.vae.model
 from medrep.cli import _COMMANDS
+from medrep.models.chart.settings import ChartSettings
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
 from medrep.models.vae.settings import VaeSettings
@@ -34,6 +36,7 @@ SETTINGS = {
     "linear.md": (medrep.models.linear.model, {"": LinearSettings}),
     "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "training.": Schedule}),
     "additive_shape.md": (medrep.models.shape.model, {"": ShapeSettings}),
+    "growth_chart.md": (medrep.models.chart.model, {"": ChartSettings}),
 }
 REFUSED = {4, 5}
 

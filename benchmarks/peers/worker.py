@@ -4,7 +4,9 @@ JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv 
 or M, and whose each row is where people come again) and job.json (reference, the site everybody is moved to, or null;
 seed; settings that differ from those of PEERS).
 The worker writes test_out.npy (float64), result.json and, where the fit gives more than one output, extras/NAME.npy: as
-wide as test.npy, but for the latents. Only numpy, pandas and the peer are needed here.
+wide as test.npy, but for the latents. A chart's test_out.npy holds z; its extras are log_density, of what was observed, and
+quantiles (levels x people x features) at the job's levels, both in units of the data. Only numpy, pandas and the peer
+are needed here.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ PEERS: dict[str, PeerSpec] = {
     "mixedlm": PeerSpec("longcombat", "with_longcombat", {"method": "mixedlm"}),
     "demovae": PeerSpec("demovae", "with_demovae", {"scaled": False}),
     "demovae-scaled": PeerSpec("demovae", "with_demovae", {"scaled": True}),
+    "pcntoolkit-blr": PeerSpec("pcntoolkit", "with_pcntoolkit", {"method": "blr"}),
+    "pcntoolkit-hbr": PeerSpec("pcntoolkit", "with_pcntoolkit", {"method": "hbr"}),
 }
 
 
@@ -93,8 +97,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _full_width(values: np.ndarray, test: np.ndarray, varies: np.ndarray) -> np.ndarray:
-    output = test.astype(np.float64)
-    output[:, varies] = values
+    output = np.empty((*values.shape[:-1], test.shape[1]))
+    output[...] = test
+    output[..., varies] = values
     return output
 
 

@@ -18,7 +18,7 @@ from medrep.models import MODELS, Model
 _CHOICES = {
     "unseen_site": ("error", "adapt"),
     "missing": ("error", "keep"),
-    "output": ("data", "latents"),
+    "output": ("data", "latents", "deviations"),
 }
 
 

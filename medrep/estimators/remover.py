@@ -53,15 +53,16 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         covariates: Name, or position in X -> ``"continuous"``, ``"categorical"``, ``"batch"`` (a category that acts on location
             and scale, as scanners do), or properties as in a YAML configuration, see `Covariate`. Covariates that are not removed
             are kept: what they do to the features is told apart from what the removed ones do.
-        model: ``"linear"`` or ``"conditional_vae"``.
-        settings: The model's own settings, by name (`LinearSettings`, `VaeSettings`); None has the defaults.
+        model: ``"linear"``, ``"conditional_vae"`` or ``"growth_chart"``.
+        settings: The model's own settings, by name (`LinearSettings`, `VaeSettings`, `ChartSettings`); None has the defaults.
         references: Removed covariate -> value it is moved to; by default the training mean, the most frequent level, or for a
             batch the pooled cohort.
         unseen_site: What levels of a batch covariate do that training did not have: ``"error"``, or ``"adapt"``, which
             estimates them from the people given to that call of ``transform``, so that these depend on each other; nothing of
             it stays in the estimator.
         missing: ``"error"``, or ``"keep"``: NaN cells are left out of the fit and stay NaN.
-        output: ``"data"``, features without the removed covariates, or ``"latents"``, what is left of each person without any.
+        output: ``"data"``, features without the removed covariates, ``"latents"``, what is left of each person without any, or
+            ``"deviations"``, how unusual each feature is (a growth chart's z; see `Chart`).
         random_state: Seed of every random step, a whole number.
 
     Attributes:
@@ -164,6 +165,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         if model is None:
             return data
         people = model.dataset(data, frame)
+        if self.output == "deviations":
+            self._refuse_unmeasured(model, people, None)
+            return model.deviations(people).compute(slice(0, data.shape[1]))
         if self.output == "latents":
             self._refuse_unmeasured(model, people, None)
             return model.encode(people)
@@ -303,7 +307,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "keep"
-        tags.transformer_tags.preserves_dtype = ["float64"] if self.output == "latents" else ["float64", "float32"]
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"] if self.output == "data" else ["float64"]
         return tags
 
     def _html_repr(self) -> str:
@@ -311,8 +315,8 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         model = getattr(self, "model_", None)
         if model is None:
             return diagram
-        latents, people = self.output == "latents", self._saved.provenance.people
-        summary = summary_html(model, people, self._target, self.history_, self.certificates_, latents=latents)
+        moved, people = self.output == "data", self._saved.provenance.people
+        summary = summary_html(model, people, self._target, self.history_, self.certificates_, latents=not moved)
         return f"<div>{diagram}{summary}</div>"
 
     @property
@@ -322,7 +326,11 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         return _unnamed(self.n_features_in_) if names is None else [str(name) for name in names]
 
     def _plan(self) -> Plan:
-        return read_plan(self.get_params(deep=False), self._columns, named=hasattr(self, "feature_names_in_"))
+        return read_plan(self._parameters(), self._columns, named=hasattr(self, "feature_names_in_"))
+
+    def _parameters(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = self.get_params(deep=False)
+        return found
 
     def _check_columns(self, X: Any, *, reset: bool) -> None:
         try:
@@ -354,11 +362,13 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         """Keep a fitted model, what a folder says beside it, and where the removed covariates go."""
         self._saved, self._target, model = saved, dict(target), saved.model
         self.model_, self.schema_ = model, model.schema
-        removed = model.schema.names if self.output == "latents" else tuple(target)
+        removed = tuple(target) if self.output == "data" else model.schema.names
         kept = tuple(name for name in model.schema.names if name not in removed)
         self.certificates_ = model.certificates(removed, kept)
         anybody = {c.declared.name: [c.reference] for c in model.schema.fitted}
         self._latents = model.encode(model.dataset(np.zeros((1, model.columns.count)), pd.DataFrame(anybody))).shape[1]
+        if self.output == "deviations" and (refused := model.refusal("deviations")):
+            raise EstimatorError(f"output is 'deviations', but {refused}")
         if self.output == "latents" and not self._latents:
             raise EstimatorError(
                 "output is 'latents', but the model keeps none of a person; give settings that keep some"

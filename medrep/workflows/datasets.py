@@ -133,7 +133,7 @@ def train(
 
     Args:
         dataset: The people of training.
-        model: ``linear``, ``conditional_vae`` or ``additive_shape``; by default that of the configuration they were read for, or
+        model: A key of ``medrep.models.MODELS``, as ``linear``; by default that of the configuration they were read for, or
             ``linear``.
         settings: The model's settings by name, as a configuration has them, or an instance of its settings.
         seed: Of every random step; by default that of the configuration, or 0.

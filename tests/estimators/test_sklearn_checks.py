@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from medrep.estimators import CovariateRemover
+from medrep.estimators import Chart, CovariateRemover
 
 # A straight line, since some checks have ten people.
 LINE = {"spline_degrees": 1}
@@ -15,6 +15,7 @@ LINE = {"spline_degrees": 1}
         CovariateRemover(),
         CovariateRemover(remove=1, covariates={1: "continuous"}, settings=LINE),
         CovariateRemover(remove=1, covariates={1: "continuous"}, settings=LINE, output="latents"),
+        Chart(covariates={1: "continuous"}, settings=LINE | {"scale_degrees": 1}),
     ]
 )
 def test_check(estimator: CovariateRemover, check: Callable[[CovariateRemover], None]) -> None:

@@ -28,7 +28,8 @@ Values that many people share exactly (point masses; `medrep/models/exceptions.p
 Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory, unseen batches from a few of
 their people; it holds nobody's rows. **Limitations**: shape is the same at all covariates, sites included; visits of a person are
 moved each by itself; columns that are not positive, and images, are taken as they are; voxel-wise use assumes that voxels
-correspond between people. z says how rare a value is among people like those of training. It is no diagnosis.
+correspond between people. z says how rare a value is among people like those of training: it is no diagnosis, and what a
+removal gives is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
@@ -37,11 +38,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medrep._files import release_pages
 from medrep._persisted import persisted, stored
-from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.covariates import Categorical, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
@@ -49,7 +50,7 @@ from medrep.models.base import Adaptation, Capability, EffectTerms, FitContext, 
 from medrep.models.chart.atoms import Atoms
 from medrep.models.chart.changes import Changes
 from medrep.models.chart.location import Location
-from medrep.models.chart.new_levels import LevelPeople, Told, extended, told
+from medrep.models.chart.new_levels import Entry, LevelPeople, Priors, told
 from medrep.models.chart.powers import CHOICES, Powers
 from medrep.models.chart.settings import ChartSettings
 from medrep.models.chart.shapes import Shapes, log_density, normal_score, student
@@ -63,7 +64,7 @@ from medrep.models.requirements import Images, Requirements
 
 Block = Float[np.ndarray, "people block"]
 
-_FOLDS = 5
+_FOLDS = 3
 _PRIORS = 512  # columns that the prior of scales is told from
 _WORST = -30.0  # what a log density counts at least where powers are chosen
 
@@ -95,8 +96,8 @@ class GrowthChart(Model):
     error_unit = "sd"
     masks = True
     sources = (
-        "Scale by covariates and batches: Gardner et al. 2025, Human Brain Mapping 46, e70197. Shape: Jones and Pewsey 2009,"
-        " Biometrika 96, 761-780.",
+        "Location, scale and shape by covariates: Rigby and Stasinopoulos 2005, Applied Statistics 54, 507-554. Sinh-arcsinh:"
+        " Jones and Pewsey 2009, Biometrika 96, 761-780. Powers: Box and Cox 1964, J. R. Stat. Soc. B 26, 211-252.",
     )
 
     @classmethod
@@ -311,36 +312,39 @@ class GrowthChart(Model):
             for row, unseen in self.schema.unseen(frame):
                 own = levels.setdefault(unseen, LevelPeople(self.columns.count))
                 own.add(residuals[row], logs[row], (rows[0][row], rows[1][row]), frame.iloc[[row]])
-        model, notes, prior = self, [], self.scales.prior
+        model, notes = self, []
         for (name, level), own in sorted(levels.items()):
-            found = told(own, self.location.level_variance, prior.mean, prior.variance, prior.tempering)
-            model = model._with_level(name, level, own, found)
+            model, (location, scale) = model._with_level(name, level, own)
             error = float(np.sqrt(model.location.variance(pd.concat(own.rows)).mean()))
-            scale_error = None if own.people < 2 else float(np.sqrt(found.scale_variance))
-            notes.append(Adaptation(name, level, own.people, error, scale_error, *found.kept))
+            scale_error = None if own.people < 2 else float(np.sqrt(scale.variance))
+            notes.append(
+                Adaptation(
+                    name, level, own.people, error, scale_error, location.kept, scale.kept, location.effects**0.5
+                )
+            )
         return model, tuple(notes)
 
-    def _with_level(self, name: str, level: str, people: LevelPeople, found: Told) -> "GrowthChart":
+    def _with_level(self, name: str, level: str, people: LevelPeople) -> tuple["GrowthChart", tuple[Entry, Entry]]:
         at, first = self.location.line.design.batch_slices()[name].stop, self.location.levels
-        line = self.location.line.with_level(
-            name, level, found.location * self.location.line.sd, np.zeros(self.columns.count)
-        )
         rows = np.asarray(people.location) / people.people, np.asarray(people.scale) / people.people
+        where, scales = self.location, self.scales
+        known = where.covariance, scales.covariance
+        effects = [float(row @ own @ row) for row, own in zip(rows, known, strict=True)]
+        prior = scales.prior
+        priors = Priors(where.level_variance, effects[0], prior.mean, prior.variance, effects[1], prior.tempering)
+        location, scale, mean = told(people, priors)
         places = tuple(len(row) - first + at for row in rows)
-        location = replace(
-            self.location,
-            line=line,
-            covariance=extended(self.location.covariance, places[0], rows[0], found.kept[0], found.location_variance),
-        )
-        scales, prior = self.scales, self.scales.prior
+        line = where.line.with_level(name, level, location.values * where.line.sd, np.zeros(self.columns.count))
+        covariance = location.extended(where.covariance, places[0], rows[0])
         scales = replace(
             scales,
             design=replace(scales.design, schema=line.schema),
-            coefficients=np.insert(scales.coefficients, places[1], found.log_scale, axis=0),
-            covariance=extended(scales.covariance, places[1], rows[1], found.kept[1], found.scale_variance),
-            prior=replace(prior, mean=np.insert(prior.mean, at, found.mean)),
+            coefficients=np.insert(scales.coefficients, places[1], scale.values, axis=0),
+            covariance=scale.extended(scales.covariance, places[1], rows[1]),
+            prior=replace(prior, mean=np.insert(prior.mean, at, mean)),
         )
-        return replace(self, schema=line.schema, location=location, scales=scales)
+        where = replace(where, line=line, covariance=covariance)
+        return replace(self, schema=line.schema, location=where, scales=scales), (location, scale)
 
     @classmethod
     def requirements(
@@ -392,13 +396,11 @@ class GrowthChart(Model):
 
 def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Float[np.ndarray, " columns"]:
     """Return the power of each column that gives people who are left out the highest log density."""
-    units = dataset.units
-    persons = np.unique(units)
-    fold = np.random.default_rng([seed, 61]).permutation(len(persons))[np.searchsorted(persons, units)] % _FOLDS
+    fold = _folds(dataset, seed)
     values = np.asarray(dataset.values, dtype=np.float64)
     positive = (np.where(np.isfinite(values), values, np.inf) > 0).all(axis=0)
     found = np.zeros((len(CHOICES), dataset.columns.count))
-    if not positive.any() or len(persons) < 2 * _FOLDS:
+    if not positive.any() or fold.max(initial=-1) < _FOLDS - 1:
         return np.ones(dataset.columns.count)
     for choice, power in enumerate(CHOICES):
         for own in range(_FOLDS):
@@ -408,6 +410,22 @@ def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Floa
             found[choice] += np.nan_to_num(np.maximum(model.log_density(dataset.take(out)), _WORST)).sum(axis=0)
     chosen = np.asarray(CHOICES)[found.argmax(axis=0)]
     return np.where(positive & (np.ptp(found, axis=0) > 0), chosen, 1.0)
+
+
+def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:
+    """Deal people of each combination of levels into folds; who is alone in theirs is never left out: -1."""
+    names = [one.declared.name for one in dataset.schema.fitted if isinstance(one, Categorical)]
+    cell = (
+        dataset.covariates.groupby(names, observed=True).ngroup().to_numpy() if names else np.zeros(len(dataset), int)
+    )
+    units, first = np.unique(dataset.units, return_index=True)
+    order = np.random.default_rng([seed, 61]).permutation(len(units))
+    dealt = order[np.argsort(cell[first][order], kind="stable")]
+    own = cell[first][dealt]
+    place = np.arange(len(own)) - np.searchsorted(own, own)
+    fold = np.empty(len(units), dtype=np.int64)
+    fold[dealt] = np.where(np.bincount(own)[own] > 1, (place + own) % _FOLDS, -1)
+    return fold[np.searchsorted(units, dataset.units)]
 
 
 def _history(model: GrowthChart) -> pd.DataFrame:

@@ -5,9 +5,10 @@ level's location g has the prior N(0, t), its log scale l that of the chart's le
 S0 / e^2l + 1 / t with S0 the sum of 1 / tau^2; given g, l is found by Newton's steps, and g is one parameter less as far as
 people told it. Both alternate.
 
-Errors of covariates' effects at the level's people are in g, and go against it where people like them are looked at: with x0
-their mean row, C the covariance of the other coefficients and k the share of g that people told, g varies with the others by
--k C x0, and by itself by what is left and k^2 x0'C x0.
+What people of the level show is g and the error of covariates' effects at them, x0'b with the variance x0'C x0: so g is shrunk
+as one that varies with t + x0'C x0, and goes against that error where people like them are looked at. With k the share that
+people told and v what their noise leaves, g varies with the others by -k C x0, and by itself by (1 - k)^2 t + k^2 (v + x0'C
+x0). The same holds for l.
 """
 
 from dataclasses import dataclass, field
@@ -64,81 +65,92 @@ class LevelPeople:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A level as its people tell it.
+class Entry:
+    """A coefficient as the people of its level tell it.
 
     Attributes:
-        location: g of each column, in units of its deviation.
-        log_scale: l of each column.
-        location_variance: Of g, a mean over columns.
-        scale_variance: Of l, a mean over columns.
-        mean: Prior mean of l.
-        kept: Shares of g and l that people told.
+        values: Of each column.
+        prior: Its variance among levels.
+        effects: Variance of covariates' effects at its people.
+        kept: Share that people told.
     """
 
-    location: Columns
-    log_scale: Columns
-    location_variance: float
-    scale_variance: float
-    mean: float
-    kept: tuple[float, float]
+    values: Columns
+    prior: float
+    effects: float
+    kept: float
+
+    @property
+    def variance(self) -> float:
+        """What its own variance is beside the effects'."""
+        noise = (self.prior + self.effects) * (1 / max(self.kept, 1e-9) - 1)
+        return float((1 - self.kept) ** 2 * self.prior + self.kept**2 * noise)
+
+    def extended(self, covariance: Square, at: int, row: Float[np.ndarray, " rows"]) -> Float[np.ndarray, "more more"]:
+        """Return the covariance of coefficients with this one.
+
+        Args:
+            covariance: Of the others.
+            at: Where it comes.
+            row: Mean row of its people, the others' columns.
+        """
+        across = -self.kept * covariance @ row
+        found = np.insert(np.insert(covariance, at, across, axis=0), at, np.insert(across, at, 0.0), axis=1)
+        found[at, at] = self.variance + self.kept**2 * self.effects
+        return np.asarray(found)
 
 
-def told(
-    level: LevelPeople, level_variance: float, mean: Float[np.ndarray, " levels"], variance: float, tempering: float
-) -> Told:
-    """Tell a level from its people.
+@dataclass(frozen=True)
+class Priors:
+    """Priors of a level.
 
-    Args:
-        level: They.
-        level_variance: t.
+    Attributes:
+        location: t.
+        location_effects: x0'C x0 of the location.
         mean: Prior mean of log scale of each level of training.
-        variance: Prior variance of log scales around them.
+        scale: Variance of log scales around them.
+        scale_effects: x0'C x0 of the scale.
         tempering: As of the chart's scales.
     """
+
+    location: float
+    location_effects: float
+    mean: Float[np.ndarray, " levels"]
+    scale: float
+    scale_effects: float
+    tempering: float
+
+
+def told(level: LevelPeople, priors: Priors) -> tuple[Entry, Entry, float]:
+    """Return location, in units of deviations, and log scale of a level, and the prior mean of the latter."""
+    mean = priors.mean
     centre, wide = (float(mean.mean()), float(mean.var())) if len(mean) else (0.0, 0.0)
-    found = _posterior(level, level_variance, (centre, variance + wide), tempering)
+    found = _posterior(level, priors, centre, priors.scale + wide)
     seen = level.known > 0
     if seen.sum() >= _MANY and level.people > 1:
-        own = float(found.log_scale[seen].mean())
-        found = _posterior(level, level_variance, (own, variance), tempering)
-    return found
+        centre = float(found[1].values[seen].mean())
+        found = _posterior(level, priors, centre, priors.scale)
+    return *found, centre
 
 
-def extended(covariance: Square, at: int, row: Float[np.ndarray, " rows"], kept: float, variance: float) -> Square:
-    """Return the covariance of coefficients with one more, a level's.
-
-    Args:
-        covariance: Of the others.
-        at: Where the level comes.
-        row: Mean row of its people, the others' columns.
-        kept: Share of the level that its people told.
-        variance: What is left of its own variance.
-    """
-    across = -kept * covariance @ row
-    found = np.insert(np.insert(covariance, at, across, axis=0), at, np.insert(across, at, 0.0), axis=1)
-    found[at, at] = variance + kept**2 * float(row @ covariance @ row)
-    return np.asarray(found)
-
-
-def _posterior(level: LevelPeople, t: float, prior: tuple[float, float], tempering: float) -> Told:
+def _posterior(level: LevelPeople, priors: Priors, centre: float, variance: float) -> tuple[Entry, Entry]:
     none, one, two = level.sums
-    centre, variance = prior
-    log_scale = np.full(level.width, centre)
+    t, wide = priors.location + priors.location_effects, variance + priors.scale_effects
+    location, log_scale = np.zeros(level.width), np.full(level.width, centre)
     for _ in range(_ROUNDS):
         precision = none * np.exp(-2 * log_scale)
         location = one * np.exp(-2 * log_scale) / (precision + 1 / t)
         freedom = np.maximum(level.known - precision / (precision + 1 / t), 0)
         square = np.maximum(two - 2 * location * one + location**2 * none, 0) * np.exp(-2 * log_scale)
-        slope = tempering * (freedom - square) + (log_scale - centre) / variance
-        curve = 2 * tempering * np.maximum(square, freedom / 2) + 1 / variance
+        slope = priors.tempering * (freedom - square) + (log_scale - centre) / wide
+        curve = 2 * priors.tempering * np.maximum(square, freedom / 2) + 1 / wide
         log_scale = log_scale - np.clip(slope / curve, -_STEP, _STEP)
     precision = none * np.exp(-2 * log_scale)
-    location = one * np.exp(-2 * log_scale) / (precision + 1 / t)
-    freedom = np.maximum(level.known - precision / (precision + 1 / t), 0)
-    unknown, of_scale = 1 / (precision + 1 / t), 1 / (2 * tempering * freedom + 1 / variance)
     seen = level.known > 0
-    if not seen.any():
-        return Told(location, log_scale, t, variance, centre, (0.0, 0.0))
-    left, scale_left = float(unknown[seen].mean()), float(of_scale[seen].mean())
-    return Told(location, log_scale, left, scale_left, centre, (1 - left / t, 1 - scale_left / variance))
+    freedom = np.maximum(level.known - precision / (precision + 1 / t), 0)
+    kept = precision / (precision + 1 / t), 1 - 1 / (1 + wide * 2 * priors.tempering * freedom)
+    shares = [float(own[seen].mean()) if seen.any() else 0.0 for own in kept]
+    return (
+        Entry(location, priors.location, priors.location_effects, shares[0]),
+        Entry(log_scale, variance, priors.scale_effects, shares[1]),
+    )

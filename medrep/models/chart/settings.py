@@ -15,7 +15,7 @@ class ChartSettings:
 
     Attributes:
         spline_degrees: Degrees of freedom of a continuous covariate's effect on location; 1 is a straight line.
-        scale_degrees: The same of its effect on log scale; 0: scale depends on batches alone.
+        scale_degrees: The same of its effect on log scale.
         interactions: Groups of effect covariates whose product enters location and scale too, for instance ``[[age, sex]]``.
         shape: What is left at given covariates: ``sinh-arcsinh`` may be skewed and have heavier or lighter tails than
             ``gaussian``.
@@ -27,7 +27,7 @@ class ChartSettings:
     """
 
     spline_degrees: int = 4
-    scale_degrees: int = 2
+    scale_degrees: int = 4
     interactions: tuple[tuple[str, ...], ...] = ()
     shape: Shape = "sinh-arcsinh"
     power: Literal["auto", "none"] = "auto"
@@ -40,10 +40,8 @@ class ChartSettings:
         Raises:
             ModelError: The setting, its value and what is allowed.
         """
-        if self.scale_degrees < 0:
-            raise ModelError(
-                f"settings.scale_degrees is {self.scale_degrees}; give 0 (none), 1 (a straight line) or more"
-            )
+        if self.scale_degrees < 1:
+            raise ModelError(f"settings.scale_degrees is {self.scale_degrees}; give 1 (a straight line) or more")
 
     @property
     def location(self) -> LinearSettings:

@@ -16,8 +16,8 @@ from jaxtyping import Float
 Block = Float[np.ndarray, "people columns"]
 Freedom = Float[np.ndarray, "people _"]
 
-BINS = 64
-_SEARCHES, _HALVINGS = 12, 4
+BINS = 48
+_SEARCHES, _HALVINGS, _NEAR, _SLACK = 12, 4, 0.01, 1e-9
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
@@ -53,7 +53,7 @@ class Shapes:
         """Return z of residuals."""
         return _terms(self.parameters[:, part], residuals)[2]
 
-    def residuals(self, z: Block, part: slice = slice(None)) -> Block:
+    def residuals(self, z: Float[np.ndarray, "people _"], part: slice = slice(None)) -> Block:
         """Return the residuals whose z these are."""
         centre, log_width, skew, log_tail = self.parameters[:, part]
         return np.asarray(centre + np.exp(log_width) * np.sinh((np.arcsinh(z) + skew) / np.exp(log_tail)))
@@ -87,59 +87,72 @@ def log_density(t: Block, freedom: Freedom) -> Block:
 def _binned(residuals: Block) -> tuple[Float[np.ndarray, "bins columns"], Float[np.ndarray, " columns"]]:
     """Return the means of equal parts of each column's sorted values, and how many there are."""
     ordered = np.sort(residuals, axis=0)  # NaN last
-    counts = np.isfinite(ordered).sum(axis=0)
-    sums = np.concatenate([np.zeros((1, ordered.shape[1])), np.cumsum(np.nan_to_num(ordered), axis=0)])
-    share = np.linspace(0, 1, BINS + 1)[:, None] * counts
-    # Parts are as large as each other, so values at their ends belong to both.
-    whole = np.minimum(share.astype(np.int64), np.maximum(counts - 1, 0))
-    ends = np.take_along_axis(sums, whole, axis=0) + (share - whole) * np.take_along_axis(
-        np.nan_to_num(ordered), whole, axis=0
-    )
-    return np.diff(ends, axis=0) / np.maximum(counts / BINS, 1e-9), counts.astype(np.float64)
+    counts = len(ordered) - np.isnan(ordered[::-1]).argmin(axis=0)
+    counts[np.isnan(ordered[:1]).any(axis=0)] = 0
+    found = np.zeros((BINS, ordered.shape[1]))
+    for count in np.unique(counts[counts > 0]):
+        some = counts == count
+        own = ordered[:count] if some.all() else ordered[:count, some]
+        sums = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own, axis=0)])
+        # Parts are as large as each other, so values at their ends belong to both.
+        share = np.linspace(0, 1, BINS + 1) * count
+        whole = np.minimum(share.astype(np.int64), count - 1)
+        found[:, some] = np.diff(sums[whole] + (share - whole)[:, None] * own[whole], axis=0) * (BINS / count)
+    return found, counts.astype(np.float64)
 
 
 def _scored(values: Float[np.ndarray, "bins columns"], counts: Float[np.ndarray, " columns"]) -> Parameters:
     """Fit by Fisher scoring, each step halved until it is none for the worse."""
     found = np.zeros((4, values.shape[1]))
     found[0], found[1] = values.mean(axis=0), np.log(np.maximum(values.std(axis=0), 1e-9))
-    loss = _loss(found, values, counts)
+    loss, terms = _loss(found, values, counts)
     for _ in range(_SEARCHES):
-        scores = _scores(found, values)
+        scores = _scores(found, terms)
         gradient = counts * scores.mean(axis=1)
         gradient[2:] -= _PRIOR * found[2:]
-        information = np.einsum("anv,bnv->vab", scores, scores, optimize=True) * (counts / BINS)[:, None, None]
+        information = np.matmul(scores.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * (counts / BINS)[:, None, None]
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * counts[:, None]
         step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+        tried, terms = _loss(found + step, values, counts)
         for _ in range(_HALVINGS):
-            tried = _loss(found + step, values, counts)
-            worse = ~(tried <= loss)
+            worse = tried > loss + _SLACK * np.abs(loss)
             if not worse.any():
                 break
             step = np.where(worse, step / 2, step)
-        better = _loss(found + step, values, counts) <= loss
-        found = np.where(better, found + step, found)
-        loss = _loss(found, values, counts)
+            tried, terms = _loss(found + step, values, counts)
+        found, loss = found + step, tried
+        if np.abs(step).max(initial=0) < _NEAR:
+            break
     return found
 
 
-def _loss(parameters: Parameters, values: np.ndarray, counts: np.ndarray) -> Float[np.ndarray, " columns"]:
+_Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _loss(
+    parameters: Parameters, values: np.ndarray, counts: np.ndarray
+) -> tuple[Float[np.ndarray, " columns"], _Terms]:
     _, log_width, skew, log_tail = parameters
     y, turned, z = _terms(parameters, values)
-    own = 0.5 * z**2 - _log_cosh(turned) - log_tail + log_width + 0.5 * np.log1p(y**2)
-    return np.asarray(counts * own.mean(axis=0) + 0.5 * _PRIOR * (skew**2 + log_tail**2))
+    own = 0.5 * z**2 - _log_cosh(turned) + 0.5 * np.log1p(y**2)
+    total = counts * (own.mean(axis=0) - log_tail + log_width)
+    return total + 0.5 * _PRIOR * (skew**2 + log_tail**2), (y, turned, z)
 
 
-def _scores(parameters: Parameters, values: np.ndarray) -> Float[np.ndarray, "four bins columns"]:
+def _scores(parameters: Parameters, terms: _Terms) -> Float[np.ndarray, "four bins columns"]:
     """Return derivatives of the log density by each parameter."""
     width, tail = np.exp(parameters[1]), np.exp(parameters[3])
-    y, turned, z = _terms(parameters, values)
-    root = np.sqrt(1 + y**2)
-    along = np.tanh(turned) - z * np.cosh(turned)
-    pull = y / root**2 - along * tail / root
-    return np.stack([pull / width, y * pull - 1, -along, along * tail * np.arcsinh(y) + 1])
+    y, turned, z = terms
+    square = 1 + y**2
+    cosh = np.sqrt(1 + z**2)
+    along = z / cosh - z * cosh
+    inside = along * tail
+    pull = y / square - inside / np.sqrt(square)
+    # tail * asinh(y) is what is turned, and skewness.
+    return np.stack([pull / width, y * pull - 1, -along, along * (turned + parameters[2]) + 1])
 
 
-def _terms(parameters: Parameters, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _terms(parameters: Parameters, values: np.ndarray) -> _Terms:
     centre, log_width, skew, log_tail = parameters
     y = (values - centre) / np.exp(log_width)
     turned = np.clip(np.exp(log_tail) * np.arcsinh(y) - skew, -_MOST, _MOST)

@@ -4,12 +4,12 @@
 
 The posterior mode is found by Fisher scoring of the normal likelihood of residuals, with their squares over 1 - leverage. Its
 information 2 G'G does not depend on what is estimated, so complete columns share one factorisation. Where residuals have heavy
-tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns. m
-and tau^2 are told from some columns, and the same for all. Effects and levels are fitted together: a scale that grows with age is
-not to be taken for that of a site of old people.
+tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns.
+m and tau^2 are told from some columns, and the same for all; m varies about 0 as far as it does by more than chance. Effects
+and levels are fitted together: a scale that grows with age is not to be taken for that of a site of old people.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +22,9 @@ Square = Float[np.ndarray, "rows rows"]
 
 _SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
 _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
-_NEAR = 1e-3
-_EFFECT = 1.0  # precision of effects: a weak prior
+_SPREADS = 30
+_NEAR, _SLACK = 0.01, 1e-9
+_EFFECT = 0.3  # precision of effects: a weak prior
 _FIRST, _LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
 _MANY = 5  # columns from which on the mean of a level over columns is told
@@ -87,16 +88,10 @@ class ScalePrior:
 
     def covariance(self, people: ScaleRows) -> Square:
         """Return the posterior covariance of a column in which everybody has a value."""
-        return np.asarray(np.linalg.inv(self._information(people.rows.T @ (people.weights[:, None] * people.rows))))
+        return np.asarray(np.linalg.inv(self.information(people.rows.T @ (people.weights[:, None] * people.rows))))
 
-    def information(self, problem: "_Problem") -> Float[np.ndarray, "_ rows rows"]:
-        """Return the posterior precision: one for all columns where everybody has a value in each."""
-        rows, weights = problem.people.rows, problem.weights
-        if (weights == weights[:, :1]).all():
-            return self._information(rows.T @ (weights[:, :1] * rows))[None]
-        return self._information(np.einsum("nr,nv,ns->vrs", rows, weights, rows, optimize=True))
-
-    def _information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
+    def information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
+        """Return the posterior precision, of products of people's rows."""
         found = 2 * self.tempering * products
         count = found.shape[-1]
         found[..., range(count), range(count)] += self.precision(count) + 1e-9
@@ -155,63 +150,117 @@ def log_scales(people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> Fl
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """Squares of residuals, in units of their mean in each column, and what each counts."""
+    """Squares of residuals, in units of their mean in each column, 0 where nothing is seen; and sums over who is seen.
+
+    Attributes:
+        people: Of training.
+        weighed: Their rows, times what each counts.
+        squares: People x columns.
+        totals: Sums of weighed rows in each column.
+        products: Of rows and weighed rows: one for all columns where everybody is seen in each, else one for each.
+        usual: Mean square of each column.
+    """
 
     people: ScaleRows
+    weighed: Rows
     squares: Residuals
-    weights: Residuals
+    totals: Float[np.ndarray, "rows columns"]
+    products: Float[np.ndarray, "_ rows rows"]
     usual: Float[np.ndarray, " columns"]
 
     @classmethod
     def of(cls, people: ScaleRows, residuals: Residuals) -> "_Problem":
-        seen = np.isfinite(residuals)
-        weights = people.weights[:, None] * seen
-        squares = people.own(np.where(seen, residuals, 0)) ** 2
-        usual = (weights * squares).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-12)
+        weighed, columns = people.rows * people.weights[:, None], residuals.shape[1]
+        squares = people.own(residuals)
+        squares *= squares
+        shared, sums = people.rows.T @ weighed, weighed.sum(axis=0)[:, None]
+        products, totals = shared[None], np.repeat(sums, columns, axis=1)
+        unseen = np.isnan(squares)
+        holes = np.flatnonzero(unseen.any(axis=0))
+        if len(holes):
+            squares[unseen] = 0
+            seen = 1.0 - unseen[:, holes]
+            totals[:, holes] = weighed.T @ seen
+            products = np.repeat(products, columns, axis=0)
+            products[holes] = np.einsum("nr,nv,ns->vrs", people.rows, seen, weighed, optimize=True)
+        usual = people.weights @ squares / np.maximum(totals[0], 1e-12)
         usual = np.where(usual > 0, usual, 1)
-        return cls(people, squares / usual, weights, usual)
+        squares /= usual
+        return cls(people, weighed, squares, totals, products, usual)
 
     def searched(self, found: np.ndarray, prior: ScalePrior, searches: int) -> Float[np.ndarray, "rows columns"]:
         """Return better coefficients; each step is halved until it is none for the worse."""
         count = len(found)
-        information, precision = prior.information(self), prior.precision(count)[:, None]
+        information, precision = prior.information(self.products), prior.precision(count)[:, None]
         centre = prior.centre(count)[:, None]
 
-        def loss(at: np.ndarray) -> Float[np.ndarray, " columns"]:
-            log = self.people.rows @ at
-            own = prior.tempering * (self.weights * (log + 0.5 * self.squares * np.exp(-2 * log))).sum(axis=0)
-            return np.asarray(own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0))
+        def looked_at(at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], Residuals]:
+            shares = self.shares(at)
+            own = (self.totals * at).sum(axis=0) + 0.5 * (self.people.weights @ shares)
+            return prior.tempering * own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
 
-        now = loss(found)
+        now, shares = looked_at(found)
         for _ in range(searches):
-            excess = self.weights * (self.shares(found) - 1)
-            gradient = prior.tempering * (self.people.rows.T @ excess) - precision * (found - centre)
-            step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
+            gradient = prior.tempering * self.gradient(shares) - precision * (found - centre)
+            step = np.clip(_solved(information, gradient), -_STEP, _STEP)
+            tried, shares = looked_at(found + step)
             for _ in range(_HALVINGS):
-                tried = loss(found + step)
-                worse = ~(tried <= now)
+                worse = tried > now + _SLACK * np.abs(now)
                 if not worse.any():
                     break
                 step = np.where(worse, step / 2, step)
-            better = tried <= now
-            found, now = np.where(better, found + step, found), np.where(better, tried, now)
+                tried, shares = looked_at(found + step)
+            found, now = found + step, tried
             if np.abs(step).max(initial=0) < _NEAR:
                 break
         return found
 
     def shares(self, found: np.ndarray) -> Residuals:
         """Return squares in units of what is expected of each."""
-        return np.asarray(self.squares * np.exp(-2 * (self.people.rows @ found)))
+        shares = self.people.rows @ found
+        shares *= -2
+        np.exp(shares, out=shares)
+        shares *= self.squares
+        return np.asarray(shares)
+
+    def gradient(self, shares: Residuals) -> Float[np.ndarray, "rows columns"]:
+        """Return that of the log likelihood."""
+        return np.asarray(self.weighed.T @ shares - self.totals)
 
     def told(self, found: np.ndarray, prior: ScalePrior) -> ScalePrior:
         """Return the prior that coefficients tell."""
-        shares, total = self.shares(found), np.maximum(self.weights.sum(axis=0), 1e-12)
-        mean, second = ((self.weights * shares**power).sum(axis=0) / total for power in (1, 2))
+        shares, weights = self.shares(found), self.people.weights
+        mean, second = (weights @ power / np.maximum(self.totals[0], 1e-12) for power in (shares, shares**2))
         kurtosis = float(np.median(np.clip(second / np.maximum(mean, 1e-12) ** 2, *_KURTOSIS)))
-        levels = found[self.people.effects :]
+        levels, tempering = found[self.people.effects :], 2 / (kurtosis - 1)
         if not len(levels):
-            return ScalePrior(prior.mean, prior.variance, 2 / (kurtosis - 1))
-        centre = levels.mean(axis=1) if levels.shape[1] >= _MANY else prior.mean
-        unknown = np.linalg.inv(prior.information(self)).diagonal(axis1=1, axis2=2)[:, self.people.effects :].mean()
-        variance = float(((levels - centre[:, None]) ** 2).mean() + unknown)
-        return ScalePrior(centre, max(variance, _LEAST), 2 / (kurtosis - 1))
+            return replace(prior, tempering=tempering)
+        centre = self._means(found, shares, prior) if levels.shape[1] >= _MANY else prior.mean
+        unknown = np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :]
+        variance = float(((levels - centre[:, None]) ** 2).mean() + unknown.mean())
+        return ScalePrior(centre, max(variance, _LEAST), tempering)
+
+    def _means(self, found: np.ndarray, shares: Residuals, prior: ScalePrior) -> Float[np.ndarray, " scale_levels"]:
+        """Return the means of levels over columns, as far as they differ by more than chance.
+
+        They are told with the means of effects: what all columns do with age is not to be taken for what sites do in all.
+        """
+        columns, effects = found.shape[1], self.people.effects
+        mean = found.mean(axis=1)
+        gradient = prior.tempering * self.gradient(shares).mean(axis=1)
+        information = 2 * prior.tempering * columns * self.products.mean(axis=0)
+        spread, precision = _FIRST, prior.precision(len(mean))
+        for _ in range(_SPREADS):
+            precision[effects:] = 1 / (spread + prior.variance / columns)
+            covariance = np.linalg.inv(information + np.diag(precision + 1e-9))
+            own = (mean + covariance @ (columns * gradient - precision * mean))[effects:]
+            kept = spread * precision[effects:]
+            left = spread * (1 - kept) + kept**2 * covariance.diagonal()[effects:]
+            spread = max(float(((kept * own) ** 2 + left).mean()), _LEAST / columns)
+        return np.asarray(kept * own)
+
+
+def _solved(information: Float[np.ndarray, "_ rows rows"], gradient: np.ndarray) -> Float[np.ndarray, "rows columns"]:
+    if len(information) == 1:
+        return np.asarray(np.linalg.solve(information[0], gradient))
+    return np.asarray(np.linalg.solve(information, gradient.T[..., None])[..., 0].T)
