@@ -66,6 +66,7 @@ Block = Float[np.ndarray, "people block"]
 
 _FOLDS = 3
 _PRIORS = 512  # columns that the prior of scales is told from
+_SAME = 1e-6  # of log densities
 _WORST = -30.0  # what a log density counts at least where powers are chosen
 
 
@@ -113,7 +114,7 @@ class GrowthChart(Model):
         settings, work = settings or ChartSettings(), work or FitContext()
         settings.check()
         exponents = np.ones(dataset.columns.count)
-        if settings.power == "auto" and dataset.columns.grid is None:
+        if settings.power == "auto" and dataset.columns.names and dataset.columns.mesh is None:
             work.phase("choose powers of columns")
             exponents = _chosen_powers(dataset, settings, seed)
         work.phase("fit location, scale and shape")
@@ -408,8 +409,9 @@ def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Floa
             exponents = np.where(positive, power, 1.0)
             model, _ = GrowthChart._fitted(dataset.take(~out), settings, exponents, seed, FitContext())
             found[choice] += np.nan_to_num(np.maximum(model.log_density(dataset.take(out)), _WORST)).sum(axis=0)
-    chosen = np.asarray(CHOICES)[found.argmax(axis=0)]
-    return np.where(positive & (np.ptp(found, axis=0) > 0), chosen, 1.0)
+    # The first that is as good as the best, but for rounding.
+    good = found >= found.max(axis=0) - _SAME * len(dataset)
+    return np.where(positive, np.asarray(CHOICES)[good.argmax(axis=0)], 1.0)
 
 
 def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:

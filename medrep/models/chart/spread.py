@@ -128,7 +128,7 @@ def told_prior(people: ScaleRows, residuals: Residuals) -> ScalePrior:
     """Return the prior of log scales, from columns in which people vary; NaN is left out."""
     problem, prior = _Problem.of(people, residuals), ScalePrior.first(people.levels)
     found = np.zeros((people.rows.shape[1], residuals.shape[1]))
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if residuals.shape[1] else 0):
         found = problem.searched(found, prior, _EACH)
         prior = problem.told(found, prior)
     return prior
