@@ -67,6 +67,7 @@ class Work:
         factory: How workers come by their step, for images.
         out: Where results go.
         overwrite: Whether what OUT holds may be replaced.
+        reference: Whom levels that training did not have are told from; all of their people, if None.
     """
 
     identity: Mapping[str, Any]
@@ -75,6 +76,7 @@ class Work:
     factory: Callable[[Job], TaskFactory]
     out: Path
     overwrite: bool = False
+    reference: pd.Index | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _worked(
         _forecast(listener, work.out, people, mine, options)
         return None
     unknown = unknown_participants(model, frame)
-    strangers = people.take(np.flatnonzero(frame.index.isin(unknown)) if len(unknown) else ())
+    telling = unknown if work.reference is None else unknown.intersection(work.reference)
+    strangers = people.take(np.flatnonzero(frame.index.isin(telling)) if len(unknown) else ())
     adapting = _digest(strangers) if len(unknown) else ""
     identity = {**work.identity, "model": trained.provenance.digest, "adapted to": adapting}
 

@@ -305,6 +305,16 @@ def add_unseen_site(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reference_people(parser: argparse.ArgumentParser) -> None:
+    """Add whom unseen sites are estimated from."""
+    parser.add_argument(
+        "--reference-people",
+        default="",
+        metavar="COLUMN=VALUE",
+        help="with --unseen-site adapt: estimate them from these of their people, for instance diagnosis=TD (default: all)",
+    )
+
+
 def add_extrapolate(parser: argparse.ArgumentParser, what: str) -> None:
     """Add what people outside the range of training do."""
     parser.add_argument("--extrapolate", action="store_true", help=f"allow {what} outside the range of training")

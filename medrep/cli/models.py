@@ -21,6 +21,7 @@ from medrep.cli.arguments import (
     add_model,
     add_out,
     add_parts,
+    add_reference_people,
     add_show,
     add_tracking,
     add_unseen_site,
@@ -312,6 +313,7 @@ def add_score(commands: Commands) -> None:
     add_out(parser, resumes=True)
     add_model(parser)
     add_unseen_site(parser)
+    add_reference_people(parser)
     add_extrapolate(parser, "people far")
     parser.add_argument(
         "--unshrink",
@@ -416,6 +418,7 @@ def add_export(commands: Commands) -> None:
         help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
     )
     add_unseen_site(parser)
+    add_reference_people(parser)
     add_extrapolate(parser, "people far (and references)")
     parser.add_argument(
         "--label-free",
@@ -467,6 +470,7 @@ def add_counterfactual(commands: Commands) -> None:
     )
     add_extrapolate(parser, "values (and people far)")
     add_unseen_site(parser)
+    add_reference_people(parser)
     add_with_pose(parser)
     add_mesh(parser)
     add_matrix(parser)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medrep._files import is_output, not_ours
 from medrep.cohort.cohort import Cohort, read_cohort
-from medrep.cohort.columns import read_covariates
+from medrep.cohort.columns import cell_text, read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns, missing_cells
 from medrep.cohort.files import CohortFiles, Place, cohort_files
@@ -142,6 +142,42 @@ def read_unseen(
     frame = schema.transfer(covariates.frame, unseen=who.unseen_site)
     check_range(schema, frame, listener, extrapolate=who.extrapolate)
     return cohort, frame
+
+
+def reference_people(model: Model, cohort: Cohort, frame: pd.DataFrame, said: str) -> pd.Index | None:
+    """Return the keys of people whom sites that training did not have are told from; None where nothing is said.
+
+    Args:
+        model: The model.
+        cohort: Everybody, with all columns of their table.
+        frame: Their covariates.
+        said: ``COLUMN=VALUE``.
+
+    Raises:
+        CohortError: No such column or value, or a site none of whose people has it.
+    """
+    if not said:
+        return None
+    name, _, value = said.partition("=")
+    table, option = cohort.table.loc[frame.index], f"--reference-people {said}"
+    if not (name and value):
+        raise CohortError(f"{option}: give COLUMN=VALUE, for instance diagnosis=TD")
+    if name not in table:
+        raise CohortError(f"{option}: the table of participants has no column {name}; it has {', '.join(table)}")
+    own = table[name].map(cell_text)
+    if not (own == value).any():
+        raise CohortError(f"{option}: nobody has that; {name} is {few(sorted(set(own)))}")
+    without = [
+        f"{covariate} {level!r}: {name} of its people is {few(sorted(set(own[frame[covariate] == level])))}"
+        for covariate in model.schema.batches
+        for level in sorted(set(frame[covariate].astype(str)) - set(model.schema.levels(covariate)))
+        if not (own[frame[covariate] == level] == value).any()
+    ]
+    if without:
+        raise CohortError(
+            listed(f"{option}: sites that training did not have, and none of whose people has it", without)
+        )
+    return frame.index[(own == value).to_numpy()]
 
 
 def read_unlabelled(

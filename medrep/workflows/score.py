@@ -35,6 +35,7 @@ from medrep.workflows.cohorts import (
     note_unplaced,
     place_of,
     read_unseen,
+    reference_people,
     refuse_holes,
     refuse_input,
     refuse_unmeasured,
@@ -54,6 +55,7 @@ class ScoreRequest:
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
+        reference_people: ``COLUMN=VALUE``: whom unseen sites are estimated from; all of their people, if empty.
     """
 
     false_alarms: float = 0.05
@@ -63,6 +65,7 @@ class ScoreRequest:
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
+    reference_people: str = ""
 
 
 def score(
@@ -142,6 +145,7 @@ def score(
         factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits, to),
         out=out,
         overwrite=request.overwrite,
+        reference=reference_people(trained.model, cohort, frame, request.reference_people),
     )
     whole = run_batch(work, trained, cohort, frame, options or BatchOptions(), listener)
     if whole is None or isinstance(whole, BatchResult):

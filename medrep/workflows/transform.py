@@ -55,6 +55,7 @@ from medrep.workflows.cohorts import (
     place_of,
     read_unlabelled,
     read_unseen,
+    reference_people,
     refuse_forms,
     refuse_holes,
     refuse_input,
@@ -87,6 +88,7 @@ class ExportRequest:
         only: Participants to export; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
+        reference_people: ``COLUMN=VALUE``: whom unseen sites are estimated from; all of their people, if empty.
     """
 
     remove: tuple[str, ...]
@@ -105,6 +107,7 @@ class ExportRequest:
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
+    reference_people: str = ""
 
 
 def export(
@@ -273,7 +276,9 @@ def _transform(
     asked |= {"matrix": True} if request.matrix else {}  # jobs that were begun without the key go on
     asked |= {"years": request.years} if own else {}
     asked |= {"with_pose": True} if request.with_pose else {}
-    work = Work({"command": _COMMANDS[request.purpose], **asked}, content, step, factory, out, request.overwrite)
+    telling = reference_people(model, cohort, frame, request.reference_people) if not request.label_free else None
+    command = {"command": _COMMANDS[request.purpose]}
+    work = Work(command | asked, content, step, factory, out, request.overwrite, telling)
     whole = run_batch(work, trained, cohort, frame, options, listener)
     if whole is None or isinstance(whole, BatchResult):
         return whole

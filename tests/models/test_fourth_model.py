@@ -221,6 +221,8 @@ def test_everything_beyond_answers_or_refuses(registered: None) -> None:
         (lambda: model.carry(person, points, []), "does not say how points move"),
         (lambda: model.surface_displacement(contrast, points, points), "does not say how points move"),
         (lambda: model.expected_level({}), "does not model organs"),
+        (lambda: model.deviations(person), "does not say how unusual single columns are"),
+        (lambda: model.change_deviations(person), "does not say how unusual single columns are"),
     ):
         with pytest.raises(ModelError, match=f"a batch_means model {said}"):
             asked()

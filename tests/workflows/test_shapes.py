@@ -234,6 +234,22 @@ def test_other_models_work_on_shapes_too(organs: Path, tmp_path: Path) -> None:
     assert mask(organ(tmp_path / "o", few[0], "counterfactual")).any()
 
 
+def test_a_growth_chart_sums_up_how_unusual_an_organ_is(organs: Path, tmp_path: Path) -> None:
+    chart = (
+        "--config",
+        "growth_chart.yaml",
+        "--set",
+        "input={kind: shape, suffix: mask, desc: organ, spacing: [4, 4, 4], shape: [16, 16, 16]}",
+    )
+    assert run("train", organs, tmp_path / "m", *chart, "--set", "covariates.site=null", "--quiet") == 0
+    few = pd.read_csv(organs / "participants.tsv", sep="\t")["participant_id"][:2]
+    asked = ("--model", tmp_path / "m" / "model", "--workers", 1, "--participant-label", *few, "--quiet")
+    assert run("score", organs, tmp_path / "s", *asked) == 0
+    scores = pd.read_csv(tmp_path / "s" / "scores.tsv", sep="\t")
+    assert scores[["share_high", "extreme", "volume_mm3"]].notna().all(axis=None)
+    assert not list((tmp_path / "s").rglob("*desc-z*")) + list((tmp_path / "s").glob("deviations*"))
+
+
 def test_effects_are_planted_into_organs_with_the_truth_beside(organs: Path, tmp_path: Path) -> None:
     shutil.copytree(organs, tmp_path / "c", ignore=shutil.ignore_patterns("derivatives"))
     section = ("--set", "input.suffix=mask", "--set", "input.desc=organ", "--kind", "shape", "--effects", "age,sex")

@@ -82,7 +82,7 @@ class Entry:
 
     @property
     def variance(self) -> float:
-        """What its own variance is beside the effects'."""
+        """Its own variance, beside the effects'."""
         noise = (self.prior + self.effects) * (1 / max(self.kept, 1e-9) - 1)
         return float((1 - self.kept) ** 2 * self.prior + self.kept**2 * noise)
 
