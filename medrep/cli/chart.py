@@ -10,6 +10,7 @@ from medrep.cli.arguments import (
     add_extrapolate,
     add_model,
     add_out,
+    add_reference_people,
     add_unseen_site,
     cohort_of,
     command,
@@ -63,6 +64,7 @@ def add_chart(commands: Commands) -> None:
         "--draw", default="", metavar="A,B", help="features to draw, separated by commas (default: all)"
     )
     add_unseen_site(parser)
+    add_reference_people(parser)
     add_extrapolate(parser, "people far")
 
 

@@ -32,6 +32,7 @@ from medrep.workflows.cohorts import (
     inputs_of,
     load_trained,
     read_unseen,
+    reference_people,
     refuse_holes,
     refuse_unmeasured,
 )
@@ -54,6 +55,7 @@ class ChartRequest:
         points: Whether people are ``moved`` to what curves are drawn at, shown as they were ``measured``, or not at all.
         draw: Features; all if empty.
         unseen_site: What sites that training did not have do.
+        reference_people: ``COLUMN=VALUE``: whom unseen sites are estimated from; all of their people, if empty.
         extrapolate: Whether people far outside the range of training are taken.
         only: Participants; all if empty.
         exclude: Participants to leave out.
@@ -67,6 +69,7 @@ class ChartRequest:
     points: Points = "moved"
     draw: Sequence[str] = ()
     unseen_site: Literal["error", "adapt"] = "error"
+    reference_people: str = ""
     extrapolate: bool = False
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -125,7 +128,9 @@ def chart(
     check_earlier(cohort, trained, listener)
     refuse_holes(cohort)
     refuse_unmeasured(trained.model, cohort, frame, listener)
-    known, adapted = adapted_model(trained.model, cohort, frame, listener)
+    telling = reference_people(trained.model, cohort, frame, request.reference_people)
+    own = cohort if telling is None else cohort.select(telling)
+    known, adapted = adapted_model(trained.model, own, frame, listener)
     others = known.schema.references(list(request.others), request.others) if request.others else {}
     layout = Layout.of(known.schema, request.along, request.by, others)
     found = _drawn(known, cohort, frame, _Asked(layout, probabilities, names, request.points), released)

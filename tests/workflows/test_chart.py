@@ -239,6 +239,10 @@ def test_new_sites_and_people_far_out_are_as_in_score(
     assert [one["level"] for one in json.loads((tmp_path / "o" / "centiles.json").read_text())["AdaptedLevels"]] == [
         "S9"
     ]
+    women = ("--unseen-site", "adapt", "--reference-people", "sex=F")
+    assert run("chart", other, tmp_path / "w", "--model", trained, *DRAW, *women) == 0
+    told = json.loads((tmp_path / "w" / "centiles.json").read_text())["AdaptedLevels"]
+    assert told[0]["people"] == ((people["site"] == "S9") & (people["sex"] == "F")).sum()
     people.loc[0, "age"] = 120
     people.to_csv(other / "participants.tsv", sep="\t", index=False)
     far = ("chart", other, tmp_path / "far", "--model", trained, *DRAW, "--unseen-site", "adapt")
