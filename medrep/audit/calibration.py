@@ -49,14 +49,14 @@ from medrep.audit.metrics import ParticipantMean
 from medrep.cohort.covariates import Categorical
 
 METRICS = ("z_outside", "z_mean", "z_log_sd", "pit_distance")
-OUTSIDE = 0.05  # of |z| > 1.96
+_RIGHT = {"z_outside": 0.05, "z_mean": 0.0, "z_log_sd": 0.0}
 _COLUMNS = 256  # neighbouring voxels say the same
 _LEVELS = np.arange(1, 20) / 20
 _DRAWS, _A_TEST, _MOST_DRAWS = 999, 40, 9999
 _MOST_CELLS = 100  # of a pair of columns that nobody asked for
 _PORTION = 128  # draws at a time
 _UNITS = {
-    "z_outside": f"share beyond {Z:.2f}; {OUTSIDE:g} is right",
+    "z_outside": f"share beyond {Z:.2f}; 0.05 is right",
     "z_mean": "mean of z; 0 is right",
     "z_log_sd": "log deviation of z; 0 is right",
     "pit_distance": "of shares below centiles, over chance; interval: of the distance itself",
@@ -98,10 +98,6 @@ class Calibrated:
             shares = own.index.map(own.index.value_counts(normalize=True)).to_numpy(float)
             most.append(1 / float((shares / learned).mean()))
         return min(max(expected, default=self.trained * len(rows) / int(said.sum())), *most)
-
-    def mean(self, values: Float[np.ndarray, " rows"], unit: str) -> ParticipantMean:
-        """Return a value a row as a statistic of people."""
-        return ParticipantMean(self.participants, unit, values)
 
 
 def audit_calibration(
@@ -177,10 +173,8 @@ def _people(data: AuditData, seed: int) -> Calibrated:
     if len(usable) > _COLUMNS:
         chosen = np.sort(np.random.default_rng([seed, 67]).choice(usable, _COLUMNS, replace=False))
     source = data.model.deviations(data.dataset)
-    parts = [
-        z
-        for _, z in source.map(lambda part, z: z[:, chosen[(chosen >= part.start) & (chosen < part.stop)] - part.start])
-    ]
+    drawn = source.map(lambda part, z: z[:, chosen[(chosen >= part.start) & (chosen < part.stop)] - part.start])
+    parts = [z for _, z in drawn]
     z = np.concatenate(parts, axis=1) if parts else np.zeros((len(data.frame), 0))
     levels: list[pd.Series] = []
     for covariate in data.schema.fitted:
@@ -214,36 +208,31 @@ def _group(
     """
     least, draws = needs
     z = people.z[rows]
-    known = np.isfinite(z)
-    z, known = z[:, known.sum(axis=0) >= max(least, 2)], known[:, known.sum(axis=0) >= max(least, 2)]
-    count = len(np.unique(people.participants[rows]))
-    if count < max(least, 2) or not z.shape[1]:
+    z = z[:, np.isfinite(z).sum(axis=0) >= max(least, 2)]
+    whole_rows = np.isfinite(z).any(axis=1)
+    z, rows = z[whole_rows], rows[whole_rows]
+    known, count = np.isfinite(z), len(np.unique(people.participants[rows]))
+    if count < max(least, 2):
         short = f"{count} of the {least} participants needed"
         return [_Measured(Finding(metric, label, count, status="insufficient", note=short)) for metric in METRICS]
     trained = people.trained_in(rows)
     factor = sqrt(1 + count / trained) if trained else 1.0
     about = f"p: over what {trained:.0f} people of training leave" if trained else "people of training are not known"
-    here, values = z[known.any(axis=1)], _values(z, known, count)
-    owners = people.participants[rows][known.any(axis=1)]
-    local = Calibrated(here, participant_codes(owners), people.trained, seed=people.seed)
-    found = []
+    values, found = _values(z, known, count), []
+    local = Calibrated(z, participant_codes(people.participants[rows]))
+    said = "; ".join(filter(None, [about, people.note]))
     for place, metric in enumerate(METRICS[:3]):
         rng = np.random.default_rng([people.seed, crc32(f"{metric} {label}".encode())])
-        statistic = local.mean(values[metric][known.any(axis=1)], _UNITS[metric])
-        own = measure_group(metric, label, statistic, np.arange(len(here)), Least(least), draws, rng)
+        statistic = ParticipantMean(local.participants, _UNITS[metric], values[metric])
+        own = measure_group(metric, label, statistic, np.arange(len(z)), Least(least), draws, rng)
         # Everybody's spread serves a group of few, whose own is told badly.
         spread = own.error * sqrt(count - 1)
         usual = spread if whole is None or np.isnan(whole[place].spread) else max(spread, whole[place].spread)
-        error, away = (
-            usual / sqrt(count - 1) * factor,
-            abs(own.found.estimate - (OUTSIDE if metric == "z_outside" else 0)),
-        )
+        error, away = usual / sqrt(count - 1) * factor, abs(own.found.estimate - _RIGHT[metric])
         p = 2 * float(student_t.sf(away / error, count - 1)) if error > 0 else float(away == 0)
-        row = noted(replace(own.found, p=p), "; ".join(filter(None, [about, people.note])))
-        found.append(_Measured(row, spread))
+        found.append(_Measured(noted(replace(own.found, p=p), said), spread))
     rng = np.random.default_rng([people.seed, crc32(f"pit {label}".encode())])
-    row = _distance(local, known[known.any(axis=1)], label, draws, factor, rng)
-    return [*found, _Measured(noted(row, "; ".join(filter(None, [about, people.note]))))]
+    return [*found, _Measured(noted(_distance(local, label, draws, factor, rng), said))]
 
 
 def _values(
@@ -251,7 +240,6 @@ def _values(
 ) -> dict[str, Float[np.ndarray, " rows"]]:
     """Return a value a row of each metric of means; those of the deviation are linearised, so that their mean is the figure."""
     counts = known.sum(axis=1)
-    each = np.where(counts > 0, counts, np.nan)
     centred = np.where(known, z - np.nanmean(z, axis=0), 0.0)
     # The mean takes as much off as people are few, however many rows they have.
     variance = (centred**2).sum(axis=0) / known.sum(axis=0) * people / (people - 1)
@@ -265,21 +253,21 @@ def _values(
     unit = centred[:, varies] ** 2 / variance[varies]
     influence = np.where(known[:, varies], (unit - unit.sum(axis=0) / known.sum(axis=0)[varies]) * share, 0).sum(axis=1)
     return {
-        "z_outside": (np.abs(np.where(known, z, 0)) > Z).sum(axis=1) / each,
-        "z_mean": np.where(known, z, 0).sum(axis=1) / each,
+        "z_outside": (np.abs(np.where(known, z, 0)) > Z).sum(axis=1) / counts,
+        "z_mean": np.where(known, z, 0).sum(axis=1) / counts,
         "z_log_sd": log_sd + 0.5 * influence,
     }
 
 
 def _distance(
     people: Calibrated,
-    known: Bool[np.ndarray, "rows columns"],
     label: str,
     draws: int,
     factor: float,
     rng: np.random.Generator,
 ) -> Finding:
     """Return how far shares below centiles lie from the centiles, over chance."""
+    known = np.isfinite(people.z)
     below = [known & (np.where(known, people.z, np.inf) <= end) for end in ndtri(_LEVELS)]
     inside, has = np.concatenate(below, axis=1).astype(np.float32), known.astype(np.float32)
     levels = np.repeat(_LEVELS, known.shape[1])[None]

@@ -164,3 +164,28 @@ def test_a_gate_can_bound_the_worst_group(audited: Audited, tmp_path: Path) -> N
     gates = read_gates(tmp_path / "gates.yaml")
     assert gates.judge(audited().reset_index()).verdict == "passed"
     assert gates.judge(audited(shifted="S1").reset_index()).verdict == "refused"
+
+
+def test_of_many_columns_some_are_drawn_and_those_of_shared_values_are_left_out() -> None:
+    frame = draw_people(120, 2, 3)
+    data = draw_data(frame, 270, 3)
+    data[:50, :2] = 0.0
+    schema = CovariateSchema.fit(frame, DECLARED)
+    people = people_of(data, schema.transfer(frame), schema)
+    chart = GrowthChart.fit(people, ChartSettings(power="none", spline_degrees=1, scale_degrees=1))[0]
+    found = audit_calibration(AuditData(chart, people, frame, {"site": "S0"}), parse_by("sex"))
+    assert {row.group for row in found} == {"everybody", "sex=F", "sex=M"}
+    for row in found:
+        assert "256 of 268 columns drawn; 2 columns with shared values left out" in row.note
+        assert "people of training are not known" in row.note
+
+
+def test_missing_values_are_left_out_and_columns_of_few_people_too(three: np.ndarray) -> None:
+    z = correlated(180, 8)
+    z[np.random.default_rng(0).uniform(size=z.shape) < 0.2] = np.nan
+    z[:-10, 0] = np.nan
+    found = measured(z, three)
+    assert (found["status"] == "ok").all()
+    assert found[["estimate", "ci_low", "ci_high", "p"]].notna().all(axis=None)
+    z[three == "A"] = np.nan
+    assert (measured(z, three).xs("g=A", level="group")["status"] == "insufficient").all()
