@@ -207,14 +207,14 @@ def _group(
         needs: Participants that are needed, and bootstrap draws.
     """
     least, draws = needs
-    z = people.z[rows]
-    z = z[:, np.isfinite(z).sum(axis=0) >= max(least, 2)]
-    whole_rows = np.isfinite(z).any(axis=1)
-    z, rows = z[whole_rows], rows[whole_rows]
-    known, count = np.isfinite(z), len(np.unique(people.participants[rows]))
-    if count < max(least, 2):
-        short = f"{count} of the {least} participants needed"
+    z, count = people.z[rows], len(np.unique(people.participants[rows]))
+    some = np.isfinite(z).sum(axis=0) >= max(least, 2)
+    if count < max(least, 2) or not some.any():
+        short = f"{count} of the {least} participants needed" if count < max(least, 2) else "no column of enough people"
         return [_Measured(Finding(metric, label, count, status="insufficient", note=short)) for metric in METRICS]
+    kept = np.isfinite(z[:, some]).any(axis=1)
+    z, rows = z[:, some][kept], rows[kept]
+    known, count = np.isfinite(z), len(np.unique(people.participants[rows]))
     trained = people.trained_in(rows)
     factor = sqrt(1 + count / trained) if trained else 1.0
     about = f"p: over what {trained:.0f} people of training leave" if trained else "people of training are not known"

@@ -84,6 +84,7 @@ def test_few_people_say_nothing(three: np.ndarray) -> None:
     few = measured(correlated(180, 5), np.where(np.arange(180) < 12, "few", three))
     rows = few.xs("g=few", level="group")
     assert (rows["status"] == "insufficient").all()
+    assert (rows["n"] == 12).all()
     assert rows[["estimate", "p", "q"]].isna().all(axis=None)
     assert (few.drop("g=few", level="group")["status"] == "ok").all()
 
