@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from medrep.audit.calibration import audit_calibration
 from medrep.audit.counterfactuals import audit_counterfactuals, counterfactual_fairness, outcome_predictor
 from medrep.audit.data import AuditData, covariate_design
 from medrep.audit.dependence import audit_dependence, audit_independence
@@ -110,6 +111,10 @@ def run_suite(
     if audit_data.dataset.people < len(audit_data.dataset):
         steps["change within people"] = lambda: audit_within_people(
             audit_data.tables, audit_data.dataset, audit_data.removed, Sampling(options.seed, options.min_n)
+        )
+    if "deviations" in audit_data.model.capabilities:
+        steps["whether z is standard normal"] = lambda: audit_calibration(
+            audit_data, options.by, options.intersect, min_n=options.min_n, seed=options.seed
         )
     found: list[Finding] = []
     # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medrep.audit.calibration import METRICS
 from medrep.cli import ERROR, OK, TOO_LITTLE, main
 from medrep.cohort.splits import cohort_fingerprint
 from medrep.config import SHIPPED
@@ -320,3 +321,19 @@ def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[s
     who = ("--participant-label", *split.index[split == "held-out"])
     assert run("audit", cohort, tmp_path / "b", "--model", elsewhere, "--min-n", 10, *who, "--quiet") == 1
     assert f"people whose data the model was trained on: {stands_for};" in capsys.readouterr().err
+
+
+def test_a_growth_chart_is_audited_for_calibration_and_nothing_else_is(
+    runs: Runs, audited: Path, tmp_path: Path
+) -> None:
+    chart = ("--config", "growth_chart.yaml", "--set", "settings.power=none", "--tracking", "none", "--quiet")
+    assert run("train", runs("table"), tmp_path / "m", "--hold-out", 0.5, *chart) == OK
+    by = ("--by", "sex,age:50,site", "--quiet")
+    assert run("audit", runs("table"), tmp_path / "a", "--model", tmp_path / "m" / "model", *by) == OK
+    found = read(tmp_path / "a").set_index(["metric", "group"])
+    assert set(METRICS) <= set(found.index.get_level_values("metric"))
+    own = found.loc[list(METRICS)]
+    assert own.loc[("z_mean", "sex=F & age>=50"), "status"] == "ok"
+    assert (own.loc[own["status"] == "ok", ["ci_low", "ci_high", "p", "q"]].notna()).all(axis=None)
+    assert "By group: pit distance" in (tmp_path / "a" / "report.html").read_text()
+    assert not set(METRICS) & set(read(audited)["metric"])
