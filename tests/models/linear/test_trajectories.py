@@ -278,7 +278,7 @@ def test_everybody_at_the_same_ages() -> None:
 
 
 def test_a_new_site_is_forecast_too(planted: Planted, model: LinearModel) -> None:
-    wider = model._with_level("site", "S9", np.zeros(12), np.zeros(12))
+    wider = model.with_level("site", "S9", np.zeros(12), np.zeros(12))
     assert wider.people.known.covariance.shape[1] == model.people.known.covariance.shape[1] + 1
     who = with_visits(planted, 2)
     person = of(planted, who)
