@@ -358,7 +358,8 @@ class GrowthChart(Model):
         cls, settings: ChartSettings, schema: CovariateSchema, frame: pd.DataFrame, images: Images
     ) -> Requirements:
         """Estimate from the size of the design; see `Model.requirements`."""
-        return LinearModel.requirements(settings.location, schema, frame, images)
+        sized = replace(settings.location, components=settings.components)
+        return LinearModel.requirements(sized, schema, frame, images)
 
     @property
     def capabilities(self) -> frozenset[Capability]:

@@ -46,6 +46,4 @@ class ChartSettings:
     @property
     def location(self) -> LinearSettings:
         """Settings of the linear model that says where a chart lies."""
-        return LinearSettings(
-            self.spline_degrees, self.interactions, gain="no", components=self.components, visits=self.visits
-        )
+        return LinearSettings(self.spline_degrees, self.interactions, gain="no", components=0, visits=self.visits)
