@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from benchmarks.chart_methods import AT_NEW_SITES, METHODS, OURS, SAMPLED, Answer, Question
+from benchmarks.chart_methods import AROUND, AT_NEW_SITES, METHODS, OURS, SAMPLED, Answer, Question
 from benchmarks.chart_real import NEARER, costs
 from benchmarks.chart_scores import LEVELS, plant, scored, separation
 from benchmarks.chart_truth import ChartTruth
@@ -25,7 +25,6 @@ SEEDS, SLOW_SEEDS = range(300, 320), 1
 PEOPLE, FRESH = 1000, 2000
 CENTILES = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 BANDS = np.arange(20, 81, 10)
-AROUND = norm.cdf([-1.0, 1.0])
 TRUTH = "truth"
 
 INSIDE, OUTSIDE = (20.0, 60.0), (65.0, 80.0)
@@ -70,7 +69,9 @@ def measure(seed: int, names: Iterable[str], people: int = PEOPLE) -> tuple[list
         row["z_error"] = float(np.sqrt(np.square(z - shapes.z(test)).mean()))
         best = shapes.quantile(np.full((1, 1), norm.ppf(0.99)))
         row["q99_error"] = float((np.abs(quantiles[-1] - best) / shapes.spread).mean())
-        own = _cells(truth, fresh, quantiles[len(LEVELS) : -1])
+        predicted = quantiles[len(LEVELS) : -1]
+        around = predicted[-2:] if answer.around is None else answer.around[:, :FRESH]
+        own = _cells(truth, fresh, predicted[:-2], around)
         shares = _mean_by(own, ["feature", "centile"], "covered").set_index("feature")
         row["coverage_off"] = float(np.abs(shares.to_numpy(dtype=float) - CENTILES).mean())
         row["spread_off"] = float(own.drop_duplicates(["feature", "band"])["spread"].abs().mean())
@@ -181,12 +182,16 @@ def _known(truth: ChartTruth, question: Question) -> Answer:
     return Answer(shapes.z(question.test), shapes.log_density(question.test), quantiles, 0.0, 0.0)
 
 
-def _cells(truth: ChartTruth, fresh: pd.DataFrame, quantiles: np.ndarray) -> pd.DataFrame:
-    """Return, by feature, band and centile, the share below what was said, and the spread's relative error."""
+def _cells(truth: ChartTruth, fresh: pd.DataFrame, quantiles: np.ndarray, around: np.ndarray) -> pd.DataFrame:
+    """Return, by feature, band and centile, the share below what was said, and the relative error of the spread.
+
+    The spread is what lies between the curves one deviation below and above the median: a chart's own (`Answer.around`), since
+    predictive quantiles lie further apart by what a chart does not know; of methods that have no others, those.
+    """
     shapes = truth.shapes(fresh)
-    share = np.stack([norm.cdf(shapes.z(quantile)) for quantile in quantiles[: len(CENTILES)]])
+    share = np.stack([norm.cdf(shapes.z(quantile)) for quantile in quantiles])
     low, high = (shapes.quantile(np.full((1, 1), e)) for e in (-1.0, 1.0))
-    ratio = np.log((quantiles[-1] - quantiles[-2]) / (high - low))
+    ratio = np.log((around[1] - around[0]) / (high - low))
     band = np.digitize(fresh["age"], BANDS[1:-1])
     rows = [
         {

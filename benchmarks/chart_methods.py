@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from benchmarks.chart_scores import LEVELS
 from benchmarks.peers.run import run_peer
@@ -80,6 +81,8 @@ class Answer:
         seconds_fit: Wall time of fitting and adapting.
         seconds_apply: Wall time of z.
         version: Package and version.
+        around: A chart's own curves one deviation below and above the median, 2 x people x features, without what it does not
+            know of them; None where a method has only predictive quantiles.
     """
 
     z: np.ndarray
@@ -88,9 +91,12 @@ class Answer:
     seconds_fit: float
     seconds_apply: float
     version: str = ""
+    around: np.ndarray | None = None
 
 
 Method = Callable[[Question], Answer]
+AROUND = norm.cdf([-1.0, 1.0])
+"""Probabilities one deviation below and above the median."""
 
 
 def in_process(make: Callable[[], Chart], question: Question) -> Answer:
@@ -107,6 +113,7 @@ def in_process(make: Callable[[], Chart], question: Question) -> Answer:
     homes = question.test_table["site"].where(question.test_table["site"].isin(question.adapt), "").to_numpy()
     z, log_density = np.empty(question.test.shape), np.empty(question.test.shape)
     quantiles = np.empty((len(question.levels), *question.test.shape))
+    around = np.full((2, *question.test.shape), np.nan)
     seconds = 0.0
     for home in np.unique(homes):
         rows, own_chart = homes == home, charts.get(home, chart)
@@ -116,7 +123,10 @@ def in_process(make: Callable[[], Chart], question: Question) -> Answer:
         seconds += time.perf_counter() - begun
         log_density[rows] = own_chart.log_density(test, table)
         quantiles[:, rows] = own_chart.quantiles(table, question.levels)
-    return Answer(z, log_density, quantiles, fitted - start, seconds)
+        if isinstance(own_chart, Medrep):
+            around[:, rows] = own_chart.curves(table, AROUND)
+    known = None if np.isnan(around).all() else around
+    return Answer(z, log_density, quantiles, fitted - start, seconds, around=known)
 
 
 def peer(name: str, question: Question, **own: object) -> Answer:
@@ -163,6 +173,10 @@ class Medrep:
     def quantiles(self, table: pd.DataFrame, levels: np.ndarray) -> np.ndarray:
         """Return predictive quantiles, levels x people x features."""
         return self._model.centiles(self._frame(table), levels)
+
+    def curves(self, table: pd.DataFrame, levels: np.ndarray) -> np.ndarray:
+        """Return curves of centiles, levels x people x features."""
+        return self._model.curves(self._frame(table), levels).value
 
     def _known(self, people: np.ndarray, table: pd.DataFrame) -> Dataset:
         return self._model.dataset(people, self._frame(table))
