@@ -1,8 +1,9 @@
 """Shape of what is left at given covariates: how residuals in units of their scale become z, and back.
 
 Sinh-arcsinh (Jones and Pewsey 2009): z = sinh(d asinh((e - c) / w) - s), with centre c, width w, skewness s and tail weight d;
-normal for s = 0, d = 1. Fitted by Fisher scoring with the outer product of scores, on means of BINS equal parts of the sorted
-residuals; s and log d have a weak normal prior, so that few people have nearly normal charts.
+normal for s = 0, d = 1. Fitted by Fisher scoring (`scoring.py`) with the outer product of scores, on means of BINS parts of the
+sorted residuals, which are smaller towards both ends, since there a person tells more; s and log d have a weak normal prior, so
+that few people have nearly normal charts.
 
 What is not known of scale makes a normal distribution Student's, of nu degrees of freedom. z of Student's t is taken in Wallace's
 form (1959), z = (8 nu + 1) / (8 nu + 3) sqrt(nu log(1 + t^2 / nu)), which has an inverse.
@@ -19,12 +20,15 @@ from medrep.models.chart.scoring import State, searched
 Block = Float[np.ndarray, "people columns"]
 Freedom = Float[np.ndarray, "people _"]
 
-BINS = 48
+BINS = 32
+_FEWEST = 12  # values of a column whose shape is told
 _SEARCHES, _NEAR = 48, 0.001
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
 _MIDDLES = 128  # quantiles over which information is averaged
+_EDGES = (1 - np.cos(np.linspace(0, np.pi, BINS + 1))) / 2
+_SIZES = np.diff(_EDGES)
 Parameters = Float[np.ndarray, "four columns"]
 
 
@@ -48,11 +52,12 @@ class Shapes:
         """Fit shapes to residuals in units of their scale; NaN is left out. Columns of few values stay normal."""
         bins, counts = _binned(residuals)
         found = np.zeros((4, residuals.shape[1]))
-        enough = counts >= BINS // 4
+        enough = counts >= _FEWEST
         if enough.any():
             bins, counts = bins[:, enough], counts[enough]
             start = np.zeros((4, len(counts)))
-            start[0], start[1] = bins.mean(axis=0), np.log(np.maximum(bins.std(axis=0), 1e-9))
+            start[0] = _SIZES @ bins
+            start[1] = 0.5 * np.log(np.maximum(_SIZES @ (bins - start[0]) ** 2, 1e-18))
             found[:, enough] = searched(_Problem(bins, counts), start, _SEARCHES, _NEAR)
         return cls(found)
 
@@ -118,17 +123,17 @@ def log_density(t: Block, freedom: Freedom) -> Block:
 
 
 def _binned(residuals: Block) -> tuple[Float[np.ndarray, "bins columns"], Float[np.ndarray, " columns"]]:
-    """Return the means of equal parts of each column's sorted values, and how many there are."""
+    """Return the means of parts of each column's sorted values, and how many values there are."""
     ordered = np.sort(residuals, axis=0)  # NaN last
     counts = len(ordered) - np.isnan(ordered[::-1]).argmin(axis=0)
     counts[np.isnan(ordered[:1]).any(axis=0)] = 0
     found = np.zeros((BINS, ordered.shape[1]))
     for count in np.unique(counts[counts > 0]):
         some = counts == count
-        edges, at = np.linspace(0, count, BINS + 1)[:, None], np.arange(count)
-        # Parts are as large as each other, so values at their ends belong to both.
-        shares = np.clip(edges[1:] - at, 0, 1) - np.clip(edges[:-1] - at, 0, 1)
-        found[:, some] = shares @ (ordered[:count] if some.all() else ordered[:count, some]) * (BINS / count)
+        edges, at = count * _EDGES[:, None], np.arange(count)
+        # Values at the ends of parts belong to both.
+        shares = (np.clip(edges[1:] - at, 0, 1) - np.clip(edges[:-1] - at, 0, 1)) / np.diff(edges, axis=0)
+        found[:, some] = shares @ (ordered[:count] if some.all() else ordered[:count, some])
     return found, counts.astype(np.float64)
 
 
@@ -144,16 +149,16 @@ class _Problem:
         _, log_width, skew, log_tail = at
         y, turned, z = _terms(at, self.values)
         own = 0.5 * z**2 - _log_cosh(turned) + 0.5 * np.log1p(y**2)
-        total = self.counts * (own.mean(axis=0) - log_tail + log_width)
+        total = self.counts * (_SIZES @ own - log_tail + log_width)
         return total + 0.5 * _PRIOR * (skew**2 + log_tail**2), (y, turned, z)
 
     def step(self, at: Parameters, state: State) -> Parameters:
         """Return a step, as a whole no longer than _STEP in any parameter."""
         scores = _scores(at, state)
-        gradient = self.counts * scores.mean(axis=1)
+        weighed = scores * _SIZES[:, None]
+        gradient = self.counts * weighed.sum(axis=1)
         gradient[2:] -= _PRIOR * at[2:]
-        information = np.matmul(scores.transpose(2, 0, 1), scores.transpose(2, 1, 0))
-        information *= (self.counts / BINS)[:, None, None]
+        information = np.matmul(weighed.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * self.counts[:, None, None]
         information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * self.counts[:, None]
         step = np.linalg.solve(information, gradient.T[..., None])[..., 0].T
         return np.asarray(step * (_STEP / np.maximum(np.abs(step).max(axis=0), _STEP)))
