@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from benchmarks.chart_methods import DECLARED, Medrep, Question, in_process
+from benchmarks.chart_methods import DECLARED, Chart, Medrep, Question, in_process
 from benchmarks.chart_real import MAX_SHARE, MIN_SITE
 from benchmarks.chart_scores import pit_error, scored
 from benchmarks.chart_truth import ChartTruth
@@ -38,16 +38,14 @@ _LEVELLING, _SEARCHES, _NEAR, _STEP = 1e-3, 60, 1e-3, 1.0
 
 
 @dataclass(frozen=True)
-class SplineShapes:
-    """Monotone splines in the place of `Shapes`.
+class SplineShapes(Shapes):
+    """Monotone splines; the parameters are z at 0, and the logarithm of the slope at each knot.
 
     Attributes:
         knots: In units of a column's scale.
-        parameters: z at 0, and the logarithm of the slope at each knot, a column each.
     """
 
     knots: np.ndarray
-    parameters: np.ndarray
 
     @classmethod
     def fit(cls, residuals: np.ndarray, count: int = KNOTS, ends: float = ENDS, smooth: float = SMOOTH) -> SplineShapes:
@@ -55,7 +53,7 @@ class SplineShapes:
         knots = np.linspace(-ends, ends, count)
         problem = _Slopes(knots, residuals, smooth)
         start = np.zeros((count + 1, residuals.shape[1]))
-        return cls(knots, searched(problem, start, _SEARCHES, _NEAR))
+        return cls(searched(problem, start, _SEARCHES, _NEAR), knots)
 
     def z(self, residuals: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Return z of residuals."""
@@ -143,7 +141,7 @@ def _from_first(knots: np.ndarray, values: np.ndarray) -> np.ndarray:
     return found
 
 
-SHAPES: dict[str, Callable[[np.ndarray], object]] = {
+SHAPES: dict[str, Callable[[np.ndarray], Shapes]] = {
     "gaussian": lambda residuals: Shapes.normal(residuals.shape[1]),
     OURS: Shapes.fit,
     SPLINE: SplineShapes.fit,
@@ -158,7 +156,7 @@ class Shaped(Medrep):
         auto: Whether powers are chosen, or columns taken as they are.
     """
 
-    def __init__(self, shape: Callable[[np.ndarray], object], auto: bool) -> None:
+    def __init__(self, shape: Callable[[np.ndarray], Shapes], auto: bool) -> None:
         super().__init__(shape="gaussian", power="none")
         self._shape, self._auto, self.seconds = shape, auto, 0.0
 
@@ -175,6 +173,10 @@ class Shaped(Medrep):
             exponents = np.asarray(CHOICES)[total.argmax(axis=0)]
         self._fit(train, table, exponents)
 
+    def adapt(self, people: np.ndarray, table: pd.DataFrame) -> Chart:
+        """Refuse: shapes are compared at sites of training."""
+        raise NotImplementedError
+
     def _fit(self, train: np.ndarray, table: pd.DataFrame, exponents: np.ndarray) -> None:
         self._powers = Powers.of(train, exponents)
         straight = self._powers.there(train)
@@ -187,7 +189,7 @@ class Shaped(Medrep):
         begun = time.process_time()
         shapes = self._shape(residuals)
         self.seconds = time.process_time() - begun
-        self._model = replace(model, shapes=shapes)  # type: ignore[arg-type]  # of the same methods
+        self._model = replace(model, shapes=shapes)
 
     def z(self, test: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         """Return z of people."""
@@ -245,7 +247,7 @@ def ask(people: str, seed: int, question: Question, unit: np.ndarray) -> list[di
             say(f"chart_shapes: {people}, seed {seed}, powers {powers}, {name}")
             chart, begun = Shaped(shape, powers == "auto"), time.process_time()
             answer = in_process(lambda chart=chart: chart, question)  # type: ignore[misc]  # bound now
-            row = {"people": people, "powers": powers, "shape": name, "seed": seed}
+            row: dict[str, object] = {"people": people, "powers": powers, "shape": name, "seed": seed}
             figures = scored(answer.z, answer.log_density, answer.quantiles, question.test, unit)
             costs = {"shape_cpu": chart.seconds, "cpu": time.process_time() - begun}
             rows.append(row | figures | {"pit": pit_error(answer.z)} | costs)
