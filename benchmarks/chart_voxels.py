@@ -53,6 +53,7 @@ def tables_and_lines(options: Options) -> tuple[dict[str, Table], list[Line]]:
         "method",
         "seconds_fit",
         "seconds_apply",
+        "cpu_fit",
         "cpu",
         "imports_mb",
         "fit_peak_mb",
