@@ -34,12 +34,13 @@ MOST_MEMORY = 2.0
 
 
 class Contender(NamedTuple):
-    """Whose Python, which adapter, its settings, and whether it reads and writes memory-mapped matrices."""
+    """Whose Python, which adapter, its settings, whether it reads and writes memory-mapped matrices, and how many columns."""
 
     python: Path
     module: str
     settings: dict[str, object]
     streams: bool
+    columns: int | None = None
 
 
 def contenders() -> dict[str, Contender]:
@@ -121,7 +122,7 @@ def _smooth_field(rng: np.random.Generator) -> np.ndarray:
 
 def run_contender(job: Path, contender: Contender) -> dict[str, object]:
     """Fit a contender on the job's matrix and apply it, in a process of its own; return seconds and memory."""
-    content = {name: getattr(contender, name) for name in ("module", "settings", "streams")}
+    content = {name: getattr(contender, name) for name in ("module", "settings", "streams", "columns")}
     (job / "contender.json").write_text(json.dumps(content), encoding="utf-8")
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), THREADS)
     done = subprocess.run(

@@ -13,10 +13,12 @@ from scipy.stats import norm
 
 from benchmarks.chart_methods import OWN, Chart, Question, in_process
 from benchmarks.chart_scores import LEVELS, crps, pit_error, pit_floor, plant, separation
+from benchmarks.chart_shapes import Shaped, SplineShapes
 from benchmarks.chart_truth import CONFOUNDING, ChartTruth, correlation_ratio
 from benchmarks.comparison import compare_folders
 from benchmarks.shape_bulge import Bulge
 from medrep.cohort.nifti import LabelMap
+from medrep.models.chart.shapes import Shapes
 from tests.conftest import ROOT
 
 
@@ -95,17 +97,20 @@ def test_scores_are_those_of_a_normal_distribution() -> None:
     assert separation(shifted, z, signs) == pytest.approx(0.97, abs=0.03)
 
 
-@pytest.mark.parametrize("name", OWN)
+CHARTS = OWN | {"spline": lambda: Shaped(SplineShapes.fit, auto=False), "powers": lambda: Shaped(Shapes.fit, auto=True)}
+
+
+@pytest.mark.parametrize("name", CHARTS)
 def test_simple_charts_say_one_thing_in_three_ways(name: str) -> None:
     """z, density and quantiles of a chart are of one distribution."""
     truth, rng = ChartTruth(2, new_sites=("new",), features=4), np.random.default_rng(2)
     train, test = truth.people(400, rng), truth.people(50, rng)
     values, observed = truth.values(train, rng), truth.values(test, rng)
     question = Question(values, train, observed, test)
-    answer = in_process(OWN[name], question)
+    answer = in_process(CHARTS[name], question)
     below = (answer.quantiles <= observed).mean(axis=0)
     assert np.abs(below - norm.cdf(answer.z)).max() <= 0.5 / len(LEVELS) + 1e-9
-    chart: Chart = OWN[name]()
+    chart: Chart = CHARTS[name]()
     chart.fit(values, train)
     inside = np.abs(answer.z) < 4
     step = 1e-5

@@ -1,9 +1,9 @@
 """Fit one contender on a large matrix and apply it to the same: ``python scale_worker.py JOBDIR``.
 
-JOBDIR holds data.npy (float32, people x columns), people.tsv (age, sex, site) and contender.json: module, settings, and
-whether it streams. A contender that streams gets the matrix memory-mapped and an open file to write its output to; the
-others get the matrix in memory and return theirs. Written: result.json with seconds (of the clock, and of the processor),
-memory, and the sites' share of variance before and after.
+JOBDIR holds data.npy (float32, people x columns), people.tsv (age, sex, site) and contender.json: module, settings, whether
+it streams, and how many of the columns it gets, null for all. A contender that streams gets the matrix memory-mapped and an
+open file to write its output to; the others get the matrix in memory and return theirs. Written: result.json with seconds (of
+the clock, and of the processor), memory, and the sites' share of variance before and after.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def main(job: Path) -> None:
     settings = contender["settings"] if streams else contender["settings"] | {"age_bounds": age_bounds(people)}
     peer = module.Peer(**settings)
     before = peak_rss_mb()
-    data = np.load(job / "data.npy", mmap_mode="r" if streams else None, allow_pickle=False)
+    data = np.load(job / "data.npy", mmap_mode="r" if streams else None, allow_pickle=False)[:, : contender["columns"]]
     start, cpu = time.perf_counter(), time.process_time()
     peer.fit(data, people)
-    fitted, fit_peak = time.perf_counter(), peak_rss_mb()
+    fitted, cpu_fit, fit_peak = time.perf_counter(), time.process_time() - cpu, peak_rss_mb()
     if streams:
         with (job / "output.f32").open("wb") as file:
             peer.apply(data, people, file)
@@ -40,6 +40,7 @@ def main(job: Path) -> None:
         "seconds_fit": fitted - start,
         "seconds_apply": time.perf_counter() - fitted,
         "cpu": time.process_time() - cpu,
+        "cpu_fit": cpu_fit,
         "imports_mb": before,
         "fit_peak_mb": fit_peak,
         "peak_mb": peak_rss_mb(),

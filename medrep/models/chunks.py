@@ -11,7 +11,7 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from medrep._files import release_pages
@@ -58,6 +58,18 @@ def read_chunk(
     return chunk
 
 
+def read_columns(
+    data: Float[np.ndarray, "people columns"], columns: Int[np.ndarray, " some"]
+) -> Float[np.ndarray, "people some"]:
+    """Return some columns in float64, reading a memory-mapped matrix once, some rows at a time, whose pages are given back."""
+    found = np.empty((len(data), len(columns)))
+    step = max(1, _BLOCK_BYTES // (8 * max(data.shape[1], 1)))
+    for start in range(0, len(data), step):
+        found[start : start + step] = data[start : start + step][:, columns]
+        release_pages(data)
+    return found
+
+
 def row_blocks_of(people: int, columns: int) -> list[slice]:
     """Return blocks of people that networks see at once: all, or fewer where their rows are long."""
     step = people if people * columns <= _ROW_CELLS else max(1, _ROW_CELLS // columns)
@@ -78,7 +90,7 @@ def principal_components(
 ) -> tuple[Float[np.ndarray, "components columns"], Float[np.ndarray, "people components"]]:
     """Find leading components of a matrix given in blocks.
 
-    By randomised subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4 with one power iteration): four passes, never
+    By randomised subspace iteration (Halko, Martinsson, Tropp 2011, algorithm 4.4 with one power iteration): three passes, never
     more than a block and (count + oversampling) rows of columns in memory. Of some hundred people with images of many voxels
     the products of people are small, and two passes give the components exactly. The components are orthonormal, the largest
     entry of each positive, and fewer than ``count`` where the matrix has fewer rows or columns; with them come every person's
@@ -90,12 +102,10 @@ def principal_components(
         return _exact_components(matrix, count)
     width = min(2 * count + 8, people, columns)
     rng = np.random.default_rng(seed)
-    sketch = np.zeros((people, width))
     start = rng.standard_normal((columns, width), dtype=np.float32)
-    for _, product in matrix.map(lambda part, chunk: chunk @ start[part]):
-        sketch += product
-    sketch = _back(matrix, _forth(matrix, np.linalg.qr(sketch)[0]))
-    basis = np.linalg.qr(sketch)[0]
+    basis = _basis(matrix, width, lambda part, _: start[part])
+    # A block goes forth and back at once, so that it is computed once.
+    basis = _basis(matrix, width, lambda _, chunk: (basis.T @ chunk).T)
     projected = _forth(matrix, basis)
     squares, left = np.linalg.eigh(projected @ projected.T)
     values, left = np.sqrt(np.maximum(squares[::-1][:count], 0)), left[:, ::-1][:, :count]
@@ -160,8 +170,11 @@ def _forth(matrix: ChunkSource, basis: Float[np.ndarray, "people width"]) -> Flo
     return projected
 
 
-def _back(matrix: ChunkSource, projected: Float[np.ndarray, "width columns"]) -> Float[np.ndarray, "people width"]:
-    sketch = np.zeros((matrix.shape[0], len(projected)))
-    for _, product in matrix.map(lambda part, chunk: chunk @ projected[:, part].T):
+def _basis(
+    matrix: ChunkSource, width: int, right: Callable[[slice, np.ndarray], np.ndarray]
+) -> Float[np.ndarray, "people width"]:
+    """Return an orthonormal basis of the matrix times columns x width, of which ``right`` gives a block's rows."""
+    sketch = np.zeros((matrix.shape[0], width))
+    for _, product in matrix.map(lambda part, chunk: chunk @ right(part, chunk)):
         sketch += product
-    return sketch
+    return np.linalg.qr(sketch)[0]

@@ -39,6 +39,12 @@ def test_components_are_those_of_the_singular_value_decomposition(shape):
     np.testing.assert_allclose(scores, matrix @ components.T, atol=1e-5 * np.abs(scores).max())
 
 
+def test_blocks_are_computed_three_times_for_components():
+    matrix, asked = np.random.default_rng(4).normal(size=(40, 60)), []
+    principal_components(ChunkSource(matrix.shape, lambda part: asked.append(part) or matrix[:, part]), 3, seed=0)
+    assert len(asked) == 3
+
+
 @given(rank=st.integers(0, 6), wanted=st.integers(1, 12), columns=st.integers(1, 40), seed=st.integers(0, 999))
 def test_components_are_orthonormal_and_no_more_than_the_rank(rank, wanted, columns, seed):
     rng = np.random.default_rng(seed)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medrep.cohort.dataset import Dataset
 from medrep.models.base import FitContext
 from medrep.models.chart.settings import ChartSettings
-from medrep.models.chunks import ChunkSource, read_chunk
+from medrep.models.chunks import ChunkSource, read_chunk, read_columns
 from medrep.models.linear.model import LinearModel
 
 Block = Float[np.ndarray, "people block"]
@@ -72,11 +72,24 @@ class Location:
 
     def residuals(self, dataset: Dataset) -> ChunkSource:
         """Return data less their means; NaN where a cell says nothing of a person, and in columns that are left as they are."""
-        means, members = self.means(dataset.covariates), self.line.support.of(dataset.covariates)
-        varies = self.line.sd > 0
+        less = self._less_means(dataset.covariates)
 
         def chunk(part: slice) -> np.ndarray:
-            own = read_chunk(dataset.values, part)
+            return less(read_chunk(dataset.values, part), part)
+
+        return ChunkSource((len(dataset), len(self.line.sd)), chunk)
+
+    def residuals_of(self, dataset: Dataset, columns: Int[np.ndarray, " some"]) -> Float[np.ndarray, "people some"]:
+        """Return the residuals of some columns, which may lie far apart."""
+        less, found = self._less_means(dataset.covariates), read_columns(dataset.values, columns)
+        for own, column in zip(found.T, columns.tolist(), strict=True):
+            own[:] = less(own[:, None], slice(column, column + 1))[:, 0]
+        return found
+
+    def _less_means(self, frame: pd.DataFrame) -> Callable[[Block, slice], Block]:
+        means, members, varies = self.means(frame), self.line.support.of(frame), self.line.sd > 0
+
+        def less(own: np.ndarray, part: slice) -> np.ndarray:
             exempt = self.line.exempt(own, members, part)
             own -= means(part)
             if exempt is not None:
@@ -85,7 +98,7 @@ class Location:
             own[:, ~varies[part]] = np.nan
             return own
 
-        return ChunkSource((len(dataset), len(varies)), chunk)
+        return less
 
 
 def _posterior(products: np.ndarray, first: int, variance: float) -> Float[np.ndarray, "rows rows"]:

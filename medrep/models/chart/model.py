@@ -25,11 +25,12 @@ the normal distribution Student's (`shapes.py`); for a new site both are those g
 Values that many people share exactly (point masses; `medrep/models/exceptions.py`) are a part of a column's distribution
 (`atoms.py`). Columns that are left as they are have no z. How unusual a change since the visit before is: `changes.py`.
 
-Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory, unseen batches from a few of
-their people; it holds nobody's rows. **Limitations**: shape is the same at all covariates, sites included; visits of a person are
-moved each by itself; columns that are not positive, and images, are taken as they are; voxel-wise use assumes that voxels
-correspond between people. z says how rare a value is among people like those of training: it is no diagnosis, and what a
-removal gives is the model's answer near its support, not a causal fact.
+Advantages: closed form but for a few steps of Fisher scoring that all columns share, bounded memory (of images with more than
+262 144 voxels what is kept is float32), unseen batches from a few of their people; it holds nobody's rows. **Limitations**: shape
+is the same at all covariates, sites included; visits of a person are moved each by itself; columns that are not positive, and
+images, are taken as they are; voxel-wise use assumes that voxels correspond between people. z says how rare a value is among
+people like those of training: it is no diagnosis, and what a removal gives is the model's answer near its support, not a causal
+fact.
 """
 
 from collections import deque
@@ -59,6 +60,7 @@ from medrep.models.chart.spread import ScaleRows, Scales, log_scales, told_prior
 from medrep.models.chunks import ChunkSource, map_chunks, principal_components, read_chunk
 from medrep.models.exceptions import Exceptions, PointMasses
 from medrep.models.linear.design import Design
+from medrep.models.linear.fit import LARGE
 from medrep.models.linear.model import LinearModel
 from medrep.models.linear.trajectories import Pairs, forecast_refusal
 from medrep.models.requirements import Images, Requirements
@@ -68,6 +70,10 @@ Block = Float[np.ndarray, "people block"]
 _FOLDS = 3
 _PRIORS = 512  # columns that the prior of scales is told from
 _SAME = 1e-6  # of log densities
+_SHAPE_ROWS, _SECONDS = (
+    7,
+    9e-8,
+)  # numbers that shape and powers keep of a column; seconds a cell beside a linear model's
 _WORST = -30.0  # what a log density counts at least where powers are chosen
 
 
@@ -124,7 +130,8 @@ class GrowthChart(Model):
             work.phase("find the leading components")
             source = model.deviations(dataset)
             filled = ChunkSource(source.shape, lambda part: np.nan_to_num(source.compute(part)))
-            model = replace(model, components=principal_components(filled, settings.components, seed)[0])
+            components = principal_components(filled, settings.components, seed)[0]
+            model = replace(model, components=components.astype(model.components.dtype, copy=False))
         return model, history
 
     @classmethod
@@ -140,14 +147,11 @@ class GrowthChart(Model):
         design = Design.fit(dataset.schema, frame, settings.scale_degrees, settings.interactions)
         visits = pd.Series(dataset.whose).map(pd.Series(dataset.whose).value_counts()).to_numpy(float)
         people = ScaleRows(design.full(frame), location.levels, location.variance(frame).clip(0, 1), 1 / visits)
-        residuals = location.residuals(straight)
         varies = np.flatnonzero(location.line.sd > 0)
         some = varies[np.linspace(0, len(varies) - 1, min(len(varies), _PRIORS)).astype(int)]
-        sample = np.concatenate(
-            [residuals.compute(slice(k, k + 1)) for k in some] or [np.zeros((len(frame), 0))], axis=1
-        )
-        prior = told_prior(people, sample)
-        coefficients, shapes = np.zeros((people.rows.shape[1], count)), np.zeros((4, count))
+        prior = told_prior(people, location.residuals_of(straight, some))
+        kept = location.line.sd.dtype
+        coefficients, shapes = np.zeros((people.rows.shape[1], count), kept), np.zeros((4, count), kept)
 
         def fit_block(part: slice, chunk: np.ndarray) -> None:
             found = log_scales(people, chunk, prior)
@@ -155,9 +159,9 @@ class GrowthChart(Model):
             if settings.shape != "gaussian":
                 shapes[:, part] = Shapes.fit(people.own(chunk) * np.exp(-people.rows @ found)).parameters
 
-        deque(residuals.map(fit_block), maxlen=0)
+        deque(location.residuals(straight).map(fit_block), maxlen=0)
         scales = Scales(design, coefficients, prior.covariance(people), prior)
-        empty = np.zeros((0, count))
+        empty = np.zeros((0, count), kept)
         model = cls(dataset.schema, dataset.columns, settings, location, scales, Shapes(shapes), powers, empty, seed)
         return model, pd.concat([history, _history(model)], ignore_index=True)
 
@@ -358,8 +362,19 @@ class GrowthChart(Model):
         cls, settings: ChartSettings, schema: CovariateSchema, frame: pd.DataFrame, images: Images
     ) -> Requirements:
         """Estimate from the size of the design; see `Model.requirements`."""
-        sized = replace(settings.location, components=settings.components)
-        return LinearModel.requirements(sized, schema, frame, images)
+        found = LinearModel.requirements(
+            replace(settings.location, components=settings.components), schema, frame, images
+        )
+        design = Design.fit(schema, frame, settings.scale_degrees, settings.interactions)
+        rows = design.full(frame.iloc[:1]).shape[1] + _SHAPE_ROWS
+        more = (4 if images.columns > LARGE else 8) * images.columns * rows
+        return replace(
+            found,
+            train_memory=found.train_memory + more,
+            train_seconds=found.train_seconds + images.people * images.columns * _SECONDS,
+            model=found.model + more,
+            export_memory=found.export_memory + more,
+        )
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -396,8 +411,13 @@ class GrowthChart(Model):
         sd = self.location.line.sd
 
         def scale(part: slice) -> Block:
-            found: np.ndarray = np.sqrt(np.exp(2 * self.scales.logs(rows, part)) + unknown * sd[part] ** 2)
-            return np.where(sd[part] > 0, found, np.nan)
+            found = self.scales.logs(rows, part)
+            found *= 2
+            np.exp(found, out=found)
+            found += unknown * sd[part] ** 2
+            np.sqrt(found, out=found)
+            found[:, sd[part] == 0] = np.nan
+            return found
 
         return scale, self.scales.freedom(rows)
 

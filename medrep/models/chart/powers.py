@@ -47,7 +47,7 @@ class Powers:
     @classmethod
     def none(cls, columns: int) -> "Powers":
         """Return that columns stay as they are."""
-        return cls(*np.ones((3, columns)))
+        return cls(*np.ones((3, columns), np.float32))  # exact, and as small as what else is kept of large images
 
     def dataset(self, dataset: Dataset) -> Dataset:
         """Return the same people with T of their data."""

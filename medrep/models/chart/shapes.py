@@ -1,8 +1,9 @@
 """Shape of what is left at given covariates: how residuals in units of their scale become z, and back.
 
 Sinh-arcsinh (Jones and Pewsey 2009): z = sinh(d asinh((e - c) / w) - s), with centre c, width w, skewness s and tail weight d;
-normal for s = 0, d = 1. Fitted by Fisher scoring with the outer product of scores, on means of BINS equal parts of the sorted
-residuals; s and log d have a weak normal prior, so that few people have nearly normal charts.
+normal for s = 0, d = 1. Fitted by Fisher scoring (`scoring.py`) with the outer product of scores, on means of BINS parts of the
+sorted residuals, which are smaller towards both ends, since there a person tells more; s and log d have a weak normal prior, so
+that few people have nearly normal charts.
 
 What is not known of scale makes a normal distribution Student's, of nu degrees of freedom. z of Student's t is taken in Wallace's
 form (1959), z = (8 nu + 1) / (8 nu + 3) sqrt(nu log(1 + t^2 / nu)), which has an inverse.
@@ -14,15 +15,20 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
+from medrep.models.chart.scoring import State, searched
+
 Block = Float[np.ndarray, "people columns"]
 Freedom = Float[np.ndarray, "people _"]
 
-BINS = 48
-_SEARCHES, _HALVINGS, _NEAR, _SLACK = 12, 4, 0.01, 1e-9
+BINS = 32
+_FEWEST = 12  # values of a column whose shape is told
+_SEARCHES, _NEAR = 48, 0.001
 _PRIOR = 2.0  # precision of skewness and log tail weight
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
 _MIDDLES = 128  # quantiles over which information is averaged
+_EDGES = (1 - np.cos(np.linspace(0, np.pi, BINS + 1))) / 2
+_SIZES = np.diff(_EDGES)
 Parameters = Float[np.ndarray, "four columns"]
 
 
@@ -46,9 +52,13 @@ class Shapes:
         """Fit shapes to residuals in units of their scale; NaN is left out. Columns of few values stay normal."""
         bins, counts = _binned(residuals)
         found = np.zeros((4, residuals.shape[1]))
-        enough = counts >= BINS // 4
+        enough = counts >= _FEWEST
         if enough.any():
-            found[:, enough] = _scored(bins[:, enough], counts[enough])
+            bins, counts = bins[:, enough], counts[enough]
+            start = np.zeros((4, len(counts)))
+            start[0] = _SIZES @ bins
+            start[1] = 0.5 * np.log(np.maximum(_SIZES @ (bins - start[0]) ** 2, 1e-18))
+            found[:, enough] = searched(_Problem(bins, counts), start, _SEARCHES, _NEAR)
         return cls(found)
 
     def z(self, residuals: Block, part: slice = slice(None)) -> Block:
@@ -92,8 +102,11 @@ class Shapes:
 
 def normal_score(t: Block, freedom: Freedom) -> Block:
     """Return z of Student's t."""
-    size = np.sqrt(freedom * np.log1p(t**2 / freedom))
-    return np.asarray(np.sign(t) * size * (8 * freedom + 1) / (8 * freedom + 3))
+    found = np.asarray(t * t / freedom)
+    np.log1p(found, out=found)
+    found *= freedom * ((8 * freedom + 1) / (8 * freedom + 3)) ** 2
+    np.sqrt(found, out=found)
+    return np.copysign(found, t, out=found)
 
 
 def student(z: Block, freedom: Freedom) -> Block:
@@ -110,61 +123,52 @@ def log_density(t: Block, freedom: Freedom) -> Block:
 
 
 def _binned(residuals: Block) -> tuple[Float[np.ndarray, "bins columns"], Float[np.ndarray, " columns"]]:
-    """Return the means of equal parts of each column's sorted values, and how many there are."""
+    """Return the means of parts of each column's sorted values, and how many values there are."""
     ordered = np.sort(residuals, axis=0)  # NaN last
     counts = len(ordered) - np.isnan(ordered[::-1]).argmin(axis=0)
     counts[np.isnan(ordered[:1]).any(axis=0)] = 0
     found = np.zeros((BINS, ordered.shape[1]))
     for count in np.unique(counts[counts > 0]):
         some = counts == count
-        own = ordered[:count] if some.all() else ordered[:count, some]
-        sums = np.concatenate([np.zeros((1, own.shape[1])), np.cumsum(own, axis=0)])
-        # Parts are as large as each other, so values at their ends belong to both.
-        share = np.linspace(0, 1, BINS + 1) * count
-        whole = np.minimum(share.astype(np.int64), count - 1)
-        found[:, some] = np.diff(sums[whole] + (share - whole)[:, None] * own[whole], axis=0) * (BINS / count)
+        edges, at = count * _EDGES[:, None], np.arange(count)
+        # Values at the ends of parts belong to both.
+        shares = (np.clip(edges[1:] - at, 0, 1) - np.clip(edges[:-1] - at, 0, 1)) / np.diff(edges, axis=0)
+        found[:, some] = shares @ (ordered[:count] if some.all() else ordered[:count, some])
     return found, counts.astype(np.float64)
 
 
-def _scored(values: Float[np.ndarray, "bins columns"], counts: Float[np.ndarray, " columns"]) -> Parameters:
-    """Fit by Fisher scoring, each step halved until it is none for the worse."""
-    found = np.zeros((4, values.shape[1]))
-    found[0], found[1] = values.mean(axis=0), np.log(np.maximum(values.std(axis=0), 1e-9))
-    loss, terms = _loss(found, values, counts)
-    for _ in range(_SEARCHES):
-        scores = _scores(found, terms)
-        gradient = counts * scores.mean(axis=1)
-        gradient[2:] -= _PRIOR * found[2:]
-        information = np.matmul(scores.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * (counts / BINS)[:, None, None]
-        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * counts[:, None]
-        step = np.clip(np.linalg.solve(information, gradient.T[..., None])[..., 0].T, -_STEP, _STEP)
-        tried, terms = _loss(found + step, values, counts)
-        for _ in range(_HALVINGS):
-            worse = tried > loss + _SLACK * np.abs(loss)
-            if not worse.any():
-                break
-            step = np.where(worse, step / 2, step)
-            tried, terms = _loss(found + step, values, counts)
-        found, loss = found + step, tried
-        if np.abs(step).max(initial=0) < _NEAR:
-            break
-    return found
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Means of parts of each column's residuals, and how many residuals there are; see `scoring.Problem`."""
+
+    values: Float[np.ndarray, "bins columns"]
+    counts: Float[np.ndarray, " columns"]
+
+    def look(self, at: Parameters) -> tuple[Float[np.ndarray, " columns"], State]:
+        """Return less the log posterior density, and y, what is turned, and z."""
+        _, log_width, skew, log_tail = at
+        y, turned, z = _terms(at, self.values)
+        own = 0.5 * z**2 - _log_cosh(turned) + 0.5 * np.log1p(y**2)
+        total = self.counts * (_SIZES @ own - log_tail + log_width)
+        return total + 0.5 * _PRIOR * (skew**2 + log_tail**2), (y, turned, z)
+
+    def step(self, at: Parameters, state: State) -> Parameters:
+        """Return a step, as a whole no longer than _STEP in any parameter."""
+        scores = _scores(at, state)
+        weighed = scores * _SIZES[:, None]
+        gradient = self.counts * weighed.sum(axis=1)
+        gradient[2:] -= _PRIOR * at[2:]
+        information = np.matmul(weighed.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * self.counts[:, None, None]
+        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * self.counts[:, None]
+        step = np.linalg.solve(information, gradient.T[..., None])[..., 0].T
+        return np.asarray(step * (_STEP / np.maximum(np.abs(step).max(axis=0), _STEP)))
+
+    def some(self, columns: np.ndarray) -> "_Problem":
+        """Return the problem of some columns."""
+        return _Problem(self.values[:, columns], self.counts[columns])
 
 
-_Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _loss(
-    parameters: Parameters, values: np.ndarray, counts: np.ndarray
-) -> tuple[Float[np.ndarray, " columns"], _Terms]:
-    _, log_width, skew, log_tail = parameters
-    y, turned, z = _terms(parameters, values)
-    own = 0.5 * z**2 - _log_cosh(turned) + 0.5 * np.log1p(y**2)
-    total = counts * (own.mean(axis=0) - log_tail + log_width)
-    return total + 0.5 * _PRIOR * (skew**2 + log_tail**2), (y, turned, z)
-
-
-def _scores(parameters: Parameters, terms: _Terms) -> Float[np.ndarray, "four bins columns"]:
+def _scores(parameters: Parameters, terms: State) -> Float[np.ndarray, "four bins columns"]:
     """Return derivatives of the log density by each parameter."""
     width, tail = np.exp(parameters[1]), np.exp(parameters[3])
     y, turned, z = terms
@@ -177,10 +181,14 @@ def _scores(parameters: Parameters, terms: _Terms) -> Float[np.ndarray, "four bi
     return np.stack([pull / width, y * pull - 1, -along, along * (turned + parameters[2]) + 1])
 
 
-def _terms(parameters: Parameters, values: np.ndarray) -> _Terms:
+def _terms(parameters: Parameters, values: np.ndarray) -> State:
     centre, log_width, skew, log_tail = parameters
-    y = (values - centre) / np.exp(log_width)
-    turned = np.clip(np.exp(log_tail) * np.arcsinh(y) - skew, -_MOST, _MOST)
+    y = values - centre
+    y *= np.exp(-log_width)
+    turned = np.arcsinh(y)
+    turned *= np.exp(log_tail)
+    turned -= skew
+    np.clip(turned, -_MOST, _MOST, out=turned)
     return y, turned, np.sinh(turned)
 
 

@@ -2,11 +2,11 @@
 
     log s_v(c) = G(c) gamma_v,    G = [1, effects, levels],    levels ~ N(m, tau^2) over columns
 
-The posterior mode is found by Fisher scoring of the normal likelihood of residuals, with their squares over 1 - leverage. Its
-information 2 G'G does not depend on what is estimated, so complete columns share one factorisation. Where residuals have heavy
-tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over columns.
-m and tau^2 are told from some columns, and the same for all; m varies about 0 as far as it does by more than chance. Effects
-and levels are fitted together: a scale that grows with age is not to be taken for that of a site of old people.
+The posterior mode is found by Fisher scoring (`scoring.py`) of the normal likelihood of residuals, with their squares over 1 -
+leverage. Its information 2 G'G does not depend on what is estimated, so complete columns share one factorisation. Where residuals
+have heavy tails their squares say less than normal ones would: the likelihood is tempered by 2 / (kurtosis - 1), the median over
+columns. m and tau^2 are told from some columns, and the same for all; m varies about 0 as far as it does by more than chance.
+Effects and levels are fitted together: a scale that grows with age is not to be taken for that of a site of old people.
 """
 
 from dataclasses import dataclass, replace
@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from medrep.models.chart.scoring import State, searched
 from medrep.models.linear.design import Design
 
 Residuals = Float[np.ndarray, "people columns"]
 Rows = Float[np.ndarray, "people rows"]
 Square = Float[np.ndarray, "rows rows"]
 
-_SEARCHES, _HALVINGS, _STEP = 12, 6, 0.7
+_SEARCHES, _STEP = 48, 1.0  # of log scale
 _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
 _SPREADS = 30
-_NEAR, _SLACK = 0.01, 1e-9
+_NEAR = 0.001
 _EFFECT = 0.3  # precision of effects: a weak prior
 _FIRST, _LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
@@ -126,12 +127,12 @@ class Scales:
 
 def told_prior(people: ScaleRows, residuals: Residuals) -> ScalePrior:
     """Return the prior of log scales, from columns in which people vary; NaN is left out."""
-    problem, prior = _Problem.of(people, residuals), ScalePrior.first(people.levels)
+    problem = _Problem.of(people, residuals, ScalePrior.first(people.levels))
     found = np.zeros((people.rows.shape[1], residuals.shape[1]))
     for _ in range(_ROUNDS if residuals.shape[1] else 0):
-        found = problem.searched(found, prior, _EACH)
-        prior = problem.told(found, prior)
-    return prior
+        found = searched(problem, found, _EACH, _NEAR)
+        problem = replace(problem, prior=problem.told(found))
+    return problem.prior
 
 
 def log_scales(people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> Float[np.ndarray, "rows columns"]:
@@ -142,8 +143,8 @@ def log_scales(people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> Fl
         residuals: Data less their location, in any unit; NaN is left out.
         prior: Of levels.
     """
-    problem = _Problem.of(people, residuals)
-    found = problem.searched(np.zeros((people.rows.shape[1], residuals.shape[1])), prior, _SEARCHES)
+    problem = _Problem.of(people, residuals, prior)
+    found = searched(problem, np.zeros((people.rows.shape[1], residuals.shape[1])), _SEARCHES, _NEAR)
     found[0] += 0.5 * np.log(problem.usual)
     return found
 
@@ -159,6 +160,7 @@ class _Problem:
         totals: Sums of weighed rows in each column.
         products: Of rows and weighed rows: one for all columns where everybody is seen in each, else one for each.
         usual: Mean square of each column.
+        prior: Of the coefficients.
     """
 
     people: ScaleRows
@@ -167,9 +169,10 @@ class _Problem:
     totals: Float[np.ndarray, "rows columns"]
     products: Float[np.ndarray, "_ rows rows"]
     usual: Float[np.ndarray, " columns"]
+    prior: ScalePrior
 
     @classmethod
-    def of(cls, people: ScaleRows, residuals: Residuals) -> "_Problem":
+    def of(cls, people: ScaleRows, residuals: Residuals, prior: ScalePrior) -> "_Problem":
         weighed, columns = people.rows * people.weights[:, None], residuals.shape[1]
         squares = people.own(residuals)
         squares *= squares
@@ -186,34 +189,29 @@ class _Problem:
         usual = people.weights @ squares / np.maximum(totals[0], 1e-12)
         usual = np.where(usual > 0, usual, 1)
         squares /= usual
-        return cls(people, weighed, squares, totals, products, usual)
+        return cls(people, weighed, squares, totals, products, usual, prior)
 
-    def searched(self, found: np.ndarray, prior: ScalePrior, searches: int) -> Float[np.ndarray, "rows columns"]:
-        """Return better coefficients; each step is halved until it is none for the worse."""
-        count = len(found)
-        information, precision = prior.information(self.products), prior.precision(count)[:, None]
-        centre = prior.centre(count)[:, None]
+    def look(self, at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], State]:
+        """Return less the log posterior density, and shares."""
+        shares, off = self.shares(at), at - self.prior.centre(len(at))[:, None]
+        own = (self.totals * at).sum(axis=0) + 0.5 * (self.people.weights @ shares)
+        return self.prior.tempering * own + 0.5 * self.prior.precision(len(at)) @ off**2, (shares,)
 
-        def looked_at(at: np.ndarray) -> tuple[Float[np.ndarray, " columns"], Residuals]:
-            shares = self.shares(at)
-            own = (self.totals * at).sum(axis=0) + 0.5 * (self.people.weights @ shares)
-            return prior.tempering * own + 0.5 * (precision * (at - centre) ** 2).sum(axis=0), shares
+    def step(self, at: np.ndarray, state: State) -> Float[np.ndarray, "rows columns"]:
+        """Return a step, as a whole no longer than _STEP."""
+        off = at - self.prior.centre(len(at))[:, None]
+        gradient = self.prior.tempering * self.gradient(*state) - self.prior.precision(len(at))[:, None] * off
+        step = _solved(self.prior.information(self.products), gradient)
+        # Its mean square over people; a part of it alone might not lead down.
+        squares = np.einsum("rv,vrs,sv->v", step, self.products, step, optimize=True)
+        length = np.sqrt(squares / np.maximum(self.totals[0], 1e-12))
+        return np.asarray(step * (_STEP / np.maximum(length, _STEP)))
 
-        now, shares = looked_at(found)
-        for _ in range(searches):
-            gradient = prior.tempering * self.gradient(shares) - precision * (found - centre)
-            step = np.clip(_solved(information, gradient), -_STEP, _STEP)
-            tried, shares = looked_at(found + step)
-            for _ in range(_HALVINGS):
-                worse = tried > now + _SLACK * np.abs(now)
-                if not worse.any():
-                    break
-                step = np.where(worse, step / 2, step)
-                tried, shares = looked_at(found + step)
-            found, now = found + step, tried
-            if np.abs(step).max(initial=0) < _NEAR:
-                break
-        return found
+    def some(self, columns: np.ndarray) -> "_Problem":
+        """Return the problem of some columns."""
+        products = self.products if len(self.products) == 1 else self.products[columns]
+        squares, totals, usual = self.squares[:, columns], self.totals[:, columns], self.usual[columns]
+        return replace(self, squares=squares, totals=totals, products=products, usual=usual)
 
     def shares(self, found: np.ndarray) -> Residuals:
         """Return squares in units of what is expected of each."""
@@ -227,25 +225,25 @@ class _Problem:
         """Return that of the log likelihood."""
         return np.asarray(self.weighed.T @ shares - self.totals)
 
-    def told(self, found: np.ndarray, prior: ScalePrior) -> ScalePrior:
+    def told(self, found: np.ndarray) -> ScalePrior:
         """Return the prior that coefficients tell."""
-        shares, weights = self.shares(found), self.people.weights
+        shares, weights, prior = self.shares(found), self.people.weights, self.prior
         mean, second = (weights @ power / np.maximum(self.totals[0], 1e-12) for power in (shares, shares**2))
         kurtosis = float(np.median(np.clip(second / np.maximum(mean, 1e-12) ** 2, *_KURTOSIS)))
         levels, tempering = found[self.people.effects :], 2 / (kurtosis - 1)
         if not len(levels):
             return replace(prior, tempering=tempering)
-        centre = self._means(found, shares, prior) if levels.shape[1] >= _MANY else prior.mean
+        centre = self._means(found, shares) if levels.shape[1] >= _MANY else prior.mean
         unknown = np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :]
         variance = float(((levels - centre[:, None]) ** 2).mean() + unknown.mean())
         return ScalePrior(centre, max(variance, _LEAST), tempering)
 
-    def _means(self, found: np.ndarray, shares: Residuals, prior: ScalePrior) -> Float[np.ndarray, " scale_levels"]:
+    def _means(self, found: np.ndarray, shares: Residuals) -> Float[np.ndarray, " scale_levels"]:
         """Return the means of levels over columns, as far as they differ by more than chance.
 
         They are told with the means of effects: what all columns do with age is not to be taken for what sites do in all.
         """
-        columns, effects = found.shape[1], self.people.effects
+        columns, effects, prior = found.shape[1], self.people.effects, self.prior
         mean = found.mean(axis=1)
         gradient = prior.tempering * self.gradient(shares).mean(axis=1)
         information = 2 * prior.tempering * columns * self.products.mean(axis=0)
