@@ -159,7 +159,7 @@ class GrowthChart(Model):
         scales = Scales(design, coefficients, prior.covariance(people), prior)
         empty = np.zeros((0, count))
         model = cls(dataset.schema, dataset.columns, settings, location, scales, Shapes(shapes), powers, empty, seed)
-        return model, pd.concat([history, _history(model)], ignore_index=True)
+        return model, pd.concat([history, chart_history(model)], ignore_index=True)
 
     def transform(
         self,
@@ -437,7 +437,7 @@ def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:
     return fold[np.searchsorted(units, dataset.units)]
 
 
-def _history(model: GrowthChart) -> pd.DataFrame:
+def chart_history(model: GrowthChart) -> pd.DataFrame:
     """Return how many columns have each power, and how much scale differs between levels of batches."""
     rows = [("columns", f"power {power:g}", float((model.powers.exponents == power).sum())) for power in CHOICES]
     scales = model.scales.coefficients[-model.location.levels :] if model.location.levels else np.zeros((0, 1))
