@@ -91,7 +91,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="M",
-        help="model folders (or models:/NAME@ALIAS) to make one chart of; M:site=X of one that has no site, since all its people are of X",
+        help="model folders (or models:/NAME@ALIAS) to make one chart of; M:site=X of one whose people are all of X",
     )
     charts.add_argument("--overwrite", action="store_true", help="replace OUT if it holds files already")
 

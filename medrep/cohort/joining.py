@@ -74,18 +74,20 @@ def _problems(parts: Sequence[FittedCovariates], name: str) -> Iterable[str]:
             yield f"{part.name}:{name}={part.given[name]} is no number"
         if not isinstance(own, Continuous):
             levels[part.name] = set(own.levels) if own is not None else {*filter(None, [part.given.get(name)])}
-    if first is not None and isinstance(first[1], Continuous):
-        return
-    together = set().union(*levels.values()) if levels else set()
+    if first is None or isinstance(first[1], Categorical):
+        yield from _of_levels(name, levels, None if first is None else first[1].declared.role)
+
+
+def _of_levels(name: str, levels: Mapping[str, set[str]], role: str | None) -> Iterable[str]:
+    """Yield what is wrong with the levels of a covariate in each training; its role is None where no training has it."""
+    together = set[str]().union(*levels.values())
     for group in look_alikes(together):
         if not any(set(group) <= own for own in levels.values()):
             yield f"{name}: {' and '.join(map(repr, group))} look like one level; write it the same way everywhere"
-    if first is None and len(together) == 1:
+    if role is None and len(together) == 1:
         yield f"{name} is {min(together)!r} in all models; leave it out"
-    if first is None or first[1].declared.role == "batch":
-        return
-    for who, own in levels.items():
-        others = set().union(*(other for one, other in levels.items() if one != who))
+    for who, own in levels.items() if role == "effect" else ():
+        others = set[str]().union(*(other for one, other in levels.items() if one != who))
         if others and own and not own & others:
             yield f"{name} is {', '.join(sorted(own))} in {who}, and {', '.join(sorted(others))} in the others"
 
@@ -133,6 +135,6 @@ def _joined(
 def _statistics(part: FittedCovariates, own: Continuous | Categorical | None, name: str) -> tuple[float, ...]:
     """Return people, mean, deviation, lowest and highest value."""
     if isinstance(own, Continuous):
-        return part.people, own.mean, own.sd, own.low, own.high
+        return float(part.people), own.mean, own.sd, own.low, own.high
     value = parse_number(part.given[name]).value
-    return part.people, value, 0.0, value, value
+    return float(part.people), value, 0.0, value, value

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from medrep.cohort.covariates import Categorical, CovariateSchema
 from medrep.models.chart.parts import Part
@@ -24,7 +24,7 @@ def pooled_powers(parts: Sequence[Part]) -> Powers:
     votes = np.stack([(people * (own == power)).sum(axis=0) for power in CHOICES])
     exponents = np.asarray(CHOICES)[votes.argmax(axis=0)]
     for one, powers in zip(parts, own, strict=True):
-        for k in np.flatnonzero((exponents != 1) & (powers == 1) & one.has):
+        for k in np.flatnonzero((exponents != 1) & (powers == 1) & one.has).tolist():
             if one.quantile(k, _LOW).min() <= 0:
                 exponents[k] = 1
     with_unit = people * (own != 1)

@@ -1,4 +1,4 @@
-"""Stand-ins of several charts, regressed together: location, levels, log scale and its prior (`merging.py` has the mathematics)."""
+"""Stand-ins of several charts, regressed together: location, levels, log scale and its prior (mathematics: `merging.py`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -86,6 +86,7 @@ class Pooling:
 
     @classmethod
     def of(cls, parts: Sequence[Part], schema: CovariateSchema) -> "Pooling":
+        """Place knots, centre the designs and choose powers."""
         frames, settings = [in_schema(one.stand_ins.frame, schema) for one in parts], parts[0].chart.settings
         frame, weights = pd.concat(frames, ignore_index=True), np.concatenate([one.stand_ins.weights for one in parts])
         design, scale_design = (

@@ -9,7 +9,6 @@ in another one nearly. No stand-in is anybody.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -60,8 +59,9 @@ class StandIns:
         """
         schema = location.line.design.schema
         frame = support.frame(schema, _PLACES)
-        numbers = [_SHARES for one in schema.fitted if isinstance(one, Continuous)]
-        counts = np.kron(np.asarray(support.counts, float), reduce(np.kron, numbers, np.ones(1)))
+        counts = np.asarray(support.counts, float)
+        for _ in (one for one in schema.fitted if isinstance(one, Continuous)):
+            counts = np.outer(counts, _SHARES).ravel()
         rows = location.line.design.full(frame), scales.design.full(frame)
         products = location.products, scales.prior.products(scales.covariance)
         weights = _corrected(rows, products, counts)

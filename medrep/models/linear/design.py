@@ -48,9 +48,8 @@ def spline_knots(
     if weights is None:
         found = np.quantile(values, places)
     else:
-        order = np.argsort(values)
-        below = np.cumsum(weights[order]) - weights[order] / 2
-        found = np.interp(places * weights.sum(), below, values[order])
+        own = np.bincount(np.searchsorted(distinct, values), weights)
+        found = np.interp(places * weights.sum(), np.cumsum(own) - own / 2, distinct)
     knots = np.unique(found)
     if len(knots) < 2:
         knots = np.array([distinct[0], distinct[-1]])
