@@ -67,7 +67,7 @@ def merge_charts(out: Path, models: Sequence[str], listener: Listener = SILENT, 
         found.saved.save(partial / "model")
         write_tsv(partial / "history.tsv", found.history)
         write_tsv(partial / "parts.tsv", found.parts)
-        write_json(partial / "parts.json", {**_ABOUT, "notes": list(found.notes)})
+        write_json(partial / "parts.json", {**_ABOUT, "Notes": list(found.notes)})
     return found
 
 
