@@ -15,7 +15,8 @@ from medrep.models.chart.model import GrowthChart
 from medrep.models.chart.powers import Powers
 from medrep.models.chart.shapes import Shapes
 from medrep.models.chart.spread import LEVERAGE
-from medrep.models.chart.stand_ins import ALIKE, StandIns
+from medrep.models.chart.stand_ins import ALIKE, NOBODY, Square, StandIns
+from medrep.models.linear.design import Design
 
 Some = Int[np.ndarray, " some"]
 
@@ -61,12 +62,11 @@ class Part:
     @cached_property
     def means(self) -> Float[np.ndarray, "rows columns"]:
         """Coefficients of location, levels as they were before they were shrunk."""
-        line, levels = self.location.line, self.location.levels
-        people = self.stand_ins.products[0].diagonal()[len(line.coefficients) :]
-        kept = people / (people + 1 / self.location.level_variance)
-        return (
-            np.concatenate([line.coefficients, line.batches.location / kept[:, None]]) if levels else line.coefficients
-        )
+        line = self.location.line
+        if not self.location.levels:
+            return line.coefficients
+        kept = kept_levels(line.design, self.stand_ins.products[0], self.location.level_variance)
+        return np.concatenate([line.coefficients, line.batches.location / kept])
 
     def mean_level(self, name: str) -> Float[np.ndarray, " columns"]:
         """Return the mean over people of the levels of a batch covariate, as they were before they were shrunk."""
@@ -137,6 +137,21 @@ class Told:
     shrunk: Float[np.ndarray, "points some"]
     sd: Float[np.ndarray, " some"]
     shapes: Float[np.ndarray, "four some"]
+
+
+def kept_levels(design: Design, products: Square, variance: float) -> Float[np.ndarray, "levels 1"]:
+    """Return the share of each level that shrinking keeps: its variance among levels over that of what people tell of it.
+
+    Args:
+        design: Of location.
+        products: X'WX.
+        variance: Among levels, in units of a column's deviation squared.
+    """
+    first = len(products) - sum(len(design.schema.levels(name)) for name in design.schema.batches)
+    basis = design.contrasts(products.diagonal()[first:] > NOBODY)
+    covariance = pinvh(basis.T @ products @ basis, rtol=ALIKE)
+    error = np.einsum("lb,bc,lc->l", basis[first:], covariance, basis[first:], optimize=True)
+    return np.asarray(variance / (variance + error))[:, None]
 
 
 def leverage(

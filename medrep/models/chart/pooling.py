@@ -13,11 +13,11 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.models.chart.by_column import pooled_components, pooled_masses, pooled_powers, pooled_support
 from medrep.models.chart.location import Location, posterior, told_levels
 from medrep.models.chart.model import GrowthChart
-from medrep.models.chart.parts import Part, Told, leverage
+from medrep.models.chart.parts import Part, Told, kept_levels, leverage
 from medrep.models.chart.powers import Powers
 from medrep.models.chart.shapes import Shapes
 from medrep.models.chart.spread import LEAST, MANY, ScalePrior, Scales
-from medrep.models.chart.stand_ins import ALIKE, Rows, Square, in_schema
+from medrep.models.chart.stand_ins import ALIKE, NOBODY, Rows, Square, in_schema
 from medrep.models.linear.batch_effects import BatchEffects
 from medrep.models.linear.design import Design, spline_knots
 from medrep.models.linear.model import no_scores
@@ -26,7 +26,6 @@ Columns = Float[np.ndarray, " columns"]
 Some = Int[np.ndarray, " some"]
 
 _AT_ONCE = 1024  # columns
-_NOBODY = 1e-6  # people
 _LEAST = 1e-4  # variance of levels
 
 
@@ -53,7 +52,7 @@ class Regression:
     def basis(self) -> Float[np.ndarray, "rows columns"]:
         """Of coefficients whose levels average to zero over people; levels that no part has get none."""
         levels = sum(len(self.design.schema.levels(name)) for name in self.design.schema.batches)
-        return self.design.contrasts(self.products.diagonal()[len(self.products) - levels :] > _NOBODY)
+        return self.design.contrasts(self.products.diagonal()[len(self.products) - levels :] > NOBODY)
 
     def sums(self, values: Sequence[np.ndarray]) -> Float[np.ndarray, "rows columns"]:
         """Return R'wy."""
@@ -203,15 +202,14 @@ class Pooling:
             products: Of all stand-ins' rows.
             start: A first guess of the variance of levels.
         """
-        effects = len(means) - self.levels
-        people, levels, varies = products.diagonal()[effects:], means[effects:], sd > 0
-        unit = levels[:, varies] / sd[varies]
+        effects, varies = len(means) - self.levels, sd > 0
+        unit = means[effects:, varies] / sd[varies]
 
         def square(variance: float) -> float:
-            return float(np.mean((unit * (people / (people + 1 / variance))[:, None]) ** 2)) if unit.size else 0.0
+            return float(np.mean((unit * kept_levels(self.design, products, variance)) ** 2)) if unit.size else 0.0
 
         covariance, variance = told_levels(products, effects, start, square)
-        shrunk = levels * (people / (people + 1 / variance))[:, None]
+        shrunk = means[effects:] * kept_levels(self.design, products, variance)
         first = self.parts[0].location.line
         kept = first.coefficients.dtype
         line = replace(

@@ -26,6 +26,7 @@ Square = Float[np.ndarray, "rows rows"]
 
 _PLACES, _SHARES = (0.0, 0.5, 1.0), np.array([1.0, 4.0, 1.0]) / 6
 ALIKE = 1e-11  # eigenvalues below it, over the largest, are none
+NOBODY = 1e-6  # people
 _ROUNDS = 3
 
 
