@@ -130,7 +130,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a part says of its stand-ins in some columns: mean, log scale before its prior and after, deviation, and shape."""
+    """Mean, log scale before its prior and after, deviation and shape, of a part's stand-ins in some columns."""
 
     values: Float[np.ndarray, "points some"]
     logs: Float[np.ndarray, "points some"]
