@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import pinvh
 from scipy.special import ndtri
 
 from medrep.cohort.support import Support
@@ -15,7 +14,7 @@ from medrep.models.chart.model import GrowthChart
 from medrep.models.chart.powers import Powers
 from medrep.models.chart.shapes import Shapes
 from medrep.models.chart.spread import LEVERAGE
-from medrep.models.chart.stand_ins import ALIKE, NOBODY, Square, StandIns
+from medrep.models.chart.stand_ins import NOBODY, Square, StandIns, inverse
 from medrep.models.linear.design import Design
 
 Some = Int[np.ndarray, " some"]
@@ -83,7 +82,7 @@ class Part:
         prior, found = scales.prior, scales.coefficients
         information = 2 * prior.tempering * self.stand_ins.products[1]
         pull = prior.precision(len(found))[:, None] * (found - prior.centre(len(found))[:, None])
-        return np.asarray(found + pinvh(information, rtol=ALIKE) @ pull)
+        return np.asarray(found + inverse(information) @ pull)
 
     @cached_property
     def taken(self) -> Float[np.ndarray, " points"]:
@@ -149,7 +148,7 @@ def kept_levels(design: Design, products: Square, variance: float) -> Float[np.n
     """
     first = len(products) - sum(len(design.schema.levels(name)) for name in design.schema.batches)
     basis = design.contrasts(products.diagonal()[first:] > NOBODY)
-    covariance = pinvh(basis.T @ products @ basis, rtol=ALIKE)
+    covariance = inverse(basis.T @ products @ basis)
     error = np.einsum("lb,bc,lc->l", basis[first:], covariance, basis[first:], optimize=True)
     return np.asarray(variance / (variance + error))[:, None]
 

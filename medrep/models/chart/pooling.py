@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import pinvh
 
 from medrep.cohort.covariates import CovariateSchema
 from medrep.models.chart.by_column import pooled_components, pooled_masses, pooled_powers, pooled_support
@@ -17,7 +16,7 @@ from medrep.models.chart.parts import Part, Told, kept_levels, leverage
 from medrep.models.chart.powers import Powers
 from medrep.models.chart.shapes import Shapes
 from medrep.models.chart.spread import LEAST, MANY, ScalePrior, Scales
-from medrep.models.chart.stand_ins import ALIKE, NOBODY, Rows, Square, in_schema
+from medrep.models.chart.stand_ins import NOBODY, Rows, Square, in_schema, inverse
 from medrep.models.linear.batch_effects import BatchEffects
 from medrep.models.linear.design import Design, spline_knots
 from medrep.models.linear.model import no_scores
@@ -61,8 +60,8 @@ class Regression:
 
     def solve(self, values: Sequence[np.ndarray]) -> Float[np.ndarray, "rows columns"]:
         """Return coefficients, not shrunk."""
-        inverse = pinvh(self.basis.T @ self.products @ self.basis, rtol=ALIKE)
-        return np.asarray(self.basis @ (inverse @ (self.basis.T @ self.sums(values))))
+        known = inverse(self.basis.T @ self.products @ self.basis)
+        return np.asarray(self.basis @ (known @ (self.basis.T @ self.sums(values))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class Pooling:
                 ([one.chart.scales.design for one in parts], settings.scale_degrees),
             )
         )
-        design.check_aliases(frame)
+        design.check_aliases(pd.concat([frame, frame]))  # each stands for several people
         rows = tuple((design.full(own), scale_design.full(own)) for own in frames)
         return cls(parts, design, scale_design, rows, pooled_powers(parts))
 

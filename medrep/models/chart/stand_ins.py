@@ -25,7 +25,7 @@ Rows = Float[np.ndarray, "points rows"]
 Square = Float[np.ndarray, "rows rows"]
 
 _PLACES, _SHARES = (0.0, 0.5, 1.0), np.array([1.0, 4.0, 1.0]) / 6
-ALIKE = 1e-11  # eigenvalues below it, over the largest, are none
+_ALIKE = 1e-11  # eigenvalues below it, over the largest, are none
 NOBODY = 1e-6  # people
 _ROUNDS = 3
 
@@ -84,6 +84,13 @@ def in_schema(frame: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:
     return frame.assign(**numbers)[list(schema.names)]
 
 
+def inverse(products: Square) -> Square:
+    """Return the inverse of products of rows, of those directions that they have."""
+    unit = 1 / np.sqrt(np.maximum(products.diagonal(), 1e-300))
+    unit[products.diagonal() <= 0] = 0
+    return np.asarray(pinvh(products * unit * unit[:, None], rtol=_ALIKE) * unit * unit[:, None])
+
+
 def _corrected(
     rows: Sequence[Rows], products: Sequence[Square], counts: Float[np.ndarray, " points"]
 ) -> Float[np.ndarray, " points"]:
@@ -97,7 +104,7 @@ def _corrected(
     sums, goal = np.concatenate(equations), np.concatenate(wanted)
     unit = np.sqrt(sums**2 @ counts)
     sums, goal = sums / unit[:, None], goal / unit
-    inverse, weights = pinvh((sums * counts) @ sums.T, rtol=ALIKE), counts
+    known, weights = pinvh((sums * counts) @ sums.T, rtol=_ALIKE), counts
     for _ in range(_ROUNDS):
-        weights = weights + counts * (sums.T @ (inverse @ (goal - sums @ weights)))
+        weights = weights + counts * (sums.T @ (known @ (goal - sums @ weights)))
     return np.asarray(weights)

@@ -144,6 +144,30 @@ def test_institutes_of_one_site_each_are_told_apart_by_what_is_given() -> None:
     assert 0.01 < chart.scales.prior.variance < 0.15
 
 
+@pytest.mark.parametrize(
+    ("declared", "interactions"),
+    [
+        (DECLARED | {"scanner": "batch"}, ()),
+        (DECLARED | {"mass": "continuous"}, (("age", "mass"),)),
+        ({"sex": "categorical", "site": "batch"}, ()),
+    ],
+)
+def test_other_covariates(declared: Mapping[str, str], interactions: tuple[tuple[str, ...], ...]) -> None:
+    rng = np.random.default_rng(1)
+    further = {"scanner": rng.choice(["X", "Y"], 700), "mass": rng.normal(25, 4, 700)}
+    everybody = replace(people(), covariates=people().covariates.assign(**further))
+    settings = replace(PLAIN, interactions=interactions)
+    pooled = part(everybody, settings=settings, declared=declared)
+    halves = [part(everybody, SITES[k : k + 3], settings, f"{k}", declared) for k in (0, 3)]
+    frame = pooled.chart.schema.transfer(everybody.covariates)
+    found = [
+        z_of(chart, chart.dataset(everybody.values, frame))
+        for chart in (pooled.chart, merged([pooled])[0], merged(halves)[0])
+    ]
+    np.testing.assert_allclose(found[1], found[0], atol=0.02)
+    assert np.abs(found[2] - found[0]).mean() < 0.06
+
+
 def test_a_site_that_two_institutes_share_is_one() -> None:
     half = np.arange(700) % 2 == 0
     parts = [part(people().take(rows), name=name) for name, rows in (("A", half), ("B", ~half))]
