@@ -1,4 +1,4 @@
-"""``chart``: centiles of features."""
+"""``chart``: centiles of features; ``merge --models``: one chart of several."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -80,4 +80,35 @@ def _chart(options: argparse.Namespace, console: "Console") -> int:
     request = request_of(ChartRequest, options, given)
     done = chart(cohort_of(options), options.out, options.model, request, console)
     console.summary("drew centiles", f"{done.features} features, {done.people}", dict(done.results))
+    return OK
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the charts that ``merge`` takes."""
+    charts = parser.add_argument_group("growth charts of several institutes")
+    charts.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="model folders (or models:/NAME@ALIAS) to make one chart of; M:site=X of one whose people are all of X",
+    )
+    charts.add_argument("--overwrite", action="store_true", help="replace OUT if it holds files already")
+
+
+def merge_models(options: argparse.Namespace, console: "Console") -> int:
+    """Merge growth charts."""
+    from medrep.workflows.merging import merge_charts
+
+    done = merge_charts(options.out, options.models, console, overwrite=options.overwrite)
+    console.table(
+        "Merged",
+        ("model", "people", "sites", "columns"),
+        [
+            (str(p), str(n), str(s), str(c))
+            for p, n, s, c in done.parts[["part", "people", "levels", "columns"]].to_numpy()
+        ],
+    )
+    people = f"{done.saved.provenance.people} people of {len(done.parts)} models"
+    console.summary("merged growth charts", people, {"model": options.out / "model"})
     return OK

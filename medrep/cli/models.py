@@ -38,6 +38,7 @@ from medrep.cli.arguments import (
     request_of,
     show_batch,
 )
+from medrep.cli.chart import add_models, merge_models
 from medrep.errors import CohortError, MedrepError
 
 if TYPE_CHECKING:
@@ -364,9 +365,14 @@ def _show_scores(console: "Console", out: Path) -> None:
 
 def add_merge(commands: Commands) -> None:
     """Add ``medrep merge``."""
-    text = "join the parts that score, export, counterfactual or train worked on"
+    text = (
+        "join the parts that score, export, counterfactual or train worked on, or growth charts of several institutes"
+    )
     parser = command(commands, "merge", text, _merge)
-    parser.add_argument("out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts")
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="OUT of the command that worked on the parts; with --models what to write"
+    )
+    add_models(parser)
     parser.add_argument(
         "--prune", action="store_true", help="then remove what only going on needs: OUT/.medrep but for its mark"
     )
@@ -375,6 +381,8 @@ def add_merge(commands: Commands) -> None:
 
 
 def _merge(options: argparse.Namespace, console: "Console") -> int:
+    if options.models:
+        return merge_models(options, console)
     from medrep.batch.merge import TRAIN
     from medrep.batch.store import read_job
     from medrep.workflows.transform import merge

@@ -73,6 +73,12 @@ class Continuous:
     high: float
     reference: float
 
+    @classmethod
+    def of(cls, declared: Covariate, mean: float, sd: float, low: float, high: float) -> "Continuous":
+        """Return statistics with the reference that is declared, or else the mean."""
+        fitted = cls(declared, mean, sd, low, high, mean)
+        return replace(fitted, reference=float(_reference(fitted, declared.reference)))
+
 
 @persisted(constants={"fitted": "categorical"})
 @dataclass(frozen=True)
@@ -83,6 +89,13 @@ class Categorical:
     levels: tuple[str, ...]
     counts: tuple[int, ...]
     reference: str
+
+    @classmethod
+    def of(cls, declared: Covariate, levels: tuple[str, ...], counts: tuple[int, ...]) -> "Categorical":
+        """Return levels with the reference that is declared, or else the pooled cohort, or the most frequent level."""
+        default = POOLED if declared.role == "batch" else levels[int(np.argmax(counts))]
+        fitted = cls(declared, levels, counts, default)
+        return replace(fitted, reference=str(_reference(fitted, declared.reference)))
 
 
 @dataclass(frozen=True)
@@ -286,16 +299,12 @@ def _fit_one(values: pd.Series, covariate: Covariate) -> Continuous | Categorica
         mean, sd = float(numbers.mean()), float(numbers.std())
         if not sd > 1e-12 * max(1.0, abs(mean)):
             raise CovariateError(f"{covariate.name} is {mean:g} for all {len(numbers)} people; {cure}")
-        fitted = Continuous(covariate, mean, sd, float(numbers.min()), float(numbers.max()), mean)
-        return Continuous(covariate, mean, sd, fitted.low, fitted.high, float(_reference(fitted, covariate.reference)))
+        return Continuous.of(covariate, mean, sd, float(numbers.min()), float(numbers.max()))
     counts = present.astype(str).value_counts()
     levels = tuple(sorted(str(level) for level in counts.index))
     if len(levels) < 2:
         raise CovariateError(f"{covariate.name} is {levels[0]!r} for all {len(present)} people; {cure}")
-    numbers = tuple(int(counts[level]) for level in levels)
-    default = POOLED if covariate.role == "batch" else levels[int(np.argmax(numbers))]
-    fitted_levels = Categorical(covariate, levels, numbers, default)
-    return Categorical(covariate, levels, numbers, str(_reference(fitted_levels, covariate.reference)))
+    return Categorical.of(covariate, levels, tuple(int(counts[level]) for level in levels))
 
 
 def _others(group: Sequence[str], known: Sequence[str], level: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Int64, Shaped
 
-from medrep._persisted import given, persisted
+from medrep._persisted import given, persisted, stored
 from medrep._structuring import from_json
 from medrep.cohort.parsing import MISSING_WORDS
 from medrep.errors import CohortError, ModelError, listed
@@ -143,7 +143,7 @@ class RowTrace:
 
 
 def _refuse_no_key(rows: "TrainingRows") -> None:
-    if not rows.key:
+    if not rows.key and not rows.others:
         raise ValueError("digests without a key")
 
 
@@ -156,12 +156,14 @@ class TrainingRows:
         key: Of the model, hexadecimal; empty where it carries no digests.
         exact: Keyed digests of exact rows, hexadecimal.
         outline: Keyed digests of outlines.
+        others: Of charts that were merged: those of each, under keys of their own.
         marks: Fingerprints from people.tsv, see `row_fingerprint`, where it is at hand.
     """
 
     key: str
     exact: frozenset[str]
     outline: frozenset[str]
+    others: tuple["TrainingRows", ...] = field(default=(), metadata=stored(omitted=lambda rows: not rows.others))
     marks: frozenset[str] = field(default=frozenset(), repr=False, metadata=given(lambda read: frozenset()))
 
     @classmethod
@@ -186,6 +188,8 @@ class TrainingRows:
     def holds(self, row: Shaped[np.ndarray, " columns"]) -> bool:
         """Say whether the model was trained on a row, or on one that rounds to it."""
         if self.marks and row_fingerprint(row) in self.marks:
+            return True
+        if any(part.holds(row) for part in self.others):
             return True
         if not self.key:
             return False

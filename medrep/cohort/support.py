@@ -6,8 +6,9 @@ halves of 100 people the second has somebody beyond a tenth of the first one's r
 (28 of the ages of a public cohort), beyond a fifth in 11 (6). Beyond that they are far outside, and refused by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -64,21 +65,41 @@ class Support:
             frame: Of each row.
             participants: Whose each row is; by default each is a person. A person counts once in each cell.
         """
-        columns: list[list[str | int]] = []
-        for covariate in schema.fitted:
-            values = frame[covariate.declared.name]
-            if isinstance(covariate, Continuous):
-                width = (covariate.high - covariate.low) / _BINS
-                bins = np.clip(((values.to_numpy(float) - covariate.low) / width).astype(int), 0, _BINS - 1)
-                columns.append([int(b) for b in bins])
-            else:
-                columns.append([str(level) for level in values])
         found: dict[tuple[str | int, ...], set[str | int]] = {}
         whose: Sequence[str | int] = range(len(frame)) if participants is None else participants
-        for who, cell in zip(whose, zip(*columns, strict=True), strict=bool(columns)):
+        for who, cell in zip(whose, _cells(schema, frame), strict=bool(schema.fitted)):
             found.setdefault(cell, set()).add(who)
         cells = sorted(found, key=str)
         return cls(schema.names, tuple(cells), tuple(len(found[cell]) for cell in cells))
+
+    @classmethod
+    def counted(cls, schema: CovariateSchema, frame: pd.DataFrame, people: Sequence[int]) -> "Support":
+        """Count people at some covariates, a row each."""
+        found: dict[tuple[str | int, ...], int] = {}
+        for cell, count in zip(_cells(schema, frame), people, strict=True):
+            found[cell] = found.get(cell, 0) + count
+        cells = sorted(found, key=str)
+        return cls(schema.names, tuple(cells), tuple(found[cell] for cell in cells))
+
+    def frame(self, schema: CovariateSchema, at: Sequence[float] = (0.5,)) -> pd.DataFrame:
+        """Return covariates of each cell, in the schema's columns.
+
+        Args:
+            schema: That they were counted by.
+            at: Places in a bin, from 0 to 1; with several a cell has as many rows of each continuous covariate, side by side.
+        """
+        columns: dict[str, list[str | float]] = {name: [] for name in self.names}
+        for cell in self.cells:
+            places = [
+                [one.low + (float(own) + share) * (one.high - one.low) / _BINS for share in at]
+                if isinstance(one := schema[name], Continuous)
+                else [own]
+                for name, own in zip(self.names, cell, strict=True)
+            ]
+            for row in product(*places):
+                for name, value in zip(self.names, row, strict=True):
+                    columns[name].append(value)
+        return pd.DataFrame(columns)
 
     def near(self, schema: CovariateSchema, target: Mapping[str, str | float]) -> int:
         """Count training people near a target: the same levels, and numbers within half a standard deviation."""
@@ -87,6 +108,20 @@ class Support:
             for cell, count in zip(self.cells, self.counts, strict=True)
             if all(_close(schema, name, cell[self.names.index(name)], value) for name, value in target.items())
         )
+
+
+def _cells(schema: CovariateSchema, frame: pd.DataFrame) -> Iterator[tuple[str | int, ...]]:
+    """Yield the cell of each row."""
+    columns: list[list[str | int]] = []
+    for covariate in schema.fitted:
+        values = frame[covariate.declared.name]
+        if isinstance(covariate, Continuous):
+            width = (covariate.high - covariate.low) / _BINS
+            bins = np.clip(((values.to_numpy(float) - covariate.low) / width).astype(int), 0, _BINS - 1)
+            columns.append([int(b) for b in bins])
+        else:
+            columns.append([str(level) for level in values])
+    return zip(*columns, strict=True)
 
 
 def refuse_extrapolation(schema: CovariateSchema, target: Mapping[str, str | float], cure: str = "") -> None:

@@ -20,7 +20,7 @@ from medrep.models.linear.model import LinearModel
 
 Block = Float[np.ndarray, "people block"]
 
-_LEAST, _ROUNDS = 1e-4, 40
+_LEAST, _ROUNDS, _RIDGE = 1e-4, 40, 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class Location:
         products = full.T @ (full / whose.map(whose.value_counts()).to_numpy(float)[:, None])
         varies = line.sd > 0
         square = float(np.mean((levels[:, varies] / line.sd[varies]) ** 2)) if len(levels) and varies.any() else 0.0
-        variance, first = max(square, _LEAST), len(full[0]) - len(levels)
-        covariance = _posterior(products, first, variance)
-        for _ in range(_ROUNDS if len(levels) else 0):
-            variance = max(square + float(covariance.diagonal()[first:].mean()), _LEAST)
-            covariance = _posterior(products, first, variance)
-        return cls(line, covariance, variance), history
+        first = len(full[0]) - len(levels)
+        return cls(line, *told_levels(products, first, square, lambda _: square)), history
+
+    @property
+    def products(self) -> Float[np.ndarray, "rows rows"]:
+        """X'WX of the people of training, which the covariance tells."""
+        found = np.linalg.inv(self.covariance)
+        found[np.diag_indices_from(found)] -= _RIDGE * np.trace(found) / len(found)
+        levels = np.arange(len(found) - self.levels, len(found))
+        found[levels, levels] -= 1 / self.level_variance
+        return np.asarray(found)
 
     @property
     def levels(self) -> int:
@@ -101,9 +106,29 @@ class Location:
         return less
 
 
-def _posterior(products: np.ndarray, first: int, variance: float) -> Float[np.ndarray, "rows rows"]:
+def told_levels(
+    products: Float[np.ndarray, "rows rows"], first: int, start: float, square: Callable[[float], float]
+) -> tuple[Float[np.ndarray, "rows rows"], float]:
+    """Return the posterior covariance of coefficients, and the variance of levels.
+
+    Args:
+        products: X'WX.
+        first: Where the levels' rows begin.
+        start: A first guess of the variance.
+        square: Returns the mean square of levels that are shrunk with a variance.
+    """
+    variance = max(start, _LEAST)
+    covariance = posterior(products, first, variance)
+    for _ in range(_ROUNDS if first < len(products) else 0):
+        variance = max(square(variance) + float(covariance.diagonal()[first:].mean()), _LEAST)
+        covariance = posterior(products, first, variance)
+    return covariance, variance
+
+
+def posterior(products: np.ndarray, first: int, variance: float) -> Float[np.ndarray, "rows rows"]:
+    """Return the covariance of coefficients, of X'WX and the variance of levels, whose rows begin at ``first``."""
     precision = np.array(products)
     levels = np.arange(first, len(precision))
     precision[levels, levels] += 1 / variance
-    precision[np.diag_indices_from(precision)] += 1e-9 * np.trace(precision) / len(precision)
+    precision[np.diag_indices_from(precision)] += _RIDGE * np.trace(precision) / len(precision)
     return np.asarray(np.linalg.inv(precision))

@@ -70,10 +70,8 @@ Block = Float[np.ndarray, "people block"]
 _FOLDS = 3
 _PRIORS = 512  # columns that the prior of scales is told from
 _SAME = 1e-6  # of log densities
-_SHAPE_ROWS, _SECONDS = (
-    7,
-    9e-8,
-)  # numbers that shape and powers keep of a column; seconds a cell beside a linear model's
+_SHAPE_ROWS = 7  # numbers that shape and powers keep of a column
+_SECONDS = 9e-8  # of fitting a cell, beside a linear model's
 _WORST = -30.0  # what a log density counts at least where powers are chosen
 
 
@@ -163,7 +161,7 @@ class GrowthChart(Model):
         scales = Scales(design, coefficients, prior.covariance(people), prior)
         empty = np.zeros((0, count), kept)
         model = cls(dataset.schema, dataset.columns, settings, location, scales, Shapes(shapes), powers, empty, seed)
-        return model, pd.concat([history, _history(model)], ignore_index=True)
+        return model, pd.concat([history, chart_history(model)], ignore_index=True)
 
     def transform(
         self,
@@ -457,7 +455,7 @@ def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:
     return fold[np.searchsorted(units, dataset.units)]
 
 
-def _history(model: GrowthChart) -> pd.DataFrame:
+def chart_history(model: GrowthChart) -> pd.DataFrame:
     """Return how many columns have each power, and how much scale differs between levels of batches."""
     rows = [("columns", f"power {power:g}", float((model.powers.exponents == power).sum())) for power in CHOICES]
     scales = model.scales.coefficients[-model.location.levels :] if model.location.levels else np.zeros((0, 1))

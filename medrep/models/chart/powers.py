@@ -7,7 +7,7 @@ at u. Below a floor, which lies beneath all values of training, T goes on as a s
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medrep.cohort.dataset import Dataset
 
@@ -58,8 +58,8 @@ class Powers:
         """True if any column is not left as it is."""
         return bool((self.exponents != 1).any())
 
-    def some(self, part: slice) -> "Powers":
-        """Return those of a block of columns."""
+    def some(self, part: "slice | Int[np.ndarray, ' some']") -> "Powers":
+        """Return those of some columns."""
         return Powers(self.exponents[part], self.units[part], self.floors[part])
 
     def there(self, values: Block) -> Block:

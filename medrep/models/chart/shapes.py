@@ -9,6 +9,7 @@ What is not known of scale makes a normal distribution Student's, of nu degrees 
 form (1959), z = (8 nu + 1) / (8 nu + 3) sqrt(nu log(1 + t^2 / nu)), which has an inverse.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ BINS = 32
 _FEWEST = 12  # values of a column whose shape is told
 _SEARCHES, _NEAR = 48, 0.001
 _PRIOR = 2.0  # precision of skewness and log tail weight
+_WEAK = np.array([1e-6, 1e-6, _PRIOR, _PRIOR])  # precision of all four
 _MOST = 30.0  # of |d asinh - s|: z of that size is beyond all meaning
 _STEP = 0.5
 _MIDDLES = 128  # quantiles over which information is averaged
@@ -78,15 +80,38 @@ class Shapes:
 
     def unknown(self, z: Block, people: float) -> Block:
         """Return the variance of residuals whose z these are, all four parameters being told by so many people."""
-        scores = _scores(self.parameters, _terms(self.parameters, self._quantiles()))
-        information = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
-        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR])
+        information = self.information(people)
         log_width, skew, log_tail = self.parameters[1:]
         width, tail = np.exp(log_width), np.exp(log_tail)
         turned = (np.arcsinh(z) + skew) / tail
         along = width * np.cosh(turned)
         slopes = np.stack([np.ones_like(z), width * np.sinh(turned), along / tail, -along * turned])
         return np.asarray(np.einsum("anv,vab,bnv->nv", slopes, np.linalg.inv(information), slopes, optimize=True))
+
+    def information(self, people: float) -> Float[np.ndarray, "columns four four"]:
+        """Return the posterior precision of parameters that so many people tell."""
+        scores = _scores(self.parameters, _terms(self.parameters, self._quantiles()))
+        found = people / _MIDDLES * np.einsum("anv,bnv->vab", scores, scores, optimize=True)
+        found[:, range(4), range(4)] += _WEAK
+        return np.asarray(found)
+
+    @classmethod
+    def pooled(cls, parts: "Sequence[Shapes]", people: Sequence[Float[np.ndarray, " columns"]]) -> "Shapes":
+        """Return the shapes that several fits tell together, each weighed by its information, their prior counted once.
+
+        Args:
+            parts: Fits to different people.
+            people: How many people each column was fitted to.
+        """
+        own = [part.information(1.0) - np.diag(_WEAK) for part in parts]
+        told = [count[:, None, None] * one for count, one in zip(people, own, strict=True)]
+        prior = np.diag(_WEAK)
+        seen = [(count > 0)[:, None, None] for count in people]
+        sums = sum(
+            np.where(some, one + prior, 0) @ part.parameters.T[..., None]
+            for one, part, some in zip(told, parts, seen, strict=True)
+        )
+        return cls(np.linalg.solve(sum(told) + prior, sums)[..., 0].T)
 
     def _quantiles(self) -> Float[np.ndarray, "middles columns"]:
         """Return residuals of which each stands for as many."""
@@ -159,7 +184,7 @@ class _Problem:
         gradient = self.counts * weighed.sum(axis=1)
         gradient[2:] -= _PRIOR * at[2:]
         information = np.matmul(weighed.transpose(2, 0, 1), scores.transpose(2, 1, 0)) * self.counts[:, None, None]
-        information[:, range(4), range(4)] += np.array([1e-6, 1e-6, _PRIOR, _PRIOR]) + 1e-9 * self.counts[:, None]
+        information[:, range(4), range(4)] += _WEAK + 1e-9 * self.counts[:, None]
         step = np.linalg.solve(information, gradient.T[..., None])[..., 0].T
         return np.asarray(step * (_STEP / np.maximum(np.abs(step).max(axis=0), _STEP)))
 

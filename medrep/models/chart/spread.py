@@ -26,10 +26,10 @@ _ROUNDS, _EACH = 8, 2  # of telling the prior, and searches in each
 _SPREADS = 30
 _NEAR = 0.001
 _EFFECT = 0.3  # precision of effects: a weak prior
-_FIRST, _LEAST = 0.05, 1e-3  # variance of levels
+_FIRST, LEAST = 0.05, 1e-3  # variance of levels
 _KURTOSIS = (1.8, 21.0)
-_MANY = 5  # columns from which on the mean of a level over columns is told
-_LEVERAGE = 0.95
+MANY = 5  # columns from which on the mean of a level over columns is told
+LEVERAGE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class ScaleRows:
 
     def own(self, residuals: Residuals) -> Residuals:
         """Return residuals as they would be of people whom the location has not seen."""
-        return np.asarray(residuals / np.sqrt(1 - np.minimum(self.leverage, _LEVERAGE))[:, None])
+        return np.asarray(residuals / np.sqrt(1 - np.minimum(self.leverage, LEVERAGE))[:, None])
 
     @property
     def effects(self) -> int:
@@ -90,6 +90,12 @@ class ScalePrior:
     def covariance(self, people: ScaleRows) -> Square:
         """Return the posterior covariance of a column in which everybody has a value."""
         return np.asarray(np.linalg.inv(self.information(people.rows.T @ (people.weights[:, None] * people.rows))))
+
+    def products(self, covariance: Square) -> Square:
+        """Return the products of people's rows that a posterior covariance tells."""
+        found = np.linalg.inv(covariance)
+        found[np.diag_indices_from(found)] -= self.precision(len(found)) + 1e-9
+        return np.asarray(found / (2 * self.tempering))
 
     def information(self, products: Float[np.ndarray, "*_ rows rows"]) -> Float[np.ndarray, "*_ rows rows"]:
         """Return the posterior precision, of products of people's rows."""
@@ -233,10 +239,10 @@ class _Problem:
         levels, tempering = found[self.people.effects :], 2 / (kurtosis - 1)
         if not len(levels):
             return replace(prior, tempering=tempering)
-        centre = self._means(found, shares) if levels.shape[1] >= _MANY else prior.mean
+        centre = self._means(found, shares) if levels.shape[1] >= MANY else prior.mean
         unknown = np.linalg.inv(prior.information(self.products)).diagonal(axis1=1, axis2=2)[:, self.people.effects :]
         variance = float(((levels - centre[:, None]) ** 2).mean() + unknown.mean())
-        return ScalePrior(centre, max(variance, _LEAST), tempering)
+        return ScalePrior(centre, max(variance, LEAST), tempering)
 
     def _means(self, found: np.ndarray, shares: Residuals) -> Float[np.ndarray, " scale_levels"]:
         """Return the means of levels over columns, as far as they differ by more than chance.
@@ -254,7 +260,7 @@ class _Problem:
             own = (mean + covariance @ (columns * gradient - precision * mean))[effects:]
             kept = spread * precision[effects:]
             left = spread * (1 - kept) + kept**2 * covariance.diagonal()[effects:]
-            spread = max(float(((kept * own) ** 2 + left).mean()), _LEAST / columns)
+            spread = max(float(((kept * own) ** 2 + left).mean()), LEAST / columns)
         return np.asarray(kept * own)
 
 

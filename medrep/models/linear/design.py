@@ -29,19 +29,28 @@ from medrep.cohort.parsing import shown
 from medrep.errors import CovariateError, ModelError, listed
 
 
-def spline_knots(values: Float[np.ndarray, " people"], degrees: int) -> tuple[float, ...]:
+def spline_knots(
+    values: Float[np.ndarray, " people"], degrees: int, weights: "Float[np.ndarray, ' people'] | None" = None
+) -> tuple[float, ...]:
     """Place knots at quantiles of the training values.
 
     Args:
         values: The covariate, any unit.
         degrees: Degrees of freedom wanted, the intercept not counted; 1 is a straight line.
+        weights: What each value counts; None: the same.
 
     Returns:
         ``degrees + 1`` knots, or fewer where the values repeat too much to support them; two knots are a straight line.
     """
     distinct = np.unique(values)
     wanted = max(1, min(degrees, len(distinct) - 1))
-    knots = np.unique(np.quantile(values, np.linspace(0.02, 0.98, wanted + 1)))
+    places = np.linspace(0.02, 0.98, wanted + 1)
+    if weights is None:
+        found = np.quantile(values, places)
+    else:
+        own = np.bincount(np.searchsorted(distinct, values), weights)
+        found = np.interp(places * weights.sum(), np.cumsum(own) - own / 2, distinct)
+    knots = np.unique(found)
     if len(knots) < 2:
         knots = np.array([distinct[0], distinct[-1]])
     return tuple(float(knot) for knot in knots)
@@ -128,9 +137,31 @@ class Design:
             for name in effects
             if isinstance(schema[name], Continuous)
         }
-        bare = cls(schema, knots, ())
+        return cls.centred(schema, frame, knots, interactions)
+
+    @classmethod
+    def centred(
+        cls,
+        schema: CovariateSchema,
+        frame: pd.DataFrame,
+        knots: dict[str, tuple[float, ...]],
+        interactions: Sequence[Sequence[str]],
+        weights: "Float[np.ndarray, ' people'] | None" = None,
+    ) -> "Design":
+        """Centre the columns on people.
+
+        Args:
+            schema: The covariates.
+            frame: People's values.
+            knots: Of each continuous effect.
+            interactions: As of `fit`.
+            weights: What each person counts; None: the same.
+        """
+        bare, effects = cls(schema, knots, ()), [name for name in schema.names if name not in schema.batches]
         groups = [(name,) for name in effects] + [tuple(group) for group in interactions]
-        terms = tuple(Term(group, tuple(bare._raw(group, frame).mean(axis=0).tolist())) for group in groups)
+        raw = [bare._raw(group, frame) for group in groups]
+        centres = [one.mean(axis=0) if weights is None else weights @ one / weights.sum() for one in raw]
+        terms = tuple(Term(group, tuple(own.tolist())) for group, own in zip(groups, centres, strict=True))
         return cls(schema, knots, terms)
 
     def effects(self, frame: pd.DataFrame) -> Float[np.ndarray, "people columns"]:

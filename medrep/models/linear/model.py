@@ -201,7 +201,7 @@ class LinearModel(Model):
             moments.sd * level,
             batches.without_unsupported(moments.support, design),
             empty,
-            _no_scores(len(moments.freedom), 0),
+            no_scores(len(moments.freedom), 0),
             seed,
             moments.masses,
             moments.support,
@@ -517,7 +517,7 @@ class LinearModel(Model):
         components, scores = principal_components(source, self.settings.components, self.seed)
         model = replace(self, components=components)
         if not self.settings.covariance or not len(components):
-            return replace(model, score_batches=_no_scores(len(self.batches.location), len(components)))
+            return replace(model, score_batches=no_scores(len(self.batches.location), len(components)))
         plain = column_bands(np.ones(len(components), dtype=bool))
         moments = fit_moments(scores, Design(self.schema, self.design.knots, ()), dataset.covariates)
         parts = tuple(self.design.batch_slices().values())
@@ -666,6 +666,7 @@ def _whole(_part: slice, chunk: np.ndarray) -> np.ndarray:
     return chunk
 
 
-def _no_scores(levels: int, components: int) -> BatchEffects:
+def no_scores(levels: int, components: int) -> BatchEffects:
+    """Return batch effects on component scores where there are none."""
     nothing = np.zeros((levels, components))
     return BatchEffects(nothing, nothing, np.zeros(SCORE_BANDS), np.zeros(SCORE_BANDS))
