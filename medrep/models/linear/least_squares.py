@@ -145,7 +145,7 @@ class _Basis:
             pinned /= np.maximum(np.linalg.norm(pinned, axis=1), 1e-300)[:, None]
             gram += pinned[:, :, None] * pinned[:, None, :]
         length = np.maximum((location**2).sum(axis=1), 1e-300)[:, None, None]
-        alone = (location[:, :, None] * location[:, None, :] / length).reshape(len(location), -1)
+        alone = (location[:, :, None] * location[:, None, :] / length).reshape(len(location), size**2)
         gram += (~present @ alone).reshape(gram.shape) + _RIDGE * np.eye(size)
         inverse = np.linalg.inv(gram)
         fine = np.linalg.norm(inverse.reshape(width, -1), axis=1) < _SINGULAR
