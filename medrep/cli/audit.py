@@ -123,7 +123,7 @@ def _show_expected(console: "Console", decision: "Decision") -> None:
 
 
 def _show_findings(console: "Console", findings: "pd.DataFrame") -> None:
-    told = findings["metric"].isin(_TOLD)
+    told = findings["metric"].isin(_TOLD) | (findings["group"] == "everybody")
     by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
     gaps = by_group & (findings["status"] == "ok")
     rows = [
@@ -256,7 +256,11 @@ def _promote(options: argparse.Namespace, console: "Console") -> int:
         trusted=options.trusted_key,
     )
     decision = done.decision
-    rows = [(one.gate, one.verdict, str(one.looked_at)) for one in decision.judged]
+    rows = [
+        (one.gate, one.verdict, str(one.looked_at))
+        for one in decision.judged
+        if one.verdict != "absent" or one.warnings
+    ]
     console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
     for warning in decision.warnings:
         console.warn(f"left out: {warning}")
