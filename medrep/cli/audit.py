@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _TOLD = ("leakage_excess", "leakage_beyond_training", "injection_gain", "utility_change", "identity_kept")
+_CALIBRATION = ("z_mean", "z_log_sd", "z_outside", "pit_distance")
 
 
 def add_audit(commands: Commands) -> None:
@@ -123,7 +124,7 @@ def _show_expected(console: "Console", decision: "Decision") -> None:
 
 
 def _show_findings(console: "Console", findings: "pd.DataFrame") -> None:
-    told = findings["metric"].isin(_TOLD) | (findings["group"] == "everybody")
+    told = findings["metric"].isin(_TOLD) | findings["metric"].isin(_CALIBRATION) & (findings["group"] == "everybody")
     by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
     gaps = by_group & (findings["status"] == "ok")
     rows = [

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import medrep as mr
 from medrep.cli import main
 
 SHIFT = 3.0
@@ -57,6 +58,15 @@ def test_controls_tell_the_site_and_the_others_stand_out(trained: Path) -> None:
     assert abs(told[~ill].mean()) < 0.5
     assert told[ill].mean() > 1.8
     assert whole[~ill].mean() < -0.8
+
+
+def test_python_says_what_the_command_does(trained: Path, tmp_path: Path) -> None:
+    model = mr.load(trained / "chart" / "model")
+    people = mr.read_cohort(trained / "new", model, unseen_site="adapt")
+    mr.score(model, people, unseen_site="adapt", reference_people="diagnosis=TD", out=tmp_path / "python")
+    assert score(trained, "command", "--reference-people", "diagnosis=TD") == 0
+    for name in ("scores.tsv", "deviations.tsv"):
+        assert (tmp_path / "python" / name).read_bytes() == (trained / "command" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
