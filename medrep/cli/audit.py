@@ -17,6 +17,7 @@ from medrep.cli.arguments import (
     add_json,
     add_model,
     add_out,
+    add_reference_people,
     add_tracking_uri,
     add_unseen_site,
     cohort_of,
@@ -88,6 +89,7 @@ def add_audit(commands: Commands) -> None:
         "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
     )
     add_unseen_site(parser)
+    add_reference_people(parser)
     add_extrapolate(parser, "people far")
     add_json(parser)
 
