@@ -12,14 +12,12 @@ from medrep.cli.arguments import (
     TOO_LITTLE,
     Commands,
     add_cohort,
-    add_extrapolate,
     add_group,
     add_json,
     add_model,
+    add_newcomers,
     add_out,
-    add_reference_people,
     add_tracking_uri,
-    add_unseen_site,
     cohort_of,
     command,
     names,
@@ -88,9 +86,7 @@ def add_audit(commands: Commands) -> None:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
     )
-    add_unseen_site(parser)
-    add_reference_people(parser)
-    add_extrapolate(parser, "people far")
+    add_newcomers(parser, "people far")
     add_json(parser)
 
 

@@ -227,13 +227,14 @@ def score(  # noqa: PLR0913 - a keyword for each option of the command
         return pd.read_csv(folder / "scores.tsv", sep="\t", dtype=dict.fromkeys(KEY_COLUMNS, str))
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - a keyword for each option of the command
     model: SavedModel,
     dataset: Dataset,
     years: Sequence[float | int],
     *,
     others: Mapping[str, str | float | int] | None = None,
     unseen_site: Literal["error", "adapt"] = "error",
+    reference_people: str = "",
     extrapolate: bool = False,
     out: Path | str | None = None,
 ) -> pd.DataFrame:
@@ -245,6 +246,7 @@ def forecast(
         years: How long after each person's last visit.
         others: Covariate -> value at that time, where it is not that of the last visit: ``{"site": "S0"}``.
         unseen_site: What sites that training did not have do.
+        reference_people: ``diagnosis=TD``: whom such sites are estimated from; all of their people, if empty.
         extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         out: Where what `medrep forecast` writes is to stay; nowhere by default.
 
@@ -256,7 +258,7 @@ def forecast(
         MedrepError: A model that does not forecast, or people who cannot be used, by name.
     """
     chosen = {name: str(value) for name, value in (others or {}).items()}
-    request = ForecastRequest(tuple(float(year) for year in years), chosen, unseen_site, extrapolate)
+    request = ForecastRequest(tuple(float(year) for year in years), chosen, unseen_site, reference_people, extrapolate)
     with _folder(out) as folder:
         done = forecast_cohort(dataset.as_cohort(), folder, model, request, _LISTENER)
         texts = dict.fromkeys(("participant_id", "from_session", "feature"), str)
