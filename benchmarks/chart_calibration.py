@@ -21,43 +21,70 @@ from medrep.audit.groups import parse_by
 from medrep.cohort.dataset import Dataset
 from medrep.models import ChartSettings, GrowthChart
 
-_COLUMNS, _TRAINED, _MANY = 12, (25, 60, 150), 1500
+_COLUMNS, TRAINED, _MANY = 12, (25, 60, 150), 1500
 _CASES = {"as many": (25, 60, 150), "three times as many": (75, 180, 450), "the other way round": (150, 60, 25)}
-_BY = parse_by("sex,age:40/60,site")
+BY = "sex,age:40/60,site"
 _KINDS = {"age": "continuous", "sex": "categorical", "site": "batch"}
 _SEEDS, _OFF, _SHIFT = 80, 50_000, 0.8
 
 
-def _people(sizes: tuple[int, ...], seed: int, draw: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return covariates and columns of people of a population that the seed draws."""
+def populated(
+    sizes: tuple[int, ...], seed: int, draw: int, *, spread: float = 1.0, skewed: bool = False
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return covariates and columns of people of a population that the seed draws.
+
+    Args:
+        sizes: People a site.
+        seed: Of the population.
+        draw: Of its people.
+        spread: How many times as widely they spread.
+        skewed: Whether columns are lognormal (sigma .5) where they are normal.
+    """
     truth, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2, draw])
     site = np.repeat(np.arange(len(sizes)), sizes)
     age = rng.uniform(20, 80, len(site))
     sex = rng.choice(["F", "M"], len(site))
     slope, step, place = (truth.normal(0, size, _COLUMNS) for size in (0.4, 0.3, 1.0))
     z = (rng.normal(size=(len(site), 1)) + rng.normal(size=(len(site), _COLUMNS))) / math.sqrt(2)
+    if skewed:
+        z = (np.exp(0.5 * z) - math.exp(0.125)) / math.sqrt(math.expm1(0.25) * math.exp(0.25))
     mean = 10 + np.outer((age - 50) / 15, slope) + np.outer(sex == "M", step) + np.outer(site - 1, place)
     keys = [f"p{draw}-{k}" for k in range(len(site))]
     table = pd.DataFrame({"age": age, "sex": sex, "site": [f"S{k}" for k in site]}, index=keys)
-    return table, mean + np.exp(0.2 * (age[:, None] - 50) / 30 + 0.2 * (site[:, None] - 1)) * z
+    return table, mean + np.exp(0.2 * (age[:, None] - 50) / 30 + 0.2 * (site[:, None] - 1)) * z * spread
 
 
-def _material(chart: GrowthChart, sizes: tuple[int, ...], seed: int, draw: int, shift: float = 0.0) -> AuditData:
-    table, data = _people(sizes, seed, draw)
+def material(
+    chart: GrowthChart,
+    sizes: tuple[int, ...],
+    seed: int,
+    draw: int,
+    *,
+    shift: float = 0.0,
+    spread: float = 1.0,
+    skewed: bool = False,
+) -> AuditData:
+    """Return further people of a population for an audit of a chart; those of the second site lie ``shift`` sd higher.
+
+    See `populated` for the others.
+    """
+    table, data = populated(sizes, seed, draw, spread=spread, skewed=skewed)
     data = data + shift * np.outer(table["site"] == "S1", chart.location.line.sd)
     frame = chart.schema.transfer(table)
-    return AuditData(chart, Dataset(data, frame, chart.schema, chart.columns), table, {"site": "S0"}, sum(_TRAINED))
+    return AuditData(chart, Dataset(data, frame, chart.schema, chart.columns), table, {"site": "S0"}, sum(TRAINED))
 
 
 def _case(sizes: tuple[int, ...], seed: int) -> list[dict[str, object]]:
-    table, data = _people(_TRAINED, seed, 0)
+    table, data = populated(TRAINED, seed, 0)
     features = pd.DataFrame(data, columns=[f"f{k}" for k in range(_COLUMNS)], index=table.index)
     chart = GrowthChart.fit(Dataset.from_frames(features, table, _KINDS), ChartSettings(power="none"))[0]
     keys = ["metric", "group"]
-    found = findings_table(audit_calibration(_material(chart, sizes, seed, 1), _BY, seed=seed)).set_index(keys)
+    found = findings_table(audit_calibration(material(chart, sizes, seed, 1), parse_by(BY), seed=seed)).set_index(keys)
     share = tuple(round(_MANY * len(sizes) * size / sum(sizes)) for size in sizes)
-    truth = findings_table(audit_calibration(_material(chart, share, seed, 2), _BY, seed=seed)).set_index(keys)
-    off = findings_table(audit_calibration(_material(chart, sizes, seed, 3, _SHIFT), _BY, seed=seed)).set_index(keys)
+    truth = findings_table(audit_calibration(material(chart, share, seed, 2), parse_by(BY), seed=seed)).set_index(keys)
+    off = findings_table(
+        audit_calibration(material(chart, sizes, seed, 3, shift=_SHIFT), parse_by(BY), seed=seed)
+    ).set_index(keys)
     rows: list[dict[str, object]] = []
     for (metric, group), row in found[found["status"] == "ok"].iterrows():
         held = row["ci_low"] <= truth.loc[(metric, group), "estimate"] <= row["ci_high"]

@@ -182,6 +182,7 @@ def _people(data: AuditData, seed: int) -> Calibrated:
             name = covariate.declared.name
             own = data.frame[name].astype(str)
             known = {level for level, n in zip(covariate.levels, covariate.counts, strict=True) if n}
+            known |= {one.level for one in data.adapted if one.covariate == name}
             z[~own.isin(known).to_numpy()] = np.nan
             counts = data.people_of_training(name)
             levels.append(pd.Series(own.map(counts).fillna(0.0).to_numpy(float), index=own.to_numpy()))

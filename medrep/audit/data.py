@@ -12,7 +12,7 @@ from medrep.audit.probe_figures import FOLDS, Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CohortError, listed
-from medrep.models import Model
+from medrep.models import Adaptation, Model
 
 
 def refuse_gaps(tables: Mapping[str, Float[np.ndarray, "people _"]], people: int) -> None:
@@ -131,6 +131,7 @@ class AuditData:
         table: Everything that participants.tsv says of them; same index.
         target: Removed covariate -> where it is moved to.
         trained: How many people the model learned from; 0 where that is not known.
+        adapted: Levels that training did not have, as people who are not audited told them.
     """
 
     model: Model
@@ -138,6 +139,7 @@ class AuditData:
     table: pd.DataFrame
     target: Mapping[str, str | float]
     trained: int = 0
+    adapted: tuple[Adaptation, ...] = ()
 
     @property
     def schema(self) -> CovariateSchema:
@@ -191,7 +193,7 @@ class AuditData:
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
 
     def people_of_training(self, name: str) -> dict[str, float]:
-        """Return how many people of training had each level of a covariate, or any number ("").
+        """Return how many people told the model of each level of a covariate, or of any number ("").
 
         The schema counts scans: people are shared out as these are. Nothing where it is not known how many there were.
         """
@@ -199,7 +201,8 @@ class AuditData:
         if not self.trained or not isinstance(fitted, Categorical):
             return {"": float(self.trained)} if self.trained else {}
         scans = sum(fitted.counts)
-        return {level: count * self.trained / scans for level, count in zip(fitted.levels, fitted.counts, strict=True)}
+        known = {level: count * self.trained / scans for level, count in zip(fitted.levels, fitted.counts, strict=True)}
+        return known | {one.level: float(one.people) for one in self.adapted if one.covariate == name}
 
     def question(self, name: str, kept: tuple[str, ...] = ()) -> Question:
         """Return a covariate as what tables are asked for, over what some kept ones tell of it."""

@@ -295,24 +295,21 @@ def add_matrix(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_unseen_site(parser: argparse.ArgumentParser) -> None:
-    """Add what unseen sites do."""
+def add_newcomers(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what sites that training did not have do, and people outside of its range."""
     parser.add_argument(
         "--unseen-site",
         choices=("error", "adapt"),
         default="error",
         help="sites that training did not have: refuse, or estimate from their own people (default: error)",
     )
-
-
-def add_reference_people(parser: argparse.ArgumentParser) -> None:
-    """Add whom unseen sites are estimated from."""
     parser.add_argument(
         "--reference-people",
         default="",
         metavar="COLUMN=VALUE",
         help="with --unseen-site adapt: estimate them from these of their people, for instance diagnosis=TD (default: all)",
     )
+    add_extrapolate(parser, what)
 
 
 def add_extrapolate(parser: argparse.ArgumentParser, what: str) -> None:

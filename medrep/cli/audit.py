@@ -12,13 +12,12 @@ from medrep.cli.arguments import (
     TOO_LITTLE,
     Commands,
     add_cohort,
-    add_extrapolate,
     add_group,
     add_json,
     add_model,
+    add_newcomers,
     add_out,
     add_tracking_uri,
-    add_unseen_site,
     cohort_of,
     command,
     names,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _TOLD = ("leakage_excess", "leakage_beyond_training", "injection_gain", "utility_change", "identity_kept")
+_CALIBRATION = ("z_mean", "z_log_sd", "z_outside", "pit_distance")
 
 
 def add_audit(commands: Commands) -> None:
@@ -86,8 +86,7 @@ def add_audit(commands: Commands) -> None:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
     )
-    add_unseen_site(parser)
-    add_extrapolate(parser, "people far")
+    add_newcomers(parser, "people far")
     add_json(parser)
 
 
@@ -123,7 +122,7 @@ def _show_expected(console: "Console", decision: "Decision") -> None:
 
 
 def _show_findings(console: "Console", findings: "pd.DataFrame") -> None:
-    told = findings["metric"].isin(_TOLD)
+    told = findings["metric"].isin(_TOLD) | findings["metric"].isin(_CALIBRATION) & (findings["group"] == "everybody")
     by_group = findings["metric"].str.endswith("_gap") & ~findings["metric"].str.startswith("cf_")
     gaps = by_group & (findings["status"] == "ok")
     rows = [
@@ -256,7 +255,11 @@ def _promote(options: argparse.Namespace, console: "Console") -> int:
         trusted=options.trusted_key,
     )
     decision = done.decision
-    rows = [(one.gate, one.verdict, str(one.looked_at)) for one in decision.judged]
+    rows = [
+        (one.gate, one.verdict, str(one.looked_at))
+        for one in decision.judged
+        if one.verdict != "absent" or one.warnings
+    ]
     console.table(f"Gates of {name} version {done.version}", ("gate", "verdict", "findings"), rows)
     for warning in decision.warnings:
         console.warn(f"left out: {warning}")

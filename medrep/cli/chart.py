@@ -7,11 +7,9 @@ from medrep.cli.arguments import (
     OK,
     Commands,
     add_cohort,
-    add_extrapolate,
     add_model,
+    add_newcomers,
     add_out,
-    add_reference_people,
-    add_unseen_site,
     cohort_of,
     command,
     names,
@@ -63,9 +61,7 @@ def add_chart(commands: Commands) -> None:
     parser.add_argument(
         "--draw", default="", metavar="A,B", help="features to draw, separated by commas (default: all)"
     )
-    add_unseen_site(parser)
-    add_reference_people(parser)
-    add_extrapolate(parser, "people far")
+    add_newcomers(parser, "people far")
 
 
 def _chart(options: argparse.Namespace, console: "Console") -> int:

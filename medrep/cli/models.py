@@ -19,12 +19,11 @@ from medrep.cli.arguments import (
     add_mesh,
     add_metrics,
     add_model,
+    add_newcomers,
     add_out,
     add_parts,
-    add_reference_people,
     add_show,
     add_tracking,
-    add_unseen_site,
     add_with_pose,
     batch_options,
     cohort_of,
@@ -288,8 +287,7 @@ def add_forecast(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="a covariate that is another one by then, e.g. site=S0 (default: all but the age as at the last visit)",
     )
-    add_unseen_site(parser)
-    add_extrapolate(parser, "ages to come (and people) far")
+    add_newcomers(parser, "ages to come (and people) far")
 
 
 def _forecast(options: argparse.Namespace, console: "Console") -> int:
@@ -313,9 +311,7 @@ def add_score(commands: Commands) -> None:
     add_cohort(parser)
     add_out(parser, resumes=True)
     add_model(parser)
-    add_unseen_site(parser)
-    add_reference_people(parser)
-    add_extrapolate(parser, "people far")
+    add_newcomers(parser, "people far")
     parser.add_argument(
         "--unshrink",
         choices=("none", "linear", "tweedie"),
@@ -425,9 +421,7 @@ def add_export(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="where a removed covariate is moved to, e.g. site=S0 (default: the model's reference)",
     )
-    add_unseen_site(parser)
-    add_reference_people(parser)
-    add_extrapolate(parser, "people far (and references)")
+    add_newcomers(parser, "people far (and references)")
     parser.add_argument(
         "--label-free",
         action="store_true",
@@ -476,9 +470,7 @@ def add_counterfactual(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="a covariate and the value everybody gets, e.g. age=80; several times for several",
     )
-    add_extrapolate(parser, "values (and people far)")
-    add_unseen_site(parser)
-    add_reference_people(parser)
+    add_newcomers(parser, "values (and people far)")
     add_with_pose(parser)
     add_mesh(parser)
     add_matrix(parser)

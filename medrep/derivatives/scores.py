@@ -30,6 +30,8 @@ from medrep.derivatives.deviations import (
 )
 from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_places, load_accelerated, preloaded
 from medrep.models import Model
+from medrep.models.base import Scores
+from medrep.models.chunks import ChunkSource
 from medrep.models.prediction import How, Prediction
 from medrep.models.saved import SavedModel
 from medrep.models.shift import ShiftDetector, scanner_of
@@ -217,7 +219,7 @@ class Scorer:
         block, standing, places = in_places(rows, people, self.block_size)
         whose = standing.persons.astype(str).tolist() if self.by_person else None
         dataset = self.model.dataset(block, sample_frame(standing), whose)
-        found, deviations = self.model.scores(dataset), self._deviations(dataset)
+        found, deviations = self._scores(dataset)
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}
@@ -245,12 +247,14 @@ class Scorer:
             results.append(Result(one.key, figures=said[place] | figures, arrays=arrays))
         return results
 
-    def _deviations(self, dataset: Dataset) -> dict[str, Float[np.ndarray, "people columns"]]:
-        """Return z of each column, and of changes where people come again; nothing where nobody asks."""
+    def _scores(self, dataset: Dataset) -> tuple[Scores, dict[str, Float[np.ndarray, "people columns"]]]:
+        """Return scores, and z of each column, and of changes where people come again; no z where nobody asks."""
         if self.to is None:
-            return {}
+            return self.model.scores(dataset), {}
         found = {DEVIATIONS: whole(self.model.deviations(dataset))}
-        return found | ({CHANGES: whole(self.model.change_deviations(dataset))} if self.by_person else {})
+        if self.by_person:
+            found[CHANGES] = whole(self.model.change_deviations(dataset))
+        return self.model.scores_of(*map(ChunkSource.of, found.values())), found
 
     def statistics(self, kind: InputKind[Any]) -> list[str]:
         """Return what the columns of statistics are."""

@@ -1,7 +1,7 @@
 """`CovariateRemover`: a medrep model of a feature table as a scikit-learn transformer."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -147,12 +147,14 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         kind = FeaturesKind(FeaturesInput(self.missing))
         return self._take(SavedModel(model, kind, Support.fit(schema, known, whose), provenance), target)
 
-    def transform(self, X: Any, covariates: Any = None) -> Any:
+    def transform(self, X: Any, covariates: Any = None, reference_people: Any = None) -> Any:
         """Return people without the removed covariates, or their latents.
 
         Args:
             X: People x columns as in `fit`; other people than those of training are brought into its schema.
             covariates: Their covariates, where they are no columns of X.
+            reference_people: True for each row whom unseen levels are estimated from (``unseen_site="adapt"``), such as
+                controls; None takes all of their people.
 
         Returns:
             People x features that are no covariates, in their own units; or people x latents.
@@ -161,7 +163,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             EstimatorError: Data that cannot be used, all cells by row and column.
             CovariateError: Levels that training did not have, or covariates that are missing: all people are listed.
         """
-        data, frame, model = self._newcomers(X, covariates)
+        data, frame, model = self._newcomers(X, covariates, reference_people)
         if model is None:
             return data
         people = model.dataset(data, frame)
@@ -339,7 +341,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             raise EstimatorError(str(error)) from None
 
     def _newcomers(
-        self, X: Any, covariates: Any
+        self, X: Any, covariates: Any, reference_people: Any = None
     ) -> tuple[Float[np.ndarray, "people features"], pd.DataFrame, Model | None]:
         """Return features and covariates of people who come after the fit, and a model that knows their sites."""
         check_is_fitted(self, "model_")
@@ -353,8 +355,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         # A warning: a fold of a cross-validation holds whoever it holds, and one person must not end it.
         if far := [one.said for one in outside_training(model.schema, frame) if one.far]:
             warnings.warn(listed("people far outside those of training", far, "the model guesses"), stacklevel=3)
-        unknown = [row for row, _ in model.schema.unseen(frame)]
-        if unknown:
+        unseen = model.schema.unseen(frame)
+        telling = _telling(reference_people, len(data), unseen)
+        if unknown := [row for row, _ in unseen if telling[row]]:
             model, _ = model.adapt([model.dataset(data[unknown], frame.iloc[unknown])])
         return data, frame, model
 
@@ -382,6 +385,25 @@ def _named(what: str, given: Any, rows: int) -> list[str] | None:
     if found is not None and len(found) != rows:
         raise EstimatorError(f"{what} names {len(found)} rows, X has {rows}; name one a row")
     return found
+
+
+def _telling(given: Any, rows: int, unseen: Sequence[tuple[int, tuple[str, str]]]) -> np.ndarray:
+    """Return the rows that unseen levels are estimated from; all where nothing is given.
+
+    Raises EstimatorError for other rows than X has, cells that are not True or False, or levels none of whose people is told.
+    """
+    if given is None:
+        return np.ones(rows, dtype=bool)
+    telling = np.asarray(given)
+    if telling.shape != (rows,) or telling.dtype != bool:
+        raise EstimatorError(f"reference_people has to be True or False for each of the {rows} rows of X")
+    lacking = {own for _, own in unseen} - {own for row, own in unseen if telling[row]}
+    if lacking:
+        levels = [f"{name} {level!r}" for name, level in sorted(lacking)]
+        raise EstimatorError(
+            listed("levels that training did not have, and none of whose people is in reference_people", levels)
+        )
+    return telling
 
 
 def _unnamed(count: int) -> list[str]:

@@ -538,6 +538,14 @@ class Model(ABC):
         """
         raise ModelError(self.refusal("deviations"))
 
+    def scores_of(self, z: ChunkSource, changes: ChunkSource | None = None) -> Scores:  # noqa: ARG002
+        """Return `scores` of people whose deviations are known, and those of their changes where visits are told.
+
+        Raises:
+            ModelError: A model without ``deviations``.
+        """
+        raise ModelError(self.refusal("deviations"))
+
     def change_deviations(self, dataset: Dataset) -> ChunkSource:  # noqa: ARG002
         """Return z of each visit's change since the person's visit before, given that visit; NaN at first visits.
 

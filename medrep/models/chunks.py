@@ -158,6 +158,11 @@ class ChunkSource:
         self.shape = shape
         self.compute = compute
 
+    @classmethod
+    def of(cls, matrix: Float[np.ndarray, "people columns"]) -> "ChunkSource":
+        """Return a matrix that is at hand."""
+        return cls(matrix.shape, lambda part: matrix[:, part])
+
     def map(self, work: Callable[[slice, np.ndarray], _Result]) -> Iterator[tuple[slice, _Result]]:
         """Apply ``work`` to every slice of columns and its block, and yield the results in order."""
         return map_chunks(*self.shape, lambda part: work(part, self.compute(part)))

@@ -174,7 +174,13 @@ def listed_files(repository: ArtifactRepository, where: str) -> set[str]:
                 files.add(path)
     if unknown:
         names = ", ".join(sorted(unknown)[:10])
-        raise RegistryError(f"{where}: holds files that medrep did not register ({names}); register the model again")
+        cure = "register the model again"
+        if {PurePosixPath(path).name for path in unknown} == {"__pycache__"}:
+            cure = (
+                "Python left that where MLflow loaded the model out of the store itself: delete it there, and set "
+                "PYTHONDONTWRITEBYTECODE=1 where models are loaded"
+            )
+        raise RegistryError(f"{where}: holds files that medrep did not register ({names}); {cure}")
     return files
 
 

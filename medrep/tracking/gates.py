@@ -4,7 +4,9 @@ A gate bounds a figure of every finding it matches, and has three ends. ``ci_hig
 m, refuses what is shown to be over it (the whole interval is), and finds too little evidence in between; ``estimate: {max: m}``
 likewise passes what is under m by estimate. ``ci_low: {max: m}`` wants proof of harm: it passes all that is not shown to be
 over m. A gate whose findings are ``left_to`` another metric does not pass what is shown to be outside, and leaves it to the
-gates of that metric to refuse, where the audit has it of the same group. Too little evidence never passes, and comes with how
+gates of that metric to refuse, where the audit has it of the same group. A gate that is ``significant: a`` holds its bounds
+against what a test finds at that level (``q``), and passes the rest: what chance, or few people of training, explain is no fault
+however large it is, and what many people show is none where it is small. Too little evidence never passes, and comes with how
 many people would be enough. A finding with too few people, or without the figure that is bounded, is insufficient, too, and the
 gate says what becomes of it.
 """
@@ -56,6 +58,7 @@ class Gate:
         not_group: Of findings of these it does not look at; empty for none.
         bounds: What has to hold for every one of them.
         min_n: Findings of fewer people are insufficient.
+        significant: Findings whose ``q`` is above pass: no test finds them; at 1 all are held against the bounds.
         left_to: The metric whose gates refuse what is shown to be outside of a bound, in audits that have it; empty for none.
         insufficient: What an insufficient finding does: ``refuse``; ``warn`` and ``ignore`` leave it out, the first in words.
         missing: What no finding at all does, or none that is not left out; `warn` and `ignore` leave the gate out.
@@ -67,6 +70,7 @@ class Gate:
     group: str = "*"
     not_group: str = ""
     min_n: int = 0
+    significant: float = 1.0
     left_to: str = ""
     insufficient: Insufficient = "refuse"
     missing: Missing = "refuse"
@@ -165,7 +169,7 @@ def _judge(gate: Gate, table: pd.DataFrame) -> Judged:
             unknown.append(f"{row['metric']} {row['group']}: {lacking}")
             continue
         looked_at += 1
-        for bound in gate.bounds:
+        for bound in gate.bounds if not row["q"] > gate.significant else ():
             if bound.low <= row[bound.figure] <= bound.high:
                 continue
             text = f"{row['metric']} {row['group']}: {bound.figure} {row[bound.figure]:.4g}, allowed: {bound} (n = {row['n']}"
@@ -248,7 +252,8 @@ def _lacking(gate: Gate, row: Mapping[Any, Any]) -> str:
         return f"insufficient (n = {row['n']}{note})"
     if row["n"] < gate.min_n:
         return f"n = {row['n']}, wanted: {gate.min_n}"
-    without = [bound.figure for bound in gate.bounds if math.isnan(row[bound.figure])]
+    wanted = [bound.figure for bound in gate.bounds] + (["q"] if gate.significant < 1 else [])
+    without = [figure for figure in wanted if math.isnan(row[figure])]
     return f"has no {', '.join(without)} (n = {row['n']})" if without else ""
 
 
@@ -272,6 +277,9 @@ def _gate(entry: object, number: int, problems: list[str]) -> Gate | None:
     least = entry.get("min_n", 0)
     if not isinstance(least, int) or isinstance(least, bool) or least < 0:
         problems.append(f"{where}: min_n {least!r} is not a whole number from 0")
+    level = entry.get("significant", 1.0)
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level <= 1:
+        problems.append(f"{where}: significant {level!r} is not a number above 0 and at most 1, such as 0.05")
     bounds = [_bound(figure, entry[figure], where, problems) for figure in FIGURES if figure in entry]
     if not bounds:
         problems.append(

@@ -5,7 +5,7 @@ What is larger is answered with 413 before anything is unpacked or computed, so 
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from math import prod
@@ -29,6 +29,7 @@ from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.participants import KEY_COLUMNS, labels
 from medrep.cohort.samples import Source, no_table
 from medrep.cohort.support import outside_training, refuse_far
+from medrep.derivatives.deviations import DEVIATIONS, whole
 from medrep.derivatives.scores import GAIN, Scorer, score_task
 from medrep.derivatives.tasks import Result
 from medrep.errors import CohortError, ConfigError, CovariateError, MedrepError, ModelError, listed
@@ -122,7 +123,7 @@ def guard_requests() -> None:
 ALLOWED_ROOT = "MEDREP_ALLOWED_ROOT"
 PATH, PARTICIPANT = "path", KEY_COLUMNS[0]
 _FIGURES = ("reconstruction_error", "deviation")
-OUTPUTS = ("scores", "latents", "removed", "counterfactual")
+OUTPUTS = ("scores", "latents", "removed", "counterfactual", DEVIATIONS)
 _CLEANED = {"removal": "removed", "counterfactual": "counterfactual"}
 
 
@@ -167,10 +168,10 @@ class ServedModel:
                 MEDREP_ALLOWED_ROOT names) or the model's feature columns. Rows of one ``participant_id`` are visits of one
                 person, as in a cohort; without it each row is a person. Further columns are not looked at.
             output: ``scores`` (reconstruction_error, deviation, then latents z1, z2, ...; ``gain_z`` before these where visits
-                are told and the model forecasts), ``latents``, ``removed`` (people
-                without the effects of ``remove``) or ``counterfactual`` (people with what ``set`` sets): the feature columns, or
-                for images the paths of what was written (see `cleaned_images`). Empty: what the other parameters ask for, or
-                else scores.
+                are told and the model forecasts), ``latents``, ``deviations`` (z of each feature, of a growth chart of a
+                table), ``removed`` (people without the effects of ``remove``) or ``counterfactual`` (people with what ``set``
+                sets): the feature columns, or for images the paths of what was written (see `cleaned_images`). Empty: what the
+                other parameters ask for, or else scores.
             remove: Covariates to remove; moved to the model's references. See `read_cleaning` for how this and the following
                 are written.
             extrapolate: Whether people far outside the range of training are answered for, and values outside it taken.
@@ -200,6 +201,8 @@ class ServedModel:
         if not extrapolate:
             refuse_far(outside_training(self.model.schema, frame), "send the parameter extrapolate: true for a guess")
         whose = _participants(rows)
+        if output == DEVIATIONS:
+            return self._deviations(rows, frame).set_axis(request.index)
         answer = self._images if PATH in rows.columns else self._rows
         found = answer(rows, frame, cleaning, whose)
         if output == "latents":
@@ -209,11 +212,7 @@ class ServedModel:
     def _rows(
         self, rows: pd.DataFrame, frame: pd.DataFrame, cleaning: Cleaning | None, whose: Sequence[str] | None
     ) -> pd.DataFrame:
-        data = self._features(rows)
-        if not self.saved.input.keeps_missing:
-            cells = unmeasured(self.model, self.model.dataset(data, frame), cleaning.target if cleaning else None)
-            if cells:
-                raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
+        data = self._checked(rows, frame, cleaning.target if cleaning else None)
         if cleaning:
             return cleaned_rows(self.model, cleaning, data, frame, self._form, whose)
         scorer = Scorer(self.model, visits=0 if whose is None else most_visits(whose))
@@ -228,6 +227,25 @@ class ServedModel:
             for one in scorer.results(data[at.get_indexer(pd.Index(some.keys))], some)
         ]
         return _table(scored, rows.index)
+
+    def _checked(
+        self, rows: pd.DataFrame, frame: pd.DataFrame, target: Mapping[str, str | float] | None = None
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return the features of a request; refuse what the model knows no effect of."""
+        data = self._features(rows)
+        if not self.saved.input.keeps_missing:
+            cells = unmeasured(self.model, self.model.dataset(data, frame), target)
+            if cells:
+                raise CohortError(listed("features without an effect to remove", [str(cell) for cell in cells]))
+        return data
+
+    def _deviations(self, rows: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+        if refused := self.model.refusal("deviations"):
+            raise ModelError(f"output '{DEVIATIONS}': {refused}")
+        if not self.saved.input.tabular:
+            raise ModelError(f"output '{DEVIATIONS}': of images they are maps; medrep score writes them")
+        z = whole(self.model.deviations(self.model.dataset(self._checked(rows, frame), frame)))
+        return pd.DataFrame(z, columns=list(self.model.columns.names))
 
     def _features(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
         names = list(self.model.columns.names)

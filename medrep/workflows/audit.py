@@ -27,12 +27,12 @@ from medrep.errors import (
     MedrepError,
     listed,
 )
-from medrep.models.linear.scales import adapted_model
 from medrep.models.saved import SavedModel
 from medrep.tracking.audits import seal_of, sealed
 from medrep.tracking.gates import Decision, read_gates
 from medrep.workflows.cohorts import (
     Selection,
+    adapted_by,
     check_earlier,
     check_output,
     inputs_of,
@@ -66,6 +66,8 @@ class AuditRequest:
             model itself knows of its training rows.
         sign: Private key that signs what was found; None: nothing is signed.
         unseen_site: What sites that training did not have do.
+        reference_people: ``COLUMN=VALUE``: whom such sites are estimated from; these are not audited. All of their people, if
+            empty, who are.
         extrapolate: Whether people far outside the range of training are taken.
         only: Participants; all if empty.
         exclude: Participants to leave out.
@@ -85,6 +87,7 @@ class AuditRequest:
     trained: Path | None = None
     sign: Path | None = None
     unseen_site: Literal["error", "adapt"] = "error"
+    reference_people: str = ""
     extrapolate: bool = False
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -162,14 +165,15 @@ def audit(
             "that nobody here was in training cannot be checked, and promote will find too little evidence"
         )
     cohort = without_trained(cohort, trained, listener)
+    frame = frame.loc[cohort.table.index]
+    fitted, adapted, told = adapted_by(fitted, cohort, frame, request.reference_people, listener)
+    frame = fitted.schema.transfer(frame.drop(told), unseen=request.unseen_site)
+    cohort = cohort.select(frame.index)
     if cohort.table["participant_id"].nunique() < 2 * request.min_n:
         raise EvidenceError(
             f"{cohort.table['participant_id'].nunique()} participants whom the model never saw; an audit needs "
             f"{2 * request.min_n} or more (twice --min-n). Train with --hold-out 0.3, or give other people"
         )
-    frame = frame.loc[cohort.table.index]
-    fitted, adapted = adapted_model(fitted, cohort, frame, listener)
-    frame = fitted.schema.transfer(frame, unseen=request.unseen_site)
     removed = request.remove or fitted.schema.batches or fitted.schema.names
     target = checked_target(fitted.schema, removed, references=request.references)
     options = AuditOptions(
@@ -194,7 +198,8 @@ def audit(
         listener.say(f"audit {counted} whom the model never saw ({', '.join(removed)} removed)")
         people = cohort.table["participant_id"].astype(str).tolist()
         dataset = replace(fitted.dataset(data, frame, people), groups=cohort.groups)
-        material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people)
+        of_others = adapted if len(told) else ()
+        material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people, of_others)
         result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
     # Half of the people teach the probes, the other half is read.
     certificates = fitted.certificates(removed, material.kept, learners=dataset.people // 2)
@@ -215,6 +220,7 @@ def audit(
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],
             "training_known": rows is not None,
+            **({"reference_people": request.reference_people} if len(told) else {}),
             **({"group": cohort.input.group} if cohort.input.group else {}),
         },
         "certificates": [asdict(one) for one in certificates],

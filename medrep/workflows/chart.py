@@ -23,16 +23,15 @@ from medrep.errors import CovariateError, MedrepError, ModelError, listed
 from medrep.models import Adaptation, Model
 from medrep.models.base import Curves
 from medrep.models.left_alone import left_alone
-from medrep.models.linear.scales import adapted_model
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
+    adapted_by,
     check_earlier,
     check_output,
     inputs_of,
     load_trained,
     read_unseen,
-    reference_people,
     refuse_holes,
     refuse_unmeasured,
 )
@@ -128,9 +127,7 @@ def chart(
     check_earlier(cohort, trained, listener)
     refuse_holes(cohort)
     refuse_unmeasured(trained.model, cohort, frame, listener)
-    telling = reference_people(trained.model, cohort, frame, request.reference_people)
-    own = cohort if telling is None else cohort.select(telling)
-    known, adapted = adapted_model(trained.model, own, frame, listener)
+    known, adapted, _ = adapted_by(trained.model, cohort, frame, request.reference_people, listener)
     others = known.schema.references(list(request.others), request.others) if request.others else {}
     layout = Layout.of(known.schema, request.along, request.by, others)
     found = _drawn(known, cohort, frame, _Asked(layout, probabilities, names, request.points), released)

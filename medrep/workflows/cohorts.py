@@ -19,8 +19,9 @@ from medrep.cohort.participants import count_participants, label
 from medrep.cohort.sidecars import refuse_again
 from medrep.cohort.support import Outside, outside_training, refuse_far
 from medrep.errors import CohortError, CovariateError, MedrepError, ModelError, few, listed
-from medrep.models import Model
+from medrep.models import Adaptation, Model
 from medrep.models.left_alone import summed, unmeasured
+from medrep.models.linear.scales import adapted_model, unknown_participants
 from medrep.models.saved import SavedModel, refuse_other_kind
 
 REGISTERED = "models:/"
@@ -178,6 +179,19 @@ def reference_people(model: Model, cohort: Cohort, frame: pd.DataFrame, said: st
             listed(f"{option}: sites that training did not have, and none of whose people has it", without)
         )
     return frame.index[(own == value).to_numpy()]
+
+
+def adapted_by(
+    model: Model, cohort: Cohort, frame: pd.DataFrame, said: str, listener: Listener
+) -> tuple[Model, tuple[Adaptation, ...], pd.Index]:
+    """Return the model with sites that training did not have, what was estimated, and whom from, where ``said`` names some.
+
+    See `reference_people` for the arguments and errors.
+    """
+    telling = reference_people(model, cohort, frame, said)
+    own = cohort if telling is None else cohort.select(telling)
+    known, adapted = adapted_model(model, own, frame, listener)
+    return known, adapted, frame.index[:0] if telling is None else unknown_participants(model, frame.loc[telling])
 
 
 def read_unlabelled(

@@ -191,13 +191,14 @@ def load(folder: Path | str) -> SavedModel:
     return load_trained(model_folder(str(folder)))
 
 
-def score(
+def score(  # noqa: PLR0913 - a keyword for each option of the command
     model: SavedModel,
     dataset: Dataset,
     *,
     false_alarms: float = 0.05,
     unshrink: How = "none",
     unseen_site: Literal["error", "adapt"] = "error",
+    reference_people: str = "",
     extrapolate: bool = False,
     out: Path | str | None = None,
 ) -> pd.DataFrame:
@@ -209,6 +210,7 @@ def score(
         false_alarms: Rate at which the shift gate rejects people who are like those of calibration.
         unshrink: How the regression of predicted covariates to the mean is undone.
         unseen_site: What sites that training did not have do.
+        reference_people: ``diagnosis=TD``: whom such sites are estimated from; all of their people, if empty.
         extrapolate: Whether people far outside the range of training are taken.
         out: Where what `medrep score` writes is to stay; nowhere by default.
 
@@ -218,20 +220,21 @@ def score(
     Raises:
         MedrepError: People who cannot be used, by name.
     """
-    request = ScoreRequest(false_alarms, unshrink, unseen_site, extrapolate)
+    request = ScoreRequest(false_alarms, unshrink, unseen_site, extrapolate, reference_people=reference_people)
     with _folder(out) as folder:
         done = score_cohort(dataset.as_cohort(), folder, model, request, _LISTENER, options=_INLINE)
         _warn_of_failures(done)
         return pd.read_csv(folder / "scores.tsv", sep="\t", dtype=dict.fromkeys(KEY_COLUMNS, str))
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - a keyword for each option of the command
     model: SavedModel,
     dataset: Dataset,
     years: Sequence[float | int],
     *,
     others: Mapping[str, str | float | int] | None = None,
     unseen_site: Literal["error", "adapt"] = "error",
+    reference_people: str = "",
     extrapolate: bool = False,
     out: Path | str | None = None,
 ) -> pd.DataFrame:
@@ -243,6 +246,7 @@ def forecast(
         years: How long after each person's last visit.
         others: Covariate -> value at that time, where it is not that of the last visit: ``{"site": "S0"}``.
         unseen_site: What sites that training did not have do.
+        reference_people: ``diagnosis=TD``: whom such sites are estimated from; all of their people, if empty.
         extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         out: Where what `medrep forecast` writes is to stay; nowhere by default.
 
@@ -254,7 +258,7 @@ def forecast(
         MedrepError: A model that does not forecast, or people who cannot be used, by name.
     """
     chosen = {name: str(value) for name, value in (others or {}).items()}
-    request = ForecastRequest(tuple(float(year) for year in years), chosen, unseen_site, extrapolate)
+    request = ForecastRequest(tuple(float(year) for year in years), chosen, unseen_site, reference_people, extrapolate)
     with _folder(out) as folder:
         done = forecast_cohort(dataset.as_cohort(), folder, model, request, _LISTENER)
         texts = dict.fromkeys(("participant_id", "from_session", "feature"), str)

@@ -28,11 +28,11 @@ from medrep.errors import CohortError, CovariateError, ModelError, listed
 from medrep.models import Adaptation, Model
 from medrep.models.base import Forecast
 from medrep.models.left_alone import left_alone
-from medrep.models.linear.scales import adapted_model
 from medrep.models.linear.trajectories import last_visits
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
     Selection,
+    adapted_by,
     check_beyond,
     check_earlier,
     check_followed,
@@ -60,6 +60,7 @@ class ForecastRequest:
         years: How long after each person's last visit; 0 is that day again.
         others: Covariate -> value at that time, where it is not that of the last visit: ``site``.
         unseen_site: What sites that training did not have do.
+        reference_people: ``COLUMN=VALUE``: whom such sites are estimated from; all of their people, if empty.
         extrapolate: Whether people far outside the range of training are taken, and ages to come that are.
         only: Participants; all if empty.
         exclude: Participants to leave out.
@@ -69,6 +70,7 @@ class ForecastRequest:
     years: tuple[float, ...]
     others: Mapping[str, str] = field(default_factory=dict)
     unseen_site: Literal["error", "adapt"] = "error"
+    reference_people: str = ""
     extrapolate: bool = False
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -129,7 +131,7 @@ def forecast(
     to = later(last, followed, years).assign(**others)
     said = to.set_axis([f"{key} in {year:g}" for key in last.index for year in years])
     beyond = outside_json(check_beyond(schema, said, followed, listener, extrapolate=request.extrapolate))
-    known, adapted = adapted_model(trained.model, cohort, frame, listener)
+    known, adapted, _ = adapted_by(trained.model, cohort, frame, request.reference_people, listener)
     asked = _Asked(replace(trained, model=known), cohort, frame, last.index, to, years)
     about = _about(trained, years, others, adapted) | ({OUTSIDE: beyond} if beyond else {})
     with output_folder(out) as partial, listener.track("forecast", len(last)) as advance:

@@ -1,7 +1,6 @@
 """Calibration of growth charts: groups that are off are found, calibrated ones are left alone, few people say nothing."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,20 +11,14 @@ from medrep.audit.data import AuditData
 from medrep.audit.finding import findings_table
 from medrep.audit.groups import group_participants, parse_by
 from medrep.cohort.covariates import CovariateSchema
+from medrep.config import SHIPPED
 from medrep.models import ChartSettings, GrowthChart
-from medrep.tracking.gates import read_gates
+from medrep.tracking.gates import Gates, read_gates
 from tests.models.planted import DECLARED, draw_data, draw_people, people_of
 
 COLUMNS, TRAINED = 8, 300
 BY = parse_by("sex,age:45,site")
 Audited = Callable[..., pd.DataFrame]
-GATE = """
-- name: no group lies off the chart
-  metric: z_mean
-  ci_low: {min: -0.3}
-  ci_high: {max: 0.3}
-  insufficient: warn
-"""
 
 
 def correlated(people: int, seed: int, columns: int = COLUMNS) -> np.ndarray:
@@ -123,8 +116,9 @@ def audited() -> Audited:
         0
     ]
 
-    def run(shifted: str = "", placed: str = "") -> pd.DataFrame:
-        where, moved, model = frame[~train].copy(), data[~train].copy(), chart
+    def run(shifted: str = "", placed: str = "", spread: float = 1.0, people: int = 240) -> pd.DataFrame:
+        where, moved, model = frame[~train].iloc[:people].copy(), data[~train][:people].copy(), chart
+        moved += (spread - 1) * (moved - chart.location.means(chart.schema.transfer(where))(slice(0, COLUMNS)))
         if shifted:
             moved[where["site"] == shifted] += 0.8 * chart.location.line.sd
         if placed:
@@ -160,11 +154,31 @@ def test_people_who_placed_their_own_site_are_no_evidence(audited: Audited) -> N
     assert "placed" in found.loc[("z_mean", "site=new"), "note"]
 
 
-def test_a_gate_can_bound_the_worst_group(audited: Audited, tmp_path: Path) -> None:
-    (tmp_path / "gates.yaml").write_text(GATE)
-    gates = read_gates(tmp_path / "gates.yaml")
-    assert gates.judge(audited().reset_index()).verdict == "passed"
-    assert gates.judge(audited(shifted="S1").reset_index()).verdict == "refused"
+def verdict(found: pd.DataFrame) -> str:
+    """What gates.yaml makes of calibration alone."""
+    every = read_gates(SHIPPED / "gates.yaml").gates
+    return Gates(tuple(gate for gate in every if gate.metric in METRICS), "").judge(found.reset_index()).verdict
+
+
+def test_gates_pass_a_chart_that_is_right_and_refuse_one_that_is_not(audited: Audited) -> None:
+    assert verdict(audited()) == "passed"
+    assert verdict(audited(shifted="S1")) == "refused"
+    assert verdict(audited(spread=2.0)) == "refused"
+
+
+def test_gates_find_too_few_people_too_little_evidence(audited: Audited) -> None:
+    assert verdict(audited(people=44)) == "insufficient"
+
+
+def test_gates_refuse_a_chart_of_skewed_columns_without_a_shape() -> None:
+    rng, frame = np.random.default_rng(0), draw_people(1200, 3, 1)
+    data, train = rng.exponential(1.0, (1200, COLUMNS)), np.arange(1200) < 700
+    schema = CovariateSchema.fit(frame[train], DECLARED)
+    settings = ChartSettings(power="none", shape="gaussian", components=0)
+    chart = GrowthChart.fit(people_of(data[train], schema.transfer(frame[train]), schema), settings)[0]
+    people = people_of(data[~train], schema.transfer(frame[~train]), schema)
+    found = audit_calibration(AuditData(chart, people, frame[~train], {"site": "S0"}, 700), BY)
+    assert verdict(findings_table(found)) == "refused"
 
 
 def test_of_many_columns_some_are_drawn_and_those_of_shared_values_are_left_out() -> None:

@@ -54,6 +54,26 @@ def test_a_saved_chart_says_the_same(chart: Chart, people: People, tmp_path: Pat
     assert np.array_equal(again.transform(people.features, covariates=people.covariates), z)
 
 
+def test_an_unseen_site_is_told_from_controls(chart: Chart, people: People) -> None:
+    unit = people.features.std(axis=0).to_numpy()
+    ill = np.arange(len(people.features)) % 2 == 0
+    shifted = people.features + 3 * unit * ill[:, None]
+    elsewhere = people.covariates.assign(site="new")
+    adapting = Chart(covariates=DECLARED, settings=PLAIN, unseen_site="adapt").fit(
+        people.features, None, people.covariates
+    )
+    everybody = adapting.transform(shifted, elsewhere)
+    told = adapting.transform(shifted, elsewhere, reference_people=~ill)
+    assert abs(told[~ill].mean()) < 0.2 < 0.5 < everybody[ill].mean() < told[ill].mean() - 0.5
+    alone = adapting.transform(people.features[~ill], elsewhere[~ill])
+    np.testing.assert_allclose(told[~ill], alone, rtol=1e-9, atol=1e-9)
+    with pytest.raises(EstimatorError, match="for each of the 200 rows"):
+        adapting.transform(shifted, elsewhere, reference_people=[True])
+    elsewhere.loc[ill, "site"] = "clinic"
+    with pytest.raises(EstimatorError, match=r"none of whose people is in reference_people[^a-z]*site 'clinic'"):
+        adapting.transform(shifted, elsewhere, reference_people=~ill)
+
+
 def test_it_is_cloned_and_works_in_a_cross_validation(people: People) -> None:
     made = make_pipeline(clone(Chart(covariates=DECLARED, settings=PLAIN)), LogisticRegression(max_iter=500))
     shifted = people.features.copy()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,7 @@ def test_a_level_that_no_gate_looks_at_is_named_beside_a_pass(gates: str) -> Non
         ("- {name: a, metric: m, p: {min: true}}", "is no number"),
         ("- {name: a, metric: m, p: {min: 1, max: 0}}", "min above its max"),
         ("- {name: a, metric: m, p: {min: 0}, min_n: -1}", "min_n -1 is not a whole number"),
+        ("- {name: a, metric: m, p: {min: 0}, significant: 5}", "significant 5 is not a number above 0 and at most 1"),
         ("- {name: a, metric: m, p: {min: 0}, insufficient: pass}", "insufficient 'pass' is not allowed"),
         ("- {name: a, metric: m, p: {min: 0}, missing: say}", "missing 'say' is not allowed"),
         ("- {metric: m, p: {min: 0}}", "name is absent"),
@@ -302,6 +304,75 @@ def test_what_is_left_to_another_metric_is_no_pass_and_refused_by_its_gates_only
     assert both.judge(findings_table([row, beyond(-0.05, 0.05)])).verdict == "insufficient"
     assert both.judge(findings_table([row, beyond(0.15, 0.25)])).verdict == "refused"
     assert both.judge(findings_table([excess("exported/site", -0.1, 0.05), beyond(-0.2, 0.0)])).verdict == "passed"
+
+
+def test_what_no_test_finds_passes_a_gate_of_what_is_significant() -> None:
+    gate = Gate("g", "z_mean", (Bound("ci_low", high=0.2),), significant=0.01)
+    beyond = Finding("z_mean", "site=A", 60, 0.5, 0.3, 0.7, 0.2)
+    assert judged(replace(gate, significant=1.0), beyond).verdict == "refused"
+    assert judged(gate, beyond).verdict == "passed", "as much as few people of training leave"
+    assert judged(gate, replace(beyond, p=0.001)).verdict == "refused"
+    assert judged(gate, replace(beyond, ci_low=0.1, p=1e-9)).verdict == "passed", "shown, and not by as much as matters"
+    assert judged(gate, replace(beyond, p=float("nan"))).reasons == ("g: z_mean site=A: has no q (n = 60)",)
+
+
+def charted(
+    group: str = "everybody", n: int = 400, p: float = 0.5, **others: tuple[float, float, float]
+) -> list[Finding]:
+    """Findings of a chart that is right, but for those that are given."""
+    right = {
+        "z_mean": (0.0, -0.1, 0.1),
+        "z_log_sd": (0.0, -0.07, 0.07),
+        "z_outside": (0.05, 0.04, 0.07),
+        "pit_distance": (0.005, 0.0, 0.03),
+    }
+    return [Finding(metric, group, n, *figures, p) for metric, figures in {**right, **others}.items()]
+
+
+@pytest.mark.parametrize("gates", ["gates.yaml", "gates_small.yaml"])
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        (charted(), "passed"),
+        ([*charted(), *charted("site=A", 60)], "passed"),
+        (charted(z_mean=(0.15, 0.05, 0.25)), "insufficient"),
+        (charted(z_mean=(-0.4, -0.5, -0.3)), "refused"),
+        (charted(z_log_sd=(0.7, 0.6, 0.8)), "refused"),
+        (charted(z_log_sd=(-0.3, -0.4, -0.2)), "refused"),
+        (charted(z_outside=(0.13, 0.11, 0.15)), "refused"),
+        (charted(pit_distance=(0.04, 0.03, 0.06)), "refused"),
+        (charted(pit_distance=(0.02, 0.01, 0.06)), "insufficient"),
+        ([*charted(), *charted("site=A", 60, 1e-6, z_mean=(0.8, 0.6, 1.0))], "refused"),
+        ([*charted(), *charted("site=A", 60, 0.2, z_mean=(0.5, 0.3, 0.7))], "passed"),
+        ([*charted(), *charted("site=A", 60, 1e-6, z_log_sd=(0.7, 0.5, 0.9))], "refused"),
+        ([*charted(), *charted("site=A", 60, 1e-6, pit_distance=(0.08, 0.05, 0.12))], "refused"),
+        (
+            [*charted(), Finding("z_mean", "site=B", 7, status="insufficient", note="7 of the 20 participants needed")],
+            "passed",
+        ),
+        ([Finding("z_mean", "everybody", 12, status="insufficient", note="few")], "insufficient"),
+    ],
+)
+def test_a_chart_is_judged_by_its_calibration(gates: str, rows: list[Finding], wanted: str) -> None:
+    few = [
+        replace(row, metric="leakage_beyond_training")
+        for row in CLEAN
+        if row.group == "exported/site" and row.metric == "leakage_excess"
+    ]
+    judge = read_gates(SHIPPED / gates).judge
+    assert judge(findings_table([*CLEAN, *few])).verdict == "passed"
+    decision = judge(findings_table([*CLEAN, *few, *rows]))
+    assert decision.verdict == wanted
+    assert any("site=B: insufficient" in warning for warning in decision.warnings) == (rows[-1].group == "site=B")
+
+
+def test_strict_gates_want_proof_of_every_group_of_a_chart() -> None:
+    strict = read_gates(SHIPPED / "gates_strict.yaml")
+    own = Gates(tuple(gate for gate in strict.gates if gate.metric in {row.metric for row in charted()}), "")
+    assert own.judge(findings_table(charted())).verdict == "passed"
+    unclear = charted("site=A", 150, z_mean=(0.1, -0.05, 0.25))
+    assert own.judge(findings_table([*charted(), *unclear])).verdict == "insufficient"
+    assert own.judge(findings_table([*charted(), *charted("site=A", 60)])).verdict == "insufficient"
 
 
 def test_gates_for_small_trainings_forgive_what_these_leave_and_nothing_else() -> None:

@@ -554,6 +554,10 @@ def no_weights(registry: Registry) -> None:
     (registry.files() / "artifacts" / "model" / "model.safetensors").unlink()
 
 
+def bytecode(registry: Registry) -> None:
+    (registry.files() / "__pycache__").mkdir()
+
+
 def no_digest(registry: Registry) -> None:
     registry.client.delete_model_version_tag(registry.name, "1", "medrep.digest")
 
@@ -563,6 +567,10 @@ def no_digest(registry: Registry) -> None:
     [
         (pickle_beside, "holds files that medrep did not register (python_model.pkl)"),
         (pickle_in_model, "holds files that medrep did not register (artifacts/model/weights.pkl)"),
+        (
+            bytecode,
+            "(__pycache__); Python left that where MLflow loaded the model out of the store itself: delete it there",
+        ),
         (link_out, "model.safetensors leads out of the model"),
         (folder_out, "leads out of the model"),
         (other_weights, "not the registered ones"),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import medrep as mr
+from medrep.models.chunks import ChunkSource
 from medrep.workflows.cohorts import load_trained
 from tests.point_cohorts import write_points_cohort
 from tests.surface_cohorts import VERTICES, gifti_path, write_gifti, write_surface_cohort
@@ -66,6 +67,26 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 def people(cohort: Path) -> list[str]:
     return list(dict.fromkeys(pd.read_csv(cohort / "participants.tsv", sep="\t")["participant_id"]))
+
+
+def test_z_is_computed_once_and_scores_are_the_models(
+    table_cohort: Path, chart: Path, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, dataset = load_trained(chart), mr.read_cohort(table_cohort)
+    whole = saved.model.scores(saved.model.dataset(dataset.values, saved.model.schema.transfer(dataset.covariates)))
+    found, asked = table(scored / "scores.tsv"), list[int]()
+    np.testing.assert_allclose(found["deviation"], whole.deviation, rtol=1e-9)
+    np.testing.assert_allclose(found["reconstruction_error"], whole.reconstruction_error, rtol=1e-9)
+    first = mr.GrowthChart.deviations
+
+    def counted(self: mr.GrowthChart, people: mr.Dataset) -> ChunkSource:
+        asked.append(len(people))
+        return first(self, people)
+
+    monkeypatch.setattr(mr.GrowthChart, "deviations", counted)
+    again = mr.score(saved, dataset)
+    assert sum(asked) < 2 * len(dataset), "blocks are filled up"
+    np.testing.assert_array_equal(again["deviation"], found["deviation"])
 
 
 def test_each_feature_of_a_person_has_the_z_of_the_chart(table_cohort: Path, chart: Path, scored: Path) -> None:

@@ -161,6 +161,12 @@ def test_people_of_a_new_site_are_forecast(cohort: Path, trained: Path, tmp_path
     assert run("forecast", moved, tmp_path / "out", "--model", trained / "model", *asked) == 1
     table = forecast(moved, trained, tmp_path / "out", *asked, "--unseen-site", "adapt")
     assert np.isfinite(table[COLUMNS[4:]].to_numpy()).all()
+    told = forecast(moved, trained, tmp_path / "told", *asked, "--unseen-site", "adapt", "--reference-people", "sex=F")
+    men = people.loc[(people["sex"] == "M"), "participant_id"].unique()
+    alone = forecast(moved, trained, tmp_path / "alone", *asked, "--unseen-site", "adapt", "--exclude", *men)
+    women = ~told["participant_id"].isin(men)
+    np.testing.assert_allclose(told.loc[women, "estimate"], alone["estimate"], rtol=1e-9)
+    assert not np.allclose(told["estimate"], table["estimate"])
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -1,11 +1,13 @@
 """Sites that training did not have, told from some of their people only."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import medrep as mr
 from medrep.cli import main
 
 SHIFT = 3.0
@@ -33,6 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     write("known", ["A", "B", "C"] * 60, np.zeros(180, bool))
     write("new", ["N"] * 40, np.arange(40) % 2 == 0)
+    write("clinic", ["N"] * 90, np.arange(90) % 3 == 0)
     settings = ["--set", "settings.components=0", "--set", "settings.power=none"]
     known, chart = str(folder / "known"), str(folder / "chart")
     assert main(["train", known, chart, "--config", "growth_chart.yaml", *settings]) == 0
@@ -57,6 +60,37 @@ def test_controls_tell_the_site_and_the_others_stand_out(trained: Path) -> None:
     assert abs(told[~ill].mean()) < 0.5
     assert told[ill].mean() > 1.8
     assert whole[~ill].mean() < -0.8
+
+
+def test_python_says_what_the_command_does(trained: Path, tmp_path: Path) -> None:
+    model = mr.load(trained / "chart" / "model")
+    people = mr.read_cohort(trained / "new", model, unseen_site="adapt")
+    mr.score(model, people, unseen_site="adapt", reference_people="diagnosis=TD", out=tmp_path / "python")
+    assert score(trained, "command", "--reference-people", "diagnosis=TD") == 0
+    for name in ("scores.tsv", "deviations.tsv"):
+        assert (tmp_path / "python" / name).read_bytes() == (trained / "command" / name).read_bytes()
+
+
+def test_an_audit_judges_the_others_of_a_new_site(trained: Path) -> None:
+    options = ["--model", str(trained / "chart" / "model"), "--unseen-site", "adapt", "--by", "site", "--min-n", "15"]
+    whom = ("all", ()), ("others", ("--reference-people", "diagnosis=TD"))
+    found = {}
+    for out, chosen in whom:
+        assert (
+            main(["audit", str(trained / "clinic"), str(trained / f"audit-{out}"), *options, *chosen, "--quiet"]) == 0
+        )
+        table = pd.read_csv(trained / f"audit-{out}" / "audit.tsv", sep="\t").set_index(["metric", "group"])
+        found[out] = table.loc[("z_mean", "site=N")]
+    assert found["all"]["status"] == "insufficient"
+    assert (found["others"]["status"], found["others"]["n"]) == ("ok", 30)
+    assert found["others"]["estimate"] > 1.8, "controls tell the site, and patients stand out"
+    assert "over what 60 people of training leave" in found["others"]["note"]
+    judged = pd.read_csv(trained / "audit-others" / "people.tsv", sep="\t")["participant_id"]
+    table = pd.read_csv(trained / "clinic" / "participants.tsv", sep="\t")
+    assert judged.tolist() == table.loc[table["diagnosis"] == "ASD", "participant_id"].tolist()
+    about = json.loads((trained / "audit-others" / "audit.json").read_text())["options"]
+    assert about["reference_people"] == "diagnosis=TD"
+    assert "reference_people" not in json.loads((trained / "audit-all" / "audit.json").read_text())["options"]
 
 
 @pytest.mark.parametrize(

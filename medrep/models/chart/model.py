@@ -280,31 +280,15 @@ class GrowthChart(Model):
 
     def scores(self, dataset: Dataset) -> Scores:
         """Return root mean squares over columns of z without its leading components, and of z; see `Model.scores`."""
-        squares, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
-        latents = np.zeros((len(dataset), len(self.components)))
+        changes = self.change_deviations(dataset) if self.tells_changes and dataset.people < len(dataset) else None
+        return self.scores_of(self.deviations(dataset), changes)
 
-        def work(part: slice, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            known, z = np.isfinite(z), np.nan_to_num(z)
-            return (z**2).sum(axis=1), known.sum(axis=1), z @ self.components[:, part].T
-
-        for _, (square, count, product) in self.deviations(dataset).map(work):
-            squares += square
-            counts += count
-            latents += product
+    def scores_of(self, z: ChunkSource, changes: ChunkSource | None = None) -> Scores:
+        """Return scores of people whose z is known; see `scores`."""
+        squares, counts, latents = _sums(z, self.components)
         left = squares - (latents**2).sum(axis=1)
-        gain = self._gain(dataset) if self.tells_changes and dataset.people < len(dataset) else None
+        gain = None if changes is None else root_mean_square(*_sums(changes, self.components[:0])[:2])
         return Scores(root_mean_square(left, counts), root_mean_square(squares, counts), latents, gain=gain)
-
-    def _gain(self, dataset: Dataset) -> Float[np.ndarray, " visits"]:
-        squares, counts = np.zeros(len(dataset)), np.zeros(len(dataset))
-
-        def work(_: slice, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return (np.nan_to_num(z) ** 2).sum(axis=1), np.isfinite(z).sum(axis=1)
-
-        for _, (square, count) in self.change_deviations(dataset).map(work):
-            squares += square
-            counts += count
-        return root_mean_square(squares, counts)
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["GrowthChart", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`."""
@@ -418,6 +402,24 @@ class GrowthChart(Model):
             return found
 
         return scale, self.scales.freedom(rows)
+
+
+def _sums(
+    source: ChunkSource, components: Float[np.ndarray, "components columns"]
+) -> tuple[Float[np.ndarray, " people"], Float[np.ndarray, " people"], Float[np.ndarray, "people components"]]:
+    """Return sums of squares over columns that have a z, how many those are, and products with components."""
+    people = source.shape[0]
+    squares, counts, products = np.zeros(people), np.zeros(people), np.zeros((people, len(components)))
+
+    def work(part: slice, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        known, z = np.isfinite(z), np.nan_to_num(z)
+        return (z**2).sum(axis=1), known.sum(axis=1), z @ components[:, part].T
+
+    for _, (square, count, product) in source.map(work):
+        squares += square
+        counts += count
+        products += product
+    return squares, counts, products
 
 
 def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Float[np.ndarray, " columns"]:
