@@ -39,17 +39,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from medrep._files import release_pages
 from medrep._persisted import persisted, stored
-from medrep.cohort.covariates import Categorical, CovariateSchema
+from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models.base import Adaptation, Capability, Curves, EffectTerms, FitContext, Model, Scores, root_mean_square
 from medrep.models.chart.atoms import Atoms
 from medrep.models.chart.changes import Changes
+from medrep.models.chart.choosing import chosen_powers
 from medrep.models.chart.curves import centile_curves
 from medrep.models.chart.location import Location
 from medrep.models.chart.new_levels import Entry, LevelPeople, Priors, told
@@ -67,12 +68,9 @@ from medrep.models.requirements import Images, Requirements
 
 Block = Float[np.ndarray, "people block"]
 
-_FOLDS = 3
 _PRIORS = 512  # columns that the prior of scales is told from
-_SAME = 1e-6  # of log densities
 _SHAPE_ROWS = 7  # numbers that shape and powers keep of a column
 _SECONDS = 9e-8  # of fitting a cell, beside a linear model's
-_WORST = -30.0  # what a log density counts at least where powers are chosen
 
 
 @persisted(
@@ -121,7 +119,9 @@ class GrowthChart(Model):
         exponents = np.ones(dataset.columns.count)
         if settings.power == "auto" and dataset.columns.names and dataset.columns.mesh is None:
             work.phase("choose powers of columns")
-            exponents = _chosen_powers(dataset, settings, seed)
+            exponents = chosen_powers(
+                dataset, lambda some, tried: cls._fitted(some, settings, tried, seed, FitContext())[0].log_density, seed
+            )
         work.phase("fit location, scale and shape")
         model, history = cls._fitted(dataset, settings, exponents, seed, work)
         if settings.components:
@@ -420,41 +420,6 @@ def _sums(
         counts += count
         products += product
     return squares, counts, products
-
-
-def _chosen_powers(dataset: Dataset, settings: ChartSettings, seed: int) -> Float[np.ndarray, " columns"]:
-    """Return the power of each column that gives people who are left out the highest log density."""
-    fold = _folds(dataset, seed)
-    values = np.asarray(dataset.values, dtype=np.float64)
-    positive = (np.where(np.isfinite(values), values, np.inf) > 0).all(axis=0)
-    found = np.zeros((len(CHOICES), dataset.columns.count))
-    if not positive.any() or fold.max(initial=-1) < _FOLDS - 1:
-        return np.ones(dataset.columns.count)
-    for choice, power in enumerate(CHOICES):
-        for own in range(_FOLDS):
-            out = fold == own
-            exponents = np.where(positive, power, 1.0)
-            model, _ = GrowthChart._fitted(dataset.take(~out), settings, exponents, seed, FitContext())
-            found[choice] += np.nan_to_num(np.maximum(model.log_density(dataset.take(out)), _WORST)).sum(axis=0)
-    # The first that is as good as the best, but for rounding.
-    good = found >= found.max(axis=0) - _SAME * len(dataset)
-    return np.where(positive, np.asarray(CHOICES)[good.argmax(axis=0)], 1.0)
-
-
-def _folds(dataset: Dataset, seed: int) -> Int[np.ndarray, " rows"]:
-    """Deal people of each combination of levels into folds; who is alone in theirs is never left out: -1."""
-    names = [one.declared.name for one in dataset.schema.fitted if isinstance(one, Categorical)]
-    cell = (
-        dataset.covariates.groupby(names, observed=True).ngroup().to_numpy() if names else np.zeros(len(dataset), int)
-    )
-    units, first = np.unique(dataset.units, return_index=True)
-    order = np.random.default_rng([seed, 61]).permutation(len(units))
-    dealt = order[np.argsort(cell[first][order], kind="stable")]
-    own = cell[first][dealt]
-    place = np.arange(len(own)) - np.searchsorted(own, own)
-    fold = np.empty(len(units), dtype=np.int64)
-    fold[dealt] = np.where(np.bincount(own)[own] > 1, (place + own) % _FOLDS, -1)
-    return fold[np.searchsorted(units, dataset.units)]
 
 
 def chart_history(model: GrowthChart) -> pd.DataFrame:
