@@ -5,7 +5,7 @@ import pytest
 
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.errors import CovariateError
-from medrep.models import LinearModel
+from medrep.models import LinearModel, LinearSettings
 from tests.models.planted import AGE, DECLARED, SETTINGS, SEX, SITE, draw_data, draw_people, fit, moved_by
 
 pytestmark = pytest.mark.rounding
@@ -43,6 +43,21 @@ def test_nan_cells_survive_the_null_intervention(frame, data):
     model = fit(frame, data)
     own = (frame["site"] == "S1").to_numpy()
     np.testing.assert_array_equal(model.remove(model.dataset(data, frame), {"site": "S1"})[own], data[own])
+
+
+def test_missing_cells_and_zeros_of_one_site(frame, data):
+    """Nobody declares a site; columns with holes are fitted to those who have values."""
+    data[:20, 2], data[:30, 5] = np.nan, 0
+    declared, settings = tuple(one for one in DECLARED if one.name != "site"), LinearSettings(spline_degrees=1)
+    frame = frame.drop(columns="site")
+    model = fit(frame, data, settings, declared=declared)
+    moved = model.remove(model.dataset(data, frame), {"age": 50.0, "sex": "F"})
+    for column, gone in ((2, 20), (5, 30)):
+        np.testing.assert_array_equal(moved[:gone, column], data[:gone, column])
+        seen = np.arange(90) >= gone
+        alone = fit(frame[seen], data[seen], settings, declared=declared)
+        there = alone.remove(alone.dataset(data[seen], frame[seen]), {"age": 50.0, "sex": "F"})
+        np.testing.assert_allclose(moved[seen, column], there[:, column], atol=1e-6)
 
 
 def test_a_person_without_any_value(frame, data):
