@@ -20,6 +20,7 @@ from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
 from medrep.cli.audit import add_audit, add_promote, add_register, add_report
 from medrep.cli.chart import add_chart
+from medrep.cli.compare import add_compare
 from medrep.cli.models import (
     add_check,
     add_counterfactual,
@@ -60,6 +61,7 @@ _COMMANDS = (
     add_score,
     add_merge,
     add_audit,
+    add_compare,
     add_report,
     add_register,
     add_promote,

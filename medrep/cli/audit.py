@@ -86,6 +86,12 @@ def add_audit(commands: Commands) -> None:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY.pem", help="sign what was found with this private key (Ed25519): audit.sig"
     )
+    parser.add_argument(
+        "--against",
+        type=model_folder,
+        metavar="M",
+        help="another model, such as models:/NAME@champion: do embeddings agree with its, so that gates may ask?",
+    )
     add_newcomers(parser, "people far")
     add_json(parser)
 

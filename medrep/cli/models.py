@@ -325,6 +325,13 @@ def add_score(commands: Commands) -> None:
         metavar="RATE",
         help="share of people like those of calibration (train --hold-out) whom the shift gate rejects (default: 0.05)",
     )
+    parser.add_argument(
+        "--map",
+        dest="latent_map",
+        type=Path,
+        metavar="FILE",
+        help="write latents in the space of another model, by a map that medrep compare wrote (OUT/a_to_b.safetensors)",
+    )
     add_batch(parser)
 
 

@@ -32,6 +32,7 @@ from medrep.derivatives.tasks import Result, Task, TaskFactory, block_size, in_p
 from medrep.models import Model
 from medrep.models.base import Scores
 from medrep.models.chunks import ChunkSource
+from medrep.models.latent_map import LatentMap
 from medrep.models.prediction import How, Prediction
 from medrep.models.saved import SavedModel
 from medrep.models.shift import ShiftDetector, scanner_of
@@ -173,6 +174,7 @@ class Scorer:
         measure: Whether outcomes hold the statistics that a judge is calibrated with.
         visits: How many one person has at most; 0 where nobody asks how they changed.
         to: Where deviations of single columns go, of a model that tells them; None where nobody asks for them.
+        latent_map: What makes latents those of another model; None leaves them as they are.
     """
 
     model: Model
@@ -183,6 +185,7 @@ class Scorer:
     measure: bool = False
     visits: int = 0
     to: DeviationsTo | None = None
+    latent_map: LatentMap | None = None
 
     @property
     def by_person(self) -> bool:
@@ -220,6 +223,8 @@ class Scorer:
         whose = standing.persons.astype(str).tolist() if self.by_person else None
         dataset = self.model.dataset(block, sample_frame(standing), whose)
         found, deviations = self._scores(dataset)
+        if self.latent_map is not None:
+            found = replace(found, latents=self.latent_map.apply(found.latents), latents_sd=None)
         statistics = pd.DataFrame({name: getattr(found, name) for name in _FIGURES})
         if len(images):
             position = {one.key: k for k, one in enumerate(people)}
@@ -306,6 +311,7 @@ class ScoreFactory(TaskFactory):
         names: Columns of the cohort's table, in its order; none for files.
         visits: How many one person has at most.
         to: Where deviations of single columns go; None where the model tells none.
+        latent_map: What makes latents those of another model; None leaves them as they are.
     """
 
     model: Path
@@ -315,6 +321,7 @@ class ScoreFactory(TaskFactory):
     names: tuple[str, ...] = ()
     visits: int = 1
     to: DeviationsTo | None = None
+    latent_map: LatentMap | None = None
 
     @property
     def preload(self) -> tuple[str, ...]:
@@ -338,5 +345,6 @@ class ScoreFactory(TaskFactory):
             unshrink=self.unshrink,
             visits=self.visits,
             to=self.to,
+            latent_map=self.latent_map,
         )
         return score_task(scorer, saved.input, self.names)

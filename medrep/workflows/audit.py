@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,9 @@ from medrep.workflows.cohorts import (
 )
 from medrep.workflows.train import TRAINED
 
+if TYPE_CHECKING:
+    from medrep.audit.data import AuditData
+
 FORMAT, GATES, PEOPLE = 1, "gates.yaml", "people.tsv"
 
 
@@ -65,6 +68,7 @@ class AuditRequest:
         trained: people.tsv of the training; by default the one that train wrote beside the model. It adds names to what the
             model itself knows of its training rows.
         sign: Private key that signs what was found; None: nothing is signed.
+        against: Another model, such as the champion: do latents agree with its (`medrep.audit.agreement`)? None: nobody asks.
         unseen_site: What sites that training did not have do.
         reference_people: ``COLUMN=VALUE``: whom such sites are estimated from; these are not audited. All of their people, if
             empty, who are.
@@ -86,6 +90,7 @@ class AuditRequest:
     seed: int = 0
     trained: Path | None = None
     sign: Path | None = None
+    against: Path | None = None
     unseen_site: Literal["error", "adapt"] = "error"
     reference_people: str = ""
     extrapolate: bool = False
@@ -148,6 +153,7 @@ def audit(
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
     check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
     saved = load_trained(model)
+    other = None if request.against is None else load_trained(request.against)
     root = place_of(source).root
     fitted = saved.model
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
@@ -201,6 +207,9 @@ def audit(
         of_others = adapted if len(told) else ()
         material = AuditData(fitted, dataset, cohort.table, target, saved.provenance.people, of_others)
         result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
+        if other is not None:
+            listener.say("  whether latents agree with those of the other model")
+            result = replace(result, findings=_with_agreement(result.findings, other, cohort, material, request))
     # Half of the people teach the probes, the other half is read.
     certificates = fitted.certificates(removed, material.kept, learners=dataset.people // 2)
     about = {
@@ -220,6 +229,7 @@ def audit(
             "margin": request.margin,
             "adapted": [adaptation.level for adaptation in adapted],
             "training_known": rows is not None,
+            **({} if other is None else {"against": {"kind": other.model.kind, "digest": other.provenance.digest}}),
             **({"reference_people": request.reference_people} if len(told) else {}),
             **({"group": cohort.input.group} if cohort.input.group else {}),
         },
@@ -242,6 +252,23 @@ def audit(
         write_report(partial)
     expected = read_gates(SHIPPED / GATES).judge(result.findings)
     return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out, counted)
+
+
+def _with_agreement(
+    findings: pd.DataFrame, other: SavedModel, cohort: Cohort, audited: "AuditData", request: AuditRequest
+) -> pd.DataFrame:
+    """Return findings of an audit and of how far latents agree with those of another model."""
+    from medrep.audit.finding import findings_table
+    from medrep.workflows.compare import CompareRequest, agreement_with
+
+    latents = audited.model.scores(audited.dataset).latents
+    asked = CompareRequest(
+        seed=request.seed,
+        unseen_site=request.unseen_site,
+        extrapolate=request.extrapolate,
+    )
+    found = agreement_with(other, cohort, latents, asked)
+    return pd.concat([findings, findings_table(found.findings)], ignore_index=True)
 
 
 def _check_numbers(request: AuditRequest) -> None:

@@ -24,6 +24,7 @@ from medrep.derivatives.scores import ScoreFactory
 from medrep.derivatives.tasks import Task
 from medrep.errors import MedrepError, ModelError
 from medrep.models import Model
+from medrep.models.latent_map import LatentMap
 from medrep.models.prediction import How
 from medrep.models.saved import SavedModel
 from medrep.workflows.cohorts import (
@@ -56,6 +57,7 @@ class ScoreRequest:
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
         reference_people: ``COLUMN=VALUE``: whom unseen sites are estimated from; all of their people, if empty.
+        latent_map: A map that `compare` wrote: latents are written in the space of the other model. None: as they are.
     """
 
     false_alarms: float = 0.05
@@ -66,6 +68,7 @@ class ScoreRequest:
     exclude: Sequence[str] = ()
     overwrite: bool = False
     reference_people: str = ""
+    latent_map: Path | None = None
 
 
 def score(
@@ -101,6 +104,9 @@ def score(
     trained = load_trained(model)
     if unshrink != "none" and not trained.readouts:
         raise ModelError(f"--unshrink {unshrink}: the model predicts no covariate; train with --set 'predict=[age]'")
+    mapped = None
+    if request.latent_map is not None:
+        mapped = LatentMap.load(request.latent_map).of_model(trained.named, trained.provenance.digest)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
     cohort, frame = read_unseen(source, trained, who, listener)
     check_earlier(cohort, trained, listener)
@@ -113,7 +119,8 @@ def score(
     visits = int(cohort.table.loc[frame.index, "participant_id"].astype(str).value_counts().max())
 
     about = {
-        "Description": "scores of people by a model",
+        "Description": "scores of people by a model"
+        + ("" if mapped is None else f"; latents mapped to those of {mapped.target.model}"),
         "Model": trained.named,
         "ModelKind": trained.model.kind,
     }
@@ -123,7 +130,7 @@ def score(
     to = DeviationsTo(out, cohort.root, about) if told else None
 
     def step(known: Model) -> Task:
-        return ScoreFactory(out, rate, unshrink, marks, names, visits, to).step(replace(trained, model=known))
+        return ScoreFactory(out, rate, unshrink, marks, names, visits, to, mapped).step(replace(trained, model=known))
 
     content = {
         "unit": trained.model.error_unit,
@@ -139,10 +146,11 @@ def score(
             "command": SCORE,
             "false alarms": rate,
             "unshrink": unshrink,
+            **({} if mapped is None else {"map": mapped.digest}),
         },
         content=lambda adapted: content,
         step=step,
-        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits, to),
+        factory=lambda job: ScoreFactory(job.model, rate, unshrink, marks, names, visits, to, mapped),
         out=out,
         overwrite=request.overwrite,
         reference=reference_people(trained.model, cohort, frame, request.reference_people),
