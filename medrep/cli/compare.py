@@ -83,6 +83,6 @@ def _compare(options: argparse.Namespace, console: "Console") -> int:
         paths=dict(found.results),
     )
     console.summary(
-        f"latents are {_WORDS[found.verdict]}", f"{found.people} people neither model saw", dict(found.results)
+        f"latents are {_WORDS[found.verdict]}", f"{found.people} whom neither model saw", dict(found.results)
     )
     return OK

@@ -16,7 +16,6 @@ from medrep.audit.agreement import (
     Agreement,
     Verdict,
     compare_latents,
-    fewest_people,
     fitted_map,
     insufficient_agreement,
 )
@@ -266,8 +265,7 @@ def _unseen_by_both(first: _Encoded, second: _Encoded, listener: Listener) -> tu
         listener.say(
             f"{left_out} of {len(keys)} people left out: a model was trained on them, or has no latents of them"
         )
-    most = fewest_people(first.latents.shape[1], second.latents.shape[1], 0)
-    listener.say(f"compare latents of {int(known.sum())} people (at least {most} for as many latents)")
+    listener.say(f"compare latents of {int(known.sum())} people whom neither model saw")
     return keys[known], left_out
 
 
