@@ -30,7 +30,7 @@ from medrep.audit.intervals import (
     share_interval,
     student,
 )
-from medrep.audit.latent_maps import FITS, Form, LinearMap, cross_fitted, folds_of
+from medrep.audit.latent_maps import Form, cross_fitted, folds_of
 from medrep.audit.similarity import (
     NEIGHBOURS,
     active_latents,
@@ -51,6 +51,7 @@ SAME, SAME_WORST, DIFFERING = 0.99, 0.95, 0.1
 TOLD, TOLD_WORST = 0.9, 0.5
 MIN_N, PEOPLE_A_LATENT = 50, 2
 LEVELS: Mapping[Verdict, int] = {"not": 0, "map": 1, "interchangeable": 2}
+LATENT_COLUMNS = ("model", "latent", "sd", "active", "partner", "correlation", "r2_orthogonal", "r2_affine")
 _DIRECTIONS: tuple[Direction, Direction] = ("a_to_b", "b_to_a")
 _FORMS: tuple[Form, Form] = ("orthogonal", "affine")
 FIGURES: tuple[tuple[str, str], ...] = (
@@ -81,7 +82,7 @@ class Agreement:
     verdict: Verdict | None
     reason: str
     forms: Mapping[Direction, Form] = field(default_factory=dict)
-    latents: pd.DataFrame = field(default_factory=pd.DataFrame)
+    latents: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LATENT_COLUMNS)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,8 +363,3 @@ def _with_ends(one: Finding) -> str:
     figures = (max(value, 0.0) for value in (one.estimate, one.ci_low, one.ci_high))
     estimate, low, high = (f"{value:.{digits}f}" for value in figures)
     return f"{estimate} ({low} to {high})"
-
-
-def fitted_map(first: First, second: Second, form: Form) -> LinearMap:
-    """Return the map of some form from one model's latents to the other's, fitted on everybody; see `FITS`."""
-    return FITS[form](np.asarray(first, float), np.asarray(second, float))

@@ -12,14 +12,9 @@ from jaxtyping import Bool, Float, Shaped
 
 from medrep import __version__
 from medrep._files import output_folder, write_json
-from medrep.audit.agreement import (
-    Agreement,
-    Verdict,
-    compare_latents,
-    fitted_map,
-    insufficient_agreement,
-)
+from medrep.audit.agreement import Agreement, Direction, Verdict, compare_latents, insufficient_agreement
 from medrep.audit.finding import findings_table
+from medrep.audit.latent_maps import FITS
 from medrep.cohort.cohort import Cohort, read_matrix
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
@@ -151,12 +146,9 @@ def compare(
     with output_folder(out) as partial:
         write_tsv(partial / "compare.tsv", table)
         write_tsv(partial / "matching.tsv", found.latents)
-        for where, form in found.forms.items():
-            sides = (0, 1) if where == "a_to_b" else (1, 0)
-            told = next(one for one in found.findings if (one.metric, one.group) == (f"agreement_{form}", where))
-            matrix, offset = fitted_map(*((a, b)[side] for side in sides), form)
-            made = LatentMap(form, *(spaces[side] for side in sides), float(told.estimate), len(keys), matrix, offset)
-            made.save(partial / f"{where}.safetensors")
+        for where in found.forms:
+            sides = ((a, spaces[0]), (b, spaces[1]))
+            _map(found, where, *(sides if where == "a_to_b" else sides[::-1])).save(partial / f"{where}.safetensors")
         content = {
             "verdict": found.verdict,
             "reason": found.reason,
@@ -170,8 +162,19 @@ def compare(
             "columns": _ABOUT,
         }
         write_json(partial / "compare.json", content)
-    maps = {where: out / f"{where}.safetensors" for where in found.forms}
+    maps: dict[str, Path] = {where: out / f"{where}.safetensors" for where in found.forms}
     return Compared(found.verdict, found.reason, table, len(keys), maps, {**results, **maps})
+
+
+_Side = tuple[Float[np.ndarray, "people latents"], LatentSpace]
+
+
+def _map(found: Agreement, where: Direction, source: _Side, target: _Side) -> LatentMap:
+    """Return the map of a direction, fitted on everybody, with how well it tells people who did not fit it."""
+    form = found.forms[where]
+    told = next(one.estimate for one in found.findings if (one.metric, one.group) == (f"agreement_{form}", where))
+    matrix, offset = FITS[form](source[0], target[0])
+    return LatentMap(form, source[1], target[1], float(told), len(source[0]), matrix, offset)
 
 
 def agreement_with(

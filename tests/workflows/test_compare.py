@@ -32,9 +32,9 @@ def turned(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = next(name for name, array in arrays.items() if array.shape == model.components.shape and "component" in name)
     arrays = {**arrays, name: (rotation @ arrays[name]).astype(arrays[name].dtype)}
     folder = tmp_path_factory.mktemp("turned") / "model"
-    SavedModel(
-        LinearModel.restore(content, arrays), saved.input, saved.support, saved.provenance, saved.readouts
-    ).save(folder)
+    SavedModel(LinearModel.restore(content, arrays), saved.input, saved.support, saved.provenance, saved.readouts).save(
+        folder
+    )
     return folder
 
 
