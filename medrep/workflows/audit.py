@@ -151,7 +151,8 @@ def audit(
         key = read_signing_key(request.sign)
     by = parse_by(request.by) if request.by else ()
     crossed = tuple(parse_intersect(text, by) for text in request.intersect)
-    check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
+    beside = () if request.against is None else (request.against,)
+    check_output(out, overwrite=request.overwrite, inputs=(*inputs_of(source, model), *beside))
     saved = load_trained(model)
     other = None if request.against is None else load_trained(request.against)
     root = place_of(source).root
@@ -209,7 +210,8 @@ def audit(
         result = run_suite(material, options, lambda line: listener.say(f"  {line}"))
         if other is not None:
             listener.say("  whether latents agree with those of the other model")
-            result = replace(result, findings=_with_agreement(result.findings, other, cohort, material, request))
+            agreement = _agreement(other, cohort, material, request, listener)
+            result = replace(result, findings=pd.concat([result.findings, agreement], ignore_index=True))
     # Half of the people teach the probes, the other half is read.
     certificates = fitted.certificates(removed, material.kept, learners=dataset.people // 2)
     about = {
@@ -254,21 +256,16 @@ def audit(
     return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out, counted)
 
 
-def _with_agreement(
-    findings: pd.DataFrame, other: SavedModel, cohort: Cohort, audited: "AuditData", request: AuditRequest
+def _agreement(
+    other: SavedModel, cohort: Cohort, audited: "AuditData", request: AuditRequest, listener: Listener
 ) -> pd.DataFrame:
-    """Return findings of an audit and of how far latents agree with those of another model."""
+    """Return findings on how far latents agree with those of another model."""
     from medrep.audit.finding import findings_table
     from medrep.workflows.compare import CompareRequest, agreement_with
 
     latents = audited.model.scores(audited.dataset).latents
-    asked = CompareRequest(
-        seed=request.seed,
-        unseen_site=request.unseen_site,
-        extrapolate=request.extrapolate,
-    )
-    found = agreement_with(other, cohort, latents, asked)
-    return pd.concat([findings, findings_table(found.findings)], ignore_index=True)
+    asked = CompareRequest(seed=request.seed, unseen_site=request.unseen_site, extrapolate=request.extrapolate)
+    return findings_table(agreement_with(other, cohort, latents, asked, listener).findings)
 
 
 def _check_numbers(request: AuditRequest) -> None:

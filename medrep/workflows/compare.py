@@ -194,9 +194,11 @@ def agreement_with(
         listener: Who is told.
     """
     keys = source.table.index
-    theirs = encode_unseen(other, source, request, listener)
+    theirs = encode_unseen(other, source, request, SILENT)
     known = _first_visits(source) & np.isfinite(latents).all(axis=1)
-    if theirs.seen is not None:
+    if theirs.seen is None:
+        listener.warn(_unknown(f"the model {other.named}"))
+    else:
         known &= keys.isin(theirs.keys[~theirs.seen])
     both = keys[known & keys.isin(theirs.keys)]
     b, units = _rows(theirs, both)
@@ -246,6 +248,13 @@ def encode_unseen(saved: SavedModel, source: Place | Cohort, request: CompareReq
     return _Encoded(frame.index, latents, np.array(cohort.tied, object).astype(str), seen, space)
 
 
+def _unknown(named: str) -> str:
+    return (
+        f"{named} holds no digests of its training rows (an earlier medrep wrote it): that it never saw these people cannot be"
+        " checked"
+    )
+
+
 def _first_visits(cohort: Cohort) -> Bool[np.ndarray, " rows"]:
     return ~cohort.table["participant_id"].astype(str).duplicated().to_numpy()
 
@@ -256,10 +265,7 @@ def _unseen_by_both(first: _Encoded, second: _Encoded, listener: Listener) -> tu
     known = np.ones(len(keys), bool)
     for name, one in zip("AB", (first, second), strict=True):
         if one.seen is None:
-            listener.warn(
-                f"model {name} holds no digests of its training rows (an earlier medrep wrote it): that it never saw these people"
-                " cannot be checked"
-            )
+            listener.warn(_unknown(f"model {name}"))
         else:
             known &= ~one.seen[one.keys.get_indexer(keys)]
         known &= np.isfinite(one.latents[one.keys.get_indexer(keys)]).all(axis=1)
