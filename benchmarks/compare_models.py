@@ -2,8 +2,8 @@
 
 Fifteen pairs are latents of one linear model and what was made of them, so that the right verdict follows from how they were
 made. Five are of models that were trained anew: on other people, another model, with site left out of the covariates, on a cohort
-with other anatomy, and a network with another seed. Theirs is what the same definitions give on 4,000 further people. Verdicts are
-asked of 300 people whom no model saw.
+with other anatomy, and a network with another seed. Theirs is what the same definitions give on 4,000 further people. Verdicts
+are asked of 300 people whom no model saw.
 """
 
 from __future__ import annotations
