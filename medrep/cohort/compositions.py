@@ -5,7 +5,8 @@ coordinates of Egozcue et al. (2003) are, which are these in some orthonormal ba
 column: in pivot coordinates a removal would depend on the order of the parts, and here it does not.
 
 What is done to a person is a perturbation: each part is multiplied by ``exp`` of the change of its column, and the parts are
-brought back to the person's own sum. So they stay positive, keep their sum, and nobody whose columns do not change is changed. Zeros are replaced for the model, by 0.65 of the smallest share of that column in training, the other parts being made smaller
+brought back to the person's own sum. So they stay positive, keep their sum, and nobody whose columns do not change is changed.
+Zeros are replaced for the model, by 0.65 of the smallest share of that column in training, the other parts being made smaller
 together (Martin-Fernandez et al. 2003); a zero that was given is a zero in what is written.
 """
 
