@@ -1,8 +1,8 @@
 """Tissue fractions with planted sites: do they stay fractions once the site is removed, and what do parts say of each other?
 
-Logarithms of parts have a covariance that is known, and effects of age and sex; a site multiplies each part by a number of its own
-and spreads people out or draws them together; then parts are closed, to 1. The same people without sites are the truth. Models
-are fitted on half of each site's people and judged on the other half. ``columns`` removes the site from each fraction by itself,
+Logarithms of parts have a covariance that is known, and effects of age and sex; a site multiplies each part by a number of
+its own and spreads people out or draws them together; then parts are closed, to 1. The same people without sites are the truth.
+Models are fitted on half of each site's people and judged on the other half. ``columns`` removes the site from each by itself,
 ``compositions`` from log-ratios (`medrep.cohort.compositions`), ``pivot`` from the isometric log-ratio coordinates of Egozcue et
 al. (2003), which shows how much the order of the parts matters there. Where fractions are not positive any more, those of
 ``columns`` are raised to the smallest true one before logarithms are taken, so that its figures can be computed at all.

@@ -136,8 +136,8 @@ class CompositionForm:
             least = np.where(shares > 0, shares, np.inf).min(axis=0)
             # A column that nobody has stands at the smallest of the others; all replaced at once leave room for one that is not.
             least = OF_LIMIT * np.minimum(np.where(np.isfinite(least), least, least.min()), 1 / len(own))
-            for place, limit in zip(own, least, strict=True):
-                limits.setdefault(self.columns[place], float(limit))
+            for place, limit in zip(own.tolist(), least.tolist(), strict=True):
+                limits.setdefault(self.columns[place], limit)
             sums.setdefault(name, _round(float(np.median(total[total > 0]))))
         return replace(self, section=replace(section, composition_limits=limits, composition_sums=sums))
 
@@ -186,10 +186,12 @@ class CompositionForm:
         """
         written = np.array(rows, dtype=np.float64)
         for name, own in self.groups.items():
+            centred = middle[:, own] - middle[:, own].mean(axis=1, keepdims=True)
             for k, place in enumerate(own):
-                rest = np.delete(middle[:, own], k, axis=1)
-                rest = rest - rest.mean(axis=1, keepdims=True) - rows[:, [place]] / len(rest.T)
-                share = closed(np.concatenate([rows[:, [place]], rest], axis=1))[:, 0]
+                part = rows[:, [place]] - middle[:, [place]] + centred[:, [k]]
+                rest = np.delete(centred, k, axis=1)
+                rest = rest - rest.mean(axis=1, keepdims=True) - part / rest.shape[1]
+                share = closed(np.concatenate([part, rest], axis=1))[:, 0]
                 written[:, place] = share * self.section.composition_sums.get(name, 1.0)
         return written
 
@@ -214,7 +216,7 @@ class CompositionForm:
         negative = [
             (self.columns[k], str(people[row]), f"is {given[row, k]:g}")
             for k in self.parts
-            for row in np.flatnonzero(given[:, k] < 0)
+            for row in np.flatnonzero(given[:, k] < 0).tolist()
         ]
         problems = by_column(negative, len(given))
         for name, own in self.groups.items():
@@ -223,9 +225,11 @@ class CompositionForm:
             usual = self.section.composition_sums.get(name, float(np.median(known)) if len(known) else 1.0)
             stand_in = sum(self.section.composition_limits.get(self.columns[place], 0.0) for place in own)
             problems += [f"input.composition_limits of {name} sum to {stand_in:g}; keep them below 1"] * (stand_in >= 1)
-            problems += [f"{people[row]}: all parts of {name} are 0" for row in np.flatnonzero(total == 0)]
+            problems += [f"{people[row]}: all parts of {name} are 0" for row in np.flatnonzero(total == 0).tolist()]
             apart = np.flatnonzero((total > WILDLY * usual) | ((total > 0) & (total < usual / WILDLY)))
-            problems += [f"{people[row]}: {name} sums to {total[row]:g}, others to about {usual:g}" for row in apart]
+            problems += [
+                f"{people[row]}: {name} sums to {total[row]:g}, others to about {usual:g}" for row in apart.tolist()
+            ]
         if problems:
             cure = "mend them, leave the people out with --exclude, or take the columns out of input.compositions"
             raise CohortError(listed("parts that are no composition", problems, cure))
