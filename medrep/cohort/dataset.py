@@ -213,7 +213,9 @@ class Dataset:
             if not cohort.input.tabular:
                 return cohort
             features, values = cohort.source.features, np.asarray(self.values)
-            given = features.given if np.array_equal(values, features.values, equal_nan=True) else None
+            given = features.given  # of what was changed since, nobody knows the parts
+            if given is not None and not np.array_equal(values, features.values, equal_nan=True):
+                given = None
             features = replace(features, values=values, names=self.columns.names, given=given)
             return replace(cohort, source=Source.of_table(features))
         if not self.columns.names:

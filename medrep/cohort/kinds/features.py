@@ -154,8 +154,8 @@ class FeaturesKind(TableKind[FeaturesInput]):
         """Say which columns look like compositions, too; see `InputKind.check`."""
         given = source.features.as_given
         form = composition_form(self.section, given.names)
-        known = () if form is None else form.parts
-        others = [k for k in range(len(given.names)) if k not in set(known)]
+        known = frozenset[int]() if form is None else frozenset(form.parts.tolist())
+        others = [k for k in range(len(given.names)) if k not in known]
         for names, total in constant_sums([given.names[k] for k in others], given.values[:, others]):
             listener.notes(
                 [
