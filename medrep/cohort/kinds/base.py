@@ -126,6 +126,7 @@ class Checked:
     seconds: float = 0.0
 
 
+@runtime_checkable
 class RowForm(Protocol):
     """The form in which rows of a table are given and written, where a model has them in another.
 
