@@ -212,7 +212,11 @@ class Dataset:
             cohort = self.origin.cohort.select(self.keys)
             if not cohort.input.tabular:
                 return cohort
-            features = replace(cohort.source.features, values=np.asarray(self.values), names=self.columns.names)
+            features, values = cohort.source.features, np.asarray(self.values)
+            given = features.given  # of what was changed since, nobody knows the parts
+            if given is not None and not np.array_equal(values, features.values, equal_nan=True):
+                given = None
+            features = replace(features, values=values, names=self.columns.names, given=given)
             return replace(cohort, source=Source.of_table(features))
         if not self.columns.names:
             raise CohortError("these images come from no file: write them with export, and read what is written")

@@ -42,6 +42,7 @@ class FeatureTable:
         grid: Where the columns lie in space, if features.json says so with a ``Grid`` (shape, spacing in mm).
         header: Names of all columns in the file's order, ids among them; empty where the features are of no file.
         notes: What was tidied while reading.
+        given: The values as they were given, where some columns are in another form: parts of compositions; None: as they are.
     """
 
     ids: pd.DataFrame
@@ -50,6 +51,12 @@ class FeatureTable:
     grid: Grid | None
     header: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    given: Float[np.ndarray, "people features"] | None = None
+
+    @property
+    def as_given(self) -> "FeatureTable":
+        """The table with the values as they were given."""
+        return self if self.given is None else replace(self, values=self.given, given=None)
 
     @property
     def columns(self) -> Columns:
@@ -61,7 +68,8 @@ class FeatureTable:
         if self.ids.index.equals(wanted):
             return self
         positions = self.ids.index.get_indexer(wanted)
-        return replace(self, ids=self.ids.iloc[positions], values=taken_rows(self.values, positions))
+        given = None if self.given is None else taken_rows(self.given, positions)
+        return replace(self, ids=self.ids.iloc[positions], values=taken_rows(self.values, positions), given=given)
 
 
 def read_features(path: Path) -> FeatureTable:
@@ -152,7 +160,8 @@ def in_columns(features: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
     order = column_order(wanted, features.names)
     if order == list(range(len(order))):
         return features
-    return replace(features, values=features.values[:, order], names=tuple(wanted))
+    given = None if features.given is None else features.given[:, order]
+    return replace(features, values=features.values[:, order], names=tuple(wanted), given=given)
 
 
 def only_columns(features: FeatureTable, wanted: Sequence[str]) -> FeatureTable:
@@ -194,7 +203,7 @@ def missing_cells(features: FeatureTable) -> list[str]:
     """Return one line for each cell that is NaN or infinite: the person and the column; a column with many has one line."""
     cells = [
         (features.names[j], str(features.ids.index[start + i]), f"is {block[i, j]:g}")
-        for start, block in row_blocks(features.values)
+        for start, block in row_blocks(features.as_given.values)
         for i, j in np.argwhere(~np.isfinite(block))
     ]
     return by_column(cells, len(features.values))

@@ -23,6 +23,22 @@ BETWEEN = "~"
 """Stands between the two regions of an edge's name."""
 
 
+def _refuse_limits(section: "FeaturesInput") -> None:
+    wrong = [
+        f"composition_limits.{name}: {limit:g} is no share between 0 and 1"
+        for name, limit in section.composition_limits.items()
+        if not 0 < limit < 1
+    ]
+    wrong += [
+        f"composition_sums.{name}: {total:g} is not above 0"
+        for name, total in section.composition_sums.items()
+        if not 0 < total < float("inf")
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+@persisted(check=_refuse_limits)
 @dataclass(frozen=True)
 class FeaturesInput:
     """Kind ``features``: features.tsv, a row a person.
@@ -32,12 +48,20 @@ class FeaturesInput:
         features: Which columns of numbers are features, with ``*`` for anything (``lh_*_thickness``); all if empty.
         drop: Columns that are no features, likewise.
         group: Column of the table of participants that names whom each belongs with (a family); empty: people are strangers.
+        compositions: Columns that are parts of a whole (`medrep.cohort.compositions`): name -> columns, with ``*`` for anything,
+            for instance ``{tissue: [gm, wm, csf]}``.
+        composition_limits: What stands for a zero of a part, a share of its whole: column -> number; filled in by training where
+            it says nothing of a column.
+        composition_sums: What parts sum to where no person's own sum is known: name -> number; filled in by training likewise.
     """
 
     missing: Missing = "error"
     features: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     group: str = ""
+    compositions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    composition_limits: dict[str, float] = field(default_factory=dict)
+    composition_sums: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,6 +228,9 @@ _LATER: Mapping[str, Any] = {
     "mask": "",
     "group": "",
     "structures": {},
+    "compositions": {},
+    "composition_limits": {},
+    "composition_sums": {},
 }
 """Keys that medrep 0.2 did not know, and what they are where they are left out: a section without them reads as it did."""
 

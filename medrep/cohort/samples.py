@@ -49,7 +49,8 @@ class Samples(Sequence[Sample]):
         files: Of each; None where there is none.
         problems: Why there is no usable file, by key.
         marks: Fingerprint of each row; empty where data are files.
-        data: Rows of these samples, among others'; None where data are files.
+        data: Rows of these samples, among others', those that were given behind them where they have another form
+            (`FeatureTable.given`); None where data are files.
         at: Where each sample's row stands in ``data``.
         persons: Number of each one's person, where visits of a person are worked on together; else each has its own.
     """
@@ -208,7 +209,8 @@ class Source:
             frame: Covariates, index: key.
         """
         keys = [str(key) for key in frame.index.tolist()]
-        rows, files = self.features.rows(frame.index).values, self.files.loc[frame.index].tolist()
+        features, files = self.features.rows(frame.index), self.files.loc[frame.index].tolist()
+        rows = features.values
         problems = {str(key): problem for key, problem in self.problems.items()}
         paths = [
             None if file is None or key in problems else Path(str(file)) for key, file in zip(keys, files, strict=True)
@@ -218,5 +220,6 @@ class Source:
             for start, block in row_blocks(rows):
                 marks[start : start + len(block)] = [row_fingerprint(row).encode() for row in np.asarray(block)]
         data = rows if rows.shape[1] else None
+        data = data if features.given is None else np.concatenate([rows, features.given], axis=1)
         everybody = np.arange(len(keys))
         return Samples(keys, everybody, frame, paths, problems, marks, data, everybody, everybody)

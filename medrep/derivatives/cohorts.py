@@ -13,6 +13,7 @@ from medrep._files import write_json
 from medrep._persisted import to_json
 from medrep.cohort.grid import grid_lattice
 from medrep.cohort.inputs import ShapeInput
+from medrep.cohort.kinds.base import RowForm
 from medrep.cohort.meshing import BorderError, mesh_lattice
 from medrep.cohort.nifti import LabelMap, Volume, write_image, write_label_map
 from medrep.cohort.participants import KEY_COLUMNS
@@ -102,7 +103,7 @@ def write_shape_cohort(
 
 @dataclass(frozen=True)
 class Drawn:
-    """Participants drawn by a model that can ``sample``: their table, their covariates, and the seed of every draw."""
+    """Participants drawn by a model that can ``sample``: their table, their covariates, seed of every draw, and form."""
 
     model: Model
     people: pd.DataFrame
@@ -110,6 +111,7 @@ class Drawn:
     seed: int
     suffix: str
     content: Mapping[str, Any]
+    form: RowForm | None = None
 
     def rows(self) -> Iterator[tuple[str, Float[np.ndarray, " columns"]]]:
         """Draw one participant at a time: id, and row of the model's columns."""
@@ -165,6 +167,7 @@ def write_samples(folder: Path, drawn: Drawn, advance: Callable[[int], None]) ->
     model, grid = drawn.model, drawn.model.columns.grid
     if model.columns.names:
         data = model.sample(drawn.frame, seed=drawn.seed)
+        data = data if drawn.form is None else drawn.form.released(data)
         advance(len(data))
         ids = pd.DataFrame({"participant_id": drawn.people["participant_id"].to_list()})
         write_matrix(folder / "features.tsv", ids, model.columns.names, data)

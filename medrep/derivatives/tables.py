@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from medrep._files import atomic_file, write_json
+from medrep.cohort.compositions import composition_form
 from medrep.cohort.covariates import Covariate
 from medrep.cohort.features import FeatureTable, read_features
 from medrep.cohort.files import CohortFiles
@@ -47,6 +48,8 @@ def write_tables(
         CohortError: A table that cannot be read any more.
     """
     cleaned = read_features(out / "features.tsv")
+    form = composition_form(section, cleaned.names)
+    exact = frozenset[str]() if form is None else frozenset(cleaned.names[k] for k in form.parts)
     by_file: dict[Path, list[Part]] = {}
     for part in read_parts(files, section, declared, []):
         by_file.setdefault(part.rows.file.path, []).append(part)
@@ -56,7 +59,7 @@ def write_tables(
     for path, parts in by_file.items():
         if path.is_dir():
             continue  # a SUBJECTS_DIR: features.tsv is its table
-        cells = _Cells(parts, cleaned)
+        cells = _Cells(parts, cleaned, exact)
         _WRITERS[parts[0].rows.file.form.kind](path, folder / path.name, cells)
         gone = int((~cells.kept).sum())
         if gone:
@@ -70,16 +73,20 @@ class _Cells:
 
     Attributes:
         kept: Rows of the file that are written.
+        exact: Columns that are written with all digits: parts of a whole, which sum to what they summed to.
     """
 
-    def __init__(self, parts: Sequence[Part], cleaned: FeatureTable) -> None:
+    def __init__(self, parts: Sequence[Part], cleaned: FeatureTable, exact: Collection[str]) -> None:
         place = {key: row for row, key in enumerate(labels(cleaned.ids.index.tolist(), "sub"))}
         names = pd.Index(cleaned.names)
         self._blocks = []
+        self.exact: set[int] = set()
         self.kept = np.zeros(len(parts[0].ids), bool)
         for part in parts:
             rows = np.array([place.get(key, -1) for key in labels(part.ids.index.tolist(), "sub")])
             self._blocks.append((rows, part.block.columns, names.get_indexer(list(part.block.names))))
+            own = zip(part.block.columns, part.block.names, strict=True)
+            self.exact |= {column for column, name in own if name in exact}
             self.kept |= rows >= 0
         self._values = cleaned.values
 
@@ -112,7 +119,8 @@ def _write_text(path: Path, to: Path, cells: _Cells) -> None:
             texts = {k: block[k].tolist() for k in range(len(header))}
             for k in numbers:
                 before, _ = column_numbers(block[k], form.decimal)
-                texts[k] = _texts(texts[k], before, cells.column(k, before, start), form.decimal)
+                number = repr if k in cells.exact else _PLAIN
+                texts[k] = _texts(texts[k], before, cells.column(k, before, start), form.decimal, number)
             rows = zip(*texts.values(), strict=True)
             for row, kept in zip(rows, cells.kept[start : start + len(block)], strict=True):
                 if kept:
@@ -133,12 +141,19 @@ def _quoter(separator: str, always: bool) -> Callable[[str], str]:
     return quote
 
 
+_PLAIN = f"{{:.{DIGITS}g}}".format
+
+
 def _texts(
-    written: Sequence[str], before: Float[np.ndarray, " rows"], after: Float[np.ndarray, " rows"], decimal: str
+    written: Sequence[str],
+    before: Float[np.ndarray, " rows"],
+    after: Float[np.ndarray, " rows"],
+    decimal: str,
+    number: Callable[[float], str],
 ) -> list[str]:
     """Return a column as text: as it was written where nothing has changed."""
     return [
-        cell if new != new or new == old else f"{new:.{DIGITS}g}".replace(".", decimal)
+        cell if new != new or new == old else number(new).replace(".", decimal)
         for cell, old, new in zip(written, before.tolist(), after.tolist(), strict=True)
     ]
 

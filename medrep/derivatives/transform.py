@@ -15,7 +15,8 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.features import column_order
 from medrep.cohort.inputs import ConnectivityInput
 from medrep.cohort.kinds import InputKind, imported
-from medrep.cohort.kinds.connectivity import MATRIX, EdgeForm, edge_form, regions_of
+from medrep.cohort.kinds.base import RowForm
+from medrep.cohort.kinds.connectivity import MATRIX, edge_form, regions_of
 from medrep.cohort.participants import label
 from medrep.cohort.samples import Sample, Samples
 from medrep.cohort.support import outside_json, outside_training
@@ -222,7 +223,7 @@ class TransformRows(Task):
         form: The form in which rows in that order are written, where it is not the model's.
     """
 
-    def __init__(self, transform: Transform, names: Sequence[str], form: EdgeForm | None = None) -> None:
+    def __init__(self, transform: Transform, names: Sequence[str], form: RowForm | None = None) -> None:
         self._form = form
         self._transform, self._order = transform, column_order(transform.model.columns.names, names)
         place = {name: position for position, name in enumerate(transform.model.columns.names)}
@@ -237,17 +238,21 @@ class TransformRows(Task):
         transformed, (latents, _) = self._transform.move_and_encode(
             self._transform.model.dataset(block, standing.covariates, standing.persons.astype(str).tolist())
         )
+        found, before = transformed[places][:, self._back], block[places][:, self._back]
         if self._form is None:
-            rows = rows_text(transformed[places][:, self._back], block[places][:, self._back])
+            rows = rows_text(found, before)
         else:
-            rows = rows_text(self._form.released(transformed[places]))
+            # Parts are given behind what the model sees of them; in all their digits they sum to what they summed to.
+            given = own.rows[:, len(self._back) :] if own.rows.shape[1] > len(self._back) else None
+            written = self._form.released(found, before, given)
+            rows = rows_text(written, None if given is None else np.where(found == written, before, written))
         return RowResults(own.keys, (), {"features": rows, "latents": rows_text(latents[places])})
 
 
 def transform_rows(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:
     """Return the step that moves rows of a cohort's table."""
-    del kind
-    return TransformRows(transform, to.names)
+    form = imported(kind.form)(kind.section, to.names) if kind.form else None
+    return TransformRows(transform, to.names, form)
 
 
 _MEASURES = {"partial": "PartialCorrelation", "covariance": "Covariance"}

@@ -40,6 +40,7 @@ class Chart(CovariateRemover):
 
     remove = None
     references = None
+    compositions = None
     model = "growth_chart"
     output = "deviations"
 
@@ -83,6 +84,9 @@ class Chart(CovariateRemover):
         frame = self.model_.schema.transfer(covariates)
         found = self.model_.centiles(frame, np.asarray(probabilities, dtype=float))
         names = list(self.model_.columns.names)
+        if (form := self._form) is not None:
+            middle = self.model_.centiles(frame, np.array([0.5]))[0]
+            found = np.stack([form.against_rest(own, middle) for own in found])
         return {
             float(one): pd.DataFrame(own, index=covariates.index, columns=names)
             for one, own in zip(probabilities, found, strict=True)

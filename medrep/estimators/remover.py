@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from medrep.cohort.columns import cell_text
+from medrep.cohort.compositions import CompositionForm, composition_form
 from medrep.cohort.covariates import Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset, row_groups
 from medrep.cohort.grid import Columns
@@ -61,6 +62,9 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             estimates them from the people given to that call of ``transform``, so that these depend on each other; nothing of
             it stays in the estimator.
         missing: ``"error"``, or ``"keep"``: NaN cells are left out of the fit and stay NaN.
+        compositions: Columns that are parts of a whole, name -> columns, for instance ``{"tissue": ["gm", "wm", "csf"]}``: the
+            model sees their log-ratios, and what comes back is positive and sums to what it summed to
+            (`medrep.cohort.compositions`).
         output: ``"data"``, features without the removed covariates, ``"latents"``, what is left of each person without any, or
             ``"deviations"``, how unusual each feature is (a growth chart's z; see `Chart`).
         random_state: Seed of every random step, a whole number.
@@ -87,6 +91,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         missing: Any = "error",
         output: Any = "data",
         random_state: Any = 0,
+        compositions: Any = None,
     ) -> None:
         self.remove = remove
         self.covariates = covariates
@@ -97,6 +102,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         self.missing = missing
         self.output = output
         self.random_state = random_state
+        self.compositions = compositions
 
     def fit(
         self,
@@ -137,6 +143,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         schema = CovariateSchema.fit(frame, plan.covariates)
         known = schema.transfer(frame).set_axis(sorting_keys(frame.index))
         target = schema.references(plan.removed, self.references)
+        kind, data = self._as_modelled(data, frame)
         dataset = Dataset(data, known, schema, Columns(self._layout.features, data.shape[1], None), whose)
         if tied is not None:
             dataset = replace(dataset, groups=row_groups(dataset.whose.tolist(), tied, frame.index))
@@ -144,7 +151,6 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         fingerprint = cohort_fingerprint([row_fingerprint(row) for row in data])
         rows = TrainingRows.of(map(row_trace, data), fingerprint, plan.seed)
         provenance = Provenance(dataset.people, fingerprint, rows)
-        kind = FeaturesKind(FeaturesInput(self.missing))
         return self._take(SavedModel(model, kind, Support.fit(schema, known, whose), provenance), target)
 
     def transform(self, X: Any, covariates: Any = None, reference_people: Any = None) -> Any:
@@ -166,7 +172,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         data, frame, model = self._newcomers(X, covariates, reference_people)
         if model is None:
             return data
-        people = model.dataset(data, frame)
+        people = model.dataset(self._received(data, frame), frame)
         if self.output == "deviations":
             self._refuse_unmeasured(model, people, None)
             return model.deviations(people).compute(slice(0, data.shape[1]))
@@ -174,7 +180,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             self._refuse_unmeasured(model, people, None)
             return model.encode(people)
         self._refuse_unmeasured(model, people, self._target)
-        return model.remove(people, self._target)
+        return self._released(model.remove(people, self._target), people, data)
 
     def fit_transform(
         self, X: Any, y: Any = None, covariates: Any = None, participants: Any = None, groups: Any = None
@@ -207,14 +213,54 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         target = model.schema.references(list(values), values)
         if not extrapolate:
             refuse_extrapolation(model.schema, target)
-        people = model.dataset(data, frame)
+        people = model.dataset(self._received(data, frame), frame)
         self._refuse_unmeasured(model, people, target)
-        transformed = model.remove(people, target)
+        transformed = self._released(model.remove(people, target), people, data)
         return (
             pd.DataFrame(transformed, index=X.index, columns=model.columns.names)
             if isinstance(X, pd.DataFrame)
             else transformed
         )
+
+    def _as_modelled(
+        self, data: Float[np.ndarray, "people features"], frame: pd.DataFrame
+    ) -> tuple[FeaturesKind, Float[np.ndarray, "people features"]]:
+        """Return what is known of the features, and the people's in the form of a model."""
+        said = self.compositions or {}
+        if not isinstance(said, Mapping):
+            raise EstimatorError(
+                f"compositions is {said!r}; give name -> columns, as {{'tissue': ['gm', 'wm', 'csf']}}"
+            )
+        groups = {
+            str(name): (parts,) if isinstance(parts, str) else tuple(map(str, parts)) for name, parts in said.items()
+        }
+        form = composition_form(FeaturesInput(self.missing, compositions=groups), tuple(self._layout.features))
+        if form is None:
+            return FeaturesKind(FeaturesInput(self.missing)), data
+        form = form.measured(data)
+        return FeaturesKind(form.section), form.received(data, [str(key) for key in frame.index])
+
+    @property
+    def _form(self) -> CompositionForm | None:
+        section = self._saved.input.section
+        return (
+            composition_form(section, self._saved.model.columns.names) if isinstance(section, FeaturesInput) else None
+        )
+
+    def _received(
+        self, data: Float[np.ndarray, "people features"], frame: pd.DataFrame
+    ) -> Float[np.ndarray, "people features"]:
+        form = self._form
+        return data if form is None else form.received(data, [str(key) for key in frame.index])
+
+    def _released(
+        self,
+        rows: Float[np.ndarray, "people features"],
+        people: Dataset,
+        given: Float[np.ndarray, "people features"],
+    ) -> Float[np.ndarray, "people features"]:
+        form = self._form
+        return rows if form is None else form.released(rows, people.values, given)
 
     def _refuse_unmeasured(self, model: Model, people: Dataset, target: "Mapping[str, str | float] | None") -> None:
         """Refuse values of which the model knows no effect; with ``missing="keep"`` they come back NaN."""
@@ -296,6 +342,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
             missing="keep" if wanted.keeps_missing else "error",
             output=output,
             random_state=model.seed,
+            compositions=dict(getattr(wanted.section, "compositions", {})) or None,
         )
         found.n_features_in_ = model.columns.count
         if list(model.columns.names) != _unnamed(model.columns.count):
@@ -358,7 +405,7 @@ class CovariateRemover(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  
         unseen = model.schema.unseen(frame)
         telling = _telling(reference_people, len(data), unseen)
         if unknown := [row for row, _ in unseen if telling[row]]:
-            model, _ = model.adapt([model.dataset(data[unknown], frame.iloc[unknown])])
+            model, _ = model.adapt([model.dataset(self._received(data, frame)[unknown], frame.iloc[unknown])])
         return data, frame, model
 
     def _take(self, saved: SavedModel, target: Mapping[str, str | float]) -> "CovariateRemover":

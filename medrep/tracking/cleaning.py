@@ -21,7 +21,7 @@ from medrep._texts import read_json
 from medrep.cohort.bids import hemispheres
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import FeatureTable
-from medrep.cohort.kinds.connectivity import EdgeForm
+from medrep.cohort.kinds.base import RowForm
 from medrep.cohort.samples import Samples, Source
 from medrep.cohort.sidecars import earlier_work, refuse_again
 from medrep.cohort.support import refuse_extrapolation
@@ -83,16 +83,18 @@ def cleaned_rows(
     cleaning: Cleaning,
     data: Float[np.ndarray, "people columns"],
     frame: pd.DataFrame,
-    form: EdgeForm | None = None,
+    form: RowForm | None = None,
     whose: Sequence[str] | None = None,
+    given: Float[np.ndarray, "people columns"] | None = None,
 ) -> pd.DataFrame:
     """Return rows of features with the effects taken out: those that `medrep export` writes for the same people in this order.
 
-    ``form`` is that in which rows are answered, where it is not the model's; ``whose`` names each row's person.
+    ``form`` is that in which rows are answered, where it is not the model's; ``whose`` names each row's person; ``given`` are
+    the rows as they were sent, where that form needs them.
     """
     names = tuple(model.columns.names)
     step = TransformRows(Transform(model, cleaning.target, visits=most_visits(whose)), names, form)
-    table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None)
+    table = FeatureTable(pd.DataFrame(index=frame.index), data, names, None, given=given)
     people = worked(Source.of_table(table).samples(frame), step, whose)
     blocks = [people[block.start : block.stop] for block in people.blocks(step.block_size)]
     rows = {one.key: parsed(one.lines["features"]) for block in blocks for one in step.work(block)}

@@ -25,7 +25,7 @@ from medrep.cohort.columns import read_covariates
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.image_files import open_header
 from medrep.cohort.kinds import imported
-from medrep.cohort.kinds.connectivity import EdgeForm
+from medrep.cohort.kinds.base import RowForm
 from medrep.cohort.participants import KEY_COLUMNS, labels
 from medrep.cohort.samples import Source, no_table
 from medrep.cohort.support import outside_training, refuse_far
@@ -214,7 +214,9 @@ class ServedModel:
     ) -> pd.DataFrame:
         data = self._checked(rows, frame, cleaning.target if cleaning else None)
         if cleaning:
-            return cleaned_rows(self.model, cleaning, data, frame, self._form, whose)
+            form = self._form
+            own = self._numbers(rows) if form is not None and form.needs_given else None
+            return cleaned_rows(self.model, cleaning, data, frame, form, whose, own)
         scorer = Scorer(self.model, visits=0 if whose is None else most_visits(whose))
         people = Source.of_table(no_table(frame.index)).samples(frame)
         if scorer.by_person and whose is not None:
@@ -254,19 +256,22 @@ class ServedModel:
         absent = [name for name in names if name not in rows.columns]
         if absent:
             raise CohortError(listed("feature columns that are absent", absent, "give the columns of training"))
-        cells = rows.loc[:, names].apply(pd.to_numeric, errors="coerce")
         keep = self.saved.input.keeps_missing
-        values = cells.to_numpy(float)
+        values = self._numbers(rows)
         bad = ~np.isfinite(values) & ~(rows.loc[:, names].isna().to_numpy() if keep else False)
         offenders = [f"{rows.index[row]}: {names[column]}" for row, column in np.argwhere(bad)]
         if offenders:
             raise CohortError(listed("features that are no numbers, or missing", offenders, "fill them in"))
         return values if self._form is None else self._form.received(values, list(map(str, rows.index)))
 
+    def _numbers(self, rows: pd.DataFrame) -> Float[np.ndarray, "people columns"]:
+        cells = rows.loc[:, list(self.model.columns.names)].apply(pd.to_numeric, errors="coerce")
+        return np.asarray(cells.to_numpy(float))
+
     @property
-    def _form(self) -> EdgeForm | None:
+    def _form(self) -> RowForm | None:
         kind = self.saved.input
-        form: EdgeForm | None = imported(kind.form)(kind.section, self.model.columns.names) if kind.form else None
+        form: RowForm | None = imported(kind.form)(kind.section, self.model.columns.names) if kind.form else None
         return form
 
     def _images(

@@ -1,6 +1,6 @@
 """``chart``: centiles of each feature over age (or another covariate), with people among them: a table, pictures and a page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +12,12 @@ from jaxtyping import Float
 from medrep import __version__
 from medrep._files import output_folder, write_json
 from medrep.cohort.cohort import Cohort
+from medrep.cohort.compositions import CompositionForm
 from medrep.cohort.features import in_columns
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener, imported
+from medrep.cohort.kinds.base import RowForm
+from medrep.cohort.kinds.connectivity import EdgeForm
 from medrep.cohort.participants import count_participants
 from medrep.cohort.support import outside_json, outside_training
 from medrep.derivatives.bids import OUTSIDE
@@ -119,7 +122,7 @@ def chart(
     check_output(out, overwrite=request.overwrite, inputs=inputs_of(source, model))
     probabilities = _checked_centiles(request.per_cent)
     trained = load_trained(model)
-    released = _released(trained)
+    form = _form(trained)
     names = _checked_features(trained.model.columns.names, request.draw)
     _check_names(trained.model)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate, tolerant=True)
@@ -130,7 +133,7 @@ def chart(
     known, adapted, _ = adapted_by(trained.model, cohort, frame, request.reference_people, listener)
     others = known.schema.references(list(request.others), request.others) if request.others else {}
     layout = Layout.of(known.schema, request.along, request.by, others)
-    found = _drawn(known, cohort, frame, _Asked(layout, probabilities, names, request.points), released)
+    found = _drawn(known, cohort, frame, _Asked(layout, probabilities, names, request.points), form)
     beyond = outside_json(outside_training(known.schema, frame))
     about = _about(trained, layout, request, adapted) | ({OUTSIDE: beyond} if beyond else {})
     people = count_participants(cohort.table)
@@ -162,23 +165,28 @@ class _Asked:
     points: Points
 
 
-_Released = Callable[[Float[np.ndarray, "rows features"]], Float[np.ndarray, "rows features"]]
-
-
-def _drawn(known: Model, cohort: Cohort, frame: pd.DataFrame, asked: _Asked, released: _Released) -> Chart:
+def _drawn(known: Model, cohort: Cohort, frame: pd.DataFrame, asked: _Asked, form: RowForm | None) -> Chart:
     """Return curves and people in the form in which features are given."""
     columns = known.columns.names
     chosen = [columns.index(name) for name in asked.names]
     curves = known.curves(asked.layout.frame, np.asarray(asked.probabilities))
-    ends = [released(own.reshape(-1, len(columns))).reshape(own.shape)[:, :, chosen] for own in _parts(curves)]
+
+    def released(rows: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, "rows features"]:
+        return rows if form is None else form.released(rows)
+
+    if isinstance(form, CompositionForm):
+        middle = known.curves(asked.layout.frame, np.array([0.5])).value
+        shown = [_against_rest(form, own, middle)[:, :, chosen] for own in _parts(curves)]
+    else:
+        shown = [released(own.reshape(-1, len(columns))).reshape(own.shape)[:, :, chosen] for own in _parts(curves)]
     placed = None
     if asked.points != "none":
         values = in_columns(cohort.source.features.rows(frame.index), columns).values
         dataset = known.dataset(values, frame, _whose(cohort, frame))
         own = Placed.of(known, dataset, asked.layout, transformed=asked.points == "moved")
-        shown, expected = released(own.values)[:, chosen], released(own.expected)[:, chosen]
-        placed = Placed(own.keys, own.times, own.groups, shown, own.z[:, chosen], own.before, expected)
-    return Chart(asked.layout, asked.probabilities, asked.names, Curves(*ends), placed)
+        values, expected = released(own.values)[:, chosen], released(own.expected)[:, chosen]
+        placed = Placed(own.keys, own.times, own.groups, values, own.z[:, chosen], own.before, expected)
+    return Chart(asked.layout, asked.probabilities, asked.names, Curves(*shown), placed)
 
 
 def _parts(curves: Curves) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,8 +197,15 @@ def _whose(cohort: Cohort, frame: pd.DataFrame) -> list[str]:
     return cohort.table.loc[frame.index, "participant_id"].astype(str).tolist()
 
 
-def _released(trained: SavedModel) -> _Released:
-    """Return how columns of a model become features as they are given; refuse models that curves cannot be drawn of.
+def _against_rest(form: CompositionForm, curves: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Return centiles of each part, the others to one another as their medians are."""
+    width = curves.shape[-1]
+    medians = np.broadcast_to(middle, curves.shape).reshape(-1, width)
+    return form.against_rest(curves.reshape(-1, width), medians).reshape(curves.shape)
+
+
+def _form(trained: SavedModel) -> RowForm | None:
+    """Return the form in which features are given; None where a model has it. Refuse models that curves cannot be drawn of.
 
     Raises:
         ModelError: Why, and what can.
@@ -203,12 +218,10 @@ def _released(trained: SavedModel) -> _Released:
             f"{trained.named}: the model was trained on {kind.kind} data, and curves are drawn of the features of a table; train"
             " one on measures of regions (features.tsv), or see where people are unusual with medrep score"
         )
-    form = imported(kind.form)(kind.section, trained.model.columns.names) if kind.form else None
-    if form is None:
-        return lambda rows: rows
-    if form.section.measure == "tangent":
+    form: RowForm | None = imported(kind.form)(kind.section, trained.model.columns.names) if kind.form else None
+    if isinstance(form, EdgeForm) and form.section.measure == "tangent":
         raise ModelError("a matrix has no centile an edge: charts are not of measure tangent; train with correlation")
-    return lambda rows: np.asarray(form.released(rows))
+    return form
 
 
 def _checked_centiles(per_cent: Sequence[float]) -> tuple[float, ...]:

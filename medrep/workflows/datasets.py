@@ -110,7 +110,7 @@ def _read(
     like: Columns | None = None,
 ) -> Dataset:
     """Read the values of people, on the grid of a model or on their own."""
-    whole = replace(cohort, input=origin.read_as)
+    whole = replace(cohort, input=origin.read_as, source=origin.read_as.as_measured(cohort.source))
     with tempfile.TemporaryFile() as scratch:  # what is mapped stays until nobody looks at it
         where = f"in {tempfile.gettempdir()}"
         values, columns = cohorts.read_matrix(whole, scratch, _LISTENER, like=like, where=where)
@@ -157,7 +157,8 @@ def train(
     fitted = fit(training, config, _LISTENER, tabular=kind.tabular)
     shift = None
     if held_out is not None:
-        others = replace(held_out.as_cohort(), input=kind)
+        others = held_out.as_cohort()
+        others = replace(others, input=kind, source=kind.as_measured(others.source))
         known = read_covariates(others.table, config.covariates, others.units, others.levels).frame
         shift = calibrated(fitted.model, others.select(known.index), known, _LISTENER)
     return described(fitted, training, cohort, fit_readouts(training, config, _LISTENER), shift)

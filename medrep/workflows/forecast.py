@@ -15,6 +15,7 @@ import pandas as pd
 from medrep import __version__
 from medrep._files import output_folder, write_json
 from medrep.cohort.cohort import Cohort
+from medrep.cohort.compositions import CompositionForm
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.features import in_columns
 from medrep.cohort.files import Place
@@ -177,6 +178,10 @@ def _write_table(folder: Path, asked: _Asked, about: dict[str, Any], advance: Ca
     known, cohort, years = asked.saved.model, asked.cohort, asked.years
     names, vague = cohort.source.features.names, False
     form = imported(asked.saved.input.form)(asked.saved.input.section, names) if asked.saved.input.form else None
+    if isinstance(form, CompositionForm):
+        raise ModelError(
+            "parts of a whole are forecast together: forecasts are not of input.compositions yet; train without"
+        )
     if form is not None and form.section.measure == "tangent":
         raise ModelError(
             "a matrix has no interval an edge: forecasts are not of measure tangent; train with correlation"

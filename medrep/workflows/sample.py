@@ -9,8 +9,10 @@ import pandas as pd
 from medrep import __version__
 from medrep._files import output_folder
 from medrep.cohort.columns import read_covariates
+from medrep.cohort.compositions import composition_form
 from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.cohort.kinds import SILENT, Listener
+from medrep.cohort.kinds.features import FeaturesKind
 from medrep.cohort.participants import check_ids, keys, read_tsv, refuse_doubles
 from medrep.derivatives.bids import MeshFormat
 from medrep.derivatives.cohorts import Drawn, write_samples
@@ -67,7 +69,8 @@ def sample(out: Path, model_folder: Path, request: SampleRequest, listener: List
         "Seed": seed,
     }
     with output_folder(out) as partial, listener.track("draw", len(frame)) as advance:
-        people = Drawn(model, drawn.loc[frame.index], frame, seed, wanted.suffix, content)
+        form = composition_form(wanted.section, model.columns.names) if isinstance(wanted, FeaturesKind) else None
+        people = Drawn(model, drawn.loc[frame.index], frame, seed, wanted.suffix, content, form)
         if "organs" in model.capabilities:
             from medrep.derivatives.cohorts import write_shape_samples  # libigl, which only shapes need
 

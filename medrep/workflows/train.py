@@ -155,8 +155,9 @@ class Training:
 
     def measured(self, kind: InputKind[Any], notes: Sequence[str]) -> "Training":
         """Return the same with what training measured of the data."""
-        cohort = replace(self.cohort, input=kind, notes=(*self.cohort.notes, *notes))
-        return replace(self, cohort=cohort, others=replace(self.others, input=kind))
+        source, others = kind.as_measured(self.cohort.source), kind.as_measured(self.others.source)
+        cohort = replace(self.cohort, input=kind, source=source, notes=(*self.cohort.notes, *notes))
+        return replace(self, cohort=cohort, others=replace(self.others, input=kind, source=others))
 
 
 def prepared(source: Place, config: Config, listener: Listener, options: TrainOptions) -> Training:

@@ -314,6 +314,7 @@ def _own_tables(out: Path, trained: SavedModel, whole: Merged, listener: Listene
         asked = with_changes(trained.input, files).to_json()
         features, drop = (tuple(asked.get(name, ())) for name in ("features", "drop"))
         section = FeaturesInput(features=features, drop=drop, group=trained.input.group)
+        section = replace(section, compositions=asked.get("compositions", {}))
         for line in write_tables(out, files, section, trained.model.schema.declared, job.content["sidecar"]):
             listener.warn(line)
     return {"tables": folder}

@@ -39,6 +39,9 @@ LATER = {
     "mask": "auto",
     "group": "family_id",
     "structures": {"left": (17,), "right": (53,)},
+    "compositions": {"tissue": ("gm", "wm")},
+    "composition_limits": {"gm": 0.01},
+    "composition_sums": {"tissue": 100.0},
 }
 """Keys that are kept only where they are no default, since earlier versions refuse them; with another value."""
 ASKED = {
@@ -115,7 +118,8 @@ def test_all_that_is_wrong_is_told_in_its_order() -> None:
 
 def test_sections_hold_the_fields_of_their_kind_only() -> None:
     own = {kind: {entry.name for entry in fields(INPUTS[kind].section_type)} for kind in INPUTS}
-    assert own["features"] == {"missing", "features", "drop", "group"}
+    compositions = {"compositions", "composition_limits", "composition_sums"}
+    assert own["features"] == {"missing", "features", "drop", "group"} | compositions
     assert {"centre", "atlas"} & own["volume"] == {"missing", "atlas"} & own["shape"] == set()
     assert not {"spacing", "labels"} & own["connectivity"]
     assert set().union(*own.values()) == {*KEYS, *SURFACES, *POINTS, *LATER} - {"kind"}

@@ -186,6 +186,16 @@ def visits(folder: Path) -> tuple[list[object], list[object]]:
     return [folder / "adni.csv", "--session-label", "bl"], []
 
 
+def fractions(folder: Path) -> tuple[list[object], list[object]]:
+    """Parts of a whole, which are modelled by log-ratios; one person has none of one."""
+    parts = np.exp(VALUES[:, :3])
+    parts[4, 2] = 0
+    table = pd.DataFrame(parts / parts.sum(axis=1, keepdims=True), columns=["gm", "wm", "csf"])
+    table.insert(0, "participant_id", IDS)
+    table.assign(thickness=VALUES[:, 3]).join(COVARIATES).to_csv(folder / "fractions.csv", index=False)
+    return [folder / "fractions.csv"], ["--set", "input.compositions={tissue: [gm, wm, csf]}"]
+
+
 LAYOUTS: tuple[Layout, ...] = (
     *(csv_beside, one_csv, tabs, decimal_commas, quoted, row_names, excel, parquet, gzipped),
     *(aparcstats2table, subjects_dir, cat12, uk_biobank, enigma, visits),
@@ -402,7 +412,7 @@ PAGE = (DOCS / "own_tables.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("block", [one for one in read_blocks(PAGE) if one.mark == "run"], ids=lambda one: one.name)
 def test_the_page_of_tables_runs(block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    next(layout for layout in LAYOUTS if layout.__name__ == block.name)(Path())
+    next(layout for layout in (*LAYOUTS, fractions) if layout.__name__ == block.name)(Path())
     for line in block.commands:
         assert run_line(line) == 0, line
     assert list(Path("cleaned").glob("tables/*")) or block.name == "subjects_dir"

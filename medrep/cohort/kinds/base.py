@@ -126,6 +126,30 @@ class Checked:
     seconds: float = 0.0
 
 
+@runtime_checkable
+class RowForm(Protocol):
+    """The form in which rows of a table are given and written, where a model has them in another.
+
+    Attributes:
+        needs_given: Whether what a person gets is made of what the person had.
+    """
+
+    needs_given: ClassVar[bool]
+
+    def received(
+        self, given: Float[np.ndarray, "people columns"], people: Sequence[str]
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return the columns of a model; people are named for what is said of data that are none."""
+
+    def released(
+        self,
+        rows: Float[np.ndarray, "people columns"],
+        before: Float[np.ndarray, "people columns"] | None = None,
+        given: Float[np.ndarray, "people columns"] | None = None,
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return a model's columns as they are given; ``before`` and ``given`` are what the same people had in both forms."""
+
+
 @dataclass(frozen=True)
 class InputKind(ABC, Generic[SectionT]):
     """A kind of input, with its section of the configuration.
@@ -146,7 +170,7 @@ class InputKind(ABC, Generic[SectionT]):
         forecaster: What writes forecasts of files, as ``module:name``: takes a model, the kind and a `ForecastTo`; an
         `ImageForecaster`. Empty where a table holds the data.
         form: The form in which rows of a table are given and written, where it is not that of a model's columns, as
-            ``module:name``: takes the section and names of columns, returns an `EdgeForm` or None.
+            ``module:name``: takes the section and names of columns, returns a `RowForm` or None.
         units: What returns the logarithms of what each person's values are in units of, as ``module:name``: takes the section
             and files, returns a frame (index: key) or None; empty where there are no units.
         frames: What returns where each person's data lie in the world, as ``module:name``: takes the section and files, returns
@@ -283,6 +307,10 @@ class InputKind(ABC, Generic[SectionT]):
         Raises:
             CohortError: Everybody whose data cannot be used.
         """
+
+    def as_measured(self, source: Source) -> Source:
+        """Return the data of people in the form that `measured` found; by default as they are."""
+        return source
 
     @abstractmethod
     def common_columns(

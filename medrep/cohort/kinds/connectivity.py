@@ -138,30 +138,44 @@ class EdgeForm:
     section: ConnectivityInput
     columns: tuple[str, ...]
 
+    needs_given: ClassVar[bool] = False
+
     def received(
-        self, edges: Float[np.ndarray, "people edges"], people: Sequence[str]
+        self, given: Float[np.ndarray, "people edges"], people: Sequence[str]
     ) -> Float[np.ndarray, "people edges"]:
         """Return the columns of a model: Fisher z, or the logarithm of the correlation matrix for ``tangent``.
 
         Args:
-            edges: As they were given.
+            given: Edges as they were given.
             people: Who they belong to, for what is said.
 
         Raises:
             CohortError: Everybody whose edges are no correlations, or no positive definite matrix of them.
         """
         if self.section.edges == "r":
-            counts = (np.abs(edges) >= 1).sum(axis=1)
+            counts = (np.abs(given) >= 1).sum(axis=1)
             of = f"of {len(self.columns)} edges are not between -1 and 1"
             wrong = [f"{who}: {count} {of}" for who, count in zip(people, counts, strict=True) if count]
             if wrong:
                 raise CohortError(listed("edges that are no correlations", wrong, "Fisher z is told by input.edges=z"))
         if self.section.measure == "tangent":
-            return self._logarithms(edges if self.section.edges == "r" else np.tanh(edges), people)
-        return np.arctanh(edges)
+            return self._logarithms(given if self.section.edges == "r" else np.tanh(given), people)
+        return np.arctanh(given)
 
-    def released(self, rows: Float[np.ndarray, "people edges"]) -> Float[np.ndarray, "people edges"]:
-        """Return a model's columns as edges in the form in which they were given: the inverse of `received`."""
+    def released(
+        self,
+        rows: Float[np.ndarray, "people edges"],
+        before: Float[np.ndarray, "people edges"] | None = None,
+        given: Float[np.ndarray, "people edges"] | None = None,
+    ) -> Float[np.ndarray, "people edges"]:
+        """Return a model's columns as edges in the form in which they were given: the inverse of `received`.
+
+        Args:
+            rows: The model's.
+            before: Not looked at; see `RowForm`.
+            given: Likewise.
+        """
+        del before, given
         if self.section.measure != "tangent":
             return np.tanh(rows)
         regions = regions_of(self.columns)
