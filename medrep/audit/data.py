@@ -192,6 +192,12 @@ class AuditData:
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
 
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``raw`` and ``exported``, numbers where columns have none."""
+        names, whole = self.model.columns.names, np.flatnonzero(np.isfinite(self.data).all(axis=0))
+        return tuple(names[k] if names else f"column {k}" for k in whole)
+
     def people_of_training(self, name: str) -> dict[str, float]:
         """Return how many people told the model of each level of a covariate, or of any number ("").
 
