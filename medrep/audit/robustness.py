@@ -83,7 +83,7 @@ class Effects:
         return np.where(self.f > 1 / critical, corner, inner)
 
 
-def robustness_value(f: Float[np.ndarray, " columns"]) -> Float[np.ndarray, " columns"]:
+def robustness_value(f: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Return (sqrt(f^4 + 4 f^2) - f^2) / 2, the robustness value of effects of Cohen's f."""
     squares = f**2
     # The same without the difference of two large numbers.

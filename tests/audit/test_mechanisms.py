@@ -54,7 +54,7 @@ def test_a_planted_mechanism_is_found_in_its_column_with_its_size() -> None:
 
 
 def test_effects_that_add_up_are_silent_where_sites_spread_unlike_and_age_is_confounded() -> None:
-    asked, p_any, p = None, [], []
+    p_any, p = [], []
     for seed in range(40):
         frame, data, _ = drawn(100 + seed)
         asked = asked_of(frame)
@@ -67,7 +67,7 @@ def test_effects_that_add_up_are_silent_where_sites_spread_unlike_and_age_is_con
 
 def test_what_the_reduced_model_tells_changes_nothing() -> None:
     """Any effect of site, sex and bent age may be added: the test does not see it."""
-    frame, data, age = drawn(1)
+    frame, data, _ = drawn(1)
     asked = asked_of(frame)
     moved = data + 5 * asked.base @ np.random.default_rng(0).normal(size=(asked.base.shape[1], COLUMNS))
     one, other = mechanism_test(data, asked, 0, 99), mechanism_test(moved, asked, 0, 99)
@@ -130,7 +130,7 @@ def test_removal_of_location_and_scale_leaves_a_mechanism_in_the_export() -> Non
     data = draw_data(frame, 6, 0)
     age = (frame["age"].to_numpy(float) - 50) / 17
     data[:, 0] += 2.0 * np.where(frame["site"] == frame["site"].iloc[0], age, -age) * data[:, 0].std() / 2
-    half = np.arange(300) % 2 == 0
+    half = np.arange(300) < 150
     model = fit(frame[half], data[half])
     people = people_of(data[~half], model.schema.transfer(frame[~half]), model.schema)
     found = audit_mechanisms(AuditData(model, people, frame[~half], {"site": str(frame["site"].iloc[0])}))

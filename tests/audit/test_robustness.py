@@ -112,7 +112,7 @@ def test_a_block_that_tells_nothing_takes_nothing_and_one_that_tells_all_says_no
 def audited() -> AuditData:
     frame = draw_people(240, 3, 0)
     data = draw_data(frame, 6, 0)
-    half = np.arange(240) % 2 == 0
+    half = np.arange(240) < 120
     model = fit(frame[half], data[half])
     own = frame[~half]
     people = people_of(data[~half], model.schema.transfer(own), model.schema)
