@@ -29,7 +29,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, false_discovery_control, ncx2
 
 from medrep.audit.confounding import combined_p
-from medrep.audit.data import AuditData, design_basis, residual
+from medrep.audit.data import MOST_COLUMNS, AuditData, design_basis, residual
 from medrep.audit.finding import Finding
 from medrep.audit.intervals import LEVEL, participant_codes, permutation_p
 from medrep.cohort.covariates import Continuous, CovariateSchema
@@ -118,7 +118,9 @@ def audit_mechanisms(data: AuditData, *, min_n: int = 20, seed: int = 0) -> list
                         Finding("mechanism_columns", group, asked.people, status="insufficient", note=asked.too_few)
                     )
                 else:
-                    found += mechanism_findings(group, np.asarray(table[rows], float), asked, data.column_names, seed)
+                    some = spread_columns(table.shape[1])
+                    own = np.asarray(table[np.ix_(rows, some)], float)
+                    found += mechanism_findings(group, own, asked, data.column_labels(some), seed)
     return found
 
 
@@ -321,8 +323,12 @@ def _tells(contrasts: np.ndarray, who: np.ndarray, here: np.ndarray) -> bool:
 def varying_columns(table: Float[np.ndarray, "rows columns"]) -> Int[np.ndarray, " some"]:
     """Return columns that vary, some evenly spread ones where there are many."""
     usable = np.flatnonzero(table.std(axis=0) > 1e-9 * np.maximum(np.abs(table).max(axis=0, initial=0.0), 1e-300))
-    places = np.linspace(0, len(usable) - 1, min(len(usable), _MOST_COLUMNS)).round().astype(int)
-    return usable[np.unique(places)] if len(usable) else usable
+    return usable[spread_columns(len(usable), _MOST_COLUMNS)]
+
+
+def spread_columns(count: int, most: int = MOST_COLUMNS) -> Int[np.ndarray, " some"]:
+    """Return numbers of all columns, or of some evenly spread ones where there are more."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(int))
 
 
 def _some_people(participants: Shaped[np.ndarray, " rows"], seed: int) -> Int[np.ndarray, " some"]:

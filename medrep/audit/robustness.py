@@ -32,10 +32,18 @@ from medrep.audit.data import AuditData, design_basis
 from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import HoldoutSplit, Probing
 from medrep.audit.intervals import random_halves, student
-from medrep.audit.mechanisms import covariate_contrasts, smooth_design, varying_columns
+from medrep.audit.mechanisms import covariate_contrasts, smooth_design, spread_columns, varying_columns
 from medrep.audit.utility import first_rows
 
 ALPHA = 0.05
+METRICS = ("partial_r2", "robustness_value", "robustness_significant", "effect_left")
+_NOTES = {
+    "partial_r2": "share of what others leave that the covariate tells; p: corrected for the number of columns",
+    "robustness_value": "partial R2, with covariate and column, of a confounder that makes the effect 0",
+    "robustness_significant": f"partial R2 of a confounder that makes the effect's {1 - ALPHA:.0%} interval reach 0",
+    "effect_left": "share of the effect that a confounder as strong as the batches leaves; below 0: the sign turns",
+}
+_TOO_STRONG = "the batches tell half of the covariate or more: nobody can say what a confounder as strong leaves"
 _SHOWN, _SAMPLES, _SPARE = 3, 20, 10
 _TINY = 1e-9
 
@@ -102,12 +110,17 @@ def effects_on(
         table: Columns that vary.
         values: The covariate: a number, or whether somebody has a level.
         others: Columns of the regression, the constant among them; aliased ones do no harm.
+
+    Returns:
+        t of 0 where the others tell the covariate wholly.
     """
     basis = design_basis(others)
     own = values - basis @ (basis.T @ values)
     left = table - basis @ (basis.T @ table)
     freedom = len(table) - basis.shape[1] - 1
     length = float(own @ own)
+    if length <= _TINY * float(values @ values):
+        return Effects(np.zeros(table.shape[1]), freedom)
     products = own @ left
     rest = np.maximum((left**2).sum(axis=0) - products**2 / length, 1e-300)
     return Effects(products / np.sqrt(length * rest / freedom), freedom)
@@ -180,7 +193,8 @@ def audit_robustness(
             found += _of_effect(data, name, _labelled(data, name, contrasts), (min_n, seed))
     if outcome is not None:
         found += _of_effect(data, str(outcome[0].name), _outcome_contrasts(*outcome), (min_n, seed))
-        found += outcome_from_acquisition(data, *outcome, min_n=min_n, seed=seed)
+        if data.schema.batches:
+            found += outcome_from_acquisition(data, *outcome, min_n=min_n, seed=seed)
     return found
 
 
@@ -270,10 +284,6 @@ class _Regression:
         """What is held fixed, the batches among it."""
         return np.concatenate([self.around, self.block], axis=1)
 
-    def among(self, some: Int[np.ndarray, " some"]) -> "_Regression":
-        """Return the regression of some of the people."""
-        return _Regression(self.values[some], self.around[some], self.block[some], self.rows[some])
-
     def short(self, min_n: int) -> str:
         """Return why nothing can be said; empty where it can."""
         people, needed = len(self.rows), np.linalg.matrix_rank(self.others) + 1 + _SPARE if len(self.rows) else min_n
@@ -290,22 +300,26 @@ def _of_contrast(data: AuditData, label: str, asked: _Regression, needs: tuple[i
     min_n, seed = needs
     people, short = len(asked.rows), asked.short(min_n)
     tables = [name for name in data.tables if name != "latents"]
+    # Without batches there is no yardstick.
+    metrics = METRICS if asked.block.shape[1] else METRICS[:3]
     if short:
-        groups = [("acquisition_covariate", label), *((m, f"{name}/{label}") for name in tables for m in METRICS)]
+        yardstick = [("acquisition_covariate", label)] if asked.block.shape[1] else []
+        groups = [*yardstick, *((m, f"{name}/{label}") for name in tables for m in metrics)]
         return [Finding(metric, group, people, status="insufficient", note=short) for metric, group in groups]
-    of_covariate = float(told_beyond(asked.values[:, None], asked.block, asked.around)[0])
-    batches = ", ".join(data.schema.batches) or "no batch"
-    note = f"partial R2 of {batches} with the covariate, given the others"
-    found = [Finding("acquisition_covariate", label, people, of_covariate, note=note)]
+    found, of_covariate = [], 0.0
+    if asked.block.shape[1]:
+        of_covariate = float(told_beyond(asked.values[:, None], asked.block, asked.around)[0])
+        note = f"partial R2 of {', '.join(data.schema.batches)} with the covariate, given the others"
+        found.append(Finding("acquisition_covariate", label, people, of_covariate, note=note))
     for name in tables:
-        chosen = varying_columns(data.tables[name][asked.rows])
+        some = spread_columns(data.tables[name].shape[1])
+        chosen = some[varying_columns(np.asarray(data.tables[name][np.ix_(asked.rows, some)], float))]
         if not len(chosen):
             nothing = "no column has two values"
-            found += [Finding(m, f"{name}/{label}", people, status="insufficient", note=nothing) for m in METRICS]
+            found += [Finding(m, f"{name}/{label}", people, status="insufficient", note=nothing) for m in metrics]
             continue
         table = np.asarray(data.tables[name][np.ix_(asked.rows, chosen)], float)
-        labels = [data.column_names[k] for k in chosen]
-        found += _of_table(f"{name}/{label}", table, asked, of_covariate, labels, seed)
+        found += _of_table(f"{name}/{label}", table, asked, of_covariate, data.column_labels(chosen), seed)
     return found
 
 
@@ -327,10 +341,12 @@ def _of_table(
         "robustness_significant": effects.significant(),
         "effect_left": share_left(effects.f, of_covariate, of_columns),
     }
-    sampled = [
-        effects_on(table[some], asked.values[some], asked.others[some])
-        for some in random_halves(np.arange(people), _SAMPLES, np.random.default_rng([seed, 79]))
-    ]
+    if not asked.block.shape[1]:
+        del figures["effect_left"]
+    drawn = random_halves(np.arange(people), _SAMPLES, np.random.default_rng([seed, 79]))
+    others = asked.others
+    enough = people // 2 >= people - effects.freedom + _SPARE
+    sampled = [effects_on(table[some], asked.values[some], others[some]) for some in drawn] if enough else []
     spread = {
         "partial_r2": [float(np.median(one.partial_r2)) for one in sampled],
         "robustness_value": [float(np.median(one.values)) for one in sampled],
@@ -345,28 +361,22 @@ def _of_table(
         if np.isnan(median):
             found.append(Finding(metric, group, people, status="insufficient", note=_TOO_STRONG))
             continue
-        half = student(_SAMPLES - 1) * float(np.std(spread[metric], ddof=1)) if metric in spread else np.nan
+        half = student(_SAMPLES - 1) * float(np.std(spread[metric], ddof=1)) if spread.get(metric) else np.nan
         note = f"{about}; median over {len(values)} columns"
         found.append(
             Finding(metric, group, people, median, max(median - half, 0.0), min(median + half, 1.0), note=note)
         )
         for k in strongest:
             low, high = within[metric][:, k] if metric in within else (np.nan, np.nan)
-            note = f"{about}; batches: partial R2 {of_columns[k]:.3f} with the column, {of_covariate:.3f} with the covariate"
+            note = about
+            if asked.block.shape[1]:
+                note += (
+                    f"; batches: partial R2 {of_columns[k]:.3f} with the column, {of_covariate:.3f} with the covariate"
+                )
             own = float(p[k]) if metric == "partial_r2" else float("nan")
             label = f"{group} & {labels[k]}"
             found.append(Finding(metric, label, people, float(values[k]), float(low), float(high), own, note=note))
     return found
-
-
-METRICS = ("partial_r2", "robustness_value", "robustness_significant", "effect_left")
-_NOTES = {
-    "partial_r2": "share of what others leave that the covariate tells; p: corrected for the number of columns",
-    "robustness_value": "partial R2, with covariate and column, of a confounder that makes the effect 0",
-    "robustness_significant": f"partial R2 of a confounder that makes the effect's {1 - ALPHA:.0%} interval reach 0",
-    "effect_left": "share of the effect that a confounder as strong as the batches leaves; below 0: the sign turns",
-}
-_TOO_STRONG = "the batches tell half of the covariate or more: nobody can say what a confounder as strong leaves"
 
 
 def _levels(labels: pd.Series) -> Float[np.ndarray, "people levels"]:
