@@ -306,7 +306,8 @@ def _of_contrast(data: AuditData, label: str, asked: _Regression, needs: tuple[i
         yardstick = [("acquisition_covariate", label)] if asked.block.shape[1] else []
         groups = [*yardstick, *((m, f"{name}/{label}") for name in tables for m in metrics)]
         return [Finding(metric, group, people, status="insufficient", note=short) for metric, group in groups]
-    found, of_covariate = [], 0.0
+    found: list[Finding] = []
+    of_covariate = 0.0
     if asked.block.shape[1]:
         of_covariate = float(told_beyond(asked.values[:, None], asked.block, asked.around)[0])
         note = f"partial R2 of {', '.join(data.schema.batches)} with the covariate, given the others"
