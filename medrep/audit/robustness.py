@@ -281,7 +281,7 @@ class _Regression:
 
     @property
     def others(self) -> Float[np.ndarray, "people _"]:
-        """What is held fixed, the batches among it."""
+        """Everything held fixed, the batches among it."""
         return np.concatenate([self.around, self.block], axis=1)
 
     def short(self, min_n: int) -> str:
