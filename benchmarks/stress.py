@@ -83,9 +83,9 @@ def _mechanisms(seeds: int) -> tuple[pd.DataFrame, list[Line]]:
         any_p, of_columns, held = [], [], []
         for seed in range(max(seeds // 2, 20)):
             asked, data = population(2 * _OFF + seed, of, slope, columns)
-            tested = mechanism_test(data, asked, seed, _FLIPS)
-            any_p.append(tested.p_any)
-            of_columns.append(tested.p[:columns])
+            own = mechanism_test(data, asked, seed, _FLIPS)
+            any_p.append(own.p_any)
+            of_columns.append(own.p[:columns])
             _, low, high = slope_spread(data[:, 0], asked)
             held.append(float(low <= slope <= high))
         rows.append(_row(case, len(any_p), any_p, of_columns, held))
