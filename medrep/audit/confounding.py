@@ -229,7 +229,7 @@ def probe_interactions(
     for draws in (_FIRST, min(max(_PERMUTATIONS, 50 * len(pairs)), _MOST_PERMUTATIONS)):
         while len(shares) <= draws:
             shares.append(_shares(residuals[rng.permutation(n)], basis, directions))
-        p = [_combined(np.array([[own[k].mean(), own[k].max()] for own in shares])) for k in tested]
+        p = [combined_p(np.array([[own[k].mean(), own[k].max()] for own in shares])) for k in tested]
         if min(p) > _CLEARLY_NOT:
             break
     usual = [float(np.mean([own[k].mean() for own in shares[1:]])) for k in tested]
@@ -326,7 +326,7 @@ def _shares(residuals: np.ndarray, basis: np.ndarray, directions: list[np.ndarra
     return [((own.T @ residuals) ** 2).sum(axis=0) / whole for own in directions]
 
 
-def _combined(statistics: Float[np.ndarray, "draws two"]) -> float:
+def combined_p(statistics: Float[np.ndarray, "draws two"]) -> float:
     """Return the p of the better of two statistics; the first draw is the one observed."""
     best = (pd.DataFrame(-statistics).rank(method="max").to_numpy() / len(statistics)).min(axis=1)
     return float((best <= best[0]).mean())

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from medrep.audit.probe_figures import FOLDS, Probed, age_r2, sex_auc, site_auc
 from medrep.cohort.covariates import Categorical, Continuous, CovariateSchema
@@ -191,6 +191,16 @@ class AuditData:
         whole = np.isfinite(self.data).all(axis=0)
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
         return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
+
+    @cached_property
+    def whole(self) -> Int[np.ndarray, " columns"]:
+        """Columns without missing cells: those of ``raw`` and ``exported``."""
+        return np.flatnonzero(np.isfinite(self.data).all(axis=0))
+
+    def column_labels(self, places: Int[np.ndarray, " some"]) -> list[str]:
+        """Return names of some columns of ``raw`` and ``exported``, numbers where columns have none."""
+        names = self.model.columns.names
+        return [names[k] if names else f"column {k}" for k in self.whole[places]]
 
     def people_of_training(self, name: str) -> dict[str, float]:
         """Return how many people told the model of each level of a covariate, or of any number ("").

@@ -22,6 +22,7 @@ from medrep.audit.means import Sampling
 from medrep.audit.metrics import ParticipantMean, ParticipantMetric, person_mean, prediction_metrics
 from medrep.audit.predictors import split
 from medrep.audit.retention import variance_kept
+from medrep.audit.stress import audit_stress
 from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
 from medrep.audit.within_person import audit_within_people
@@ -45,6 +46,7 @@ class AuditOptions:
         min_n: Fewest participants to say anything.
         margin: Leakage below this excess (AUC or R2) counts as none in the equivalence test.
         seed: Of every draw.
+        stress: Further questions, names of `stress.STRESSES`.
     """
 
     by: tuple[Split, ...] = ()
@@ -55,6 +57,7 @@ class AuditOptions:
     min_n: int = 20
     margin: float = 0.1
     seed: int = 0
+    stress: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,8 @@ def run_suite(
         steps["whether z is standard normal"] = lambda: audit_calibration(
             audit_data, options.by, options.intersect, min_n=options.min_n, seed=options.seed
         )
+    if options.stress:
+        steps["stress"] = lambda: _stress(audit_data, options)
     found: list[Finding] = []
     # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -233,6 +238,11 @@ def _counterfactuals(audit_data: AuditData, options: AuditOptions) -> list[Findi
         row = Finding("counterfactual_fairness", options.outcome, n, status="insufficient", note=str(error))
         return [*found, row]
     return found + counterfactual_fairness(predictor, model, dataset.take(judged), options.seed, min_n=options.min_n)
+
+
+def _stress(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
+    outcome = _outcome(audit_data, options.outcome) if options.outcome else None
+    return audit_stress(audit_data, options.stress, outcome, min_n=options.min_n, seed=options.seed)
 
 
 def _outcome(audit_data: AuditData, name: str) -> tuple[pd.Series, bool]:

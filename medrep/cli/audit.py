@@ -76,6 +76,13 @@ def add_audit(commands: Commands) -> None:
         default=0.1,
         help="leakage shown to exceed chance by less (AUC or R2) counts as none (default: 0.1)",
     )
+    parser.add_argument(
+        "--stress",
+        default="",
+        metavar="A,B",
+        help="further questions: mechanisms (which columns' relation to a covariate differs between sites), robustness (how"
+        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument(
         "--trained",
@@ -99,7 +106,11 @@ def add_audit(commands: Commands) -> None:
 def _audit(options: argparse.Namespace, console: "Console") -> int:
     from medrep.workflows.audit import AuditRequest, audit
 
-    given = {"intersect": tuple(options.intersect), "remove": names(options.remove)}
+    given = {
+        "intersect": tuple(options.intersect),
+        "remove": names(options.remove),
+        "stress": tuple(dict.fromkeys(names(options.stress))),
+    }
     request = request_of(AuditRequest, options, {**given, "references": pairs("--reference", options.reference)})
     found = audit(cohort_of(options), options.out, options.model, request, console)
     _show_findings(console, found.findings)

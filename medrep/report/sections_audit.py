@@ -76,6 +76,26 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "counterfactual_fairness",
         ),
     ),
+    (
+        "Mechanisms that differ between sites",
+        "Columns whose relation to a kept covariate is another one at each site, in the data as they are and in the export:"
+        " location and scale cannot mend that. Slopes: their deviation over sites, in deviations of the column.",
+        ("mechanism_columns", "mechanism_slope"),
+    ),
+    (
+        "Robustness of effects",
+        "How strong a confounder that nobody measured would have to be, as partial R2 with covariate and column, to explain an"
+        " effect away; what one as strong as the batches leaves of it; and what the batches alone tell of the outcome.",
+        (
+            "partial_r2",
+            "robustness_value",
+            "robustness_significant",
+            "effect_left",
+            "acquisition_covariate",
+            "acquisition_outcome",
+            "acquisition_outcome_excess",
+        ),
+    ),
 )
 _LEAKAGE = ("leakage", "leakage_excess")
 _BY_GROUP = ("_gap", "_gap_excess", "_trend", "_smooth")

@@ -76,6 +76,7 @@ class AuditRequest:
         only: Participants; all if empty.
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
+        stress: Further questions, names of `medrep.audit.stress.STRESSES`.
     """
 
     by: str = ""
@@ -97,6 +98,7 @@ class AuditRequest:
     only: Sequence[str] = ()
     exclude: Sequence[str] = ()
     overwrite: bool = False
+    stress: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +141,7 @@ def audit(
         MedrepError: Anything about the input that cannot be used, by name.
     """
     from medrep.audit.data import AuditData  # scikit-learn takes seconds to import
+    from medrep.audit.stress import check_stress
     from medrep.audit.suite import AuditOptions, run_suite
     from medrep.derivatives.figures import write_audit_figures
     from medrep.report.build import write_report
@@ -157,9 +160,12 @@ def audit(
     other = None if request.against is None else load_trained(request.against)
     root = place_of(source).root
     fitted = saved.model
+    removed = request.remove or fitted.schema.batches or fitted.schema.names
+    if request.stress:
+        check_stress(request.stress, fitted.schema, removed)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)
-    check_earlier(cohort, saved, listener, request.remove or fitted.schema.batches or fitted.schema.names)
+    check_earlier(cohort, saved, listener, removed)
     note_unplaced(saved, listener)
     if not by:
         by = parse_by(",".join(fitted.schema.names))
@@ -181,7 +187,6 @@ def audit(
             f"{cohort.table['participant_id'].nunique()} participants whom the model never saw; an audit needs "
             f"{2 * request.min_n} or more (twice --min-n). Train with --hold-out 0.3, or give other people"
         )
-    removed = request.remove or fitted.schema.batches or fitted.schema.names
     target = checked_target(fitted.schema, removed, references=request.references)
     options = AuditOptions(
         by,
@@ -192,6 +197,7 @@ def audit(
         request.min_n,
         request.margin,
         request.seed,
+        tuple(request.stress),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
@@ -233,6 +239,7 @@ def audit(
             "training_known": rows is not None,
             **({} if other is None else {"against": {"kind": other.model.kind, "digest": other.provenance.digest}}),
             **({"reference_people": request.reference_people} if len(told) else {}),
+            **({"stress": list(request.stress)} if request.stress else {}),
             **({"group": cohort.input.group} if cohort.input.group else {}),
         },
         "certificates": [asdict(one) for one in certificates],

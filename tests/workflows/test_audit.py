@@ -131,6 +131,7 @@ def test_only_people_who_were_held_out_are_looked_at(audited: Path, trained: Pat
     assert about["cohort"]["people"] == len(people)
     assert len(about["cohort"]["fingerprint"]) == len(cohort_fingerprint([]))
     assert about["options"]["training_known"]
+    assert "stress" not in about["options"]
 
 
 def test_no_participant_is_in_what_is_shared(audited: Path, table: Path) -> None:
@@ -287,6 +288,7 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--min-n", "0"), "--min-n 0: give 2 or more"),
         (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
+        (("--stress", "mechanisms,cues"), "--stress cues: not known"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
     ],
 )
@@ -301,6 +303,33 @@ def test_what_cannot_be_is_refused_by_name(
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_stress_adds_findings_and_chapters_of_its_own(
+    table: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other questions are left out here: they take most of the time, and other tests ask them."""
+    for step in (
+        "_leakage",
+        "_independence",
+        "_injection",
+        "_subgroups",
+        "_identity",
+        "_utility",
+        "_latents",
+        "_counterfactuals",
+    ):
+        monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
+    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms")
+    assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
+    found = read(tmp_path / "a").set_index(["metric", "group"])
+    assert found.loc[("mechanism_columns", "exported/site x age"), "status"] == "ok"
+    assert found.loc[("robustness_value", "exported/age"), "status"] == "ok"
+    assert ("acquisition_outcome", "diagnosis") in found.index
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == ["robustness", "mechanisms"]
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "Mechanisms that differ between sites" in page
+    assert "Robustness of effects" in page
 
 
 def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
