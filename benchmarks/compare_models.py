@@ -101,7 +101,7 @@ def pairs(seed: int) -> Iterator[Pair]:
     for name, other in anew.items():
         whole = site_left if other is without_site else people
         both = [(model.encode(people.take(part)), other.encode(whole.take(part))) for part in parts[2:]]
-        yield Pair(name, *both[0], _true_verdict(*both[1]))
+        yield Pair(name, both[0][0], both[0][1], _true_verdict(*both[1]))
     yield _seeds(own, asked, people.take(parts[3]), seed)
 
 
@@ -110,7 +110,7 @@ def _seeds(own: Dataset, asked: Dataset, further: Dataset, seed: int) -> Pair:
     settings = VaeSettings(latents=LATENTS, body="mlp", strength=1.0, training=Schedule(epochs=20))
     networks = [ConditionalVae.fit(own, settings, seed=seed + k)[0] for k in range(2)]
     first, second = ([one.encode(some) for one in networks] for some in (asked, further))
-    return Pair("another seed of a network", *first, _true_verdict(*second))
+    return Pair("another seed of a network", first[0], first[1], _true_verdict(second[0], second[1]))
 
 
 def _made(z: np.ndarray, rng: np.random.Generator) -> Iterator[Pair]:
@@ -126,7 +126,7 @@ def _made(z: np.ndarray, rng: np.random.Generator) -> Iterator[Pair]:
     half_lost = np.column_stack([z[:, : latents // 2], noise[:, latents // 2 :]])
     yield Pair("the same model", z, z.copy(), "interchangeable")
     yield Pair("noise of 3 %", z, z + 0.03 * noise, "interchangeable")
-    yield Pair("other passive latents", *passive, "interchangeable")
+    yield Pair("other passive latents", passive[0], passive[1], "interchangeable")
     yield Pair("rotated", z, z @ rotation, "map")
     yield Pair("one latent mirrored", z, z * np.where(np.arange(latents) == 0, -1, 1), "map")
     yield Pair("latents in another order", z, z[:, ::-1].copy(), "map")
