@@ -17,7 +17,7 @@ from medrep.cohort.kinds.connectivity import ConnectivityKind
 from medrep.cohort.kinds.volume import VolumeKind
 from medrep.derivatives.charts import POSITIONS, Layout, Placed, previous_visits
 from medrep.report.data_store import read_report_data
-from medrep.workflows.chart import ChartRequest, _released, chart
+from medrep.workflows.chart import ChartRequest, _form, chart
 from tests.small_runs import Runs
 from tests.workflows.conftest import run
 
@@ -199,7 +199,8 @@ def test_edges_are_drawn_as_they_are_given(trained: Path) -> None:
 
     def released(**section: str) -> np.ndarray:
         kind = ConnectivityKind(ConnectivityInput(**section))
-        return _released(replace(saved, input=kind))(np.array([[0.5, -1.0]]))
+        form, rows = _form(replace(saved, input=kind)), np.array([[0.5, -1.0]])
+        return rows if form is None else form.released(rows)
 
     np.testing.assert_allclose(released(edges="r"), np.tanh([[0.5, -1.0]]))
     np.testing.assert_array_equal(released(edges="z"), [[0.5, -1.0]])
