@@ -330,8 +330,8 @@ def _good_form(figures: _Figures, where: Direction) -> Form | None:
 
 def _verdict(figures: _Figures, forms: Mapping[Direction, Form]) -> tuple[Verdict, str]:
     same, worst = (figures["agreement_identity", group] for group in ("all", "worst"))
-    differing = figures.get(("agreement_differing", "all"))
-    if differing is not None and same.ci_low >= SAME and worst.ci_low >= SAME_WORST and differing.ci_high <= DIFFERING:
+    differing = figures["agreement_differing", "all"]
+    if same.ci_low >= SAME and worst.ci_low >= SAME_WORST and differing.ci_high <= DIFFERING:
         return (
             "interchangeable",
             f"B's latents are A's as they are: R2 {_with_ends(same)}, the worst latent's {_with_ends(worst)}",

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from medrep.models.chart.spread import MANY
+
 Columns = Float[np.ndarray, " columns"]
 Square = Float[np.ndarray, "rows rows"]
 
 _ROUNDS, _STEP = 12, 0.7
-_MANY = 5  # columns from which on the mean of a level's log scale over columns is told
 
 
 @dataclass
@@ -127,7 +128,7 @@ def told(level: LevelPeople, priors: Priors) -> tuple[Entry, Entry, float]:
     centre, wide = (float(mean.mean()), float(mean.var())) if len(mean) else (0.0, 0.0)
     found = _posterior(level, priors, centre, priors.scale + wide)
     seen = level.known > 0
-    if seen.sum() >= _MANY and level.people > 1:
+    if seen.sum() >= MANY and level.people > 1:
         centre = float(found[1].values[seen].mean())
         found = _posterior(level, priors, centre, priors.scale)
     return *found, centre

@@ -25,7 +25,6 @@ Columns = Float[np.ndarray, " columns"]
 Some = Int[np.ndarray, " some"]
 
 _AT_ONCE = 1024  # columns
-_LEAST = 1e-4  # variance of levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +133,7 @@ class Pooling:
         means[0] = people @ np.stack([one.location.line.coefficients[0] for one in self.parts]) / people.sum()
         start = float(people @ [one.location.level_variance for one in self.parts] / people.sum())
         effects = len(both[0].products) - self.levels
-        covariance = posterior(both[0].products, effects, max(start, _LEAST))
+        covariance = posterior(both[0].products, effects, start)
         for those, columns in self.patterns():
             told = [self.parts[k].told(columns, self.powers.some(columns)) for k in those]
             fit, count = self.regression(those), people[those]
