@@ -20,19 +20,12 @@ from medrep import __version__
 from medrep.cli.arguments import ERROR, GATE_REFUSED, OK, SOME_FAILED, TOO_LITTLE, USAGE
 from medrep.cli.audit import add_audit, add_promote, add_register, add_report
 from medrep.cli.chart import add_chart
+from medrep.cli.cohorts import add_check, add_demo, add_simulate
 from medrep.cli.compare import add_compare
-from medrep.cli.models import (
-    add_check,
-    add_counterfactual,
-    add_demo,
-    add_export,
-    add_forecast,
-    add_merge,
-    add_sample,
-    add_score,
-    add_simulate,
-    add_train,
-)
+from medrep.cli.merging import add_merge
+from medrep.cli.moving import add_counterfactual, add_export
+from medrep.cli.scoring import add_forecast, add_sample, add_score
+from medrep.cli.training import add_train
 from medrep.errors import EvidenceError, MedrepError, UnfinishedError, printable
 
 if TYPE_CHECKING:
