@@ -150,7 +150,7 @@ def measure(seed: int, visits: int) -> dict[str, float]:
                 raise RuntimeError("families are not known")
             fit = planned.fit(world.data)
             family, person = (
-                (fit.level, 0.0) if planned.unrelated else (fit.group, float((fit.level - fit.group).mean()))
+                (fit.level, 0.0) if planned.plan.unrelated else (fit.group, float((fit.level - fit.group).mean()))
             )
             found[f"{name}: family"] = float(family.mean()) / (SHARED**2 / noise)
             found |= {f"{name}: person": person / own} if own else {}

@@ -35,8 +35,9 @@ from medrep.models import MODELS
 from medrep.models.base import EffectTerms
 from medrep.models.left_alone import image_notes, table_notes
 from medrep.models.linear.design import Design
-from medrep.models.linear.mixed import Ratios, Visits
 from medrep.models.linear.random_effects import changing_covariates, separations, time_of
+from medrep.models.linear.visit_cells import Cell
+from medrep.models.linear.visit_design import Ratios, VisitDesign
 from medrep.models.requirements import Images, Requirements
 from medrep.workflows.cohorts import place_of
 
@@ -222,10 +223,10 @@ def _visits(listener: Listener, design: Design, dataset: Dataset) -> None:
         rows.append((f"people who changed {one.batch}", f"{one.changed} of {one.several}"))
         rows.append((f"change in {time or 'time'} that goes with {one.batch}", f"{100 * one.share:.0f} %"))
     listener.table("Several visits", ("", ""), rows)
-    visits = Visits.planned(frame, participants, design)
+    visits = VisitDesign.planned(frame, participants, design)
     if visits is None or not design.schema.batches:
         return
-    errors = np.sqrt(visits.cell(Ratios(_USUAL_LEVEL, 0.0)).leverage)
+    errors = np.sqrt(Cell.of(visits, Ratios(_USUAL_LEVEL, 0.0)).leverage)
     shown = []
     for name, part in design.batch_slices().items():
         for level, error in zip(design.schema.levels(name), errors[part], strict=True):

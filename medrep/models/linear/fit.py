@@ -139,7 +139,7 @@ class ChunkFitter:
         visits = self.visits
         (level, slope, group), errors = (
             np.zeros((3, width)),
-            np.zeros((0 if visits is None else len(visits.contrasts), width)),
+            np.zeros((0 if visits is None else len(visits.plan.contrasts), width)),
         )
         finite = np.isfinite(chunk)
         complete = finite.all(axis=0)
@@ -379,7 +379,7 @@ def fit_moments(
         CovariateError: Aliased covariates, by name.
     """
     design.check_aliases(frame)
-    solver = Solver.of(design, frame) if visits is None else visits.solver
+    solver = Solver.of(design, frame) if visits is None else visits.plan.solver
     if solver is None:
         raise AssertionError("check_aliases passes only solvable designs")
     people, width = data.shape
@@ -393,7 +393,7 @@ def fit_moments(
     sd, total = np.zeros(width, kept), np.zeros(width, kept)
     residuals = np.zeros((len(chosen), width), dtype=np.float32)
     level, slope, group = np.zeros((3, width), kept)
-    errors = np.zeros((0 if visits is None else len(visits.contrasts), width), kept)
+    errors = np.zeros((0 if visits is None else len(visits.plan.contrasts), width), kept)
     fitter = ChunkFitter.of(solver, design, frame, _ground(data, frame.index, columns), chosen, visits)
     sample = sample_of(frame.index, width)
     lists: list[Exceptions] = []

@@ -178,7 +178,7 @@ class LinearModel(Model):
         parts = tuple(design.batch_slices().values())
         borrowing = settings.borrowing(columns, moments.coefficients[0], moments.sd)
         batches, level = centre_scales(fit_batches(moments, borrowing, parts, scale=settings.scale), moments, parts)
-        own = len(moments.coefficients) - len(moments.freedom) - (0 if visits is None else len(visits.changing))
+        own = len(moments.coefficients) - len(moments.freedom) - (0 if visits is None else len(visits.plan.changing))
         coefficients = moments.coefficients[:own]
         people = RandomEffects()
         if visits is not None:
@@ -653,9 +653,9 @@ def _moved_by_person(model: LinearModel, visits: Visits) -> LinearModel:
     What relatives share is a part of what a person differs by, and what scans of a session share a part of their noise.
     """
     people, of_effects = model.people, model.effect_covariance / (1 + visits.usual.ratios.level)
-    if visits.unrelated:
+    if visits.plan.unrelated:
         return replace(model.pooled(), effect_covariance=of_effects)
-    if visits.runs:
+    if visits.plan.runs:
         sessions = replace(people, level=people.level - people.group)
         pooled = replace(model, people=sessions).pooled()
         return replace(pooled, people=visits.of_people(people), effect_covariance=of_effects)

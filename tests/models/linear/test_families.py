@@ -12,7 +12,8 @@ from medrep.errors import EstimatorError
 from medrep.estimators import CovariateRemover
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.linear.design import Design
-from medrep.models.linear.mixed import Ratios, Visits
+from medrep.models.linear.mixed import Visits
+from medrep.models.linear.visit_design import Ratios
 from medrep.models.vae.fit import _folds
 from tests.models.linear.test_visits import Planted
 
@@ -49,22 +50,22 @@ def test_estimates_are_those_of_generalised_least_squares(dataset: Dataset) -> N
     design = Design.fit(dataset.schema, dataset.covariates, 4, ())
     visits = Visits.of(dataset, design)
     assert visits is not None
-    assert visits.groups is not None
+    assert visits.plan.groups is not None
     ratios = Ratios(3.0, 0.4, 1.7)
-    cell, time = visits.cell(ratios), visits.time
+    cell, time = visits.cell(ratios), visits.plan.time
     person, group = (one[:, None] == one for one in (dataset.whose, dataset.units))
     whole = np.eye(len(time)) + 3.0 * person + 0.4 * person * np.outer(time, time) + 1.7 * group
-    inverse, x = np.linalg.inv(whole), visits.design
-    np.testing.assert_allclose(visits._within(x, *ratios), inverse @ x, atol=1e-10)
+    inverse, x = np.linalg.inv(whole), visits.plan.design
+    np.testing.assert_allclose(visits.plan.within(x, *ratios), inverse @ x, atol=1e-10)
     gram = np.linalg.inv(x.T @ inverse @ x)
     maker = inverse - inverse @ x @ gram @ x.T @ inverse
     np.testing.assert_allclose(cell.left, np.diag(maker), atol=1e-10)
-    levels = visits.solver.levels
+    levels = visits.plan.solver.levels
     np.testing.assert_allclose(cell._parts[1], levels.T @ maker**2 @ levels, atol=1e-8)
-    rest = dataset.values - visits.solver.full @ (visits.solver.solve @ dataset.values)
+    rest = dataset.values - visits.plan.solver.full @ (visits.plan.solver.solve @ dataset.values)
     half, variance = visits._solved(cell, visits._sums(rest))
-    found = visits.solver.solve @ dataset.values + visits.solver.contrasts @ (cell.root.T @ half)
-    np.testing.assert_allclose(visits.solver.full @ found, x @ (gram @ x.T @ inverse @ dataset.values), atol=1e-9)
+    found = visits.plan.solver.solve @ dataset.values + visits.plan.solver.contrasts @ (cell.root.T @ half)
+    np.testing.assert_allclose(visits.plan.solver.full @ found, x @ (gram @ x.T @ inverse @ dataset.values), atol=1e-9)
     squares = np.einsum("ik,ij,jk->k", dataset.values, maker, dataset.values)
     np.testing.assert_allclose(variance, squares / cell.freedom, rtol=1e-9)
     determinant = np.linalg.slogdet(whole)[1] + np.linalg.slogdet(x.T @ inverse @ x)[1]

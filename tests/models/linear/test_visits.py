@@ -12,7 +12,8 @@ from medrep.cohort.grid import Columns
 from medrep.errors import CovariateError
 from medrep.models import LinearModel, LinearSettings
 from medrep.models.linear.design import Design
-from medrep.models.linear.mixed import Ratios, Visits
+from medrep.models.linear.mixed import Visits
+from medrep.models.linear.visit_design import Ratios
 
 DECLARED = (
     Covariate("age", "continuous"),
@@ -114,21 +115,21 @@ def test_estimates_are_those_of_generalised_least_squares(planted: Planted) -> N
     assert visits is not None
     ratios = Ratios(3.0, 0.4)
     cell = visits.cell(ratios)
-    member, time = visits.member.toarray(), visits.time
+    member, time = visits.plan.member.toarray(), visits.plan.time
     whole = np.eye(len(time)) + 3.0 * member.T @ member + 0.4 * (member.T @ member) * np.outer(time, time)
-    inverse, x = np.linalg.inv(whole), visits.design
-    np.testing.assert_allclose(visits._within(x, *ratios), inverse @ x, atol=1e-10)
+    inverse, x = np.linalg.inv(whole), visits.plan.design
+    np.testing.assert_allclose(visits.plan.within(x, *ratios), inverse @ x, atol=1e-10)
     gram = np.linalg.inv(x.T @ inverse @ x)
     maker = inverse - inverse @ x @ gram @ x.T @ inverse
     np.testing.assert_allclose(cell.left, np.diag(maker), atol=1e-10)
-    levels = visits.solver.levels
+    levels = visits.plan.solver.levels
     np.testing.assert_allclose(cell._parts[1], levels.T @ maker**2 @ levels, atol=1e-8)
-    rest = dataset.values - visits.solver.full @ (visits.solver.solve @ dataset.values)
+    rest = dataset.values - visits.plan.solver.full @ (visits.plan.solver.solve @ dataset.values)
     half, variance = visits._solved(cell, visits._sums(rest))
-    ordinary = visits.solver.solve @ dataset.values
+    ordinary = visits.plan.solver.solve @ dataset.values
     wanted = gram @ x.T @ inverse @ dataset.values
-    found = ordinary + visits.solver.contrasts @ (cell.root.T @ half)
-    np.testing.assert_allclose(visits.solver.full @ found, x @ wanted, atol=1e-9)
+    found = ordinary + visits.plan.solver.contrasts @ (cell.root.T @ half)
+    np.testing.assert_allclose(visits.plan.solver.full @ found, x @ wanted, atol=1e-9)
     squares = np.einsum("ik,ij,jk->k", dataset.values, maker, dataset.values)
     np.testing.assert_allclose(variance, squares / cell.freedom, rtol=1e-9)
     sign, determinant = np.linalg.slogdet(whole)
