@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medrep._persisted import stored
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.vae.roles import Roles
 from medrep.training.schedule import Schedule
 
 Conditioning = Literal["film", "concatenate"]
@@ -45,6 +47,7 @@ class VaeSettings:
             the columns have a grid and there is one batch covariate.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
+        roles: Latents that carry a covariate.
     """
 
     body: Literal["auto", "linear", "mlp", "conv"] = "auto"
@@ -67,6 +70,7 @@ class VaeSettings:
     scanner: Literal["auto", "yes", "no"] = "auto"
     linear: LinearSettings = field(default_factory=LinearSettings)
     training: Schedule = field(default_factory=Schedule)
+    roles: Roles = field(default_factory=Roles, metadata=stored(omitted=lambda settings: settings.roles == Roles()))
 
     def check(self, columns: Columns) -> None:
         """Refuse settings that cannot be, or that do not fit the columns.
