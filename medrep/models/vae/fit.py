@@ -30,6 +30,7 @@ from medrep.models.vae.network import Plan, VaeParts, build_network, search, sta
 from medrep.models.vae.objective import Task, condition_vector
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
@@ -54,12 +55,12 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         given = given._replace(dataset=_anchored(scanner, given.dataset, scratch))
         work.phase("fit the layers below the network")
         below, history = _fit_below(given, work)
-        linear, factors = below
+        linear, factors = below.linear, below.factors
         judges = _judges(given)
         work.phase("fit the layers below again, without the people who judge")
         blind = _fit_blind(given, judges)
-        latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
-        latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
+        latents = min(own.width(settings) for own in (below, blind) if own is not None)
+        latents = latents if settings.prior == "gaussian" else settings.latents
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
         forecast = min(latents, factors.active(settings.beta))
@@ -75,7 +76,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         closed = linear.design.closed().effects(dataset.covariates)[:, 1:]
         effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
         marginals = Marginals.fit(given.dataset.values, None)
-        parts = VaeParts(scanner, linear, network, factors, layer, marginals, effects, given.conditions)
+        parts = VaeParts(scanner, linear, network, factors, layer, marginals, effects, given.conditions, below.salient)
         work.phase("fit the marginals of samples")
         if dataset.columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))
@@ -128,6 +129,20 @@ class _Below(NamedTuple):
 
     linear: LinearModel
     factors: FactorModel
+    salient: SalientLayer | None = None
+
+    def width(self, settings: VaeSettings) -> int:
+        """Return how many latents there can be."""
+        if self.salient is not None:
+            return self.salient.latents + self.salient.count
+        return min(settings.latents, len(self.factors.loadings))
+
+    def start(self, network: Autoencoder, latents: int, settings: VaeSettings) -> None:
+        """Set a network to the closed form."""
+        if self.salient is None:
+            start_at_optimum(network, self.factors, latents, settings)
+        else:
+            self.salient.start(network)
 
 
 def _fit_scanner(given: _Given, work: FitContext) -> ScannerLayer:
@@ -169,6 +184,11 @@ def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Da
 def _fit_below(given: _Given, work: FitContext | None = None) -> tuple[_Below, pd.DataFrame]:
     linear, history = given.fit_linear(work)
     freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    if given.settings.roles.salient:
+        salient = SalientLayer.fit(linear, given.dataset, given.settings, given.seed)
+        if work is not None:
+            work.say(f"salient latents: {salient.count}; {salient.described()}")
+        return _Below(linear, salient.factors(), salient), history
     count = given.settings.latents + (_BEYOND if given.dataset.columns.grid is None else 0)
     residuals = linear.residuals(given.dataset)
     factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
@@ -207,7 +227,7 @@ def _fit_network(
     def start(own: _Below) -> Autoencoder:
         network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
-        start_at_optimum(network, own.factors, latents, settings)
+        own.start(network, latents, settings)
         return network
 
     # Without judges the closed-form start is not risked; a Dirichlet prior has none.

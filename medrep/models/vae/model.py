@@ -82,11 +82,12 @@ from medrep.models.linear.trajectories import forecast_refusal
 from medrep.models.requirements import Images, NetworkFit, Requirements
 from medrep.models.vae.fit import fit_parts
 from medrep.models.vae.following import Following
-from medrep.models.vae.latents import Discriminants
+from medrep.models.vae.latents import Discriminants, LatentLayer
 from medrep.models.vae.network import VaeParts
 from medrep.models.vae.objective import condition_vector
 from medrep.models.vae.removal import Removal
 from medrep.models.vae.residuals import standardise, unstandardise
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
 
@@ -140,6 +141,8 @@ class ConditionalVae(Model):
         data, frame = dataset.values, dataset.covariates
         self.parts.linear.check_columns(dataset)
         transformed = np.empty(data.shape, data.dtype) if out is None else out
+        if self.parts.salient is not None and self.parts.salient.covariate in to:
+            return self._without_salient(self.parts.salient, dataset, to, transformed)
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
         transformed[home] = data[home]
@@ -160,6 +163,19 @@ class ConditionalVae(Model):
                             transformed, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows])
                         )
         return transformed
+
+    def _without_salient(self, layer: SalientLayer, dataset: Dataset, to: pd.DataFrame, out: Data) -> Data:
+        """Move the salient latents, then what else is moved."""
+        rest, frame = to.drop(columns=layer.covariate), dataset.covariates
+        there = frame.assign(**to[[layer.covariate]])
+        readout = self.readout([name for name in self.schema.names if name not in to])
+        moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, list(rest.columns))
+        self._settle(moved, dataset.values, np.arange(len(frame)), self.parts.linear.settling(frame, there))
+        found = (
+            self.transform(dataset.with_values(moved).with_covariates(there), rest, out) if len(rest.columns) else moved
+        )
+        out[...] = found
+        return out
 
     def _removal(self, removed: tuple[str, ...], pooled: bool) -> Removal:
         kept = tuple(name for name in self.schema.names if name not in removed)
@@ -290,28 +306,32 @@ class ConditionalVae(Model):
             label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
                 and where something is kept all latents stay.
         """
-        if not label_free and self.guard(removed, kept) is None:
+        layer = self._common
+        if not label_free and self.guard(removed, kept, layer) is None:
             return ()
-        count = None if label_free and kept else self.directions(removed, kept)
-        return self.parts.latents.certificates(
-            list(removed), list(kept), count=count, subtracted=not label_free, learners=learners
-        )
+        count = None if label_free and kept else self.directions(removed, kept, layer)
+        return layer.certificates(list(removed), list(kept), count=count, subtracted=not label_free, learners=learners)
 
-    def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
-        """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""
+    @property
+    def _common(self) -> LatentLayer:
+        salient, layer = self.parts.salient, self.parts.latents
+        return layer if salient is None else salient.common(layer)
+
+    def directions(self, removed: Sequence[str], kept: Sequence[str], layer: LatentLayer | None = None) -> int:
+        """Return how many directions of the latents (of a layer's) are handed out when ``removed`` goes and ``kept`` stays."""
         if self.settings.directions > 0:
             return self.settings.directions
-        target = self.settings.target_auc
-        return self.parts.latents.directions(removed, kept, self.guard(removed, kept), self.trained_schema, target)
+        layer, target = layer or self.parts.latents, self.settings.target_auc
+        return layer.directions(removed, kept, self.guard(removed, kept, layer), self.trained_schema, target)
 
-    def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard | None:
-        """Return the guard, or None where the settings have none.
+    def guard(self, removed: Sequence[str], kept: Sequence[str], layer: LatentLayer | None = None) -> Guard | None:
+        """Return the guard of the latents (of a layer's), or None where the settings have none.
 
         By default nothing is erased where something is kept: what erasing takes from it is more than what it adds to the
         location and scale that are moved already.
         """
         wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
-        return self.parts.latents.guard(removed, kept) if wanted else None
+        return (layer or self.parts.latents).guard(removed, kept) if wanted else None
 
     def readout(self, kept: Sequence[str]) -> Discriminants:
         """Return what tells kept covariates in the data."""
@@ -429,8 +449,13 @@ class ConditionalVae(Model):
         return self._released(self.parts.latents.transform(z, frame, there, names))
 
     def _released(self, z: Latents) -> Float[np.ndarray, "people directions"]:
-        names, carried = list(self.parts.conditions), self.settings.roles.carried
-        return self.parts.latents.scores(z, self.guard(names, carried), self.directions(names, carried))
+        names, kept, layer = list(self.parts.conditions), list(self.settings.roles.carried), self._common
+        salient = self.parts.salient
+        if salient is None:
+            return layer.scores(z, self.guard(names, kept), self.directions(names, kept))
+        names = list(self.schema.names)  # common latents tell none of them
+        own = layer.scores(z[:, : salient.latents], self.guard(names, (), layer), self.directions(names, (), layer))
+        return np.concatenate([own, z[:, salient.latents :]], axis=1)
 
     def _unknown(self, people: int) -> pd.DataFrame:
         references = self.schema.references(self.schema.names)

@@ -25,6 +25,7 @@ from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import concatenated_distance_covariance
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import TOTAL, TrainingProblem, TrainingRun, fit_loop, placed
@@ -255,6 +256,7 @@ class VaeParts:
     conditions: tuple[str, ...] = field(
         metadata=given(lambda read: read["settings"].roles.conditions(read["schema"].names))
     )
+    salient: SalientLayer | None = field(default=None, metadata=stored(omitted=lambda parts: parts.salient is None))
     trajectories: Trajectories | None = field(
         default=None, metadata=stored(omitted=lambda parts: parts.trajectories is None)
     )
@@ -299,7 +301,9 @@ class VaeParts:
     ) -> Float[np.ndarray, "people columns"]:
         """Draw people: z from its prior, the decoder's mean, noise in the shape of what latents leave, and the effects."""
         context, latents = condition_vector(schema, frame, self.conditions), len(self.latents.gram)
-        mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
+        z = self.network.prior.sample(len(frame), latents, rng)
+        z = z if self.salient is None else self.salient.drawn(z, frame, rng)
+        mean, log_scale = self.network.decode(z, context)
         beyond = self.factors.loadings[latents:]
         noise = rng.standard_normal((len(frame), len(beyond))) @ beyond
         if (
