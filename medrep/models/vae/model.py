@@ -261,6 +261,27 @@ class ConditionalVae(Model):
         """Move visits along people's own trajectories; see `Model.follow`."""
         return self._following(dataset).follow(years)
 
+    def swapped(self, dataset: Dataset, donors: Dataset) -> Data:
+        """Return people with the salient part of others in place of theirs: counterfactual people, for groups with few patients.
+
+        All else stays as it is, and common latents exactly. Their level of the covariate is that of the donors.
+
+        Args:
+            dataset: The people.
+            donors: As many others, in the same order.
+
+        Raises:
+            ModelError: The model has no salient latents, or people and donors are not as many.
+        """
+        layer = self.parts.salient
+        if layer is None:
+            raise ModelError("the model has no salient latents; train with --set settings.roles.salient=COVARIATE")
+        if len(dataset) != len(donors):
+            raise ModelError(f"{len(dataset)} people and {len(donors)} donors; give one donor for each")
+        for own in (dataset, donors):
+            self.parts.linear.check_columns(own)
+        return layer.swapped(self.parts.linear, dataset.values, dataset.covariates, donors, self.parts.conditions)
+
     def _following(self, dataset: Dataset) -> Following:
         self.parts.linear.check_columns(dataset)
         if self.parts.trajectories is None:
@@ -336,6 +357,11 @@ class ConditionalVae(Model):
     def readout(self, kept: Sequence[str]) -> Discriminants:
         """Return what tells kept covariates in the data."""
         return Discriminants.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
+
+    @property
+    def latent_roles(self) -> tuple[str, ...]:
+        """Salient latents stand last; see `Model.latent_roles`."""
+        return tuple(f"salient_{k + 1}" for k in range(0 if self.parts.salient is None else self.parts.salient.count))
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.

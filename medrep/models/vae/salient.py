@@ -175,6 +175,24 @@ class SalientLayer:
         moved[moves] = rows + change @ self.contrast.salient * linear.sd * batch_scale(linear, own, known)
         return moved
 
+    def swapped(
+        self, linear: LinearModel, data: Data, frame: pd.DataFrame, donors: Dataset, conditions: Sequence[str]
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return people with the salient part of others in place of theirs; all else stays, common latents exactly.
+
+        Args:
+            linear: The layer below.
+            data: The people.
+            frame: Their covariates.
+            donors: As many others, in the same order.
+            conditions: What the network is told.
+        """
+        own, other = (
+            self.contrast.read(standardise(linear, rows, covariates, conditions))
+            for rows, covariates in ((data, frame), (donors.values, donors.covariates))
+        )
+        return data + (other - own) @ self.contrast.salient * linear.sd * batch_scale(linear, frame, conditions)
+
     def drawn(self, z: Latents, frame: pd.DataFrame, rng: np.random.Generator) -> Latents:
         """Return latents drawn from N(0, I) with salient ones drawn as each one's level has them."""
         codes, contrast, drawn = self._codes(frame), self.contrast, np.array(z)
