@@ -326,6 +326,11 @@ class Model(ABC):
         """
 
     @property
+    def carried(self) -> tuple[str, ...]:
+        """Covariates that latents of their own are to tell, and which therefore stay in these; none by default."""
+        return ()
+
+    @property
     def latent_roles(self) -> tuple[str, ...]:
         """Names of the last released latents, which say their role; those before them are called z1, z2, ... None by default."""
         return ()
