@@ -64,7 +64,8 @@ def write_scores(
         lines: Names of rows, each with what yields those of everybody who could be scored.
         ids: Key columns, index: key; in the same order.
         content: ``unit``: the model's ``error_unit``; ``unshrink``: how the regression of predicted covariates to the mean was
-            undone; ``about``: the model; ``names``: its columns, where deviations of them are lines.
+            undone; ``about``: the model; ``names``: its columns, where deviations of them are lines; ``latent_roles``:
+            its `Model.latent_roles`, where there are any.
         outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
     """
     first = next(one for one in results if not one.error)
@@ -74,7 +75,7 @@ def write_scores(
     write_json(folder / "scores.json", {name: _about(name, content["unit"], content["unshrink"]) for name in columns})
     for name in ("latents", "latents_sd"):
         if name in lines:
-            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name]())
+            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name](), content.get("latent_roles", ()))
     for name in (DEVIATIONS, CHANGES):
         if name in lines:
             write_lines(folder / f"{name}.tsv", ids.loc[good], content["names"], lines[name]())

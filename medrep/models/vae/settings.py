@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medrep._persisted import stored
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.vae.roles import Roles
 from medrep.training.schedule import Schedule
 
 Conditioning = Literal["film", "concatenate"]
@@ -45,6 +47,7 @@ class VaeSettings:
             the columns have a grid and there is one batch covariate.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
+        roles: Latents that carry a covariate (`roles.py`); with salient ones ``auto`` takes body linear.
     """
 
     body: Literal["auto", "linear", "mlp", "conv"] = "auto"
@@ -67,6 +70,7 @@ class VaeSettings:
     scanner: Literal["auto", "yes", "no"] = "auto"
     linear: LinearSettings = field(default_factory=LinearSettings)
     training: Schedule = field(default_factory=Schedule)
+    roles: Roles = field(default_factory=Roles, metadata=stored(omitted=lambda settings: settings.roles == Roles()))
 
     def check(self, columns: Columns) -> None:
         """Refuse settings that cannot be, or that do not fit the columns.
@@ -95,6 +99,7 @@ class VaeSettings:
             wrong.append(f"target_auc is {self.target_auc}; give more than 0.5, at most 1")
         if self.scanner == "yes" and columns.grid is None:
             wrong.append("scanner is yes, but the columns have no grid; give no or auto")
+        wrong += self._wrong_roles(columns)
         if wrong:
             raise ModelError("settings: " + "; ".join(wrong))
         self.linear.check(columns)
@@ -104,4 +109,16 @@ class VaeSettings:
         """Return the body for these columns."""
         if self.body != "auto":
             return self.body
+        if self.roles.salient:
+            return "linear"
         return "mlp" if columns.grid is None else "conv"
+
+    def _wrong_roles(self, columns: Columns) -> list[str]:
+        wrong = []
+        if self.roles.salient_latents < 0:
+            wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
+        if self.roles.salient and columns.grid is not None:
+            wrong.append("roles.salient is for tables, and these columns are voxels; leave it out")
+        if self.roles.salient and (self.body_of(columns) != "linear" or self.noise > 0 or self.beta != 1):
+            wrong.append("roles.salient needs body linear (or auto), beta 1 and noise 0: its latents are a closed form")
+        return wrong

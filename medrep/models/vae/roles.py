@@ -1,0 +1,31 @@
+"""Roles of latents: covariates that latents carry, so that the network is never told them.
+
+What the network is told of a person are the **conditions**: all covariates but the carried ones. Effects of the carried ones stay
+in the residual h (`residuals.py`), and latents have to tell them: nobody's label of a carried covariate is needed to encode.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Roles of latents; none by default.
+
+    Attributes:
+        salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
+            not tell it; people at its reference have no salient part. Empty: none.
+        salient_latents: How many salient latents there are at most; 0: as many as stand out.
+    """
+
+    salient: str = ""
+    salient_latents: int = 0
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Covariates that latents carry."""
+        return (self.salient,) if self.salient else ()
+
+    def conditions(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return what the network is told, of the names of all covariates."""
+        return tuple(name for name in names if name not in self.carried)
