@@ -15,6 +15,7 @@ from medrep.cli import _COMMANDS
 from medrep.models.chart.settings import ChartSettings
 from medrep.models.linear.settings import LinearSettings
 from medrep.models.shape.settings import ShapeSettings
+from medrep.models.vae.roles import Roles
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import Schedule
 from tests.conftest import ROOT
@@ -34,7 +35,7 @@ TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for
 PEOPLE = {"features": 200, "volume": 16, "shape": 8, "connectivity": 24, "surface": 24, "points": 40}
 SETTINGS = {
     "linear.md": (medrep.models.linear.model, {"": LinearSettings}),
-    "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "training.": Schedule}),
+    "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "roles.": Roles, "training.": Schedule}),
     "additive_shape.md": (medrep.models.shape.model, {"": ShapeSettings}),
     "growth_chart.md": (medrep.models.chart.model, {"": ChartSettings}),
 }

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medrep.models.vae.losses import PRIORS
+from medrep.models.vae.losses import PRIORS, Prior
+from medrep.models.vae.quantised import Quantised
 from medrep.models.vae.settings import Conditioning
 
 Context = Float[Tensor, "people context"]
@@ -226,7 +227,10 @@ class Body:
 
 
 class Autoencoder(nn.Module):
-    """q(z | x, c) and p(x | z, c); ``context`` is the width of c, ``prior`` a key of ``PRIORS``."""
+    """q(z | x, c) and p(x | z, c).
+
+    ``context`` is the width of c, ``prior`` a key of ``PRIORS``, and each latent snaps to so many ``values``, if any.
+    """
 
     def __init__(
         self,
@@ -237,9 +241,10 @@ class Autoencoder(nn.Module):
         *,
         heteroscedastic: bool,
         prior: str,
+        values: int = 0,
     ) -> None:
         super().__init__()
-        self.prior = PRIORS[prior]
+        self.prior: Prior | Quantised = Quantised(latents, values) if values else PRIORS[prior]
         self.encoder: _MlpEncoder | ConvEncoder
         self.decoder: _MlpDecoder | _ConvDecoder
         if body.kind == "conv" and body.shape is not None:

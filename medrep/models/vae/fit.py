@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import IO, NamedTuple
@@ -26,9 +26,11 @@ from medrep.models.vae.bodies import Autoencoder
 from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
-from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
+from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, start_quantised, train
 from medrep.models.vae.objective import Task, condition_vector
+from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
+from medrep.models.vae.roles import Roles
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
@@ -59,6 +61,8 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         blind = _fit_blind(given, judges)
         latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
         latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
+        if settings.roles.values:
+            latents = min(told_latents(own.factors, latents, len(dataset)) for own in (below, blind) if own is not None)
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
         forecast = min(latents, factors.active(settings.beta))
@@ -197,22 +201,29 @@ def _fit_network(
     """Start the network at the closed form, and train it as the judges say; return it, the plan and the history."""
     settings, seed = given.settings, given.seed
 
-    def start(own: _Below) -> Autoencoder:
+    def start(own: _Below, people: np.ndarray) -> Autoencoder:
         network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
         start_at_optimum(network, own.factors, latents, settings)
+        if isinstance(network.prior, Quantised):
+            weight = network.encoder.linear.weight.detach().double().numpy()
+            means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.dataset.schema.names)
+            start_quantised(network, network.prior, means, seed)
         return network
+
+    everybody = np.arange(len(given.dataset))
 
     # Without judges the closed-form start is not risked; a Dirichlet prior has none.
     plan = Plan(0.0, settings.training.epochs if settings.prior == "dirichlet" else 0, 0.0, 0.0, [])
-    network = start(below)
+    network = start(below, everybody)
     if settings.body_of(given.dataset.columns) == "linear":
         return network, plan, []
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
         task = Task.of(blind.linear, given.dataset, device)
-        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+        begin = partial(start, blind, np.flatnonzero(judges == 0))
+        plan = search(begin, task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
@@ -254,18 +265,11 @@ def _fit_latents(
         They, and the latents of these people.
     """
     dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
-
-    def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
-        found = []
-        for part in row_blocks_of(len(rows), dataset.columns.count):
-            some = frame.iloc[rows[part]]
-            h = standardise(layer, dataset.values[rows[part]], some, known)
-            found.append(network.encode(h, condition_vector(schema, some, known)))
-            release_pages(dataset.values)
-        return np.concatenate(found)
-
+    encode = partial(_encoded, dataset, network.encode)
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
+    if isinstance(network.prior, Quantised):
+        network.prior.count(z)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
     for fold in _folds(
         dataset.units.tolist(), given.settings.folds if given.dataset.columns.grid is None else 0, given.seed
@@ -276,6 +280,23 @@ def _fit_latents(
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), schema.names)
     return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants), z
+
+
+def _encoded(
+    dataset: Dataset,
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    layer: LinearModel,
+    rows: np.ndarray,
+    known: tuple[str, ...],
+) -> Float[np.ndarray, "people latents"]:
+    """Return latents of some people, by their positions, with some covariates known."""
+    found = []
+    for part in row_blocks_of(len(rows), dataset.columns.count):
+        some = dataset.covariates.iloc[rows[part]]
+        h = standardise(layer, dataset.values[rows[part]], some, known)
+        found.append(encode(h, condition_vector(dataset.schema, some, known)))
+        release_pages(dataset.values)
+    return np.concatenate(found)
 
 
 def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:
@@ -292,7 +313,12 @@ def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarra
 
 @torch.no_grad()
 def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
-    """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
+    """Count latents whose mean KL is 0.01 nats or more, or the entropy of whose values is.
+
+    All of them under a Dirichlet prior, which has one KL for all.
+    """
+    if isinstance(network.prior, Quantised):
+        return network.prior.varying(_COLLAPSED_NATS)
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
     names, found = given.dataset.schema.names, list[torch.Tensor]()
@@ -320,8 +346,11 @@ def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
         + str(given.dataset.columns.count)
     )
     sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
+    settings = asdict(given.settings)
+    if given.settings.roles == Roles():
+        del settings["roles"]  # as in trainings that were killed before there were any
     return {
-        "settings": asdict(given.settings),
+        "settings": settings,
         "seed": given.seed,
         "people": hashlib.sha256(names.encode()).hexdigest(),
         "data": [f"{float(value):.6g}" for value in sums],

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medrep._persisted import stored
 from medrep.cohort.grid import Columns
 from medrep.errors import ModelError
 from medrep.models.linear.settings import LinearSettings
+from medrep.models.vae.roles import Roles
 from medrep.training.schedule import Schedule
 
 Conditioning = Literal["film", "concatenate"]
@@ -43,6 +45,7 @@ class VaeSettings:
             is kept; in the span of the kept effects all of it is. 0 leaks least, 1 gives back every detail.
         scanner: Whether a batch acts on volumes as a scanner does (shading, contrast, blur, noise); ``auto`` is yes where
             the columns have a grid and there is one batch covariate.
+        roles: Roles of latents; none by default.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
     """
@@ -65,6 +68,7 @@ class VaeSettings:
     folds: int = 5
     carry: float = 0.0
     scanner: Literal["auto", "yes", "no"] = "auto"
+    roles: Roles = field(default_factory=Roles, metadata=stored(omitted=lambda settings: settings.roles == Roles()))
     linear: LinearSettings = field(default_factory=LinearSettings)
     training: Schedule = field(default_factory=Schedule)
 
@@ -83,6 +87,9 @@ class VaeSettings:
             wrong.append("body conv needs columns with a grid and three numbers of channels in hidden")
         if self.prior == "dirichlet" and self.body_of(columns) != "mlp":
             wrong.append(f"prior dirichlet needs body mlp, not {self.body_of(columns)}")
+        if self.roles.values and self.prior == "dirichlet":
+            wrong.append("roles.values needs prior gaussian, not dirichlet")
+        wrong += self.roles.problems()
         if self.beta < 0 or self.noise < 0 or self.aggregate < 0:
             wrong.append("beta, noise and aggregate are 0 or more")
         if not 0 <= self.validation < 0.9:
@@ -99,6 +106,11 @@ class VaeSettings:
             raise ModelError("settings: " + "; ".join(wrong))
         self.linear.check(columns)
         self.training.check()
+
+    @property
+    def has_deviations(self) -> bool:
+        """Whether each latent has a posterior deviation of its own."""
+        return self.prior == "gaussian" and not self.roles.values
 
     def body_of(self, columns: Columns) -> Literal["linear", "mlp", "conv"]:
         """Return the body for these columns."""
