@@ -31,6 +31,7 @@ from medrep.models.vae.objective import Task, condition_vector
 from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
@@ -55,14 +56,12 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         given = given._replace(dataset=_anchored(scanner, given.dataset, scratch))
         work.phase("fit the layers below the network")
         below, history = _fit_below(given, work)
-        linear, factors = below
+        linear, factors = below.linear, below.factors
         judges = _judges(given)
         work.phase("fit the layers below again, without the people who judge")
         blind = _fit_blind(given, judges)
-        latents = min(len(own.factors.loadings) for own in (below, blind) if own is not None)
-        latents = min(settings.latents, latents) if settings.prior == "gaussian" else settings.latents
-        if settings.roles.values:
-            latents = min(told_latents(own.factors, latents, len(dataset)) for own in (below, blind) if own is not None)
+        latents = min(own.width(settings, len(dataset)) for own in (below, blind) if own is not None)
+        latents = latents if settings.prior == "gaussian" else settings.latents
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
         forecast = min(latents, factors.active(settings.beta))
@@ -77,7 +76,8 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
             )
         closed = linear.design.closed().effects(dataset.covariates)[:, 1:]
         effects = np.cov(closed, rowvar=False).reshape(closed.shape[1], closed.shape[1])
-        parts = VaeParts(scanner, linear, network, factors, layer, Marginals.fit(given.dataset.values, None), effects)
+        marginals = Marginals.fit(given.dataset.values, None)
+        parts = VaeParts(scanner, linear, network, factors, layer, marginals, effects, given.conditions, below.salient)
         work.phase("fit the marginals of samples")
         if dataset.columns.grid is None:
             parts = replace(parts, marginals=_fit_marginals(given, parts))
@@ -113,6 +113,11 @@ class _Given(NamedTuple):
     settings: VaeSettings
     seed: int
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Covariates that the network is told."""
+        return self.settings.roles.conditions(self.dataset.schema.names)
+
     def fit_linear(self, work: FitContext | None = None) -> tuple[LinearModel, pd.DataFrame]:
         """Fit the linear layer to these people; the layers above take each of their visits for a person."""
         plain = replace(self.settings.linear, components=0)
@@ -125,6 +130,21 @@ class _Below(NamedTuple):
 
     linear: LinearModel
     factors: FactorModel
+    salient: SalientLayer | None = None
+
+    def width(self, settings: VaeSettings, people: int) -> int:
+        """Return how many latents there can be, fitted to so many people."""
+        if self.salient is not None:
+            return self.salient.latents + self.salient.count
+        most = min(settings.latents, len(self.factors.loadings))
+        return told_latents(self.factors, most, people) if settings.roles.values else most
+
+    def start(self, network: Autoencoder, latents: int, settings: VaeSettings) -> None:
+        """Set a network to the closed form."""
+        if self.salient is None:
+            start_at_optimum(network, self.factors, latents, settings)
+        else:
+            self.salient.start(network)
 
 
 def _fit_scanner(given: _Given, work: FitContext) -> ScannerLayer:
@@ -166,6 +186,11 @@ def _anchored(scanner: ScannerLayer, dataset: Dataset, scratch: IO[bytes]) -> Da
 def _fit_below(given: _Given, work: FitContext | None = None) -> tuple[_Below, pd.DataFrame]:
     linear, history = given.fit_linear(work)
     freedom = max(len(given.dataset) - 1.0 - len(linear.coefficients) - len(linear.batches.location), 2.0)
+    if given.settings.roles.salient:
+        salient = SalientLayer.fit(linear, given.dataset, given.settings, given.seed)
+        if work is not None:
+            work.say(f"salient latents: {salient.count}; {salient.described()}")
+        return _Below(linear, salient.factors(), salient), history
     count = given.settings.latents + (_BEYOND if given.dataset.columns.grid is None else 0)
     residuals = linear.residuals(given.dataset)
     factors = FactorModel.fit(residuals, freedom, count, seed=given.seed, noise=given.settings.noise)
@@ -204,10 +229,10 @@ def _fit_network(
     def start(own: _Below, people: np.ndarray) -> Autoencoder:
         network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
-        start_at_optimum(network, own.factors, latents, settings)
+        own.start(network, latents, settings)
         if isinstance(network.prior, Quantised):
             weight = network.encoder.linear.weight.detach().double().numpy()
-            means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.dataset.schema.names)
+            means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.conditions)
             start_quantised(network, network.prior, means, seed)
         return network
 
@@ -221,13 +246,13 @@ def _fit_network(
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
-        task = Task.of(blind.linear, given.dataset, device)
+        task = Task.of(blind.linear, given.dataset, device, given.conditions)
         begin = partial(start, blind, np.flatnonzero(judges == 0))
         plan = search(begin, task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
-    task = Task.of(below.linear, given.dataset, device)
+    task = Task.of(below.linear, given.dataset, device, given.conditions)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 
@@ -264,10 +289,10 @@ def _fit_latents(
     Returns:
         They, and the latents of these people.
     """
-    dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
+    dataset, frame = given.dataset, given.dataset.covariates
     encode = partial(_encoded, dataset, network.encode)
     everybody = np.arange(len(frame))
-    blind, z = encode(linear, everybody, ()), encode(linear, everybody, schema.names)
+    blind, z = encode(linear, everybody, ()), encode(linear, everybody, given.conditions)
     if isinstance(network.prior, Quantised):
         network.prior.count(z)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
@@ -278,7 +303,7 @@ def _fit_latents(
             others, _ = given._replace(dataset=dataset.take(~fold)).fit_linear()
         except (CovariateError, ModelError):
             continue  # too few others to tell effects apart: these people keep their latents
-        z[fold] = encode(others, np.flatnonzero(fold), schema.names)
+        z[fold] = encode(others, np.flatnonzero(fold), given.conditions)
     return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants), z
 
 
@@ -321,7 +346,7 @@ def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
         return network.prior.varying(_COLLAPSED_NATS)
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
-    names, found = given.dataset.schema.names, list[torch.Tensor]()
+    names, found = given.conditions, list[torch.Tensor]()
     for part in row_blocks_of(len(given.dataset), given.dataset.columns.count):
         some = given.dataset.covariates.iloc[part]
         h = torch.as_tensor(standardise(linear, given.dataset.values[part], some, names))
@@ -347,8 +372,8 @@ def _fingerprint(given: _Given, linear: LinearModel) -> dict[str, object]:
     )
     sums = (linear.sd.sum(), (linear.sd**2).sum(), np.abs(linear.coefficients[0]).sum())
     settings = asdict(given.settings)
-    if given.settings.roles == Roles():
-        del settings["roles"]  # as in trainings that were killed before there were any
+    if given.settings.roles == Roles():  # states that earlier versions left are gone on from
+        del settings["roles"]
     return {
         "settings": settings,
         "seed": given.seed,

@@ -182,6 +182,15 @@ class LatentLayer:
             icc = intraclass(standardise(effects, z, frame, linear.schema.names), participants)
         return cls(effects, GuardMoments.of(blind, chunks, participants=participants, icc=icc), gram)
 
+    def block(self, columns: slice) -> "LatentLayer":
+        """Return the layer of some of the latents, for all that is handed out of them; effects stay those of all."""
+        of_covariates = np.arange(self.moments.latents, len(self.moments.mean))
+        places = np.concatenate([np.arange(self.moments.latents)[columns], of_covariates])
+        moments = replace(
+            self.moments, mean=self.moments.mean[places], covariance=self.moments.covariance[np.ix_(places, places)]
+        )
+        return replace(self, moments=moments, gram=self.gram[columns, columns])
+
     def transform(self, z: Latents, frame: pd.DataFrame, transformed: pd.DataFrame, known: Collection[str]) -> Latents:
         """Move location and scale of the latents; what is not known, and interacts with nothing known, is not looked at."""
         h = standardise(self.effects, z, frame, known, out=np.empty_like(z))

@@ -51,7 +51,6 @@ counterfactual is the model's answer near its support, not a causal fact.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -83,10 +82,12 @@ from medrep.models.linear.trajectories import forecast_refusal
 from medrep.models.requirements import Images, NetworkFit, Requirements
 from medrep.models.vae.fit import fit_parts
 from medrep.models.vae.following import Following
-from medrep.models.vae.latents import Discriminants
+from medrep.models.vae.latents import Discriminants, LatentLayer
 from medrep.models.vae.network import VaeParts
 from medrep.models.vae.objective import condition_vector
-from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
+from medrep.models.vae.removal import Removal
+from medrep.models.vae.residuals import standardise, unstandardise
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
 
@@ -140,6 +141,8 @@ class ConditionalVae(Model):
         data, frame = dataset.values, dataset.covariates
         self.parts.linear.check_columns(dataset)
         transformed = np.empty(data.shape, data.dtype) if out is None else out
+        if self.parts.salient is not None and self.parts.salient.covariate in to:
+            return self._without_salient(self.parts.salient, dataset, to, transformed)
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
         transformed[home] = data[home]
@@ -151,7 +154,7 @@ class ConditionalVae(Model):
             to_pool = (to[list(removed)].astype(object) == POOLED).any(axis=1).to_numpy(bool)
             for pooled in (False, True):
                 rest = some & (to_pool == pooled)
-                removal = _Removal.of(self, removed, pooled) if rest.any() else None
+                removal = self._removal(removed, pooled) if rest.any() else None
                 for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
                     if removal is not None:
                         own = data[rows]
@@ -160,6 +163,26 @@ class ConditionalVae(Model):
                             transformed, own, rows, self.parts.linear.settling(frame.iloc[rows], there.iloc[rows])
                         )
         return transformed
+
+    def _without_salient(self, layer: SalientLayer, dataset: Dataset, to: pd.DataFrame, out: Data) -> Data:
+        """Move the salient latents, then what else is moved."""
+        rest, frame = to.drop(columns=layer.covariate), dataset.covariates
+        there = frame.assign(**to[[layer.covariate]])
+        readout = self.readout([name for name in self.schema.names if name not in to])
+        moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, list(rest.columns))
+        self._settle(moved, dataset.values, np.arange(len(frame)), self.parts.linear.settling(frame, there))
+        found = (
+            self.transform(dataset.with_values(moved).with_covariates(there), rest, out) if len(rest.columns) else moved
+        )
+        out[...] = found
+        return out
+
+    def _removal(self, removed: tuple[str, ...], pooled: bool) -> Removal:
+        kept = tuple(name for name in self.schema.names if name not in removed)
+        pooled = pooled and self.columns.grid is None
+        guard = self.guard(removed, kept) if pooled else None
+        count = self.directions(removed, kept) if pooled else 0
+        return Removal(self.parts, self.trained_schema, removed, kept, self.settings.carry, pooled, guard, count)
 
     def _settle(self, transformed: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
         """Put back what stays, and NaN where an effect was never estimated."""
@@ -193,18 +216,16 @@ class ConditionalVae(Model):
     def encode(self, dataset: Dataset) -> Latents:
         """Return the latents with all covariates removed: moved to the reference, guarded, the weakest directions left out."""
         frame = dataset.covariates
-        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.schema.names)
+        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.parts.conditions)
         return self._freed(z, frame)
 
     def encode_unlabelled(self, dataset: Dataset) -> Latents:
         """Return latents of people none of whose covariates is known: guarded, the weakest directions left out."""
-        return self._released(
-            self._encoded(dataset.values, self._unknown(len(dataset.values)), ()), list(self.schema.names)
-        )
+        return self._released(self._encoded(dataset.values, self._unknown(len(dataset.values)), ()))
 
     def reconstruct(self, dataset: Dataset) -> Data:
-        """Return mu(z, c), the decoder's mean for each person with all covariates known, in data units."""
-        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        """Return mu(z, c), the decoder's mean for each person with all conditions known, in data units."""
+        data, frame, names, parts = dataset.values, dataset.covariates, self.parts.conditions, self.parts
         own = parts.scanner.to_reference(data, frame)
         context = condition_vector(self.trained_schema, frame, names)
         mean, _ = parts.network.decode(self._encoded(own, frame, names), context)
@@ -216,7 +237,7 @@ class ConditionalVae(Model):
 
         Images are compared as the anchor's scanner would have made them.
         """
-        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        data, frame, names, parts = dataset.values, dataset.covariates, self.parts.conditions, self.parts
         parts.linear.check_columns(dataset)
         own = parts.scanner.to_reference(data, frame)
         h, context = standardise(parts.linear, own, frame, names), condition_vector(self.trained_schema, frame, names)
@@ -245,7 +266,7 @@ class ConditionalVae(Model):
         if self.parts.trajectories is None:
             raise ModelError(self.refusal("forecast"))
         frame = dataset.covariates
-        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.schema.names)
+        z = self._encoded(self.parts.scanner.to_reference(dataset.values, frame), frame, self.parts.conditions)
         return Following.of(self.parts, self.trained_schema, dataset, z)
 
     @property
@@ -285,28 +306,32 @@ class ConditionalVae(Model):
             label_free: Whether labels are unknown, so that the guard is all there is: it is used whatever the settings say,
                 and where something is kept all latents stay.
         """
-        if not label_free and self.guard(removed, kept) is None:
+        layer = self._common
+        if not label_free and self.guard(removed, kept, layer) is None:
             return ()
-        count = None if label_free and kept else self.directions(removed, kept)
-        return self.parts.latents.certificates(
-            list(removed), list(kept), count=count, subtracted=not label_free, learners=learners
-        )
+        count = None if label_free and kept else self.directions(removed, kept, layer)
+        return layer.certificates(list(removed), list(kept), count=count, subtracted=not label_free, learners=learners)
 
-    def directions(self, removed: Sequence[str], kept: Sequence[str]) -> int:
-        """Return how many directions of the latents are handed out when ``removed`` goes and ``kept`` stays."""
+    @property
+    def _common(self) -> LatentLayer:
+        salient, layer = self.parts.salient, self.parts.latents
+        return layer if salient is None else salient.common(layer)
+
+    def directions(self, removed: Sequence[str], kept: Sequence[str], layer: LatentLayer | None = None) -> int:
+        """Return how many directions of the latents (of a layer's) are handed out when ``removed`` goes and ``kept`` stays."""
         if self.settings.directions > 0:
             return self.settings.directions
-        target = self.settings.target_auc
-        return self.parts.latents.directions(removed, kept, self.guard(removed, kept), self.trained_schema, target)
+        layer, target = layer or self.parts.latents, self.settings.target_auc
+        return layer.directions(removed, kept, self.guard(removed, kept, layer), self.trained_schema, target)
 
-    def guard(self, removed: Sequence[str], kept: Sequence[str]) -> Guard | None:
-        """Return the guard, or None where the settings have none.
+    def guard(self, removed: Sequence[str], kept: Sequence[str], layer: LatentLayer | None = None) -> Guard | None:
+        """Return the guard of the latents (of a layer's), or None where the settings have none.
 
         By default nothing is erased where something is kept: what erasing takes from it is more than what it adds to the
         location and scale that are moved already.
         """
         wanted = self.settings.guard == "yes" or (self.settings.guard == "auto" and not kept)
-        return self.parts.latents.guard(removed, kept) if wanted else None
+        return (layer or self.parts.latents).guard(removed, kept) if wanted else None
 
     def readout(self, kept: Sequence[str]) -> Discriminants:
         """Return what tells kept covariates in the data."""
@@ -323,7 +348,7 @@ class ConditionalVae(Model):
         linear, notes = self.parts.linear.adapt(anchored)
         wider = replace(self, schema=linear.schema, parts=replace(self.parts, scanner=scanner, linear=linear))
         of_latents = self.parts.latents.effects
-        codes = [wider._encoded(own.values, own.covariates, self.schema.names) for own in anchored]
+        codes = [wider._encoded(own.values, own.covariates, self.parts.conditions) for own in anchored]
         effects, _ = of_latents.adapt(
             [of_latents.dataset(z, own.covariates) for z, own in zip(codes, anchored, strict=True)]
         )
@@ -386,11 +411,11 @@ class ConditionalVae(Model):
         return self
 
     def posterior(self, dataset: Dataset) -> Posterior:
-        """Return the network's latents with all covariates known, not the directions that are handed out (`encode`).
+        """Return the network's latents with all conditions known, not the directions that are handed out (`encode`).
 
         Without deviations where latents snap, and of a Dirichlet prior: shares depend on each other, and have no KL each.
         """
-        frame, names, parts = dataset.covariates, self.schema.names, self.parts
+        frame, names, parts = dataset.covariates, self.parts.conditions, self.parts
         h = standardise(parts.linear, parts.scanner.to_reference(dataset.values, frame), frame, names)
         context = condition_vector(self.trained_schema, frame, names)
         means = parts.network.encode(h, context)
@@ -419,76 +444,19 @@ class ConditionalVae(Model):
         return self.parts.network.encode(h, condition_vector(self.trained_schema, frame, known))
 
     def _freed(self, z: Latents, frame: pd.DataFrame) -> Float[np.ndarray, "people directions"]:
-        names = list(self.schema.names)
+        names = self.parts.conditions
         there = self.schema.transformed(frame, self.schema.references(names))
-        return self._released(self.parts.latents.transform(z, frame, there, names), names)
+        return self._released(self.parts.latents.transform(z, frame, there, names))
 
-    def _released(self, z: Latents, removed: list[str]) -> Float[np.ndarray, "people directions"]:
-        return self.parts.latents.scores(z, self.guard(removed, ()), self.directions(removed, ()))
+    def _released(self, z: Latents) -> Float[np.ndarray, "people directions"]:
+        names, kept, layer = list(self.parts.conditions), list(self.settings.roles.carried), self._common
+        salient = self.parts.salient
+        if salient is None:
+            return layer.scores(z, self.guard(names, kept), self.directions(names, kept))
+        names = list(self.schema.names)  # common latents tell none of them
+        own = layer.scores(z[:, : salient.latents], self.guard(names, (), layer), self.directions(names, (), layer))
+        return np.concatenate([own, z[:, salient.latents :]], axis=1)
 
     def _unknown(self, people: int) -> pd.DataFrame:
         references = self.schema.references(self.schema.names)
         return pd.DataFrame({name: [value] * people for name, value in references.items()}, index=range(people))
-
-
-@dataclass(frozen=True)
-class _Removal:
-    """One removal, prepared for any number of people who are not at the target.
-
-    If `pooled`, nobody is at the target, so that latents are guarded and only the `count` worthiest directions handed out.
-    """
-
-    model: ConditionalVae
-    removed: tuple[str, ...]
-    kept: tuple[str, ...]
-    pooled: bool
-    guard: Guard | None
-    count: int
-
-    @classmethod
-    def of(cls, model: ConditionalVae, removed: tuple[str, ...], pooled: bool) -> "_Removal":
-        kept = tuple(name for name in model.schema.names if name not in removed)
-        pooled = pooled and model.columns.grid is None
-        guard = model.guard(removed, kept) if pooled else None
-        return cls(model, removed, kept, pooled, guard, model.directions(removed, kept) if pooled else 0)
-
-    @cached_property
-    def readout(self) -> Discriminants:
-        """Discriminants of the kept covariates; on many voxels costlier than the rest of a removal that needs none."""
-        return self.model.readout(self.kept)
-
-    def apply(self, data: Data, frame: pd.DataFrame, there: pd.DataFrame) -> Data:
-        """Move people from ``frame`` to ``there``; of what is kept only labels that interact with what moves are looked at."""
-        parts, removed, schema = self.model.parts, self.removed, self.model.trained_schema
-        own = parts.scanner.to_reference(data, frame)
-        if not removed:
-            return parts.scanner.back(data, own, own, frame, there)
-        h = standardise(parts.linear, own, frame, removed)
-        # A batch's scale is that of the residual: the kept effects, read from h, are not to be scaled with it.
-        unscaled = not parts.linear.gain and any(name in schema.batches for name in removed)
-        before, after = (batch_scale(parts.linear, own_frame, removed) for own_frame in (frame, there))
-        effect = self.readout.effect(h * before) if unscaled else np.zeros_like(h)
-        h = h + (1 - 1 / before) * effect
-        here, away = (condition_vector(schema, own_frame, removed) for own_frame in (frame, there))
-        z = parts.network.encode(h, here)
-        settled = parts.latents.transform(z, frame, there, removed)
-        if self.pooled:
-            settled = parts.latents.clean(settled, self.guard, self.count)
-        mean, log_scale = parts.network.decode(z, here)
-        new_mean, new_log_scale = parts.network.decode(settled, away)
-        left = np.exp(new_log_scale - log_scale) * (h - mean)
-        settings = self.model.settings
-        carry = settings.carry if self.kept else 0.0
-        h = self.readout.restore(new_mean + carry * left, h) if self.pooled else new_mean + left
-        h = h + (1 / after - 1) * effect
-        transformed = unstandardise(
-            parts.linear, h, there, removed, self._unmodelled(own), np.empty(own.shape, own.dtype)
-        )
-        return parts.scanner.back(data, own, transformed, frame, there)
-
-    def _unmodelled(self, own: Data) -> Data:
-        """Return the values of columns without a fit: as they are, or the usual one where everything is removed."""
-        if not self.pooled or len(self.removed) < len(self.model.schema.names):
-            return own
-        usual = self.model.parts.marginals.usual().astype(own.dtype)
-        return np.where(self.model.parts.linear.sd > 0, own, np.where(np.isfinite(own), usual, own))

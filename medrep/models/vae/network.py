@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from medrep._persisted import Arrays, Read, converted, persisted, stored
+from medrep._persisted import Arrays, Read, converted, given, persisted, stored
 from medrep._structuring import check_arrays
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
@@ -26,6 +26,7 @@ from medrep.models.vae.losses import concatenated_distance_covariance
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
 from medrep.models.vae.quantised import DECAY, Quantised, cluster_means, independent_axes
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
+from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import TOTAL, TrainingProblem, TrainingRun, fit_loop, placed
@@ -265,7 +266,7 @@ class VaeParts:
     """The fitted parts, in the order data pass through them.
 
     The effect covariance is that of the columns of the linear layer's `Design.closed` among training people, the intercept
-    not counted.
+    not counted. The conditions are the covariates that no latents carry (`roles.py`).
     """
 
     scanner: ScannerLayer
@@ -277,6 +278,10 @@ class VaeParts:
     effect_covariance: Float[np.ndarray, "effects effects"] = field(
         metadata=converted("effects.covariance", Float[np.ndarray, "_ _"], np.asarray, _with_parts_of_interactions)
     )
+    conditions: tuple[str, ...] = field(
+        metadata=given(lambda read: read["settings"].roles.conditions(read["schema"].names))
+    )
+    salient: SalientLayer | None = field(default=None, metadata=stored(omitted=lambda parts: parts.salient is None))
     trajectories: Trajectories | None = field(
         default=None, metadata=stored(omitted=lambda parts: parts.trajectories is None)
     )
@@ -295,8 +300,8 @@ class VaeParts:
         found = np.empty(like.shape, like.dtype)
         for rows in row_blocks_of(len(z), like.shape[1]):
             own, nobody = frame.iloc[rows], np.zeros(like[rows].shape, like.dtype)
-            mean, _ = self.network.decode(z[rows], condition_vector(schema, own, schema.names))
-            drawn = unstandardise(self.linear, mean, own, schema.names, nobody, np.empty_like(nobody), drawn=True)
+            mean, _ = self.network.decode(z[rows], condition_vector(schema, own, self.conditions))
+            drawn = unstandardise(self.linear, mean, own, self.conditions, nobody, np.empty_like(nobody), drawn=True)
             found[rows] = self.scanner.render(drawn, own, like[rows])
         return found
 
@@ -320,8 +325,10 @@ class VaeParts:
         self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
     ) -> Float[np.ndarray, "people columns"]:
         """Draw people: z from its prior, the decoder's mean, noise in the shape of what latents leave, and the effects."""
-        context, latents = condition_vector(schema, frame, schema.names), len(self.latents.gram)
-        mean, log_scale = self.network.decode(self.network.prior.sample(len(frame), latents, rng), context)
+        context, latents = condition_vector(schema, frame, self.conditions), len(self.latents.gram)
+        z = self.network.prior.sample(len(frame), latents, rng)
+        z = z if self.salient is None else self.salient.drawn(z, frame, rng)
+        mean, log_scale = self.network.decode(z, context)
         beyond = self.factors.loadings[latents:]
         noise = rng.standard_normal((len(frame), len(beyond))) @ beyond
         if (
@@ -332,5 +339,5 @@ class VaeParts:
         ratio = np.divide(np.exp(log_scale), usual, out=np.zeros(mean.shape), where=usual > 0)
         data = self.marginals.draw(rng, len(frame), self.linear.sd == 0)
         whole = mean + ratio * noise
-        drawn = unstandardise(self.linear, whole, frame, schema.names, data, np.empty_like(data), drawn=True)
+        drawn = unstandardise(self.linear, whole, frame, self.conditions, data, np.empty_like(data), drawn=True)
         return drawn if self.linear.columns.grid is None else self.linear.masses.drawn(drawn, rng)

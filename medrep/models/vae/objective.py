@@ -67,9 +67,8 @@ def condition_vector(
     return np.concatenate(chunks, axis=1) if chunks else np.zeros((len(frame), 0))
 
 
-def known_sets(schema: CovariateSchema, most: int) -> tuple[frozenset[str], ...]:
+def known_sets(names: Sequence[str], most: int) -> tuple[frozenset[str], ...]:
     """Return the sets of covariates that training goes through: all, none, one alone, all but one, then any others."""
-    names = schema.names
     sizes = sorted(range(len(names) + 1), key=lambda size: (size not in {len(names), 0}, min(size, len(names) - size)))
     sets = [frozenset(names), frozenset[str]()]
     sets += [frozenset(chosen) for size in sizes for chosen in combinations(names, size)]
@@ -83,7 +82,8 @@ _MOST_CELLS, _HELD_CELLS = 2e8, 2**25
 class Task:
     """A network's training data: residuals and covariate vectors, one each for every set of covariates that is known.
 
-    The first set has all known. `parts` are standardised covariates, `known` those of each set, `used` columns that vary.
+    The first set has all conditions known. `parts` are standardised conditions, `known` those of each set, `used` columns that
+    vary.
     Residuals of many people and columns are memory-mapped, and leave their file a few people at a time.
     """
 
@@ -95,10 +95,10 @@ class Task:
     whose: Shaped[np.ndarray, " people"]
 
     @classmethod
-    def of(cls, linear: LinearModel, dataset: Dataset, device: torch.device) -> "Task":
-        """Standardise the people for every set of known covariates, as many sets as memory allows."""
+    def of(cls, linear: LinearModel, dataset: Dataset, device: torch.device, conditions: Sequence[str]) -> "Task":
+        """Standardise the people for every set of known conditions, as many sets as memory allows."""
         schema, data, frame = linear.schema, dataset.values, dataset.covariates
-        sets = known_sets(schema, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
+        sets = known_sets(conditions, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
 
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(array, dtype=torch.float32).to(device)
@@ -113,8 +113,8 @@ class Task:
         return cls(
             [residuals(known) for known in sets],
             [tensor(condition_vector(schema, frame, known)) for known in sets],
-            [tensor(part) for part in _covariate_parts(schema, frame)],
-            [[k for k, name in enumerate(schema.names) if name in own] for own in sets],
+            [tensor(part) for part in _covariate_parts(schema, frame, conditions)],
+            [[k for k, name in enumerate(conditions) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
             dataset.whose,
         )
@@ -135,7 +135,7 @@ class Task:
         return None if len(first) == len(names) else torch.as_tensor(np.sort(first), device=people.device)
 
     def encode(self, network: Autoencoder, people: Int[Tensor, " some"]) -> Float[np.ndarray, "some latents"]:
-        """Return the latents of people with all covariates known."""
+        """Return the latents of people with all conditions known."""
         found = [
             network.encode(self.rows(0, people[part]).cpu().numpy(), self.contexts[0][people[part]].cpu().numpy())
             for part in row_blocks_of(len(people), self.residuals[0].shape[1])
@@ -143,10 +143,12 @@ class Task:
         return np.concatenate(found)
 
 
-def _covariate_parts(schema: CovariateSchema, frame: pd.DataFrame) -> list[Float[np.ndarray, "people _"]]:
-    """Return each covariate as standardised columns of unit total variance."""
+def _covariate_parts(
+    schema: CovariateSchema, frame: pd.DataFrame, names: Sequence[str]
+) -> list[Float[np.ndarray, "people _"]]:
+    """Return some covariates, each as standardised columns of unit total variance."""
     parts = []
-    for name in schema.names:
+    for name in names:
         alone = CovariateSchema((schema[name],))
         vector = alone.vector(frame)
         if not isinstance(schema[name], Continuous):

@@ -1,5 +1,10 @@
-"""Roles of latents in the conditional VAE."""
+"""Roles of latents in the conditional VAE: values that they snap to, and covariates that they carry.
 
+What the network is told of a person are the **conditions**: all covariates but the carried ones. Effects of the carried ones stay
+in the residual h (`residuals.py`), and latents have to tell them: nobody's label of a carried covariate is needed to encode.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -9,13 +14,29 @@ class Roles:
 
     Attributes:
         values: Learned values that each latent snaps to (`quantised.py`); 0: it does not.
+        salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
+            not tell it; people at its reference have no salient part. Empty: none.
+        salient_latents: How many salient latents there are at most; 0: as many as stand out.
     """
 
     values: int = 0
+    salient: str = ""
+    salient_latents: int = 0
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Covariates that latents carry."""
+        return (self.salient,) if self.salient else ()
+
+    def conditions(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return what the network is told, of the names of all covariates."""
+        return tuple(name for name in names if name not in self.carried)
 
     def problems(self) -> list[str]:
         """Return what cannot be: setting, value and what is allowed."""
         wrong = []
         if self.values < 0 or self.values == 1:
             wrong.append(f"roles.values is {self.values}; give 2 or more, or 0 for latents that do not snap")
+        if self.values and self.salient:
+            wrong.append(f"roles.values is {self.values} and roles.salient {self.salient}; give one of them")
         return wrong

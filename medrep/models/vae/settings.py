@@ -45,9 +45,9 @@ class VaeSettings:
             is kept; in the span of the kept effects all of it is. 0 leaks least, 1 gives back every detail.
         scanner: Whether a batch acts on volumes as a scanner does (shading, contrast, blur, noise); ``auto`` is yes where
             the columns have a grid and there is one batch covariate.
-        roles: Roles of latents; none by default.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
+        roles: Of latents; none by default. With salient ones ``auto`` takes body linear.
     """
 
     body: Literal["auto", "linear", "mlp", "conv"] = "auto"
@@ -68,9 +68,9 @@ class VaeSettings:
     folds: int = 5
     carry: float = 0.0
     scanner: Literal["auto", "yes", "no"] = "auto"
-    roles: Roles = field(default_factory=Roles, metadata=stored(omitted=lambda settings: settings.roles == Roles()))
     linear: LinearSettings = field(default_factory=LinearSettings)
     training: Schedule = field(default_factory=Schedule)
+    roles: Roles = field(default_factory=Roles, metadata=stored(omitted=lambda settings: settings.roles == Roles()))
 
     def check(self, columns: Columns) -> None:
         """Refuse settings that cannot be, or that do not fit the columns.
@@ -87,9 +87,6 @@ class VaeSettings:
             wrong.append("body conv needs columns with a grid and three numbers of channels in hidden")
         if self.prior == "dirichlet" and self.body_of(columns) != "mlp":
             wrong.append(f"prior dirichlet needs body mlp, not {self.body_of(columns)}")
-        if self.roles.values and self.prior == "dirichlet":
-            wrong.append("roles.values needs prior gaussian, not dirichlet")
-        wrong += self.roles.problems()
         if self.beta < 0 or self.noise < 0 or self.aggregate < 0:
             wrong.append("beta, noise and aggregate are 0 or more")
         if not 0 <= self.validation < 0.9:
@@ -102,6 +99,7 @@ class VaeSettings:
             wrong.append(f"target_auc is {self.target_auc}; give more than 0.5, at most 1")
         if self.scanner == "yes" and columns.grid is None:
             wrong.append("scanner is yes, but the columns have no grid; give no or auto")
+        wrong += self._wrong_roles(columns)
         if wrong:
             raise ModelError("settings: " + "; ".join(wrong))
         self.linear.check(columns)
@@ -116,4 +114,18 @@ class VaeSettings:
         """Return the body for these columns."""
         if self.body != "auto":
             return self.body
+        if self.roles.salient:
+            return "linear"
         return "mlp" if columns.grid is None else "conv"
+
+    def _wrong_roles(self, columns: Columns) -> list[str]:
+        wrong = self.roles.problems()
+        if self.roles.values and self.prior == "dirichlet":
+            wrong.append("roles.values needs prior gaussian, not dirichlet")
+        if self.roles.salient_latents < 0:
+            wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
+        if self.roles.salient and columns.grid is not None:
+            wrong.append("roles.salient is for tables, and these columns are voxels; leave it out")
+        if self.roles.salient and (self.body_of(columns) != "linear" or self.noise > 0 or self.beta != 1):
+            wrong.append("roles.salient needs body linear (or auto), beta 1 and noise 0: its latents are a closed form")
+        return wrong

@@ -147,7 +147,7 @@ def test_what_snapping_leaves_of_a_person_is_carried(closed, people):
 def test_a_folder_keeps_values(trained, people):
     dataset, _ = people
     content, arrays = trained.state()
-    assert content["settings"]["roles"] == {"values": VALUES}
+    assert content["settings"]["roles"] == to_json(Roles(values=VALUES))
     assert arrays["network.prior.values"].shape == (3, VALUES)
     again = restore_model(trained.kind, content, arrays)
     np.testing.assert_array_equal(again.posterior(dataset)[0], trained.posterior(dataset)[0])
