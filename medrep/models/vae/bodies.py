@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from medrep.models.vae.losses import PRIORS, Prior
 from medrep.models.vae.quantised import Quantised
+from medrep.models.vae.roles import PLAIN, Roles
 from medrep.models.vae.settings import Conditioning
+from medrep.models.vae.subtypes import Mixture
 
 Context = Float[Tensor, "people context"]
 Latents = Float[Tensor, "people latents"]
@@ -229,7 +231,7 @@ class Body:
 class Autoencoder(nn.Module):
     """q(z | x, c) and p(x | z, c).
 
-    ``context`` is the width of c, ``prior`` a key of ``PRIORS``, and each latent snaps to so many ``values``, if any.
+    ``context`` is the width of c, and ``prior`` a key of ``PRIORS``; by their roles latents may have another prior.
     """
 
     def __init__(
@@ -241,10 +243,14 @@ class Autoencoder(nn.Module):
         *,
         heteroscedastic: bool,
         prior: str,
-        values: int = 0,
+        roles: Roles = PLAIN,
     ) -> None:
         super().__init__()
-        self.prior: Prior | Quantised = Quantised(latents, values) if values else PRIORS[prior]
+        self.prior: Prior | Quantised | Mixture = PRIORS[prior]
+        if roles.values:
+            self.prior = Quantised(latents, roles.values)
+        elif roles.subtypes > 1:
+            self.prior = Mixture(latents, roles.subtypes)
         self.encoder: _MlpEncoder | ConvEncoder
         self.decoder: _MlpDecoder | _ConvDecoder
         if body.kind == "conv" and body.shape is not None:
@@ -267,6 +273,17 @@ class Autoencoder(nn.Module):
             self.prior.expected(*self.encoder(own, c)).double().cpu().numpy() for own, c in self._batches(x, context)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.encoder.log_variance)))
+
+    @torch.no_grad()
+    def subtypes(
+        self, x: Float[np.ndarray, "people columns"], context: Float[np.ndarray, "people context"]
+    ) -> "Float[np.ndarray, 'people subtypes'] | None":
+        """Return how probable each subtype is for each person, float64; None of a prior without any."""
+        prior = self.prior
+        if not isinstance(prior, Mixture):
+            return None
+        parts = [prior.shares(*self.encoder(own, c)).double().cpu().numpy() for own, c in self._batches(x, context)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(prior.logits)))
 
     @torch.no_grad()
     def decode(

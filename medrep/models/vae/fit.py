@@ -26,13 +26,14 @@ from medrep.models.vae.bodies import Autoencoder
 from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
-from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, start_quantised, train
+from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
 from medrep.models.vae.objective import Task, condition_vector
 from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
+from medrep.models.vae.starts import start_roles
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
 
@@ -230,10 +231,10 @@ def _fit_network(
         network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
         own.start(network, latents, settings)
-        if isinstance(network.prior, Quantised):
+        if isinstance(network.prior, torch.nn.Module):
             weight = network.encoder.linear.weight.detach().double().numpy()
             means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.conditions)
-            start_quantised(network, network.prior, means, seed)
+            start_roles(network, means, seed)
         return network
 
     everybody = np.arange(len(given.dataset))

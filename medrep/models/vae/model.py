@@ -251,7 +251,8 @@ class ConditionalVae(Model):
         gain = None
         if (over := parts.trajectories) is not None and dataset.people < len(dataset):
             gain = over.latents.scores(over.of_latents(z, dataset)).gain
-        return Scores(error, deviation, self._freed(z, frame), gain=gain)
+        shares = parts.network.subtypes(h, context)
+        return Scores(error, deviation, self._freed(z, frame), gain=gain, subtypes=shares)
 
     def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
         """Return what further measurements are expected to give; see `Model.forecast`."""

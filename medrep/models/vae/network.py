@@ -24,7 +24,7 @@ from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import concatenated_distance_covariance
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
-from medrep.models.vae.quantised import DECAY, Quantised, cluster_means, independent_axes
+from medrep.models.vae.quantised import DECAY
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
@@ -67,7 +67,7 @@ def build_network(schema: CovariateSchema, columns: Columns, latents: int, setti
         ),
         heteroscedastic=settings.heteroscedastic and settings.noise == 0,
         prior=settings.prior,
-        values=settings.roles.values,
+        roles=settings.roles,
     ).eval()
 
 
@@ -97,24 +97,6 @@ def start_at_optimum(network: Autoencoder, factors: FactorModel, latents: int, s
             (network.decoder.log_scale, np.log(scale)),
         ):
             parameter.copy_(torch.as_tensor(np.broadcast_to(value, tuple(parameter.shape)).copy()))
-
-
-def start_quantised(
-    network: Autoencoder, prior: Quantised, means: Float[np.ndarray, "people latents"], seed: int
-) -> None:
-    """Turn latents of the closed form to where they are least normal, and set the values that they snap to.
-
-    `means` are those of the closed form, which do not snap.
-    """
-    turn = independent_axes(means, seed)
-    values = cluster_means(means @ turn.T, prior.values.shape[1])
-    with torch.no_grad():
-        for parameter, value in (
-            (network.encoder.linear.weight, turn @ network.encoder.linear.weight.double().numpy()),
-            (network.decoder.linear.weight, network.decoder.linear.weight.double().numpy() @ turn.T),
-            (prior.values, values),
-        ):
-            parameter.copy_(torch.as_tensor(value))
 
 
 def search(

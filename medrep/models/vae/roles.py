@@ -14,12 +14,14 @@ class Roles:
 
     Attributes:
         values: Learned values that each latent snaps to (`quantised.py`); 0: it does not.
+        subtypes: Unknown subtypes of people, components of a mixture that is the prior of z (`subtypes.py`); 1: a plain prior.
         salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
             not tell it; people at its reference have no salient part. Empty: none.
         salient_latents: How many salient latents there are at most; 0: as many as stand out.
     """
 
     values: int = 0
+    subtypes: int = 1
     salient: str = ""
     salient_latents: int = 0
 
@@ -37,6 +39,12 @@ class Roles:
         wrong = []
         if self.values < 0 or self.values == 1:
             wrong.append(f"roles.values is {self.values}; give 2 or more, or 0 for latents that do not snap")
-        if self.values and self.salient:
-            wrong.append(f"roles.values is {self.values} and roles.salient {self.salient}; give one of them")
+        if self.subtypes < 1:
+            wrong.append(f"roles.subtypes is {self.subtypes}; give 2 or more, or 1 for none")
+        given = [name for name in ("values", "subtypes", "salient") if getattr(self, name) != getattr(PLAIN, name)]
+        if len(given) > 1:
+            wrong.append(f"roles has {' and '.join(given)}; give one of them")
         return wrong
+
+
+PLAIN = Roles()

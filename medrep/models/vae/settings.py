@@ -120,8 +120,8 @@ class VaeSettings:
 
     def _wrong_roles(self, columns: Columns) -> list[str]:
         wrong = self.roles.problems()
-        if self.roles.values and self.prior == "dirichlet":
-            wrong.append("roles.values needs prior gaussian, not dirichlet")
+        if (self.roles.values or self.roles.subtypes > 1) and self.prior == "dirichlet":
+            wrong.append("roles.values and roles.subtypes need prior gaussian, not dirichlet")
         if self.roles.salient_latents < 0:
             wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
         if self.roles.salient and columns.grid is not None:

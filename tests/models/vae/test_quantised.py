@@ -32,7 +32,7 @@ TARGETS = ({"site": "S0"}, {"site": "pooled"}, {"age": 50.0, "sex": "M"})
 @pytest.fixture(scope="module")
 def people() -> tuple[Dataset, np.ndarray]:
     """Three factors of 2, 3 and 4 levels, each of which moves all columns, and effects of age, sex and site."""
-    frame, rng, columns = draw_people(300, 3, 5), np.random.default_rng(5), 24
+    frame, rng, columns = draw_people(300, 3, 5), np.random.default_rng([5, 1]), 24
     codes = np.stack([rng.integers(0, levels, len(frame)) for levels in (2, 3, 4)], axis=1)
     own = (codes - codes.mean(axis=0)) / codes.std(axis=0) @ rng.normal(size=(3, columns))
     own += 0.3 * rng.normal(size=own.shape)
