@@ -28,6 +28,7 @@ from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
 from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
 from medrep.models.vae.objective import Task, condition_vector
+from medrep.models.vae.ordered import check_ordered, ordered_effects
 from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
@@ -50,6 +51,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
     """
     started = time.perf_counter()
     settings.check(dataset.columns)
+    check_ordered(settings.roles.ordered, dataset.schema, settings.linear.interactions)
     with tempfile.TemporaryFile() as scratch:
         given = _Given(replace(dataset, participants=tuple(dataset.whose)), settings, seed)
         work.phase("fit the scanners")
@@ -123,7 +125,8 @@ class _Given(NamedTuple):
         """Fit the linear layer to these people; the layers above take each of their visits for a person."""
         plain = replace(self.settings.linear, components=0)
         model, history = LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
-        return model.pooled(), history
+        ordered = self.settings.roles.ordered
+        return ordered_effects(model.pooled(), ordered) if ordered else model.pooled(), history
 
 
 class _Below(NamedTuple):
@@ -247,13 +250,13 @@ def _fit_network(
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
-        task = Task.of(blind.linear, given.dataset, device, given.conditions)
+        task = Task.of(blind.linear, given.dataset, device, given.conditions, settings.roles.ordered)
         begin = partial(start, blind, np.flatnonzero(judges == 0))
         plan = search(begin, task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
-    task = Task.of(below.linear, given.dataset, device, given.conditions)
+    task = Task.of(below.linear, given.dataset, device, given.conditions, settings.roles.ordered)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 

@@ -15,6 +15,8 @@ class Roles:
     Attributes:
         values: Learned values that each latent snaps to (`quantised.py`); 0: it does not.
         subtypes: Unknown subtypes of people, components of a mixture that is the prior of z (`subtypes.py`); 1: a plain prior.
+        ordered: Continuous covariates, with each of which a latent moves along one curve of all columns, a straight line beyond
+            the people of training (`ordered.py`).
         salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
             not tell it; people at its reference have no salient part. Empty: none.
         salient_latents: How many salient latents there are at most; 0: as many as stand out.
@@ -22,6 +24,7 @@ class Roles:
 
     values: int = 0
     subtypes: int = 1
+    ordered: tuple[str, ...] = ()
     salient: str = ""
     salient_latents: int = 0
 

@@ -122,6 +122,14 @@ class VaeSettings:
         wrong = self.roles.problems()
         if (self.roles.values or self.roles.subtypes > 1) and self.prior == "dirichlet":
             wrong.append("roles.values and roles.subtypes need prior gaussian, not dirichlet")
+        if (
+            self.roles.ordered
+            and self.body_of(columns) != "linear"
+            and (self.conditioning != "film" or columns.grid is not None)
+        ):
+            wrong.append(
+                "roles.ordered needs body linear, or mlp with conditioning film: no value may reach the network"
+            )
         if self.roles.salient_latents < 0:
             wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
         if self.roles.salient and columns.grid is not None:
