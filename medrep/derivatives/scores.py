@@ -41,6 +41,7 @@ STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
 OUTSIDE = "outside_training"
 GAIN = "gain_z"
+SUBTYPE = "subtype"
 VOLUME = "volume_mm3"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
@@ -115,6 +116,10 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         return {"Description": f"volume of the structure {name.removeprefix(volume_column('') + '_')}", "Units": "mm3"}
     if name.endswith(GAP):
         return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
+    if name.startswith(f"{SUBTYPE}_"):
+        return {
+            "Description": f"how probable subtype {name.removeprefix(f'{SUBTYPE}_')} is; of all subtypes the sum is 1"
+        }
     if name == EXTREME or name in SHARES:
         return about_extremes(name)
     about: dict[str, dict[str, object]] = {
@@ -144,6 +149,7 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
             "Description": "how unusual the change since the person's visit before is, given that visit: root mean square over"
             " columns of (z2 - r z1) / sqrt(1 - r^2); about 1 for a typical change, n/a at first visits"
         },
+        SUBTYPE: {"Description": "the most probable of the model's subtypes, 1 the commonest in training"},
         OUTSIDE: {
             "Description": "how far beyond the range of training a covariate lies; the farthest of several, 0 inside",
             "Units": "standard deviations of the covariate in training",
@@ -156,6 +162,12 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
 def volume_column(structure: str) -> str:
     """Return the name of the column of an organ's volume, or of a structure's."""
     return f"{VOLUME}_{structure}" if structure else VOLUME
+
+
+def _subtype_figures(shares: Float[np.ndarray, " subtypes"]) -> dict[str, float | str]:
+    """Return the most probable subtype, by its number from 1, and how probable each is."""
+    each = {f"{SUBTYPE}_{number + 1}": float(share) for number, share in enumerate(shares)}
+    return {SUBTYPE: str(int(np.argmax(shares)) + 1), **each}
 
 
 _MOST_ROWS, _MOST_IMAGES = 256, 16
@@ -242,6 +254,8 @@ class Scorer:
                 figures |= extreme_values(deviations[DEVIATIONS][place])
             if self._gains:
                 figures[GAIN] = float("nan") if found.gain is None else float(found.gain[place])
+            if found.subtypes is not None:
+                figures |= _subtype_figures(found.subtypes[place])
             for name, values in predicted.items():
                 figures[f"{PREDICTED}{name}"] = float(values[place])
                 figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])

@@ -43,6 +43,7 @@ class Scores:
         latents_sd: How well each is known; None where the model does not say.
         gain: How unusual the change since the person's visit before is: about 1 for a typical one, NaN at first visits; None
             where the model does not know visits, or nobody has several.
+        subtypes: How probable each subtype is, summing to 1; None where the model knows none.
     """
 
     reconstruction_error: Float[np.ndarray, " people"]
@@ -50,6 +51,7 @@ class Scores:
     latents: Float[np.ndarray, "people latents"]
     latents_sd: Float[np.ndarray, "people latents"] | None = None
     gain: Float[np.ndarray, " people"] | None = None
+    subtypes: Float[np.ndarray, "people subtypes"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,13 +150,15 @@ class TrainingProblem:
     """A training problem: network, objective, and positions of the people to fit and to judge by.
 
     The network's weights are changed in place, and hold the best ones at the end; the objective may draw from torch's
-    generator. With nobody to judge by, the last epoch counts as the best.
+    generator. With nobody to judge by, the last epoch counts as the best. `decay` is the share of the learning rate by which
+    weights shrink at each step (AdamW, Loshchilov & Hutter 2019).
     """
 
     network: nn.Module
     objective: Objective
     train: Int[Tensor, " people"]
     validation: Int[Tensor, " others"]
+    decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ def fit_loop(
     training_run = training_run or TrainingRun()
     network, device = problem.network, next(problem.network.parameters()).device
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=schedule.learning_rate)
+    optimiser: torch.optim.Optimizer = torch.optim.Adam(weights, lr=schedule.learning_rate)
+    if problem.decay:
+        optimiser = torch.optim.AdamW(weights, lr=schedule.learning_rate, weight_decay=problem.decay)
     state = TrainingState()
     if training_run.resume and training_run.folder is not None:
         state = load_state(training_run.folder, training_run.fingerprint) or state

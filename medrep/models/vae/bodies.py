@@ -16,8 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medrep.models.vae.losses import PRIORS
+from medrep.models.vae.losses import PRIORS, Prior
+from medrep.models.vae.quantised import Quantised
+from medrep.models.vae.roles import PLAIN, Roles
 from medrep.models.vae.settings import Conditioning
+from medrep.models.vae.subtypes import Mixture
 
 Context = Float[Tensor, "people context"]
 Latents = Float[Tensor, "people latents"]
@@ -226,7 +229,10 @@ class Body:
 
 
 class Autoencoder(nn.Module):
-    """q(z | x, c) and p(x | z, c); ``context`` is the width of c, ``prior`` a key of ``PRIORS``."""
+    """q(z | x, c) and p(x | z, c).
+
+    ``context`` is the width of c, and ``prior`` a key of ``PRIORS``; by their roles latents may have another prior.
+    """
 
     def __init__(
         self,
@@ -237,9 +243,14 @@ class Autoencoder(nn.Module):
         *,
         heteroscedastic: bool,
         prior: str,
+        roles: Roles = PLAIN,
     ) -> None:
         super().__init__()
-        self.prior = PRIORS[prior]
+        self.prior: Prior | Quantised | Mixture = PRIORS[prior]
+        if roles.values:
+            self.prior = Quantised(latents, roles.values)
+        elif roles.subtypes > 1:
+            self.prior = Mixture(latents, roles.subtypes)
         self.encoder: _MlpEncoder | ConvEncoder
         self.decoder: _MlpDecoder | _ConvDecoder
         if body.kind == "conv" and body.shape is not None:
@@ -262,6 +273,17 @@ class Autoencoder(nn.Module):
             self.prior.expected(*self.encoder(own, c)).double().cpu().numpy() for own, c in self._batches(x, context)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.encoder.log_variance)))
+
+    @torch.no_grad()
+    def subtypes(
+        self, x: Float[np.ndarray, "people columns"], context: Float[np.ndarray, "people context"]
+    ) -> "Float[np.ndarray, 'people subtypes'] | None":
+        """Return how probable each subtype is for each person, float64; None of a prior without any."""
+        prior = self.prior
+        if not isinstance(prior, Mixture):
+            return None
+        parts = [prior.shares(*self.encoder(own, c)).double().cpu().numpy() for own, c in self._batches(x, context)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(prior.logits)))
 
     @torch.no_grad()
     def decode(

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import IO, NamedTuple
@@ -28,10 +28,13 @@ from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
 from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
 from medrep.models.vae.objective import Task, condition_vector
+from medrep.models.vae.ordered import check_ordered, ordered_effects
+from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
+from medrep.models.vae.starts import start_roles
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
 
@@ -48,6 +51,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
     """
     started = time.perf_counter()
     settings.check(dataset.columns)
+    check_ordered(settings.roles.ordered, dataset.schema, settings.linear.interactions)
     with tempfile.TemporaryFile() as scratch:
         given = _Given(replace(dataset, participants=tuple(dataset.whose)), settings, seed)
         work.phase("fit the scanners")
@@ -59,7 +63,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         judges = _judges(given)
         work.phase("fit the layers below again, without the people who judge")
         blind = _fit_blind(given, judges)
-        latents = min(own.width(settings) for own in (below, blind) if own is not None)
+        latents = min(own.width(settings, len(dataset)) for own in (below, blind) if own is not None)
         latents = latents if settings.prior == "gaussian" else settings.latents
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
@@ -121,7 +125,8 @@ class _Given(NamedTuple):
         """Fit the linear layer to these people; the layers above take each of their visits for a person."""
         plain = replace(self.settings.linear, components=0)
         model, history = LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
-        return model.pooled(), history
+        ordered = self.settings.roles.ordered
+        return ordered_effects(model.pooled(), ordered) if ordered else model.pooled(), history
 
 
 class _Below(NamedTuple):
@@ -131,11 +136,12 @@ class _Below(NamedTuple):
     factors: FactorModel
     salient: SalientLayer | None = None
 
-    def width(self, settings: VaeSettings) -> int:
-        """Return how many latents there can be."""
+    def width(self, settings: VaeSettings, people: int) -> int:
+        """Return how many latents there can be, fitted to so many people."""
         if self.salient is not None:
             return self.salient.latents + self.salient.count
-        return min(settings.latents, len(self.factors.loadings))
+        most = min(settings.latents, len(self.factors.loadings))
+        return told_latents(self.factors, most, people) if settings.roles.values else most
 
     def start(self, network: Autoencoder, latents: int, settings: VaeSettings) -> None:
         """Set a network to the closed form."""
@@ -224,26 +230,33 @@ def _fit_network(
     """Start the network at the closed form, and train it as the judges say; return it, the plan and the history."""
     settings, seed = given.settings, given.seed
 
-    def start(own: _Below) -> Autoencoder:
+    def start(own: _Below, people: np.ndarray) -> Autoencoder:
         network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
         _seed_weights(network, seed)
         own.start(network, latents, settings)
+        if isinstance(network.prior, torch.nn.Module):
+            weight = network.encoder.linear.weight.detach().double().numpy()
+            means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.conditions)
+            start_roles(network, means, seed)
         return network
+
+    everybody = np.arange(len(given.dataset))
 
     # Without judges the closed-form start is not risked; a Dirichlet prior has none.
     plan = Plan(0.0, settings.training.epochs if settings.prior == "dirichlet" else 0, 0.0, 0.0, [])
-    network = start(below)
+    network = start(below, everybody)
     if settings.body_of(given.dataset.columns) == "linear":
         return network, plan, []
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
-        task = Task.of(blind.linear, given.dataset, device, given.conditions)
-        plan = search(partial(start, blind), task, settings, judges, seed, work, fingerprint)
+        task = Task.of(blind.linear, given.dataset, device, given.conditions, settings.roles.ordered)
+        begin = partial(start, blind, np.flatnonzero(judges == 0))
+        plan = search(begin, task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
-    task = Task.of(below.linear, given.dataset, device, given.conditions)
+    task = Task.of(below.linear, given.dataset, device, given.conditions, settings.roles.ordered)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 
@@ -280,19 +293,12 @@ def _fit_latents(
     Returns:
         They, and the latents of these people.
     """
-    dataset, frame, schema = given.dataset, given.dataset.covariates, given.dataset.schema
-
-    def encode(layer: LinearModel, rows: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
-        found = []
-        for part in row_blocks_of(len(rows), dataset.columns.count):
-            some = frame.iloc[rows[part]]
-            h = standardise(layer, dataset.values[rows[part]], some, known)
-            found.append(network.encode(h, condition_vector(schema, some, known)))
-            release_pages(dataset.values)
-        return np.concatenate(found)
-
+    dataset, frame = given.dataset, given.dataset.covariates
+    encode = partial(_encoded, dataset, network.encode)
     everybody = np.arange(len(frame))
     blind, z = encode(linear, everybody, ()), encode(linear, everybody, given.conditions)
+    if isinstance(network.prior, Quantised):
+        network.prior.count(z)
     weight = network.decoder.linear.weight.detach().double().numpy()[linear.sd > 0]
     for fold in _folds(
         dataset.units.tolist(), given.settings.folds if given.dataset.columns.grid is None else 0, given.seed
@@ -303,6 +309,23 @@ def _fit_latents(
             continue  # too few others to tell effects apart: these people keep their latents
         z[fold] = encode(others, np.flatnonzero(fold), given.conditions)
     return LatentLayer.fit(z, blind, frame, linear, weight.T @ weight, participants=dataset.participants), z
+
+
+def _encoded(
+    dataset: Dataset,
+    encode: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    layer: LinearModel,
+    rows: np.ndarray,
+    known: tuple[str, ...],
+) -> Float[np.ndarray, "people latents"]:
+    """Return latents of some people, by their positions, with some covariates known."""
+    found = []
+    for part in row_blocks_of(len(rows), dataset.columns.count):
+        some = dataset.covariates.iloc[rows[part]]
+        h = standardise(layer, dataset.values[rows[part]], some, known)
+        found.append(encode(h, condition_vector(dataset.schema, some, known)))
+        release_pages(dataset.values)
+    return np.concatenate(found)
 
 
 def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarray]:
@@ -319,7 +342,12 @@ def _folds(participants: Sequence[str], parts: int, seed: int) -> list[np.ndarra
 
 @torch.no_grad()
 def _active(given: _Given, linear: LinearModel, network: Autoencoder) -> int:
-    """Count latents whose mean KL is 0.01 nats or more; all of them under a Dirichlet prior, which has one KL for all."""
+    """Count latents whose mean KL is 0.01 nats or more, or the entropy of whose values is.
+
+    All of them under a Dirichlet prior, which has one KL for all.
+    """
+    if isinstance(network.prior, Quantised):
+        return network.prior.varying(_COLLAPSED_NATS)
     if given.settings.prior == "dirichlet":
         return len(network.encoder.log_variance)
     names, found = given.conditions, list[torch.Tensor]()

@@ -147,7 +147,7 @@ def _mean_product(left: Float[Tensor, "people people"], right: Float[Tensor, "pe
 _Parameters = Float[Tensor, "people latents"]
 
 
-class _Prior(ABC):
+class Prior(ABC):
     """How the encoder's (mean, log variance) become a posterior; drawing uses torch's own generator."""
 
     @abstractmethod
@@ -167,7 +167,7 @@ class _Prior(ABC):
         """Draw z from the prior."""
 
 
-class _GaussianPrior(_Prior):
+class _GaussianPrior(Prior):
     """z ~ N(0, I); the posterior is N(mean, exp(log_variance)), independent latents."""
 
     def draw(self, mean: _Parameters, log_variance: _Parameters) -> _Parameters:
@@ -184,7 +184,7 @@ class _GaussianPrior(_Prior):
         return rng.standard_normal((people, latents))
 
 
-class _DirichletPrior(_Prior):
+class _DirichletPrior(Prior):
     """z are shares of a mixture, centred and scaled to unit size: (latents * share - 1); the prior is Dirichlet(1, ..., 1).
 
     The concentration is softplus(mean); the log variance is not used.
@@ -211,4 +211,4 @@ class _DirichletPrior(_Prior):
         return torch.nn.functional.softplus(mean + 1.0) + 1e-2
 
 
-PRIORS: dict[str, _Prior] = {"gaussian": _GaussianPrior(), "dirichlet": _DirichletPrior()}
+PRIORS: dict[str, Prior] = {"gaussian": _GaussianPrior(), "dirichlet": _DirichletPrior()}

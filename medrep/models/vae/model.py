@@ -6,7 +6,7 @@ linear conditional VAE and is trained from there; with ``body: linear`` it stays
 
 Generative process, for person i with covariates c, of which the set S is known (h as in `residuals.py`):
 
-    z_i ~ N(0, I) or Dirichlet(1),    h_iv = m_v(z_i, c_S) + s_v(z_i, c_S) * e_iv,    e_iv ~ (0, 1)
+    z_i ~ N(0, I), Dirichlet(1) or by `roles.py`,    h_iv = m_v(z_i, c_S) + s_v(z_i, c_S) * e_iv,    e_iv ~ (0, 1)
     x_iv = alpha_v + sum_{k in S} f_kv(c_ik) + sigma_v gamma_bv + sigma_v delta_bv * h_iv
 
 | symbol | meaning | code name |
@@ -257,7 +257,8 @@ class ConditionalVae(Model):
         gain = None
         if (over := parts.trajectories) is not None and dataset.people < len(dataset):
             gain = over.latents.scores(over.of_latents(z, dataset)).gain
-        return Scores(error, deviation, self._freed(z, frame), gain=gain)
+        shares = parts.network.subtypes(h, context)
+        return Scores(error, deviation, self._freed(z, frame), gain=gain, subtypes=shares)
 
     def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
         """Return what further measurements are expected to give; see `Model.forecast`."""
@@ -450,13 +451,13 @@ class ConditionalVae(Model):
     def posterior(self, dataset: Dataset) -> Posterior:
         """Return the network's latents with all conditions known, not the directions that are handed out (`encode`).
 
-        Without deviations where the prior is Dirichlet: shares depend on each other, so that no latent has a KL of its own.
+        Without deviations where latents snap, and of a Dirichlet prior: shares depend on each other, and have no KL each.
         """
         frame, names, parts = dataset.covariates, self.parts.conditions, self.parts
         h = standardise(parts.linear, parts.scanner.to_reference(dataset.values, frame), frame, names)
         context = condition_vector(self.trained_schema, frame, names)
         means = parts.network.encode(h, context)
-        return means, None if self.settings.prior == "dirichlet" else self._deviations(h, context)
+        return means, self._deviations(h, context) if self.settings.has_deviations else None
 
     @torch.no_grad()
     def _deviations(self, h: np.ndarray, context: np.ndarray) -> Latents:

@@ -24,6 +24,7 @@ from medrep.models.vae.components import FactorModel, Marginals
 from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import concatenated_distance_covariance
 from medrep.models.vae.objective import Task, VaeObjective, condition_vector, condition_width
+from medrep.models.vae.quantised import DECAY
 from medrep.models.vae.residuals import ScannerLayer, unstandardise
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
@@ -66,7 +67,13 @@ def build_network(schema: CovariateSchema, columns: Columns, latents: int, setti
         ),
         heteroscedastic=settings.heteroscedastic and settings.noise == 0,
         prior=settings.prior,
+        roles=settings.roles,
     ).eval()
+
+
+def weight_decay(settings: VaeSettings) -> float:
+    """Return how weights decay: not at all, but for latents that snap."""
+    return DECAY if settings.roles.values else 0.0
 
 
 def start_at_optimum(network: Autoencoder, factors: FactorModel, latents: int, settings: VaeSettings) -> None:
@@ -123,7 +130,7 @@ def search(
         name = f"search {stage + 1}"
         work.phase(name)
         state = fit_loop(
-            TrainingProblem(network, objective, fitted, chosen),
+            TrainingProblem(network, objective, fitted, chosen, weight_decay(settings)),
             settings.training,
             seed,
             _training_run(work, name, {**fingerprint, "strength": strength}, settings.training.epochs),
@@ -154,7 +161,7 @@ def train(
     objective = VaeObjective(network, task, settings, plan.strength)
     everybody, nobody = torch.arange(len(task.contexts[0])), torch.zeros(0, dtype=torch.int64)
     state = fit_loop(
-        TrainingProblem(network, objective, everybody, nobody),
+        TrainingProblem(network, objective, everybody, nobody, weight_decay(settings)),
         settings.training,
         seed,
         _training_run(work, "final", {**fingerprint, "strength": plan.strength, "epochs": plan.epochs}, plan.epochs),

@@ -67,6 +67,15 @@ def condition_vector(
     return np.concatenate(chunks, axis=1) if chunks else np.zeros((len(frame), 0))
 
 
+def told_places(schema: CovariateSchema, ordered: Collection[str]) -> Float[np.ndarray, " width"]:
+    """Return 1 at the places of `condition_vector` that a network is told, 0 at the values of ordered covariates."""
+    places = []
+    for covariate in schema.fitted:
+        width = 1 if isinstance(covariate, Continuous) else len(covariate.levels)
+        places += [1.0, *[0.0 if covariate.declared.name in ordered else 1.0] * width]
+    return np.array(places)
+
+
 def known_sets(names: Sequence[str], most: int) -> tuple[frozenset[str], ...]:
     """Return the sets of covariates that training goes through: all, none, one alone, all but one, then any others."""
     sizes = sorted(range(len(names) + 1), key=lambda size: (size not in {len(names), 0}, min(size, len(names) - size)))
@@ -95,8 +104,18 @@ class Task:
     whose: Shaped[np.ndarray, " people"]
 
     @classmethod
-    def of(cls, linear: LinearModel, dataset: Dataset, device: torch.device, conditions: Sequence[str]) -> "Task":
-        """Standardise the people for every set of known conditions, as many sets as memory allows."""
+    def of(
+        cls,
+        linear: LinearModel,
+        dataset: Dataset,
+        device: torch.device,
+        conditions: Sequence[str],
+        ordered: Collection[str] = (),
+    ) -> "Task":
+        """Standardise the people for every set of known conditions, as many sets as memory allows.
+
+        Of ``ordered`` conditions the network is told that they are known, and not their values.
+        """
         schema, data, frame = linear.schema, dataset.values, dataset.covariates
         sets = known_sets(conditions, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
 
@@ -112,7 +131,7 @@ class Task:
 
         return cls(
             [residuals(known) for known in sets],
-            [tensor(condition_vector(schema, frame, known)) for known in sets],
+            [tensor(condition_vector(schema, frame, known) * told_places(schema, ordered)) for known in sets],
             [tensor(part) for part in _covariate_parts(schema, frame, conditions)],
             [[k for k, name in enumerate(conditions) if name in own] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),

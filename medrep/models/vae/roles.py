@@ -1,4 +1,4 @@
-"""Roles of latents: covariates that latents carry, so that the network is never told them.
+"""Roles of latents in the conditional VAE: values that they snap to, and covariates that they carry.
 
 What the network is told of a person are the **conditions**: all covariates but the carried ones. Effects of the carried ones stay
 in the residual h (`residuals.py`), and latents have to tell them: nobody's label of a carried covariate is needed to encode.
@@ -13,11 +13,18 @@ class Roles:
     """Roles of latents; none by default.
 
     Attributes:
+        values: Learned values that each latent snaps to (`quantised.py`); 0: it does not.
+        subtypes: Unknown subtypes of people, components of a mixture that is the prior of z (`subtypes.py`); 1: a plain prior.
+        ordered: Continuous covariates, with each of which a latent moves along one curve of all columns, a straight line beyond
+            the people of training (`ordered.py`).
         salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
             not tell it; people at its reference have no salient part. Empty: none.
         salient_latents: How many salient latents there are at most; 0: as many as stand out.
     """
 
+    values: int = 0
+    subtypes: int = 1
+    ordered: tuple[str, ...] = ()
     salient: str = ""
     salient_latents: int = 0
 
@@ -29,3 +36,18 @@ class Roles:
     def conditions(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return what the network is told, of the names of all covariates."""
         return tuple(name for name in names if name not in self.carried)
+
+    def problems(self) -> list[str]:
+        """Return what cannot be: setting, value and what is allowed."""
+        wrong = []
+        if self.values < 0 or self.values == 1:
+            wrong.append(f"roles.values is {self.values}; give 2 or more, or 0 for latents that do not snap")
+        if self.subtypes < 1:
+            wrong.append(f"roles.subtypes is {self.subtypes}; give 2 or more, or 1 for none")
+        given = [name for name in ("values", "subtypes", "salient") if getattr(self, name) != getattr(PLAIN, name)]
+        if len(given) > 1:
+            wrong.append(f"roles has {' and '.join(given)}; give one of them")
+        return wrong
+
+
+PLAIN = Roles()

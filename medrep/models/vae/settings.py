@@ -47,7 +47,7 @@ class VaeSettings:
             the columns have a grid and there is one batch covariate.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
-        roles: Latents that carry a covariate (`roles.py`); with salient ones ``auto`` takes body linear.
+        roles: Of latents; none by default. With salient ones ``auto`` takes body linear.
     """
 
     body: Literal["auto", "linear", "mlp", "conv"] = "auto"
@@ -105,6 +105,11 @@ class VaeSettings:
         self.linear.check(columns)
         self.training.check()
 
+    @property
+    def has_deviations(self) -> bool:
+        """Whether each latent has a posterior deviation of its own."""
+        return self.prior == "gaussian" and not self.roles.values
+
     def body_of(self, columns: Columns) -> Literal["linear", "mlp", "conv"]:
         """Return the body for these columns."""
         if self.body != "auto":
@@ -114,7 +119,17 @@ class VaeSettings:
         return "mlp" if columns.grid is None else "conv"
 
     def _wrong_roles(self, columns: Columns) -> list[str]:
-        wrong = []
+        wrong = self.roles.problems()
+        if (self.roles.values or self.roles.subtypes > 1) and self.prior == "dirichlet":
+            wrong.append("roles.values and roles.subtypes need prior gaussian, not dirichlet")
+        if (
+            self.roles.ordered
+            and self.body_of(columns) != "linear"
+            and (self.conditioning != "film" or columns.grid is not None)
+        ):
+            wrong.append(
+                "roles.ordered needs body linear, or mlp with conditioning film: no value may reach the network"
+            )
         if self.roles.salient_latents < 0:
             wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
         if self.roles.salient and columns.grid is not None:

@@ -1,0 +1,112 @@
+"""Ordered latents: a latent that moves with a continuous covariate such as age, along one curve that all columns share.
+
+    E z = (a - mean) / sd,    effect of a on column v: b_v g(z),    g monotone, a straight line beyond the people of training
+
+The linear layer's smooth effects f_v (a natural spline a column) become b_v g: of all such products the one that is nearest to
+what was estimated, in the metric of its errors (reduced-rank regression, Izenman 1975), with g monotone on a grid (least
+distance programming, Lawson & Hanson 1974). One curve is told by all columns together, and so is its slope at either end, with
+which it goes on. What a person has of their own along b stays in the residual, and in the other latents: the network sees
+residuals without the effect, and is told that the covariate is known, not its value, since nobody knows what it would make of
+values that it never saw.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import nnls
+
+from medrep.cohort.covariates import Continuous, CovariateSchema
+from medrep.errors import ModelError
+from medrep.models.linear.design import natural_spline
+from medrep.models.linear.model import LinearModel
+
+_GRID = 256
+
+
+def check_ordered(names: Sequence[str], schema: CovariateSchema, interactions: Sequence[Sequence[str]]) -> None:
+    """Refuse covariates that no ordered latent can have.
+
+    Raises:
+        ModelError: All of them, and what is allowed.
+    """
+    can = [name for name in schema.names if isinstance(schema[name], Continuous)]
+    wrong = [
+        f"settings.roles.ordered has {name}; give continuous covariates ({', '.join(can) or 'there are none'})"
+        for name in names
+        if name not in can
+    ]
+    wrong += [
+        f"settings.roles.ordered has {name}, and settings.linear.interactions [{', '.join(group)}]; leave out one of them"
+        for name in names
+        for group in interactions
+        if name in group
+    ]
+    if wrong:
+        raise ModelError("; ".join(wrong))
+
+
+def ordered_effects(linear: LinearModel, names: Sequence[str]) -> LinearModel:
+    """Return a linear model in which effects of some covariates are those of ordered latents.
+
+    Args:
+        linear: Fitted.
+        names: Continuous covariates that interact with nothing (`check_ordered`).
+    """
+    coefficients, start = np.array(linear.coefficients), 1
+    varies = linear.sd > 0
+    for term in linear.design.terms:
+        rows = slice(start, start + len(term.centre))
+        start = rows.stop
+        if term.covariates[0] in names and len(term.covariates) == 1:
+            knots = linear.design.knots[term.covariates[0]]
+            found = coefficients[rows][:, varies] / linear.sd[varies]
+            curve, loadings = common_curve(found, linear.effect_covariance[rows, rows], knots)
+            coefficients[rows, varies] = np.outer(curve, loadings) * linear.sd[varies]
+    return replace(linear, coefficients=coefficients)
+
+
+def common_curve(
+    effects: Float[np.ndarray, "degrees columns"],
+    covariance: Float[np.ndarray, "degrees degrees"],
+    knots: tuple[float, ...],
+) -> tuple[Float[np.ndarray, " degrees"], Float[np.ndarray, " columns"]]:
+    """Return the monotone curve that tells most of all columns' effects, in the spline's basis, and each column's share of it.
+
+    Args:
+        effects: Coefficients of the columns, in units of their residual deviation.
+        covariance: Of their errors, the same for every column.
+        knots: Of the spline.
+    """
+    values, axes = np.linalg.eigh(covariance)
+    root = (axes / np.sqrt(np.maximum(values, 1e-12 * values.max()))) @ axes.T
+    left, _, _ = np.linalg.svd(root @ effects, full_matrices=False)
+    curve = np.linalg.solve(root, left[:, 0])
+    span = knots[-1] - knots[0]
+    grid = np.linspace(knots[0], knots[-1], _GRID + 1)
+    slopes = np.diff(natural_spline(grid, knots), axis=0) * (_GRID / span)
+    curve = curve * (1 if float((slopes @ curve).sum()) >= 0 else -1)
+    curve = _nearest_monotone(curve, root, slopes)
+    white = root @ curve
+    return curve, (white @ root @ effects) / float(white @ white)
+
+
+def _nearest_monotone(
+    curve: Float[np.ndarray, " degrees"],
+    root: Float[np.ndarray, "degrees degrees"],
+    slopes: Float[np.ndarray, "grid degrees"],
+) -> Float[np.ndarray, " degrees"]:
+    """Return the nearest curve of which no slope is negative, near being |root (new - old)|."""
+    if (slopes @ curve).min() >= 0:
+        return curve
+    # min |d| subject to G d >= h, through non-negative least squares (Lawson & Hanson 1974, chapter 23).
+    bounds = np.linalg.solve(root.T, slopes.T).T
+    missing = -slopes @ curve
+    size = float(np.linalg.norm(bounds, axis=1).max())
+    matrix = np.concatenate([bounds.T / size, missing[None] / size])
+    target = np.zeros(len(matrix))
+    target[-1] = 1
+    weights, _ = nnls(matrix, target)
+    left = matrix @ weights - target
+    return curve + np.linalg.solve(root, -left[:-1] / left[-1])
