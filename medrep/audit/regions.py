@@ -330,7 +330,8 @@ def _figures(
         r = np.divide(x @ y, below, out=np.zeros(len(x)), where=below > 1e-12)
         return r * np.abs(r)
     areas = []
-    for level in range(scores.shape[2]):
+    # Of two levels the scores are each other's opposites, and so say the same.
+    for level in range(1 if scores.shape[2] == 2 else 0, scores.shape[2]):
         member = labels == level
         ones, others = int(member.sum()), int((~member).sum())
         if ones and others:

@@ -74,7 +74,7 @@ def test_files_of_another_kind_or_grid_are_refused(tmp_path: Path) -> None:
         read_regions(tmp_path / "nothing.tsv", FEATURES)
     with pytest.raises(CohortError, match="columns are voxels"):
         read_regions(table(tmp_path / "r.tsv", "feature\tregion\n"), Columns.of_grid(GRID))
-    with pytest.raises(CohortError, match="not a .tsv"):
+    with pytest.raises(CohortError, match=r"not a \.tsv"):
         read_regions(image(tmp_path / "r.nii.gz"), FEATURES)
     with pytest.raises(CohortError, match="not on the model's grid"):
         read_regions(image(tmp_path / "long.nii.gz", LABELS[:2]), Columns.of_grid(GRID))
