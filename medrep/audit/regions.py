@@ -24,60 +24,28 @@ Intervals are of resampled people, the same ones for both sides, longer by who t
 person, the first one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 from medrep.audit.data import MOST_COLUMNS, AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import HoldoutSplit, Probing, figure_interval, taught_interval
 from medrep.audit.intervals import area_interval, permutation_p
-from medrep.audit.probe_figures import (
-    AUC,
-    INNER_FOLDS,
-    NUMBER,
-    permuted_figures,
-    stratified_group_split,
-    weighted_figures,
-)
+from medrep.audit.linear_reader import TaughtColumns, reader_weights
+from medrep.audit.probe_figures import AUC, NUMBER, permuted_figures, weighted_figures
 from medrep.audit.utility import first_rows
 from medrep.cohort.regions import Regions
 from medrep.models.chunks import ChunkSource
 from medrep.models.vae.components import FactorModel
 
 METRICS = ("region_full", "region_reliance", "region_only")
-_PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # over the number of people; rows have a mean squared length of 1
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of factors that are tried."""
-_COLUMNS_AT_ONCE, _FEWEST = 4096, 8
-_CONSTANT = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """Columns of a table in deviations of the people who teach; columns that do not vary among them are 0."""
-
-    table: Float[np.ndarray, "_ columns"]
-    train: Int[np.ndarray, " train"]
-    test: Int[np.ndarray, " test"]
-
-    def chunks(self, rows: Int[np.ndarray, " rows"]) -> Iterator[tuple[slice, Float[np.ndarray, "rows some"]]]:
-        """Yield columns of some rows, a few at a time."""
-        for start in range(0, self.table.shape[1], _COLUMNS_AT_ONCE):
-            part = slice(start, min(start + _COLUMNS_AT_ONCE, self.table.shape[1]))
-            yield part, self.block(part, rows)
-
-    def block(self, part: "slice | Int[np.ndarray, ' some']", rows: np.ndarray) -> Float[np.ndarray, "rows some"]:
-        """Return some columns of some rows."""
-        own = np.asarray(self.table[:, part], dtype=float)
-        taught = own[self.train]
-        mean, sd = taught.mean(axis=0), taught.std(axis=0)
-        varies = sd > _CONSTANT * np.maximum(np.abs(taught).max(axis=0, initial=0.0), 1e-300)
-        return (own[rows] - mean) * np.divide(1, sd, out=np.zeros_like(sd), where=varies)
+_PORTIONS = 8  # of exchanges
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +93,8 @@ def region_scores(table: Float[np.ndarray, "people columns"], split: HoldoutSpli
         split: The halves.
         regions: Of the columns.
     """
-    columns = _Columns(table, split.train, split.test)
-    weights = _taught(columns, split)
+    columns = TaughtColumns(table, split.train)
+    weights = reader_weights(columns, split)
     factors = _factors(columns, regions, split.seed)
     people, count, readers = len(split.test), len(regions.names), weights.shape[1] * weights.shape[2]
     own, told = np.zeros((count, people, readers)), np.zeros((count, len(factors.loadings), readers))
@@ -179,45 +147,7 @@ class _Evidence:
         return np.linalg.solve(np.eye(len(precision)) + precision, seen)
 
 
-def _taught(columns: _Columns, split: HoldoutSplit) -> Float[np.ndarray, "train readers outputs"]:
-    """Return how each teaching person's columns are weighed, by the reader of all and by those without each fold."""
-    train, labels = split.train, split.labels[split.train]
-    inner = np.zeros((len(train), len(train)))
-    for _, block in columns.chunks(train):
-        inner += block @ block.T
-    inner /= columns.table.shape[1]
-    targets = np.eye(len(split.levels))[labels.astype(int)] if split.levels else labels[:, None] / labels.std()
-    rng = np.random.default_rng(split.seed)
-    fold = stratified_group_split(split.participants[train], labels, INNER_FOLDS, rng)
-    everybody = np.arange(len(train))
-    kinds = [np.flatnonzero(fold != number) for number in range(INNER_FOLDS)]
-    by_fold = np.stack([_ridge(inner, targets, fit) for fit in kinds])
-    figures = []
-    for number, own in enumerate(by_fold):
-        left = np.flatnonzero(fold == number)
-        told = np.stack([inner[left] @ one for one in own])
-        figures.append(weighted_figures(told, labels[left], np.ones((1, len(left))), split.measure)[0])
-    best = int(np.argmax(np.nan_to_num(np.mean(figures, axis=0), nan=-np.inf)))
-    whole = _ridge(inner, targets, everybody)[best]
-    return np.stack([whole, *by_fold[:, best]], axis=1)
-
-
-def _ridge(
-    inner: Float[np.ndarray, "train train"], targets: Float[np.ndarray, "train outputs"], fit: Int[np.ndarray, " fit"]
-) -> Float[np.ndarray, "penalties train outputs"]:
-    """Return the weights of everybody in a ridge regression on some, 0 of the others, for each penalty."""
-    among = inner[np.ix_(fit, fit)]
-    among = among - among.mean(axis=0)
-    among -= among.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(among)
-    aim = vectors.T @ (targets[fit] - targets[fit].mean(axis=0))
-    weights = np.zeros((len(_PENALTIES), *targets.shape))
-    for own, penalty in zip(weights, _PENALTIES, strict=True):
-        own[fit] = vectors @ (aim / (np.maximum(values, 0.0) + penalty * len(fit))[:, None])
-    return weights
-
-
-def _factors(columns: _Columns, regions: Regions, seed: int) -> FactorModel:
+def _factors(columns: TaughtColumns, regions: Regions, seed: int) -> FactorModel:
     """Fit the factor model of the half that teaches."""
     train = columns.train
     most = min(_COUNTS[-1], max(1, len(train) // 4), columns.table.shape[1])
@@ -312,7 +242,7 @@ def _exchanged_p(
     figures = np.concatenate(
         [
             _figures(without, rest, own, labels, split.measure)
-            for own in np.array_split(np.concatenate([np.arange(len(labels))[None], split.sources]), _FEWEST)
+            for own in np.array_split(np.concatenate([np.arange(len(labels))[None], split.sources]), _PORTIONS)
         ]
     )
     return permutation_p(float(figures[0]), figures[1:])
