@@ -9,8 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from medrep.audit.holdout_split import HoldoutSplit
-from medrep.audit.probe_figures import INNER_FOLDS, stratified_group_split, weighted_figures
+from medrep.audit.holdout_split import HoldoutSplit, figure_interval, taught_interval
+from medrep.audit.intervals import area_interval, permutation_p
+from medrep.audit.probe_figures import (
+    AUC,
+    INNER_FOLDS,
+    permuted_figures,
+    stratified_group_split,
+    weighted_figures,
+)
 
 _PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)  # over the number of people; rows have a mean squared length of 1
 _COLUMNS_AT_ONCE = 4096
@@ -125,3 +132,48 @@ def _ridge(
     for own, penalty in zip(weights, _PENALTIES, strict=True):
         own[fit] = vectors @ (aim / (np.maximum(values, 0.0) + penalty * len(fit))[:, None])
     return weights
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How well readers tell a label.
+
+    Attributes:
+        figure: Of the reader taught by all who teach.
+        draws: The same on samples of people.
+        of_folds: Of the readers taught without each fold.
+    """
+
+    figure: float
+    draws: Float[np.ndarray, " draws"]
+    of_folds: Float[np.ndarray, " folds"]
+
+    @classmethod
+    def of(cls, scores: Float[np.ndarray, "test readers outputs"], split: HoldoutSplit) -> "Reading":
+        """Judge what readers say of the half that did not teach."""
+        labels = split.labels[split.test]
+        by_reader = scores.transpose(1, 0, 2)
+        figures = weighted_figures(by_reader, labels, np.ones((1, len(labels))), split.measure)[0]
+        draws = weighted_figures(by_reader[:1], labels, split.weights, split.measure)[:, 0]
+        return cls(float(figures[0]), draws, figures[1:])
+
+    def interval(self, split: HoldoutSplit) -> tuple[float, float]:
+        """Return the 95% interval of the figure."""
+        return figure_interval(split.measure, self.figure, self.draws, self.of_folds)
+
+    def summary(
+        self, scores: Float[np.ndarray, "test readers outputs"], split: HoldoutSplit
+    ) -> tuple[float, float, float, float]:
+        """Return the figure, its interval, and p under exchanged labels."""
+        null = permuted_figures(scores[None, :, 0], split.labels[split.test], split.sources, split.measure)[:, 0]
+        return self.figure, *self.interval(split), permutation_p(self.figure, null)
+
+    def minus(self, other: "Reading", split: HoldoutSplit) -> tuple[float, float]:
+        """Return the paired interval of a difference; one of AUCs of 1 is as wide as a single one is."""
+        if split.measure == AUC and self.figure == other.figure == 1:
+            few = int(min(np.unique(split.labels[split.test], return_counts=True)[1]))
+            width = 1 - area_interval(1.0, few, len(split.test) - few)[0]
+            return -width, width
+        change, folds = self.figure - other.figure, self.of_folds - other.of_folds
+        low, high = taught_interval(change, self.draws - other.draws, folds, split.people)
+        return max(low, -1.0), min(high, 1.0)

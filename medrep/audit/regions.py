@@ -33,10 +33,10 @@ from scipy.stats import rankdata
 
 from medrep.audit.data import MOST_COLUMNS, AuditData
 from medrep.audit.finding import Finding
-from medrep.audit.holdout_split import HoldoutSplit, Probing, figure_interval, taught_interval
-from medrep.audit.intervals import area_interval, permutation_p
-from medrep.audit.linear_reader import TaughtColumns, reader_weights
-from medrep.audit.probe_figures import AUC, NUMBER, permuted_figures, weighted_figures
+from medrep.audit.holdout_split import HoldoutSplit, Probing
+from medrep.audit.intervals import permutation_p
+from medrep.audit.linear_reader import Reading, TaughtColumns, reader_weights
+from medrep.audit.probe_figures import NUMBER
 from medrep.audit.utility import first_rows
 from medrep.cohort.regions import Regions
 from medrep.models.chunks import ChunkSource
@@ -189,49 +189,15 @@ def region_figures(scores: RegionScores, split: HoldoutSplit) -> RegionFigures:
         scores: Of its people.
         split: The halves.
     """
-    full = _Read.of(scores.full, split)
+    full = Reading.of(scores.full, split)
     reliance, only = [], []
     for without, alone in zip(scores.without, scores.only, strict=True):
-        rest = _Read.of(without, split)
-        low, high = _difference(full, rest, split)
+        rest = Reading.of(without, split)
+        low, high = full.minus(rest, split)
         p = _exchanged_p(without[:, 0], scores.full[:, 0] - without[:, 0], split)
         reliance.append((full.figure - rest.figure, low, high, p))
-        only.append(_Read.of(alone, split).summary(alone[:, 0], split))
-    return RegionFigures(full.summary(scores.full[:, 0], split), reliance, only)
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """The figure of a reader, of samples of people, and of the readers taught without each fold."""
-
-    figure: float
-    draws: Float[np.ndarray, " draws"]
-    of_folds: Float[np.ndarray, " folds"]
-
-    @classmethod
-    def of(cls, scores: Float[np.ndarray, "test readers outputs"], split: HoldoutSplit) -> "_Read":
-        labels = split.labels[split.test]
-        by_reader = scores.transpose(1, 0, 2)
-        figures = weighted_figures(by_reader, labels, np.ones((1, len(labels))), split.measure)[0]
-        draws = weighted_figures(by_reader[:1], labels, split.weights, split.measure)[:, 0]
-        return cls(float(figures[0]), draws, figures[1:])
-
-    def summary(self, scores: np.ndarray, split: HoldoutSplit) -> tuple[float, float, float, float]:
-        """Return the figure, its interval, and p under exchanged labels."""
-        null = permuted_figures(scores[None], split.labels[split.test], split.sources, split.measure)[:, 0]
-        low, high = figure_interval(split.measure, self.figure, self.draws, self.of_folds)
-        return self.figure, low, high, permutation_p(self.figure, null)
-
-
-def _difference(full: _Read, rest: _Read, split: HoldoutSplit) -> tuple[float, float]:
-    """Return the paired interval of a difference; one of AUCs of 1 is as wide as a single one is."""
-    change, draws = full.figure - rest.figure, full.draws - rest.draws
-    if split.measure == AUC and full.figure == rest.figure == 1:
-        few = int(min(np.unique(split.labels[split.test], return_counts=True)[1]))
-        width = 1 - area_interval(1.0, few, len(split.test) - few)[0]
-        return -width, width
-    low, high = taught_interval(change, draws, full.of_folds - rest.of_folds, split.people)
-    return max(low, -1.0), min(high, 1.0)
+        only.append(Reading.of(alone, split).summary(alone, split))
+    return RegionFigures(full.summary(scores.full, split), reliance, only)
 
 
 def _exchanged_p(

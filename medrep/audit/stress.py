@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from medrep.audit.corruptions import audit_corruptions
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.mechanisms import audit_mechanisms
@@ -13,12 +14,17 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.regions import Regions
 from medrep.errors import MedrepError, listed
 
-MECHANISMS, ROBUSTNESS, REGIONS = "mechanisms", "robustness", "regions"
-STRESSES = (MECHANISMS, ROBUSTNESS, REGIONS)
+MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS = "mechanisms", "robustness", "regions", "corruptions"
+STRESSES = (MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS)
 
 
 def check_stress(
-    asked: Sequence[str], schema: CovariateSchema, removed: Sequence[str], *, regions: bool = False
+    asked: Sequence[str],
+    schema: CovariateSchema,
+    removed: Sequence[str],
+    *,
+    regions: bool = False,
+    scans: bool = False,
 ) -> None:
     """Refuse what cannot be asked of a model.
 
@@ -27,6 +33,7 @@ def check_stress(
         schema: The model's covariates.
         removed: Covariates that are taken out of what is handed out.
         regions: Whether it is said which column is of which region.
+        scans: Whether the model's columns are voxels of scans.
 
     Raises:
         MedrepError: All names that are not known, and all questions that lack the covariates they ask about.
@@ -45,6 +52,8 @@ def check_stress(
         )
     if regions and REGIONS not in asked:
         wrong.append(f"--regions: is for --stress {REGIONS}; ask for it, too")
+    if CORRUPTIONS in asked and not scans:
+        wrong.append(f"--stress {CORRUPTIONS}: needs scans to corrupt; the model's columns are no voxels of volumes")
     if wrong:
         raise MedrepError(listed("stress that cannot be asked", wrong, f"there are {', '.join(STRESSES)}"))
 
@@ -75,4 +84,6 @@ def audit_stress(
         found += audit_robustness(data, outcome, min_n=min_n, seed=seed)
     if REGIONS in asked and regions is not None:
         found += audit_regions(data, regions, outcome, min_n=min_n, seed=seed)
+    if CORRUPTIONS in asked:
+        found += audit_corruptions(data, outcome, min_n=min_n, seed=seed)
     return found

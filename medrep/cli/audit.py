@@ -82,7 +82,8 @@ def add_audit(commands: Commands) -> None:
         metavar="A,B",
         help="further questions: mechanisms (which columns' relation to a covariate differs between sites), robustness (how"
         " strong a confounder explains an effect away, and what acquisition alone tells of the outcome), regions (from which"
-        " columns covariates and the outcome are read; needs --regions)",
+        " columns covariates and the outcome are read; needs --regions), corruptions (what becomes of scans that are blurred,"
+        " noisy, bent, coarse or moved)",
     )
     parser.add_argument(
         "--regions",

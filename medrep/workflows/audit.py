@@ -165,7 +165,8 @@ def audit(
     fitted = saved.model
     removed = request.remove or fitted.schema.batches or fitted.schema.names
     if request.stress or request.regions:
-        check_stress(request.stress, fitted.schema, removed, regions=request.regions is not None)
+        scans = fitted.columns.grid is not None and not fitted.columns.structures
+        check_stress(request.stress, fitted.schema, removed, regions=request.regions is not None, scans=scans)
     regions = None if request.regions is None else read_regions(request.regions, fitted.columns)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)
