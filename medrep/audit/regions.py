@@ -285,7 +285,7 @@ def _findings(group: str, figures: RegionFigures, split: HoldoutSplit, regions: 
     people, measure, full = split.people, split.measure, figures.full[0]
     note = f"{measure} of a linear reader of all columns; {split.note}"
     found = [Finding(METRICS[0], group, people, *figures.full, note=note)]
-    order = np.argsort([-own[0] for own in figures.reliance], kind="stable").tolist()
+    order: list[int] = np.argsort([-own[0] for own in figures.reliance], kind="stable").tolist()
     columns = np.bincount(regions.codes, minlength=len(regions.names))
     for rank, place in enumerate(order, start=1):
         reliance, only = figures.reliance[place], figures.only[place]

@@ -291,6 +291,7 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--remove", "scanner"), "does not know scanner"),
         (("--stress", "mechanisms,cues"), "--stress cues: not known"),
         (("--stress", "regions"), "give --regions FILE"),
+        (("--stress", "corruptions"), "needs scans to corrupt"),
         (("--stress", "regions", "--regions", "nothing.tsv"), "--regions nothing.tsv: no such file"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
     ],
@@ -343,7 +344,10 @@ def test_stress_adds_findings_and_chapters_of_its_own(
     assert "Regions that labels are read from" in page
 
 
-def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_volumes_are_audited_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medrep.audit.corruptions.STRENGTHS", {"noise": (0.1,)})
     cohort, out = tmp_path / "cohort", tmp_path / "trained"
     assert run("simulate", cohort, "--kind", "volume", "--n", 44, "--sites", 2, "--quiet") == 0
     switches = ("--set", "input.kind=volume", "--hold-out", 0.5, "--tracking", "none", "--quiet")
@@ -353,13 +357,15 @@ def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[s
     left[: len(left) // 2] = 1
     nib.save(nib.Nifti1Image(left, atlas.affine), tmp_path / "halves_dseg.nii.gz")
     (tmp_path / "halves_dseg.tsv").write_text("index\tname\n1\tleft\n")
-    stress = ("--stress", "regions", "--regions", tmp_path / "halves_dseg.nii.gz")
+    stress = ("--stress", "regions,corruptions", "--regions", tmp_path / "halves_dseg.nii.gz")
     assert run("audit", cohort, tmp_path / "a", "--model", out / "model", "--min-n", 10, *stress, "--quiet") == 0
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("leakage", "raw/site"), "status"] == "ok"
     assert found.loc[("reconstruction_error", "everybody"), "status"] == "ok"
     assert found.loc[("region_reliance", "exported/age & left"), "status"] == "ok"
     assert found.loc[("region_only", "exported/age & elsewhere"), "status"] == "ok"
+    assert found.loc[("corruption_error", "noise/0.1"), "ci_low"] > 0
+    assert found.loc[("corruption_flagged", "noise/0.1"), "status"] == "insufficient"
     # A scan of training under another name, packed otherwise, beside people whom the model never saw.
     split = pd.read_csv(out / "people.tsv", sep="\t", index_col="participant_id")["part"]
     seen, stands_for = split.index[split == "train"][0], split.index[split == "held-out"][0]
