@@ -36,7 +36,7 @@ _PROBING = Probing(permutations=299, draws=500)
 
 @dataclass(frozen=True)
 class Kind:
-    """How people are drawn.
+    """A kind of people.
 
     Attributes:
         volume: Whether they are volumes.

@@ -126,7 +126,7 @@ def _box(row: np.ndarray, columns: Columns) -> Box:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a model makes of some people's scans: scores, statistics of the image with them, and tables by name."""
+    """Some people's scans as a model sees them: scores, statistics of the image with them, and tables by name."""
 
     error: Float[np.ndarray, " people"]
     deviation: Float[np.ndarray, " people"]

@@ -136,7 +136,7 @@ def _ridge(
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How well readers tell a label.
+    """The figures of readers of a label.
 
     Attributes:
         figure: Of the reader taught by all who teach.

@@ -50,7 +50,7 @@ _PORTIONS = 8  # of exchanges
 
 @dataclass(frozen=True, eq=False)
 class RegionScores:
-    """What a reader says of the people of the other half.
+    """Scores that a reader gives the people of the other half.
 
     Readers are the one taught by the whole half and, after it, those taught without each fold of it; outputs are the number,
     or the levels.
