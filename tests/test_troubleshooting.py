@@ -652,6 +652,12 @@ def other_code(work: FitContext) -> int:
     return run("promote", "altered", *uri)
 
 
+def unknown_region(work: FitContext) -> int:
+    table = work.folder() / "regions.tsv"
+    table.write_text("feature\tregion\na\tfront\nthalamus\tback\n")
+    return work.audit("--stress", "regions", "--regions", table)
+
+
 def other_audit(work: FitContext) -> int:
     out = work.folder() / "other"
     assert run("train", work.cohort, out, "--quiet", *simple()) == OK
@@ -1132,6 +1138,8 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "edges have to increase": lambda w: w.audit("--by", "age:60/20"),
     "an intersection needs two columns or more": lambda w: w.audit("--intersect", "sex"),
     "numbers that cannot be": lambda w: w.audit("--min-n", 1, "--margin", 2),
+    "stress that cannot be asked": lambda w: w.audit("--stress", "regions"),
+    "features that cannot be put into a region": unknown_region,
     # Registry
     "which no gate passed for": lambda w: run(
         "score", w.cohort, w.folder() / "o", "--model", "models:/known@challenger", *w.registry

@@ -4,24 +4,36 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from medrep.audit.corruptions import audit_corruptions
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.mechanisms import audit_mechanisms
+from medrep.audit.regions import audit_regions
 from medrep.audit.robustness import audit_robustness
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.regions import Regions
 from medrep.errors import MedrepError, listed
 
-MECHANISMS, ROBUSTNESS = "mechanisms", "robustness"
-STRESSES = (MECHANISMS, ROBUSTNESS)
+MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS = "mechanisms", "robustness", "regions", "corruptions"
+STRESSES = (MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS)
 
 
-def check_stress(asked: Sequence[str], schema: CovariateSchema, removed: Sequence[str]) -> None:
+def check_stress(
+    asked: Sequence[str],
+    schema: CovariateSchema,
+    removed: Sequence[str],
+    *,
+    regions: bool = False,
+    scans: bool = False,
+) -> None:
     """Refuse what cannot be asked of a model.
 
     Args:
         asked: Names of `STRESSES`.
         schema: The model's covariates.
         removed: Covariates that are taken out of what is handed out.
+        regions: Whether it is said which column is of which region.
+        scans: Whether the model's columns are voxels of scans.
 
     Raises:
         MedrepError: All names that are not known, and all questions that lack the covariates they ask about.
@@ -33,6 +45,15 @@ def check_stress(asked: Sequence[str], schema: CovariateSchema, removed: Sequenc
         )
     if MECHANISMS in asked and not [name for name in schema.names if name not in (*schema.batches, *removed)]:
         wrong.append(f"--stress {MECHANISMS}: no covariate is kept whose effect could differ; name fewer in --remove")
+    if REGIONS in asked and not regions:
+        wrong.append(
+            f"--stress {REGIONS}: nobody says which column is of which region; give --regions FILE, a table with the columns"
+            " feature and region, or of volumes a label image on the model's grid"
+        )
+    if regions and REGIONS not in asked:
+        wrong.append(f"--regions: is for --stress {REGIONS}; ask for it, too")
+    if CORRUPTIONS in asked and not scans:
+        wrong.append(f"--stress {CORRUPTIONS}: needs scans to corrupt; the model's columns are no voxels of volumes")
     if wrong:
         raise MedrepError(listed("stress that cannot be asked", wrong, f"there are {', '.join(STRESSES)}"))
 
@@ -42,6 +63,7 @@ def audit_stress(
     asked: Sequence[str],
     outcome: "tuple[pd.Series, bool] | None" = None,
     *,
+    regions: Regions | None = None,
     min_n: int = 20,
     seed: int = 0,
 ) -> list[Finding]:
@@ -51,6 +73,7 @@ def audit_stress(
         data: People whom the model never saw.
         asked: Names of `STRESSES`.
         outcome: What the data are for, and whether it is a number; None: none is named.
+        regions: Of the model's columns, where they are asked for.
         min_n: Fewest people.
         seed: Of every draw.
     """
@@ -59,4 +82,8 @@ def audit_stress(
         found += audit_mechanisms(data, min_n=min_n, seed=seed)
     if ROBUSTNESS in asked:
         found += audit_robustness(data, outcome, min_n=min_n, seed=seed)
+    if REGIONS in asked and regions is not None:
+        found += audit_regions(data, regions, outcome, min_n=min_n, seed=seed)
+    if CORRUPTIONS in asked:
+        found += audit_corruptions(data, outcome, min_n=min_n, seed=seed)
     return found

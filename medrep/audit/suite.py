@@ -27,6 +27,7 @@ from medrep.audit.subgroups import audit_subgroups
 from medrep.audit.utility import audit_utility
 from medrep.audit.within_person import audit_within_people
 from medrep.cohort.parsing import parse_level, plain_number
+from medrep.cohort.regions import Regions
 from medrep.errors import CohortError
 from medrep.models.base import Posterior
 
@@ -47,6 +48,7 @@ class AuditOptions:
         margin: Leakage below this excess (AUC or R2) counts as none in the equivalence test.
         seed: Of every draw.
         stress: Further questions, names of `stress.STRESSES`.
+        regions: Of the model's columns, for the question of that name.
     """
 
     by: tuple[Split, ...] = ()
@@ -58,6 +60,7 @@ class AuditOptions:
     margin: float = 0.1
     seed: int = 0
     stress: tuple[str, ...] = ()
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +248,9 @@ def _counterfactuals(audit_data: AuditData, options: AuditOptions) -> list[Findi
 
 def _stress(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     outcome = _outcome(audit_data, options.outcome) if options.outcome else None
-    return audit_stress(audit_data, options.stress, outcome, min_n=options.min_n, seed=options.seed)
+    return audit_stress(
+        audit_data, options.stress, outcome, regions=options.regions, min_n=options.min_n, seed=options.seed
+    )
 
 
 def _outcome(audit_data: AuditData, name: str) -> tuple[pd.Series, bool]:

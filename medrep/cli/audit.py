@@ -81,7 +81,15 @@ def add_audit(commands: Commands) -> None:
         default="",
         metavar="A,B",
         help="further questions: mechanisms (which columns' relation to a covariate differs between sites), robustness (how"
-        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome)",
+        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome), regions (from which"
+        " columns covariates and the outcome are read; needs --regions), corruptions (what becomes of scans that are blurred,"
+        " noisy, bent, coarse or moved)",
+    )
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FILE",
+        help="which column is of which region: a table with the columns feature and region, or of volumes a label image",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument(

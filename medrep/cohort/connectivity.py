@@ -22,6 +22,7 @@ from medrep.cohort.inputs import BETWEEN, ConnectivityInput
 from medrep.cohort.nifti import LabelMap, Series, form_notes, in_memory, named_images, read_labels, read_series
 from medrep.cohort.parsing import parse_number
 from medrep.cohort.participants import read_tsv
+from medrep.cohort.regions import region_names, table_beside
 from medrep.cohort.sidecars import Sidecars
 from medrep.errors import CohortError, few, lacking, listed
 
@@ -71,39 +72,9 @@ def read_atlas(path: Path) -> Atlas:
     numbers = tuple(int(number) for number in np.unique(regions.data) if number)
     if len(numbers) < 2:
         raise CohortError(f"{path}: {len(numbers)} region(s); edges need an atlas of two or more")
-    stem = path.name.removesuffix(".gz")
-    table = path.with_name(stem[: stem.rfind(".")] + ".tsv")
-    names = _names(table, numbers) if table.is_file() else tuple(str(number) for number in numbers)
+    table = table_beside(path)
+    names = region_names(table, numbers, BETWEEN) if table.is_file() else tuple(str(number) for number in numbers)
     return Atlas(regions, numbers, names)
-
-
-def _names(path: Path, numbers: tuple[int, ...]) -> tuple[str, ...]:
-    header, rows, _ = read_tsv(path)
-    absent = [column for column in ("index", "name") if column not in header]
-    if absent:
-        raise CohortError(
-            f"{path}: no column {' and '.join(absent)}; a table of regions has the columns index and name"
-        )
-    entries = [(row[header.index("index")].strip(), row[header.index("name")].strip()) for row in rows]
-    named: dict[str, list[str]] = {}
-    for index, name in entries:
-        named.setdefault(index, []).append(name)
-    owner: dict[str, int] = {}
-    problems: list[str] = []
-    for number in numbers:
-        found = named.get(str(number), [])
-        if len(found) != 1 or not found[0]:
-            problems.append(f"region {number}: {len(found)} rows" if len(found) != 1 else f"region {number}: no name")
-        elif BETWEEN in found[0]:
-            problems.append(f"region {number}: {found[0]!r} holds {BETWEEN!r}, which stands between two regions")
-        elif found[0] in owner:
-            problems.append(f"region {number}: named {found[0]!r} as is region {owner[found[0]]}")
-        else:
-            owner[found[0]] = number
-    if problems:
-        cure = "give each region of the image one row with a name of its own"
-        raise CohortError(listed(f"{path}: regions without a name of their own", problems, cure))
-    return tuple(owner)
 
 
 def find_confounds(image: Path, ending: str) -> Path:

@@ -264,7 +264,7 @@ class Turn:
         turn = cls(tuple(np.argsort(found[:, 0]).tolist()), tuple(np.flatnonzero(found[:, 1] == -1).tolist()))
         return turn, affine @ inv_ornt_aff(found, shape)
 
-    def apply(self, volume: Float32[np.ndarray, "a b c"]) -> Float32[np.ndarray, "x y z"]:
+    def apply(self, volume: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "x y z"]:
         """Return a volume with its axes turned."""
         return np.flip(volume, self.flipped).transpose(self.order)
 

@@ -96,6 +96,25 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "acquisition_outcome_excess",
         ),
     ),
+    (
+        "Regions that labels are read from",
+        "What a linear reader tells of each label; that less what it tells where a region's columns are what all others let"
+        " expect; and what the region alone tells. The region most relied on comes first.",
+        ("region_full", "region_reliance", "region_only"),
+    ),
+    (
+        "Corrupted scans",
+        "The same people's scans, blurred, noisy, bent, coarse or moved: how scores change, how many a shift gate rejects, and"
+        " what a reader taught by clean scans still tells.",
+        (
+            "corruption_error",
+            "corruption_deviation",
+            "corruption_flagged",
+            "corruption_read",
+            "corruption_read_change",
+            "corruption_bias",
+        ),
+    ),
 )
 _LEAKAGE = ("leakage", "leakage_excess")
 _BY_GROUP = ("_gap", "_gap_excess", "_trend", "_smooth")

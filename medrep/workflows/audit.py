@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from medrep import __version__
-from medrep._files import output_folder, write_json
+from medrep._files import digest_of, output_folder, write_json
 from medrep.audit.groups import parse_by, parse_intersect
 from medrep.cohort.cohort import Cohort, read_matrix
 from medrep.cohort.files import Place
 from medrep.cohort.kinds import SILENT, Listener
 from medrep.cohort.participants import KEY_COLUMNS, count_participants
+from medrep.cohort.regions import read_regions
 from medrep.cohort.splits import TrainingRows, cohort_fingerprint, known_rows, row_fingerprint
 from medrep.config import SHIPPED
 from medrep.derivatives.bids import write_tsv
@@ -77,6 +78,7 @@ class AuditRequest:
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
         stress: Further questions, names of `medrep.audit.stress.STRESSES`.
+        regions: Which columns are of which region (`medrep.cohort.regions.read_regions`), for the question of that name.
     """
 
     by: str = ""
@@ -99,6 +101,7 @@ class AuditRequest:
     exclude: Sequence[str] = ()
     overwrite: bool = False
     stress: Sequence[str] = ()
+    regions: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +164,10 @@ def audit(
     root = place_of(source).root
     fitted = saved.model
     removed = request.remove or fitted.schema.batches or fitted.schema.names
-    if request.stress:
-        check_stress(request.stress, fitted.schema, removed)
+    if request.stress or request.regions:
+        scans = fitted.columns.grid is not None and not fitted.columns.structures
+        check_stress(request.stress, fitted.schema, removed, regions=request.regions is not None, scans=scans)
+    regions = None if request.regions is None else read_regions(request.regions, fitted.columns)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)
     check_earlier(cohort, saved, listener, removed)
@@ -198,6 +203,7 @@ def audit(
         request.margin,
         request.seed,
         tuple(request.stress),
+        regions,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as scratch:
@@ -240,6 +246,11 @@ def audit(
             **({} if other is None else {"against": {"kind": other.model.kind, "digest": other.provenance.digest}}),
             **({"reference_people": request.reference_people} if len(told) else {}),
             **({"stress": list(request.stress)} if request.stress else {}),
+            **(
+                {}
+                if request.regions is None
+                else {"regions": {"file": request.regions.name, "sha256": digest_of(request.regions)}}
+            ),
             **({"group": cohort.input.group} if cohort.input.group else {}),
         },
         "certificates": [asdict(one) for one in certificates],

@@ -6,6 +6,7 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -289,6 +290,9 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
         (("--stress", "mechanisms,cues"), "--stress cues: not known"),
+        (("--stress", "regions"), "give --regions FILE"),
+        (("--stress", "corruptions"), "needs scans to corrupt"),
+        (("--stress", "regions", "--regions", "nothing.tsv"), "--regions nothing.tsv: no such file"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
     ],
 )
@@ -320,27 +324,48 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         "_counterfactuals",
     ):
         monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
-    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms")
+    regions = tmp_path / "regions.tsv"
+    regions.write_text("feature\tregion\n" + "".join(f"region_{k:03d}\tfront\n" for k in range(1, 6)))
+    stress = ("--stress", "robustness,mechanisms,regions", "--regions", regions)
+    asked = ("--outcome", "diagnosis", *stress)
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("mechanism_columns", "exported/site x age"), "status"] == "ok"
     assert found.loc[("robustness_value", "exported/age"), "status"] == "ok"
     assert ("acquisition_outcome", "diagnosis") in found.index
-    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == ["robustness", "mechanisms"]
+    assert found.loc[("region_reliance", "exported/diagnosis & front"), "status"] == "ok"
+    assert found.loc[("region_only", "raw/site & elsewhere"), "status"] == "ok"
+    options = json.loads((tmp_path / "a" / "audit.json").read_text())["options"]
+    assert options["stress"] == ["robustness", "mechanisms", "regions"]
+    assert options["regions"] == {"file": "regions.tsv", "sha256": sha256(regions.read_bytes()).hexdigest()}
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert "Mechanisms that differ between sites" in page
     assert "Robustness of effects" in page
+    assert "Regions that labels are read from" in page
 
 
-def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_volumes_are_audited_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medrep.audit.corruptions.STRENGTHS", {"noise": (0.1,)})
     cohort, out = tmp_path / "cohort", tmp_path / "trained"
     assert run("simulate", cohort, "--kind", "volume", "--n", 44, "--sites", 2, "--quiet") == 0
     switches = ("--set", "input.kind=volume", "--hold-out", 0.5, "--tracking", "none", "--quiet")
     assert run("train", cohort, out, *switches) == 0
-    assert run("audit", cohort, tmp_path / "a", "--model", out / "model", "--min-n", 10, "--quiet") == 0
+    atlas = nib.load(next(cohort.rglob("*_T1w.nii.gz")))
+    left = np.zeros(atlas.shape, np.int16)
+    left[: len(left) // 2] = 1
+    nib.save(nib.Nifti1Image(left, atlas.affine), tmp_path / "halves_dseg.nii.gz")
+    (tmp_path / "halves_dseg.tsv").write_text("index\tname\n1\tleft\n")
+    stress = ("--stress", "regions,corruptions", "--regions", tmp_path / "halves_dseg.nii.gz")
+    assert run("audit", cohort, tmp_path / "a", "--model", out / "model", "--min-n", 10, *stress, "--quiet") == 0
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("leakage", "raw/site"), "status"] == "ok"
     assert found.loc[("reconstruction_error", "everybody"), "status"] == "ok"
+    assert found.loc[("region_reliance", "exported/age & left"), "status"] == "ok"
+    assert found.loc[("region_only", "exported/age & elsewhere"), "status"] == "ok"
+    assert found.loc[("corruption_error", "noise/0.1"), "ci_low"] > 0
+    assert found.loc[("corruption_flagged", "noise/0.1"), "status"] == "insufficient"
     # A scan of training under another name, packed otherwise, beside people whom the model never saw.
     split = pd.read_csv(out / "people.tsv", sep="\t", index_col="participant_id")["part"]
     seen, stands_for = split.index[split == "train"][0], split.index[split == "held-out"][0]
