@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from medrep.audit.cues import audit_cues
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.mechanisms import audit_mechanisms
@@ -11,8 +12,8 @@ from medrep.audit.robustness import audit_robustness
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import MedrepError, listed
 
-MECHANISMS, ROBUSTNESS = "mechanisms", "robustness"
-STRESSES = (MECHANISMS, ROBUSTNESS)
+CUES, MECHANISMS, ROBUSTNESS = "cues", "mechanisms", "robustness"
+STRESSES = (CUES, MECHANISMS, ROBUSTNESS)
 
 
 def check_stress(asked: Sequence[str], schema: CovariateSchema, removed: Sequence[str]) -> None:
@@ -55,6 +56,8 @@ def audit_stress(
         seed: Of every draw.
     """
     found: list[Finding] = []
+    if CUES in asked:
+        found += audit_cues(data, outcome, min_n=min_n, seed=seed)
     if MECHANISMS in asked:
         found += audit_mechanisms(data, min_n=min_n, seed=seed)
     if ROBUSTNESS in asked:
