@@ -1,6 +1,6 @@
 """Cues: which of several planted ones does a representation keep, and which does a reader follow where they conflict?
 
-A cue changes some columns by which of two values it has in a person. It has an availability, the share of columns that it changes,
+A cue has one of two values in a person, and moves some columns by it. It has an availability, the share of columns that it moves,
 and a predictivity, how often it is right of a label (Hermann et al. 2024). It moves people by a deviation either way along the
 direction in which these columns, neighbours of each other, differ most between people once covariates are accounted for: whoever
 knows that direction separates its values by d' = 2, however many columns there are.
@@ -13,8 +13,13 @@ Followed: a widespread cue and a focal one that is right more often are planted 
 share of people in whom they conflict whom the reader takes for what the widespread one says: the shortcut. Whoever knew both cues
 would follow the focal one always; `cue_followed_change` is over a reader of the data as they are.
 
-All of it is planted several times, each with other values, columns and folds. Intervals and tests are Student's over plantings,
-the people as they are.
+All of it is planted several times, each with other values, columns and folds. A figure is a mean over plantings of sums over
+people, and its variance has what plantings share and what people share (Cameron, Gelbach and Miller 2011): with x_ir what
+person i has in planting r, in deviations,
+
+    V = V(sums over people) + V(sums over plantings) - V(x_ir),
+
+with Student's t and the degrees of freedom of Welch and Satterthwaite.
 """
 
 from dataclasses import dataclass
@@ -48,6 +53,11 @@ class Cue:
     share: float
     predictivity: float
 
+    @property
+    def where(self) -> str:
+        """Columns, in words."""
+        return "in all columns" if self.share == 1 else f"in {self.share:.0%} of the columns, one at least"
+
 
 WIDESPREAD, REGIONAL, FOCAL = Cue("widespread", 1.0, 0.8), Cue("regional", 0.2, 0.85), Cue("focal", 0.02, 0.9)
 CUES = (WIDESPREAD, REGIONAL, FOCAL)
@@ -67,14 +77,14 @@ class Plantable:
         audited: They and the model.
         rows: The first row of each.
         places: Columns without missing cells.
-        left: What covariates leave of these columns, in their deviations.
+        left: What covariates leave of these columns, in their deviations; it tells the directions of cues.
         sd: These deviations.
     """
 
     audited: AuditData
     rows: Int[np.ndarray, " people"]
     places: Int[np.ndarray, " columns"]
-    left: Float[np.ndarray, "people columns"]
+    left: Float[np.ndarray, "some columns"]
     sd: Float[np.ndarray, " columns"]
 
     @classmethod
@@ -94,9 +104,7 @@ class Plantable:
         """How many there are."""
         return len(self.rows)
 
-    def directions(
-        self, cues: tuple[Cue, ...], rng: np.random.Generator
-    ) -> Float[np.ndarray, "cues columns"]:
+    def directions(self, cues: tuple[Cue, ...], rng: np.random.Generator) -> Float[np.ndarray, "cues columns"]:
         """Return what each cue adds to the columns, in their units, where its value is 1."""
         columns = self.left.shape[1]
         found = np.zeros((len(cues), columns))
@@ -105,7 +113,7 @@ class Plantable:
             start = int(rng.integers(columns - width + 1))
             some = slice(start, start + width)
             _, sizes, right = np.linalg.svd(self.left[:, some], full_matrices=False)
-            own[some] = sizes[0] / self.people**0.5 * right[0] * self.sd[some]
+            own[some] = sizes[0] / len(self.left) ** 0.5 * right[0] * self.sd[some]
         return found
 
     def tables(
@@ -160,12 +168,6 @@ def planted_cues(
         Of each table but ``raw``: ``cue_kept`` of each cue, ``cue_bias`` (of the first over the last) and
         ``cue_followed_change``; and ``cue_followed`` of each table.
     """
-    names = [name for name in ("raw", "exported", "latents") if name in data.tables]
-    made = names[1:]
-    groups = [
-        *(("cue_kept", f"{name}/{cue.name}") for name in made for cue in cues),
-        *((metric, name) for metric in METRICS[1:] for name in (names if metric == "cue_followed" else made)),
-    ]
     people = len(first_rows(data.participants))
     needed = max(min_n, _FEWEST)
     short = f"{people} people; {needed} are needed" if people < needed else ""
@@ -175,26 +177,46 @@ def planted_cues(
             short = f"{len(plantable.places)} columns vary and have no missing cells; {_COLUMNS} are needed"
     if not short:
         try:
-            planted = [_planting(plantable, cues, [seed, 101, k]) for k in range(plantings)]
+            return cue_findings(plantable, cues, seed=seed, plantings=plantings)
         except MedrepError as error:
             short = f"the model does not take data with a cue: {error}".splitlines()[0]
-    if short:
-        return [Finding(metric, group, people, status="insufficient", note=short) for metric, group in groups]
-    read = {name: np.stack([one.read[name] for one in planted]) for name in names}
-    followed = {name: np.array([one.followed[name] for one in planted]) for name in names}
-    found = [
-        finding for name in made for finding in _kept(name, read[name], read["raw"], cues, plantable.people)
+    made = [name for name in data.tables if name != "raw"]
+    groups = [
+        *(("cue_kept", f"{name}/{cue.name}") for name in made for cue in cues),
+        *((metric, name) for metric in METRICS[1:] for name in (data.tables if metric == "cue_followed" else made)),
     ]
-    found += [_followed(name, followed[name], cues, plantable.people) for name in names]
-    return found + [_changed(name, followed[name] - followed["raw"], cues, plantable.people) for name in made]
+    return [Finding(metric, group, people, status="insufficient", note=short) for metric, group in groups]
+
+
+def cue_findings(
+    plantable: Plantable, cues: tuple[Cue, ...] = CUES, *, seed: int = 0, plantings: int = PLANTINGS
+) -> list[Finding]:
+    """Return findings on people in whose data cues can be planted; see `planted_cues`.
+
+    Args:
+        plantable: People and a model.
+        cues: From the most available to the least; the first and the last conflict.
+        seed: Of everything drawn.
+        plantings: How often.
+
+    Raises:
+        MedrepError: The model does not take such data.
+    """
+    planted = [_planting(plantable, cues, [seed, 101, k]) for k in range(plantings)]
+    tables = {name: np.stack([one.read[name] for one in planted]) for name in planted[0].read}
+    shares = {name: np.stack([one.followed[name] for one in planted]) for name in tables}
+    made = [name for name in tables if name != "raw"]
+    found = [finding for name in made for finding in _kept(name, tables[name], tables["raw"], cues)]
+    found += [_followed(name, shares[name], cues) for name in tables]
+    return found + [_changed(name, shares[name] - shares["raw"], cues) for name in made]
 
 
 @dataclass(frozen=True, eq=False)
 class _Planting:
-    """Table -> d' of each cue, and the share of people with a conflict in whom the first one is followed."""
+    """Table -> what each person has in d' of each cue, and in the share of people with a conflict who follow the first one."""
 
-    read: dict[str, Float[np.ndarray, " cues"]]
-    followed: dict[str, float]
+    read: dict[str, Float[np.ndarray, "people cues"]]
+    followed: dict[str, Float[np.ndarray, " people"]]
 
 
 def _planting(plantable: Plantable, cues: tuple[Cue, ...], seed: list[int]) -> _Planting:
@@ -202,14 +224,9 @@ def _planting(plantable: Plantable, cues: tuple[Cue, ...], seed: list[int]) -> _
     people = plantable.people
     adds = plantable.directions(cues, rng)
     coins = np.stack([_halves(people, rng) for _ in cues], axis=1)
-    codes = (coins > 0) @ 2 ** np.arange(len(cues))
-    folds = folds_of(codes, rng)
-    read = {
-        name: np.array(
-            [separability(one, z) for one, z in zip(learning_path(rows, coins, folds).last.T, coins.T, strict=True)]
-        )
-        for name, rows in plantable.tables(coins @ adds, seed[0]).items()
-    }
+    folds = folds_of((coins > 0) @ 2 ** np.arange(len(cues)), rng)
+    tables = plantable.tables(coins @ adds, seed[0])
+    read = {name: separability(learning_path(rows, coins, folds).last, coins) for name, rows in tables.items()}
     label = _halves(people, rng)
     pair = np.stack([label * _agreement(people, cue.predictivity, rng) for cue in (cues[0], cues[-1])], axis=1)
     conflict = pair[:, 0] != pair[:, 1]
@@ -217,8 +234,9 @@ def _planting(plantable: Plantable, cues: tuple[Cue, ...], seed: list[int]) -> _
     followed = {}
     for name, rows in plantable.tables(pair @ adds[[0, -1]], seed[0]).items():
         taken = np.sign(learning_path(rows, label[:, None], folds).last[:, 0])
-        follows = (1 + taken[conflict] * pair[conflict, 0]) / 2
-        followed[name] = float(follows.mean()) if conflict.any() else 0.5
+        follows = (1 + taken * pair[:, 0]) / 2
+        share = float(follows[conflict].mean())
+        followed[name] = np.where(conflict, follows - share, 0.0) / conflict.sum() + share / people
     return _Planting(read, followed)
 
 
@@ -232,63 +250,80 @@ def _agreement(people: int, share: float, rng: np.random.Generator) -> Float[np.
     return np.where(rng.permutation(people) < round(share * people), 1.0, -1.0)
 
 
+@dataclass(frozen=True)
+class _Mean:
+    """A mean over plantings, with its 95% interval and its p-value against 0."""
+
+    at: float
+    low: float
+    high: float
+    p: float
+
+    @classmethod
+    def of(cls, parts: Float[np.ndarray, "plantings people"]) -> "_Mean":
+        """Return that of the sums over people."""
+        plantings, people = parts.shape
+        at = float(parts.sum() / plantings)
+        left = (parts - at / people) / plantings
+        by_planting = float((left.sum(axis=1) ** 2).sum()) * plantings / (plantings - 1)
+        by_person = float((left.sum(axis=0) ** 2).sum()) * people / (people - 1)
+        # Below none of the two: the difference is known badly where it is small.
+        shared = max(by_person - float((left**2).sum()), 0.0)
+        variance = max(by_planting + shared, by_person)
+        if variance <= (1e-9 * max(abs(at), 1.0)) ** 2:
+            return cls(at, at, at, float(abs(at) <= 1e-9))
+        freedom = variance**2 / (by_planting**2 / (plantings - 1) + (variance - by_planting) ** 2 / (people - 1))
+        error = variance**0.5
+        half = student(freedom) * error
+        return cls(at, at - half, at + half, float(2 * student_t.sf(abs(at) / error, freedom)))
+
+
 def _kept(
     name: str,
-    read: Float[np.ndarray, "plantings cues"],
-    raw: Float[np.ndarray, "plantings cues"],
+    read: Float[np.ndarray, "plantings people cues"],
+    raw: Float[np.ndarray, "plantings people cues"],
     cues: tuple[Cue, ...],
-    people: int,
 ) -> list[Finding]:
     """Return the share of each cue's separability that is left, and by how much that of the first is above the last's."""
-    before, after = raw.mean(axis=0), read.mean(axis=0)
+    people = raw.shape[1]
+    before, after = raw.sum(axis=1).mean(axis=0), read.sum(axis=1).mean(axis=0)
     readable = before >= _READ
-    shares = after / np.where(readable, before, np.nan)
-    # How each planting moves the ratio of means.
-    moves = (read - shares * raw) / np.where(readable, before, np.nan)
-    half = student(len(read) - 1) / len(read) ** 0.5
+    divisor = np.where(readable, before, np.nan)
+    shares = after / divisor
+    # Parts of the ratio of means, to first order.
+    parts = (read - shares * raw) / divisor + shares / people
     order = np.argsort(-np.where(readable, shares, -np.inf), kind="stable")
     rank = {int(k): place + 1 for place, k in enumerate(order)}
     found = []
     for k, cue in enumerate(cues):
-        about = f"d' {before[k]:.2f} in the data as they are, {after[k]:.2f} here; {_available(cue)}"
+        group, note = (
+            f"{name}/{cue.name}",
+            f"d' {before[k]:.2f} in the data as they are, {after[k]:.2f} here; {cue.where}",
+        )
         if not readable[k]:
-            short = f"{about}: hardly read by {people} people"
-            found.append(Finding("cue_kept", f"{name}/{cue.name}", people, status="insufficient", note=short))
+            found.append(Finding("cue_kept", group, people, status="insufficient", note=f"{note}: hardly read"))
             continue
-        reach = half * float(moves[:, k].std(ddof=1))
-        note = f"{about}; kept best but {rank[k] - 1} of {len(cues)}; interval over {len(read)} plantings"
-        own = float(shares[k])
-        found.append(Finding("cue_kept", f"{name}/{cue.name}", people, own, own - reach, own + reach, note=note))
+        own = _Mean.of(parts[:, :, k])
+        note = f"rank {rank[k]} of {len(cues)}; {note}; {len(read)} plantings"
+        found.append(Finding("cue_kept", group, people, own.at, own.low, own.high, note=note))
     note = f"share kept of the {cues[0].name} cue less that of the {cues[-1].name} one"
     if not (readable[0] and readable[-1]):
         return [*found, Finding("cue_bias", name, people, status="insufficient", note=f"{note}: one is hardly read")]
-    return [*found, _tested("cue_bias", name, shares[0] - shares[-1] + moves[:, 0] - moves[:, -1], people, note)]
+    own = _Mean.of(parts[:, :, 0] - parts[:, :, -1])
+    return [*found, Finding("cue_bias", name, people, own.at, own.low, own.high, own.p, note=note)]
 
 
-def _followed(name: str, shares: Float[np.ndarray, " plantings"], cues: tuple[Cue, ...], people: int) -> Finding:
+def _followed(name: str, parts: Float[np.ndarray, "plantings people"], cues: tuple[Cue, ...]) -> Finding:
     first, last = cues[0], cues[-1]
-    half = student(len(shares) - 1) * float(shares.std(ddof=1)) / len(shares) ** 0.5
-    at = float(shares.mean())
+    own = _Mean.of(parts)
     note = (
         f"share of people in whom cues conflict who are taken for what the {first.name} one says (right in"
         f" {first.predictivity:.0%}; the {last.name} one in {last.predictivity:.0%}); of a reader who knew both: 0"
     )
-    return Finding("cue_followed", name, people, at, max(at - half, 0.0), min(at + half, 1.0), note=note)
+    return Finding("cue_followed", name, parts.shape[1], own.at, max(own.low, 0.0), min(own.high, 1.0), note=note)
 
 
-def _changed(name: str, changes: Float[np.ndarray, " plantings"], cues: tuple[Cue, ...], people: int) -> Finding:
+def _changed(name: str, parts: Float[np.ndarray, "plantings people"], cues: tuple[Cue, ...]) -> Finding:
+    own = _Mean.of(parts)
     note = f"over a reader of the data as they are; above 0: the {cues[0].name} cue is followed more often"
-    return _tested("cue_followed_change", name, changes, people, note)
-
-
-def _tested(metric: str, name: str, values: Float[np.ndarray, " plantings"], people: int, note: str) -> Finding:
-    """Return the mean over plantings against 0."""
-    at, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
-    freedom = len(values) - 1
-    half = student(freedom) * error
-    p = float(2 * student_t.sf(abs(at) / error, freedom)) if error > 1e-12 else float(abs(at) <= 1e-12)
-    return Finding(metric, name, people, at, at - half, at + half, p, note=note)
-
-
-def _available(cue: Cue) -> str:
-    return "in all columns" if cue.share == 1 else f"in {cue.share:.0%} of the columns, neighbours, one at least"
+    return Finding("cue_followed_change", name, parts.shape[1], own.at, own.low, own.high, own.p, note=note)

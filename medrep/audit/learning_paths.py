@@ -93,13 +93,30 @@ def folds_of(classes: Shaped[np.ndarray, " people"], rng: np.random.Generator) -
     return stratified_group_split(np.arange(len(classes)), classes, FOLDS, rng)
 
 
-def separability(scores: Float[np.ndarray, " people"], classes: Float[np.ndarray, " people"]) -> float:
-    """Return d': by how many deviations within classes the mean scores of two classes lie apart.
+def separability(
+    scores: Float[np.ndarray, "people classes"], classes: Float[np.ndarray, "people classes"]
+) -> Float[np.ndarray, "people classes"]:
+    """Return what each person has in d', by how many deviations within classes the mean scores of two classes lie apart.
 
     Args:
-        scores: Of a reader.
-        classes: -1 or 1; both are there.
+        scores: Of readers.
+        classes: -1 or 1; each has three people or more.
+
+    Returns:
+        Parts whose sum over people is d', and whose spread is that of the jackknife; 0 where all scores are the same.
     """
-    ones, others = scores[classes > 0], scores[classes <= 0]
-    spread = float(np.sqrt((ones.var() * len(ones) + others.var() * len(others)) / max(len(scores) - 2, 1)))
-    return float(ones.mean() - others.mean()) / spread if spread > 0 else 0.0
+    member = np.stack([classes > 0, classes <= 0]).astype(float)
+    sums = np.stack([(member * scores**power).sum(axis=1) for power in range(3)])
+    own = np.stack([member * scores**power for power in range(3)])
+    whole, without = _separation(sums), _separation(sums[:, :, None] - own)
+    n = len(scores)
+    return (n - 1) / n * (without.mean(axis=0) - without) + whole / n
+
+
+def _separation(sums: Float[np.ndarray, "3 2 *shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return d' from counts, sums and sums of squares in two classes."""
+    count, total, squares = sums
+    means = total / count
+    within = np.maximum(squares - total * means, 0.0).sum(axis=0) / (count.sum(axis=0) - 2)
+    apart: np.ndarray = (means[0] - means[1]) / np.sqrt(np.where(within > 0, within, np.inf))
+    return apart

@@ -4,35 +4,38 @@ A covariate, such as site, is a cue of a target, such as diagnosis: each level s
 than elsewhere. People in whom it is right are the majority, people in whom it conflicts are the minority. A reader that relies on
 the cue reads the minority worse, at worst below chance.
 
-One linear reader is looked at along its training (`learning_paths`), by people whom it was not taught by. At each checkpoint t the
-accuracies of the majority and of the minority, each class counting alike, are drawn against each other, as probits: M_t and m_t,
-mean distances from the threshold in deviations within class and group. Without a shortcut both grow in proportion, and the path is
-a line from chance. A shortcut that is learned first, and the target later, bends it below that line (the "moon shape" of Liang et
-al. 2023), and the curvature is the mean over checkpoints, up to where training stops, of
+One linear reader is looked at along its training (`learning_paths`), by people whom it was not taught by. At each checkpoint t
+the accuracies of the majority and of the minority, each class counting alike, are drawn against each other, as probits: M_t and
+m_t, mean distances from the threshold in deviations within class and group. Without a shortcut both grow in proportion, and the
+path is a line from chance. A shortcut that is learned first, and the target later, bends it below that line (the "moon shape" of
+Liang et al. 2023), and the curvature is the mean over checkpoints, up to where training stops, of
 
     m_t - (m_T / M_T) M_t,
 
-with a standard error by leaving out one person at a time. A shortcut that is never unlearned does not bend the path: it is the gap
-between both accuracies that shows it.
+with a standard error by leaving out one person at a time. A shortcut that is never unlearned does not bend the path: it is the
+gap between both accuracies that shows it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from scipy.stats import chi2_contingency
 from scipy.stats import t as student_t
 
-from medrep.audit.data import AuditData, compact
+from medrep.audit.data import AuditData, compact, covariate_design, drawn_columns, residual
 from medrep.audit.finding import Finding
 from medrep.audit.intervals import share_interval, student
 from medrep.audit.learning_paths import LearningPath, folds_of, learning_path
 from medrep.audit.utility import first_rows
-from medrep.cohort.covariates import Continuous
+from medrep.cohort.covariates import Continuous, CovariateSchema
 
 METRICS = ("majority_accuracy", "minority_accuracy", "minority_gap", "minority_curvature")
 FEWEST = 8
 """People of each class, of the majority and of the minority."""
+CUE = 0.05
+"""p of target by covariate (chi-square) above which the covariate is no cue."""
 _AT_LEVEL = 10
 _MOST = 1000
 _LEAST_READ = 0.2  # probit of the majority's accuracy, .58: below it there is no path to speak of
@@ -125,8 +128,12 @@ def reliance(path: LearningPath, people: CuedPeople) -> Reliance:
     # Welch and Satterthwaite: of few people in one of the cells the error is known badly.
     fewer = (of_cells**2 / (member.sum(axis=0) - 1)[:, None]).sum(axis=0)
     freedom = np.divide(errors**4, fewer, out=np.full(4, people.fewest - 1.0), where=fewer > 0)
-    # A gap of 1 where everybody is read alike has an error, too.
-    errors[2] = max(errors[2], 0.5 / people.fewest)
+    # Shares of few people near 1 seem to be known too well: as if one more had been read rightly and one wrongly.
+    count = sums[0, :, -1]
+    share = (sums[3, :, -1] + 1) / (count + 2)
+    of_shares = share * (1 - share) / (count + 2) / 4
+    errors[2] = of_shares.sum() ** 0.5
+    freedom[2] = of_shares.sum() ** 2 / (of_shares**2 / (count - 1)).sum()
     return Reliance(*(Measured(*one) for one in np.stack([whole, errors, freedom], axis=1).tolist()))
 
 
@@ -144,9 +151,7 @@ def _figures(sums: Float[np.ndarray, "4 *draws cells checkpoints"]) -> Float[np.
     return np.stack([*ends, ends[0] - ends[1], bent.mean(axis=-1)], axis=-1)
 
 
-def cued_people(
-    target: Float[np.ndarray, " people"], cue: pd.Series
-) -> tuple[Float[np.ndarray, " some"], CuedPeople]:
+def cued_people(target: Float[np.ndarray, " people"], cue: pd.Series) -> tuple[Int[np.ndarray, " some"], CuedPeople]:
     """Return the places of people in whom a cue says anything, and in whom of them it is right.
 
     Args:
@@ -203,32 +208,42 @@ def _of_cue(
     name, values = target
     min_n, seed = needs
     groups = [f"{table}/{name} by {cue}" for table in data.tables]
-    if values is None:
-        short, people = f"{name} has more than two classes, or one", CuedPeople(np.zeros(0), np.zeros(0, bool))
-    else:
-        chosen, people = cued_people(values, data.frame[cue].iloc[rows])
-        rows = rows[chosen]
-        short = ""
-        if len(rows) < min_n or people.fewest < FEWEST:
-            short = (
-                f"{len(rows)} people, {people.fewest} in the smallest of: each class, where {cue} agrees with it and where it"
-                f" conflicts; {min_n} and {FEWEST} are needed"
-            )
+    people = CuedPeople(np.zeros(0), np.zeros(0, bool))
+    short = f"{name} does not have two classes"
+    if values is not None:
+        labels = data.frame[cue].iloc[rows]
+        chosen, people = cued_people(values, labels)
+        rows, short = rows[chosen], _too_little(people, labels.iloc[chosen], min_n)
     if short:
         return [Finding(m, g, len(people.classes), status="insufficient", note=short) for g in groups for m in METRICS]
     codes = sum((k * cell for k, cell in enumerate(people.cells)), np.zeros(len(rows), int))
     folds = folds_of(codes, np.random.default_rng([seed, 89]))
+    # What goes with the cue by way of a covariate that is kept is not counted as the cue's.
+    others = CovariateSchema(tuple(data.schema[one] for one in data.kept if one not in (name, cue)))
+    design = covariate_design(data.frame.iloc[rows], others)
     found: list[Finding] = []
     for group, table in zip(groups, data.tables.values(), strict=True):
-        path = learning_path(compact(table[rows], seed), people.classes[:, None], folds)
-        found += _findings(group, reliance(path, people), people, (name, cue))
+        own = compact(residual(drawn_columns(table[rows], seed), design), seed)
+        figures = reliance(learning_path(own, people.classes[:, None], folds), people)
+        found += _findings(group, figures, people, f"{cue} suggests {name}")
     return found
 
 
-def _findings(group: str, figures: Reliance, people: CuedPeople, names: tuple[str, str]) -> list[Finding]:
-    target, cue = names
+def _too_little(people: CuedPeople, labels: pd.Series, min_n: int) -> str:
+    """Return why nothing can be said; empty where it can."""
+    n, cue = len(people.classes), labels.name
+    if n < min_n or people.fewest < FEWEST:
+        return (
+            f"{n} people, {people.fewest} in the smallest of: each class, where {cue} agrees with it, and where it"
+            f" conflicts; {min_n} and {FEWEST} are needed"
+        )
+    p = float(chi2_contingency(pd.crosstab(labels.astype(str).to_numpy(object), people.classes), correction=False)[1])
+    return "" if p <= CUE else f"{cue} is no cue: it goes with the target no more than chance may explain (p = {p:.2f})"
+
+
+def _findings(group: str, figures: Reliance, people: CuedPeople, says: str) -> list[Finding]:
     n, right = len(people.classes), people.agrees
-    about = f"{cue} suggests {target} rightly in {right.mean():.0%} of people; balanced over classes"
+    about = f"{says} rightly in {right.mean():.0%} of people; balanced over classes"
     found: list[Finding] = []
     for metric, share, who in zip(METRICS, (figures.majority, figures.minority), (right, ~right), strict=False):
         ends = share_interval(share.estimate, share.error, int(who.sum()), n)

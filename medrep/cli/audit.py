@@ -81,8 +81,8 @@ def add_audit(commands: Commands) -> None:
         default="",
         metavar="A,B",
         help="further questions: cues (which of several planted ones does the model keep, and is the outcome read from a"
-        " covariate that goes with it), mechanisms (which columns' relation to a covariate differs between sites), robustness (how"
-        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome)",
+        " covariate that goes with it), mechanisms (which columns' relation to a covariate differs between sites), robustness"
+        " (how strong a confounder explains an effect away, and what acquisition alone tells of the outcome)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument(

@@ -288,7 +288,7 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--min-n", "0"), "--min-n 0: give 2 or more"),
         (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
-        (("--stress", "mechanisms,cues"), "--stress cues: not known"),
+        (("--stress", "mechanisms,clues"), "--stress clues: not known"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
     ],
 )
