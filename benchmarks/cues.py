@@ -36,7 +36,7 @@ PEOPLE, COLUMNS, FACTORS, TRAINED = 200, 40, 3, 300
 _DECLARED = (Covariate("age", "continuous"), Covariate("site", "categorical", "batch"))
 _APART = 0.1
 """True shares kept that differ by less have no order."""
-_OFF = 50_000
+_OFF = 60_000
 _SAME = (Cue("one", 0.1, 0.85), Cue("other", 0.1, 0.85))
 
 
@@ -216,12 +216,13 @@ def _tests(seeds: int) -> tuple[pd.DataFrame, list[Line]]:
     rows, lines = [], []
     for case, (draw, table) in _CASES.items():
         say(f"cues: tests, {case}")
-        found = [{one.metric: one for one in draw(_OFF + seed) if one.group == table} for seed in range(seeds)]
+        count = max(seeds // 4, 20) if case in _POWER else seeds
+        found = [{one.metric: one for one in draw(_OFF + seed) if one.group == table} for seed in range(count)]
         for metric in ("cue_bias", "cue_followed_change"):
             p = np.array([one[metric].p for one in found])
             share = float((p <= 0.05).mean())
             mean = float(np.mean([one[metric].estimate for one in found]))
-            rows.append({"case": case, "test": metric, "seeds": seeds, "p <= .05": share, "mean": mean})
+            rows.append({"case": case, "test": metric, "seeds": count, "p <= .05": share, "mean": mean})
             lines.append(_judged(f"{metric}, {case}", share))
     return pd.DataFrame(rows), lines
 

@@ -320,16 +320,24 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         "_counterfactuals",
     ):
         monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
-    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms")
+    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms,cues")
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("mechanism_columns", "exported/site x age"), "status"] == "ok"
     assert found.loc[("robustness_value", "exported/age"), "status"] == "ok"
     assert ("acquisition_outcome", "diagnosis") in found.index
-    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == ["robustness", "mechanisms"]
+    assert ("cue_followed", "exported") in found.index
+    assert ("minority_gap", "exported/diagnosis by site") in found.index
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == [
+        "robustness",
+        "mechanisms",
+        "cues",
+    ]
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert "Mechanisms that differ between sites" in page
     assert "Robustness of effects" in page
+    assert "Planted cues" in page
+    assert "Shortcuts" in page
 
 
 def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
