@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import t as student_t
 
 from medrep.audit.data import AuditData, compact, covariate_design, residual
@@ -65,8 +65,9 @@ METRICS = ("cue_kept", "cue_bias", "cue_followed", "cue_followed_change")
 PLANTINGS = 10
 _FEWEST, _COLUMNS = 40, 4
 _MOST, _CELLS = 400, 50_000_000
-_READ = 0.3
-"""d' below which a cue cannot be read from the data as they are."""
+_READ = 0.2
+"""d' above which a cue has to be, at the lower end, in the data as they are: a share of less is of noise."""
+_UNREAD = "one of the two cues is hardly read from the data as they are:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,8 +208,17 @@ def cue_findings(
     shares = {name: np.stack([one.followed[name] for one in planted]) for name in tables}
     made = [name for name in tables if name != "raw"]
     found = [finding for name in made for finding in _kept(name, tables[name], tables["raw"], cues)]
+    if not _readable(tables["raw"])[[0, -1]].all():
+        note = f"{_UNREAD} no conflict can be told"
+        groups = [*((METRICS[2], name) for name in tables), *((METRICS[3], name) for name in made)]
+        return found + [Finding(m, name, plantable.people, status="insufficient", note=note) for m, name in groups]
     found += [_followed(name, shares[name], cues) for name in tables]
     return found + [_changed(name, shares[name] - shares["raw"], cues) for name in made]
+
+
+def _readable(raw: Float[np.ndarray, "plantings people cues"]) -> Bool[np.ndarray, " cues"]:
+    """Return which cues are read from the data as they are."""
+    return np.array([_Mean.of(own).low >= _READ for own in np.moveaxis(raw, 2, 0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +297,7 @@ def _kept(
     """Return the share of each cue's separability that is left, and by how much that of the first is above the last's."""
     people = raw.shape[1]
     before, after = raw.sum(axis=1).mean(axis=0), read.sum(axis=1).mean(axis=0)
-    readable = before >= _READ
+    readable = _readable(raw)
     divisor = np.where(readable, before, np.nan)
     shares = after / divisor
     # Parts of the ratio of means, to first order.
@@ -308,7 +318,10 @@ def _kept(
         found.append(Finding("cue_kept", group, people, own.at, own.low, own.high, note=note))
     note = f"share kept of the {cues[0].name} cue less that of the {cues[-1].name} one"
     if not (readable[0] and readable[-1]):
-        return [*found, Finding("cue_bias", name, people, status="insufficient", note=f"{note}: one is hardly read")]
+        return [
+            *found,
+            Finding("cue_bias", name, people, status="insufficient", note=f"{_UNREAD} nothing is known of it"),
+        ]
     own = _Mean.of(parts[:, :, 0] - parts[:, :, -1])
     return [*found, Finding("cue_bias", name, people, own.at, own.low, own.high, own.p, note=note)]
 

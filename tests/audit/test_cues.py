@@ -127,6 +127,27 @@ def test_people_of_no_use_and_models_that_refuse_say_nothing() -> None:
         assert all(said in one.note for one in found)
 
 
+def test_cues_that_the_data_hide_are_not_told_of() -> None:
+    """Of 40 people with 600 columns nobody finds one that was moved."""
+    data = audited(np.zeros((COLUMNS, 0)), people=40)
+    wide = np.tile(data.data, (1, 25)) + np.random.default_rng(0).normal(size=(40, 25 * COLUMNS))
+    model = type("Wide", (Fixed,), {"latents": np.zeros((25 * COLUMNS, 0))})(
+        **{name: getattr(data.model, name) for name in data.model.__dataclass_fields__}
+    )
+    people = people_of(wide, data.frame, data.schema)
+    alone = (Cue("widespread", 1.0, 0.8), Cue("single", 0.001, 0.9))
+    found = by_group(planted_cues(AuditData(model, people, data.table, data.target), alone, plantings=4))
+    assert found["cue_kept", "exported/widespread"].status == "ok"
+    for metric, group in (
+        ("cue_kept", "exported/single"),
+        ("cue_bias", "exported"),
+        ("cue_followed", "raw"),
+        ("cue_followed_change", "exported"),
+    ):
+        assert found[metric, group].status == "insufficient"
+        assert "hardly read" in found[metric, group].note
+
+
 def test_cues_alike_have_no_rank_of_their_own() -> None:
     alike = (Cue("one", 0.1, 0.85), Cue("other", 0.1, 0.85))
     turned = np.linalg.qr(np.random.default_rng(1).normal(size=(COLUMNS, 4)))[0]
