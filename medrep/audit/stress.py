@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medrep.audit.corruptions import audit_corruptions
+from medrep.audit.cues import audit_cues
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.mechanisms import audit_mechanisms
@@ -14,8 +15,8 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.regions import Regions
 from medrep.errors import MedrepError, listed
 
-MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS = "mechanisms", "robustness", "regions", "corruptions"
-STRESSES = (MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS)
+CUES, MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS = "cues", "mechanisms", "robustness", "regions", "corruptions"
+STRESSES = (CUES, MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS)
 
 
 def check_stress(
@@ -78,6 +79,8 @@ def audit_stress(
         seed: Of every draw.
     """
     found: list[Finding] = []
+    if CUES in asked:
+        found += audit_cues(data, outcome, min_n=min_n, seed=seed)
     if MECHANISMS in asked:
         found += audit_mechanisms(data, min_n=min_n, seed=seed)
     if ROBUSTNESS in asked:

@@ -77,6 +77,18 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "Planted cues",
+        "Which of three cues that were planted in these people's data is kept (1: as well told as in the data as they are), and"
+        " which one a reader follows in people in whom a widespread one and a focal one, right more often, conflict.",
+        ("cue_kept", "cue_bias", "cue_followed", "cue_followed_change"),
+    ),
+    (
+        "Shortcuts",
+        "Is a target read from a covariate that goes with it? Accuracies in people in whom the covariate suggests it rightly"
+        " (majority), and in whom it conflicts (minority). Curvature below 0: the shortcut is learned first.",
+        ("majority_accuracy", "minority_accuracy", "minority_gap", "minority_curvature"),
+    ),
+    (
         "Mechanisms that differ between sites",
         "Columns whose relation to a kept covariate is another one at each site, in the data as they are and in the export:"
         " location and scale cannot mend that. Slopes: their deviation over sites, in deviations of the column.",

@@ -176,8 +176,8 @@ def test_stress_that_cannot_be_asked_is_refused_with_all_reasons() -> None:
     frame = draw_people(60, 2, 0)
     schema, single = CovariateSchema.fit(frame, DECLARED), CovariateSchema.fit(frame, (AGE,))
     check_stress(("mechanisms", "robustness"), schema, ("site",))
-    with pytest.raises(MedrepError, match="cues: not known") as refused:
-        check_stress(("cues", "mechanisms", "volume"), single, ("age",))
+    with pytest.raises(MedrepError, match="clues: not known") as refused:
+        check_stress(("clues", "mechanisms", "volume"), single, ("age",))
     for part in ("--stress volume", "no batch covariate", "no covariate is kept", "mechanisms, robustness"):
         assert part in str(refused.value)
     with pytest.raises(MedrepError, match="name fewer in --remove"):

@@ -289,7 +289,7 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--min-n", "0"), "--min-n 0: give 2 or more"),
         (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
-        (("--stress", "mechanisms,cues"), "--stress cues: not known"),
+        (("--stress", "mechanisms,clues"), "--stress clues: not known"),
         (("--stress", "regions"), "give --regions FILE"),
         (("--stress", "corruptions"), "needs scans to corrupt"),
         (("--stress", "regions", "--regions", "nothing.tsv"), "--regions nothing.tsv: no such file"),
@@ -326,7 +326,7 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
     regions = tmp_path / "regions.tsv"
     regions.write_text("feature\tregion\n" + "".join(f"region_{k:03d}\tfront\n" for k in range(1, 6)))
-    stress = ("--stress", "robustness,mechanisms,regions", "--regions", regions)
+    stress = ("--stress", "robustness,mechanisms,cues,regions", "--regions", regions)
     asked = ("--outcome", "diagnosis", *stress)
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
     found = read(tmp_path / "a").set_index(["metric", "group"])
@@ -335,13 +335,20 @@ def test_stress_adds_findings_and_chapters_of_its_own(
     assert ("acquisition_outcome", "diagnosis") in found.index
     assert found.loc[("region_reliance", "exported/diagnosis & front"), "status"] == "ok"
     assert found.loc[("region_only", "raw/site & elsewhere"), "status"] == "ok"
+    assert ("cue_followed", "exported") in found.index
+    assert ("minority_gap", "exported/diagnosis by site") in found.index
     options = json.loads((tmp_path / "a" / "audit.json").read_text())["options"]
-    assert options["stress"] == ["robustness", "mechanisms", "regions"]
+    assert options["stress"] == ["robustness", "mechanisms", "cues", "regions"]
     assert options["regions"] == {"file": "regions.tsv", "sha256": sha256(regions.read_bytes()).hexdigest()}
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
-    assert "Mechanisms that differ between sites" in page
-    assert "Robustness of effects" in page
-    assert "Regions that labels are read from" in page
+    for title in (
+        "Mechanisms that differ between sites",
+        "Robustness of effects",
+        "Regions that labels are read from",
+        "Planted cues",
+        "Shortcuts",
+    ):
+        assert title in page
 
 
 def test_volumes_are_audited_too(
