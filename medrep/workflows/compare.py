@@ -163,7 +163,7 @@ def compare(
             "columns": _ABOUT,
         }
         write_json(partial / "compare.json", content)
-    written = {where: out / f"{where}.safetensors" for where in maps}
+    written: dict[str, Path] = {where: out / f"{where}.safetensors" for where in maps}
     return Compared(found.verdict, found.reason, table, len(keys), maps, {**results, **written})
 
 
