@@ -10,18 +10,22 @@ from medrep.audit.mechanisms import audit_mechanisms
 from medrep.audit.robustness import audit_robustness
 from medrep.cohort.covariates import CovariateSchema
 from medrep.errors import MedrepError, listed
+from medrep.models import Model
 
-MECHANISMS, ROBUSTNESS = "mechanisms", "robustness"
-STRESSES = (MECHANISMS, ROBUSTNESS)
+MECHANISMS, ROBUSTNESS, TRAVERSALS = "mechanisms", "robustness", "traversals"
+STRESSES = (MECHANISMS, ROBUSTNESS, TRAVERSALS)
 
 
-def check_stress(asked: Sequence[str], schema: CovariateSchema, removed: Sequence[str]) -> None:
+def check_stress(
+    asked: Sequence[str], schema: CovariateSchema, removed: Sequence[str], model: "Model | None" = None
+) -> None:
     """Refuse what cannot be asked of a model.
 
     Args:
         asked: Names of `STRESSES`.
         schema: The model's covariates.
         removed: Covariates that are taken out of what is handed out.
+        model: The model, where it is known.
 
     Raises:
         MedrepError: All names that are not known, and all questions that lack the covariates they ask about.
@@ -33,6 +37,8 @@ def check_stress(asked: Sequence[str], schema: CovariateSchema, removed: Sequenc
         )
     if MECHANISMS in asked and not [name for name in schema.names if name not in (*schema.batches, *removed)]:
         wrong.append(f"--stress {MECHANISMS}: no covariate is kept whose effect could differ; name fewer in --remove")
+    if TRAVERSALS in asked and model is not None and (refused := model.refusal("latents")):
+        wrong.append(f"--stress {TRAVERSALS}: {refused}")
     if wrong:
         raise MedrepError(listed("stress that cannot be asked", wrong, f"there are {', '.join(STRESSES)}"))
 

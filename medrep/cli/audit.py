@@ -81,7 +81,8 @@ def add_audit(commands: Commands) -> None:
         default="",
         metavar="A,B",
         help="further questions: mechanisms (which columns' relation to a covariate differs between sites), robustness (how"
-        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome)",
+        " strong a confounder explains an effect away, and what acquisition alone tells of the outcome), traversals (each latent"
+        " at its extremes: what becomes of columns and of what predictors read)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument(

@@ -129,6 +129,8 @@ def audit(
 ) -> AuditFindings:
     """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv; audit.sig where it is signed.
 
+    With ``traversals`` among the stresses traversals.tsv, too.
+
     Args:
         source: The cohort; people of training are left out by themselves.
         out: Where to write; it appears only when it is complete.
@@ -162,7 +164,7 @@ def audit(
     fitted = saved.model
     removed = request.remove or fitted.schema.batches or fitted.schema.names
     if request.stress:
-        check_stress(request.stress, fitted.schema, removed)
+        check_stress(request.stress, fitted.schema, removed, fitted)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)
     check_earlier(cohort, saved, listener, removed)
@@ -250,6 +252,8 @@ def audit(
         write_tsv(partial / "audit.tsv", result.findings)
         if len(result.latents):
             write_tsv(partial / "latent_diagnostics.tsv", result.latents)
+        if result.traversals is not None:
+            write_tsv(partial / "traversals.tsv", result.traversals)
         write_tsv(partial / PEOPLE, pd.concat([ids, result.people], axis=1))
         write_audit_figures(partial / "figures", result.findings)
         about = sealed(about, partial / "audit.tsv")
