@@ -44,6 +44,7 @@ _PUBLIC = {
     "ShapeSettings": "medrep.models",
     "VaeSettings": "medrep.models",
     "audit": "medrep.workflows.datasets",
+    "compare": "medrep.workflows.datasets",
     "export": "medrep.workflows.datasets",
     "forecast": "medrep.workflows.datasets",
     "load": "medrep.workflows.datasets",

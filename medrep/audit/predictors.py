@@ -27,6 +27,7 @@ FEWEST = 5
 """Participants that a level needs in each half."""
 _FOLDS, _DRAWS = 5, 500
 _GROUPS = 10  # of people: so many times each reader is taught again
+_TINY = 1e-12  # of a share
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
@@ -105,6 +106,18 @@ class LabelPredictor:
         if self.levels:
             return np.stack([own.predict_proba(rows).argmax(axis=1) for own in predictors]).astype(float)
         return np.stack([self.mean + self.sd * own.predict(rows) for own in predictors])
+
+    def scales(self, data: Float[np.ndarray, "people columns"]) -> Float[np.ndarray, "readers people scales"]:
+        """Return what this reader and each of ``others`` read of people on a scale without steps.
+
+        The number; of two levels the log odds of the second; of more those of each against the others.
+        """
+        rows, predictors = self.components.of(data), (self.fitted, *self.others)
+        if not self.levels:
+            return np.stack([self.mean + self.sd * own.predict(rows) for own in predictors])[..., None]
+        shares = np.stack([own.predict_proba(rows) for own in predictors])
+        shares = np.clip(shares[..., 1:] if len(self.levels) == 2 else shares, _TINY, 1 - _TINY)
+        return np.log(shares / (1 - shares))
 
     def teaching_error(self, figures: Float[np.ndarray, " readers"]) -> float:
         """Return the standard error that who taught the reader adds to a figure, from what it is by each of the `readings`.
@@ -242,20 +255,39 @@ def fit_readings(
         test: Rows of other participants, to judge the readers.
         seed: Of folds, resampling and the columns drawn.
     """
-    data, frame, participants = dataset.values, dataset.covariates, dataset.units
-    components, readings = Components.fit(data[train], seed), {}
-    for covariate in dataset.schema.fitted:
-        name, number = covariate.declared.name, isinstance(covariate, Continuous)
-        own, who = frame[name], participants[train]
-        try:
-            predictor = fit_predictor(
-                components, data[train], own.iloc[train], who, seed, continuous=number, groups=_GROUPS
-            )
-        except CohortError as error:
-            readings[name] = Reading(None, able=False, note=str(error))
-            continue
-        readings[name] = _judged(predictor, data[test], own.iloc[test], participants[test], seed)
-    return readings
+    components = Components.fit(dataset.values[train], seed)
+    asked = {c.declared.name: isinstance(c, Continuous) for c in dataset.schema.fitted}
+    return {
+        name: fit_reading(components, dataset, (dataset.covariates[name], number), (train, test), seed)
+        for name, number in asked.items()
+    }
+
+
+def fit_reading(
+    components: Components,
+    dataset: Dataset,
+    asked: tuple[pd.Series, bool],
+    halves: tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]],
+    seed: int,
+) -> Reading:
+    """Train a reader on some rows, and say how well it reads other ones.
+
+    Args:
+        components: What it looks at.
+        dataset: Real people.
+        asked: What is read, of each row, missing where it is not known; and whether it is a number.
+        halves: Rows to learn from, and rows of other participants, to judge the reader.
+        seed: Of folds and resampling.
+    """
+    data, participants, (values, number), (train, test) = dataset.values, dataset.units, asked, halves
+    try:
+        predictor = fit_predictor(
+            components, data[train], values.iloc[train], participants[train], seed, continuous=number, groups=_GROUPS
+        )
+    except CohortError as error:
+        return Reading(None, able=False, note=str(error))
+    test = test[values.iloc[test].notna().to_numpy()]
+    return _judged(predictor, data[test], values.iloc[test], participants[test], seed)
 
 
 def split(dataset: Dataset, seed: int) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:

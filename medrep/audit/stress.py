@@ -15,8 +15,9 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.regions import Regions
 from medrep.errors import MedrepError, listed
 
-CUES, MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS = "cues", "mechanisms", "robustness", "regions", "corruptions"
-STRESSES = (CUES, MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS)
+CUES, MECHANISMS, ROBUSTNESS, TRAVERSALS = "cues", "mechanisms", "robustness", "traversals"
+REGIONS, CORRUPTIONS = "regions", "corruptions"
+STRESSES = (CUES, MECHANISMS, ROBUSTNESS, REGIONS, CORRUPTIONS, TRAVERSALS)
 
 
 def check_stress(
@@ -26,6 +27,7 @@ def check_stress(
     *,
     regions: bool = False,
     scans: bool = False,
+    without_latents: str = "",
 ) -> None:
     """Refuse what cannot be asked of a model.
 
@@ -35,6 +37,7 @@ def check_stress(
         removed: Covariates that are taken out of what is handed out.
         regions: Whether it is said which column is of which region.
         scans: Whether the model's columns are voxels of scans.
+        without_latents: Why the model has no latents; empty where it has.
 
     Raises:
         MedrepError: All names that are not known, and all questions that lack the covariates they ask about.
@@ -55,6 +58,8 @@ def check_stress(
         wrong.append(f"--regions: is for --stress {REGIONS}; ask for it, too")
     if CORRUPTIONS in asked and not scans:
         wrong.append(f"--stress {CORRUPTIONS}: needs scans to corrupt; the model's columns are no voxels of volumes")
+    if TRAVERSALS in asked and without_latents:
+        wrong.append(f"--stress {TRAVERSALS}: {without_latents}")
     if wrong:
         raise MedrepError(listed("stress that cannot be asked", wrong, f"there are {', '.join(STRESSES)}"))
 

@@ -22,8 +22,9 @@ from medrep.audit.means import Sampling
 from medrep.audit.metrics import ParticipantMean, ParticipantMetric, person_mean, prediction_metrics
 from medrep.audit.predictors import split
 from medrep.audit.retention import variance_kept
-from medrep.audit.stress import audit_stress
+from medrep.audit.stress import TRAVERSALS, audit_stress
 from medrep.audit.subgroups import audit_subgroups
+from medrep.audit.traversals import Traversals, audit_traversals
 from medrep.audit.utility import audit_utility
 from medrep.audit.within_person import audit_within_people
 from medrep.cohort.parsing import parse_level, plain_number
@@ -71,11 +72,13 @@ class AuditResult:
         findings: audit.tsv.
         latents: One row a latent.
         people: Reconstruction error and deviation of everybody, index: key.
+        traversals: Properties of people whose latents are at their extremes; None where nobody asked.
     """
 
     findings: pd.DataFrame
     latents: pd.DataFrame
     people: pd.DataFrame
+    traversals: pd.DataFrame | None = None
 
 
 def run_suite(
@@ -124,6 +127,9 @@ def run_suite(
         )
     if options.stress:
         steps["stress"] = lambda: _stress(audit_data, options)
+    walked: list[Traversals] = []
+    if TRAVERSALS in options.stress:
+        steps["latents at their extremes"] = lambda: _traversals(audit_data, latents, options, walked)
     found: list[Finding] = []
     # Thousands of small products: two threads of BLAS that wait for each other are slower than one, by far on a busy machine.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -131,7 +137,7 @@ def run_suite(
             say(what)
             found += step()
     described = describe_latents(*latents) if latents[0].shape[1] else pd.DataFrame(columns=["latent", "kind"])
-    return AuditResult(findings_table(found), described, people)
+    return AuditResult(findings_table(found), described, people, walked[0].table if walked else None)
 
 
 def _leakage(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
@@ -251,6 +257,15 @@ def _stress(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     return audit_stress(
         audit_data, options.stress, outcome, regions=options.regions, min_n=options.min_n, seed=options.seed
     )
+
+
+def _traversals(
+    audit_data: AuditData, latents: Posterior, options: AuditOptions, walked: list[Traversals]
+) -> list[Finding]:
+    """Return the findings, and keep the table in ``walked``."""
+    outcome = _outcome(audit_data, options.outcome) if options.outcome else None
+    walked.append(audit_traversals(audit_data, latents, outcome, min_n=options.min_n, seed=options.seed))
+    return walked[0].findings
 
 
 def _outcome(audit_data: AuditData, name: str) -> tuple[pd.Series, bool]:

@@ -84,7 +84,8 @@ def add_audit(commands: Commands) -> None:
         " covariate that goes with it), mechanisms (which columns' relation to a covariate differs between sites), robustness"
         " (how strong a confounder explains an effect away, and what acquisition alone tells of the outcome), regions (from"
         " which columns covariates and the outcome are read; needs --regions), corruptions (what becomes of scans that are"
-        " blurred, noisy, bent, coarse or moved)",
+        " blurred, noisy, bent, coarse or moved), traversals (each latent at its extremes: what becomes of columns and of what"
+        " predictors read)",
     )
     parser.add_argument(
         "--regions",

@@ -72,9 +72,9 @@ def _compare(options: argparse.Namespace, console: "Console") -> int:
     ]
     console.table("Agreement of latents", ("figure", "group", "estimate", "95% interval", "of"), rows)
     console.say(found.reason)
-    for where, path in found.maps.items():
+    for where in found.maps:
         source = "AB"[where != "a_to_b"]
-        console.say(f"  medrep score COHORT OUT --model (model {source}) --map {path}")
+        console.say(f"  medrep score COHORT OUT --model (model {source}) --map {found.results[where]}")
     console.result(
         verdict=found.verdict,
         reason=found.reason,

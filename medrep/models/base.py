@@ -5,7 +5,7 @@ where it cannot. `Model.capabilities` declares it for callers who have to know b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -99,7 +99,7 @@ class Curves:
 
 
 Capability: TypeAlias = Literal[
-    "joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "deviations", "centiles"
+    "joint", "sample", "unlabelled", "organs", "motion", "effects", "forecast", "deviations", "centiles", "latents"
 ]
 """What not every model can:
 
@@ -111,7 +111,8 @@ Capability: TypeAlias = Literal[
 - ``effects``: what covariates do to an organ's surface, with intervals;
 - ``forecast``: what further visits of a person will measure, and the person's own trajectory;
 - ``deviations``: how unusual each single column of a person is;
-- ``centiles``: curves of each column's centiles over a covariate.
+- ``centiles``: curves of each column's centiles over a covariate;
+- ``latents``: people as they would be with other latents.
 """
 
 _REFUSALS: Mapping[Capability, str] = {
@@ -124,6 +125,7 @@ _REFUSALS: Mapping[Capability, str] = {
     "forecast": "a {kind} model does not forecast; train with --config linear.yaml on people who come again",
     "deviations": "a {kind} model does not say how unusual single columns are; train with --config growth_chart.yaml",
     "centiles": "a {kind} model has no centiles; train with --config growth_chart.yaml",
+    "latents": "this {kind} model has no latents that can be moved one by one; train with --config linear_latents.yaml",
 }
 
 Posterior: TypeAlias = tuple[Float[np.ndarray, "people latents"], Float[np.ndarray, "people latents"] | None]
@@ -432,6 +434,22 @@ class Model(ABC):
     def posterior(self, dataset: Dataset) -> Posterior:
         """Return means of the model's own latents, and standard deviations where the prior is N(0, I); by default `encode`."""
         return self.encode(dataset), None
+
+    def with_latents(
+        self,
+        dataset: Dataset,  # noqa: ARG002
+        latents: Iterable[Float[np.ndarray, "people latents"]],  # noqa: ARG002
+    ) -> Iterator[Float[np.ndarray, "people columns"]]:
+        """Yield people with other latents: their covariates, and what latents do not tell of them, stay as they are.
+
+        Args:
+            dataset: The people, their data in their own units; NaN stays NaN.
+            latents: Theirs, those of `posterior`, each time; with their own, the data come back as they are.
+
+        Raises:
+            ModelError: A model without ``latents``.
+        """
+        raise ModelError(self.refusal("latents"))
 
     def remove_and_encode(
         self, dataset: Dataset, target: Mapping[str, str | float]

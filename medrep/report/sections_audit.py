@@ -65,6 +65,13 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "Latents at their extremes",
+        "Every latent is moved from its 5 % to its 95 % quantile in people whom the model never saw, and predictors that other"
+        " real people taught read what becomes of their data: the largest effect of any latent on each reading, in deviations of"
+        " the reading between people. Below, what else is measured.",
+        ("traversal_reading",),
+    ),
+    (
         "Counterfactuals",
         "A counterfactual is the model's answer near its support, not a causal fact.",
         (
@@ -170,9 +177,31 @@ def auditing_sections(out: Path, about: Mapping[str, Any]) -> list[Section]:
         *_by_group(findings),
         *others,
         Section("Each latent", table(pd.read_csv(latents, sep="\t"), "One row a latent") if latents.is_file() else ""),
+        _extremes(out / "traversals.tsv"),
         certificate_section(about.get("certificates", [])),
         *sheet_sections(about["model"]["kind"]),
     ]
+
+
+def _extremes(path: Path) -> Section:
+    """Return the effects of each latent, drawn, and all of them; nothing where nobody asked."""
+    heading = "Each latent at its extremes"
+    if not path.is_file():
+        return Section(heading, "")
+    found, content = pd.read_csv(path, sep="\t"), ""
+    for latent, own in found.groupby("latent"):
+        rows = [
+            ChartRow(
+                f"{row['kind']} {row['property']}",
+                float(row["effect"]),
+                float(row["ci_low"]),
+                float(row["ci_high"]),
+                note=f"n {row['n']}",
+            )
+            for row in own.to_dict("records")
+        ]
+        content += intervals(rows, f"latent {latent}: effect and 95 % interval, in deviations between people", base=0.0)
+    return Section(heading, content + details("Every figure", table(found, heading)))
 
 
 def _by_group(findings: pd.DataFrame) -> list[Section]:

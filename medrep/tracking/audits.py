@@ -71,7 +71,8 @@ FORMAT = 1
 TABLE, ABOUT = "audit.tsv", "audit.json"
 PEOPLE, SIGNATURE = "people.tsv", "audit.sig"
 # Only these are logged: whatever else lies in the folder may name people.
-_ALSO, _FIGURES = (SIGNATURE, "report.html", "latent_diagnostics.tsv"), ("*.png", "*.svg")
+_ALSO = (SIGNATURE, "report.html", "latent_diagnostics.tsv", "traversals.tsv")
+_FIGURES = ("*.png", "*.svg")
 _NUMBERS = ("estimate", "ci_low", "ci_high", "p", "q")
 _MISSING = frozenset({"", "n/a", "nan"})
 

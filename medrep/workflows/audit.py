@@ -132,6 +132,8 @@ def audit(
 ) -> AuditFindings:
     """Write audit.tsv, audit.json, report.html, figures, latent_diagnostics.tsv and people.tsv; audit.sig where it is signed.
 
+    With ``traversals`` among the stresses traversals.tsv, too.
+
     Args:
         source: The cohort; people of training are left out by themselves.
         out: Where to write; it appears only when it is complete.
@@ -165,8 +167,14 @@ def audit(
     fitted = saved.model
     removed = request.remove or fitted.schema.batches or fitted.schema.names
     if request.stress or request.regions:
-        scans = fitted.columns.grid is not None and not fitted.columns.structures
-        check_stress(request.stress, fitted.schema, removed, regions=request.regions is not None, scans=scans)
+        check_stress(
+            request.stress,
+            fitted.schema,
+            removed,
+            regions=request.regions is not None,
+            scans=fitted.columns.grid is not None and not fitted.columns.structures,
+            without_latents=fitted.refusal("latents"),
+        )
     regions = None if request.regions is None else read_regions(request.regions, fitted.columns)
     who = Selection(request.only, request.exclude, request.unseen_site, request.extrapolate)
     cohort, frame = read_unseen(source, saved, who, listener)
@@ -261,6 +269,8 @@ def audit(
         write_tsv(partial / "audit.tsv", result.findings)
         if len(result.latents):
             write_tsv(partial / "latent_diagnostics.tsv", result.latents)
+        if result.traversals is not None:
+            write_tsv(partial / "traversals.tsv", result.traversals)
         write_tsv(partial / PEOPLE, pd.concat([ids, result.people], axis=1))
         write_audit_figures(partial / "figures", result.findings)
         about = sealed(about, partial / "audit.tsv")

@@ -82,7 +82,7 @@ class Compared:
         reason: Why, a sentence.
         findings: compare.tsv.
         people: How many were compared.
-        maps: Direction -> where its map was written.
+        maps: Direction -> its map, where latents can be had by one; ``results`` says where it was written.
         results: What was written, by name.
     """
 
@@ -90,7 +90,7 @@ class Compared:
     reason: str
     findings: pd.DataFrame
     people: int
-    maps: Mapping[str, Path] = field(default_factory=dict)
+    maps: Mapping[Direction, LatentMap] = field(default_factory=dict)
     results: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -142,13 +142,14 @@ def compare(
         raise EvidenceError(f"whom neither model saw: {found.reason}. Give more people, or train with --hold-out 0.3")
     table = findings_table(found.findings)
     spaces = [one.space for one in encoded]
+    sides = ((a, spaces[0]), (b, spaces[1]))
+    maps = {where: _map(found, where, *(sides if where == "a_to_b" else sides[::-1])) for where in found.forms}
     results = {"table": out / "compare.tsv", "matching": out / "matching.tsv"}
     with output_folder(out) as partial:
         write_tsv(partial / "compare.tsv", table)
         write_tsv(partial / "matching.tsv", found.latents)
-        for where in found.forms:
-            sides = ((a, spaces[0]), (b, spaces[1]))
-            _map(found, where, *(sides if where == "a_to_b" else sides[::-1])).save(partial / f"{where}.safetensors")
+        for where, one in maps.items():
+            one.save(partial / f"{where}.safetensors")
         content = {
             "verdict": found.verdict,
             "reason": found.reason,
@@ -162,8 +163,8 @@ def compare(
             "columns": _ABOUT,
         }
         write_json(partial / "compare.json", content)
-    maps: dict[str, Path] = {where: out / f"{where}.safetensors" for where in found.forms}
-    return Compared(found.verdict, found.reason, table, len(keys), maps, {**results, **maps})
+    written: dict[str, Path] = {where: out / f"{where}.safetensors" for where in maps}
+    return Compared(found.verdict, found.reason, table, len(keys), maps, {**results, **written})
 
 
 _Side = tuple[Float[np.ndarray, "people latents"], LatentSpace]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pandas as pd
 import yaml
@@ -40,6 +40,9 @@ from medrep.workflows.score import ScoreRequest
 from medrep.workflows.score import score as score_cohort
 from medrep.workflows.transform import ExportRequest
 from medrep.workflows.transform import export as export_cohort
+
+if TYPE_CHECKING:
+    from medrep.workflows.compare import Compared, CompareRequest
 
 
 class _Warning(Silent):
@@ -304,6 +307,36 @@ def audit(
     )
     with _folder(out) as folder:
         return audit_cohort(dataset.as_cohort(), folder, model, asked, _LISTENER)
+
+
+def compare(
+    first: SavedModel,
+    second: SavedModel,
+    dataset: Dataset,
+    *,
+    request: "CompareRequest | None" = None,
+    out: Path | str | None = None,
+) -> "Compared":
+    """Say whether latents of two models may be used together: two versions, two seeds, models of two sites.
+
+    Args:
+        first: Model A.
+        second: Model B.
+        dataset: The people; those whom either model was trained on are left out; images are read from their files again.
+        request: Everything else that `medrep compare` can be asked for.
+        out: Where what `medrep compare` writes is to stay; nowhere by default.
+
+    Returns:
+        What was found: ``verdict`` and ``reason``, ``findings``, which is the table compare.tsv, and ``maps``: latents of A as B
+        would have them are ``maps["a_to_b"].apply(latents)``.
+
+    Raises:
+        MedrepError: Models without latents, too few people whom neither saw, or people who cannot be used, by name.
+    """
+    from medrep.workflows.compare import compare as compare_models  # scipy's statistics, which other verbs do not need
+
+    with _folder(out) as folder:
+        return compare_models(first, second, dataset.as_cohort(), folder, request, _LISTENER)
 
 
 def export(

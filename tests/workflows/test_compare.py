@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import medrep as mr
 from medrep.audit.data import AuditData
 from medrep.audit.finding import findings_table
 from medrep.audit.suite import AuditOptions, AuditResult
@@ -132,6 +133,22 @@ def test_models_without_latents_and_people_without_columns_are_refused(
     assert "region_003" in capsys.readouterr().err
     assert run("compare", plain, model, runs("table"), tmp_path / "o") == 1
     assert "without latents" in capsys.readouterr().err
+
+
+def test_in_python_models_agree_as_on_the_command_line(
+    compared: Path, turned: Path, plain: Path, runs: Runs, tmp_path: Path
+) -> None:
+    cohort, first = mr.read_cohort(runs("table")), mr.load(runs("table_model") / "model")
+    found = mr.compare(first, mr.load(turned), cohort, out=tmp_path / "here")
+    for name in ("compare.tsv", "matching.tsv", "a_to_b.safetensors", "b_to_a.safetensors"):
+        assert (tmp_path / "here" / name).read_bytes() == (compared / name).read_bytes(), name
+    assert (found.verdict, found.people, set(found.maps)) == ("map", 100, {"a_to_b", "b_to_a"})
+    mapped = found.maps["a_to_b"].apply(first.encode(cohort))
+    np.testing.assert_allclose(mapped, mr.load(turned).encode(cohort), atol=1e-3)
+    again = mr.compare(first, first, cohort)
+    assert (again.verdict, dict(again.maps)) == ("interchangeable", {})
+    with pytest.raises(mr.MedrepError, match="without latents"):
+        mr.compare(first, mr.load(plain), cohort)
 
 
 def test_a_champion_that_breaks_embeddings_is_refused_by_a_gate(

@@ -46,6 +46,7 @@ def test_what_there_is_is_listed() -> None:
         "load",
         "score",
         "audit",
+        "compare",
         "export",
         "split_participants",
         "Dataset",

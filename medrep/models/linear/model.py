@@ -46,7 +46,7 @@ this model is the model's answer near its support, not a causal fact.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -298,6 +298,36 @@ class LinearModel(Model):
             release_pages(self.components)
         return scores
 
+    def with_latents(
+        self, dataset: Dataset, latents: Iterable[Float[np.ndarray, "people latents"]]
+    ) -> Iterator[Float[np.ndarray, "people columns"]]:
+        """Yield people moved along the components; see `Model.with_latents`."""
+        if refused := self.refusal("latents"):
+            raise ModelError(refused)
+        own = self.encode(dataset)
+        for there in latents:
+            yield self._along_components(dataset, there - own)
+
+    def _along_components(
+        self, dataset: Dataset, change: Float[np.ndarray, "people components"]
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return data whose standardised residual has other scores."""
+        data, frame = dataset.values, dataset.covariates
+        levels, members = self.design.batches(frame), self.support.of(frame)
+        transformed = np.empty(data.shape, data.dtype)
+
+        def move(part: slice) -> None:
+            chunk = read_chunk(data, part)
+            by = self._relative(self.scale(levels, self.batches.log_scale[:, part]), part) * self.spread[part]
+            by *= change @ self.components[:, part]
+            exempt = self.exempt(chunk, members, part)
+            if exempt is not None:
+                by[exempt] = 0
+            transformed[:, part] = chunk + by
+
+        deque(map_chunks(len(frame), self.columns.count, move), maxlen=0)
+        return transformed
+
     def scores(self, dataset: Dataset) -> Scores:
         """Return root mean squares over columns of e without its leading components, and of e itself; see `Model.scores`."""
         data, frame = dataset.values, dataset.covariates
@@ -411,8 +441,9 @@ class LinearModel(Model):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """``forecast``, where people were followed over time; see `Model.capabilities`."""
-        return frozenset() if forecast_refusal(self.people) else frozenset({"forecast"})
+        """``forecast``, where people were followed over time, and ``latents``, if any; see `Model.capabilities`."""
+        can: frozenset[Capability] = frozenset({"latents"}) if len(self.components) else frozenset()
+        return can if forecast_refusal(self.people) else can | {"forecast"}
 
     def refusal(self, capability: Capability) -> str:
         """Return why the model cannot do something; see `Model.refusal`."""

@@ -247,6 +247,24 @@ class AdditiveShape(Model):
             z[row], sd[row] = self.latents(subject)
         return z, sd
 
+    def with_latents(
+        self, dataset: Dataset, latents: Iterable[Float[np.ndarray, "people latents"]]
+    ) -> Iterator[Float[np.ndarray, "people columns"]]:
+        """Yield people of another identity, the likeliest change of it, with their own detail; see `Model.with_latents`."""
+        if refused := self.refusal("latents"):
+            raise ModelError(refused)
+        data = dataset.values
+        self._check(data)
+        nodes, people, basis = self._lattice.nodes(), list(self._people(dataset)), self.latent_basis
+        spread = self.population.covariance @ basis
+        per_latent = np.linalg.solve(basis.T @ spread, spread.T)
+        for there in latents:
+            moved = np.array(data)
+            for row, subject in enumerate(people):
+                change = (there[row] - self.latents(subject)[0]) @ per_latent
+                moved[row] += subject.change_of_identity(nodes, subject.rest + change)
+            yield moved
+
     def latents(self, subject: Subject) -> tuple[Float[np.ndarray, " latents"], Float[np.ndarray, " latents"]]:
         """Return z of a registered person, and the standard deviation with which each is known."""
         spread = np.einsum("ij,ij->j", self.latent_basis, subject.posterior.covariance() @ self.latent_basis)
@@ -385,6 +403,8 @@ class AdditiveShape(Model):
     def capabilities(self) -> frozenset[Capability]:
         """It models organs and draws them; points move where fields displace, and effects are seen where there are any."""
         can: set[Capability] = {"joint", "sample", "organs"}
+        if self.latent_basis.shape[1]:
+            can |= {"latents"}
         if self.population.moves == "displacement":
             can |= {"motion", "effects"} if self.settings.conditioned else {"motion"}
         if self.paths is not None:

@@ -134,6 +134,14 @@ class Subject:
         came_from = carried(points, population.modes, self.rest, self.mean, mean, further)
         return self.own.everywhere(came_from) - self.own.everywhere(points)
 
+    def change_of_identity(self, points: Points, rest: Coefficients) -> AllLevels:
+        """Return how much higher the level, mm, of the person's own organ is where their identity is another one."""
+        modes = self.population.modes
+        if self.population.moves == "distance":
+            return modes.field(points, (rest - self.rest).reshape(modes.count, 1))[:, 0]
+        came_from = pull_back(points, modes, self.rest, rest)
+        return self.own.everywhere(came_from) - self.own.everywhere(points)
+
     def change_in_proportion(self, nodes: Points, mean: Coefficients) -> AllLevels:
         """Return `change` at the nodes of the grid, with the volume of each structure changed by the share of the template's.
 

@@ -55,7 +55,7 @@ guard, which is linear; towards the pooled scanner volumes keep their detail, so
 counterfactual is the model's answer near its support, not a causal fact.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -238,6 +238,23 @@ class ConditionalVae(Model):
         expected = unstandardise(parts.linear, mean, frame, names, own, np.empty(own.shape, own.dtype))
         return parts.scanner.render(expected, frame, data)
 
+    def with_latents(self, dataset: Dataset, latents: Iterable[Latents]) -> Iterator[Data]:
+        """Yield what the decoder makes of other latents; what it leaves of a person stays theirs; see `Model.with_latents`."""
+        if refused := self.refusal("latents"):
+            raise ModelError(refused)
+        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        own = parts.scanner.to_reference(data, frame)
+        h, context = standardise(parts.linear, own, frame, names), condition_vector(self.trained_schema, frame, names)
+        z = parts.network.encode(h, context)
+        mean, log_scale = parts.network.decode(z, context)
+        exempt = parts.linear.exempt(own, parts.linear.support.of(frame), slice(0, own.shape[1]))
+        unit = parts.linear.sd * batch_scale(parts.linear, frame, names) * (True if exempt is None else ~exempt)
+        for there in latents:
+            new_mean, new_log_scale = parts.network.decode(there, context)
+            change = new_mean - mean + np.expm1(new_log_scale - log_scale) * (h - mean)
+            moved = parts.scanner.back(data, own, (own + unit * change).astype(own.dtype), frame, frame)
+            yield np.where((there == z).all(axis=1, keepdims=True), data, moved)
+
     def scores(self, dataset: Dataset) -> Scores:
         """Return how far the decoder's mean is, in deviations of each column, and how unusual z is; see `Model.scores`.
 
@@ -403,6 +420,7 @@ class ConditionalVae(Model):
     def capabilities(self) -> frozenset[Capability]:
         """It samples, moves columns together, and needs no labels where no scanner is undone by its name."""
         can: frozenset[Capability] = frozenset({"joint", "sample"})
+        can = can if self.settings.prior == "dirichlet" else can | {"latents"}  # shares sum to one: none moves alone
         can = can if self.parts.trajectories is None else can | {"forecast"}
         return can if self.parts.scanner.harmoniser is not None else can | {"unlabelled"}
 
