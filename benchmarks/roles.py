@@ -46,7 +46,7 @@ _CONDITIONS = (
     Covariate("site", "categorical", "batch"),
 )
 _DIAGNOSIS = Covariate("diagnosis", "categorical", reference="control")
-_SALIENT = VaeSettings(roles=Roles("diagnosis"))
+_SALIENT = VaeSettings(roles=Roles(salient="diagnosis"))
 _SHOWN = ("seed", "method", "block", "latents", "auc", "auc_linear", "auc_rbf", "auc_boosting", "age_r2")
 
 

@@ -249,7 +249,7 @@ class Scorer:
         predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
         results = []
         for place, one in zip(places, people, strict=True):
-            figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            figures: dict[str, float | str] = {name: float(statistics[name][place]) for name in _FIGURES}
             if DEVIATIONS in deviations:
                 figures |= extreme_values(deviations[DEVIATIONS][place])
             if self._gains:

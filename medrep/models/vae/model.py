@@ -92,7 +92,7 @@ from medrep.models.vae.latents import Discriminants, LatentLayer
 from medrep.models.vae.network import VaeParts
 from medrep.models.vae.objective import condition_vector
 from medrep.models.vae.removal import Removal
-from medrep.models.vae.residuals import standardise, unstandardise
+from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
@@ -242,7 +242,7 @@ class ConditionalVae(Model):
         """Yield what the decoder makes of other latents; what it leaves of a person stays theirs; see `Model.with_latents`."""
         if refused := self.refusal("latents"):
             raise ModelError(refused)
-        data, frame, names, parts = dataset.values, dataset.covariates, self.schema.names, self.parts
+        data, frame, names, parts = dataset.values, dataset.covariates, self.parts.conditions, self.parts
         own = parts.scanner.to_reference(data, frame)
         h, context = standardise(parts.linear, own, frame, names), condition_vector(self.trained_schema, frame, names)
         z = parts.network.encode(h, context)
