@@ -49,10 +49,10 @@ STRENGTHS: Mapping[str, tuple[float, ...]] = {
 """Kind -> strengths, the mildest first."""
 NOTHING: Mapping[str, float] = {"blur": 0.0, "noise": 0.0, "gamma": 1.0, "resolution": 1.0, "motion": 0.0}
 """Kind -> the strength that leaves scans as they are."""
-METRICS = ("corruption_error", "corruption_deviation", "corruption_flagged")
+METRICS = ("corruption_error", "corruption_deviation", "corruption_moved", "corruption_flagged")
 READ = ("corruption_read", "corruption_read_change", "corruption_bias")
 CLEAN = "clean"
-_MOST, _DRAWS, _PORTIONS = 60, 1000, 8
+_MOST, _DRAWS, _PORTIONS, _CONSTANT = 60, 1000, 8, 1e-9
 
 Box = Float32[np.ndarray, "x y z"]
 
@@ -173,9 +173,10 @@ def audit_corruptions(
         seed: Of halves, samples and corruptions.
 
     Returns:
-        Of each kind and strength (``blur/2``) ``corruption_error`` and ``corruption_deviation`` (mean change of scores), and
-        ``corruption_flagged`` (share that a shift gate rejects); and of each label in what is handed out, and in the latents
-        (``blur/2 & exported/age``), ``corruption_read``, ``corruption_read_change`` and ``corruption_bias``.
+        Of each kind and strength (``blur/2``) ``corruption_error`` and ``corruption_deviation`` (mean change of scores),
+        ``corruption_moved`` (how far people are from where they are clean) and ``corruption_flagged`` (share that a shift gate
+        rejects); and of each label in what is handed out, and in the latents (``blur/2 & exported/age``), ``corruption_read``,
+        ``corruption_read_change`` and ``corruption_bias``.
     """
     rng = np.random.default_rng(seed)
     first = rng.permutation(first_rows(data.participants))
@@ -258,18 +259,31 @@ def _of_version(
         low, high = mean_interval(after - before, _DRAWS, np.random.default_rng(seed))
         note = f"mean change, {units[metric]}; {before.mean():.4g} clean, {after.mean():.4g} here"
         found.append(Finding(metric, version, people, float((after - before).mean()), low, high, note=note))
-    found.append(_flagged(version, own, gate, data))
+    found += [_moved_from(version, own, clean, seed), _flagged(version, own, gate, data)]
     for name, label in labels.items():
         for table, before in label.clean.items():
             found += _read(f"{version} & {table}/{name}", label, table, own.tables[table], before)
     return found
 
 
+def _moved_from(version: str, own: _Seen, clean: _Seen, seed: int) -> Finding:
+    """Return how far people are from where they are clean, in latents, or in what is handed out where there are none."""
+    name = "latents" if "latents" in clean.tables else "exported"
+    before, after = (np.asarray(one.tables[name], float) for one in (clean, own))
+    sd = before.std(axis=0)
+    scale = np.divide(1, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(before).max(axis=0, initial=1e-300))
+    apart = (2 * float(((before - before.mean(axis=0)) * scale).var(axis=0).sum())) ** 0.5
+    moved = np.linalg.norm((after - before) * scale, axis=1) / max(apart, 1e-300)
+    low, high = mean_interval(moved, _DRAWS, np.random.default_rng(seed), positive=True)
+    note = f"distance from clean, in distances of two people; {name}"
+    return Finding(METRICS[2], version, len(moved), float(moved.mean()), low, high, note=note)
+
+
 def _flagged(version: str, own: _Seen, gate: ShiftGate | None, data: AuditData) -> Finding:
     people = len(own.error)
     if gate is None:
         why = f"a shift gate needs {MIN_N} people to calibrate it"
-        return Finding(METRICS[2], version, people, status="insufficient", note=why)
+        return Finding(METRICS[3], version, people, status="insufficient", note=why)
     name = scanner_of(data.schema)
     keys = own.statistics.index
     scanners = data.frame.loc[keys, name] if name else pd.Series("anybody", keys)
@@ -279,7 +293,7 @@ def _flagged(version: str, own: _Seen, gate: ShiftGate | None, data: AuditData) 
     low, high = share_interval(share, error, people, people)
     warned = float(np.mean([gate.status(float(one), RATE) == "warn" for one in p]))
     note = f"share that a shift gate of {RATE:g} false alarms rejects; it warns of {warned:.2f}; middle p {np.median(p):.3f}"
-    return Finding(METRICS[2], version, people, share, low, high, note=note)
+    return Finding(METRICS[3], version, people, share, low, high, note=note)
 
 
 def _read(group: str, label: _Label, table: str, rows: np.ndarray, before: np.ndarray) -> list[Finding]:

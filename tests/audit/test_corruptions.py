@@ -97,13 +97,15 @@ def test_scores_grow_with_strength_and_a_gate_sees_it(audited: AuditData, monkey
     rng = np.random.default_rng(0)
     coin = pd.Series(rng.choice(["ill", "well"], len(audited.frame)), audited.frame.index, name="diagnosis")
     table = findings_table(audit_corruptions(audited, (coin, False))).set_index(["metric", "group"])
-    for metric in METRICS[:2]:
+    for metric in METRICS[:3]:
         clean = table.loc[(metric, "clean")]
         assert clean[["estimate", "ci_low", "ci_high"]].tolist() == [0, 0, 0]
     assert table.loc[(METRICS[0], "noise/0.2"), "ci_low"] > max(0, table.loc[(METRICS[0], "noise/0.02"), "estimate"])
-    assert table.loc[(METRICS[2], "clean"), "estimate"] < 0.3
+    moved = [table.loc[(METRICS[2], kind), "estimate"] for kind in ("noise/0.02", "noise/0.2")]
+    assert 0 < moved[0] < moved[1]
+    assert table.loc[(METRICS[3], "clean"), "estimate"] < 0.3
     for kind in ("blur/2", "noise/0.2"):
-        assert table.loc[(METRICS[2], kind), "ci_low"] > 0.8
+        assert table.loc[(METRICS[3], kind), "ci_low"] > 0.8
     groups = {f"noise/0.2 & exported/{name}" for name in ("age", "sex", "site", "diagnosis")}
     assert groups <= {group for metric, group in table.index if metric == READ[1]}
     age = table.loc[(READ[0], "clean & exported/age")]
