@@ -30,7 +30,7 @@ from scipy import fft
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import FEWEST, HoldoutSplit, Probing
-from medrep.audit.intervals import sample_weights, share_interval
+from medrep.audit.intervals import Z, sample_weights, share_interval
 from medrep.audit.linear_reader import Reading, TaughtColumns, read_others, reader_weights
 from medrep.audit.means import mean_interval
 from medrep.audit.utility import first_rows
@@ -126,11 +126,20 @@ def _box(row: np.ndarray, columns: Columns) -> Box:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Some people's scans as a model sees them: scores, statistics of the image with them, and tables by name."""
+    """Some people's scans as a model sees them.
+
+    Attributes:
+        error: Reconstruction error.
+        deviation: As scores have it.
+        statistics: Of the image, and both of these.
+        outside: Share of columns whose z is beyond 1.96; None where the model tells none.
+        tables: What labels are read from, by name.
+    """
 
     error: Float[np.ndarray, " people"]
     deviation: Float[np.ndarray, " people"]
     statistics: pd.DataFrame
+    outside: "Float[np.ndarray, ' people'] | None"
     tables: dict[str, Float[np.ndarray, "people _"]]
 
     @classmethod
@@ -143,7 +152,17 @@ class _Seen:
         tables = {"exported": data.model.remove(people, data.target)[:, data.whole]}
         if scores.latents.shape[1]:
             tables["latents"] = scores.latents
-        return cls(scores.reconstruction_error, scores.deviation, statistics, tables)
+        outside = _outside(data, people) if "deviations" in data.model.capabilities else None
+        return cls(scores.reconstruction_error, scores.deviation, statistics, outside, tables)
+
+
+def _outside(data: AuditData, people: Dataset) -> Float[np.ndarray, " people"]:
+    """Return the share of each person's columns whose z is beyond 1.96, of those that have one."""
+    beyond, known = np.zeros(len(people)), np.zeros(len(people))
+    for _, (far, finite) in data.model.deviations(people).map(lambda _, z: (np.abs(z) > Z, np.isfinite(z))):
+        beyond += far.sum(axis=1)
+        known += finite.sum(axis=1)
+    return beyond / np.maximum(known, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +193,8 @@ def audit_corruptions(
 
     Returns:
         Of each kind and strength (``blur/2``) ``corruption_error`` and ``corruption_deviation`` (mean change of scores),
-        ``corruption_moved`` (how far people are from where they are clean) and ``corruption_flagged`` (share that a shift gate
+        ``corruption_outside`` (of growth charts, change of the share of z beyond 1.96), ``corruption_moved`` (how far people are
+        from where they are clean) and ``corruption_flagged`` (share that a shift gate
         rejects); and of each label in what is handed out, and in the latents (``blur/2 & exported/age``), ``corruption_read``,
         ``corruption_read_change`` and ``corruption_bias``.
     """
@@ -255,6 +275,9 @@ def _of_version(
     people, found = len(own.error), list[Finding]()
     pairs = {METRICS[0]: (own.error, clean.error), METRICS[1]: (own.deviation, clean.deviation)}
     units = {METRICS[0]: data.model.error_unit, METRICS[1]: "about 1 for a typical person"}
+    if own.outside is not None and clean.outside is not None:
+        pairs["corruption_outside"] = (own.outside, clean.outside)
+        units["corruption_outside"] = "share of absolute z above 1.96"
     for metric, (after, before) in pairs.items():
         low, high = mean_interval(after - before, _DRAWS, np.random.default_rng(seed))
         note = f"mean change, {units[metric]}; {before.mean():.4g} clean, {after.mean():.4g} here"

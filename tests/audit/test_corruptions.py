@@ -22,6 +22,8 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid, Mask
 from medrep.errors import MedrepError
 from medrep.models import LinearModel, LinearSettings
+from medrep.models.chart.model import GrowthChart
+from medrep.models.chart.settings import ChartSettings
 from tests.models.planted import DECLARED, draw_people
 
 SHAPE = (12, 14, 10)
@@ -113,6 +115,22 @@ def test_scores_grow_with_strength_and_a_gate_sees_it(audited: AuditData, monkey
     assert table.loc[(READ[1], "clean & exported/age"), "estimate"] == 0
     assert table.loc[(READ[1], "clean & latents/age"), "n"] == 60
     assert table.loc[(READ[2], "clean & exported/age"), "estimate"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_growth_chart_says_how_many_more_are_unusual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medrep.audit.corruptions.STRENGTHS", {"noise": (0.01, 0.1)})
+    frame, columns = draw_people(140, 2, 0), Columns.of_grid(Grid((5, 5, 4), (2.0, 2.0, 2.0)))
+    data = (10 + np.random.default_rng(1).normal(size=(140, 100))).astype(np.float32)
+    half = np.arange(140) < 90
+    schema = CovariateSchema.fit(frame[half], DECLARED)
+    taught = Dataset(data[half], schema.transfer(frame[half]), schema, columns)
+    chart = GrowthChart.fit(taught, ChartSettings(power="none", components=0))[0]
+    own = frame[~half]
+    people = Dataset(data[~half], schema.transfer(own), schema, columns)
+    table = findings_table(audit_corruptions(AuditData(chart, people, own, {"site": str(own["site"].iloc[0])})))
+    shares = table[table["metric"] == "corruption_outside"].set_index("group")
+    assert shares.loc["clean", "estimate"] == 0
+    assert shares.loc["noise/0.1", "ci_low"] > max(0.02, shares.loc["noise/0.01", "estimate"])
 
 
 def test_few_people_say_nothing(audited: AuditData) -> None:
