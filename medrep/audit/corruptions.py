@@ -30,7 +30,7 @@ from scipy import fft
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import FEWEST, HoldoutSplit, Probing
-from medrep.audit.intervals import sample_weights, share_interval
+from medrep.audit.intervals import Z, sample_weights, share_interval
 from medrep.audit.linear_reader import Reading, TaughtColumns, read_others, reader_weights
 from medrep.audit.means import mean_interval
 from medrep.audit.utility import first_rows
@@ -49,10 +49,10 @@ STRENGTHS: Mapping[str, tuple[float, ...]] = {
 """Kind -> strengths, the mildest first."""
 NOTHING: Mapping[str, float] = {"blur": 0.0, "noise": 0.0, "gamma": 1.0, "resolution": 1.0, "motion": 0.0}
 """Kind -> the strength that leaves scans as they are."""
-METRICS = ("corruption_error", "corruption_deviation", "corruption_flagged")
+METRICS = ("corruption_error", "corruption_deviation", "corruption_moved", "corruption_flagged")
 READ = ("corruption_read", "corruption_read_change", "corruption_bias")
 CLEAN = "clean"
-_MOST, _DRAWS, _PORTIONS = 60, 1000, 8
+_MOST, _DRAWS, _PORTIONS, _CONSTANT = 60, 1000, 8, 1e-9
 
 Box = Float32[np.ndarray, "x y z"]
 
@@ -126,11 +126,20 @@ def _box(row: np.ndarray, columns: Columns) -> Box:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Some people's scans as a model sees them: scores, statistics of the image with them, and tables by name."""
+    """Some people's scans as a model sees them.
+
+    Attributes:
+        error: Reconstruction error.
+        deviation: As scores have it.
+        statistics: Of the image, and both of these.
+        outside: Share of columns whose z is beyond 1.96; None where the model tells none.
+        tables: What labels are read from, by name.
+    """
 
     error: Float[np.ndarray, " people"]
     deviation: Float[np.ndarray, " people"]
     statistics: pd.DataFrame
+    outside: "Float[np.ndarray, ' people'] | None"
     tables: dict[str, Float[np.ndarray, "people _"]]
 
     @classmethod
@@ -143,7 +152,17 @@ class _Seen:
         tables = {"exported": data.model.remove(people, data.target)[:, data.whole]}
         if scores.latents.shape[1]:
             tables["latents"] = scores.latents
-        return cls(scores.reconstruction_error, scores.deviation, statistics, tables)
+        outside = _outside(data, people) if "deviations" in data.model.capabilities else None
+        return cls(scores.reconstruction_error, scores.deviation, statistics, outside, tables)
+
+
+def _outside(data: AuditData, people: Dataset) -> Float[np.ndarray, " people"]:
+    """Return the share of each person's columns whose z is beyond 1.96, of those that have one."""
+    beyond, known = np.zeros(len(people)), np.zeros(len(people))
+    for _, (far, finite) in data.model.deviations(people).map(lambda _, z: (np.abs(z) > Z, np.isfinite(z))):
+        beyond += far.sum(axis=1)
+        known += finite.sum(axis=1)
+    return beyond / np.maximum(known, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +192,11 @@ def audit_corruptions(
         seed: Of halves, samples and corruptions.
 
     Returns:
-        Of each kind and strength (``blur/2``) ``corruption_error`` and ``corruption_deviation`` (mean change of scores), and
-        ``corruption_flagged`` (share that a shift gate rejects); and of each label in what is handed out, and in the latents
-        (``blur/2 & exported/age``), ``corruption_read``, ``corruption_read_change`` and ``corruption_bias``.
+        Of each kind and strength (``blur/2``) ``corruption_error`` and ``corruption_deviation`` (mean change of scores),
+        ``corruption_outside`` (of growth charts, change of the share of z beyond 1.96), ``corruption_moved`` (how far people are
+        from where they are clean) and ``corruption_flagged`` (share that a shift gate
+        rejects); and of each label in what is handed out, and in the latents (``blur/2 & exported/age``), ``corruption_read``,
+        ``corruption_read_change`` and ``corruption_bias``.
     """
     rng = np.random.default_rng(seed)
     first = rng.permutation(first_rows(data.participants))
@@ -254,22 +275,38 @@ def _of_version(
     people, found = len(own.error), list[Finding]()
     pairs = {METRICS[0]: (own.error, clean.error), METRICS[1]: (own.deviation, clean.deviation)}
     units = {METRICS[0]: data.model.error_unit, METRICS[1]: "about 1 for a typical person"}
+    if own.outside is not None and clean.outside is not None:
+        pairs["corruption_outside"] = (own.outside, clean.outside)
+        units["corruption_outside"] = "share of absolute z above 1.96"
     for metric, (after, before) in pairs.items():
         low, high = mean_interval(after - before, _DRAWS, np.random.default_rng(seed))
         note = f"mean change, {units[metric]}; {before.mean():.4g} clean, {after.mean():.4g} here"
         found.append(Finding(metric, version, people, float((after - before).mean()), low, high, note=note))
-    found.append(_flagged(version, own, gate, data))
+    found += [_moved_from(version, own, clean, seed), _flagged(version, own, gate, data)]
     for name, label in labels.items():
         for table, before in label.clean.items():
             found += _read(f"{version} & {table}/{name}", label, table, own.tables[table], before)
     return found
 
 
+def _moved_from(version: str, own: _Seen, clean: _Seen, seed: int) -> Finding:
+    """Return how far people are from where they are clean, in latents, or in what is handed out where there are none."""
+    name = "latents" if "latents" in clean.tables else "exported"
+    before, after = (np.asarray(one.tables[name], float) for one in (clean, own))
+    sd = before.std(axis=0)
+    scale = np.divide(1, sd, out=np.zeros_like(sd), where=sd > _CONSTANT * np.abs(before).max(axis=0, initial=1e-300))
+    apart = (2 * float(((before - before.mean(axis=0)) * scale).var(axis=0).sum())) ** 0.5
+    moved = np.linalg.norm((after - before) * scale, axis=1) / max(apart, 1e-300)
+    low, high = mean_interval(moved, _DRAWS, np.random.default_rng(seed), positive=True)
+    note = f"distance from clean, in distances of two people; {name}"
+    return Finding(METRICS[2], version, len(moved), float(moved.mean()), low, high, note=note)
+
+
 def _flagged(version: str, own: _Seen, gate: ShiftGate | None, data: AuditData) -> Finding:
     people = len(own.error)
     if gate is None:
         why = f"a shift gate needs {MIN_N} people to calibrate it"
-        return Finding(METRICS[2], version, people, status="insufficient", note=why)
+        return Finding(METRICS[3], version, people, status="insufficient", note=why)
     name = scanner_of(data.schema)
     keys = own.statistics.index
     scanners = data.frame.loc[keys, name] if name else pd.Series("anybody", keys)
@@ -279,7 +316,7 @@ def _flagged(version: str, own: _Seen, gate: ShiftGate | None, data: AuditData) 
     low, high = share_interval(share, error, people, people)
     warned = float(np.mean([gate.status(float(one), RATE) == "warn" for one in p]))
     note = f"share that a shift gate of {RATE:g} false alarms rejects; it warns of {warned:.2f}; middle p {np.median(p):.3f}"
-    return Finding(METRICS[2], version, people, share, low, high, note=note)
+    return Finding(METRICS[3], version, people, share, low, high, note=note)
 
 
 def _read(group: str, label: _Label, table: str, rows: np.ndarray, before: np.ndarray) -> list[Finding]:

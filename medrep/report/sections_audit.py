@@ -128,6 +128,8 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (
             "corruption_error",
             "corruption_deviation",
+            "corruption_outside",
+            "corruption_moved",
             "corruption_flagged",
             "corruption_read",
             "corruption_read_change",

@@ -22,6 +22,8 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns, Grid, Mask
 from medrep.errors import MedrepError
 from medrep.models import LinearModel, LinearSettings
+from medrep.models.chart.model import GrowthChart
+from medrep.models.chart.settings import ChartSettings
 from tests.models.planted import DECLARED, draw_people
 
 SHAPE = (12, 14, 10)
@@ -97,13 +99,15 @@ def test_scores_grow_with_strength_and_a_gate_sees_it(audited: AuditData, monkey
     rng = np.random.default_rng(0)
     coin = pd.Series(rng.choice(["ill", "well"], len(audited.frame)), audited.frame.index, name="diagnosis")
     table = findings_table(audit_corruptions(audited, (coin, False))).set_index(["metric", "group"])
-    for metric in METRICS[:2]:
+    for metric in METRICS[:3]:
         clean = table.loc[(metric, "clean")]
         assert clean[["estimate", "ci_low", "ci_high"]].tolist() == [0, 0, 0]
     assert table.loc[(METRICS[0], "noise/0.2"), "ci_low"] > max(0, table.loc[(METRICS[0], "noise/0.02"), "estimate"])
-    assert table.loc[(METRICS[2], "clean"), "estimate"] < 0.3
+    moved = [table.loc[(METRICS[2], kind), "estimate"] for kind in ("noise/0.02", "noise/0.2")]
+    assert 0 < moved[0] < moved[1]
+    assert table.loc[(METRICS[3], "clean"), "estimate"] < 0.3
     for kind in ("blur/2", "noise/0.2"):
-        assert table.loc[(METRICS[2], kind), "ci_low"] > 0.8
+        assert table.loc[(METRICS[3], kind), "ci_low"] > 0.8
     groups = {f"noise/0.2 & exported/{name}" for name in ("age", "sex", "site", "diagnosis")}
     assert groups <= {group for metric, group in table.index if metric == READ[1]}
     age = table.loc[(READ[0], "clean & exported/age")]
@@ -111,6 +115,22 @@ def test_scores_grow_with_strength_and_a_gate_sees_it(audited: AuditData, monkey
     assert table.loc[(READ[1], "clean & exported/age"), "estimate"] == 0
     assert table.loc[(READ[1], "clean & latents/age"), "n"] == 60
     assert table.loc[(READ[2], "clean & exported/age"), "estimate"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_growth_chart_says_how_many_more_are_unusual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medrep.audit.corruptions.STRENGTHS", {"noise": (0.01, 0.1)})
+    frame, columns = draw_people(140, 2, 0), Columns.of_grid(Grid((5, 5, 4), (2.0, 2.0, 2.0)))
+    data = (10 + np.random.default_rng(1).normal(size=(140, 100))).astype(np.float32)
+    half = np.arange(140) < 90
+    schema = CovariateSchema.fit(frame[half], DECLARED)
+    taught = Dataset(data[half], schema.transfer(frame[half]), schema, columns)
+    chart = GrowthChart.fit(taught, ChartSettings(power="none", components=0))[0]
+    own = frame[~half]
+    people = Dataset(data[~half], schema.transfer(own), schema, columns)
+    table = findings_table(audit_corruptions(AuditData(chart, people, own, {"site": str(own["site"].iloc[0])})))
+    shares = table[table["metric"] == "corruption_outside"].set_index("group")
+    assert shares.loc["clean", "estimate"] == 0
+    assert shares.loc["noise/0.1", "ci_low"] > max(0.02, shares.loc["noise/0.01", "estimate"])
 
 
 def test_few_people_say_nothing(audited: AuditData) -> None:
