@@ -75,30 +75,30 @@ class Plantable:
     """People in whose data cues can be planted.
 
     Attributes:
-        audited: They and the model.
+        data: They and the model.
         rows: The first row of each.
         places: Columns without missing cells.
         left: What covariates leave of these columns, in their deviations; it tells the directions of cues.
         sd: These deviations.
     """
 
-    audited: AuditData
+    data: AuditData
     rows: Int[np.ndarray, " people"]
     places: Int[np.ndarray, " columns"]
     left: Float[np.ndarray, "some columns"]
     sd: Float[np.ndarray, " columns"]
 
     @classmethod
-    def of(cls, audited: AuditData, seed: int) -> "Plantable":
+    def of(cls, data: AuditData, seed: int) -> "Plantable":
         """Return people, some drawn by the seed where there are many."""
-        rows = first_rows(audited.participants)
-        most = min(_MOST, max(_FEWEST, _CELLS // max(audited.data.shape[1], 1)))
+        rows = first_rows(data.participants)
+        most = min(_MOST, max(_FEWEST, _CELLS // max(data.data.shape[1], 1)))
         rows = np.sort(np.random.default_rng([seed, 97]).permutation(rows)[:most])
-        table = np.asarray(audited.data[np.ix_(rows, audited.whole)], dtype=float)
-        left = residual(table, covariate_design(audited.frame.iloc[rows], audited.schema))
+        table = np.asarray(data.data[np.ix_(rows, data.whole)], dtype=float)
+        left = residual(table, covariate_design(data.frame.iloc[rows], data.schema))
         sd, size = left.std(axis=0), np.abs(table).max(axis=0, initial=0.0)
         varies = sd > 1e-9 * np.maximum(size, 1e-300)
-        return cls(audited, rows, audited.whole[varies], left[:, varies] / sd[varies], sd[varies])
+        return cls(data, rows, data.whole[varies], left[:, varies] / sd[varies], sd[varies])
 
     @property
     def people(self) -> int:
@@ -121,11 +121,11 @@ class Plantable:
         self, shifts: Float[np.ndarray, "people columns"], seed: int
     ) -> dict[str, Float[np.ndarray, "people _"]]:
         """Return audited tables of people whose data are changed, as coordinates for a linear reader."""
-        audited = self.audited
-        values = np.array(audited.data[self.rows])
+        data = self.data
+        values = np.array(data.data[self.rows])
         values[:, self.places] += shifts.astype(values.dtype)
-        planted: Dataset = audited.dataset.take(self.rows).with_values(values)
-        exported, (latents, _) = audited.model.remove_and_encode(planted, audited.target)
+        planted: Dataset = data.dataset.take(self.rows).with_values(values)
+        exported, (latents, _) = data.model.remove_and_encode(planted, data.target)
         tables = {"raw": values[:, self.places], "exported": exported[:, self.places]}
         tables |= {"latents": latents} if latents.shape[1] else {}
         return {name: compact(table, seed) for name, table in tables.items()}

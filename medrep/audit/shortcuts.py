@@ -134,6 +134,7 @@ def reliance(path: LearningPath, people: CuedPeople) -> Reliance:
     of_shares = share * (1 - share) / (count + 2) / 4
     errors[2] = of_shares.sum() ** 0.5
     freedom[2] = of_shares.sum() ** 2 / (of_shares**2 / (count - 1)).sum()
+    whole[3] = np.where(np.isnan(errors[3]), np.nan, whole[3])  # without one of them the majority is hardly read
     return Reliance(*(Measured(*one) for one in np.stack([whole, errors, freedom], axis=1).tolist()))
 
 
@@ -265,6 +266,8 @@ def _two_classes(values: pd.Series, *, continuous: bool) -> "np.ndarray | None":
     """Return -1 and 1, NaN where nothing is known; a number is above its median or not. None: not two classes."""
     if continuous:
         numbers = values.to_numpy(float, na_value=np.nan)
+        if not np.isfinite(numbers).any():
+            return None
         coded = np.where(np.isfinite(numbers), np.where(numbers > np.nanmedian(numbers), 1.0, -1.0), np.nan)
     else:
         levels = sorted(values.dropna().astype(str).unique())

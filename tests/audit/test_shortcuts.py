@@ -52,6 +52,14 @@ def test_a_target_that_is_read_from_anatomy_is_not_called_a_shortcut() -> None:
     assert all(one.majority.estimate > 0.7 for one in found)
 
 
+def test_where_nothing_is_read_there_is_no_path() -> None:
+    """Neither site nor diagnosis shows in the data."""
+    found = [read(200 + seed, 0.0, effect=0.0) for seed in range(5)]
+    hardly = [one for one in found if one.majority.estimate < 0.55]
+    assert hardly
+    assert all(np.isnan(one.curvature.estimate) and np.isnan(one.curvature.p) for one in hardly)
+
+
 def test_majority_and_minority_are_those_in_whom_the_cue_agrees_and_conflicts() -> None:
     site = pd.Series(["A"] * 20 + ["B"] * 20 + ["C"] * 3 + ["D"] * 20)
     target = np.concatenate(
