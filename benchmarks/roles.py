@@ -23,7 +23,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.data import split_half_by_site
@@ -242,7 +242,7 @@ def _by_site(frame: pd.DataFrame) -> list[np.ndarray]:
     return [(frame["site"] == f"S{k}").to_numpy() for k in range(SITES)]
 
 
-def _predictors(seed: int) -> dict[str, object]:
+def _predictors(seed: int) -> dict[str, Pipeline]:
     logistic = GridSearchCV(
         LogisticRegression(max_iter=2000), {"C": [0.001, 0.01, 0.1, 1.0]}, scoring="neg_log_loss", cv=5
     )

@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from medrep.audit.data import AuditData
 from medrep.cohort.covariates import POOLED, Covariate, CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import CovariateError, ModelError
@@ -127,6 +128,21 @@ def test_controls_stay_and_a_second_removal_changes_nothing(model, unseen):
     there = unseen.with_values(removed).with_covariates(unseen.covariates.assign(diagnosis="control"))
     np.testing.assert_array_equal(model.remove(there, {"diagnosis": "control"}), removed)
     assert auc(removed, labels) < auc(unseen.values, labels) - 0.15
+
+
+def test_there_and_back_is_nothing(model, unseen):
+    frame = unseen.covariates
+    for level in ("control", "patient"):
+        moved = model.remove(unseen, {"diagnosis": level})
+        there = unseen.with_values(moved).with_covariates(frame.assign(diagnosis=level))
+        np.testing.assert_allclose(model.transform(there, frame[["diagnosis"]]), unseen.values, atol=1e-5)
+
+
+def test_an_audit_looks_at_both_blocks_apart(model, unseen):
+    audited = AuditData(model, unseen, unseen.covariates, {"site": POOLED})
+    assert audited.tables["salient"].shape == (len(unseen.values), 2)
+    both = np.concatenate([audited.tables["latents"], audited.tables["salient"]], axis=1)
+    np.testing.assert_array_equal(both, model.encode(unseen))
 
 
 def test_patients_that_controls_are_made_of_look_like_patients(model, unseen, world):
