@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy.optimize import nnls
 
@@ -21,8 +22,10 @@ from medrep.cohort.covariates import Continuous, CovariateSchema
 from medrep.errors import ModelError
 from medrep.models.linear.design import natural_spline
 from medrep.models.linear.model import LinearModel
+from medrep.models.vae.components import FactorModel
 
 _GRID = 256
+_BEYOND, _FINE = 2.0, 4001  # spans of the knots beyond them; values at which a curve is turned round
 
 
 def check_ordered(names: Sequence[str], schema: CovariateSchema, interactions: Sequence[Sequence[str]]) -> None:
@@ -65,6 +68,48 @@ def ordered_effects(linear: LinearModel, names: Sequence[str]) -> LinearModel:
             curve, loadings = common_curve(found, linear.effect_covariance[rows, rows], knots)
             coefficients[rows, varies] = np.outer(curve, loadings) * linear.sd[varies]
     return replace(linear, coefficients=coefficients)
+
+
+def positions(
+    linear: LinearModel,
+    factors: FactorModel,
+    h: Float[np.ndarray, "people columns"],
+    frame: pd.DataFrame,
+    names: Sequence[str],
+) -> dict[str, Float[np.ndarray, " people"]]:
+    """Return where people lie on the curves of ordered latents, in units of each covariate.
+
+    Of what a person has of their own, d = b' S^-1 h / b' S^-1 b is along the effect b, with S the covariance of h (generalised
+    least squares, so that nobody is drawn to the mean); the position is the value at which the curve is g(value) + d. Where the
+    curve is flat at an end, it is the end.
+
+    Args:
+        linear: Of `ordered_effects`.
+        factors: Factor model of h.
+        h: Residuals with all covariates known.
+        frame: Covariates of each.
+        names: The covariates.
+    """
+    found, start = dict[str, np.ndarray](), 1
+    for term in linear.design.terms:
+        rows = slice(start, start + len(term.centre))
+        start = rows.stop
+        name = term.covariates[0]
+        if name not in names or len(term.covariates) > 1:
+            continue
+        knots = linear.design.knots[name]
+        per_sd = np.divide(1, linear.sd, out=np.zeros_like(linear.sd), where=linear.sd > 0)
+        left, values, right = np.linalg.svd(linear.coefficients[rows] * per_sd, full_matrices=False)
+        curve, effect = left[:, 0], values[0] * right[0]
+        span = knots[-1] - knots[0]
+        grid = np.linspace(knots[0] - _BEYOND * span, knots[-1] + _BEYOND * span, _FINE)
+        height = natural_spline(grid, knots) @ curve
+        sign = 1.0 if height[-1] >= height[0] else -1.0
+        functional = factors.solve(effect[:, None])[:, 0]
+        own = h @ functional / max(float(effect @ functional), 1e-300)
+        there = natural_spline(frame[name].to_numpy(float), knots) @ curve + own
+        found[name] = np.interp(sign * there, np.maximum.accumulate(sign * height), grid)
+    return found
 
 
 def common_curve(

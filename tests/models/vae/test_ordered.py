@@ -115,6 +115,23 @@ def test_removal_is_exact_and_a_folder_keeps_it(model, people):
     assert again.settings.roles == Roles(ordered=("age",))
 
 
+def test_people_lie_on_the_curve_where_their_features_say(model, people):
+    dataset = people[0]
+    ages = dataset.covariates["age"].to_numpy(float)
+    found = model.scores(dataset).positions["age"]
+    assert np.corrcoef(found, ages)[0, 1] > 0.8
+    # On average nobody is older or younger than they are, at any age: nothing is drawn to the mean.
+    young = ages < np.median(ages)
+    assert abs((found - ages)[young].mean()) < 3
+    # Who gets the features of ten years more, by that curve, lies ten years further.
+    there = dataset.covariates.assign(age=ages + 10)
+    linear = model.parts.linear
+    more = (linear.design.effects(there) - linear.design.effects(dataset.covariates)) @ linear.coefficients
+    moved = model.scores(dataset.with_values(dataset.values + more)).positions["age"]
+    inside = young & (found < np.median(ages))
+    assert abs(np.median((moved - found)[inside]) - 10) < 2
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
