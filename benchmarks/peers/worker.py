@@ -1,8 +1,8 @@
 """Run one peer on one job: ``python worker.py PEER JOBDIR``, in the environment that holds the peer.
 
 JOBDIR holds train.npy and test.npy (people x features), train.tsv and test.tsv (site, what is kept: age, sex as F
-or M, and whose each row is where people come again) and job.json (reference, the site everybody is moved to, or null;
-seed; settings that differ from those of PEERS).
+or M, whose each row is where people come again, and a diagnosis where there is one) and job.json (reference, the site everybody
+is moved to, or null; seed; settings that differ from those of PEERS).
 The worker writes test_out.npy (float64), result.json and, where the fit gives more than one output, extras/NAME.npy: as
 wide as test.npy, but for the latents. A chart's test_out.npy holds z; its extras are log_density, of what was observed, and
 quantiles (levels x people x features) at the job's levels, both in units of the data. Only numpy, pandas and the peer
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-COLUMNS = ("age", "sex", "site", "participant")
+COLUMNS = ("age", "sex", "site", "participant", "diagnosis")
 LATENTS = "latents"
 
 
@@ -44,6 +44,7 @@ PEERS: dict[str, PeerSpec] = {
     "mixedlm": PeerSpec("longcombat", "with_longcombat", {"method": "mixedlm"}),
     "demovae": PeerSpec("demovae", "with_demovae", {"scaled": False}),
     "demovae-scaled": PeerSpec("demovae", "with_demovae", {"scaled": True}),
+    "contrastive": PeerSpec("contrastive", "with_contrastive", {}),
     "pcntoolkit-blr": PeerSpec("pcntoolkit", "with_pcntoolkit", {"method": "blr"}),
     "pcntoolkit-hbr": PeerSpec("pcntoolkit", "with_pcntoolkit", {"method": "hbr"}),
 }

@@ -187,10 +187,15 @@ class AuditData:
 
     @cached_property
     def tables(self) -> dict[str, Float[np.ndarray, "people _"]]:
-        """Audited tables by name: ``raw``, ``exported`` and, where the model has them, ``latents``; whole columns only."""
+        """Audited tables by name, whole columns only.
+
+        They are ``raw``, ``exported`` and, where the model has them, ``latents`` and, with a role of their own, ``salient``.
+        """
         whole = np.isfinite(self.data).all(axis=0)
         tables = {"raw": self.data[:, whole], "exported": self.exported[:, whole]}
-        return tables | ({"latents": self.latents} if self.latents.shape[1] else {})
+        common = self.latents.shape[1] - len(self.model.latent_roles)
+        tables |= {"latents": self.latents[:, :common]} if common else {}
+        return tables | ({"salient": self.latents[:, common:]} if self.model.latent_roles else {})
 
     @cached_property
     def whole(self) -> Int[np.ndarray, " columns"]:
@@ -228,6 +233,7 @@ class AuditData:
         return not isinstance(self.schema[name], Categorical)
 
 
+LATENTS = ("latents", "salient")
 _FEWEST = 30
 
 

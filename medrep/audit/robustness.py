@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from scipy.stats import false_discovery_control
 from scipy.stats import t as student_t
 
-from medrep.audit.data import AuditData, design_basis
+from medrep.audit.data import LATENTS, AuditData, design_basis
 from medrep.audit.finding import Finding
 from medrep.audit.holdout_split import HoldoutSplit, Probing
 from medrep.audit.intervals import random_halves, student
@@ -299,7 +299,7 @@ class _Regression:
 def _of_contrast(data: AuditData, label: str, asked: _Regression, needs: tuple[int, int]) -> list[Finding]:
     min_n, seed = needs
     people, short = len(asked.rows), asked.short(min_n)
-    tables = [name for name in data.tables if name != "latents"]
+    tables = [name for name in data.tables if name not in LATENTS]
     # Without batches there is no yardstick.
     metrics = METRICS if asked.block.shape[1] else METRICS[:3]
     if short:

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from medrep.audit.calibration import audit_calibration
 from medrep.audit.counterfactuals import audit_counterfactuals, counterfactual_fairness, outcome_predictor
-from medrep.audit.data import AuditData, covariate_design
+from medrep.audit.data import LATENTS, AuditData, covariate_design
 from medrep.audit.dependence import audit_dependence, audit_independence
 from medrep.audit.disentanglement import audit_disentanglement, audit_latents, describe_latents
 from medrep.audit.finding import Finding, findings_table
@@ -134,10 +134,13 @@ def run_suite(
 def _leakage(audit_data: AuditData, options: AuditOptions) -> list[Finding]:
     """Removed covariates in the data, over what kept ones tell of them; all covariates in the latents, over the floor."""
     found: list[Finding] = []
-    latents = {name: table for name, table in audit_data.tables.items() if name == "latents"}
-    data = {name: table for name, table in audit_data.tables.items() if name != "latents"}
+    latents = {name: table for name, table in audit_data.tables.items() if name in LATENTS}
+    data = {name: table for name, table in audit_data.tables.items() if name not in LATENTS}
     asked = [(audit_data.question(name, audit_data.kept), data) for name in audit_data.removed]
-    asked += [(audit_data.question(name), latents) for name in audit_data.schema.names if latents]
+    beside = {name: {"raw": data["raw"]} for name in audit_data.model.carried if name not in audit_data.removed}
+    asked += [
+        (audit_data.question(name), {**beside.get(name, {}), **latents}) for name in audit_data.schema.names if latents
+    ]
     for question, tables in asked:
         rows = audit_leakage(
             tables,

@@ -19,7 +19,7 @@ from medrep.cohort.participants import KEY_COLUMNS
 from medrep.derivatives.bids import OUTSIDE, Failure, write_description, write_failures, write_tsv
 from medrep.derivatives.scores import write_scores
 from medrep.derivatives.tasks import Result
-from medrep.derivatives.transform import write_transformed
+from medrep.derivatives.transform import write_latent_tables, write_transformed
 from medrep.errors import CohortError, MedrepError, listed
 
 
@@ -355,6 +355,7 @@ def finish(job: Job, history: History | None = None) -> Merged:
             None if written is None else written.loc[delivered.index],
             () if written is None else tuple(content.get("header", ())),
         )
+        write_latent_tables(job.out, lines, ids.loc[delivered.index], content.get("latent_roles", ()))
         table = delivered
     write_tsv(job.out / "participants.tsv", table)
     if content["adapted"]:

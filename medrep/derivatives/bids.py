@@ -237,11 +237,16 @@ def write_lines(
             file.write(block.encode())
 
 
-def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str]) -> None:
-    """Write one row a person: the ids, then z1, z2, ..."""
+def write_latents(path: Path, ids: pd.DataFrame, latents: Iterable[str], roles: Sequence[str] = ()) -> None:
+    """Write one row a person: the ids, then z1, z2, ..., the last latents by the names that say their roles."""
     lines = iter(latents)
     first = next(lines)
-    write_lines(path, ids, [f"z{k + 1}" for k in range(first.count("\t") + 1)], chain([first], lines))
+    write_lines(path, ids, latent_names(first.count("\t") + 1, roles), chain([first], lines))
+
+
+def latent_names(count: int, roles: Sequence[str]) -> list[str]:
+    """Return what latents are called; ``roles`` are the names of the last ones (`Model.latent_roles`)."""
+    return [*(f"z{k + 1}" for k in range(count - len(roles))), *roles]
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:

@@ -65,7 +65,8 @@ def write_scores(
         lines: Names of rows, each with what yields those of everybody who could be scored.
         ids: Key columns, index: key; in the same order.
         content: ``unit``: the model's ``error_unit``; ``unshrink``: how the regression of predicted covariates to the mean was
-            undone; ``about``: the model; ``names``: its columns, where deviations of them are lines.
+            undone; ``about``: the model; ``names``: its columns, where deviations of them are lines; ``latent_roles``:
+            its `Model.latent_roles`, where there are any.
         outside: Person -> how far outside the range of training, sd; a column of its own where anybody is.
     """
     first = next(one for one in results if not one.error)
@@ -75,7 +76,7 @@ def write_scores(
     write_json(folder / "scores.json", {name: _about(name, content["unit"], content["unshrink"]) for name in columns})
     for name in ("latents", "latents_sd"):
         if name in lines:
-            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name]())
+            write_latents(folder / f"{name}.tsv", ids.loc[good], lines[name](), content.get("latent_roles", ()))
     for name in (DEVIATIONS, CHANGES):
         if name in lines:
             write_lines(folder / f"{name}.tsv", ids.loc[good], content["names"], lines[name]())
@@ -253,7 +254,7 @@ class Scorer:
         predicted = {readout.name: readout.predict(block, self.unshrink) for readout in self.readouts}
         results = []
         for place, one in zip(places, people, strict=True):
-            figures = {name: float(statistics[name][place]) for name in _FIGURES}
+            figures: dict[str, float | str] = {name: float(statistics[name][place]) for name in _FIGURES}
             if DEVIATIONS in deviations:
                 figures |= extreme_values(deviations[DEVIATIONS][place])
             if self._gains:

@@ -307,7 +307,7 @@ def write_transformed(
     written: "pd.DataFrame | None" = None,
     header: tuple[str, ...] = (),
 ) -> None:
-    """Write latents.tsv (latents_sd.tsv), and features.tsv with features.json where the data are a table.
+    """Write features.tsv with features.json, where the data are a table.
 
     Args:
         folder: Where to.
@@ -322,9 +322,15 @@ def write_transformed(
         own = ids if written is None else written
         write_lines(folder / "features.tsv", own, names, rows["features"](), header)
         write_json(folder / "features.json", content)
+
+
+def write_latent_tables(
+    folder: Path, rows: Mapping[str, Callable[[], Iterable[str]]], ids: pd.DataFrame, roles: Sequence[str]
+) -> None:
+    """Write latents.tsv (latents_sd.tsv) of those among ``rows``; ``roles`` are the model's `latent_roles`."""
     for name in ("latents", "latents_sd"):
         if name in rows:
-            write_latents(folder / f"{name}.tsv", ids, rows[name]())
+            write_latents(folder / f"{name}.tsv", ids, rows[name](), roles)
 
 
 def transform_task(transform: Transform, kind: InputKind[Any], to: Destination) -> Task:

@@ -329,6 +329,16 @@ class Model(ABC):
             A model that knows the new levels, and how well each is known.
         """
 
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """Covariates that latents of their own are to tell, and which therefore stay in these; none by default."""
+        return ()
+
+    @property
+    def latent_roles(self) -> tuple[str, ...]:
+        """Names of the last released latents, which say their role; those before them are called z1, z2, ... None by default."""
+        return ()
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return constructor content as JSON and arrays; the class method ``restore`` is the inverse."""
         return to_state(self)

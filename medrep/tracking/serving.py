@@ -29,6 +29,7 @@ from medrep.cohort.kinds.base import RowForm
 from medrep.cohort.participants import KEY_COLUMNS, labels
 from medrep.cohort.samples import Source, no_table
 from medrep.cohort.support import outside_training, refuse_far
+from medrep.derivatives.bids import latent_names
 from medrep.derivatives.deviations import DEVIATIONS, whole
 from medrep.derivatives.scores import GAIN, Scorer, score_task
 from medrep.derivatives.tasks import Result
@@ -228,7 +229,7 @@ class ServedModel:
             for some in [people[block.start : block.stop]]
             for one in scorer.results(data[at.get_indexer(pd.Index(some.keys))], some)
         ]
-        return _table(scored, rows.index)
+        return _table(scored, rows.index, self.model.latent_roles)
 
     def _checked(
         self, rows: pd.DataFrame, frame: pd.DataFrame, target: Mapping[str, str | float] | None = None
@@ -289,16 +290,16 @@ class ServedModel:
         blocks = (people[block.start : block.stop] for block in people.blocks(step.block_size))
         scored = [one for some in blocks for one in step.work(some)]
         refuse_failed(scored, files, rows[PATH])
-        return _table(scored, rows.index)
+        return _table(scored, rows.index, self.model.latent_roles)
 
 
-def _table(scored: Sequence[Result], index: pd.Index) -> pd.DataFrame:
+def _table(scored: Sequence[Result], index: pd.Index, roles: Sequence[str]) -> pd.DataFrame:
     by_key = {one.key: one for one in scored}
     scored = [by_key[str(key)] for key in index]
     names = [*_FIGURES, *([GAIN] if all(GAIN in one.figures for one in scored) else [])]
     figures = pd.DataFrame([[one.figures[name] for name in names] for one in scored], index=index, columns=names)
     latents = np.stack([one.arrays["latents"] for one in scored])
-    return figures.join(pd.DataFrame(latents, index=index, columns=[f"z{k + 1}" for k in range(latents.shape[1])]))
+    return figures.join(pd.DataFrame(latents, index=index, columns=latent_names(latents.shape[1], roles)))
 
 
 def _covariates(rows: pd.DataFrame, schema: CovariateSchema) -> pd.DataFrame:

@@ -139,6 +139,7 @@ def score(
         "source": root.name,
         "about": about,
         **({"names": list(trained.model.columns.names)} if told else {}),
+        **({"latent_roles": list(roles)} if (roles := trained.model.latent_roles) and mapped is None else {}),
     }
     work = Work(
         identity={

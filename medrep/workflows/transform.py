@@ -269,6 +269,7 @@ def _transform(
             "about": about,
             "show": request.show,
             **({"tables": True} if is_table(root) or place.more else {}),
+            **({"latent_roles": list(model.latent_roles)} if model.latent_roles else {}),
         }
 
     chosen = chosen_participants(place, request.only, request.exclude)

@@ -34,7 +34,7 @@ Square = Float[np.ndarray, "salient salient"]
 
 _EXCHANGES, _COLUMN_EXCHANGES, _QUANTILE = 200, 10, 0.95
 _ROUNDS, _SETTLED = 300, 1e-6
-_FLOOR = 1e-3
+_FLOOR, _START = 1e-3, 0.3
 _SPARE, _MOST_SCORES = 2, 200
 _TINY = 1e-12
 
@@ -183,7 +183,8 @@ class _Fit:
         for place, level in enumerate(levels[1:], 1):
             own = (rows[codes == level] - centre) @ readings @ inverse
             means[place] = own.mean(axis=0)
-            spreads[place] = _positive(np.cov(own, rowvar=False).reshape(count, count) - inverse)
+            # Not 0 in any direction: what is 0 stays 0 in EM.
+            spreads[place] = _positive(np.cov(own, rowvar=False).reshape(count, count) - inverse) + _START * inverse
         return cls(
             rows, codes, levels, np.concatenate([common.loadings, salient]), common.noise, centre, means, spreads
         )

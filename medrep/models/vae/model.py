@@ -17,6 +17,7 @@ Generative process, for person i with covariates c, of which the set S is known 
 | f, gamma, delta | linear layer | ``linear`` |
 | L, psi | factor model of h: closed-form start, and metric of what is kept | ``factors`` |
 | location, scale and guard of z | what is done to latents on the way out | ``latents`` |
+| common and salient factors | latents with a role | ``salient`` |
 
 Inference: evidence bound with weight beta on the KL term, a penalty on the dependence of z and c in each batch of people, and one
 on the distance of the batch's latents from N(0, I) (`vae_objective.py`).
@@ -35,6 +36,11 @@ everybody at the reference and changes nothing.
 A column that the linear layer leaves as it is (mostly one value) gets its median where everything is removed, since it could
 tell anything. Point masses (`point_masses.py`) stay, there too: who has one may tell a covariate. What the scanner layer moves,
 the layers above leave alone; levels without a believed scanner are theirs.
+
+A categorical covariate such as a diagnosis may be carried by latents of its own (``settings.roles.salient``; `salient.py` and
+`contrastive.py` have the mathematics): common latents do not tell it, salient ones do, and lie about 0 in people at its
+reference. The network is not told it, so that nobody's label is needed to encode. Removing it moves the salient part of the
+others to where controls are, their noise included, and a counterfactual the other way; controls stay as they are.
 
 People with several visits have levels, and where ten of them come three times, slopes over age of their own in z and in what the
 decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's
@@ -264,6 +270,27 @@ class ConditionalVae(Model):
         """Move visits along people's own trajectories; see `Model.follow`."""
         return self._following(dataset).follow(years)
 
+    def swapped(self, dataset: Dataset, donors: Dataset) -> Data:
+        """Return people with the salient part of others in place of theirs: counterfactual people, for groups with few patients.
+
+        All else stays as it is, and common latents exactly. Their level of the covariate is that of the donors.
+
+        Args:
+            dataset: The people.
+            donors: As many others, in the same order.
+
+        Raises:
+            ModelError: The model has no salient latents, or people and donors are not as many.
+        """
+        layer = self.parts.salient
+        if layer is None:
+            raise ModelError("the model has no salient latents; train with --set settings.roles.salient=COVARIATE")
+        if len(dataset) != len(donors):
+            raise ModelError(f"{len(dataset)} people and {len(donors)} donors; give one donor for each")
+        for own in (dataset, donors):
+            self.parts.linear.check_columns(own)
+        return layer.swapped(self.parts.linear, dataset.values, dataset.covariates, donors, self.parts.conditions)
+
     def _following(self, dataset: Dataset) -> Following:
         self.parts.linear.check_columns(dataset)
         if self.parts.trajectories is None:
@@ -339,6 +366,16 @@ class ConditionalVae(Model):
     def readout(self, kept: Sequence[str]) -> Discriminants:
         """Return what tells kept covariates in the data."""
         return Discriminants.of(self.parts.linear, self.parts.factors, self.parts.effect_covariance, kept)
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """See `Model.carried`."""
+        return self.settings.roles.carried
+
+    @property
+    def latent_roles(self) -> tuple[str, ...]:
+        """Salient latents stand last; see `Model.latent_roles`."""
+        return tuple(f"salient_{k + 1}" for k in range(0 if self.parts.salient is None else self.parts.salient.count))
 
     def adapt(self, people: Iterable[Dataset]) -> tuple["ConditionalVae", tuple[Adaptation, ...]]:
         """Estimate unseen batch levels; see `Model.adapt`. The network counts a new level as unknown.
@@ -452,7 +489,7 @@ class ConditionalVae(Model):
         return self._released(self.parts.latents.transform(z, frame, there, names))
 
     def _released(self, z: Latents) -> Float[np.ndarray, "people directions"]:
-        names, kept, layer = list(self.parts.conditions), list(self.settings.roles.carried), self._common
+        names, kept, layer = list(self.parts.conditions), list(self.carried), self._common
         salient = self.parts.salient
         if salient is None:
             return layer.scores(z, self.guard(names, kept), self.directions(names, kept))

@@ -5,9 +5,10 @@
 The linear layer's smooth effects f_v (a natural spline a column) become b_v g: of all such products the one that is nearest to
 what was estimated, in the metric of its errors (reduced-rank regression, Izenman 1975), with g monotone on a grid (least
 distance programming, Lawson & Hanson 1974). One curve is told by all columns together, and so is its slope at either end, with
-which it goes on. What a person has of their own along b stays in the residual, and in the other latents: the network sees
-residuals without the effect, and is told that the covariate is known, not its value, since nobody knows what it would make of
-values that it never saw.
+which it goes on. How bent it is, is what tells the youngest and the oldest best where they are left out (`chosen_degrees`): a
+bend that training tells well may say nothing of what comes beyond. What a person has of their own along b stays in the
+residual, and in the other latents: the network sees residuals without the effect, and is told that the covariate is known, not
+its value, since nobody knows what it would make of values that it never saw.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from jaxtyping import Float
 from scipy.optimize import nnls
 
 from medrep.cohort.covariates import Continuous, CovariateSchema
-from medrep.errors import ModelError
+from medrep.cohort.dataset import Dataset
+from medrep.errors import CovariateError, ModelError
 from medrep.models.linear.design import natural_spline
 from medrep.models.linear.model import LinearModel
+from medrep.models.linear.settings import LinearSettings
 from medrep.models.vae.components import FactorModel
+from medrep.models.vae.residuals import standardise
 
-_GRID = 256
+_GRID, _OUTER = 256, 0.25
 _BEYOND, _FINE = 2.0, 4001  # spans of the knots beyond them; values at which a curve is turned round
 
 
@@ -48,6 +52,44 @@ def check_ordered(names: Sequence[str], schema: CovariateSchema, interactions: S
     ]
     if wrong:
         raise ModelError("; ".join(wrong))
+
+
+def chosen_degrees(dataset: Dataset, settings: LinearSettings, names: Sequence[str]) -> int:
+    """Return how bent curves may be: as tells people beyond others best.
+
+    For each number of degrees the youngest quarter and the oldest one (of each covariate) are left out, and expected from the
+    others' curve and the straight line at its end; the number with the least squared error is taken. Of columns with a grid it
+    is as set.
+
+    Args:
+        dataset: People of training.
+        settings: Of the linear layer; its degrees are the most.
+        names: The ordered covariates.
+    """
+    if dataset.columns.grid is not None or settings.spline_degrees == 1:
+        return settings.spline_degrees
+    tried = range(1, settings.spline_degrees + 1)
+    errors = dict.fromkeys(tried, 0.0)
+    scale = np.maximum(np.nanstd(dataset.values, axis=0), 1e-300)
+    for name in names:
+        values = dataset.covariates[name].to_numpy(float)
+        low, high = np.quantile(values, [_OUTER, 1 - _OUTER])
+        for out in (values < low, values > high):
+            rest = dataset.take(~out)
+            batches = [dataset.covariates[one] for one in dataset.schema.batches]
+            known = np.all([own.isin(set(own[~out])) for own in batches], axis=0) if batches else True
+            some = dataset.take(out & known)
+            if not len(some):
+                continue
+            for degrees in tried:
+                try:
+                    fitted, _ = LinearModel.fit(rest, replace(settings, components=0, spline_degrees=degrees))
+                except (CovariateError, ModelError):
+                    return settings.spline_degrees  # too few people to tell
+                linear = ordered_effects(fitted.pooled(), names)
+                missed = standardise(linear, some.values, some.covariates, some.schema.names) * linear.sd / scale
+                errors[degrees] += float((missed.astype(np.float64) ** 2).sum())
+    return min(tried, key=lambda degrees: errors[degrees])
 
 
 def ordered_effects(linear: LinearModel, names: Sequence[str]) -> LinearModel:

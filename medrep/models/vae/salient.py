@@ -10,7 +10,7 @@ back, with C_l = I + Phi_l:
     s' = m_b + A (s^ - m_a),    A = C_a^-1/2 (C_a^1/2 C_b C_a^1/2)^1/2 C_a^-1/2,    h' = h + S^T (s' - s^)
 
 Controls' s^ is noise of the reading, and theirs after a removal is as wide. Labels of what is kept are not looked at: what kept
-covariates are expected to do to h is read from h itself (`Discriminants`), and left out of s^.
+covariates are expected to do to h is read from h - S^T s^ (`Discriminants`), and left out of s^: it is the same before and after.
 """
 
 from collections.abc import Sequence
@@ -166,7 +166,10 @@ class SalientLayer:
             return moved
         own, rows = frame[moves], data[moves]
         h = standardise(linear, rows, own, known).astype(np.float64)
-        s = self.contrast.read(h - readout.effect(h))
+        rest = (
+            h - self.contrast.read(h) @ self.contrast.salient
+        )  # the same at both levels, so that there and back is nothing
+        s = self.contrast.read(h - readout.effect(rest))
         change = np.zeros_like(s)
         for one, other in sorted(set(zip(before[moves].tolist(), after[moves].tolist(), strict=True))):
             some = (before[moves] == one) & (after[moves] == other)
@@ -174,6 +177,24 @@ class SalientLayer:
             change[some] = means[other] + (s[some] - means[one]) @ self._transport(one, other).T - s[some]
         moved[moves] = rows + change @ self.contrast.salient * linear.sd * batch_scale(linear, own, known)
         return moved
+
+    def swapped(
+        self, linear: LinearModel, data: Data, frame: pd.DataFrame, donors: Dataset, conditions: Sequence[str]
+    ) -> Float[np.ndarray, "people columns"]:
+        """Return people with the salient part of others in place of theirs; all else stays, common latents exactly.
+
+        Args:
+            linear: The layer below.
+            data: The people.
+            frame: Their covariates.
+            donors: As many others, in the same order.
+            conditions: What the network is told.
+        """
+        own, other = (
+            self.contrast.read(standardise(linear, rows, covariates, conditions))
+            for rows, covariates in ((data, frame), (donors.values, donors.covariates))
+        )
+        return data + (other - own) @ self.contrast.salient * linear.sd * batch_scale(linear, frame, conditions)
 
     def drawn(self, z: Latents, frame: pd.DataFrame, rng: np.random.Generator) -> Latents:
         """Return latents drawn from N(0, I) with salient ones drawn as each one's level has them."""
