@@ -58,8 +58,8 @@ def chosen_degrees(dataset: Dataset, settings: LinearSettings, names: Sequence[s
     """Return how bent curves may be: as tells people beyond others best.
 
     For each number of degrees the youngest quarter and the oldest one (of each covariate) are left out, and expected from the
-    others' curve and the straight line at its end; the number with the least squared error is taken. Of columns with a grid it
-    is as set.
+    others' curve and the straight line at its end. The smallest number is taken whose squared error is no more than a standard
+    error (over people) above the least one (Breiman et al. 1984). Of columns with a grid it is as set.
 
     Args:
         dataset: People of training.
@@ -69,7 +69,7 @@ def chosen_degrees(dataset: Dataset, settings: LinearSettings, names: Sequence[s
     if dataset.columns.grid is not None or settings.spline_degrees == 1:
         return settings.spline_degrees
     tried = range(1, settings.spline_degrees + 1)
-    errors = dict.fromkeys(tried, 0.0)
+    errors: dict[int, list[np.ndarray]] = {degrees: [] for degrees in tried}
     scale = np.maximum(np.nanstd(dataset.values, axis=0), 1e-300)
     for name in names:
         values = dataset.covariates[name].to_numpy(float)
@@ -79,8 +79,6 @@ def chosen_degrees(dataset: Dataset, settings: LinearSettings, names: Sequence[s
             batches = [dataset.covariates[one] for one in dataset.schema.batches]
             known = np.all([own.isin(set(own[~out])) for own in batches], axis=0) if batches else True
             some = dataset.take(out & known)
-            if not len(some):
-                continue
             for degrees in tried:
                 try:
                     fitted, _ = LinearModel.fit(rest, replace(settings, components=0, spline_degrees=degrees))
@@ -88,8 +86,13 @@ def chosen_degrees(dataset: Dataset, settings: LinearSettings, names: Sequence[s
                     return settings.spline_degrees  # too few people to tell
                 linear = ordered_effects(fitted.pooled(), names)
                 missed = standardise(linear, some.values, some.covariates, some.schema.names) * linear.sd / scale
-                errors[degrees] += float((missed.astype(np.float64) ** 2).sum())
-    return min(tried, key=lambda degrees: errors[degrees])
+                errors[degrees].append((missed.astype(np.float64) ** 2).sum(axis=1))
+    of_people = np.stack([np.concatenate(errors[degrees]) for degrees in tried])
+    if not of_people.size:  # nobody beyond is of a batch that others are of
+        return settings.spline_degrees
+    above = of_people - of_people[of_people.mean(axis=1).argmin()]
+    error = above.std(axis=1) / above.shape[1] ** 0.5
+    return int(np.flatnonzero(above.mean(axis=1) <= error)[0]) + 1
 
 
 def ordered_effects(linear: LinearModel, names: Sequence[str]) -> LinearModel:

@@ -12,7 +12,7 @@ from medrep.errors import ModelError
 from medrep.models import ConditionalVae, LinearModel, LinearSettings, VaeSettings, restore_model
 from medrep.models.linear.design import natural_spline
 from medrep.models.vae.objective import condition_vector
-from medrep.models.vae.ordered import common_curve, ordered_effects
+from medrep.models.vae.ordered import chosen_degrees, common_curve, ordered_effects
 from medrep.models.vae.roles import Roles
 from medrep.training.schedule import Schedule
 from tests.models.planted import DECLARED, draw_people, named
@@ -143,3 +143,16 @@ def test_people_lie_on_the_curve_where_their_features_say(model, people):
 def test_what_cannot_be_ordered_is_refused(settings, told, people):
     with pytest.raises(ModelError, match=told):
         ConditionalVae.fit(people[0], settings)
+
+
+def test_how_bent_a_curve_is_tells_who_lies_beyond(people):
+    dataset, _ = people
+    frame, rng = dataset.covariates, np.random.default_rng([7, 2])
+    ages = frame["age"].to_numpy(float)
+    line = np.outer(ages - 50, rng.normal(size=24)) / 20 + rng.normal(size=dataset.values.shape)
+    bent = np.outer(3 * np.abs(ages - 20) ** 0.5, rng.normal(size=24)) + rng.normal(size=dataset.values.shape)
+    found = [chosen_degrees(dataset.with_values(own), LinearSettings(), ["age"]) for own in (line, bent)]
+    assert found[0] <= 2 < found[1]
+    # Too few people to leave some out: as it is set.
+    few = dataset.take(np.arange(14))
+    assert chosen_degrees(few, LinearSettings(), ["age"]) == LinearSettings().spline_degrees
