@@ -94,7 +94,7 @@ def found(frame: pd.DataFrame, data: np.ndarray, train: np.ndarray, seed: int) -
     plain, _ = ConditionalVae.fit(ours, _PLAIN, seed=seed)
     z = [plain.posterior(own)[0] for own in (ours, theirs)]
     for kind, name in (("tied", ON_LATENTS), ("full", f"{ON_LATENTS}, a covariance each")):
-        mixture = GaussianMixture(count, covariance_type=kind, n_init=5, random_state=seed)
+        mixture = GaussianMixture(count, covariance_type=kind, n_init=40, random_state=seed)
         told[name] = np.asarray(mixture.fit(z[0]).predict(z[1]))
     told["plain VAE, k-means on latents"] = nearest(*z)
     told[RAW] = nearest(data[train], data[~train])

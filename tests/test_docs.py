@@ -35,7 +35,7 @@ TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for
 PEOPLE = {"features": 200, "volume": 16, "shape": 8, "connectivity": 24, "surface": 24, "points": 40}
 SETTINGS = {
     "linear.md": (medrep.models.linear.model, {"": LinearSettings}),
-    "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "training.": Schedule, "roles.": Roles}),
+    "conditional_vae.md": (medrep.models.vae.model, {"": VaeSettings, "roles.": Roles, "training.": Schedule}),
     "additive_shape.md": (medrep.models.shape.model, {"": ShapeSettings}),
     "growth_chart.md": (medrep.models.chart.model, {"": ChartSettings}),
 }

@@ -41,7 +41,7 @@ STATUS, SCORED, FAILED = "status", "scored", "failed"
 PREDICTED, GAP = "predicted_", "_gap"
 OUTSIDE = "outside_training"
 GAIN = "gain_z"
-SUBTYPE = "subtype"
+SUBTYPE, POSITION = "subtype", "position_"
 VOLUME = "volume_mm3"
 _UNITS = {
     "sd": "root mean square over columns, in residual standard deviations of training",
@@ -116,6 +116,11 @@ def _about(name: str, unit: str, unshrink: str) -> dict[str, object]:
         return {"Description": f"volume of the structure {name.removeprefix(volume_column('') + '_')}", "Units": "mm3"}
     if name.endswith(GAP):
         return {"Description": f"{PREDICTED}{name.removesuffix(GAP)} minus what the table says"}
+    if name.startswith(POSITION):
+        own = name.removeprefix(POSITION)
+        return {
+            "Description": f"{own} at which people are expected to lie on the curve of all columns where this one lies"
+        }
     if name.startswith(f"{SUBTYPE}_"):
         return {
             "Description": f"how probable subtype {name.removeprefix(f'{SUBTYPE}_')} is; of all subtypes the sum is 1"
@@ -256,6 +261,7 @@ class Scorer:
                 figures[GAIN] = float("nan") if found.gain is None else float(found.gain[place])
             if found.subtypes is not None:
                 figures |= _subtype_figures(found.subtypes[place])
+            figures |= {f"{POSITION}{name}": float(values[place]) for name, values in found.positions.items()}
             for name, values in predicted.items():
                 figures[f"{PREDICTED}{name}"] = float(values[place])
                 figures[f"{name}{GAP}"] = float(values[place]) - float(one.covariates[name])

@@ -6,7 +6,7 @@ where it cannot. `Model.capabilities` declares it for callers who have to know b
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -44,6 +44,7 @@ class Scores:
         gain: How unusual the change since the person's visit before is: about 1 for a typical one, NaN at first visits; None
             where the model does not know visits, or nobody has several.
         subtypes: How probable each subtype is, summing to 1; None where the model knows none.
+        positions: Where people lie on the curve of each covariate with an ordered latent, in its units.
     """
 
     reconstruction_error: Float[np.ndarray, " people"]
@@ -52,6 +53,7 @@ class Scores:
     latents_sd: Float[np.ndarray, "people latents"] | None = None
     gain: Float[np.ndarray, " people"] | None = None
     subtypes: Float[np.ndarray, "people subtypes"] | None = None
+    positions: Mapping[str, Float[np.ndarray, " people"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from medrep.models.vae.latents import LatentLayer
 from medrep.models.vae.losses import gaussian_kl
 from medrep.models.vae.network import Plan, VaeParts, build_network, search, start_at_optimum, train
 from medrep.models.vae.objective import Task, condition_vector
-from medrep.models.vae.ordered import check_ordered, ordered_effects
+from medrep.models.vae.ordered import check_ordered, chosen_degrees, ordered_effects
 from medrep.models.vae.quantised import Quantised, told_latents
 from medrep.models.vae.residuals import ScannerLayer, standardise
 from medrep.models.vae.roles import Roles
@@ -57,6 +57,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         work.phase("fit the scanners")
         scanner = _fit_scanner(given, work)
         given = given._replace(dataset=_anchored(scanner, given.dataset, scratch))
+        given = _with_degrees(given, work)
         work.phase("fit the layers below the network")
         below, history = _fit_below(given, work)
         linear, factors = below.linear, below.factors
@@ -127,6 +128,17 @@ class _Given(NamedTuple):
         model, history = LinearModel.fit(self.dataset, plain, seed=self.seed, work=work)
         ordered = self.settings.roles.ordered
         return ordered_effects(model.pooled(), ordered) if ordered else model.pooled(), history
+
+
+def _with_degrees(given: _Given, work: FitContext) -> _Given:
+    """Return the options with degrees of ordered latents' curves as people beyond others tell."""
+    settings = given.settings
+    if not settings.roles.ordered:
+        return given
+    work.phase("choose how bent the curves of ordered latents are")
+    degrees = chosen_degrees(given.dataset, settings.linear, settings.roles.ordered)
+    work.say(f"ordered latents: {degrees} degrees of freedom of {settings.linear.spline_degrees}")
+    return given._replace(settings=replace(settings, linear=replace(settings.linear, spline_degrees=degrees)))
 
 
 class _Below(NamedTuple):

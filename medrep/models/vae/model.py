@@ -91,6 +91,7 @@ from medrep.models.vae.following import Following
 from medrep.models.vae.latents import Discriminants, LatentLayer
 from medrep.models.vae.network import VaeParts
 from medrep.models.vae.objective import condition_vector
+from medrep.models.vae.ordered import positions
 from medrep.models.vae.removal import Removal
 from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from medrep.models.vae.salient import SalientLayer
@@ -275,7 +276,8 @@ class ConditionalVae(Model):
         if (over := parts.trajectories) is not None and dataset.people < len(dataset):
             gain = over.latents.scores(over.of_latents(z, dataset)).gain
         shares = parts.network.subtypes(h, context)
-        return Scores(error, deviation, self._freed(z, frame), gain=gain, subtypes=shares)
+        placed = positions(parts.linear, parts.factors, h, frame, self.settings.roles.ordered)
+        return Scores(error, deviation, self._freed(z, frame), gain=gain, subtypes=shares, positions=placed)
 
     def forecast(self, dataset: Dataset, to: pd.DataFrame, whose: Sequence[str]) -> Forecast:
         """Return what further measurements are expected to give; see `Model.forecast`."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medrep.errors import ModelError
 
-_FEWEST, _STARTS = 10, 5
+_FEWEST, _STARTS = 10, 40
 
 Parameters = Float[Tensor, "people latents"]
 

@@ -12,7 +12,7 @@ from medrep.errors import ModelError
 from medrep.models import ConditionalVae, LinearModel, LinearSettings, VaeSettings, restore_model
 from medrep.models.linear.design import natural_spline
 from medrep.models.vae.objective import condition_vector
-from medrep.models.vae.ordered import common_curve, ordered_effects
+from medrep.models.vae.ordered import chosen_degrees, common_curve, ordered_effects
 from medrep.models.vae.roles import Roles
 from medrep.training.schedule import Schedule
 from tests.models.planted import DECLARED, draw_people, named
@@ -115,6 +115,23 @@ def test_removal_is_exact_and_a_folder_keeps_it(model, people):
     assert again.settings.roles == Roles(ordered=("age",))
 
 
+def test_people_lie_on_the_curve_where_their_features_say(model, people):
+    dataset = people[0]
+    ages = dataset.covariates["age"].to_numpy(float)
+    found = model.scores(dataset).positions["age"]
+    assert np.corrcoef(found, ages)[0, 1] > 0.8
+    # On average nobody is older or younger than they are, at any age: nothing is drawn to the mean.
+    young = ages < np.median(ages)
+    assert abs((found - ages)[young].mean()) < 3
+    # Who gets the features of ten years more, by that curve, lies ten years further.
+    there = dataset.covariates.assign(age=ages + 10)
+    linear = model.parts.linear
+    more = (linear.design.effects(there) - linear.design.effects(dataset.covariates)) @ linear.coefficients
+    moved = model.scores(dataset.with_values(dataset.values + more)).positions["age"]
+    inside = young & (found < np.median(ages))
+    assert abs(np.median((moved - found)[inside]) - 10) < 2
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -126,3 +143,16 @@ def test_removal_is_exact_and_a_folder_keeps_it(model, people):
 def test_what_cannot_be_ordered_is_refused(settings, told, people):
     with pytest.raises(ModelError, match=told):
         ConditionalVae.fit(people[0], settings)
+
+
+def test_how_bent_a_curve_is_tells_who_lies_beyond(people):
+    dataset, _ = people
+    frame, rng = dataset.covariates, np.random.default_rng([7, 2])
+    ages = frame["age"].to_numpy(float)
+    line = np.outer(ages - 50, rng.normal(size=24)) / 20 + rng.normal(size=dataset.values.shape)
+    bent = np.outer(3 * np.abs(ages - 20) ** 0.5, rng.normal(size=24)) + rng.normal(size=dataset.values.shape)
+    found = [chosen_degrees(dataset.with_values(own), LinearSettings(), ["age"]) for own in (line, bent)]
+    assert found[0] <= 2 < found[1]
+    # Too few people to leave some out: as it is set.
+    few = dataset.take(np.arange(14))
+    assert chosen_degrees(few, LinearSettings(), ["age"]) == LinearSettings().spline_degrees
