@@ -178,7 +178,7 @@ def test_stress_that_cannot_be_asked_is_refused_with_all_reasons() -> None:
     check_stress(("mechanisms", "robustness"), schema, ("site",))
     with pytest.raises(MedrepError, match="cues: not known") as refused:
         check_stress(("cues", "mechanisms", "volume"), single, ("age",))
-    for part in ("--stress volume", "no batch covariate", "no covariate is kept", "mechanisms, robustness"):
+    for part in ("--stress volume", "no batch covariate", "no covariate is kept", "mechanisms, robustness, traversals"):
         assert part in str(refused.value)
     with pytest.raises(MedrepError, match="name fewer in --remove"):
         check_stress(("mechanisms",), CovariateSchema.fit(frame, (AGE, SITE)), ("age", "site"))

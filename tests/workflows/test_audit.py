@@ -320,16 +320,26 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         "_counterfactuals",
     ):
         monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
-    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms")
+    asked = ("--outcome", "diagnosis", "--stress", "robustness,mechanisms,traversals")
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("mechanism_columns", "exported/site x age"), "status"] == "ok"
     assert found.loc[("robustness_value", "exported/age"), "status"] == "ok"
     assert ("acquisition_outcome", "diagnosis") in found.index
-    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == ["robustness", "mechanisms"]
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["options"]["stress"] == [
+        "robustness",
+        "mechanisms",
+        "traversals",
+    ]
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert "Mechanisms that differ between sites" in page
     assert "Robustness of effects" in page
+    assert "Each latent at its extremes" in page
+    assert found.loc[("traversal_reading", "site"), "n"] > 20
+    extremes = pd.read_csv(tmp_path / "a" / "traversals.tsv", sep="\t")
+    assert set(extremes["kind"]) == {"feature", "reading"}
+    assert (extremes["low"] < extremes["high"]).all()
+    assert extremes.groupby(["latent", "kind"]).size().loc[(slice(None), "feature")].max() == 10
 
 
 def test_volumes_are_audited_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
