@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import (
+    adversary,
     audit_cost,
     audit_coverage,
     audit_truth,
@@ -62,6 +63,7 @@ from benchmarks import (
     subtypes,
     surface_borrowing,
     table_costs,
+    traversals,
     visits,
     whole_heads,
     whole_tests,
@@ -71,6 +73,7 @@ from benchmarks.data import ROOT
 from benchmarks.report import Line, Options, Report, say, write_lines, write_report
 
 BENCHMARKS: dict[str, Callable[[Options], Report]] = {
+    "adversary": adversary.run,
     "audit_cost": audit_cost.run,
     "audit_coverage": audit_coverage.run,
     "audit_truth": audit_truth.run,
@@ -122,6 +125,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "subtypes": subtypes.run,
     "surface_borrowing": surface_borrowing.run,
     "table_costs": table_costs.run,
+    "traversals": traversals.run,
     "visits": visits.run,
     "whole_heads": whole_heads.run,
     "whole_tests": whole_tests.run,

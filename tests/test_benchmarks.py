@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
 from scipy.stats import norm
 
@@ -16,6 +18,7 @@ from benchmarks.chart_scores import LEVELS, crps, pit_error, pit_floor, plant, s
 from benchmarks.chart_shapes import Shaped, SplineShapes
 from benchmarks.chart_truth import CONFOUNDING, ChartTruth, correlation_ratio
 from benchmarks.comparison import compare_folders
+from benchmarks.peers.with_adversary import AdversarySettings, Peer, confusion, reversed_gradient
 from benchmarks.shape_bulge import Bulge
 from medrep.cohort.nifti import LabelMap
 from medrep.models.chart.shapes import Shapes
@@ -125,3 +128,32 @@ def test_simple_charts_say_one_thing_in_three_ways(name: str) -> None:
     fresh = truth.people_of("new", 500, truth.ages, rng)
     assert np.abs(adapted.z(truth.values(fresh, rng), fresh).mean(axis=0)).max() < 0.8
     np.testing.assert_allclose(adapted.z(observed, test), answer.z, atol=0.5)  # known sites stay nearly as they were
+
+
+def test_gradients_are_turned_round_and_confusion_is_least_where_readers_know_nothing() -> None:
+    z = torch.tensor([[1.0, -2.0]], requires_grad=True)
+    passed = reversed_gradient(z, 3.0)
+    assert torch.equal(passed, z)
+    (passed * torch.tensor([[2.0, 5.0]])).sum().backward()
+    assert z.grad is not None
+    assert z.grad.tolist() == [[-6.0, -15.0]]
+    assert float(confusion(torch.zeros(4, 5))) == pytest.approx(np.log(5))
+    assert float(confusion(torch.tensor([[3.0, 0.0, 0.0]]))) > np.log(3)
+
+
+def test_adversarial_autoencoders_know_no_covariates_when_they_encode_and_differ_by_seed_alone() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.uniform(20, 80, 60), "sex": ["F", "M"] * 30, "site": ["A", "B", "C"] * 20})
+    data = rng.normal(size=(60, 6))
+    small = {"latents": 2, "hidden": 8, "epochs": 3}
+
+    def encoded(method: str, weight: float, seed: int = 0) -> np.ndarray:
+        return Peer(AdversarySettings(method, weight, **small), seed).fit(data, table).encode(data)
+
+    plain = encoded("reversal", 0.0)
+    np.testing.assert_array_equal(plain, encoded("unlearning", 0.0))
+    for method in ("reversal", "alternating", "unlearning"):
+        own = encoded(method, 1.0)
+        np.testing.assert_array_equal(own, encoded(method, 1.0))
+        assert np.abs(own - plain).max() > 0
+        assert np.abs(own - encoded(method, 1.0, seed=1)).max() > 0

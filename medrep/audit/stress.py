@@ -73,7 +73,7 @@ def audit_stress(
     min_n: int = 20,
     seed: int = 0,
 ) -> list[Finding]:
-    """Answer the questions that were named.
+    """Answer the questions that were named; what latents do at their extremes is asked by itself (`traversals`).
 
     Args:
         data: People whom the model never saw.

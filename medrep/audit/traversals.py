@@ -35,7 +35,7 @@ from medrep.models.base import Posterior
 LOW, HIGH = 0.05, 0.95
 SMALL = 0.2
 """Deviations between people; an effect of less is a small one."""
-MOST_LATENTS, MOST_PEOPLE, MOST_SCANS, SHOWN = 10, 200, 50, 10
+MOST_LATENTS, MOST_PEOPLE, MOST_SCANS, MOST_ORGANS, SHOWN = 10, 200, 50, 20, 10
 _MIDDLE = 0.5  # of the brightest of the mean image
 
 COLUMNS = (
@@ -221,7 +221,8 @@ def audit_traversals(
     """
     dataset, (means, _) = data.dataset, latents
     taught, rest = split(dataset, seed)
-    most = MOST_PEOPLE if dataset.columns.grid is None else MOST_SCANS
+    organs = "organs" in data.model.capabilities  # each takes a second or so
+    most = MOST_ORGANS if organs else MOST_PEOPLE if dataset.columns.grid is None else MOST_SCANS
     moved = np.sort(np.random.default_rng(seed).permutation(rest)[:most])
     people = len(np.unique(dataset.units[moved]))
     names = [*data.schema.names, *([] if outcome is None else [str(outcome[0].name)])]

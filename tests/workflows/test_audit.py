@@ -326,8 +326,8 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         monkeypatch.setattr(f"medrep.audit.suite.{step}", lambda *given: [])
     regions = tmp_path / "regions.tsv"
     regions.write_text("feature\tregion\n" + "".join(f"region_{k:03d}\tfront\n" for k in range(1, 6)))
-    stress = ("--stress", "robustness,mechanisms,cues,regions", "--regions", regions)
-    asked = ("--outcome", "diagnosis", *stress)
+    named = "robustness,mechanisms,cues,regions,traversals"
+    asked = ("--outcome", "diagnosis", "--stress", named, "--regions", regions)
     assert run("audit", table, tmp_path / "a", "--model", trained / "model", *asked, "--quiet") == OK
     found = read(tmp_path / "a").set_index(["metric", "group"])
     assert found.loc[("mechanism_columns", "exported/site x age"), "status"] == "ok"
@@ -338,7 +338,7 @@ def test_stress_adds_findings_and_chapters_of_its_own(
     assert ("cue_followed", "exported") in found.index
     assert ("minority_gap", "exported/diagnosis by site") in found.index
     options = json.loads((tmp_path / "a" / "audit.json").read_text())["options"]
-    assert options["stress"] == ["robustness", "mechanisms", "cues", "regions"]
+    assert options["stress"] == named.split(",")
     assert options["regions"] == {"file": "regions.tsv", "sha256": sha256(regions.read_bytes()).hexdigest()}
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     for title in (
@@ -347,6 +347,7 @@ def test_stress_adds_findings_and_chapters_of_its_own(
         "Regions that labels are read from",
         "Planted cues",
         "Shortcuts",
+        "Each latent at its extremes",
     ):
         assert title in page
 
