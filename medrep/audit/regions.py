@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
+from skimage.filters import threshold_otsu
 
 from medrep.audit.data import MOST_COLUMNS, AuditData
 from medrep.audit.finding import Finding
@@ -38,10 +39,14 @@ from medrep.audit.intervals import permutation_p
 from medrep.audit.linear_reader import Reading, TaughtColumns, reader_weights
 from medrep.audit.probe_figures import NUMBER
 from medrep.audit.utility import first_rows
+from medrep.cohort.grid import Columns
 from medrep.cohort.regions import Regions
 from medrep.models.chunks import ChunkSource
 from medrep.models.vae.components import FactorModel
 
+ANATOMY, BACKGROUND = "anatomy", "background"
+MOST_FEATURES = 64
+"""Of how many features at most each one is a region where nobody names regions."""
 METRICS = ("region_full", "region_reliance", "region_only")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of factors that are tried."""
@@ -234,6 +239,21 @@ def _figures(
             ranks = rankdata(scores[:, :, level], axis=1)
             areas.append((ranks[:, member].sum(axis=1) - ones * (ones + 1) / 2) / (ones * others))
     return np.mean(areas, axis=0)
+
+
+def usual_regions(columns: Columns, data: Float[np.ndarray, "people columns"]) -> Regions:
+    """Return regions where nobody named any: each feature by itself; of scans what is bright in the average one, and the rest.
+
+    The threshold is that of Otsu (1979).
+
+    Args:
+        columns: The model's.
+        data: Of people in these columns.
+    """
+    if columns.names:
+        return Regions.of(columns.names)
+    mean = np.nan_to_num(data.mean(axis=0, dtype=float))
+    return Regions.of(np.where(mean > threshold_otsu(mean), ANATOMY, BACKGROUND).tolist())
 
 
 def audit_regions(

@@ -9,7 +9,7 @@ from medrep.audit.cues import audit_cues
 from medrep.audit.data import AuditData
 from medrep.audit.finding import Finding
 from medrep.audit.mechanisms import audit_mechanisms
-from medrep.audit.regions import audit_regions
+from medrep.audit.regions import MOST_FEATURES, audit_regions, usual_regions
 from medrep.audit.robustness import audit_robustness
 from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.regions import Regions
@@ -26,6 +26,7 @@ def check_stress(
     removed: Sequence[str],
     *,
     regions: bool = False,
+    features: int = 0,
     scans: bool = False,
     without_latents: str = "",
 ) -> None:
@@ -36,6 +37,7 @@ def check_stress(
         schema: The model's covariates.
         removed: Covariates that are taken out of what is handed out.
         regions: Whether it is said which column is of which region.
+        features: How many features the model has; 0 where its columns have no names.
         scans: Whether the model's columns are voxels of scans.
         without_latents: Why the model has no latents; empty where it has.
 
@@ -49,10 +51,13 @@ def check_stress(
         )
     if MECHANISMS in asked and not [name for name in schema.names if name not in (*schema.batches, *removed)]:
         wrong.append(f"--stress {MECHANISMS}: no covariate is kept whose effect could differ; name fewer in --remove")
-    if REGIONS in asked and not regions:
+    if REGIONS in asked and not (regions or scans or 0 < features <= MOST_FEATURES):
+        many = (
+            f"{features} features, of which {MOST_FEATURES} at most are taken each for a region; " if features else ""
+        )
         wrong.append(
-            f"--stress {REGIONS}: nobody says which column is of which region; give --regions FILE, a table with the columns"
-            " feature and region, or of volumes a label image on the model's grid"
+            f"--stress {REGIONS}: {many}give --regions FILE, a table with the columns feature and region, or of volumes a label"
+            " image on the model's grid"
         )
     if regions and REGIONS not in asked:
         wrong.append(f"--regions: is for --stress {REGIONS}; ask for it, too")
@@ -79,7 +84,7 @@ def audit_stress(
         data: People whom the model never saw.
         asked: Names of `STRESSES`.
         outcome: What the data are for, and whether it is a number; None: none is named.
-        regions: Of the model's columns, where they are asked for.
+        regions: Of the model's columns; None: `usual_regions`.
         min_n: Fewest people.
         seed: Of every draw.
     """
@@ -90,8 +95,10 @@ def audit_stress(
         found += audit_mechanisms(data, min_n=min_n, seed=seed)
     if ROBUSTNESS in asked:
         found += audit_robustness(data, outcome, min_n=min_n, seed=seed)
-    if REGIONS in asked and regions is not None:
-        found += audit_regions(data, regions, outcome, min_n=min_n, seed=seed)
+    if REGIONS in asked:
+        found += audit_regions(
+            data, regions or usual_regions(data.model.columns, data.data), outcome, min_n=min_n, seed=seed
+        )
     if CORRUPTIONS in asked:
         found += audit_corruptions(data, outcome, min_n=min_n, seed=seed)
     return found

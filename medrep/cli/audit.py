@@ -83,7 +83,7 @@ def add_audit(commands: Commands) -> None:
         help="further questions: cues (which of several planted ones does the model keep, and is the outcome read from a"
         " covariate that goes with it), mechanisms (which columns' relation to a covariate differs between sites), robustness"
         " (how strong a confounder explains an effect away, and what acquisition alone tells of the outcome), regions (from"
-        " which columns covariates and the outcome are read; needs --regions), corruptions (what becomes of scans that are"
+        " which columns covariates and the outcome are read), corruptions (what becomes of scans that are"
         " blurred, noisy, bent, coarse or moved), traversals (each latent at its extremes: what becomes of columns and of what"
         " predictors read)",
     )
@@ -91,7 +91,8 @@ def add_audit(commands: Commands) -> None:
         "--regions",
         type=Path,
         metavar="FILE",
-        help="which column is of which region: a table with the columns feature and region, or of volumes a label image",
+        help="for --stress regions: a table with the columns feature and region, or of volumes a label image (default: each"
+        " feature is a region; of volumes anatomy and background)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of every draw (default: 0)")
     parser.add_argument(

@@ -78,7 +78,8 @@ class AuditRequest:
         exclude: Participants to leave out.
         overwrite: Whether OUT may be replaced.
         stress: Further questions, names of `medrep.audit.stress.STRESSES`.
-        regions: Which columns are of which region (`medrep.cohort.regions.read_regions`), for the question of that name.
+        regions: Which columns are of which region (`medrep.cohort.regions.read_regions`), for the question of that name; None:
+            `medrep.audit.regions.usual_regions`.
     """
 
     by: str = ""
@@ -172,6 +173,7 @@ def audit(
             fitted.schema,
             removed,
             regions=request.regions is not None,
+            features=len(fitted.columns.names),
             scans=fitted.columns.grid is not None and not fitted.columns.structures,
             without_latents=fitted.refusal("latents"),
         )

@@ -10,9 +10,10 @@ import pytest
 from medrep.audit.data import AuditData
 from medrep.audit.finding import findings_table
 from medrep.audit.holdout_split import HoldoutSplit, Probing
-from medrep.audit.regions import METRICS, audit_regions, region_figures, region_scores
+from medrep.audit.regions import METRICS, audit_regions, region_figures, region_scores, usual_regions
 from medrep.audit.stress import check_stress
 from medrep.cohort.covariates import CovariateSchema
+from medrep.cohort.grid import Columns, Grid, world_rows
 from medrep.cohort.regions import Regions
 from medrep.errors import MedrepError
 from medrep.models.chunks import ChunkSource
@@ -170,6 +171,15 @@ def test_findings_name_label_and_region_and_the_first_is_the_one_relied_on(audit
     assert (table["status"] == "ok").all()
 
 
+def test_regions_that_nobody_named_are_features_or_what_is_bright(audited: AuditData) -> None:
+    columns = audited.model.columns
+    found = usual_regions(columns, audited.data)
+    assert [found.names[code] for code in found.codes] == list(columns.names)
+    scans = np.random.default_rng(0).normal(np.repeat([1.0, 9.0], [5, 3]), 0.1, (60, 8))
+    found = usual_regions(Columns.of_grid(Grid((2, 2, 2), (1.0, 1.0, 1.0), world_rows(np.eye(4)))), scans)
+    assert [found.names[code] for code in found.codes] == ["background"] * 5 + ["anatomy"] * 3
+
+
 def test_few_people_and_one_region_say_nothing(audited: AuditData) -> None:
     few = AuditData(audited.model, audited.dataset.take(np.arange(24)), audited.table.iloc[:24], audited.target)
     regions = Regions(("front", "back"), np.array([0, 0, 0, 1, 1, 1]))
@@ -188,8 +198,11 @@ def refusal(check: Callable[[], None]) -> str:
     return str(refused.value)
 
 
-def test_regions_are_asked_for_with_a_file() -> None:
+def test_regions_of_many_columns_are_asked_for_with_a_file() -> None:
     schema = CovariateSchema.fit(draw_people(60, 2, 0), DECLARED)
     check_stress(("regions",), schema, ("site",), regions=True)
-    assert "give --regions FILE" in refusal(lambda: check_stress(("regions",), schema, ("site",)))
+    check_stress(("regions",), schema, ("site",), scans=True)
+    check_stress(("regions",), schema, ("site",), features=64)
+    assert "regions: give --regions FILE" in refusal(lambda: check_stress(("regions",), schema, ("site",)))
+    assert "65 features, of which 64" in refusal(lambda: check_stress(("regions",), schema, ("site",), features=65))
     assert "ask for it, too" in refusal(lambda: check_stress((), schema, ("site",), regions=True))

@@ -290,7 +290,6 @@ def test_too_few_people_is_an_exit_code_of_its_own(
         (("--margin", "1.5"), "--margin 1.5"),
         (("--remove", "scanner"), "does not know scanner"),
         (("--stress", "mechanisms,clues"), "--stress clues: not known"),
-        (("--stress", "regions"), "give --regions FILE"),
         (("--stress", "corruptions"), "needs scans to corrupt"),
         (("--stress", "regions", "--regions", "nothing.tsv"), "--regions nothing.tsv: no such file"),
         (("--trained", "nobody.tsv"), "nobody.tsv: no such file"),
