@@ -108,7 +108,9 @@ def _of_voxels(path: Path, columns: Columns) -> Regions:
     named = tuple(int(number) for number in numbers if number)
     sidecar = table_beside(path)
     names = region_names(sidecar, named) if sidecar.is_file() else tuple(str(number) for number in named)
-    return Regions((*([ELSEWHERE] if 0 in numbers else []), *names), codes)
+    # Somebody may have named a region as those are that nobody named.
+    of_numbers = Regions.of([*([ELSEWHERE] if 0 in numbers else []), *names])
+    return Regions(of_numbers.names, of_numbers.codes[codes])
 
 
 def table_beside(path: Path) -> Path:

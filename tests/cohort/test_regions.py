@@ -36,8 +36,9 @@ def test_features_that_are_not_listed_are_elsewhere(tmp_path: Path) -> None:
 def test_a_label_image_is_read_in_the_order_of_columns_whatever_the_order_of_its_axes(tmp_path: Path) -> None:
     path = image(tmp_path / "brain_dseg.nii.gz")
     found = read_regions(path, Columns.of_grid(GRID))
-    assert found.names == (ELSEWHERE, "1", "2")
-    np.testing.assert_array_equal(found.codes, LABELS.ravel())
+    assert found.names == ("1", "2", ELSEWHERE)
+    expected = np.take([2, 0, 1], LABELS.ravel())
+    np.testing.assert_array_equal(found.codes, expected)
     table(tmp_path / "brain_dseg.tsv", "index\tname\n2\tright\n1\tleft\n")
     mask = Mask.of(LABELS > 0)
     named = read_regions(path, Columns.of_grid(GRID, mask))
@@ -46,8 +47,10 @@ def test_a_label_image_is_read_in_the_order_of_columns_whatever_the_order_of_its
     flip = np.diag([-1.0, 1, 1, 1])
     flip[0, 3] = 2
     turned = image(tmp_path / "turned.nii.gz", LABELS[::-1], AFFINE @ flip)
-    np.testing.assert_array_equal(read_regions(turned, Columns.of_grid(GRID)).codes, LABELS.ravel())
+    np.testing.assert_array_equal(read_regions(turned, Columns.of_grid(GRID)).codes, expected)
     two = read_regions(path, Columns.of_grid(GRID, structures=("x", "y")))
+    table(tmp_path / "brain_dseg.tsv", "index\tname\n2\telsewhere\n1\tleft\n")
+    assert read_regions(path, Columns.of_grid(GRID)).names == (ELSEWHERE, "left")
     np.testing.assert_array_equal(two.codes, np.tile(LABELS.ravel(), 2))
 
 
