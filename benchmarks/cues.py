@@ -279,6 +279,7 @@ _CONFOUNDED: dict[str, tuple[Confounded, tuple[str, ...]]] = {
     "no site effect, 65 of 100": (Confounded(right=0.65), _BOTH),
     _FEW: (Confounded(people=100), _BOTH),
     "a smaller effect in the minority": (Confounded(harder=0.6), ("curvature",)),
+    "site shifts it by half a deviation": (Confounded(shift=0.5), ()),
     "site shifts the leading factor": (Confounded(shift=2.0), ("curvature",)),
     "site shifts it, no diagnosis": (Confounded(shift=2.0, effect=0.0), ("gap",)),
 }
