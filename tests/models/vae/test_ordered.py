@@ -138,6 +138,7 @@ def test_people_lie_on_the_curve_where_their_features_say(model, people):
         (replace(CLOSED, roles=Roles(ordered=("sex",))), "give continuous covariates"),
         (replace(CLOSED, linear=LinearSettings(interactions=(("age", "sex"),))), "leave out one of them"),
         (replace(TRAINED, conditioning="concatenate"), "conditioning film"),
+        (replace(CLOSED, roles=Roles(ordered=("age",), salient="sex")), "salient and ordered; give one"),
     ],
 )
 def test_what_cannot_be_ordered_is_refused(settings, told, people):
