@@ -13,20 +13,20 @@ class Roles:
     """Roles of latents; none by default.
 
     Attributes:
+        salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
+            not tell it; people at its reference have no salient part. Empty: none.
+        salient_latents: How many salient latents there are at most; 0: as many as stand out.
         values: Learned values that each latent snaps to (`quantised.py`); 0: it does not.
         subtypes: Unknown subtypes of people, components of a mixture that is the prior of z (`subtypes.py`); 1: a plain prior.
         ordered: Continuous covariates, with each of which a latent moves along one curve of all columns, a straight line beyond
             the people of training (`ordered.py`).
-        salient: A categorical covariate that latents of its own carry (the salient ones), while the others (the common ones) do
-            not tell it; people at its reference have no salient part. Empty: none.
-        salient_latents: How many salient latents there are at most; 0: as many as stand out.
     """
 
+    salient: str = ""
+    salient_latents: int = 0
     values: int = 0
     subtypes: int = 1
     ordered: tuple[str, ...] = ()
-    salient: str = ""
-    salient_latents: int = 0
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -44,7 +44,8 @@ class Roles:
             wrong.append(f"roles.values is {self.values}; give 2 or more, or 0 for latents that do not snap")
         if self.subtypes < 1:
             wrong.append(f"roles.subtypes is {self.subtypes}; give 2 or more, or 1 for none")
-        given = [name for name in ("values", "subtypes", "salient") if getattr(self, name) != getattr(PLAIN, name)]
+        alone = ("values", "subtypes", "salient", "ordered") if self.salient else ("values", "subtypes")
+        given = [name for name in alone if getattr(self, name) != getattr(PLAIN, name)]
         if len(given) > 1:
             wrong.append(f"roles has {' and '.join(given)}; give one of them")
         return wrong
