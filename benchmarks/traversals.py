@@ -23,7 +23,7 @@ from medrep.cohort.dataset import Dataset
 from medrep.cohort.grid import Columns
 from medrep.models import LinearModel, LinearSettings
 
-SEEDS, PEOPLE, MANY, COLUMNS, LATENTS, FOUND = 100, 240, 20_000, 16, 4, 0.05
+SEEDS, PEOPLE, MANY, COLUMNS, LATENTS, FOUND = 40, 240, 20_000, 16, 4, 0.05
 _FIRST = 5000
 _DECLARED = (
     Covariate("age", "continuous"),
