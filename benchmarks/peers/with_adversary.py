@@ -66,7 +66,8 @@ class _Reversed(torch.autograd.Function):
 
 def reversed_gradient(z: Tensor, weight: float) -> Tensor:
     """Return latents as they are, whose gradients come back turned round and weighed."""
-    return _Reversed.apply(z, weight)
+    turned: Tensor = _Reversed.apply(z, weight)  # type: ignore[no-untyped-call]
+    return turned
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -110,13 +111,13 @@ class Peer:
         def step(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
             for optimiser in (drawing, reading, misleading):
                 optimiser.zero_grad()
-            loss.backward()
-            for optimiser in optimisers:
-                optimiser.step()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for chosen in optimisers:
+                chosen.step()
 
         for epoch in range(own.epochs):
             order = torch.randperm(len(x), generator=generator)
-            for rows in order.split(own.batch):
+            for rows in torch.split(order, own.batch):
                 if own.weight == 0:
                     step(missed(rows), drawing)
                 elif own.method == "reversal":

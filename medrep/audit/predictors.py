@@ -267,7 +267,7 @@ def fit_reading(
     components: Components,
     dataset: Dataset,
     asked: tuple[pd.Series, bool],
-    halves: tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]],
+    rows: tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]],
     seed: int,
 ) -> Reading:
     """Train a reader on some rows, and say how well it reads other ones.
@@ -276,10 +276,10 @@ def fit_reading(
         components: What it looks at.
         dataset: Real people.
         asked: What is read, of each row, missing where it is not known; and whether it is a number.
-        halves: Rows to learn from, and rows of other participants, to judge the reader.
+        rows: Rows to learn from, and rows of other participants, to judge the reader.
         seed: Of folds and resampling.
     """
-    data, participants, (values, number), (train, test) = dataset.values, dataset.units, asked, halves
+    data, participants, (values, number), (train, test) = dataset.values, dataset.units, asked, rows
     try:
         predictor = fit_predictor(
             components, data[train], values.iloc[train], participants[train], seed, continuous=number, groups=_GROUPS

@@ -235,12 +235,12 @@ def audit_traversals(
     readings = fit_readings(dataset, taught, rest, seed)
     if outcome is not None:
         readings[str(outcome[0].name)] = _outcome_reading(data, outcome, (taught, rest), seed)
-    readers = [_Reader(name, one) for name, one in readings.items() if one.able and one.predictor is not None]
+    predictors = [_Reader(name, one) for name, one in readings.items() if one.able and one.predictor is not None]
     spread = means.var(axis=0)
     chosen = np.sort(np.argsort(-spread, kind="stable")[:MOST_LATENTS])
     chosen = chosen[spread[chosen] > 0]
     ends = {int(j): np.quantile(means[:, j], (LOW, HIGH)) for j in chosen}
-    walk = _walk(data, moved, means[moved], ends, readers)
+    walk = _walk(data, moved, means[moved], ends, predictors)
     table = _tested(pd.concat(list(walk), ignore_index=True) if ends else pd.DataFrame(columns=list(COLUMNS)))
     findings = [_finding(name, reading, table, people) for name, reading in readings.items()]
     return Traversals(_strongest(table), findings)
@@ -249,11 +249,11 @@ def audit_traversals(
 def _outcome_reading(
     data: AuditData,
     outcome: tuple[pd.Series, bool],
-    halves: tuple[Int[np.ndarray, " taught"], Int[np.ndarray, " judged"]],
+    rows: tuple[Int[np.ndarray, " taught"], Int[np.ndarray, " judged"]],
     seed: int,
 ) -> Reading:
-    components = Components.fit(data.data[halves[0]], seed)
-    return fit_reading(components, data.dataset, outcome, halves, seed)
+    components = Components.fit(data.data[rows[0]], seed)
+    return fit_reading(components, data.dataset, outcome, rows, seed)
 
 
 def _walk(
@@ -261,7 +261,7 @@ def _walk(
     rows: Int[np.ndarray, " moved"],
     own: Float[np.ndarray, "moved latents"],
     ends: Mapping[int, Float[np.ndarray, "2"]],
-    readers: Sequence[_Reader],
+    predictors: Sequence[_Reader],
 ) -> Iterator[pd.DataFrame]:
     """Yield a table of every latent that is moved."""
     people, who = data.dataset.take(rows), data.dataset.units[rows]
@@ -269,20 +269,20 @@ def _walk(
     measures = Measures.of_columns(columns, values, organs="organs" in data.model.capabilities)
     features = np.arange(columns.count) if columns.grid is None else np.zeros(0, int)
     labels = [columns.names[k] if columns.names else f"column {k}" for k in features]
-    before = [reader.predictor.scales(values) for reader in readers]
+    before = [reader.predictor.scales(values) for reader in predictors]
     as_they_are = np.concatenate([np.asarray(values[:, features], float), measures.of(values)], axis=1)
     known = [(_FEATURE, label) for label in labels] + [(_MEASURE, name) for name in measures.names]
 
     def properties(moved: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         own = np.concatenate([np.asarray(moved[:, features], float), measures.of(moved)], axis=1)
-        return own, [reader.predictor.scales(moved) for reader in readers]
+        return own, [reader.predictor.scales(moved) for reader in predictors]
 
     latents = (_with(own, latent, value) for latent, both in ends.items() for value in both)
     each = data.model.with_latents(people, latents)
     for latent, (low, high) in ends.items():
         (at_low, read_low), (at_high, read_high) = properties(next(each)), properties(next(each))
         parts = [(known, standardised_shift(as_they_are, at_high - at_low, who), at_low, at_high)]
-        for reader, own_scale, one, other in zip(readers, before, read_low, read_high, strict=True):
+        for reader, own_scale, one, other in zip(predictors, before, read_low, read_high, strict=True):
             told = [(_READING, name) for name in reader.properties]
             parts.append((told, reader.shift(own_scale, other - one, who), one[0], other[0]))
         for told, shift, one, other in parts:

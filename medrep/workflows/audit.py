@@ -117,6 +117,7 @@ class AuditFindings:
         kind: Of the model.
         out: What was written.
         audited: Of how many people, in words, as scans and people where some have several.
+        traversals: What becomes of people whose latents are at their extremes, as traversals.tsv; None where nobody asked.
     """
 
     findings: pd.DataFrame
@@ -126,6 +127,7 @@ class AuditFindings:
     kind: str
     out: Path
     audited: str
+    traversals: pd.DataFrame | None = None
 
 
 def audit(
@@ -283,7 +285,9 @@ def audit(
             write_signature(partial, seal_of(about), key)
         write_report(partial)
     expected = read_gates(SHIPPED / GATES).judge(result.findings)
-    return AuditFindings(result.findings, result.latents, result.people, expected, fitted.kind, out, counted)
+    return AuditFindings(
+        result.findings, result.latents, result.people, expected, fitted.kind, out, counted, result.traversals
+    )
 
 
 def _agreement(
