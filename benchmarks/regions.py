@@ -55,7 +55,7 @@ _RANKED = {
     "table, diagnosis": Kind(False, False, 0.8),
     "table, diagnosis, loud": Kind(False, False, 0.8, 1.5),
     "table, number": Kind(False, True, 0.5),
-    "volume, diagnosis": Kind(True, False, 2.0),
+    "volume, diagnosis": Kind(True, False, 2.5),
     "volume, number": Kind(True, True, 1.2),
     "volume, diagnosis, faint": Kind(True, False, 1.2),
     "volume, number, faint": Kind(True, True, 0.6),
@@ -136,7 +136,7 @@ def _ranking(seeds: int) -> tuple[pd.DataFrame, list[Line]]:
         say(f"regions: ranking, {case}")
         regions = regions_of(kind)
         first, boxed, p, full, own, others, box_others = [], [], [], [], [], [], []
-        for seed in range(_OFF, _OFF + seeds):
+        for seed in range(5 * _OFF, 5 * _OFF + seeds):
             planted = seed % len(regions.names)
             scores, figures, split = _read(kind, regions, planted, seed)
             reliance = np.array([one[0] for one in figures.reliance])
