@@ -93,8 +93,8 @@ def found(frame: pd.DataFrame, data: np.ndarray, train: np.ndarray, seed: int) -
         told[name] = np.zeros(len(theirs), int) if shares is None else shares.argmax(axis=1)
     plain, _ = ConditionalVae.fit(ours, _PLAIN, seed=seed)
     z = [plain.posterior(own)[0] for own in (ours, theirs)]
-    for kind, name in (("tied", ON_LATENTS), ("full", f"{ON_LATENTS}, a covariance each")):
-        mixture = GaussianMixture(count, covariance_type=kind, n_init=40, random_state=seed)
+    for kind, name, starts in (("tied", ON_LATENTS, 200), ("full", f"{ON_LATENTS}, a covariance each", 40)):
+        mixture = GaussianMixture(count, covariance_type=kind, n_init=starts, random_state=seed)
         told[name] = np.asarray(mixture.fit(z[0]).predict(z[1]))
     told["plain VAE, k-means on latents"] = nearest(*z)
     told[RAW] = nearest(data[train], data[~train])

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from medrep.errors import ModelError
 
-_FEWEST, _STARTS = 10, 40
+_FEWEST = 10
+_STARTS, _FEWEST_STARTS, _MOST_PEOPLE = 200, 20, 200_000  # people times starts
 
 Parameters = Float[Tensor, "people latents"]
 
@@ -80,6 +81,8 @@ def found_subtypes(
         raise ModelError(
             f"settings.roles.subtypes is {subtypes}, for which {len(z)} people are too few; give {most} at most"
         )
-    mixture = GaussianMixture(subtypes, covariance_type="tied", n_init=_STARTS, random_state=seed, max_iter=500).fit(z)
+    # Most starts end in halves of a cloud: the likeliest of many is taken.
+    starts = int(np.clip(_MOST_PEOPLE // len(z), _FEWEST_STARTS, _STARTS))
+    mixture = GaussianMixture(subtypes, covariance_type="tied", n_init=starts, random_state=seed, max_iter=500).fit(z)
     order = np.argsort(-mixture.weights_, kind="stable")
     return mixture.weights_[order], mixture.means_[order], np.asarray(mixture.covariances_)
