@@ -12,7 +12,8 @@ counts) reads it from the latents, and the encoder works against them:
   encoder also learns to make what readers say uniform over the levels (Dinsdale, Jenkinson and Namburete 2021, NeuroImage 228,
   117689).
 
-``weight`` is what the encoder's loss of the readers is multiplied with, beside a mean squared error a feature; 0: no adversary.
+``weight`` is what the encoder's loss of the readers is multiplied with, beside a mean squared error a feature; of ``unlearning``,
+where the encoder learns that by steps of its own, the rate of these. 0: no adversary.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class Peer:
             decoder = _layers(own.latents + condition.shape[1], own.hidden, x.shape[1])
             readers = nn.ModuleList([_layers(own.latents, own.hidden, int(one.max()) + 1) for one in labels])
         drawing = torch.optim.Adam([*self._encoder.parameters(), *decoder.parameters()], own.rate)
-        reading, misleading = (torch.optim.Adam(net.parameters(), own.rate) for net in (readers, self._encoder))
+        reading = torch.optim.Adam(readers.parameters(), own.rate)
+        # Adam does not care how large a loss is: where it is the only one, its weight is that of the steps.
+        misleading = torch.optim.Adam(self._encoder.parameters(), own.rate * own.weight)
 
         def missed(rows: Tensor) -> Tensor:
             z = self._encoder(x[rows])
@@ -133,7 +136,7 @@ class Peer:
                     step(read(self._encoder(x[rows]).detach(), rows), reading)
                     if 3 * epoch >= own.epochs:
                         z = self._encoder(x[rows])
-                        step(own.weight * sum((confusion(net(z)) for net in readers), torch.zeros(())), misleading)
+                        step(sum((confusion(net(z)) for net in readers), torch.zeros(())), misleading)
         return self
 
     def encode(self, features: np.ndarray) -> np.ndarray:
