@@ -286,6 +286,16 @@ class Autoencoder(nn.Module):
         return np.concatenate(parts) if parts else np.zeros((0, len(prior.logits)))
 
     @torch.no_grad()
+    def deviations(
+        self, x: Float[np.ndarray, "people columns"], context: Float[np.ndarray, "people context"]
+    ) -> Float[np.ndarray, "people latents"]:
+        """Return the posterior standard deviations of z, float64."""
+        parts = [
+            torch.exp(0.5 * self.encoder(own, c)[1]).double().cpu().numpy() for own, c in self._batches(x, context)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.encoder.log_variance)))
+
+    @torch.no_grad()
     def decode(
         self, z: Float[np.ndarray, "people latents"], context: Float[np.ndarray, "people context"]
     ) -> tuple[Float[np.ndarray, "people columns"], Float[np.ndarray, "people columns"]]:

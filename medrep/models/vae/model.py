@@ -61,7 +61,6 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
 from medrep._persisted import persisted, stored
@@ -101,8 +100,7 @@ from medrep.training.schedule import has_cuda
 Latents = Float[np.ndarray, "people latents"]
 Data = Float[np.ndarray, "people columns"]
 
-_AT_ONCE, _POSTERIORS_AT_ONCE = 64, 256
-
+_AT_ONCE = 64
 _STRENGTHS, _FEWEST_JUDGES = 4, 8  # strengths that are tried at most, and people without whom none is
 
 
@@ -145,11 +143,24 @@ class ConditionalVae(Model):
 
     def transform(self, dataset: Dataset, to: pd.DataFrame, out: Data | None = None) -> Data:
         """Move covariates of each person; see `Model.transform`."""
-        data, frame = dataset.values, dataset.covariates
+        data = dataset.values
         self.parts.linear.check_columns(dataset)
         transformed = np.empty(data.shape, data.dtype) if out is None else out
-        if self.parts.salient is not None and self.parts.salient.covariate in to:
-            return self._without_salient(self.parts.salient, dataset, to, transformed)
+        layer = self.parts.salient
+        if layer is not None and layer.covariate in to:
+            conditions = to.drop(columns=layer.covariate)
+            moved = self._without_salient(layer, dataset, to)
+            transformed[...] = moved.values
+            return (
+                self._moved(moved, conditions, transformed, (layer.covariate,))
+                if len(conditions.columns)
+                else transformed
+            )
+        return self._moved(dataset, to, transformed)
+
+    def _moved(self, dataset: Dataset, to: pd.DataFrame, transformed: Data, gone: tuple[str, ...] = ()) -> Data:
+        """Move conditions of each person, where other covariates are gone already."""
+        data, frame = dataset.values, dataset.covariates
         there = frame.assign(**to)
         home = (frame[to.columns] == to).all(axis=1).to_numpy()
         transformed[home] = data[home]
@@ -161,7 +172,7 @@ class ConditionalVae(Model):
             to_pool = (to[list(removed)].astype(object) == POOLED).any(axis=1).to_numpy(bool)
             for pooled in (False, True):
                 rest = some & (to_pool == pooled)
-                removal = self._removal(removed, pooled) if rest.any() else None
+                removal = self._removal(removed, pooled, gone) if rest.any() else None
                 for rows in np.array_split(np.flatnonzero(rest), max(1, int(rest.sum()) // _AT_ONCE)):
                     if removal is not None:
                         own = data[rows]
@@ -171,24 +182,21 @@ class ConditionalVae(Model):
                         )
         return transformed
 
-    def _without_salient(self, layer: SalientLayer, dataset: Dataset, to: pd.DataFrame, out: Data) -> Data:
-        """Move the salient latents, then what else is moved."""
-        rest, frame = to.drop(columns=layer.covariate), dataset.covariates
+    def _without_salient(self, layer: SalientLayer, dataset: Dataset, to: pd.DataFrame) -> Dataset:
+        frame = dataset.covariates
         there = frame.assign(**to[[layer.covariate]])
-        readout = self.readout([name for name in self.schema.names if name not in to])
-        moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, list(rest.columns))
+        readout, known = self.readout([name for name in self.schema.names if name not in to]), [*to]
+        known.remove(layer.covariate)
+        moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, known)
         self._settle(moved, dataset.values, np.arange(len(frame)), self.parts.linear.settling(frame, there))
-        found = (
-            self.transform(dataset.with_values(moved).with_covariates(there), rest, out) if len(rest.columns) else moved
-        )
-        out[...] = found
-        return out
+        return dataset.with_values(moved).with_covariates(there)
 
-    def _removal(self, removed: tuple[str, ...], pooled: bool) -> Removal:
-        kept = tuple(name for name in self.schema.names if name not in removed)
+    def _removal(self, removed: tuple[str, ...], pooled: bool, gone: tuple[str, ...]) -> Removal:
+        out = (*removed, *gone)
+        kept = tuple(name for name in self.schema.names if name not in out)
         pooled = pooled and self.columns.grid is None
-        guard = self.guard(removed, kept) if pooled else None
-        count = self.directions(removed, kept) if pooled else 0
+        guard = self.guard(out, kept) if pooled else None
+        count = self.directions(out, kept) if pooled else 0
         return Removal(self.parts, self.trained_schema, removed, kept, self.settings.carry, pooled, guard, count)
 
     def _settle(self, transformed: np.ndarray, own: np.ndarray, rows: np.ndarray, settle: Settling) -> None:
@@ -459,20 +467,7 @@ class ConditionalVae(Model):
         h = standardise(parts.linear, parts.scanner.to_reference(dataset.values, frame), frame, names)
         context = condition_vector(self.trained_schema, frame, names)
         means = parts.network.encode(h, context)
-        return means, self._deviations(h, context) if self.settings.has_deviations else None
-
-    @torch.no_grad()
-    def _deviations(self, h: np.ndarray, context: np.ndarray) -> Latents:
-        encoder = self.parts.network.encoder
-        like = encoder.linear.weight
-        parts = []
-        for start in range(0, len(h), _POSTERIORS_AT_ONCE):
-            own, known = (
-                torch.as_tensor(rows[start : start + _POSTERIORS_AT_ONCE], dtype=like.dtype, device=like.device)
-                for rows in (h, context)
-            )
-            parts.append(torch.exp(0.5 * encoder(own, known)[1]).double().cpu().numpy())
-        return np.concatenate(parts) if parts else np.zeros((0, len(encoder.log_variance)))
+        return means, parts.network.deviations(h, context) if self.settings.has_deviations else None
 
     @property
     def trained_schema(self) -> CovariateSchema:

@@ -171,6 +171,15 @@ def test_diagnosis_and_site_go_together(model, unseen):
     assert auc(removed, site) < 0.65 < auc(unseen.values, site)
 
 
+def test_everything_goes_at_once_and_twice_is_once(model, unseen):
+    target = {"age": 50.0, "sex": "F", "site": POOLED, "diagnosis": "control"}
+    removed = model.remove(unseen, target)
+    for labels in (patients(unseen), (unseen.covariates["site"] == "S0").to_numpy()):
+        assert auc(removed, labels) < 0.65
+    there = unseen.with_values(removed).with_covariates(unseen.covariates.assign(**target))
+    np.testing.assert_array_equal(model.remove(there, target), removed)
+
+
 def test_swapped_parts_are_found_again(model, unseen):
     order = np.random.default_rng(0).permutation(len(unseen.values))
     donors, count = unseen.take(order), len(model.latent_roles)
