@@ -280,10 +280,7 @@ class ConditionalVae(Model):
         error = root_mean_square((missed**2).sum(axis=1), used.sum(axis=1).astype(float))
         of_latents = parts.latents.effects
         deviation = of_latents.scores(of_latents.dataset(z, frame)).deviation
-        gain = None
-        if (over := parts.trajectories) is not None and dataset.people < len(dataset):
-            gain = over.latents.scores(over.of_latents(z, dataset)).gain
-        shares = parts.network.subtypes(h, context)
+        gain, shares = parts.gain(z, dataset), parts.network.subtypes(h, context)
         placed = positions(parts.linear, parts.factors, h, frame, self.settings.roles.ordered)
         return Scores(error, deviation, self._freed(z, frame), gain=gain, subtypes=shares, positions=placed)
 

@@ -303,6 +303,18 @@ class VaeParts:
             rest[exempt] = np.nan if self.linear.columns.grid is None else 0
         return rest
 
+    def gain(self, z: Float[np.ndarray, "people latents"], dataset: Dataset) -> "Float[np.ndarray, ' people'] | None":
+        """Return how unusual changes of latents are; None where no trajectories are known, or nobody came again.
+
+        Args:
+            z: The latents.
+            dataset: The visits.
+        """
+        over = self.trajectories
+        if over is None or dataset.people == len(dataset):
+            return None
+        return over.latents.scores(over.of_latents(z, dataset)).gain
+
     def draw(
         self, schema: CovariateSchema, frame: pd.DataFrame, rng: np.random.Generator
     ) -> Float[np.ndarray, "people columns"]:

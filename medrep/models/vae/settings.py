@@ -107,7 +107,7 @@ class VaeSettings:
 
     @property
     def has_deviations(self) -> bool:
-        """Whether each latent has a posterior deviation of its own."""
+        """True if each latent has a posterior deviation of its own."""
         return self.prior == "gaussian" and not self.roles.values
 
     def body_of(self, columns: Columns) -> Literal["linear", "mlp", "conv"]:
