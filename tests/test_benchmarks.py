@@ -145,7 +145,7 @@ def test_adversarial_autoencoders_know_no_covariates_when_they_encode_and_differ
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"age": rng.uniform(20, 80, 60), "sex": ["F", "M"] * 30, "site": ["A", "B", "C"] * 20})
     data = rng.normal(size=(60, 6))
-    small = {"latents": 2, "hidden": 8, "epochs": 3}
+    small = {"latents": 2, "hidden": 8, "epochs": 6, "rate": 0.02}
 
     def encoded(method: str, weight: float, seed: int = 0) -> np.ndarray:
         return Peer(AdversarySettings(method, weight, **small), seed).fit(data, table).encode(data)
@@ -156,4 +156,5 @@ def test_adversarial_autoencoders_know_no_covariates_when_they_encode_and_differ
         own = encoded(method, 1.0)
         np.testing.assert_array_equal(own, encoded(method, 1.0))
         assert np.abs(own - plain).max() > 0
+        assert np.abs(own - encoded(method, 10.0)).max() > 0.01  # the weight matters
         assert np.abs(own - encoded(method, 1.0, seed=1)).max() > 0
