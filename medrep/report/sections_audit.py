@@ -137,6 +137,7 @@ _CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ),
     ),
 )
+_DRAWN = 10  # of what a label is told by; the table has all
 _LEAKAGE = ("leakage", "leakage_excess")
 _BY_GROUP = ("_gap", "_gap_excess", "_trend", "_smooth")
 _TOGETHER = ("joint_dependence", "concatenated_dependence")
@@ -225,12 +226,19 @@ def _chapter(heading: str, said: str, metrics: Sequence[str], findings: pd.DataF
         return Section(heading, "")
     content = paragraph(said)
     for metric in [drawn] if drawn else list(dict.fromkeys(own["metric"])):
-        marks = [_mark(row, own) for row in own[own["metric"] == metric].to_dict("records")]
+        measured = own[own["metric"] == metric]
+        shown = measured.groupby(measured["group"].str.partition(" & ")[0], sort=False).head(_DRAWN)
+        marks = [_mark(row, own) for row in shown.to_dict("records")]
+        beyond = "" if len(shown) == len(measured) else f" (of each label the first {_DRAWN})"
         floors = "what chance, or the kept covariates, give" if any(mark.floor == mark.floor for mark in marks) else ""
         bars = metric in _LEAKAGE
         base = 0.0 if bars or metric.endswith(("_change", "_gain", "_excess", "_gap")) else None
         content += intervals(
-            marks, f"{metric.replace('_', ' ')}: estimate and 95 % interval", bars=bars, base=base, floor_name=floors
+            marks,
+            f"{metric.replace('_', ' ')}: estimate and 95 % interval{beyond}",
+            bars=bars,
+            base=base,
+            floor_name=floors,
         )
     return Section(heading, content + details("Every figure", table(own, heading)))
 
