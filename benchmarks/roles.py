@@ -48,6 +48,9 @@ _CONDITIONS = (
 )
 _DIAGNOSIS = Covariate("diagnosis", "categorical", reference="control")
 _SALIENT = VaeSettings(roles=Roles(salient="diagnosis"))
+_TRAINED = VaeSettings(
+    body="mlp", roles=Roles(salient="diagnosis"), strength=1.0, training=Schedule(epochs=60, threads=1)
+)
 _SHOWN = ("seed", "method", "block", "latents", "auc", "auc_linear", "auc_rbf", "auc_boosting", "age_r2")
 
 
@@ -62,10 +65,11 @@ class World:
     sex: np.ndarray
     location: np.ndarray
     scale: np.ndarray
+    bent: bool = False
 
     @classmethod
-    def plant(cls, seed: int) -> World:
-        """Draw a world."""
+    def plant(cls, seed: int, *, bent: bool = False) -> World:
+        """Draw a world; in a bent one patients lie along a parabola of one factor."""
         rng = np.random.default_rng([seed, 71])
         factors = rng.normal(size=(FACTORS, COLUMNS)) * np.linspace(0.6, 0.25, FACTORS)[:, None]
         noise = rng.uniform(0.4, 0.9, COLUMNS)
@@ -81,6 +85,7 @@ class World:
             rng.normal(size=COLUMNS) * 0.3,
             rng.normal(size=(SITES, COLUMNS)) * 0.4,
             np.exp(rng.normal(size=(SITES, COLUMNS)) * 0.1),
+            bent,
         )
 
     def draw(self, people: int, rng: np.random.Generator, sites: np.ndarray | None = None) -> pd.DataFrame:
@@ -102,7 +107,11 @@ class World:
         site, people = frame["site"].str[1:].astype(int).to_numpy(), len(frame)
         patient = (frame["diagnosis"] == "patient").to_numpy()[:, None]
         own = rng.normal(size=(people, FACTORS)) @ self.factors + rng.normal(size=(people, COLUMNS)) * self.noise
-        own += patient * (np.array([1.7, 0, 0]) + rng.normal(size=(people, 3)) * [0, 1.5, 1.2]) @ self.salient
+        drawn = rng.normal(size=(people, 3))
+        along = np.array([1.7, 0, 0]) + drawn * [0, 1.5, 1.2]
+        if self.bent:
+            along = np.stack([0.5 + drawn[:, 1] ** 2, 2 * drawn[:, 1], 0 * drawn[:, 1]], axis=1)
+        own += patient * along @ self.salient
         years = (frame["age"].to_numpy() - 50) / 20
         effects = np.stack([years, years**2], axis=1) @ self.age + np.outer(frame["sex"] == "M", self.sex)
         return effects + own * self.scale[site] + self.location[site]
