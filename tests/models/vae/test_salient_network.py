@@ -142,7 +142,7 @@ def test_a_trained_one_is_the_same_after_it_was_saved(trained, unseen):
 
 
 def test_judges_train_it_and_other_levels_go_there_and_back(world):
-    frame, data, s = world.draw(400, 4)
+    frame, data, _ = world.draw(400, 4)
     other = (np.arange(400) % 2 == 0) & (frame["diagnosis"] == "patient").to_numpy()
     frame["diagnosis"] = np.where(other, "relative", frame["diagnosis"])
     data = data + np.outer(other, world.salient[1] * 2)
