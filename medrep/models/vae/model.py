@@ -40,7 +40,8 @@ the layers above leave alone; levels without a believed scanner are theirs.
 A categorical covariate such as a diagnosis may be carried by latents of its own (``settings.roles.salient``; `salient.py` and
 `contrastive.py` have the mathematics): common latents do not tell it, salient ones do, and lie about 0 in people at its
 reference. The network is not told it, so that nobody's label is needed to encode. Removing it moves the salient part of the
-others to where controls are, their noise included, and a counterfactual the other way; controls stay as they are.
+others to where controls are, their noise included, and a counterfactual the other way; controls stay as they are. With body mlp a
+network is trained on from there (`salient_prior.py`), and the move is the decoder's difference (`salient_network.py`).
 
 People with several visits have levels, and where ten of them come three times, slopes over age of their own in z and in what the
 decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's

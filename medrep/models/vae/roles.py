@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from medrep._persisted import stored
 
-_SWAP = 1.0
+_SWAP = 10.0
 
 
 @dataclass(frozen=True)
