@@ -185,8 +185,8 @@ def measure(seed: int, *, bent: bool = False) -> list[dict[str, object]]:
     results: list[dict[str, object]] = []
     for method, block, table in tables:
         auc = sex_auc(table, test.frame["diagnosis"].to_numpy(), seed, jobs=2)
-        row = {"world": "bent" if bent else "straight", "seed": seed, "method": method, "block": block}
-        row |= {"latents": table.shape[1], "auc": auc.strongest}
+        row: dict[str, object] = {"world": "bent" if bent else "straight", "seed": seed, "method": method}
+        row |= {"block": block, "latents": table.shape[1], "auc": auc.strongest}
         row |= {f"auc_{name}": figure for name, figure in auc.figures.items()}
         if block in {"all", "salient"}:
             row["age_r2"] = age_r2(table, test.frame["age"].to_numpy(), seed, jobs=2).strongest
