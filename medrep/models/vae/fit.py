@@ -234,8 +234,10 @@ def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | N
             whose = given.dataset.whose[fitted].tolist()
             people = Dataset(some, others, given.dataset.schema, given.dataset.columns, tuple(map(str, whose)))
             return _fit_below(given._replace(dataset=people))[0]
-        except CovariateError:
-            return None  # without the judges covariates cannot be told apart
+        except (CovariateError, ModelError) as error:
+            if isinstance(error, CovariateError) or given.settings.roles.salient:
+                return None  # without the judges covariates cannot be told apart, or are too few of a level
+            raise
 
 
 def _fit_network(

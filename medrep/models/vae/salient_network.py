@@ -25,7 +25,7 @@ from medrep.models.vae.residuals import batch_scale, standardise
 from medrep.models.vae.salient import SalientLayer
 
 Rows = Float[np.ndarray, "people columns"]
-_ROUNDS, _SETTLED = 60, 1e-6
+_ROUNDS, _SETTLED, _GAINS = 60, 1e-6, 0.9
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ def _solved(missed: Callable[[Rows], Rows], step: Callable[[Rows], Rows], found:
     """Return where nothing is missed; of each person the best that was found, if steps lead nowhere."""
     best, least = found, np.full(len(found), np.inf)
     for _ in range(_ROUNDS):
-        left = missed(found)
+        before, left = float(least.sum()), missed(found)
         size = np.abs(left).max(axis=1, initial=0)
         best = np.where((size < least)[:, None], found, best)
         least = np.minimum(size, least)
-        if not len(least) or least.max() < _SETTLED:
+        if least.max(initial=0) < _SETTLED or least.sum() > _GAINS * before:
             break
         found = found - step(left)
     return best

@@ -155,6 +155,13 @@ def test_judges_train_it_and_other_levels_go_there_and_back(world):
     assert np.isfinite(model.sample(people.covariates, seed=0)).all()
 
 
+def test_too_few_patients_beside_the_judges_leave_the_closed_form(world):
+    frame, data, _ = world.draw(200, 6)
+    frame["diagnosis"] = np.where(np.arange(200) < 21, "patient", "control")
+    model = fit(frame, data, replace(MLP, training=replace(MLP.training, epochs=3)))
+    assert not model.parts.network.decoder.head.weight.any()
+
+
 def test_the_posterior_is_that_of_a_reading_and_a_level():
     rng = np.random.default_rng(0)
     second = np.array([3.0, 0.5])
