@@ -6,7 +6,8 @@ Latents are fitted on half of each site's people and probed on the other half, s
 probe. ``roles`` has salient latents, ``plain`` is the same VAE without them, which does not know the diagnosis (``told``: which
 does, so that it can remove it from the columns). ``contrastive`` is contrastive PCA (Abid et al. 2018) of the columns, and
 ``contrastive after`` of what a linear model of age, sex and site leaves; its common block is the principal components of what is
-orthogonal.
+orthogonal. ``trained`` goes on from ``roles`` with a network (body mlp), as long as people who judge gain, also in a bent world,
+where patients lie along an arc about the controls.
 
 For the rare group the smallest site has six patients in training. A predictor of the diagnosis is taught on training people
 alone; with these six as often as weighs them up; or with people of that site's controls who got the salient part of patients
@@ -15,7 +16,7 @@ elsewhere (`swapped`), and judged on many unseen people of that site. Seeds from
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,10 @@ _CONDITIONS = (
 )
 _DIAGNOSIS = Covariate("diagnosis", "categorical", reference="control")
 _SALIENT = VaeSettings(roles=Roles(salient="diagnosis"))
-_SHOWN = ("seed", "method", "block", "latents", "auc", "auc_linear", "auc_rbf", "auc_boosting", "age_r2")
+_TRAINED = VaeSettings(
+    body="mlp", roles=Roles(salient="diagnosis"), strength=1.0, training=Schedule(epochs=60, threads=1)
+)
+_SHOWN = ("world", "seed", "method", "block", "latents", "auc", "auc_linear", "auc_rbf", "auc_boosting", "age_r2")
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class World:
     sex: np.ndarray
     location: np.ndarray
     scale: np.ndarray
+    bent: bool = False
 
     @classmethod
-    def plant(cls, seed: int) -> World:
-        """Draw a world."""
+    def plant(cls, seed: int, *, bent: bool = False) -> World:
+        """Draw a world; in a bent one patients lie along an arc about the controls, by one factor."""
         rng = np.random.default_rng([seed, 71])
         factors = rng.normal(size=(FACTORS, COLUMNS)) * np.linspace(0.6, 0.25, FACTORS)[:, None]
         noise = rng.uniform(0.4, 0.9, COLUMNS)
@@ -81,6 +86,7 @@ class World:
             rng.normal(size=COLUMNS) * 0.3,
             rng.normal(size=(SITES, COLUMNS)) * 0.4,
             np.exp(rng.normal(size=(SITES, COLUMNS)) * 0.1),
+            bent,
         )
 
     def draw(self, people: int, rng: np.random.Generator, sites: np.ndarray | None = None) -> pd.DataFrame:
@@ -102,7 +108,12 @@ class World:
         site, people = frame["site"].str[1:].astype(int).to_numpy(), len(frame)
         patient = (frame["diagnosis"] == "patient").to_numpy()[:, None]
         own = rng.normal(size=(people, FACTORS)) @ self.factors + rng.normal(size=(people, COLUMNS)) * self.noise
-        own += patient * (np.array([1.7, 0, 0]) + rng.normal(size=(people, 3)) * [0, 1.5, 1.2]) @ self.salient
+        drawn = rng.normal(size=(people, 3))
+        along = np.array([1.7, 0, 0]) + drawn * [0, 1.5, 1.2]
+        if self.bent:
+            angle = 1.2 * drawn[:, 1]
+            along = 3 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+        own += patient * along @ self.salient
         years = (frame["age"].to_numpy() - 50) / 20
         effects = np.stack([years, years**2], axis=1) @ self.age + np.outer(frame["sex"] == "M", self.sex)
         return effects + own * self.scale[site] + self.location[site]
@@ -131,13 +142,22 @@ def fitted(train: Half, declared: tuple[Covariate, ...], settings: VaeSettings) 
     return ConditionalVae.fit(train.told(schema), settings)[0]
 
 
+def salient_blocks(train: Half, test: Half, *, removed: bool) -> list[tuple[str, str, np.ndarray]]:
+    """Return tables of salient latents in closed form, and trained on: method, block, people x latents."""
+    found = []
+    for name, settings in (("roles", _SALIENT), ("trained", _TRAINED)):
+        model = fitted(train, (*_CONDITIONS, _DIAGNOSIS), settings)
+        people = test.told(model.schema)
+        z, count = model.encode(people), len(model.latent_roles)
+        found += [(name, "salient", z[:, -count:]), (name, "common", z[:, :-count])]
+        if removed:
+            found.append((name, "removed", model.remove(people, {"diagnosis": "control"})))
+    return found
+
+
 def blocks(train: Half, test: Half) -> list[tuple[str, str, np.ndarray]]:
     """Return tables of the people who were not trained on: method, block, people x latents."""
-    model = fitted(train, (*_CONDITIONS, _DIAGNOSIS), _SALIENT)
-    z = model.encode(test.told(model.schema))
-    count = z.shape[1] - len(model.latent_roles)
-    found = [("raw", "all", test.rows), ("roles", "salient", z[:, count:]), ("roles", "common", z[:, :count])]
-    found.append(("roles", "removed", model.remove(test.told(model.schema), {"diagnosis": "control"})))
+    found = [("raw", "all", test.rows), *salient_blocks(train, test, removed=True)]
     told = fitted(train, (*_CONDITIONS, _DIAGNOSIS), VaeSettings(body="linear"))
     found.append(("plain, told", "removed", told.remove(test.told(told.schema), {"diagnosis": "control"})))
     plain = fitted(train, _CONDITIONS, VaeSettings(strength=1.0, training=Schedule(epochs=60, threads=1)))
@@ -153,17 +173,20 @@ def blocks(train: Half, test: Half) -> list[tuple[str, str, np.ndarray]]:
     return found
 
 
-def measure(seed: int) -> list[dict[str, object]]:
-    """Return what probes read of unseen people, by method and block."""
-    world, rng = World.plant(seed), np.random.default_rng([seed, 72])
+def measure(seed: int, *, bent: bool = False) -> list[dict[str, object]]:
+    """Return what probes read of unseen people, by method and block; in a bent world of salient latents alone."""
+    world, rng = World.plant(seed, bent=bent), np.random.default_rng([seed, 72])
     frame = world.draw(PEOPLE, rng)
     rows = world.measure(frame, rng)
     chosen, _ = split_half_by_site(frame, seed)
     train, test = Half(frame[chosen], rows[chosen]), Half(frame[~chosen], rows[~chosen])
+    raw = [("raw", "all", test.rows)]
+    tables = [*raw, *salient_blocks(train, test, removed=False)] if bent else blocks(train, test)
     results: list[dict[str, object]] = []
-    for method, block, table in blocks(train, test):
+    for method, block, table in tables:
         auc = sex_auc(table, test.frame["diagnosis"].to_numpy(), seed, jobs=2)
-        row = {"seed": seed, "method": method, "block": block, "latents": table.shape[1], "auc": auc.strongest}
+        row: dict[str, object] = {"world": "bent" if bent else "straight", "seed": seed, "method": method}
+        row |= {"block": block, "latents": table.shape[1], "auc": auc.strongest}
         row |= {f"auc_{name}": figure for name, figure in auc.figures.items()}
         if block in {"all", "salient"}:
             row["age_r2"] = age_r2(table, test.frame["age"].to_numpy(), seed, jobs=2).strongest
@@ -171,27 +194,36 @@ def measure(seed: int) -> list[dict[str, object]]:
     return results
 
 
-def swaps(seed: int) -> dict[str, object]:
-    """Return how exactly salient parts of others are found again, and what a null intervention changes."""
+def swaps(seed: int) -> list[dict[str, object]]:
+    """Return how exactly salient parts of others are found again, and what a null intervention, and there and back, change."""
     world, rng = World.plant(seed), np.random.default_rng([seed, 73])
-    frame = world.draw(600, rng)
+    frame = world.draw(PEOPLE // 2 + 200, rng)
     rows = world.measure(frame, rng)
-    train, test = Half(frame[:400], rows[:400]), Half(frame[400:], rows[400:])
-    model = fitted(train, (*_CONDITIONS, _DIAGNOSIS), _SALIENT)
-    people = test.told(model.schema)
+    train, test = Half(frame[:-200], rows[:-200]), Half(frame[-200:], rows[-200:])
     order = rng.permutation(len(test.frame))
-    donors = people.take(order)
-    salient = len(model.latent_roles)
+    unpaired = replace(_TRAINED, roles=replace(_TRAINED.roles, swap=0.0))
+    return [
+        {"seed": seed, "method": name, **_exact(fitted(train, (*_CONDITIONS, _DIAGNOSIS), settings), test, order)}
+        for name, settings in (("roles", _SALIENT), ("trained", _TRAINED), ("trained, swap 0", unpaired))
+    ]
+
+
+def _exact(model: ConditionalVae, test: Half, order: np.ndarray) -> dict[str, float]:
+    people = test.told(model.schema)
+    donors, salient, diagnosis = people.take(order), len(model.latent_roles), people.covariates[["diagnosis"]]
     z, swapped = model.posterior(people)[0], model.posterior(people.with_values(model.swapped(people, donors)))[0]
     removed = model.remove(people, {"diagnosis": "control"})
     there = people.with_values(removed).with_covariates(people.covariates.assign(diagnosis="control"))
     controls = (test.frame["diagnosis"] == "control").to_numpy()
+    made = people.with_values(model.remove(people, {"diagnosis": "patient"}))
+    made = made.with_covariates(people.covariates.assign(diagnosis="patient"))
     return {
-        "seed": seed,
         "swap_common": float(np.abs((swapped - z)[:, :-salient]).max()),
         "swap_salient": float(np.abs((swapped - z[order])[:, -salient:]).max()),
         "null": float(np.abs(removed - test.rows)[controls].max()),
         "twice": float(np.abs(model.remove(there, {"diagnosis": "control"}) - removed).max()),
+        "back": float(max(np.abs(model.transform(own, diagnosis) - test.rows).max() for own in (there, made))),
+        "moved": float(np.abs(removed - test.rows).max()),
     }
 
 
@@ -280,51 +312,97 @@ def _gained(rare: pd.DataFrame, kind: str) -> Line:
     return Line("roles", f"a finding: AUC where a site has six patients, {kind}", "; ".join(told), True)
 
 
+def _of_salient(frame: pd.DataFrame, world: str, method: str, title: str) -> list[Line]:
+    """Return lines on a method's blocks, beside the others'."""
+    mean = frame[frame["world"] == world].groupby(["method", "block"])[["auc", "age_r2"]].mean()
+    raw = mean.loc[("raw", "all"), "auc"]
+    salient, common = (mean.loc[(method, block)] for block in ("salient", "common"))
+    if world == "straight" and method == "roles":
+        peer = [mean.loc[("contrastive after", block)] for block in ("salient", "common")]
+        beside = (
+            f"raw {raw:.3f}, contrastive PCA {peer[0]['auc']:.3f}, plain VAE {mean.loc[('plain', 'all'), 'auc']:.3f}",
+            f"contrastive PCA {peer[1]['auc']:.3f}",
+            f"contrastive PCA {peer[0]['age_r2']:.3f}",
+        )
+    else:
+        closed, also = mean.loc[("roles", "salient")], mean.loc[("roles", "common"), "auc"]
+        told = [f"closed form {own:.3f}" for own in (closed["auc"], also, closed["age_r2"])]
+        beside = (f"raw {raw:.3f}, {told[0]}", told[1], told[2])
+    return [
+        Line(
+            "roles",
+            f"{title}diagnosis from the salient block, AUC >= raw - .02",
+            f"{salient['auc']:.3f} ({beside[0]})",
+            bool(salient["auc"] >= raw - 0.02),
+        ),
+        Line(
+            "roles",
+            f"{title}diagnosis from the common block, AUC <= .55",
+            f"{common['auc']:.3f} ({beside[1]})",
+            bool(common["auc"] <= 0.55),
+        ),
+        Line(
+            "roles",
+            f"{title}age R2 in the salient block <= .05",
+            f"{salient['age_r2']:.3f} ({beside[2]})",
+            bool(salient["age_r2"] <= 0.05),
+        ),
+    ]
+
+
+def _trained_moves(frame: pd.DataFrame, exact: pd.DataFrame) -> list[Line]:
+    """Return what moves by a trained network leave and find again, and whether they are exact."""
+    mean = frame[frame["block"] == "removed"].groupby("method")["auc"].mean()
+    worst = exact.groupby("method").max()
+    found = [f"{worst.loc[name, ['swap_common', 'swap_salient']].max():.1e}" for name in ("trained", "trained, swap 0")]
+    own = worst.loc["trained"]
+    return [
+        Line(
+            "roles",
+            "a finding: diagnosis in the columns after a removal, trained",
+            f"{mean['trained']:.3f} (closed form {mean['roles']:.3f}, without roles {mean['plain, told']:.3f})",
+            True,
+        ),
+        Line(
+            "roles",
+            "a finding: a network finds swapped parts again, largest error, and without roles.swap",
+            f"{found[0]}, {found[1]}",
+            True,
+        ),
+        Line(
+            "roles",
+            "trained: controls and a second removal exactly, there and back to 1e-5 of the largest move",
+            f"{own['null']:.1e}, {own['twice']:.1e}, {own['back']:.1e} of {own['moved']:.1f}",
+            bool(own["null"] == 0 and own["twice"] == 0 and own["back"] <= 1e-5 * own["moved"]),
+        ),
+    ]
+
+
 def run(options: Options) -> Report:
     """Probe blocks of latents, swap people, and teach predictors with counterfactual ones."""
     seeds = options.seeds(SEEDS)
     rows: list[dict[str, object]] = []
-    for seed in seeds:
-        say(f"roles: seed {seed}")
-        rows += measure(seed)
-    frame, exact = pd.DataFrame(rows), pd.DataFrame([swaps(seed) for seed in seeds])
+    for bent in (False, True):
+        for seed in seeds:
+            say(f"roles: seed {seed}{', bent' if bent else ''}")
+            rows += measure(seed, bent=bent)
+    frame, exact = pd.DataFrame(rows), pd.DataFrame([row for seed in seeds for row in swaps(seed)])
     rare = pd.DataFrame([row for seed in options.seeds(RARE_SEEDS) for row in rare_group(seed)])
-    mean = frame.groupby(["method", "block"])[["auc", "age_r2"]].mean()
-    raw, plain = mean.loc[("raw", "all"), "auc"], mean.loc[("plain", "all"), "auc"]
-    peer = [mean.loc[("contrastive after", block), "auc"] for block in ("salient", "common")]
-    salient, common = (mean.loc[("roles", block)] for block in ("salient", "common"))
-    name = "roles"
-    lines = [
-        Line(
-            name,
-            "diagnosis from the salient block, AUC >= raw - .02",
-            f"{salient['auc']:.3f} (raw {raw:.3f}, contrastive PCA {peer[0]:.3f}, plain VAE {plain:.3f})",
-            bool(salient["auc"] >= raw - 0.02),
-        ),
-        Line(
-            name,
-            "diagnosis from the common block, AUC <= .55",
-            f"{common['auc']:.3f} (contrastive PCA {peer[1]:.3f})",
-            bool(common["auc"] <= 0.55),
-        ),
-        Line(
-            name,
-            "age R2 in the salient block <= .05",
-            f"{salient['age_r2']:.3f} (contrastive PCA {mean.loc[('contrastive after', 'salient'), 'age_r2']:.3f})",
-            bool(salient["age_r2"] <= 0.05),
-        ),
-    ]
-    worst = exact[["swap_common", "swap_salient", "null", "twice"]].max()
+    lines = _of_salient(frame, "straight", "roles", "")
+    worst = exact[exact["method"] == "roles"][["swap_common", "swap_salient", "null", "twice"]].max()
     found_again = max(worst["swap_common"], worst["swap_salient"])
     lines += [
-        Line(name, "swapped parts are found again, to 1e-4", f"{found_again:.1e}", bool(found_again <= 1e-4)),
+        Line("roles", "swapped parts are found again, to 1e-4", f"{found_again:.1e}", bool(found_again <= 1e-4)),
         Line(
-            name,
+            "roles",
             "nothing changes for controls, nor by a second removal",
             f"{worst['null']:.1e}, {worst['twice']:.1e}",
             bool(worst["null"] == 0 and worst["twice"] == 0),
         ),
     ]
+    lines += _of_salient(frame, "straight", "trained", "trained: ")
+    lines += _of_salient(frame, "bent", "trained", "trained, patients on an arc: ")
+    lines += _trained_moves(frame, exact)
     lines += [_gained(rare, kind) for kind in ("linear", "boosting")]
     return Report(
         {

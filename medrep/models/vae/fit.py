@@ -64,7 +64,9 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         judges = _judges(given)
         work.phase("fit the layers below again, without the people who judge")
         blind = _fit_blind(given, judges)
-        latents = min(own.width(settings, len(dataset)) for own in (below, blind) if own is not None)
+        latents = below.width(settings, len(dataset))
+        if blind is not None and below.salient is None:
+            latents = min(latents, blind.width(settings, len(dataset)))
         latents = latents if settings.prior == "gaussian" else settings.latents
         if latents < 1:
             raise ModelError("no direction of the residuals stands out from noise; train the linear model instead")
@@ -155,6 +157,11 @@ class _Below(NamedTuple):
         most = min(settings.latents, len(self.factors.loadings))
         return told_latents(self.factors, most, people) if settings.roles.values else most
 
+    def task(self, given: _Given, device: torch.device) -> Task:
+        """Return what a network above these layers is trained on."""
+        prior = None if self.salient is None else self.salient.prior(given.dataset.covariates, device)
+        return Task.of(self.linear, given.dataset, device, given.settings.roles, prior)
+
     def start(self, network: Autoencoder, latents: int, settings: VaeSettings) -> None:
         """Set a network to the closed form."""
         if self.salient is None:
@@ -227,8 +234,10 @@ def _fit_blind(given: _Given, judges: Int[np.ndarray, " people"]) -> "_Below | N
             whose = given.dataset.whose[fitted].tolist()
             people = Dataset(some, others, given.dataset.schema, given.dataset.columns, tuple(map(str, whose)))
             return _fit_below(given._replace(dataset=people))[0]
-        except CovariateError:
-            return None  # without the judges covariates cannot be told apart
+        except (CovariateError, ModelError) as error:
+            if isinstance(error, CovariateError) or given.settings.roles.salient:
+                return None  # without the judges covariates cannot be told apart, or are too few of a level
+            raise
 
 
 def _fit_network(
@@ -243,9 +252,11 @@ def _fit_network(
     settings, seed = given.settings, given.seed
 
     def start(own: _Below, people: np.ndarray) -> Autoencoder:
-        network = build_network(given.dataset.schema, given.dataset.columns, latents, settings)
+        # Of salient latents those fitted without the judges may be fewer, or more.
+        width = latents if own.salient is None else own.width(settings, len(people))
+        network = build_network(given.dataset.schema, given.dataset.columns, width, settings)
         _seed_weights(network, seed)
-        own.start(network, latents, settings)
+        own.start(network, width, settings)
         if isinstance(network.prior, torch.nn.Module):
             weight = network.encoder.linear.weight.detach().double().numpy()
             means = _encoded(given.dataset, lambda h, _: h @ weight.T, own.linear, people, given.conditions)
@@ -262,13 +273,13 @@ def _fit_network(
     fingerprint = _fingerprint(given, below.linear)
     device = placed(settings.training)
     if blind is not None:
-        task = Task.of(blind.linear, given.dataset, device, given.conditions, settings.roles.ordered)
+        task = blind.task(given, device)
         begin = partial(start, blind, np.flatnonzero(judges == 0))
         plan = search(begin, task, settings, judges, seed, work, fingerprint)
         del task
     work.say(f"train everybody for {plan.epochs} epochs, strength of independence {plan.strength:g}")
     work.phase("train everybody")
-    task = Task.of(below.linear, given.dataset, device, given.conditions, settings.roles.ordered)
+    task = below.task(given, device)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
 
 

@@ -40,7 +40,8 @@ the layers above leave alone; levels without a believed scanner are theirs.
 A categorical covariate such as a diagnosis may be carried by latents of its own (``settings.roles.salient``; `salient.py` and
 `contrastive.py` have the mathematics): common latents do not tell it, salient ones do, and lie about 0 in people at its
 reference. The network is not told it, so that nobody's label is needed to encode. Removing it moves the salient part of the
-others to where controls are, their noise included, and a counterfactual the other way; controls stay as they are.
+others to where controls are, their noise included, and a counterfactual the other way; controls stay as they are. With body mlp a
+network is trained on from there (`salient_prior.py`), and the move is the decoder's difference (`salient_network.py`).
 
 People with several visits have levels, and where ten of them come three times, slopes over age of their own in z and in what the
 decoder leaves (`trajectories.py`): forecasts, and visits moved along their own trajectories, are told from all of a person's
@@ -94,6 +95,7 @@ from medrep.models.vae.ordered import positions
 from medrep.models.vae.removal import Removal
 from medrep.models.vae.residuals import batch_scale, standardise, unstandardise
 from medrep.models.vae.salient import SalientLayer
+from medrep.models.vae.salient_network import SalientNetwork
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.schedule import has_cuda
 
@@ -187,7 +189,11 @@ class ConditionalVae(Model):
         there = frame.assign(**to[[layer.covariate]])
         readout, known = self.readout([name for name in self.schema.names if name not in to]), [*to]
         known.remove(layer.covariate)
-        moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, known)
+        trained = self._salient_network
+        if trained is None:
+            moved = layer.moved(self.parts.linear, readout, dataset.values, frame, there, known)
+        else:
+            moved = trained.moved(readout, dataset.values, frame, there, known)
         self._settle(moved, dataset.values, np.arange(len(frame)), self.parts.linear.settling(frame, there))
         return dataset.with_values(moved).with_covariates(there)
 
@@ -311,7 +317,17 @@ class ConditionalVae(Model):
             raise ModelError(f"{len(dataset)} people and {len(donors)} donors; give one donor for each")
         for own in (dataset, donors):
             self.parts.linear.check_columns(own)
-        return layer.swapped(self.parts.linear, dataset.values, dataset.covariates, donors, self.parts.conditions)
+        trained, data, conditions = self._salient_network, dataset.values, self.parts.conditions
+        if trained is not None:
+            return trained.swapped(data, dataset.covariates, donors, conditions)
+        return layer.swapped(self.parts.linear, data, dataset.covariates, donors, conditions)
+
+    @property
+    def _salient_network(self) -> SalientNetwork | None:
+        parts = self.parts
+        if parts.salient is None or self.settings.body_of(self.columns) == "linear":
+            return None
+        return SalientNetwork(parts.salient, parts.linear, parts.network, self.trained_schema)
 
     def _following(self, dataset: Dataset) -> Following:
         self.parts.linear.check_columns(dataset)

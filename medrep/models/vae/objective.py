@@ -30,6 +30,8 @@ from medrep.models.vae.losses import (
     moment_gap,
 )
 from medrep.models.vae.residuals import standardise
+from medrep.models.vae.roles import PLAIN, Roles
+from medrep.models.vae.salient_prior import SalientPrior
 from medrep.models.vae.settings import VaeSettings
 from medrep.training.loop import TOTAL
 
@@ -91,8 +93,8 @@ _MOST_CELLS, _HELD_CELLS = 2e8, 2**25
 class Task:
     """A network's training data: residuals and covariate vectors, one each for every set of covariates that is known.
 
-    The first set has all conditions known. `parts` are standardised conditions, `known` those of each set, `used` columns that
-    vary.
+    The first set has all conditions known. `parts` are standardised covariates that latents are not to tell, `known` those of
+    each set (and the carried one), `used` columns that vary, `salient` the prior of salient latents.
     Residuals of many people and columns are memory-mapped, and leave their file a few people at a time.
     """
 
@@ -102,6 +104,7 @@ class Task:
     known: list[list[int]]
     used: Bool[torch.Tensor, " columns"]
     whose: Shaped[np.ndarray, " people"]
+    salient: SalientPrior | None = None
 
     @classmethod
     def of(
@@ -109,14 +112,16 @@ class Task:
         linear: LinearModel,
         dataset: Dataset,
         device: torch.device,
-        conditions: Sequence[str],
-        ordered: Collection[str] = (),
+        roles: Roles = PLAIN,
+        salient: SalientPrior | None = None,
     ) -> "Task":
         """Standardise the people for every set of known conditions, as many sets as memory allows.
 
-        Of ``ordered`` conditions the network is told that they are known, and not their values.
+        Of ordered conditions the network is told that they are known, and not their values.
         """
         schema, data, frame = linear.schema, dataset.values, dataset.covariates
+        conditions = roles.conditions(schema.names)
+        names = (*conditions, *roles.carried)
         sets = known_sets(conditions, int(np.clip(_MOST_CELLS // max(data.size, 1), 2, 8)))
 
         def tensor(array: np.ndarray) -> torch.Tensor:
@@ -131,11 +136,12 @@ class Task:
 
         return cls(
             [residuals(known) for known in sets],
-            [tensor(condition_vector(schema, frame, known) * told_places(schema, ordered)) for known in sets],
-            [tensor(part) for part in _covariate_parts(schema, frame, conditions)],
-            [[k for k, name in enumerate(conditions) if name in own] for own in sets],
+            [tensor(condition_vector(schema, frame, known) * told_places(schema, roles.ordered)) for known in sets],
+            [tensor(part) for part in _covariate_parts(schema, frame, names)],
+            [[k for k, name in enumerate(names) if name in own or name in roles.carried] for own in sets],
             torch.as_tensor(linear.sd > 0, device=device),
             dataset.whose,
+            salient,
         )
 
     def rows(self, chosen: int, people: Int[Tensor, " some"]) -> Float[Tensor, "some columns"]:
@@ -154,12 +160,13 @@ class Task:
         return None if len(first) == len(names) else torch.as_tensor(np.sort(first), device=people.device)
 
     def encode(self, network: Autoencoder, people: Int[Tensor, " some"]) -> Float[np.ndarray, "some latents"]:
-        """Return the latents of people with all conditions known."""
+        """Return the latents of people with all conditions known; the common ones alone, where there are salient ones."""
         found = [
             network.encode(self.rows(0, people[part]).cpu().numpy(), self.contexts[0][people[part]].cpu().numpy())
             for part in row_blocks_of(len(people), self.residuals[0].shape[1])
         ]
-        return np.concatenate(found)
+        z = np.concatenate(found)
+        return z if self.salient is None else z[:, : self.salient.common]
 
 
 def _covariate_parts(
@@ -196,37 +203,43 @@ class VaeObjective:
             chosen = int(torch.randint(len(self._task.residuals), ()))
         context = self._task.contexts[chosen][people]
         per_column = 1 / max(int(self._task.used.sum()), 1)
+        salient = None if self._task.salient is None else self._task.salient.of(people)
+        prior = self._network.prior if salient is None else salient
         blocks = [] if torch.is_grad_enabled() else row_blocks_of(len(people), len(self._task.used))
         if len(blocks) < 2:  # without slices, through which gradients would be summed in another order
             h = self._task.rows(chosen, people)
             mean, log_variance = self._network.encoder(h, context)
-            z = self._network.prior.draw(mean, log_variance)
+            z = prior.draw(mean, log_variance)
             missed = self._missed(h, z, context)
         else:
             encoded = [self._network.encoder(self._task.rows(chosen, people[part]), context[part]) for part in blocks]
             mean, log_variance = (torch.cat(own) for own in zip(*encoded, strict=True))
-            z = self._network.prior.draw(mean, log_variance)
+            z = prior.draw(mean, log_variance)
             missed = torch.cat(
                 [self._missed(self._task.rows(chosen, people[part]), z[part], context[part]) for part in blocks]
             )
         beta = settings.beta * settings.training.beta_share(epoch)
         parts = {
             "reconstruction": missed.mean() * per_column,
-            "divergence": self._network.prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
+            "divergence": prior.divergence(mean, log_variance).sum(dim=1).mean() * per_column,
         }
         total = parts["reconstruction"] + beta * parts["divergence"]
+        if salient is not None and settings.roles.swap > 0:
+            parts["swap"] = salient.swap(self._network, self._task.rows(chosen, people), context, mean) * per_column
+            total = total + settings.roles.swap * parts["swap"]
         single = self._task.one_each(people)
         if single is not None:  # visits of a person are alike, whatever depends on what
             people, mean, log_variance, z = people[single], mean[single], log_variance[single], z[single]
         if len(people) >= _FEWEST:
-            centre = self._network.prior.expected(mean, log_variance)
+            centre = prior.expected(mean, log_variance)
             parts["dependence"] = self._dependence(
                 centre, [self._task.parts[k][people] for k in self._task.known[chosen]]
             )
             total = total + self._strength * parts["dependence"]
             # Of people some of whose covariates are unknown the latents hold these too: they are not N(0, I).
             if settings.prior == "gaussian" and chosen == 0:
-                parts["aggregate"] = moment_gap(z)
+                own = self._task.salient
+                parts["aggregate"] = moment_gap(z) if own is None else own.of(people).gap(mean, z)
                 total = total + settings.aggregate * parts["aggregate"] * per_column * z.shape[1]
         return {**parts, TOTAL: total}
 

@@ -5,7 +5,11 @@ in the residual h (`residuals.py`), and latents have to tell them: nobody's labe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from medrep._persisted import stored
+
+_SWAP = 10.0
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Roles:
         subtypes: Unknown subtypes of people, components of a mixture that is the prior of z (`subtypes.py`); 1: a plain prior.
         ordered: Continuous covariates, with each of which a latent moves along one curve of all columns, a straight line beyond
             the people of training (`ordered.py`).
+        swap: With body mlp, weight of the error with which salient parts that people in a batch exchange, and the common ones
+            beside them, are found again (`salient_prior.py`); 0: none.
     """
 
     salient: str = ""
@@ -27,6 +33,7 @@ class Roles:
     values: int = 0
     subtypes: int = 1
     ordered: tuple[str, ...] = ()
+    swap: float = field(default=_SWAP, metadata=stored(omitted=lambda roles: roles.swap == _SWAP))
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -44,6 +51,8 @@ class Roles:
             wrong.append(f"roles.values is {self.values}; give 2 or more, or 0 for latents that do not snap")
         if self.subtypes < 1:
             wrong.append(f"roles.subtypes is {self.subtypes}; give 2 or more, or 1 for none")
+        if self.swap < 0:
+            wrong.append(f"roles.swap is {self.swap}; give 0 or more")
         alone = ("values", "subtypes", "salient", "ordered") if self.salient else ("values", "subtypes")
         given = [name for name in alone if getattr(self, name) != getattr(PLAIN, name)]
         if len(given) > 1:

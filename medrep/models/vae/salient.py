@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from medrep.cohort.covariates import Categorical
 from medrep.cohort.dataset import Dataset
@@ -31,6 +31,7 @@ from medrep.models.vae.components import FactorModel
 from medrep.models.vae.contrastive import Contrast
 from medrep.models.vae.latents import Discriminants, LatentLayer
 from medrep.models.vae.residuals import batch_scale, standardise
+from medrep.models.vae.salient_prior import SalientPrior
 from medrep.models.vae.settings import VaeSettings
 
 Latents = Float[np.ndarray, "people latents"]
@@ -96,6 +97,12 @@ class SalientLayer:
         return "; ".join(shown)
 
     @property
+    def control(self) -> int:
+        """The level without salient part."""
+        contrast = self.contrast
+        return next(k for k in range(len(self.levels)) if not contrast.means[k].any() and not contrast.spreads[k].any())
+
+    @property
     def count(self) -> int:
         """Number of salient latents."""
         return len(self.contrast.second)
@@ -159,24 +166,53 @@ class SalientLayer:
             there: Those after.
             known: Conditions whose labels may be looked at, because they are moved, too.
         """
-        before, after = (self._codes(own) for own in (frame, there))
-        moves = before != after
         moved = np.array(data)
-        if not moves.any():
-            return moved
-        own, rows = frame[moves], data[moves]
-        h = standardise(linear, rows, own, known).astype(np.float64)
-        rest = (
-            h - self.contrast.read(h) @ self.contrast.salient
-        )  # the same at both levels, so that there and back is nothing
-        s = self.contrast.read(h - readout.effect(rest))
-        change = np.zeros_like(s)
-        for one, other in sorted(set(zip(before[moves].tolist(), after[moves].tolist(), strict=True))):
-            some = (before[moves] == one) & (after[moves] == other)
-            means = self.contrast.means
-            change[some] = means[other] + (s[some] - means[one]) @ self._transport(one, other).T - s[some]
-        moved[moves] = rows + change @ self.contrast.salient * linear.sd * batch_scale(linear, own, known)
+        for (one, other), some in self.moves(frame, there).items():
+            own, rows = frame[some], data[some]
+            h = standardise(linear, rows, own, known).astype(np.float64)
+            rest = (
+                h - self.contrast.read(h) @ self.contrast.salient
+            )  # the same at both levels, so that there and back is nothing
+            s = self.contrast.read(h - readout.effect(rest))
+            change = self.transported(s, one, other) - s
+            moved[some] = rows + change @ self.contrast.salient * linear.sd * batch_scale(linear, own, known)
         return moved
+
+    def moves(self, frame: pd.DataFrame, there: pd.DataFrame) -> dict[tuple[int, int], Bool[np.ndarray, " people"]]:
+        """Return who moves, by the levels before and after."""
+        before, after = (self._codes(own) for own in (frame, there))
+        pairs = sorted(set(zip(before.tolist(), after.tolist(), strict=True)))
+        return {(one, other): (before == one) & (after == other) for one, other in pairs if one != other}
+
+    def forth(self, one: int, other: int) -> bool:
+        """Say whether the way from a level to another is the one that is computed, and the way back its inverse."""
+        return other == self.control or (one != self.control and one < other)
+
+    def transported(
+        self, s: Float[np.ndarray, "people salient"], one: int, other: int
+    ) -> Float[np.ndarray, "people salient"]:
+        """Return s' of people of one level at another."""
+        means = self.contrast.means
+        return means[other] + self.turned(s - means[one], one, other)
+
+    def turned(
+        self, left: Float[np.ndarray, "people salient"], one: int, other: int
+    ) -> Float[np.ndarray, "people salient"]:
+        """Return A (s - m), of s - m."""
+        return left @ self._transport(one, other).T
+
+    def prior(self, frame: pd.DataFrame, device: torch.device) -> SalientPrior:
+        """Return what a network is trained by on these people."""
+        contrast, units = self.contrast, np.sqrt(self.contrast.second)
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(array, dtype=torch.float32, device=device)
+
+        roots = np.stack([_root(own / np.outer(units, units)) for own in contrast.spreads])
+        codes = torch.as_tensor(self._codes(frame), device=device)
+        return SalientPrior(
+            self.latents, codes, self.control, tensor(contrast.second), tensor(contrast.means / units), tensor(roots)
+        )
 
     def swapped(
         self, linear: LinearModel, data: Data, frame: pd.DataFrame, donors: Dataset, conditions: Sequence[str]

@@ -47,7 +47,7 @@ class VaeSettings:
             the columns have a grid and there is one batch covariate.
         linear: The layer below: smooth effects, and location and scale of batches.
         training: How long and how fast.
-        roles: Of latents; none by default. With salient ones ``auto`` takes body linear.
+        roles: Of latents; none by default. With salient ones ``auto`` takes body linear, and ``mlp`` trains on from there.
     """
 
     body: Literal["auto", "linear", "mlp", "conv"] = "auto"
@@ -134,6 +134,6 @@ class VaeSettings:
             wrong.append(f"roles.salient_latents is {self.roles.salient_latents}; give a number, or 0 for the data's")
         if self.roles.salient and columns.grid is not None:
             wrong.append("roles.salient is for tables, and these columns are voxels; leave it out")
-        if self.roles.salient and (self.body_of(columns) != "linear" or self.noise > 0 or self.beta != 1):
-            wrong.append("roles.salient needs body linear (or auto), beta 1 and noise 0: its latents are a closed form")
+        if self.roles.salient and (self.prior != "gaussian" or self.noise > 0 or self.beta != 1):
+            wrong.append("roles.salient needs prior gaussian, beta 1 and noise 0: its latents start at a closed form")
         return wrong

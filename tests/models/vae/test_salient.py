@@ -231,8 +231,9 @@ def test_an_unseen_site_is_adapted_to(model, world):
         (replace(SALIENT, roles=Roles("dignosis")), "dignosis.*name one of age, sex, site, diagnosis"),
         (replace(SALIENT, roles=Roles("age")), "categorical that is no batch"),
         (replace(SALIENT, roles=Roles("site")), "categorical that is no batch"),
-        (replace(SALIENT, body="mlp"), "roles.salient needs body linear"),
+        (replace(SALIENT, body="mlp", beta=2.0), "roles.salient needs prior gaussian, beta 1"),
         (replace(SALIENT, roles=Roles("diagnosis", -1)), "salient_latents is -1"),
+        (replace(SALIENT, roles=Roles("diagnosis", swap=-1.0)), "roles.swap is -1.0; give 0 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(world, settings, message):

@@ -172,7 +172,7 @@ def test_a_task_has_residuals_and_contexts_for_every_set():
     frame = draw_people(60, 3, 0)
     data = np.insert(draw_data(frame, 4, 0), 2, 7.0, axis=1)
     linear = Case(frame, data).fit()
-    made = Task.of(linear, linear.dataset(data, frame), torch.device("cpu"), linear.schema.names)
+    made = Task.of(linear, linear.dataset(data, frame), torch.device("cpu"))
     assert len(made.residuals) == len(made.contexts) == len(made.known) == 8
     assert made.known[:2] == [[0, 1, 2], []]
     assert made.used.tolist() == [True, True, False, True, True]
@@ -191,9 +191,9 @@ def test_large_residuals_lie_in_a_file_and_are_the_same(monkeypatch):
     data = draw_data(frame, 4, 0)
     linear = Case(frame, data).fit()
     dataset, cpu = linear.dataset(data, frame), torch.device("cpu")
-    held = Task.of(linear, dataset, cpu, linear.schema.names)
+    held = Task.of(linear, dataset, cpu)
     monkeypatch.setattr("medrep.models.vae.objective._HELD_CELLS", 0)
-    mapped = Task.of(linear, dataset, cpu, linear.schema.names)
+    mapped = Task.of(linear, dataset, cpu)
     assert all(isinstance(own, np.memmap) for own in mapped.residuals)
     some = torch.tensor([5, 0, 41])
     for chosen in range(len(held.residuals)):
