@@ -156,7 +156,7 @@ def _likeliest(z: Float[np.ndarray, "people latents"], subtypes: int, starts: in
 
 def _clusters(
     z: Float[np.ndarray, "people latents"], subtypes: int, starts: int, rng: np.random.Generator
-) -> Float[np.ndarray, "starts people subtypes"]:
+) -> Float[np.ndarray, "starts subtypes people"]:
     """Return clusters of people in random projections."""
     directions = min(max(subtypes - 1, 1), z.shape[1])
     turns, _ = np.linalg.qr(rng.standard_normal((starts, z.shape[1], directions)))
@@ -164,15 +164,15 @@ def _clusters(
     centres = np.stack([own[rng.choice(len(z), subtypes, replace=False)] for own in seen])
     for _ in range(_LLOYD):
         # The distance without what is the same for all centres.
-        distances = (centres**2).sum(axis=2)[:, None, :] - 2 * seen @ centres.transpose(0, 2, 1)
-        own = np.eye(subtypes)[distances.argmin(axis=2)]
-        counts = own.sum(axis=1)[:, :, None]
-        centres = np.where(counts > 0, own.transpose(0, 2, 1) @ seen / np.maximum(counts, 1), centres)
+        distances = (centres**2).sum(axis=2)[:, :, None] - 2 * centres @ seen.transpose(0, 2, 1)
+        own = (distances.argmin(axis=1)[:, None, :] == np.arange(subtypes)[:, None]).astype(float)
+        counts = own.sum(axis=2)[:, :, None]
+        centres = np.where(counts > 0, own @ seen / np.maximum(counts, 1), centres)
     return own
 
 
 def _followed(
-    z: Float[np.ndarray, "people latents"], shares: Float[np.ndarray, "starts people subtypes"], most: int
+    z: Float[np.ndarray, "people latents"], shares: Float[np.ndarray, "starts subtypes people"], most: int
 ) -> _Found:
     """Go on by expectation maximisation, so many steps at most."""
     last = np.full(len(shares), -np.inf)
@@ -187,9 +187,9 @@ def _followed(
     return found
 
 
-def _maximised(z: Float[np.ndarray, "people latents"], shares: Float[np.ndarray, "starts people subtypes"]) -> _Found:
-    counts = shares.sum(axis=1)
-    means = shares.transpose(0, 2, 1) @ z / np.maximum(counts, 1e-9)[:, :, None]
+def _maximised(z: Float[np.ndarray, "people latents"], shares: Float[np.ndarray, "starts subtypes people"]) -> _Found:
+    counts = shares.sum(axis=2)
+    means = shares @ z / np.maximum(counts, 1e-9)[:, :, None]
     weights = counts / len(z)
     between = (weights[:, :, None] * means).transpose(0, 2, 1) @ means
     return _Found(weights, means, z.T @ z / len(z) - between + _RIDGE * np.eye(z.shape[1]))
@@ -197,15 +197,15 @@ def _maximised(z: Float[np.ndarray, "people latents"], shares: Float[np.ndarray,
 
 def _shares(
     z: Float[np.ndarray, "people latents"], found: _Found
-) -> tuple[Float[np.ndarray, "starts people subtypes"], Float[np.ndarray, "starts people"]]:
+) -> tuple[Float[np.ndarray, "starts subtypes people"], Float[np.ndarray, "starts people"]]:
     """Return shares, and log densities without what is the same for all subtypes."""
     slopes = np.linalg.solve(found.within, found.means.transpose(0, 2, 1))
     levels = np.log(np.maximum(found.weights, 1e-12)) - 0.5 * (found.means.transpose(0, 2, 1) * slopes).sum(axis=1)
-    logs = z @ slopes + levels[:, None, :]
-    highest = logs.max(axis=2, keepdims=True)
+    logs = slopes.transpose(0, 2, 1) @ z.T + levels[:, :, None]
+    highest = logs.max(axis=1, keepdims=True)
     shares = np.exp(logs - highest)
-    sums = shares.sum(axis=2, keepdims=True)
-    return shares / sums, (np.log(sums) + highest)[:, :, 0]
+    sums = shares.sum(axis=1, keepdims=True)
+    return shares / sums, (np.log(sums) + highest)[:, 0]
 
 
 def _heights(z: Float[np.ndarray, "people latents"], found: _Found) -> Float[np.ndarray, " starts"]:
