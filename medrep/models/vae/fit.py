@@ -35,6 +35,7 @@ from medrep.models.vae.roles import Roles
 from medrep.models.vae.salient import SalientLayer
 from medrep.models.vae.settings import VaeSettings
 from medrep.models.vae.starts import start_roles
+from medrep.models.vae.subtypes import held_out_gains
 from medrep.models.vae.trajectories import Trajectories
 from medrep.training.loop import placed
 
@@ -42,6 +43,7 @@ _COLLAPSED_NATS = 0.01
 _BEYOND = 64
 _DRAWS = 2000
 _FEWEST_JUDGES = 8
+_COUNT_FOLDS = 5
 
 
 def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitContext) -> tuple[VaeParts, pd.DataFrame]:
@@ -73,6 +75,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         forecast = min(latents, factors.active(settings.beta))
         work.say(f"forecast: {forecast} of {latents} latents active (conditional covariance, beta {settings.beta:g})")
         network, plan, rows = _fit_network(given, below, blind, judges, latents, work)
+        counted = _count_subtypes(given, below, latents, work)
         work.phase("fit what is handed out of the latents")
         layer, z = _fit_latents(given, linear, network)
         active = _active(given, linear, network)
@@ -102,6 +105,7 @@ def fit_parts(dataset: Dataset, settings: VaeSettings, seed: int, work: FitConte
         ("independence", "validation", plan.dependence),
         ("independence", "floor", plan.floor),
         ("training", "epochs", float(plan.epochs)),
+        *counted,
         ("seconds", "fit", time.perf_counter() - started),
     ]
     summary = pd.concat([history, pd.DataFrame(found, columns=["metric", "name", "value"])], ignore_index=True)
@@ -281,6 +285,30 @@ def _fit_network(
     work.phase("train everybody")
     task = below.task(given, device)
     return network, plan, train(network, task, settings, plan, seed, work, fingerprint)
+
+
+def _count_subtypes(given: _Given, below: _Below, latents: int, work: FitContext) -> list[tuple[str, str, float]]:
+    """Judge how many subtypes there are, in latents of the closed form, which no number has shaped; return the history."""
+    told = given.settings.roles.subtypes
+    if told == 1:
+        return []
+    work.phase("judge the number of subtypes")
+    encode, _ = below.factors.posterior(latents, given.settings.beta)
+    everybody = np.arange(len(given.dataset))
+    z = _encoded(given.dataset, lambda h, _: h @ encode.T, below.linear, everybody, given.conditions)
+    folds = _folds(given.dataset.units.tolist(), _COUNT_FOLDS, given.seed)
+    gains = held_out_gains(z, folds, told + 1, given.seed)
+    if len(gains) < 2:
+        return []
+    likeliest = max(gains, key=lambda count: gains[count])
+    shown = ", ".join(f"{count}: {gain:+.1f}" for count, gain in gains.items() if count > 1)
+    work.say(
+        f"subtypes: {told} asked for; people held out are likeliest under {likeliest} (log likelihood above 1: {shown})"
+    )
+    return [
+        ("subtypes", "likeliest", float(likeliest)),
+        *(("subtypes", f"held_out_{count}", gain) for count, gain in gains.items()),
+    ]
 
 
 def _seed_weights(network: Autoencoder, seed: int) -> None:

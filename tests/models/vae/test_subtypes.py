@@ -11,8 +11,9 @@ from medrep.cohort.covariates import CovariateSchema
 from medrep.cohort.dataset import Dataset
 from medrep.errors import ModelError
 from medrep.models import ConditionalVae, VaeSettings, restore_model
+from medrep.models.base import FitContext
 from medrep.models.vae.roles import Roles
-from medrep.models.vae.subtypes import Mixture
+from medrep.models.vae.subtypes import Mixture, found_subtypes, held_out_gains
 from medrep.training.schedule import Schedule
 from tests.models.planted import DECLARED, draw_people, named
 
@@ -54,6 +55,41 @@ def test_planted_subtypes_are_found_in_unseen_people(model, people):
     # The commonest first.
     counts = np.bincount(shares.argmax(axis=1), minlength=3)
     assert (np.diff(counts) < 0).all()
+
+
+def test_the_number_of_subtypes_is_judged_by_people_held_out(people):
+    dataset, _, train = people
+    said: list[str] = []
+    for asked in (2, 3, 4):
+        settings = replace(CLOSED, roles=Roles(subtypes=asked))
+        _, history = ConditionalVae.fit(dataset.take(train), settings, work=FitContext(say=said.append))
+        found = history.query("metric == 'subtypes'").set_index("name")["value"]
+        assert found["likeliest"] == 3
+        assert found["held_out_1"] == 0 < found["held_out_2"] < found["held_out_3"]
+        assert sum(f"{asked} asked for; people held out are likeliest under 3" in line for line in said) == 1
+
+
+def test_people_without_subtypes_are_of_one():
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(300, 5)) * [5, 1, 1, 0.2, 1e-3]
+    folds = [np.arange(300) % 5 == part for part in range(5)]
+    gains = held_out_gains(z, folds, 3, 0)
+    assert max(gains, key=gains.get) == 1
+    # Too few people for a number, or no folds, and it is not judged.
+    assert list(held_out_gains(z[:60], [fold[:60] for fold in folds], 100, 0)) == [1, 2, 3, 4]
+    assert held_out_gains(z, [], 3, 0) == {}
+
+
+def test_a_mixture_is_found_in_any_units_of_latents():
+    rng = np.random.default_rng(4)
+    whose = np.array([0, 0, 1, 2])[np.arange(300) % 4]
+    mix = rng.normal(size=(6, 6)) * [100, 10, 1, 1, 1, 0.01]
+    z = (rng.normal(size=(300, 6)) + 5 * np.eye(6)[whose]) @ mix + 7
+    weights, means, within = found_subtypes(z, 3, 0)
+    np.testing.assert_allclose(weights, [1 / 2, 1 / 4, 1 / 4], atol=0.03)
+    np.testing.assert_allclose(weights @ means, z.mean(axis=0))
+    own = np.linalg.inv(mix)
+    np.testing.assert_allclose(own.T @ within @ own, np.eye(6), atol=0.3)
 
 
 def test_samples_have_the_subtypes_of_training(model, people):
