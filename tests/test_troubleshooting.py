@@ -1138,7 +1138,7 @@ CASES: dict[str, Callable[[FitContext], int]] = {
     "edges have to increase": lambda w: w.audit("--by", "age:60/20"),
     "an intersection needs two columns or more": lambda w: w.audit("--intersect", "sex"),
     "numbers that cannot be": lambda w: w.audit("--min-n", 1, "--margin", 2),
-    "stress that cannot be asked": lambda w: w.audit("--stress", "regions"),
+    "stress that cannot be asked": lambda w: w.audit("--stress", "corruptions"),
     "features that cannot be put into a region": unknown_region,
     # Registry
     "which no gate passed for": lambda w: run(
