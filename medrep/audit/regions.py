@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import rankdata
-from skimage.filters import threshold_otsu
+from sklearn.cluster import KMeans
 
 from medrep.audit.data import MOST_COLUMNS, AuditData
 from medrep.audit.finding import Finding
@@ -244,7 +244,7 @@ def _figures(
 def usual_regions(columns: Columns, data: Float[np.ndarray, "people columns"]) -> Regions:
     """Return regions where nobody named any: each feature by itself; of scans what is bright in the average one, and the rest.
 
-    The threshold is that of Otsu (1979).
+    The two are those of least variance within each (Otsu 1979).
 
     Args:
         columns: The model's.
@@ -252,8 +252,9 @@ def usual_regions(columns: Columns, data: Float[np.ndarray, "people columns"]) -
     """
     if columns.names:
         return Regions.of(columns.names)
-    mean = np.nan_to_num(data.mean(axis=0, dtype=float))
-    return Regions.of(np.where(mean > threshold_otsu(mean), ANATOMY, BACKGROUND).tolist())
+    mean = np.nan_to_num(data.mean(axis=0, dtype=float))[:, None]
+    bright = KMeans(2, init=np.array([mean.min(axis=0), mean.max(axis=0)]), n_init=1).fit_predict(mean) == 1
+    return Regions.of(np.where(bright, ANATOMY, BACKGROUND).tolist())
 
 
 def audit_regions(
