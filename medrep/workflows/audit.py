@@ -176,7 +176,7 @@ def audit(
             removed,
             regions=request.regions is not None,
             features=len(fitted.columns.names),
-            scans=fitted.columns.grid is not None and not fitted.columns.structures,
+            scans=saved.input.kind == "volume",
             without_latents=fitted.refusal("latents"),
         )
     regions = None if request.regions is None else read_regions(request.regions, fitted.columns)

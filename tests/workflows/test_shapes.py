@@ -300,6 +300,16 @@ def test_scoring_shapes_with_a_model_of_a_table_is_refused(
     assert not (tmp_path / "scored").exists()
 
 
+def test_distances_of_an_organ_are_no_scan_to_corrupt(
+    organs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--model", trained / "model", "--stress", "corruptions,regions", "--quiet")
+    assert run("audit", organs, tmp_path / "a", *asked) == 1
+    said = capsys.readouterr().err
+    assert "corruptions: needs scans to corrupt" in said
+    assert "regions: give --regions FILE" in said
+
+
 def test_organs_of_training_are_known_under_other_names(
     organs: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
